@@ -1,0 +1,176 @@
+"""Configuration by layers: every value has one type (schema.py), one reason (a YAML file) and one origin.
+
+Weakest first: `conf/base.yaml`, `conf/<folder>/base.yaml` for each folder of the unit, the same files of each preset, each `--conf FILE`, the command
+line. A layer is merged on its own, so that an error names its file. No torch here: `stage show` answers at once.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from conf.schema import UNITS, check
+
+ROOT = Path(__file__).parent
+COMMAND_LINE = "command line"
+
+
+class Composed(NamedTuple):
+    conf: dict[str, Any]  # plain and resolved: what a checkpoint and a receipt may hold
+    origins: dict[str, str]  # "trainer.devices" -> "conf/tokenizer/demo.yaml"
+
+
+class Layer(NamedTuple):
+    origin: str
+    values: DictConfig
+
+
+def compose(
+    unit: str, presets: Sequence[str] = (), files: Sequence[str] = (), overrides: Sequence[str] = (), shared: bool = False
+) -> Composed:
+    """The configuration of one unit (a stage, or a corpus that `stage prepare` makes) and where each value came from.
+
+    overrides: "a.b=c"; one that begins with a unit's name is for that unit alone. `shared`: the overrides are meant for several units, so one
+    that this unit's schema does not know is passed over (`check_shared` has seen that some unit knows it).
+    Raises ValueError that names the layer, the key and the nearest right name.
+    """
+    schema = OmegaConf.structured(UNITS[unit].schema)
+    merged, origins = schema, {}
+    for layer in _layers(unit, presets, files, overrides, shared):
+        try:
+            merged = OmegaConf.merge(merged, layer.values)
+        except OmegaConfBaseException as error:
+            raise ValueError(f"{layer.origin}: {_first_line(error)}") from None
+        origins.update(dict.fromkeys(_leaves(layer.values), layer.origin))
+    try:
+        conf = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{unit}: {_first_line(error)}. Give it a value in a --conf FILE or as --KEY=VALUE.") from None
+    assert isinstance(conf, dict)
+    for key, problem in check(unit, conf):
+        raise ValueError(f"{_origin(origins, key)}: {key}: {problem}")
+    return Composed(conf, {key: _origin(origins, key) for key in _leaves(merged)})
+
+
+def presets() -> list[str]:
+    """Names that `--preset` takes: every YAML that is not a base."""
+    return sorted({path.stem for path in ROOT.rglob("*.yaml")} - {"base"})
+
+
+def parse_overrides(words: Sequence[str]) -> list[str]:
+    """`--a.b=c`, `a.b=c` and `--a.b c` -> "a.b=c". Raises ValueError on a word that is none of them."""
+    found, words = [], list(words)
+    while words:
+        word = words.pop(0)
+        if "=" not in word and word.startswith("--") and words and not words[0].startswith("--"):
+            word = f"{word}={words.pop(0)}"
+        if not re.match(r"^(--)?[A-Za-z_][\w.-]*=", word):
+            raise ValueError(f"{COMMAND_LINE}: cannot read {word!r}. A configuration key is set as --trainer.devices=8")
+        key, value = word.removeprefix("--").split("=", 1)
+        found.append(f"{key.replace('-', '_')}={value}")
+    return found
+
+
+def check_shared(units: Iterable[str], overrides: Sequence[str]) -> None:
+    """Raises ValueError where an override is known to none of the units."""
+    units = list(units)
+    for override in overrides:
+        key = override.split("=", 1)[0]
+        if key.split(".")[0] in UNITS:
+            continue
+        if not any(_known(unit, key) for unit in units):
+            raise ValueError(f"{COMMAND_LINE}: no stage has a key {key!r}.{_nearest(key, units)}")
+
+
+def _layers(unit: str, presets_: Sequence[str], files: Sequence[str], overrides: Sequence[str], shared: bool) -> Iterable[Layer]:
+    folders = UNITS[unit].folders
+    for name in ("base", *presets_):
+        if name not in {"base", *presets()}:
+            raise ValueError(f"--preset {name}: no such preset. There are: {', '.join(presets())}")
+        for folder in folders:
+            path = ROOT / folder / f"{name}.yaml"
+            if path.is_file():
+                yield _load(path, f"conf/{path.relative_to(ROOT)}")
+    for name in files:
+        if not Path(name).is_file():
+            raise ValueError(f"--conf {name}: no such file")
+        layer = _load(Path(name), name)
+        sections = {key: layer.values.pop(key) for key in list(layer.values) if key in UNITS}
+        yield layer
+        if unit in sections:
+            yield Layer(name, sections[unit])
+    yield _command_line(unit, overrides, shared)
+
+
+def _command_line(unit: str, overrides: Sequence[str], shared: bool) -> Layer:
+    mine = []
+    for override in overrides:
+        head, _, rest = override.partition(".")
+        if head in UNITS and "=" not in head:
+            mine += [rest] if head == unit else []
+        elif not shared or _known(unit, override.split("=", 1)[0]):
+            mine.append(override)
+    try:
+        return Layer(COMMAND_LINE, OmegaConf.from_dotlist(mine))
+    except Exception as error:  # a YAML value that does not parse: whatever PyYAML raises
+        raise ValueError(f"{COMMAND_LINE}: {_first_line(error)}") from None
+
+
+def _load(path: Path, origin: str) -> Layer:
+    try:
+        values = OmegaConf.load(path)
+    except Exception as error:  # PyYAML's and OmegaConf's errors share no base
+        raise ValueError(f"{origin}: not readable as YAML: {_first_line(error)}") from None
+    if not isinstance(values, DictConfig):
+        raise ValueError(f"{origin}: holds a {type(values).__name__}, a mapping of keys is allowed")
+    return Layer(origin, values)
+
+
+def _leaves(node: DictConfig, prefix: str = "") -> Iterable[str]:
+    for key in node:
+        path = f"{prefix}{key}"
+        child = None if OmegaConf.is_missing(node, key) else node._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_none() and len(child):
+            yield from _leaves(child, f"{path}.")
+        else:
+            yield path
+
+
+def _origin(origins: dict[str, str], key: str) -> str:
+    """The layer that set a key, or, for a section, the one that set its last value."""
+    inside = [origin for path, origin in origins.items() if path == key or path.startswith(f"{key}.")]
+    return inside[-1] if inside else "conf/schema.py"
+
+
+def _known(unit: str, key: str) -> bool:
+    node: Any = OmegaConf.structured(UNITS[unit].schema)
+    for part in key.split("."):
+        if OmegaConf.is_dict(node) and OmegaConf.get_type(node) is dict:
+            return True
+        if not OmegaConf.is_dict(node) or part not in node._metadata.object_type.__dataclass_fields__:
+            return False
+        node = node._get_node(part)
+    return True
+
+
+def _nearest(key: str, units: Iterable[str]) -> str:
+    known = {path for unit in units for path in _leaves(OmegaConf.structured(UNITS[unit].schema))}
+    near = difflib.get_close_matches(key, sorted(known), n=1)
+    return f" Did you mean: {near[0]!r}?" if near else ""
+
+
+def _first_line(error: Exception) -> str:
+    key = getattr(error, "full_key", None)
+    text = str(error).splitlines()[0]
+    return f"{key}: {text}" if key else text
+
+
+def concerns(unit: str, override: str) -> bool:
+    """Whether an override that was given to several units is for this one."""
+    key = override.split("=", 1)[0]
+    head = key.split(".")[0]
+    return head == unit if head in UNITS else _known(unit, key)

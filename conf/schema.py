@@ -1,0 +1,369 @@
+"""What may be chosen: one dataclass a unit, with types, units and laws, and no default values (a value and its reason stand in YAML).
+
+A section that feeds a constructor has that constructor's argument names (a test holds them equal).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+
+@dataclass
+class Data:
+    root: str  # folder of the prepared corpora
+    corpora: list[str]
+    on_bad: Literal["error", "skip"]  # a recording that cannot be read: end at once, or go on without it and say so
+    num_workers: int  # processes that read and prepare
+
+
+@dataclass
+class Hardware:
+    accelerator: str
+    devices: int | str
+    num_nodes: int
+    strategy: str
+    precision: str
+
+
+@dataclass
+class Training(Hardware):
+    """Arguments of `lightning.Trainer`; steps are optimizer steps."""
+
+    max_steps: int
+    accumulate_grad_batches: int
+    gradient_clip_val: float | None
+    log_every_n_steps: int
+    val_check_interval: int
+    limit_val_batches: int
+
+
+@dataclass
+class Optimizer:
+    learning_rate: float
+    final_learning_rate: float
+    warmup_steps: int
+    weight_decay: float
+    betas: list[float]
+
+
+@dataclass
+class Checkpoints:
+    every_n_steps: int
+    keep: int
+
+
+@dataclass
+class StageConf:
+    """What every stage has."""
+
+    experiment: str
+    runs: str
+    seed: int
+    threads: int  # of torch on the CPU; 0 leaves torch's own choice
+    parents: dict[str, str]  # stage -> another experiment's name, or a run folder, to take that parent from
+    data: Data
+
+
+@dataclass
+class MelCodec:
+    """`models.vae.MelCodec`."""
+
+    sample_rate: int
+    hop_length: int
+    fft_size: int
+    mel_hop: int
+    mel_bands: int
+    latent_dim: int
+    min_hz: float
+    max_hz: float
+    log_floor: float
+    griffin_lim_iterations: int
+
+
+@dataclass
+class Codec:
+    kind: Literal["oobleck", "mel"]
+    source: str | None  # oobleck: hub id or folder
+    subfolder: str | None
+    revision: str | None
+    mel: MelCodec
+
+
+@dataclass
+class LatentsConf(StageConf):
+    trainer: Hardware
+    codec: Codec
+    window_seconds: float
+    batch_size: int  # windows
+    recordings_per_chunk: int
+
+
+@dataclass
+class Rate:
+    """Exactly one is given; the others are computed."""
+
+    token_rate: float | None  # Hz
+    stride: int | None  # latent frames a token
+    bitrate: float | None  # bits a second
+
+
+@dataclass
+class Encoder:
+    """`models.tokenizer.CausalEncoder`."""
+
+    width: int
+    depth: int
+    heads: int
+
+
+@dataclass
+class Quantizer:
+    """`models.quantizer.VectorQuantizer`."""
+
+    codebook_size: int
+    code_dim: int
+    decay: float
+    commitment_weight: float
+    kmeans_iterations: int
+    reservoir_size: int
+    revive_threshold: float
+    revive_every: int
+    revive_until: int
+    seed: int
+
+
+@dataclass
+class Decoder:
+    """`models.dit.DiffusionTransformer`."""
+
+    width: int
+    depth: int
+    heads: int
+
+
+@dataclass
+class Flow:
+    """Training objective of the decoder."""
+
+    objective: Literal["flow", "mse"]
+    logit_normal_share: float  # share of the times drawn from a logit-normal; the rest uniform, stratified
+    token_dropout: float  # share of the clips whose tokens are hidden, for classifier-free guidance
+    prior_weight: float
+
+
+@dataclass
+class Sampling:
+    """How the decoder is sampled."""
+
+    num_steps: int
+    solver: Literal["euler", "midpoint", "heun"]
+    guidance: float
+
+
+@dataclass
+class TokenizerConf(StageConf):
+    trainer: Training
+    checkpoints: Checkpoints
+    optimizer: Optimizer
+    rate: Rate
+    encoder: Encoder
+    quantizer: Quantizer
+    decoder: Decoder
+    flow: Flow
+    sampling: Sampling
+    ema_decay: float
+    batch_size: int  # windows
+    sample_clips: int  # validation clips whose sound and spectrogram go to TensorBoard
+
+
+@dataclass
+class CacheConf(StageConf):
+    trainer: Hardware
+    batch_size: int  # windows
+    recordings_per_chunk: int
+
+
+@dataclass
+class Model:
+    source: str  # hub id, folder, GGUF file, or a name of stages/assets.py
+    revision: str | None
+    dtype: Literal["float32", "bfloat16"]
+
+
+@dataclass
+class Lora:
+    rank: int
+    alpha: float
+    dropout: float
+
+
+@dataclass
+class Prompts:
+    format: Literal["chat", "ltu"]
+    system: str | None
+    sound_to_text: list[str]
+    text_to_sound: list[str]  # each with {caption}
+
+
+@dataclass
+class Mixture:
+    """How often an item of each kind comes in one epoch: 1 once, 0 never, 2 twice, 0.25 for a quarter of the items."""
+
+    sound_to_text: float
+    text_to_sound: float
+    question: float
+
+
+@dataclass
+class Loss:
+    audio_weight: float
+    text_weight: float
+    prompt_weight: float
+    z_loss_weight: float
+
+
+@dataclass
+class Batching:
+    tokens_per_batch: int
+    num_buckets: int
+    max_tokens: int  # an item above it is left out, counted and reported
+    turns: int  # questions on one sound that share its tokens in one training sequence
+
+
+@dataclass
+class LanguageConf(StageConf):
+    trainer: Training
+    checkpoints: Checkpoints
+    optimizer: Optimizer
+    model: Model
+    lora: Lora
+    embedding_initialization: Literal["mean", "random", "codebook"]
+    embedding_learning_rate: float  # of the new rows, which start from almost nothing
+    prompts: Prompts
+    mixture: Mixture
+    loss: Loss
+    batching: Batching
+
+
+@dataclass
+class EvaluateConf(StageConf):
+    trainer: Hardware
+    batch_size: int
+    max_new_tokens: int
+    reconstruction_clips: int  # of the test split
+    reconstruction_steps: list[int]  # numbers of function evaluations
+    questions_per_kind: int
+    captions: int
+    bootstrap_samples: int
+
+
+@dataclass
+class FolderConf:
+    """`stage prepare folder`: anybody's own recordings."""
+
+    data: Data
+    root: str
+    metadata: str
+    name: str | None  # of the corpus; null takes the folder's
+    split_by: str | None  # a column whose values decide the split
+    test: list[str]
+    validation: list[str]
+    validation_fraction: float
+    label_question: str
+
+
+@dataclass
+class DiagnosticConf:
+    """`stage prepare diagnostic`: scenes rendered from a seed."""
+
+    data: Data
+    train_scenes: int
+    validation_scenes: int
+    test_scenes: int
+    scene_seconds: float
+    sample_rate: int
+    seed: int
+
+
+class Unit(NamedTuple):
+    schema: type
+    folders: tuple[str, ...]  # of conf/, weakest first
+
+
+UNITS = {
+    "latents": Unit(LatentsConf, ("", "latents")),
+    "tokenizer": Unit(TokenizerConf, ("", "tokenizer")),
+    "tokenizer_mse": Unit(TokenizerConf, ("", "tokenizer", "tokenizer_mse")),
+    "cache": Unit(CacheConf, ("", "cache")),
+    "caption": Unit(LanguageConf, ("", "language", "caption")),
+    "openaqa": Unit(LanguageConf, ("", "language", "openaqa")),
+    "evaluate": Unit(EvaluateConf, ("", "evaluate")),
+    "folder": Unit(FolderConf, ("corpora", "corpora/folder")),
+    "diagnostic": Unit(DiagnosticConf, ("corpora", "corpora/diagnostic")),
+}
+
+# Keys that change how long a run takes or where it lies, not what comes out of it: a receipt stays fresh when they change.
+OPERATIONAL = (
+    "experiment",
+    "runs",
+    "threads",
+    "parents",
+    "data.root",
+    "data.num_workers",
+    "trainer.accelerator",
+    "trainer.log_every_n_steps",
+    "checkpoints",
+    "sample_clips",
+)
+
+
+def check(unit: str, conf: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    """Laws between values: yields (key, what is wrong and what to type)."""
+    if "rate" in conf:
+        given = {key: value for key, value in conf["rate"].items() if value is not None}
+        if len(given) != 1:
+            yield "rate", f"exactly one of token_rate, stride and bitrate is given, here {given or 'none'}; set the others to null"
+    for section in ("encoder", "decoder"):
+        if section in conf and conf[section]["width"] % (2 * conf[section]["heads"]):
+            width, heads = conf[section]["width"], conf[section]["heads"]
+            yield f"{section}.width", f"{width} is no multiple of 2 x heads = {2 * heads} (rotary positions need an even head width)"
+    if "codec" in conf and conf["codec"]["kind"] == "oobleck" and not conf["codec"]["source"]:
+        yield "codec.source", "oobleck needs a hub id or a folder, as --codec.source=stabilityai/stable-audio-open-1.0"
+    if "codec" in conf and conf["codec"]["mel"]["hop_length"] % conf["codec"]["mel"]["mel_hop"]:
+        yield "codec.mel.hop_length", "a latent frame holds a whole number of mel frames: hop_length is a multiple of mel_hop"
+    if "trainer" in conf and "max_steps" in conf["trainer"] and conf["trainer"]["max_steps"] < 1:
+        yield "trainer.max_steps", f"{conf['trainer']['max_steps']} steps; at least 1 is allowed"
+    for key, low, high in _RANGES:
+        value = _get(conf, key)
+        if isinstance(value, int | float) and not low <= value <= high:
+            yield key, f"{value} is outside {low} to {high}"
+    if "prompts" in conf:
+        for text in conf["prompts"]["text_to_sound"]:
+            if "{caption}" not in text:
+                yield "prompts.text_to_sound", f"{text!r} has no {{caption}} in it"
+
+
+_RANGES = (
+    ("ema_decay", 0.0, 1.0),
+    ("quantizer.decay", 0.0, 1.0),
+    ("flow.token_dropout", 0.0, 1.0),
+    ("flow.logit_normal_share", 0.0, 1.0),
+    ("quantizer.codebook_size", 2, 1 << 20),
+    ("batch_size", 1, 1 << 20),
+    ("recordings_per_chunk", 1, 1 << 20),
+    ("window_seconds", 0.1, 3600.0),
+    ("lora.rank", 1, 4096),
+    ("lora.dropout", 0.0, 1.0),
+    ("data.num_workers", 0, 1024),
+    ("checkpoints.every_n_steps", 1, 1 << 30),
+    ("checkpoints.keep", 1, 1000),
+    ("validation_fraction", 0.0, 0.9),
+)
+
+
+def _get(conf: dict[str, Any], key: str) -> Any:
+    for part in key.split("."):
+        if not isinstance(conf, dict) or part not in conf:
+            return None
+        conf = conf[part]
+    return conf

@@ -1,0 +1,179 @@
+"""The command `stage`: list, show, status, prepare, run. Light: torch is imported by what runs, not by what answers.
+
+Configuration keys are given as --trainer.devices=8, trainer.devices=8 or --trainer.devices 8; with `all`, --tokenizer.trainer.max_steps=100 is
+for one stage. Exit status: 0 done, 1 a mistake in what was given (one message), 2 wrong usage, 130 interrupted (the same command goes on).
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import conf
+from conf.schema import UNITS
+from stages import STAGES, chain
+
+CORPORA = tuple(unit for unit in UNITS if unit not in STAGES)
+EPILOG = """\
+configuration   --trainer.devices=8, trainer.devices=8 or --trainer.devices 8; `stage show STAGE` lists every key
+examples        stage run all --preset demo          the whole chain, small, on a CPU, from sound that it renders itself
+                stage run tokenizer --trainer.devices=8
+                stage prepare folder recordings --metadata recordings/metadata.csv --name mine
+                stage status --experiment=demo
+"""
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    arguments, rest = _parser().parse_known_args(words)
+    try:
+        overrides = conf.parse_overrides(rest)
+        return arguments.verb(arguments, overrides)
+    except ValueError as error:
+        print(f"stage: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stage: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="stage", description="Make Some Noise: teach a text LLM to hear and to make sound, stage by stage.",
+        epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    layers = argparse.ArgumentParser(add_help=False)
+    layers.add_argument("--preset", action="append", default=[], metavar="NAME", help=f"one of: {', '.join(conf.presets())}; may be repeated")
+    layers.add_argument("--conf", action="append", default=[], metavar="FILE", help="a YAML of your own; may be repeated")
+
+    verb = verbs.add_parser("list", help="the stages and corpora, in their order", allow_abbrev=False)
+    verb.set_defaults(verb=_list)
+    verb = verbs.add_parser("show", parents=[layers], help="every value of a stage and the layer that set it", allow_abbrev=False)
+    verb.add_argument("unit", choices=list(UNITS), metavar="STAGE")
+    verb.set_defaults(verb=_show)
+    verb = verbs.add_parser("status", parents=[layers], help="done, partial, stale or missing", allow_abbrev=False)
+    verb.set_defaults(verb=_status)
+    verb = verbs.add_parser("prepare", parents=[layers], help="a corpus, to Lhotse cuts", allow_abbrev=False)
+    verb.add_argument("corpus", choices=CORPORA, metavar="CORPUS", help=" | ".join(CORPORA))
+    verb.add_argument("root", nargs="?", metavar="ROOT", help="folder of the recordings")
+    verb.set_defaults(verb=_prepare)
+    verb = verbs.add_parser("run", parents=[layers], help="run or resume a stage, or all of them", allow_abbrev=False)
+    verb.add_argument("stage", choices=[*STAGES, "all"], metavar="STAGE", help=" | ".join([*STAGES, "all"]))
+    verb.add_argument("--restart", action="store_true", help="begin again; the earlier run is moved aside")
+    verb.add_argument("--without", action="append", default=[], choices=["tokenizer_mse"], help="leave an optional stage out of `all`")
+    verb.set_defaults(verb=_run)
+    return parser
+
+
+def _list(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    _refuse(overrides)
+    for name, stage in STAGES.items():
+        reads = ", ".join([*stage.parents, *(f"({name})" for name in stage.optional)])
+        print(f"{name:<14} {stage.makes}" + (f"   <- {reads}" if reads else ""))
+    print(f"corpora that `stage prepare` makes: {', '.join(CORPORA)}")
+    return 0
+
+
+def _show(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    composed = conf.compose(arguments.unit, arguments.preset, arguments.conf, overrides)
+    rows = [(key, _value(composed.conf, key), origin) for key, origin in composed.origins.items()]
+    left, middle = (max(len(row[column]) for row in rows) for column in (0, 1))
+    for key, value, origin in rows:
+        print(f"{key:<{left}}  {value:<{min(middle, 60)}}  {origin}")
+    return 0
+
+
+def _status(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    """Without a preset, a file or an override each run is held against its own configuration, with them against what they give."""
+    compare = bool(arguments.preset or arguments.conf or [item for item in overrides if not item.startswith(("experiment=", "runs="))])
+    confs = _composed(list(STAGES), arguments, overrides)
+    runs, experiment = (confs["latents"][key] for key in ("runs", "experiment"))
+    chosen = arguments.preset or arguments.conf or any(item.startswith("experiment=") for item in overrides)
+    experiments = [experiment] if chosen else sorted(path.name for path in Path(runs).glob("*") if path.is_dir())
+    if not experiments:
+        print(f"no experiment in {runs}/. Start one:   stage run all --preset demo")
+    for name in experiments:
+        print(f"{runs}/{name}")
+        fresh: dict[str, bool] = {}
+        for stage in STAGES:
+            state = chain.state(stage, confs[stage] | {"experiment": name}, compare)
+            old = [parent for parent in STAGES[stage].parents if not fresh[parent]]
+            if state.word == "done" and old:
+                state = chain.State("stale", f"its parent {old[0]} is not done")
+            fresh[stage] = state.word == "done"
+            print(f"  {stage:<14} {state.word:<8} {state.detail}")
+    return 0
+
+
+def _prepare(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    if arguments.root is not None:
+        overrides = [f"root={arguments.root}", *overrides]
+    composed = conf.compose(arguments.corpus, arguments.preset, arguments.conf, overrides)
+    from stages import prepare
+
+    prepare.prepare(arguments.corpus, composed.conf)
+    return 0
+
+
+def _run(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    if arguments.stage == "all":
+        return _run_all(arguments, overrides)
+    confs = _composed([arguments.stage], arguments, overrides)
+    _run_stage(arguments.stage, confs[arguments.stage], arguments.restart)
+    return 0
+
+
+def _run_all(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    """What is not done, in order. One process where one device is asked for, one process a stage where there are more."""
+    stages = [name for name in STAGES if name not in arguments.without]
+    conf.check_shared(UNITS, overrides)
+    confs = _composed(stages, arguments, overrides)
+    from stages import prepare
+
+    prepare.require(confs, arguments.preset, arguments.conf, overrides)
+    for stage in stages:
+        if stage in confs[stage]["parents"]:
+            print(f"{stage:<14} taken from {confs[stage]['parents'][stage]}")
+        elif confs[stage]["trainer"]["devices"] == 1:
+            _run_stage(stage, confs[stage], arguments.restart)
+        else:
+            prepare.run_in_process(stage, arguments, overrides)
+    return 0
+
+
+def _run_stage(stage: str, configuration: dict[str, Any], restart: bool) -> None:
+    state = chain.state(stage, configuration, compare=True)
+    if state.word == "done" and not restart:
+        print(f"{stage:<14} done ({state.detail})")
+        if stage == "evaluate":
+            print((chain.run_folder(configuration, stage) / "artifact" / "report.md").read_text())
+        return
+    chain.parents(stage, configuration)  # before the long imports
+    if state.word in ("partial", "stale"):
+        print(f"{stage:<14} {state.word}: {state.detail}")
+    from stages import run
+
+    receipt = run.run(stage, configuration, restart)
+    if receipt:
+        print(f"{stage:<14} done in {receipt['seconds']:.0f} s: {chain.run_folder(configuration, stage)}", flush=True)
+
+
+def _composed(units: list[str], arguments: argparse.Namespace, overrides: list[str]) -> dict[str, dict[str, Any]]:
+    shared = len(units) > 1
+    return {unit: conf.compose(unit, arguments.preset, arguments.conf, overrides, shared).conf for unit in units}
+
+
+def _refuse(overrides: list[str]) -> None:
+    if overrides:
+        raise ValueError(f"this verb takes no configuration, here {overrides[0]!r}")
+
+
+def _value(node: Any, key: str) -> str:
+    for part in key.split("."):
+        node = node[part]
+    return "null" if node is None else str(node)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

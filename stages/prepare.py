@@ -1,0 +1,126 @@
+"""Corpora: what `stage prepare` makes, and what `run all` needs before its first stage."""
+
+import argparse
+import gzip
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import conf
+from datamodules.corpora import SOURCES
+from stages import assets, chain
+
+
+def prepare(corpus: str, configuration: dict[str, Any]) -> None:
+    """Makes `data/<corpus>/{cuts.jsonl.gz, receipt.json}`; the receipt last. Raises ValueError, and leaves no receipt, where the input is bad."""
+    started = time.monotonic()
+    data = configuration["data"]
+    if corpus == "diagnostic":
+        name, root, report = corpus, "", _render(configuration)
+    else:
+        name = configuration["name"] or Path(configuration["root"]).resolve().name
+        root, report = str(Path(configuration["root"]).resolve()), _read_folder(name, configuration)
+    folder = Path(data["root"]) / name
+    receipt = {
+        "corpus": name,
+        "root": root or str(folder.resolve()),
+        "conf": configuration,
+        "conf_hash": chain.fingerprint(configuration),
+        "hash": _hash_cuts(folder / "cuts.jsonl.gz"),
+        **report,
+    }
+    chain.write_atomically(folder / "receipt.json", json.dumps(receipt, indent=1))
+    counts = ", ".join(f"{count} {split}" for split, count in report["splits"].items() if count)
+    print(f"{name:<14} {report['recordings']} recordings ({counts}), {report['seconds'] / 60:.1f} min of sound, {time.monotonic() - started:.0f} s: {folder}")
+
+
+def require(
+    confs: dict[str, dict[str, Any]], presets: Sequence[str], files: Sequence[str], overrides: Sequence[str]
+) -> None:
+    """Before `run all`: renders the embedded corpus where it is asked for and not there, and raises ValueError that lists all that is missing."""
+    missing = []
+    data = confs["latents"]["data"]
+    for name in data["corpora"]:
+        receipt = chain.read_receipt(Path(data["root"]) / name)
+        if name == "diagnostic":
+            composed = conf.compose("diagnostic", presets, files, overrides, shared=True).conf
+            if receipt is None or receipt["conf_hash"] != chain.fingerprint(composed):
+                prepare("diagnostic", composed)
+        elif receipt is None:
+            what, where, how = SOURCES.get(name, ("a corpus of your own", "", f"stage prepare folder ROOT --metadata FILE.csv --name={name}"))
+            missing.append(f"corpus {name}: {what}\n    from   {where or 'your own recordings'}\n    then   {how}")
+    if not missing:
+        return
+    codec, model = confs["latents"]["codec"], confs["caption"]["model"]
+    if codec["kind"] == "oobleck":
+        missing += assets.missing("VAE", codec["source"], "--latents.codec.source=FOLDER (or --latents.codec.kind=mel: fitted on your sound)")
+    missing += assets.missing("LLM", model["source"], "--model.source=FOLDER_OR_HUB_ID")
+    raise ValueError(
+        f"{len(missing)} things are missing:\n  - " + "\n  - ".join(missing) + "\n"
+        "The whole chain, small, with nothing to find or download by hand:   stage run all --preset demo"
+    )
+
+
+def run_in_process(stage: str, arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """A stage in a process of its own: Lightning starts its other ranks with the same command line."""
+    words = [sys.executable, "-m", "stages.cli", "run", stage]
+    words += [word for name in arguments.preset for word in ("--preset", name)]
+    words += [word for name in arguments.conf for word in ("--conf", name)]
+    words += [f"--{item}" for item in overrides if conf.concerns(stage, item)] + (["--restart"] if arguments.restart else [])
+    code = subprocess.run(words, env=os.environ).returncode
+    if code:
+        raise SystemExit(code)
+
+
+def _render(configuration: dict[str, Any]) -> dict[str, Any]:
+    from callbacks.progress import Line
+    from datamodules.diagnostic.render import render
+
+    folder = Path(configuration["data"]["root"]) / "diagnostic"
+    (folder / "receipt.json").unlink(missing_ok=True)
+    splits = {split: configuration[f"{split}_scenes"] for split in ("train", "validation", "test")}
+    line = Line("diagnostic", sum(splits.values()), "scenes")
+    line.start()
+    render(
+        folder,
+        train_scenes=splits["train"], validation_scenes=splits["validation"], test_scenes=splits["test"],
+        scene_seconds=configuration["scene_seconds"], sample_rate=configuration["sample_rate"], seed=configuration["seed"],
+        sound_font=Path(assets.resolve("timgm6mb")), workers=max(configuration["data"]["num_workers"], 1),
+        progress=lambda done, total: line.update(done),
+    )  # fmt: skip
+    line.stop()
+    return {"recordings": sum(splits.values()), "seconds": sum(splits.values()) * configuration["scene_seconds"], "splits": splits, "skipped": []}
+
+
+def _read_folder(name: str, configuration: dict[str, Any]) -> dict[str, Any]:
+    from datamodules.corpora import folder
+
+    out = Path(configuration["data"]["root"]) / name
+    report = folder.prepare(
+        Path(configuration["root"]), Path(configuration["metadata"]), out, name=name,
+        split_by=configuration["split_by"], test=configuration["test"], validation=configuration["validation"],
+        validation_fraction=configuration["validation_fraction"], label_question=configuration["label_question"],
+        on_bad=configuration["data"]["on_bad"], workers=max(configuration["data"]["num_workers"], 1),
+    )  # fmt: skip
+    if report.skipped:
+        print(f"{name}: {len(report.skipped)} recordings were left out (--data.on_bad=skip):")
+        for path, reason in report.skipped:
+            print(f"  {path}: {reason}")
+    return {
+        "recordings": report.recordings,
+        "seconds": report.seconds,
+        "splits": report.splits,
+        "skipped": [[str(path), reason] for path, reason in report.skipped],
+    }
+
+
+def _hash_cuts(path: Path) -> str:
+    """sha256 of the cuts themselves: a gzip header holds the time of writing."""
+    with gzip.open(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
