@@ -1,0 +1,46 @@
+"""Sound and spectrograms of fixed validation clips to TensorBoard: the original through the VAE alone, and through the tokens."""
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+
+class SoundSamples(L.Callback):
+    """At each validation: the first `clips` windows of the first batch. The module offers `decode(batch, seed) -> latents (B, F, D)`."""
+
+    def __init__(self, codec: Any, clips: int, sample_rate: int) -> None:
+        self.codec, self.clips, self.sample_rate = codec, clips, sample_rate
+        self.shown_originals = False
+
+    @torch.no_grad()
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if batch_idx or not trainer.is_global_zero or trainer.logger is None or not self.clips:
+            return
+        codec = self.codec.to(pl_module.device)
+        few = type(batch)(batch.ids[: self.clips], batch.latents[: self.clips], batch.num_frames[: self.clips])
+        if not self.shown_originals:
+            self._show(trainer, "vae", few, codec.decode(few.latents), few.latents)
+            self.shown_originals = True
+        latents = pl_module.decode(few, seed=0)
+        self._show(trainer, "tokens", few, codec.decode(latents), latents)
+
+    def _show(self, trainer: L.Trainer, name: str, batch: Any, waveform: Tensor, latents: Tensor) -> None:
+        """waveform (B, C, T), latents (B, F, D)."""
+        board: Any = trainer.logger.experiment  # type: ignore[union-attr]
+        for index, clip in enumerate(batch.ids):
+            samples = int(batch.num_frames[index]) * self.codec.hop_length
+            sound = waveform[index, :, :samples].mean(0)
+            board.add_audio(f"{clip}/{name}", sound / sound.abs().max().clamp(min=1e-5), trainer.global_step, self.sample_rate)
+            board.add_image(f"{clip}/{name}", spectrogram(sound), trainer.global_step, dataformats="HW")
+
+
+def spectrogram(sound: Tensor) -> Tensor:
+    """sound (T) -> picture (513, frames) in [0, 1]: 80 dB below the loudest bin is black, low frequencies at the bottom."""
+    window = torch.hann_window(1024, device=sound.device)
+    power = torch.stft(sound, 1024, window=window, return_complex=True).abs().clamp(min=1e-8)
+    level = 20 * (power / power.max()).log10()
+    return ((level + 80) / 80).clamp(0, 1).flip(0)

@@ -1,0 +1,154 @@
+"""The cache format: chunks of whole recordings, written once, atomically, found again after a crash.
+
+    <folder>/key.json              what made the cache (producer's hash, window rule); another key is refused
+    <folder>/plan.json             [{"id", "cuts": [cut ids]}, ...]: every recording of the corpora in exactly one chunk
+    <folder>/<chunk>/cuts.jsonl.gz the chunk's cuts, in plan order
+    <folder>/<chunk>/arrays.npy    latents only: (sum of F, D) float16; a cut's custom has `offset` and `length` (frames)
+
+A chunk is written as `.tmp-<chunk>-<pid>` and renamed when it is whole. Rank r of W takes every W-th pending chunk, so a run may go on with another W.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from lhotse import CutSet
+
+
+class Chunk(NamedTuple):
+    id: str
+    cuts: list[Any]
+
+
+def plan(cuts: Iterable[Any], recordings_per_chunk: int) -> list[Chunk]:
+    """Cuts in their order, `recordings_per_chunk` to a chunk. Raises ValueError on an id that comes twice.
+
+    The chunk's id is its number and a hash of what it holds, so that a changed corpus never meets an old chunk.
+    """
+    cuts = list(cuts)
+    seen: set[str] = set()
+    for cut in cuts:
+        if cut.id in seen:
+            raise ValueError(f"the cut id {cut.id!r} comes twice in the prepared corpora. Prepare one of them again with another --name")
+        seen.add(cut.id)
+    chunks = []
+    for number, start in enumerate(range(0, len(cuts), recordings_per_chunk)):
+        held = cuts[start : start + recordings_per_chunk]
+        content = json.dumps([cut.to_dict() for cut in held], sort_keys=True)
+        chunks.append(Chunk(f"{number:06d}-{hashlib.sha256(content.encode()).hexdigest()[:12]}", held))
+    return chunks
+
+
+def open_cache(folder: Path, chunks: Sequence[Chunk], key: dict[str, Any]) -> None:
+    """Writes the key and the plan, or holds them against what is there. Raises ValueError that names what differs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stored = folder / "key.json"
+    if stored.is_file():
+        old = json.loads(stored.read_text())
+        changed = [f"{name}: {old.get(name)} -> {key.get(name)}" for name in {**old, **key} if old.get(name) != key.get(name)]
+        if changed:
+            raise ValueError(f"{folder} was made otherwise ({'; '.join(changed)}). Begin again with --restart")
+    _write(stored, key)
+    _write(folder / "plan.json", [{"id": chunk.id, "cuts": [cut.id for cut in chunk.cuts]} for chunk in chunks])
+    for stale in folder.glob(".tmp-*"):
+        if not _alive(int(stale.name.rsplit("-", 1)[1])):
+            shutil.rmtree(stale, ignore_errors=True)
+
+
+def pending(folder: Path, chunks: Sequence[Chunk]) -> list[Chunk]:
+    """Chunks without a finished folder, in plan order."""
+    return [chunk for chunk in chunks if not (folder / chunk.id).is_dir()]
+
+
+class ChunkWriter:
+    """Collects one chunk's results and makes it appear whole."""
+
+    def __init__(self, folder: Path, chunk: Chunk) -> None:
+        self.folder, self.chunk = folder, chunk
+        self.codes: dict[str, list[int]] = {}
+        self.arrays: dict[str, list[np.ndarray]] = {}
+
+    def add_codes(self, cut_id: str, codes: Sequence[int]) -> None:
+        """Appends the codes of a recording's next window."""
+        self.codes.setdefault(cut_id, []).extend(codes)
+
+    def add_array(self, cut_id: str, array: np.ndarray) -> None:
+        """Appends the latents (F, D) of a recording's next window; ValueError on values that float16 cannot hold."""
+        if not np.isfinite(array).all() or np.abs(array).max(initial=0) > np.finfo(np.float16).max:
+            raise ValueError(f"{cut_id}: latents are not finite or above {np.finfo(np.float16).max} and do not fit the cache's float16")
+        self.arrays.setdefault(cut_id, []).append(array.astype(np.float16))
+
+    def finish(self) -> None:
+        """Writes and renames. A chunk that another process finished in the meantime is left as it is."""
+        part = self.folder / f".tmp-{self.chunk.id}-{os.getpid()}"
+        part.mkdir(parents=True, exist_ok=True)
+        offset, blocks, cuts = 0, [], []
+        for cut in self.chunk.cuts:
+            assert (cut.id in self.codes) != (cut.id in self.arrays), f"{cut.id} has no result"
+            custom = dict(cut.custom)
+            if cut.id in self.codes:
+                custom["codes"] = [int(code) for code in self.codes[cut.id]]
+            else:
+                array = np.concatenate(self.arrays[cut.id])
+                custom |= {"offset": offset, "length": len(array)}
+                blocks.append(array)
+                offset += len(array)
+            copy = cut.with_id(cut.id)
+            copy.custom = custom
+            cuts.append(copy)
+        if blocks:
+            np.save(part / "arrays.npy", np.concatenate(blocks))
+        CutSet.from_cuts(cuts).to_file(part / "cuts.jsonl.gz")
+        try:
+            part.rename(self.folder / self.chunk.id)
+        except OSError:
+            if not (self.folder / self.chunk.id).is_dir():
+                raise
+            shutil.rmtree(part)
+
+
+def read(folder: Path) -> list[Any]:
+    """All cuts in plan order; those with latents know their file as custom["array"].
+
+    Raises ValueError where a planned chunk is missing or holds other cuts than planned.
+    """
+    found = []
+    for planned in json.loads((folder / "plan.json").read_text()):
+        path = folder / planned["id"]
+        if not path.is_dir():
+            raise ValueError(f"{folder} is not whole: chunk {planned['id']} is missing. Run its stage again")
+        cuts = list(CutSet.from_file(path / "cuts.jsonl.gz"))
+        if [cut.id for cut in cuts] != planned["cuts"]:
+            raise ValueError(f"{path} holds other recordings than planned. Begin its stage again with --restart")
+        if (path / "arrays.npy").is_file():
+            for cut in cuts:
+                cut.custom["array"] = str(path / "arrays.npy")
+        found += cuts
+    return found
+
+
+def load_array(cut: Any) -> np.ndarray:
+    """The latents (F, D) float16 of a cut, or of a window of it: a slice of the memory-mapped chunk."""
+    custom = cut.custom
+    return np.load(custom["array"], mmap_mode="r")[custom["offset"] : custom["offset"] + custom["length"]]
+
+
+def _write(path: Path, content: Any) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(json.dumps(content))
+    os.replace(part, path)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,140 @@
+"""Scenes to disk: FLAC and a Lhotse manifest, the same bytes whatever the workers and however often it was killed.
+
+folder/
+    cuts.jsonl.gz          written last: where it is, the corpus is whole
+    audio/
+        settings.json      what the files were rendered with; files of other settings are rendered again
+        train-000000.flac  ...
+"""
+
+import gzip
+import hashlib
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from datamodules.diagnostic.music import require_sound_font
+from datamodules.diagnostic.scene import SPLITS, Scene, mix, plan
+from datamodules.diagnostic.wording import Question, captions, questions
+
+CORPUS = "diagnostic"
+
+
+def render(
+    folder: Path,
+    *,
+    train_scenes: int,
+    validation_scenes: int,
+    test_scenes: int,
+    scene_seconds: float,
+    sample_rate: int,
+    seed: int,
+    sound_font: Path,
+    workers: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Writes 16-bit stereo FLAC and cuts.jsonl.gz; keeps files that are there. `progress` is told (done, total) scenes.
+
+    Raises ValueError before the first file: no sound font, scenes under 4 s, a sample rate under 16 kHz.
+    """
+    if sample_rate < 16000:
+        raise ValueError(f"sample_rate: {sample_rate} Hz cannot carry a cricket or a bird; type 16000 or more.")
+    require_sound_font(sound_font)
+    numbers = {"train": train_scenes, "validation": validation_scenes, "test": test_scenes}
+    splits = [plan(seed, split, numbers[split], scene_seconds) for split in SPLITS]
+    scenes = [scene for split in splits for scene in split]
+    audio = folder / "audio"
+    (folder / "cuts.jsonl.gz").unlink(missing_ok=True)
+    _prepare(audio, scenes, _settings(scene_seconds, sample_rate, seed, sound_font))
+
+    waiting = [scene for scene in scenes if not (audio / _name(scene)).exists()]
+    write = partial(_write_scene, audio=audio, sample_rate=sample_rate, sound_font=sound_font)
+    for done, _ in enumerate(_each(write, waiting, workers), len(scenes) - len(waiting) + 1):
+        if progress is not None:
+            progress(done, len(scenes))
+    _write_cuts(folder, splits, sample_rate, seed)
+
+
+def _each(write: Callable[[Scene], None], scenes: list[Scene], workers: int) -> Iterator[None]:
+    """Here or in processes. They are spawned: the fork of a process that holds torch's threads or CUDA may hang."""
+    if workers <= 1 or not scenes:
+        yield from map(write, scenes)
+        return
+    with multiprocessing.get_context("spawn").Pool(min(workers, len(scenes))) as pool:
+        yield from pool.imap_unordered(write, scenes, chunksize=8)
+
+
+def _name(scene: Scene) -> str:
+    return f"{scene.split}-{scene.index:06d}.flac"
+
+
+def _write_scene(scene: Scene, audio: Path, sample_rate: int, sound_font: Path) -> None:
+    waveform = mix(scene, sample_rate, sound_font)
+    part = audio / f"{_name(scene)}.{os.getpid()}.part"  # a killed run's workers may outlive it for a moment
+    soundfile.write(part, np.round(waveform.T * 32767).astype(np.int16), sample_rate, format="FLAC", subtype="PCM_16")
+    os.replace(part, audio / _name(scene))
+
+
+def _settings(scene_seconds: float, sample_rate: int, seed: int, sound_font: Path) -> str:
+    """All that a file's samples depend on, the source of this package and its libraries included."""
+    source = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
+    font = hashlib.sha256(sound_font.read_bytes())
+    values = {"scene_seconds": scene_seconds, "sample_rate": sample_rate, "seed": seed}
+    values |= {package: version(package) for package in ("numpy", "symusic", "espeakng-loader", "soundfile")}
+    return json.dumps(values | {"sound_font": font.hexdigest(), "source": source.hexdigest()}, indent=2) + "\n"
+
+
+def _prepare(audio: Path, scenes: list[Scene], settings: str) -> None:
+    """Leaves in the folder only whole files of these scenes and settings."""
+    audio.mkdir(parents=True, exist_ok=True)
+    written = audio / "settings.json"
+    same = written.exists() and written.read_text() == settings
+    wanted = {_name(scene) for scene in scenes} if same else set()
+    for path in audio.iterdir():
+        if path.name not in wanted and path != written:
+            path.unlink()
+    part = audio / "settings.json.part"
+    part.write_text(settings)
+    os.replace(part, written)
+
+
+def _write_cuts(folder: Path, splits: list[list[Scene]], sample_rate: int, seed: int) -> None:
+    part = folder / "cuts.jsonl.gz.part"
+    # no name and no time in the header: equal corpora are equal bytes
+    with part.open("wb") as raw, gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as stream:
+        for scenes in splits:
+            for scene, asked in zip(scenes, questions(scenes, seed), strict=True):
+                cut = _cut(scene, captions(scene, seed), asked, sample_rate, seed)
+                stream.write(json.dumps(cut, ensure_ascii=False).encode() + b"\n")
+    os.replace(part, folder / "cuts.jsonl.gz")
+
+
+def _cut(scene: Scene, texts: list[str], asked: list[Question], sample_rate: int, seed: int) -> dict:
+    """A MultiCut as a dict, its recording's path relative to the corpus' root."""
+    from lhotse import AudioSource, Recording, SupervisionSegment
+
+    name, samples = f"{CORPUS}-{scene.split}-{scene.index:06d}", round(scene.seconds * sample_rate)
+    sources = [AudioSource(type="file", channels=[0, 1], source=f"audio/{_name(scene)}")]
+    recording = Recording(name, sources, sample_rate, samples, samples / sample_rate, channel_ids=[0, 1])
+    cut = recording.to_cut().with_id(name)
+    said = [(text, {"task": "caption"}) for text in texts]
+    said += [(None, {"task": "question"} | question._asdict()) for question in asked]
+    cut.supervisions = [
+        SupervisionSegment(f"{name}-{k}", name, 0, recording.duration, channel=[0, 1], text=text, custom=custom)
+        for k, (text, custom) in enumerate(said)
+    ]
+    cut.custom = {
+        "split": scene.split,
+        "corpus": CORPUS,
+        "source": f"{seed}-{scene.split}-{scene.index:06d}",
+        "labels": [event.kind for event in scene.events],
+        "metadata": {"events": [event._asdict() | {"family": event.family} for event in scene.events]},
+    }
+    return cut.to_dict()

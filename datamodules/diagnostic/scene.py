@@ -1,0 +1,183 @@
+"""A scene: one to four sounds of different kinds at known onsets, gains and pans, all from (seed, split, index).
+
+    plan(seed, split, ...) --> Scene(events: kind, onset, seconds, gain, pan, seed) --> mix --> (2, T)
+                                        \\-> wording.py: captions, questions
+
+What makes the questions well posed: a kind comes at most once in a scene; onsets lie on a half-second grid, 0.1 s off
+at most, and neighbours at least 0.8 s apart; every event has the same loudness before its gain, and gains are near -1
+or near -9 dB, so that two events differ by 2 dB at most or by 6 at least.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Generic, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.random import Generator, SeedSequence, default_rng
+
+from datamodules.diagnostic import effects, music, speech
+from datamodules.diagnostic.phrases import Phrases
+
+SPLITS = ("train", "validation", "test")
+GRID = 0.5  # s; answers to "when" are multiples of it
+JITTER = 0.1  # s
+TAIL = 1.0  # s; the least room of the last event
+COUNTS = (1,) * 8 + (2,) * 5 + (3,) * 4 + (4,) * 3  # events a scene, in every 20 scenes
+LOUDNESS = -24.0  # dB; K-weighted level of an event's active part at 0 dB gain
+VOICE_CARDS = 2  # a voice is drawn as often as two effects, since it also carries a word
+LAYOUT, EVENTS, CAPTIONS, QUESTIONS, DECKS, ABSENT = 0, 1, 8, 9, 10, 11  # streams of random numbers; events: 1 to 4
+
+T = TypeVar("T")
+
+KINDS: dict[str, effects.Effect | music.Instrument | speech.Voice] = effects.KINDS | music.INSTRUMENTS | speech.VOICES
+
+
+class Event(NamedTuple):
+    kind: str  # a key of KINDS
+    onset: float  # s
+    seconds: float
+    gain_db: float
+    pan: float  # -1 left, 1 right
+    seed: int  # of this take; no other event of the corpus has it
+    word: str | None  # what a voice says
+
+    @property
+    def family(self) -> str:
+        return "music" if self.kind in music.INSTRUMENTS else "speech" if self.kind in speech.VOICES else "effect"
+
+    @property
+    def second(self) -> float:
+        """The onset on the half-second grid."""
+        return round(self.onset / GRID) * GRID
+
+    @property
+    def phrases(self) -> Phrases:
+        return KINDS[self.kind].phrases
+
+
+class Scene(NamedTuple):
+    split: str
+    index: int
+    seconds: float
+    events: tuple[Event, ...]  # by onset
+
+
+def describe() -> dict[str, list[str]]:
+    """Every answer of the closed sets: {"effect", "instrument", "voice", "word", "kind" (the first three)}."""
+    families = {"effect": effects.KINDS, "instrument": music.INSTRUMENTS, "voice": speech.VOICES, "kind": KINDS}
+    return {family: list(names) for family, names in families.items()} | {"word": list(speech.WORDS)}
+
+
+def generator(seed: int, split: str, index: int, stream: int) -> Generator:
+    return default_rng(SeedSequence((seed, SPLITS.index(split), index, stream)))
+
+
+def _event_seed(seed: int, split: str, index: int, event: int) -> int:
+    """53 bits, which JSON keeps everywhere."""
+    sequence = SeedSequence((seed, SPLITS.index(split), index, EVENTS + event))
+    return int(sequence.generate_state(1, np.uint64)[0]) >> 11
+
+
+def plan(seed: int, split: str, scenes: int, scene_seconds: float) -> list[Scene]:
+    """The timelines of a split; decks balance kinds, words and event numbers. A shorter plan begins a longer one."""
+    if split not in SPLITS:
+        raise ValueError(f"split: {split!r} is not one of {', '.join(SPLITS)}.")
+    if scene_seconds < 4:
+        raise ValueError(f"scene_seconds: {scene_seconds} is too short for four sounds; type 4 or more.")
+    rng = generator(seed, split, 0, DECKS)
+    cards = [*effects.KINDS, *music.INSTRUMENTS, *list(speech.VOICES) * VOICE_CARDS]
+    kinds, words, counts = Deck(rng, cards), Deck(rng, speech.WORDS), Deck(rng, COUNTS)
+    planned = []
+    for index in range(scenes):
+        chosen: list[str] = []
+        for _ in range(counts.draw()):
+            chosen.append(kinds.draw(chosen))
+        layout = generator(seed, split, index, LAYOUT)
+        onsets, lengths = _times(layout, chosen, scene_seconds)
+        events = tuple(
+            Event(
+                kind=kind,
+                onset=onset,
+                seconds=length,
+                gain_db=round(float(layout.choice([-1.0, -9.0]) + layout.uniform(-1, 1)), 2),
+                pan=round(float(layout.uniform(-0.8, 0.8)), 2),
+                seed=_event_seed(seed, split, index, k),
+                word=words.draw() if kind in speech.VOICES else None,
+            )
+            for k, (kind, onset, length) in enumerate(zip(chosen, onsets, lengths, strict=True))
+        )
+        planned.append(Scene(split, index, scene_seconds, events))
+    return planned
+
+
+class Deck(Generic[T]):
+    """Draws without replacement from shuffled packs: every card comes equally often."""
+
+    def __init__(self, rng: Generator, cards: Iterable[T]) -> None:
+        self.rng, self.cards, self.pending = rng, list(cards), []
+
+    def draw(self, but: Iterable[T] = ()) -> T:
+        """The next card that is not among `but`; those passed over come next."""
+        assert not set(self.cards) <= set(but)
+        while not any(card not in but for card in self.pending):
+            self.pending += [self.cards[k] for k in self.rng.permutation(len(self.cards))]
+        return self.pending.pop(next(k for k, card in enumerate(self.pending) if card not in but))
+
+
+def _times(rng: Generator, kinds: list[str], scene_seconds: float) -> tuple[list[float], list[float]]:
+    """Onsets and lengths (s), mostly one after another: a quarter of the events may reach 0.5 s into the next one."""
+    positions, count = int((scene_seconds - TAIL) / GRID) + 1, len(kinds)
+    # no two neighbours on the grid
+    free = np.sort(rng.choice(positions - (count - 1), count, replace=False)) + np.arange(count)
+    onsets = [round(max(0.0, float(k * GRID + rng.uniform(-JITTER, JITTER))), 3) for k in free]
+    lengths = []
+    for kind, onset, following in zip(kinds, onsets, [*onsets[1:], scene_seconds], strict=True):
+        room = min(scene_seconds, following + (0.5 if rng.random() < 0.25 else 0.0)) - onset
+        lengths.append(round(min(float(rng.uniform(*KINDS[kind].seconds)), room), 3))
+    return onsets, lengths
+
+
+def mix(scene: Scene, sample_rate: int, sound_font: Path) -> np.ndarray:
+    """(2, T) float32, |x| <= 0.97: a louder scene is turned down as a whole, which keeps the differences of gain."""
+    total = np.zeros((2, round(scene.seconds * sample_rate)), np.float32)
+    for event in scene.events:
+        waveform = take(event, sample_rate, sound_font)
+        level = 10 ** ((LOUDNESS + event.gain_db - loudness(waveform, sample_rate)) / 20)
+        angle = (event.pan + 1) * np.pi / 4  # constant power
+        start = round(event.onset * sample_rate)
+        waveform = waveform[: total.shape[1] - start] * np.float32(level)
+        total[:, start : start + waveform.size] += np.outer([np.cos(angle), np.sin(angle)], waveform).astype(np.float32)
+    return total * np.float32(min(1.0, 0.97 / max(1e-9, np.abs(total).max())))
+
+
+def take(event: Event, sample_rate: int, sound_font: Path) -> np.ndarray:
+    """The event alone: mono (T,) float32, T = round(seconds * sample_rate), any level; ends in a fade of 30 ms."""
+    rng = default_rng(event.seed)
+    if event.family == "music":
+        waveform = music.play(rng, sample_rate, event.seconds, event.kind, sound_font)
+    elif event.word is not None:
+        waveform = speech.say(rng, sample_rate, event.seconds, event.kind, event.word)
+    else:
+        waveform = effects.KINDS[event.kind].synthesize(rng, sample_rate, event.seconds)
+    fade = min(waveform.size, round(0.03 * sample_rate))
+    waveform[waveform.size - fade :] *= np.linspace(1, 0, fade, dtype=np.float32)
+    return waveform
+
+
+def loudness(waveform: np.ndarray, sample_rate: int) -> float:
+    """K-weighted level (dB; ITU-R BS.1770) of the active part: the 50 ms frames within 20 dB of the loudest."""
+    frame = round(0.05 * sample_rate)
+    frames = np.pad(waveform, (0, -waveform.size % frame)).reshape(-1, frame)
+    # summed by numpy, not by BLAS, whose order of summation depends on the number of threads
+    power = (np.abs(np.fft.rfft(frames)) ** 2 * k_weights(frame, sample_rate)).sum(1) * 2 / frame**2
+    active = power[power >= 0.01 * power.max()]
+    return float(10 * np.log10(active.mean() + 1e-12))
+
+
+def k_weights(frame: int, sample_rate: int) -> np.ndarray:
+    """(frame // 2 + 1,) power gains of BS.1770's shelf and high-pass, whose coefficients are given for 48 kHz."""
+    z = np.exp(-2j * np.pi * np.minimum(np.fft.rfftfreq(frame, 1 / sample_rate), 23999) / 48000)
+    shelf = 1.53512485958697 - 2.69169618940638 * z + 1.19839281085285 * z**2
+    shelf /= 1 - 1.69065929318241 * z + 0.73248077421585 * z**2
+    high_pass = (1 - z) ** 2 / (1 - 1.99004745483398 * z + 0.99007225036621 * z**2)
+    return (np.abs(shelf * high_pass) ** 2).astype(np.float32)

@@ -1,0 +1,173 @@
+"""From a timeline to words: captions, and questions whose answers follow from the timeline and from nothing else.
+
+Nothing in a question's text tells its answer: the kinds named in "no" questions are those named in "yes" questions,
+dealt out to other scenes; the counts asked about are equally often one to four; the order in which two sounds are named
+is random.
+"""
+
+from typing import NamedTuple
+
+from numpy.random import Generator
+
+from datamodules.diagnostic.scene import ABSENT, CAPTIONS, QUESTIONS, Event, Scene, generator
+
+WORDINGS_A_SCENE = 3  # captions
+NUMBERS = ("one", "two", "three", "four")
+LOUDER = 6.0  # dB; the least difference asked about
+
+WORDINGS: dict[str, tuple[str, ...]] = {
+    "what": ("What do you hear?", "What is heard in this recording?", "Which sound is this?", "What makes this sound?"),
+    "what first": (
+        "What do you hear first?",
+        "What is the first sound?",
+        "Which sound comes first?",
+        "Which sound starts first?",
+    ),
+    "what last": (
+        "Which sound starts last?",
+        "What is the last sound to begin?",
+        "Which sound is the last one to start?",
+    ),
+    "presence": ("Is there {noun}?", "Can you hear {noun}?", "Do you hear {noun}?", "Is {noun} in this recording?"),
+    "count": (
+        "How many different sounds are there?",
+        "How many different sounds do you hear?",
+        "Count the different sounds.",
+    ),
+    "order": (
+        "Which comes first, the {a} or the {b}?",
+        "Which starts earlier, the {a} or the {b}?",
+        "What do you hear first, the {a} or the {b}?",
+    ),
+    "when": (
+        "At what second do you first hear the {a}?",
+        "To the nearest half second, when do you first hear the {a}?",
+        "How many seconds pass before you hear the {a}?",
+    ),
+    "loudness": (
+        "Which is louder, the {a} or the {b}?",
+        "What sounds louder, the {a} or the {b}?",
+        "Of the {a} and the {b}, which is louder?",
+    ),
+    "instrument": ("Which instrument plays?", "What instrument do you hear?", "Name the instrument."),
+    "word": ("Which word is spoken?", "What word do you hear?", "What is said?"),
+}
+
+
+class Question(NamedTuple):
+    kind: str  # what, presence, count, order, when, loudness, instrument, word
+    question: str
+    answer: str  # one or two words, lower case; when: "0", "0.5", ... (seconds)
+
+
+def captions(scene: Scene, seed: int) -> list[str]:
+    """Different sentences that name every event in the order of its onset."""
+    rng = generator(seed, scene.split, scene.index, CAPTIONS)
+    found: list[str] = []
+    for template in rng.permutation(len(TEMPLATES)):
+        clauses = [_pick(rng, event.phrases.clauses).format(word=event.word) for event in scene.events]
+        nominals = [_pick(rng, event.phrases.nominals).format(word=event.word) for event in scene.events]
+        text = TEMPLATES[template](clauses, nominals)
+        text = text[0].upper() + text[1:] + "."
+        if text not in found:
+            found.append(text)
+    return found[:WORDINGS_A_SCENE]
+
+
+def _and(parts: list[str], last: str) -> str:
+    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + last + parts[-1]
+
+
+TEMPLATES = (
+    lambda clauses, nominals: ", then ".join(clauses),
+    lambda clauses, nominals: ", followed by ".join(nominals),
+    lambda clauses, nominals: (
+        f"first {', then '.join(clauses[:-1])}, and finally {clauses[-1]}" if clauses[1:] else f"just {nominals[0]}"
+    ),
+    lambda clauses, nominals: "you can hear " + _and(nominals, ", and then "),
+    lambda clauses, nominals: "a recording of " + _and(nominals, " and then "),
+    lambda clauses, nominals: _and(clauses, ", and after that "),
+    lambda clauses, nominals: (
+        "the sounds in order are: " + ", ".join(nominals) if nominals[1:] else "the only sound is " + nominals[0]
+    ),
+    lambda clauses, nominals: (
+        nominals[0] + " comes before " + ", then ".join(nominals[1:]) if nominals[1:] else clauses[0]
+    ),
+)
+
+
+def questions(scenes: list[Scene], seed: int) -> list[list[Question]]:
+    """For every scene all kinds of question that apply. Balanced over the list, so pass a whole split."""
+    asked = []
+    present, absent = _presence(scenes, seed)
+    counted = _counted(scenes)
+    for scene, yes, no in zip(scenes, present, absent, strict=True):
+        rng = generator(seed, scene.split, scene.index, QUESTIONS)
+        events, found = scene.events, []
+        if len(events) == 1:
+            found.append(_ask(rng, "what", events[0].kind))
+        else:
+            found.append(_ask(rng, "what first", events[0].kind))
+            found.append(_ask(rng, "what last", events[-1].kind))
+            found.append(_compare(rng, "order", *_pair(rng, events)))
+        found.append(_ask(rng, "presence", "yes", noun=yes.phrases.noun))
+        if no is not None:
+            found.append(_ask(rng, "presence", "no", noun=no.phrases.noun))
+        if scene.index in counted:
+            found.append(_ask(rng, "count", NUMBERS[len(events) - 1]))
+        timed = events[rng.integers(len(events))]
+        found.append(_ask(rng, "when", f"{timed.second:g}", a=timed.kind))
+        gaps = [(a, b) for a in events for b in events if a.gain_db - b.gain_db >= LOUDER]
+        if gaps:
+            found.append(_compare(rng, "loudness", *gaps[rng.integers(len(gaps))]))
+        for kind, family in (("instrument", "music"), ("word", "speech")):
+            of_family = [event for event in events if event.family == family]
+            if len(of_family) == 1:
+                found.append(_ask(rng, kind, of_family[0].word or of_family[0].kind))
+        asked.append(found)
+    return asked
+
+
+def _ask(rng: Generator, wording: str, answer: str, **names: str) -> Question:
+    return Question(wording.split()[0], _pick(rng, WORDINGS[wording]).format(**names), answer)
+
+
+def _compare(rng: Generator, kind: str, winner: Event, other: Event) -> Question:
+    a, b = (winner, other) if rng.random() < 0.5 else (other, winner)
+    return _ask(rng, kind, winner.kind, a=a.kind, b=b.kind)
+
+
+def _pair(rng: Generator, events: tuple[Event, ...]) -> tuple[Event, Event]:
+    first, second = sorted(rng.choice(len(events), 2, replace=False))
+    return events[first], events[second]
+
+
+def _pick(rng: Generator, options: tuple[str, ...]) -> str:
+    return options[rng.integers(len(options))]
+
+
+def _presence(scenes: list[Scene], seed: int) -> tuple[list[Event], list[Event | None]]:
+    """An event of each scene to ask "yes" about; the same events, dealt to scenes that lack their kind, for "no".
+
+    So every kind is asked about equally often with either answer. None where no other scene can give one (tiny splits).
+    """
+    if not scenes:
+        return [], []
+    rng = generator(seed, scenes[0].split, 0, ABSENT)
+    present = [scene.events[rng.integers(len(scene.events))] for scene in scenes]
+    kinds = [{event.kind for event in scene.events} for scene in scenes]
+    dealt = [present[k] for k in rng.permutation(len(scenes))]
+    for i in range(len(scenes)):
+        if dealt[i].kind not in kinds[i]:
+            continue
+        for j in rng.permutation(len(scenes)):
+            if dealt[j].kind not in kinds[i] and dealt[i].kind not in kinds[j]:
+                dealt[i], dealt[j] = dealt[j], dealt[i]
+                break
+    return present, [event if event.kind not in kinds[i] else None for i, event in enumerate(dealt)]
+
+
+def _counted(scenes: list[Scene]) -> set[int]:
+    """Indices of scenes to ask "how many": equally many of each number of events."""
+    groups = [[scene.index for scene in scenes if len(scene.events) == n] for n in range(1, len(NUMBERS) + 1)]
+    return {index for group in groups for index in group[: min(map(len, groups))]}

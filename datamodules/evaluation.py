@@ -1,0 +1,86 @@
+"""What is asked of a trained model: questions and captions of the test split, with the sound, without it, with another clip's."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import lightning as L
+from torch.utils.data import DataLoader
+
+from datamodules.language import Turn
+
+
+class Asked(NamedTuple):
+    id: str
+    source: str
+    kind: str  # of question, or "caption"
+    condition: str  # sound | text | other
+    turns: list[Turn]  # one user turn
+    question: str
+    references: list[str]
+
+
+def questions(cuts: Sequence[Any], per_kind: int) -> list[Asked]:
+    """Up to `per_kind` questions of each kind, spread over the clips, each asked with and without the sound."""
+    by_kind: dict[str, list[tuple[Any, Any]]] = defaultdict(list)
+    for cut in cuts:
+        for sup in cut.supervisions:
+            if sup.custom["task"] == "question":
+                by_kind[sup.custom["kind"]].append((cut, sup))
+    found = []
+    for kind, pairs in sorted(by_kind.items()):
+        for cut, sup in _spread(pairs, per_kind):
+            question, answer = sup.custom["question"], [sup.custom["answer"]]
+            for condition, segments in (("sound", [list(cut.custom["codes"]), question]), ("text", [question])):
+                name = f"{sup.id}:{condition}"
+                found.append(Asked(name, cut.custom["source"], kind, condition, [("user", segments)], question, answer))
+    return found
+
+
+def captions(cuts: Sequence[Any], count: int, prompt: str) -> list[Asked]:
+    """One caption a clip, with its sound, with another clip's, and without."""
+    captioned = [cut for cut in cuts if any(sup.custom["task"] == "caption" for sup in cut.supervisions)]
+    chosen = _spread(captioned, count)
+    found = []
+    for index, cut in enumerate(chosen):
+        references = [sup.text for sup in cut.supervisions if sup.custom["task"] == "caption"]
+        other = chosen[(index + max(1, len(chosen) // 2)) % len(chosen)]
+        for condition, segments in (("sound", [list(cut.custom["codes"]), prompt]), ("other", [list(other.custom["codes"]), prompt]), ("text", [prompt])):
+            found.append(Asked(f"{cut.id}:caption:{condition}", cut.custom["source"], "caption", condition, [("user", segments)], prompt, references))
+    return found
+
+
+class EvaluationDataModule(L.LightningDataModule):
+    """Batches of what is not answered yet, longest prompts first, rank r taking every world-th batch."""
+
+    def __init__(self, asked: list[Asked], answered: set[str], batch_size: int) -> None:
+        super().__init__()
+        pending = sorted((item for item in asked if item.id not in answered), key=lambda item: (-_length(item), item.id))
+        self.batches = [pending[start : start + batch_size] for start in range(0, len(pending), batch_size)]
+
+    def predict_dataloader(self) -> DataLoader:
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return DataLoader(self.batches[rank::world], batch_size=None, collate_fn=_as_it_is)
+
+
+def _as_it_is(batch: list[Asked]) -> list[Asked]:
+    return batch
+
+
+def _length(item: Asked) -> int:
+    return sum(len(segment) for _, segments in item.turns for segment in segments)
+
+
+def _spread(items: Sequence[Any], count: int) -> list[Any]:
+    """`count` items at even distances: every part of the split is asked about."""
+    if len(items) <= count:
+        return list(items)
+    return [items[index * len(items) // count] for index in range(count)]
+
+
+def texts(cuts: Iterable[Any]) -> Iterator[tuple[str, str, str]]:
+    """(kind, question, answer) of all questions."""
+    for cut in cuts:
+        for sup in cut.supervisions:
+            if sup.custom["task"] == "question":
+                yield sup.custom["kind"], sup.custom["question"], sup.custom["answer"]

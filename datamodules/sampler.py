@@ -1,0 +1,126 @@
+"""Exact resume: the position is what the trainer has consumed, not what the loaders have fetched.
+
+Lhotse 1.33 cannot resume a sampler that sits behind a DataLoader, and Lightning restarts the epoch. Here the datamodule stores (epoch, batch) from the
+trainer's own progress counters, and the sampler skips that far into the same epoch's order.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import lightning as L
+from lhotse import CutSet
+from lhotse.dataset.dataloading import make_worker_init_fn
+from lhotse.dataset.sampling.base import CutSampler
+from torch.utils.data import DataLoader, Sampler
+
+
+class ResumableSampler(Sampler[CutSet]):
+    """Wraps any CutSampler: same order for the same (seed, epoch), and `seek` to a batch of an epoch."""
+
+    def __init__(self, inner: CutSampler) -> None:
+        self.inner = inner
+        self._skip = 0
+
+    def seek(self, epoch: int, batch: int) -> None:
+        self.inner.set_epoch(epoch)
+        self._skip = batch
+
+    def set_epoch(self, epoch: int) -> None:
+        if epoch != self.inner.epoch:
+            self._skip = 0
+        self.inner.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[CutSet]:
+        skip, self._skip = self._skip, 0
+        batches = iter(self.inner)
+        for number in range(skip):
+            try:
+                next(batches)
+            except StopIteration:
+                raise ValueError(f"cannot go on at batch {skip} of epoch {self.inner.epoch}: it has {number}. The data changed") from None
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            yield batch
+
+
+class ResumableDataModule(L.LightningDataModule):
+    """A datamodule whose training data goes on exactly where a checkpoint left it, with any number of workers.
+
+    A child gives `train_sampler(rank, world)`, `validation_sampler(rank, world)` and a map-style dataset CutSet -> batch as `dataset`.
+    """
+
+    dataset: Any
+
+    def __init__(self, seed: int, num_workers: int) -> None:
+        super().__init__()
+        self.seed, self.num_workers = seed, num_workers
+        self._position: tuple[int, int] | None = None
+
+    def train_sampler(self, rank: int, world: int) -> CutSampler:
+        raise NotImplementedError
+
+    def validation_sampler(self, rank: int, world: int) -> CutSampler | None:
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        """Hash of what decides the order: the ids in it."""
+        raise NotImplementedError
+
+    def train_dataloader(self) -> DataLoader:
+        rank, world = self._ranks()
+        sampler = ResumableSampler(self.train_sampler(rank, world))
+        if self._position is not None:
+            sampler.seek(*self._position)
+            self._position = None
+        return self._loader(sampler, rank, world)
+
+    def val_dataloader(self) -> DataLoader | list[Any]:
+        rank, world = self._ranks()
+        sampler = self.validation_sampler(rank, world)
+        return [] if sampler is None else self._loader(ResumableSampler(sampler), rank, world)
+
+    def state_dict(self) -> dict[str, Any]:
+        assert self.trainer is not None
+        epoch = self.trainer.fit_loop.epoch_progress.current
+        batch = self.trainer.fit_loop.epoch_loop.batch_progress
+        inside = epoch.started > epoch.processed
+        if inside and not batch.is_last_batch:
+            position = (epoch.processed, batch.current.processed)
+        else:
+            position = (epoch.processed + inside, 0)
+        return {"epoch": position[0], "batch": position[1], "world": self._ranks()[1], "fingerprint": self.fingerprint()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises ValueError where the data or the number of processes is not what the checkpoint was trained on."""
+        world = self._ranks()[1]
+        if state["world"] != world:
+            raise ValueError(f"the checkpoint was trained by {state['world']} processes and {world} are here: the data would be dealt otherwise")
+        if state["fingerprint"] != self.fingerprint():
+            raise ValueError("the checkpoint was trained on other data than is here now. Begin again with --restart")
+        self._position = (state["epoch"], state["batch"])
+
+    def _loader(self, sampler: ResumableSampler, rank: int, world: int) -> DataLoader:
+        return DataLoader(
+            self.dataset,
+            sampler=sampler,
+            batch_size=None,
+            num_workers=self.num_workers,
+            worker_init_fn=make_worker_init_fn(rank=rank, world_size=world, seed=self.seed),
+        )
+
+    def _ranks(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+
+def hash_ids(*groups: list[Any]) -> str:
+    """Hash of the ids of several lists of cuts, in their order."""
+    digest = hashlib.sha256()
+    for group in groups:
+        for cut in group:
+            digest.update(f"{cut.id}\0".encode())
+        digest.update(b"\1")
+    return digest.hexdigest()

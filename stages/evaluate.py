@@ -1,0 +1,151 @@
+"""Stage `evaluate`: asks the trained model, reads its answers, prints the table.
+
+Answers are appended to `predictions-<rank>.jsonl` as they come, so that a killed evaluation goes on; scoring is done anew from that file.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from safetensors.torch import load_file
+from torch import Tensor
+
+from callbacks.progress import Line
+from datamodules import chunks
+from datamodules.evaluation import Asked, EvaluationDataModule, captions, questions, texts
+from datamodules.latents import LatentBatch, collate, windows
+from models.metrics.answers import BestGuess
+from models.metrics.captions import caption_scores
+from models.metrics.reconstruction import CodebookUse, LatentError
+from models.vocabulary import Turn
+from stages import artifacts, chain, language, report
+
+
+class Evaluate(L.LightningModule):
+    trains = False
+    watch = ()
+
+    def __init__(self, stage: str, conf: dict[str, Any], parents: dict[str, chain.Parent], folder: Path) -> None:
+        super().__init__()
+        self.conf, self.parents, self.folder = conf, parents, folder
+        self.language, self.vocabulary = language.load(parents["openaqa"].artifact)
+        cuts = chunks.read(parents["cache"].folder / "chunks")
+        self.train_cuts = [cut for cut in cuts if cut.custom["split"] == "train"]
+        self.test_cuts = [cut for cut in cuts if cut.custom["split"] == "test"]
+        if not self.test_cuts:
+            raise ValueError(
+                f"evaluate: no recording of {', '.join(conf['data']['corpora'])} is in the split 'test'. Prepare the corpus with a column `split`, "
+                "or with --split_by=COLUMN --test=VALUE"
+            )
+        prompt = parents["openaqa"].receipt["conf"]["prompts"]["sound_to_text"][0]
+        self.asked = questions(self.test_cuts, conf["questions_per_kind"]) + captions(self.test_cuts, conf["captions"], prompt)
+
+    def datamodule(self) -> EvaluationDataModule:
+        return EvaluationDataModule(self.asked, {row["id"] for row in self._predictions()}, self.conf["batch_size"])
+
+    def callbacks(self) -> list[Callback]:
+        return []
+
+    def on_predict_start(self) -> None:
+        self.line = Line("evaluate", len(self.asked), "answers", self.global_rank == 0)
+        self.answered = len(self.asked) - sum(len(batch) for batch in self.trainer.datamodule.batches)
+        self.line.start(self.answered)
+
+    def predict_step(self, batch: list[Asked], batch_idx: int) -> None:
+        prompts = [self.vocabulary.render([Turn(role, segments) for role, segments in item.turns], generate=True).input_ids for item in batch]
+        width = max(len(prompt) for prompt in prompts)
+        ids = torch.tensor([[self.vocabulary.pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=self.device)
+        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=self.device)
+        answers = self.language.generate(ids, mask, max_new_tokens=self.conf["max_new_tokens"], allow="text")
+        with (self.folder / f"predictions-{self.global_rank}.jsonl").open("a") as file:
+            for item, answer in zip(batch, answers, strict=True):
+                row = {**item._asdict(), "prediction": self.vocabulary.decode(answer)}
+                del row["turns"]
+                file.write(json.dumps(row) + "\n")
+        self.answered += len(batch) * self.trainer.world_size
+        self.line.update(min(self.answered, len(self.asked)))
+
+    def on_predict_end(self) -> None:
+        self.line.stop()
+
+    def export(self, artifact: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+        facts = self.parents["tokenizer"].facts
+        predictions = self._predictions()
+        rows = [row | {"answer": row["references"][0]} for row in predictions if row["kind"] != "caption"]
+        guess = BestGuess(texts(self.train_cuts))
+        reconstruction, codebook, clips = self._reconstruct()
+        captioned = [row for row in predictions if row["kind"] == "caption"]
+        found = {
+            "experiment": self.conf["experiment"],
+            "facts": facts,
+            "codebook": codebook,
+            "reconstruction": reconstruction,
+            "reconstruction_clips": clips,
+            "questions": report.answers(rows, guess, self.conf["bootstrap_samples"], self.conf["seed"]),
+            "captions": {"count": len(captioned) // 3}
+            | {condition: _score([row for row in captioned if row["condition"] == condition]) for condition in ("sound", "other", "text")},
+            "expected": len(self.asked),
+            "scored": len(predictions),
+        }
+        report.write(artifact, found)
+        (artifact / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in predictions))
+        print(report.markdown(found))
+        return facts, {"questions": found["questions"], "reconstruction": reconstruction, "codebook": codebook, "captions": found["captions"]}
+
+    def _predictions(self) -> list[dict[str, Any]]:
+        """All answers so far, by id, in the order of asking; a line that a kill cut short is asked again."""
+        rows: dict[str, dict[str, Any]] = {}
+        for path in sorted(self.folder.glob("predictions-*.jsonl")):
+            whole, _, _ = path.read_text().rpartition("\n")
+            if path.stat().st_size > len(whole.encode()) + 1:
+                path.write_text(whole + "\n" if whole else "")
+            rows |= {row["id"]: row for row in map(json.loads, whole.splitlines())}
+        return [rows[item.id] for item in self.asked if item.id in rows]
+
+    @torch.no_grad()
+    def _reconstruct(self) -> tuple[list[dict[str, Any]], dict[str, float], int]:
+        """Latent error of each decoder at each number of function evaluations, beside the error with tokens of other clips."""
+        latents = self.parents["latents"]
+        std = load_file(latents.artifact / "statistics.safetensors")["std"]
+        cuts = [cut for cut in chunks.read(latents.folder / "chunks") if cut.custom["split"] == "test"]
+        items = [window for cut in cuts for window in windows(cut, latents.facts["window_frames"])]
+        step = max(1, len(items) // self.conf["reconstruction_clips"])
+        items = items[::step][: self.conf["reconstruction_clips"]]
+        batches = [collate(items[start : start + self.conf["batch_size"]]) for start in range(0, len(items), self.conf["batch_size"])]
+        rows, codebook = [], {}
+        for name in ("tokenizer", "tokenizer_mse"):
+            if name not in self.parents:
+                continue
+            tokenizer = artifacts.load_tokenizer(self.parents[name].artifact).to(self.device)
+            flow = self.parents[name].facts["objective"] == "flow"
+            use = CodebookUse(self.parents[name].facts["codebook_size"])
+            for steps in self.conf["reconstruction_steps"] if flow else [1]:
+                errors = {"error": LatentError(std), "shuffled": LatentError(std)}
+                for number, batch in enumerate(batches):
+                    codes = tokenizer.encode(batch.latents, batch.num_frames)
+                    if steps == self.conf["reconstruction_steps"][0]:
+                        use.update(codes.codes.cpu(), (torch.arange(codes.codes.shape[1]) < codes.num_tokens.cpu()[:, None]))
+                    for condition, order in (("error", slice(None)), ("shuffled", _rolled(len(batch.ids)))):
+                        decoded = tokenizer.decode(
+                            codes.codes[order], codes.num_tokens[order], batch.num_frames[order], num_steps=steps,
+                            solver=self.parents[name].facts["sampling"]["solver"], guidance=1.0,
+                            generator=torch.Generator(device=self.device).manual_seed(self.conf["seed"] + number),
+                        )  # fmt: skip
+                        errors[condition].update(decoded, batch.latents, batch.num_frames)
+                scores = {condition: float(metric.compute()) for condition, metric in errors.items()}
+                rows.append({"decoder": "flow matching" if flow else "MSE", "steps": steps, **scores})
+            if name == "tokenizer":
+                codebook = {key: float(value) for key, value in use.compute().items()}
+        return rows, codebook, len(items)
+
+
+def _rolled(count: int) -> Tensor:
+    """Each clip gets the tokens of its neighbour."""
+    return torch.arange(count).roll(1)
+
+
+def _score(rows: list[dict[str, Any]]) -> dict[str, float]:
+    return caption_scores([row["prediction"] for row in rows], [row["references"] for row in rows])

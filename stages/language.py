@@ -1,0 +1,138 @@
+"""Stages `caption` and `openaqa`: an LLM learns to read and to write sound tokens.
+
+Both train the same adapter on cached codes; `openaqa` starts from `caption`'s. What differs is the mixture of conversations.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from datamodules import chunks
+from datamodules.language import Encoded, LanguageBatch, LanguageDataModule, Mixture, Turn, conversations
+from models.language import SoundLanguageModel
+from models.vocabulary import Turn as ChatTurn
+from models.vocabulary import Vocabulary
+from stages import artifacts, assets, chain, optim
+
+
+def build(conf: dict[str, Any], facts: dict[str, Any], codebook: Tensor | None) -> tuple[SoundLanguageModel, Vocabulary]:
+    """conf: of a language stage; facts: of the tokenizer (codebook_size, num_codebooks); codebook (K, D) starts the new rows, or None."""
+    model, tokenizer = assets.load_language_model(conf["model"]["source"], conf["model"]["revision"], conf["model"]["dtype"])
+    vocabulary = Vocabulary(
+        tokenizer, facts["codebook_size"], facts["num_codebooks"], prompt_format=conf["prompts"]["format"], system=conf["prompts"]["system"]
+    )
+    language = SoundLanguageModel(
+        model, vocabulary, **conf["lora"], initialization=conf["embedding_initialization"], codebook=codebook, seed=conf["seed"]
+    )
+    return language, vocabulary
+
+
+def load(artifact: Path) -> tuple[SoundLanguageModel, Vocabulary]:
+    """The trained model of a `caption` or `openaqa` artifact: base LLM from its source, adapter and new rows from the artifact. Strict."""
+    config, state = artifacts.load(artifact)
+    model, vocabulary = build(config["conf"] | {"embedding_initialization": "mean"}, config["facts"], None)
+    model.load_trainable_state(state)
+    return model.eval(), vocabulary
+
+
+class Language(L.LightningModule):
+    trains = True
+    watch = ("train/loss", "val/text_loss", "val/audio_loss")
+    strict_loading = False  # checkpoints hold what trains; on_load_checkpoint is strict about that
+
+    def __init__(self, stage: str, conf: dict[str, Any], parents: dict[str, chain.Parent], folder: Path) -> None:
+        super().__init__()
+        self.stage, self.conf, self.parents = stage, conf, parents
+        self.facts = {key: parents["tokenizer"].facts[key] for key in ("codebook_size", "num_codebooks", "token_rate", "bitrate")}
+        codebook = artifacts.load_tokenizer(parents["tokenizer"].artifact).quantizer.codebook
+        self.language, self.vocabulary = build(conf, self.facts, codebook)
+        if "caption" in parents:
+            config, state = artifacts.load(parents["caption"].artifact)
+            _same_model(config["conf"], conf, parents["caption"].folder)
+            self.language.load_trainable_state(state)
+
+    def datamodule(self) -> LanguageDataModule:
+        cuts = chunks.read(self.parents["cache"].folder / "chunks")
+        prompts, batching = self.conf["prompts"], self.conf["batching"]
+
+        def items(split: str) -> list[Any]:
+            chosen = [cut for cut in cuts if cut.custom["split"] == split]
+            return conversations(chosen, Mixture(**self.conf["mixture"]), prompts["sound_to_text"], prompts["text_to_sound"], batching["turns"])
+
+        data = LanguageDataModule(
+            items("train"), items("validation"), self.encode, self.vocabulary.pad_id,
+            tokens_per_batch=batching["tokens_per_batch"], num_buckets=batching["num_buckets"], max_tokens=batching["max_tokens"],
+            seed=self.conf["seed"], num_workers=self.conf["data"]["num_workers"],
+        )  # fmt: skip
+        if not data.train_items:
+            raise ValueError(
+                f"{self.stage}: the training split of {', '.join(self.conf['data']['corpora'])} gives no conversation. It takes captions, or questions "
+                f"with answers; mixture is {self.conf['mixture']}, max_tokens {batching['max_tokens']}, too long {len(data.too_long)}."
+            )
+        if data.too_long:
+            print(f"{self.stage}: {len(data.too_long)} conversations are longer than batching.max_tokens={batching['max_tokens']} and left out")
+        return data
+
+    def encode(self, turns: list[Turn]) -> Encoded:
+        found = self.vocabulary.render([ChatTurn(role, segments) for role, segments in turns])
+        return Encoded(found.input_ids, found.labels, found.kinds)
+
+    def callbacks(self) -> list[Callback]:
+        return []
+
+    def loss(self, batch: LanguageBatch) -> Any:
+        weights = self.conf["loss"]
+        return self.language.loss(
+            batch.input_ids, batch.attention_mask, batch.labels, batch.kinds,
+            audio_weight=weights["audio_weight"], text_weight=weights["text_weight"],
+            prompt_weight=weights["prompt_weight"], z_loss_weight=weights["z_loss_weight"],
+        )  # fmt: skip
+
+    def training_step(self, batch: LanguageBatch, batch_idx: int) -> Tensor:
+        losses = self.loss(batch)
+        for name in ("loss", "text_loss", "audio_loss", "z_loss"):
+            self.log(f"train/{name}", getattr(losses, name), batch_size=len(batch.ids))
+        self.log("train/padding_fraction", 1 - batch.attention_mask.float().mean(), batch_size=len(batch.ids))
+        return losses.loss
+
+    def on_validation_epoch_start(self) -> None:
+        self.sums = torch.zeros(4, dtype=torch.float64, device=self.device)
+
+    def validation_step(self, batch: LanguageBatch, batch_idx: int) -> None:
+        losses = self.loss(batch)
+        for column, (loss, count) in enumerate(((losses.text_loss, losses.text_tokens), (losses.audio_loss, losses.audio_tokens))):
+            if count:
+                self.sums[2 * column] += loss.double() * count
+                self.sums[2 * column + 1] += count
+
+    def on_validation_epoch_end(self) -> None:
+        """Means over tokens, summed over ranks: NaN for a kind that no batch held."""
+        sums = self.trainer.strategy.reduce(self.sums, reduce_op="sum")
+        self.log("val/text_loss", (sums[0] / sums[1]).float())
+        self.log("val/audio_loss", (sums[2] / sums[3]).float())
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        rates = {"new_rows": self.conf["embedding_learning_rate"]}
+        return optim.configure(self.language.named_parameters(), self.conf["optimizer"], self.conf["trainer"]["max_steps"], rates)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"] = self.language.trainable_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.language.load_trainable_state(checkpoint["state_dict"])
+        checkpoint["state_dict"] = {}
+
+    def export(self, artifact: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+        artifacts.save(artifact, {"conf": self.conf, "facts": self.facts}, self.language.trainable_state())
+        metrics = {key: float(value) for key, value in self.trainer.callback_metrics.items()}
+        return self.facts | {"model": self.conf["model"]["source"], "vocabulary_size": self.vocabulary.size}, metrics
+
+
+def _same_model(parent: dict[str, Any], conf: dict[str, Any], folder: Path) -> None:
+    for section in ("model", "lora"):
+        if {**parent[section], "dropout": 0} != {**conf[section], "dropout": 0}:
+            raise ValueError(f"{folder} was trained with {section} {parent[section]}, this stage asks for {conf[section]}. Make them equal.")

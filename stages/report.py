@@ -1,0 +1,86 @@
+"""The table: what `evaluate` measured, as one JSON and one Markdown page."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from models.metrics.answers import BestGuess, Interval, bootstrap, is_right
+
+
+def answers(predictions: list[dict[str, Any]], guess: BestGuess, samples: int, seed: int) -> dict[str, dict[str, Any]]:
+    """Accuracy by kind of question: with the sound, without it, the best text-only guess, chance.
+
+    predictions: {id, source, kind, question, answer, condition, prediction}; condition "sound" or "text".
+    """
+    table: dict[str, dict[str, Any]] = {}
+    for kind in sorted({row["kind"] for row in predictions}):
+        rows = {condition: [row for row in predictions if row["kind"] == kind and row["condition"] == condition] for condition in ("sound", "text")}
+        scored = {
+            condition: bootstrap([is_right(row["prediction"], row["answer"]) for row in found], [row["source"] for row in found], samples, seed)
+            for condition, found in rows.items()
+        }
+        guessed = bootstrap(
+            [is_right(guess.guess(kind, row["question"]), row["answer"]) for row in rows["sound"]],
+            [row["source"] for row in rows["sound"]], samples, seed,
+        )  # fmt: skip
+        table[kind] = {
+            "with_sound": scored["sound"]._asdict(),
+            "without_sound": scored["text"]._asdict(),
+            "best_guess": guessed._asdict(),
+            "chance": guess.chance(kind),
+            "above_both": scored["sound"].low > max(scored["text"].value, guessed.value),
+        }
+    return table
+
+
+def write(folder: Path, report: dict[str, Any]) -> None:
+    (folder / "report.json").write_text(json.dumps(report, indent=1))
+    (folder / "report.md").write_text(markdown(report))
+
+
+def markdown(report: dict[str, Any]) -> str:
+    lines = [f"# {report['experiment']}: held-out scores", ""]
+    facts = report["facts"]
+    lines += [
+        f"{facts['token_rate']:.2f} tokens a second, {facts['codebook_size']} codes, {facts['bitrate'] / 1000:.3f} kbps nominal. "
+        f"Codebook on held-out sound: perplexity {report['codebook']['codebook_perplexity']:.0f}, "
+        f"{100 * report['codebook']['codebook_used']:.0f} % of the codes used, {report['codebook']['codebook_bits']:.2f} bits a token.",
+        "",
+        f"## Reconstruction, {report['reconstruction_clips']} windows",
+        "",
+        "Normalised latent MSE: 0 is perfect, 1 is the mean latent.",
+        "",
+        "| decoder | function evaluations | error | error with shuffled tokens |",
+        "|---|---|---|---|",
+    ]
+    for row in report["reconstruction"]:
+        lines.append(f"| {row['decoder']} | {row['steps']} | {_number(row['error'])} | {_number(row['shuffled'])} |")
+    lines += [
+        "",
+        "## Questions",
+        "",
+        "Accuracy by exact match, in percent, with the 95 % interval by clip. Best guess: the most frequent training answer to the same words.",
+        "",
+        "| kind | n | with the sound | the same LLM without it | best guess | chance | interval above both |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for kind, row in report["questions"].items():
+        lines.append(
+            f"| {kind} | {row['with_sound']['count']} | {_percent(Interval(**row['with_sound']))} | {_percent(Interval(**row['without_sound']))} "
+            f"| {100 * row['best_guess']['value']:.1f} | {100 * row['chance']:.1f} | {'yes' if row['above_both'] else 'no'} |"
+        )
+    lines += ["", f"## Captions, {report['captions']['count']} clips", "", "| | with the sound | another clip's sound | without |", "|---|---|---|---|"]
+    for name in report["captions"]["sound"]:
+        values = [report["captions"][condition][name] for condition in ("sound", "other", "text")]
+        lines.append(f"| {name} | " + " | ".join(_number(value) for value in values) + " |")
+    lines += ["", f"{report['expected']} items expected, {report['scored']} scored, {report['expected'] - report['scored']} failed.", ""]
+    return "\n".join(lines)
+
+
+def _percent(interval: Interval) -> str:
+    return f"{100 * interval.value:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+
+
+def _number(value: float) -> str:
+    return "n/a" if value is None or math.isnan(value) else f"{value:.3f}"

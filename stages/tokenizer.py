@@ -1,0 +1,107 @@
+"""Stages `tokenizer` and `tokenizer_mse`: encoder, codebook and decoder on cached latents.
+
+One class for both: the paper's flow-matching tokenizer and its VQ-MSE baseline differ in `flow.objective` alone.
+"""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from callbacks.samples import SoundSamples
+from callbacks.step_seed import position_seed
+from datamodules.latents import LatentBatch, LatentDataModule
+from models.metrics.reconstruction import CodebookUse, LatentError
+from stages import artifacts, chain, optim
+
+
+class Tokenizer(L.LightningModule):
+    trains = True
+    watch = ("train/loss", "val/latent_nmse", "val/codebook_perplexity")
+
+    def __init__(self, stage: str, conf: dict[str, Any], parents: dict[str, chain.Parent], folder: Path) -> None:
+        super().__init__()
+        self.conf, self.parents = conf, parents
+        self.facts = parents["latents"].facts
+        statistics = load_file(parents["latents"].artifact / "statistics.safetensors")
+        self.tokenizer = artifacts.build_tokenizer(conf, self.facts)
+        self.tokenizer.set_latent_statistics(statistics["mean"], statistics["std"])
+        self.decoder_average = AveragedModel(self.tokenizer.decoder, multi_avg_fn=get_ema_multi_avg_fn(conf["ema_decay"]))
+        self.decoder_average.requires_grad_(False)
+        self.latent_error = LatentError(statistics["std"])
+        self.codebook_use = CodebookUse(conf["quantizer"]["codebook_size"])
+
+    def datamodule(self) -> LatentDataModule:
+        return LatentDataModule(
+            self.parents["latents"].folder / "chunks",
+            window_frames=self.facts["window_frames"],
+            batch_size=self.conf["batch_size"],
+            seed=self.conf["seed"],
+            num_workers=self.conf["data"]["num_workers"],
+        )
+
+    def callbacks(self) -> list[Callback]:
+        return [SoundSamples(artifacts.load_codec(self.parents["latents"].artifact / "codec"), self.conf["sample_clips"], self.facts["sample_rate"])]
+
+    def training_step(self, batch: LatentBatch, batch_idx: int) -> Tensor:
+        position = position_seed(self.conf["seed"], self.trainer.fit_loop.epoch_loop.total_batch_idx, self.global_rank)
+        generator = torch.Generator(device=self.device).manual_seed(position)
+        losses = self.tokenizer.training_loss(batch.latents, batch.num_frames, generator)
+        for name in ("loss", "reconstruction", "prior", "commitment"):
+            self.log(f"train/{name}", getattr(losses, name), batch_size=len(batch.ids))
+        return losses.loss
+
+    def on_before_zero_grad(self, optimizer: torch.optim.Optimizer) -> None:
+        """After each optimizer step: the decoder's running average."""
+        if self.trainer.training:
+            self.decoder_average.update_parameters(self.tokenizer.decoder)
+
+    def validation_step(self, batch: LatentBatch, batch_idx: int) -> None:
+        codes = self.tokenizer.encode(batch.latents, batch.num_frames)
+        self.latent_error.update(self.decode(batch, seed=batch_idx), batch.latents, batch.num_frames)
+        valid = torch.arange(codes.codes.shape[1], device=self.device) < codes.num_tokens[:, None]
+        self.codebook_use.update(codes.codes, valid)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("val/latent_nmse", self.latent_error.compute().float())
+        for name, value in self.codebook_use.compute().items():
+            self.log(f"val/{name}", value.float())
+        self.latent_error.reset()
+        self.codebook_use.reset()
+
+    def decode(self, batch: LatentBatch, seed: int) -> Tensor:
+        """Latents (B, F, D) after encoder, codes and the averaged decoder, with the configured sampler."""
+        tokenizer = self.averaged()
+        codes = tokenizer.encode(batch.latents, batch.num_frames)
+        generator = torch.Generator(device=self.device).manual_seed(seed)
+        return tokenizer.decode(codes.codes, codes.num_tokens, batch.num_frames, generator=generator, **self.conf["sampling"])
+
+    def averaged(self) -> Any:
+        """The tokenizer with its averaged decoder; shares encoder and quantiser with the live one."""
+        tokenizer = copy.copy(self.tokenizer)
+        tokenizer._modules = {**self.tokenizer._modules, "decoder": self.decoder_average.module}
+        return tokenizer.eval() if not self.training else tokenizer
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        return optim.configure(self.tokenizer.named_parameters(), self.conf["optimizer"], self.conf["trainer"]["max_steps"])
+
+    def export(self, artifact: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+        self.tokenizer.decoder.load_state_dict(self.decoder_average.module.state_dict())
+        grid = self.tokenizer.grid
+        facts = self.facts | {
+            "codebook_size": self.conf["quantizer"]["codebook_size"],
+            "num_codebooks": 1,
+            "token_rate": float(grid.token_rate),
+            "bitrate": float(self.tokenizer.bitrate),
+            "objective": self.conf["flow"]["objective"],
+            "sampling": self.conf["sampling"],
+        }
+        artifacts.save(artifact, {"conf": self.conf, "facts": self.facts}, self.tokenizer.state_dict())
+        metrics = {key: float(value) for key, value in self.trainer.callback_metrics.items()}
+        return facts, metrics
