@@ -7,8 +7,9 @@ line. A layer is merged on its own, so that an error names its file. No torch he
 import difflib
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -115,9 +116,18 @@ def _command_line(unit: str, overrides: Sequence[str], shared: bool) -> Layer:
         elif not shared or _known(unit, override.split("=", 1)[0]):
             mine.append(override)
     try:
-        return Layer(COMMAND_LINE, OmegaConf.from_dotlist(mine))
+        return Layer(COMMAND_LINE, OmegaConf.from_dotlist([_listed(unit, item) for item in mine]))
     except Exception as error:  # a YAML value that does not parse: whatever PyYAML raises
         raise ValueError(f"{COMMAND_LINE}: {_first_line(error)}") from None
+
+
+def _listed(unit: str, override: str) -> str:
+    """--test 4 for --test=[4]: one value of a list needs no brackets."""
+    key, value = override.split("=", 1)
+    node: Any = UNITS[unit].schema
+    for part in key.split("."):
+        node = next((field.type for field in fields(node) if field.name == part), None) if is_dataclass(node) else None
+    return f"{key}=[{value}]" if get_origin(node) is list and not value.startswith("[") else override
 
 
 def _load(path: Path, origin: str) -> Layer:

@@ -39,7 +39,7 @@ def plan(cuts: Iterable[Any], recordings_per_chunk: int) -> list[Chunk]:
     chunks = []
     for number, start in enumerate(range(0, len(cuts), recordings_per_chunk)):
         held = cuts[start : start + recordings_per_chunk]
-        content = json.dumps([cut.to_dict() for cut in held], sort_keys=True)
+        content = json.dumps([_content(cut) for cut in held], sort_keys=True)
         chunks.append(Chunk(f"{number:06d}-{hashlib.sha256(content.encode()).hexdigest()[:12]}", held))
     return chunks
 
@@ -90,7 +90,7 @@ class ChunkWriter:
         offset, blocks, cuts = 0, [], []
         for cut in self.chunk.cuts:
             assert (cut.id in self.codes) != (cut.id in self.arrays), f"{cut.id} has no result"
-            custom = dict(cut.custom)
+            custom = {key: value for key, value in cut.custom.items() if key not in PLACE}
             if cut.id in self.codes:
                 custom["codes"] = [int(code) for code in self.codes[cut.id]]
             else:
@@ -136,6 +136,15 @@ def load_array(cut: Any) -> np.ndarray:
     """The latents (F, D) float16 of a cut, or of a window of it: a slice of the memory-mapped chunk."""
     custom = cut.custom
     return np.load(custom["array"], mmap_mode="r")[custom["offset"] : custom["offset"] + custom["length"]]
+
+
+PLACE = ("array", "offset", "length")  # where a cut's latents lie
+
+
+def _content(cut: Any) -> dict[str, Any]:
+    """What a cut is, without where its latents lie."""
+    fields = cut.to_dict()
+    return fields | {"custom": {key: value for key, value in fields["custom"].items() if key not in PLACE}}
 
 
 def _write(path: Path, content: Any) -> None:

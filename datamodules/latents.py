@@ -10,7 +10,7 @@ from lhotse.dataset.sampling.base import CutSampler
 from torch import Tensor
 
 from datamodules import chunks
-from datamodules.sampler import ResumableDataModule
+from datamodules.sampler import ResumableDataModule, hash_ids
 
 
 class LatentBatch(NamedTuple):

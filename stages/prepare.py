@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import conf
-from datamodules.corpora import SOURCES
+from datamodules.corpora import FOLDER, SOURCES
 from stages import assets, chain
 
 
@@ -53,8 +53,7 @@ def require(
             if receipt is None or receipt["conf_hash"] != chain.fingerprint(composed):
                 prepare("diagnostic", composed)
         elif receipt is None:
-            what, where, how = SOURCES.get(name, ("a corpus of your own", "", f"stage prepare folder ROOT --metadata FILE.csv --name={name}"))
-            missing.append(f"corpus {name}: {what}\n    from   {where or 'your own recordings'}\n    then   {how}")
+            missing.append(f"corpus {where_from(name)}")
     if not missing:
         return
     codec, model = confs["latents"]["codec"], confs["caption"]["model"]
@@ -65,6 +64,14 @@ def require(
         f"{len(missing)} things are missing:\n  - " + "\n  - ".join(missing) + "\n"
         "The whole chain, small, with nothing to find or download by hand:   stage run all --preset demo"
     )
+
+
+def where_from(corpus: str) -> str:
+    """What a corpus is, where people get it, and what makes it ready."""
+    what, where, how = SOURCES.get(corpus, ("recordings of your own", "your disk", FOLDER.format(corpus)))
+    if corpus == "diagnostic":
+        what, where, how = "scenes that this project renders", "this project", "stage prepare diagnostic --preset demo"
+    return f"{corpus}: {what}\n    from   {where}\n    then   {how}"
 
 
 def run_in_process(stage: str, arguments: argparse.Namespace, overrides: Sequence[str]) -> None:

@@ -117,5 +117,5 @@ def _check_world_size(trainer: L.Trainer) -> None:
 def _quiet() -> None:
     """Lightning's hints that do not concern a user of `stage`."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    for message in (".*does not have many workers.*", ".*exists and is not empty.*", ".*No positive class.*", ".*`isinstance.treespec.*"):
+    for message in (".*does not have many workers.*", ".*exists and is not empty.*", ".*No positive class.*", ".*`isinstance.treespec.*", ".*predict returned None.*", ".*duration mismatch tolerance.*"):
         warnings.filterwarnings("ignore", message)

@@ -1,0 +1,179 @@
+"""Stage `latents`: the frozen VAE is found or fitted, and every recording goes through it once.
+
+The codec that needs no download is fitted here, in closed form, on the training split; Oobleck comes from a folder or the hub.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lhotse import CutSet
+from lightning.pytorch.callbacks import Callback
+from safetensors.torch import save_file
+
+from callbacks.progress import Line
+from datamodules import chunks
+from datamodules.audio import AudioBatch, AudioDataModule, ChunkedWindows, load_windows
+from datamodules.corpora.inspect import Bad, inspect, refuse
+from models.vae import MelCodec
+from stages import artifacts, chain
+
+
+class Latents(L.LightningModule):
+    trains = False
+    watch = ()
+
+    def __init__(self, stage: str, conf: dict[str, Any], parents: dict[str, chain.Parent], folder: Path) -> None:
+        super().__init__()
+        self.conf, self.folder = conf, folder
+        self.corpora = _corpora(conf)
+        self.roots = {name: Path(receipt["root"]) for name, receipt in self.corpora.items()}
+        self.cuts, self.skipped = self._readable(_cuts(conf))
+        self.chunks = chunks.plan(self.cuts, conf["recordings_per_chunk"])
+        self.codec = artifacts.build_codec(conf["codec"])
+        self.window_frames = max(1, round(conf["window_seconds"] * self.codec.sample_rate / self.codec.hop_length))
+        self.writers: dict[str, chunks.ChunkWriter] = {}  # a DataLoader's workers read chunks side by side
+
+    def prepare_data(self) -> None:
+        """On rank 0: fits the codec on the training split, once, and opens the cache."""
+        store = self.folder / "codec"
+        if not (store / "config.json").is_file():
+            if isinstance(self.codec, MelCodec):
+                self._fit(self.codec)
+                artifacts.save(store, self.conf["codec"], self.codec.state_dict())
+            else:
+                store.mkdir(parents=True, exist_ok=True)
+            chain.write_atomically(store / "config.json", json.dumps(self.conf["codec"]))
+        key = {"codec": chain.hash_folder(store), "window_frames": self.window_frames}
+        chunks.open_cache(self.folder / "chunks", self.chunks, key)
+
+    def setup(self, stage: str) -> None:
+        self.codec = artifacts.load_codec(self.folder / "codec").to(self.device)
+
+    def datamodule(self) -> AudioDataModule:
+        self.pending = chunks.pending(self.folder / "chunks", self.chunks)
+        dataset = self._windows(self.pending)
+        return AudioDataModule(dataset, self.conf["data"]["num_workers"])
+
+    def callbacks(self) -> list[Callback]:
+        return []
+
+    def on_predict_start(self) -> None:
+        self.mine = self.pending[self.global_rank :: self.trainer.world_size]
+        self.line = Line("latents", len(self.cuts), "recordings", self.global_rank == 0)
+        self.done = len(self.cuts) - sum(len(chunk.cuts) for chunk in self.pending)
+        self.line.start(self.done)
+
+    def predict_step(self, batch: AudioBatch, batch_idx: int) -> None:
+        chunk = self.mine[batch.chunk]
+        writer = self.writers.setdefault(chunk.id, chunks.ChunkWriter(self.folder / "chunks", chunk))
+        latents = self.codec.encode(batch.waveform).mean.float().cpu()
+        for cut_id, array, samples in zip(batch.cut_ids, latents, batch.num_samples.tolist(), strict=True):
+            writer.add_array(cut_id, array[: -(-samples // self.codec.hop_length)].numpy())
+        if batch.closes_chunk:
+            writer.finish()
+            del self.writers[chunk.id]
+            self.done += len(chunk.cuts) * self.trainer.world_size
+            self.line.update(min(self.done, len(self.cuts)))
+
+    def on_predict_end(self) -> None:
+        self.line.stop()
+
+    def export(self, artifact: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+        config, codec = self.conf["codec"], self.codec
+        if isinstance(codec, MelCodec):
+            artifacts.save(artifact / "codec", config, codec.state_dict())
+        else:
+            (artifact / "codec").mkdir()
+            (artifact / "codec" / "config.json").write_text(json.dumps(config))
+        cuts = chunks.read(self.folder / "chunks")
+        mean, std, frames = _statistics([cut for cut in cuts if cut.custom["split"] == "train"])
+        save_file({"mean": mean, "std": std}, artifact / "statistics.safetensors")
+        chain.write_atomically(artifact / "chunks.json", json.dumps([chunk.id for chunk in self.chunks]))
+        facts = {
+            "sample_rate": codec.sample_rate,
+            "hop_length": codec.hop_length,
+            "channels": codec.channels,
+            "latent_dim": codec.latent_dim,
+            "frame_rate": codec.sample_rate / codec.hop_length,
+            "window_frames": self.window_frames,
+        }
+        metrics = {"recordings": len(cuts), "skipped": len(self.skipped), "training_frames": frames}
+        if isinstance(codec, MelCodec):
+            metrics["explained_variance"] = float(codec.explained_variance)
+        return facts, metrics
+
+    def _readable(self, cuts: list[Any]) -> tuple[list[Any], list[Bad]]:
+        """Cuts whose file is what was prepared: a file whose size changed is decoded again. The others are refused by name, or left out."""
+        paths = {cut.id: self.roots[cut.custom["corpus"]] / cut.recording.sources[0].source for cut in cuts}
+        changed = [cut for cut in cuts if not _is_as_prepared(paths[cut.id], cut.custom.get("size"))]
+        workers = max(1, self.conf["data"]["num_workers"])
+        found = inspect([paths[cut.id] for cut in changed], workers)
+        bad = {cut.id: Bad(item.path, item.reason) for cut, item in zip(changed, found, strict=True) if item.reason}
+        bad |= {
+            cut.id: Bad(item.path, f"is {item.seconds:.2f} s, was prepared as {cut.duration:.2f} s: prepare its corpus again")
+            for cut, item in zip(changed, found, strict=True)
+            if not item.reason and abs(item.seconds - cut.duration) > 0.025
+        }
+        refuse(list(bad.values()), len(cuts), self.conf["data"]["on_bad"])
+        if bad:
+            print(f"latents: {len(bad)} of {len(cuts)} recordings are left out (data.on_bad=skip):")
+            for path, reason in bad.values():
+                print(f"  {path}: {reason}")
+        return [cut for cut in cuts if cut.id not in bad], list(bad.values())
+
+    def _windows(self, pending: list[chunks.Chunk]) -> ChunkedWindows:
+        codec = self.codec
+        samples = self.window_frames * codec.hop_length
+        return ChunkedWindows(pending, self.roots, codec.sample_rate, codec.channels, samples, self.conf["batch_size"])
+
+    def _fit(self, codec: MelCodec) -> None:
+        train = [cut for cut in self.cuts if cut.custom["split"] == "train"]
+        line = Line("vae", len(train), "recordings")
+        line.start()
+        for number, cut in enumerate(train, 1):
+            root = self.roots[cut.custom["corpus"]]
+            codec.accumulate(*load_windows(cut, root, codec.sample_rate, codec.channels, self.window_frames * codec.hop_length))
+            line.update(number)
+        codec.fit()
+        line.stop()
+        print(f"vae            {codec.latent_dim} components keep {100 * float(codec.explained_variance):.1f} % of the log-mel variance")
+
+
+def _corpora(conf: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Receipts of the prepared corpora. Raises ValueError for one that is not there."""
+    from stages.prepare import where_from
+
+    found = {}
+    for name in conf["data"]["corpora"]:
+        receipt = chain.read_receipt(Path(conf["data"]["root"]) / name)
+        if receipt is None:
+            raise ValueError(f"the corpus {name!r} is not in {conf['data']['root']}/.\n{where_from(name)}")
+        found[name] = receipt
+    if not found:
+        raise ValueError("data.corpora is empty: name at least one prepared corpus, as --data.corpora=[mine]")
+    return found
+
+
+def _is_as_prepared(path: Path, size: int | None) -> bool:
+    """size None: a corpus of the project's own, whose files were made and not found."""
+    return path.is_file() and size in (None, path.stat().st_size)
+
+
+def _cuts(conf: dict[str, Any]) -> list[Any]:
+    return [cut for name in conf["data"]["corpora"] for cut in CutSet.from_file(Path(conf["data"]["root"]) / name / "cuts.jsonl.gz")]
+
+
+def _statistics(cuts: list[Any]) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Mean and standard deviation (D) of the training latents, by channel, and the number of frames."""
+    total = squares = torch.zeros(())
+    count = 0
+    for cut in cuts:
+        array = torch.from_numpy(chunks.load_array(cut).astype("float64"))
+        total, squares, count = total + array.sum(0), squares + array.square().sum(0), count + len(array)
+    if not count:
+        raise ValueError("latents: no recording is in the split 'train'")
+    mean = total / count
+    return mean.float(), (squares / count - mean.square()).clamp(min=1e-10).sqrt().float(), count
