@@ -1,51 +1,77 @@
-"""Non-causal diffusion transformer (Peebles and Xie 2023, arXiv:2212.09748): the velocity of latents, given tokens.
+"""Diffusion transformer (Peebles and Xie 2023, arXiv:2212.09748): the velocity of latents, told by sound tokens what to become.
 
-The token of each frame stands beside the noisy frame (channel concatenation): where it belongs is known, so no cross-attention has to find it.
+Tokens are repeated to the frame rate and joined to the latents by channels, for their alignment is known: no cross-attention. Time reaches the blocks
+by adaLN-single (Chen et al. 2023, arXiv:2310.00426). A small head predicts the latents from the tokens alone (the prior loss of Matcha-TTS, Mehta et
+al. 2024, arXiv:2309.03199).
 """
 
 import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from models.transformer import Transformer
+from models.transformer import RMSNorm, Transformer, linear, modulate
+
+TIME_FEATURES = 128  # of either time
+PHASE_FEATURES = 16
 
 
 class DiffusionTransformer(nn.Module):
-    """velocity(x, t, condition): (B, F, D) noisy latents -> (B, F, D)."""
+    """Not causal. condition_dim: width of a token's embedding."""
 
     def __init__(self, latent_dim: int, condition_dim: int, width: int, depth: int, heads: int) -> None:
         super().__init__()
-        self.embed = nn.Linear(latent_dim + condition_dim, width)
-        self.time = nn.Sequential(nn.Linear(TIME_FEATURES, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
-        self.modulation = nn.Linear(width, 6 * width)
-        self.null_condition = nn.Parameter(torch.zeros(condition_dim))
-        self.stack = Transformer(width, depth, heads, causal=False, modulated=True)
-        self.out = nn.Linear(width, latent_dim)
-        for layer in (self.modulation, self.out):  # every block starts as the identity, the velocity as zero
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        self.latent_dim, self.condition_dim, self.width = latent_dim, condition_dim, width
+        self.phase = linear(PHASE_FEATURES, condition_dim)
+        self.no_tokens = nn.Parameter(torch.zeros(condition_dim))
+        self.prior_head = nn.Sequential(linear(condition_dim, width), nn.SiLU(), linear(width, latent_dim))
+        self.input = linear(latent_dim + condition_dim, width)
+        self.time = nn.Sequential(linear(2 * TIME_FEATURES, width), nn.SiLU(), linear(width, width))
+        self.modulation = nn.Linear(width, 6 * width, bias=False)
+        self.transformer = Transformer(width, depth, heads, causal=False, modulated=True)
+        self.output_norm = RMSNorm(width)
+        self.output_modulation = nn.Parameter(torch.zeros(2 * width))
+        self.output = nn.Linear(width, latent_dim, bias=False)
+        nn.init.zeros_(self.modulation.weight)  # with the blocks' own zeros: every block is the identity at first
+        nn.init.zeros_(self.output.weight)
 
-    def forward(self, x: Tensor, t: Tensor, condition: Tensor, mask: Tensor | None, r: Tensor | None = None) -> Tensor:
-        """x (B, F, D), t (B,), condition (B, F, condition_dim), mask (B, F) or None.
+    def condition(self, embeddings: Tensor, token_of_frame: Tensor, phase: Tensor) -> Tensor:
+        """embeddings (B, N, C) of tokens -> what frames are told (B, F, C).
 
-        r (B,), the end of an interval, belongs to average velocities (MeanFlow, Geng et al. 2025); None is the instantaneous velocity, all there is.
+        token_of_frame (F) long; phase (F) in [0, 1): how far into its token's time a frame lies.
         """
-        assert r is None, "average velocities are not trained"
-        modulation = self.modulation(self.time(time_features(t)))
-        return self.out(self.stack(self.embed(torch.cat([x, condition], dim=-1)), mask, modulation))
+        harmonics = torch.arange(1, PHASE_FEATURES // 2 + 1, device=phase.device) * math.pi * phase.float()[:, None]
+        place = self.phase(torch.cat([harmonics.cos(), harmonics.sin()], -1))
+        return embeddings[:, token_of_frame] + place
 
-    def hide(self, condition: Tensor, hidden: Tensor) -> Tensor:
-        """The learned null condition where `hidden` (B,) is True: classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598)."""
-        return torch.where(hidden[:, None, None], self.null_condition, condition)
+    def prior(self, condition: Tensor) -> Tensor:
+        """condition (B, F, C) -> latents (B, F, D), frame by frame."""
+        return self.prior_head(condition)
+
+    def without_tokens(self, condition: Tensor, dropped: Tensor) -> Tensor:
+        """condition (B, F, C) with the clips of dropped (B) bool told nothing, for classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598)."""
+        return torch.where(dropped[:, None, None], self.no_tokens.to(condition.dtype), condition)
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor, mask: Tensor | None, r: Tensor | None = None) -> Tensor:
+        """x_t (B, F, D), t (B) in [0, 1], condition (B, F, C), mask (B, F) bool or None where no frame is padding -> velocity (B, F, D) float32.
+
+        r (B) in [t, 1] asks for the mean velocity from t to r; None is r = t, the velocity at t.
+        """
+        with torch.autocast(x_t.device.type, enabled=False):
+            span = torch.zeros_like(t) if r is None else r - t
+            features = self.time(torch.cat([_waves(t), _waves(span)], -1))
+            modulation = self.modulation(F.silu(features))
+        x = self.input(torch.cat([x_t.to(condition.dtype), condition], -1))
+        positions = torch.arange(x.shape[1], device=x.device)
+        x = self.transformer(x, positions, mask, modulation)
+        shift, scale = (features.repeat(1, 2) + self.output_modulation)[:, None].chunk(2, -1)
+        return self.output(modulate(self.output_norm(x), shift, scale)).float()
 
 
-TIME_FEATURES = 128
-
-
-def time_features(t: Tensor) -> Tensor:
-    """Sines and cosines of t (B,) at log-spaced frequencies, float32: (B, TIME_FEATURES)."""
+def _waves(t: Tensor) -> Tensor:
+    """t (B) in [0, 1] -> (B, TIME_FEATURES) float32: cosines and sines, wavelengths from 2 pi / 1000 to 2 pi x 10."""
     half = TIME_FEATURES // 2
-    frequency = torch.exp(-math.log(10_000.0) * torch.arange(half, device=t.device, dtype=torch.float32) / half)
-    angle = 1000.0 * t.float()[:, None] * frequency
-    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+    frequencies = 1000 * 1e4 ** (-torch.arange(half, device=t.device, dtype=torch.float32) / half)
+    angles = t.float()[:, None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], -1)

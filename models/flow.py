@@ -1,10 +1,16 @@
-"""Conditional flow matching on straight paths (Lipman et al. 2023, arXiv:2210.02747), time from noise (t = 0) to data (t = 1)."""
+"""Conditional flow matching along straight paths (Lipman et al. 2023, arXiv:2210.02747): pure functions. Time 0 is noise, time 1 is data.
+
+A velocity network has the signature velocity(x_t, t, condition, mask, r=None); r > t asks for the mean velocity from t to r (MeanFlow, Geng et al. 2025,
+arXiv:2505.13447), None for the velocity at t.
+"""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+Solver = Literal["euler", "midpoint", "heun"]
 
 
 class PathSample(NamedTuple):
@@ -15,46 +21,50 @@ class PathSample(NamedTuple):
 def interpolate(x_0: Tensor, x_1: Tensor, t: Tensor) -> PathSample:
     """Straight path from noise to data, and its velocity.
 
-    x_0 noise, x_1 data: (B, F, D); t: (B,) in [0, 1] -> x_t = (1 - t) x_0 + t x_1, velocity = x_1 - x_0.
-    Lipman et al. 2023 with sigma_min = 0. Law: d x_t / d t = velocity.
+    x_0 noise, x_1 data: (B, F, D); t: (B) in [0, 1] -> x_t = (1 - t) x_0 + t x_1, velocity = x_1 - x_0. sigma_min is 0: the 1e-4 of others is below
+    the rounding of half precision. Law: d x_t / d t = velocity.
     """
     t = t[:, None, None]
     return PathSample((1 - t) * x_0 + t * x_1, x_1 - x_0)
 
 
-def sample_times(batch: int, logit_normal_share: float, generator: torch.Generator, device: torch.device) -> Tensor:
-    """Times (B,) in (0, 1), stratified: one in each of B equal bins, in random order.
+def stratified_times(batch_size: int, logit_normal_share: float, generator: torch.Generator) -> Tensor:
+    """Times (B) in (0, 1), on the generator's device: one in each of `batch_size` equal slices of probability, in random order.
 
-    logit_normal_share of them (drawn) come through the quantile function of logit-normal(0, 1) (Esser et al. 2024, arXiv:2403.03206), the rest are
-    uniform.
+    A `logit_normal_share` of them, at random, follows the logistic function of a standard normal (Esser et al. 2024, arXiv:2403.03206), which trains
+    the middle more; the rest is uniform.
     """
-    order = torch.randperm(batch, generator=generator, device=device)
-    uniform = (order + torch.rand(batch, generator=generator, device=device)) / batch
-    normal = torch.sigmoid(torch.special.ndtri(uniform.clamp(1e-6, 1 - 1e-6)))
-    chosen = torch.rand(batch, generator=generator, device=device) < logit_normal_share
-    return torch.where(chosen, normal, uniform)
+    device = generator.device
+    order = torch.randperm(batch_size, generator=generator, device=device)
+    uniform = (order + torch.rand(batch_size, generator=generator, device=device)) / batch_size
+    logit_normal = torch.special.ndtri(uniform.clamp(1e-6, 1 - 1e-6)).sigmoid()
+    return torch.where(torch.rand(batch_size, generator=generator, device=device) < logit_normal_share, logit_normal, uniform)
 
 
-def masked_mse(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Mean squared error over the valid frames, in float32. prediction, target (B, F, D); mask (B, F)."""
-    error = (prediction.float() - target.float()).square() * mask[..., None]
-    return error.sum() / (mask.sum() * target.shape[-1]).clamp(min=1)
+def masked_mean_square(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Mean of the squared difference over the elements of valid frames, in float32. prediction, target (B, F, D); mask (B, F) bool."""
+    squares = (prediction.float() - target.float()).square() * mask[..., None]
+    return squares.sum() / (mask.sum() * prediction.shape[-1])
 
 
-def solve(velocity: Callable[[Tensor, Tensor], Tensor], x_0: Tensor, num_steps: int, solver: str) -> Tensor:
-    """Follows dx/dt = velocity(x, t) from t = 0 to 1 in equal steps.
+def sample(velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, num_steps: int, solver: Solver) -> Tensor:
+    """Carries noise (B, F, D) from time 0 to time 1 in equal steps.
 
-    x_0 (B, F, D); t passed as (B,). solver: euler (one evaluation a step, order 1), midpoint or heun (two, order 2).
+    velocity(x_t (B, F, D), t (B)) -> (B, F, D). Errors fall with the first power of the step (euler, one evaluation a step) or the second (midpoint and
+    heun, two evaluations a step).
     """
+    if num_steps < 1:
+        raise ValueError(f"num_steps {num_steps}; at least 1 is allowed")
     if solver not in ("euler", "midpoint", "heun"):
-        raise ValueError(f"solver {solver!r}: euler, midpoint and heun are allowed")
-    x, step = x_0, 1.0 / num_steps
-    for number in range(num_steps):
-        t = torch.full((x.shape[0],), number * step, device=x.device, dtype=x.dtype)
+        raise ValueError(f"solver {solver!r}; euler, midpoint and heun are allowed")
+    x, step = noise, 1 / num_steps
+    times = torch.linspace(0, 1, num_steps + 1, device=noise.device, dtype=noise.dtype)
+    for index in range(num_steps):
+        t = times[index].expand(len(noise))
         slope = velocity(x, t)
         if solver == "midpoint":
-            slope = velocity(x + 0.5 * step * slope, t + 0.5 * step)
+            slope = velocity(x + step / 2 * slope, t + step / 2)
         elif solver == "heun":
-            slope = 0.5 * (slope + velocity(x + step * slope, t + step))
+            slope = (slope + velocity(x + step * slope, times[index + 1].expand(len(noise)))) / 2
         x = x + step * slope
     return x

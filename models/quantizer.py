@@ -1,33 +1,39 @@
-"""Vector quantiser with a factorised cosine codebook learned by running averages.
+"""Vector quantisation with a codebook that follows its vectors by running means (van den Oord et al. 2017, arXiv:1711.00937, appendix A.1).
 
-Codes are unit vectors in few dimensions (Yu et al. 2022, arXiv:2110.04627); each follows the mean of the vectors that chose it (van den Oord et al.
-2017, arXiv:1711.00937, appendix A.1). It starts by k-means on a reservoir, and entries that fall out of use are moved onto current vectors (Dhariwal
-et al. 2020, arXiv:2005.00341). All randomness hangs on (seed, step): a resumed run draws what the undisturbed one drew.
+Codes are factorised and compared by angle (Yu et al. 2022, arXiv:2110.04627): a vector is projected to few dimensions and to length 1, so that a large
+book stays in use. The book starts from k-means over the first vectors; codes that fall out of use start anew from vectors of the batch.
+
+    latents (B, N, D) ── project, length 1 ──► (B, N, d) ── nearest ──► codes (B, N) ── codebook ──► (B, N, d) ── project ──► quantised (B, N, D)
 """
 
 from typing import NamedTuple
 
 import torch
-import torch.distributed
-import torch.nn.functional as F
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class Quantized(NamedTuple):
-    quantized: Tensor  # (B, N, D), gradient straight through
-    codes: Tensor  # (B, N) long; 0 where masked, which is a sound too: keep the mask
-    commitment: Tensor  # scalar
+    quantized: Tensor  # (B, N, D), with the gradient of the unquantised
+    codes: Tensor  # (B, N) long
+    commitment_loss: Tensor  # (), weighted
 
 
 class VectorQuantizer(nn.Module):
-    """latents (B, N, D) -> codes (B, N) and back. Nothing changes in eval()."""
+    """Every random choice is drawn from (seed, step), and all that the future depends on is in `state_dict`: a resumed run equals the undisturbed one.
 
-    counts: Tensor
-    sums: Tensor
-    codebook: Tensor
-    reservoir: Tensor
-    filled: Tensor
-    step: Tensor
+    Ranks agree: they add up their statistics and share the vectors that codes start from. `eval()`, or update=False, changes nothing.
+    Each training forward counts as a step, so with gradient accumulation a step is a batch, not an optimizer step.
+    """
+
+    codebook: Tensor  # (K, d), each of length 1
+    counts: Tensor  # (K) running mean of a code's uses in a step, over all ranks
+    sums: Tensor  # (K, d) running mean of the sum of its vectors
+    reservoir: Tensor  # (reservoir_size, d) the first vectors
+    filled: Tensor  # () long: vectors in the reservoir
+    step: Tensor  # () long
+    ready: Tensor  # () bool: the codebook has started
 
     def __init__(
         self,
@@ -43,130 +49,154 @@ class VectorQuantizer(nn.Module):
         revive_until: int,
         seed: int,
     ) -> None:
-        """revive_threshold: share of the mean use below which an entry is dead; revive_every, revive_until: steps."""
+        """reservoir_size: vectors that k-means starts from. revive_threshold: share of the mean use below which a code starts anew, every `revive_every`
+        steps, before step `revive_until`."""
         super().__init__()
         if reservoir_size < codebook_size:
-            raise ValueError(f"reservoir_size {reservoir_size} is below codebook_size {codebook_size}: k-means needs at least one vector a code")
-        self.codebook_size, self.decay, self.commitment_weight = codebook_size, decay, commitment_weight
-        self.kmeans_iterations, self.seed = kmeans_iterations, seed
-        self.revive_threshold, self.revive_every, self.revive_until = revive_threshold, revive_every, revive_until
-        self.project_in = nn.Linear(dim, code_dim)
-        self.project_out = nn.Linear(code_dim, dim)
+            raise ValueError(f"reservoir_size {reservoir_size} is below codebook_size {codebook_size}: k-means needs a vector a code, better 20")
+        if code_dim < 2:
+            raise ValueError(f"code_dim {code_dim}; at least 2 is allowed: codes are directions")
+        if revive_every < 1:
+            raise ValueError(f"revive_every {revive_every}; at least 1 is allowed. To revive nothing, set revive_until to 0")
+        self.dim, self.codebook_size, self.code_dim = dim, codebook_size, code_dim
+        self.decay, self.commitment_weight = decay, commitment_weight
+        self.kmeans_iterations, self.reservoir_size = kmeans_iterations, reservoir_size
+        self.revive_threshold, self.revive_every, self.revive_until, self.seed = revive_threshold, revive_every, revive_until, seed
+
+        self.project_in = nn.Linear(dim, code_dim, bias=False)
+        self.project_out = nn.Linear(code_dim, dim, bias=False)
+        nn.init.normal_(self.project_out.weight)  # a code of length 1 gives entries of variance 1
         start = torch.randn(codebook_size, code_dim, generator=torch.Generator().manual_seed(seed))
         self.register_buffer("codebook", F.normalize(start, dim=-1))
-        self.register_buffer("sums", self.codebook.clone())
-        self.register_buffer("counts", torch.ones(codebook_size))
+        self.register_buffer("counts", torch.zeros(codebook_size))
+        self.register_buffer("sums", torch.zeros(codebook_size, code_dim))
         self.register_buffer("reservoir", torch.zeros(reservoir_size, code_dim))
-        self.register_buffer("filled", torch.zeros((), dtype=torch.long))
-        self.register_buffer("step", torch.zeros((), dtype=torch.long))
+        self.register_buffer("filled", torch.tensor(0))
+        self.register_buffer("step", torch.tensor(0))
+        self.register_buffer("ready", torch.tensor(False))
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether k-means has run; before it latents pass unquantised in training."""
-        return int(self.filled) >= len(self.reservoir)
+    def forward(self, latents: Tensor, mask: Tensor | None, update: bool) -> Quantized:
+        """latents (B, N, D); mask (B, N) bool, False for padding, which has no part in statistics and loss. In float32, under autocast too.
 
-    def forward(self, latents: Tensor, mask: Tensor) -> Quantized:
-        """latents (B, N, D), mask (B, N) True where valid. In training the codebook follows; statistics are summed over ranks."""
+        In training with update, until the reservoir is full: nothing is quantised (the vectors themselves go on, codes are the nearest of a random book).
+        """
         with torch.autocast(latents.device.type, enabled=False):
             vectors = F.normalize(self.project_in(latents.float()), dim=-1)
-            if self.training and not self.is_ready:
-                self._fill(vectors[mask].detach())
-                if not self.is_ready:
-                    empty = torch.zeros(mask.shape, dtype=torch.long, device=latents.device)
-                    return Quantized(self.project_out(vectors), empty, vectors.sum() * 0)
-            codes = self.nearest(vectors) * mask
-            chosen = self.codebook[codes]
-            if self.training:
-                self._follow(vectors[mask].detach(), codes[mask])
-            gap = (vectors - chosen.detach()).square().sum(-1) * mask
-            commitment = self.commitment_weight * gap.sum() / mask.sum().clamp(min=1)
-            straight = vectors + (chosen - vectors).detach()
-            return Quantized(self.project_out(straight), codes, commitment)
+            flat = vectors.detach().flatten(0, 1)
+            codes = nearest(flat, self.codebook)
+            chosen = self.codebook[codes].view_as(vectors)
+            mask = torch.ones(vectors.shape[:2], dtype=torch.bool, device=vectors.device) if mask is None else mask
+            update = update and self.training
+            if update and not self.ready:
+                passed, commitment = vectors, vectors.new_zeros(())
+            else:
+                passed = vectors + (chosen - vectors).detach()
+                distances = (vectors - chosen).square().sum(-1) * mask
+                commitment = self.commitment_weight * distances.sum() / mask.sum().clamp(min=1)
+            if update:
+                self._update(flat[mask.flatten()], codes[mask.flatten()])
+            return Quantized(self.project_out(passed), codes.view(vectors.shape[:2]), commitment)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """codes (B, N) -> (B, N, D). Raises ValueError on a code outside 0 .. codebook_size - 1."""
-        if codes.numel() and (int(codes.min()) < 0 or int(codes.max()) >= self.codebook_size):
-            raise ValueError(f"codes from {int(codes.min())} to {int(codes.max())}; 0 to {self.codebook_size - 1} are allowed")
+        """codes (B, N) -> (B, N, D): what `forward` gave with them. Raises ValueError for a code that is not in the book."""
+        low, high = (int(codes.min()), int(codes.max())) if codes.numel() else (0, 0)
+        if low < 0 or high >= self.codebook_size:
+            raise ValueError(f"codes from {low} to {high}; 0 to {self.codebook_size - 1} are allowed. Were they made by another tokenizer?")
         with torch.autocast(codes.device.type, enabled=False):
             return self.project_out(self.codebook[codes])
 
-    def nearest(self, vectors: Tensor) -> Tensor:
-        """Index of the code with the largest cosine; the lowest index among equals. vectors (..., code_dim) of length one."""
-        flat = vectors.reshape(-1, vectors.shape[-1])
-        found = [(block @ self.codebook.T).argmax(-1) for block in flat.split(ROWS)]
-        return torch.cat(found).view(vectors.shape[:-1])
-
     @torch.no_grad()
-    def _fill(self, vectors: Tensor) -> None:
-        """Adds vectors to the reservoir; k-means once it is full. Ranks pool their vectors, so that all start from the same book."""
-        vectors = _gather(vectors)
-        begin = int(self.filled)
-        taken = vectors[: len(self.reservoir) - begin]
-        self.reservoir[begin : begin + len(taken)] = taken
-        self.filled += len(taken)
-        if self.is_ready:
-            generator = self._generator(vectors.device)
-            order = torch.randperm(len(self.reservoir), generator=generator, device=vectors.device)
-            self.codebook.copy_(self.reservoir[order[: self.codebook_size]])
-            for _ in range(self.kmeans_iterations):
-                sums, counts = _sums(self.reservoir, self.nearest(self.reservoir), self.codebook_size)
-                self.codebook.copy_(torch.where(counts[:, None] > 0, F.normalize(sums, dim=-1), self.codebook))
-            sums, counts = _sums(self.reservoir, self.nearest(self.reservoir), self.codebook_size)
-            scale = len(vectors) / len(self.reservoir)  # statistics as of one batch
-            self.counts.copy_(counts * scale)
-            self.sums.copy_(torch.where(counts[:, None] > 0, sums * scale, self.codebook * 1e-3))
-
-    @torch.no_grad()
-    def _follow(self, vectors: Tensor, codes: Tensor) -> None:
-        """One step of the running averages, and now and then the revival of dead entries."""
-        sums, counts = _sums(vectors, codes, self.codebook_size)
-        if _is_distributed():
-            both = torch.cat([sums, counts[:, None]], dim=1)
-            torch.distributed.all_reduce(both)
-            sums, counts = both[:, :-1], both[:, -1]
-        self.sums.lerp_(sums, 1 - self.decay)
-        self.counts.lerp_(counts, 1 - self.decay)
-        self.codebook.copy_(F.normalize(self.sums, dim=-1))
+    def _update(self, vectors: Tensor, codes: Tensor) -> None:
+        """One step. vectors (M, d) and codes (M) of this rank, without padding; every rank comes here, also with M = 0."""
+        step = int(self.step)
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + step) % (1 << 62))
+        if not self.ready:
+            self._fill(gather(vectors), generator)
+        else:
+            self._follow(vectors, codes)
+            if step < self.revive_until and (step + 1) % self.revive_every == 0:
+                self._revive(gather(vectors), generator)
         self.step += 1
-        if int(self.step) % self.revive_every == 0 and int(self.step) <= self.revive_until:
-            self._revive(_gather(vectors))
 
-    def _revive(self, vectors: Tensor) -> None:
-        """Entries used less than revive_threshold of the mean become current vectors, with the mean's statistics."""
+    def _follow(self, vectors: Tensor, codes: Tensor) -> None:
+        """Running means, summed over ranks; a code that nobody used keeps its direction."""
+        totals = vectors.new_zeros(self.codebook_size, self.code_dim + 1)
+        totals.index_add_(0, codes, F.pad(vectors, (0, 1), value=1.0))
+        if is_distributed():
+            dist.all_reduce(totals)
+        uses = totals[:, -1]
+        self.counts.lerp_(uses, 1 - self.decay)
+        self.sums.lerp_(totals[:, :-1], 1 - self.decay)
+        self.codebook.copy_(torch.where(uses[:, None] > 0, F.normalize(self.sums, dim=-1), self.codebook))
+
+    def _revive(self, vectors: Tensor, generator: torch.Generator) -> None:
+        """Codes used below the threshold, the least used first, start anew from vectors (M, d) of this step, each taken once."""
         mean = self.counts.mean()
-        dead = (self.counts < self.revive_threshold * mean).nonzero().flatten()[: len(vectors)]
-        chosen = torch.randperm(len(vectors), generator=self._generator(vectors.device), device=vectors.device)[: len(dead)]
-        self.codebook[dead] = vectors[chosen]
-        self.sums[dead] = vectors[chosen] * mean
+        order = self.counts.argsort(stable=True)
+        dead = order[: int((self.counts < self.revive_threshold * mean).sum())][: len(vectors)]
+        chosen = vectors[torch.randperm(len(vectors), generator=generator)[: len(dead)].to(vectors.device)]
+        self.codebook[dead] = chosen
+        self.sums[dead] = chosen * mean
         self.counts[dead] = mean
 
-    def _generator(self, device: torch.device) -> torch.Generator:
-        return torch.Generator(device=device).manual_seed(self.seed * 1_000_003 + int(self.step))
+    def _fill(self, vectors: Tensor, generator: torch.Generator) -> None:
+        """Puts vectors (M, d) into the reservoir, a random part of them where not all fit; the full reservoir starts the codebook."""
+        start = int(self.filled)
+        room = self.reservoir_size - start
+        if len(vectors) > room:
+            vectors = vectors[torch.randperm(len(vectors), generator=generator)[:room].to(vectors.device)]
+        self.reservoir[start : start + len(vectors)] = vectors
+        self.filled += len(vectors)
+        if int(self.filled) < self.reservoir_size:
+            return
+        codebook, uses = kmeans(self.reservoir, self.codebook_size, self.kmeans_iterations, generator)
+        if is_distributed():  # sums on a GPU differ in their last bits from rank to rank
+            dist.broadcast(codebook, 0)
+            dist.broadcast(uses, 0)
+        self.codebook.copy_(codebook)
+        self.counts.copy_(uses * (len(vectors) / self.reservoir_size))  # as if one step had been spread like the reservoir
+        self.sums.copy_(self.codebook * self.counts[:, None])
+        self.ready.fill_(True)
 
 
-ROWS = 65_536  # of the similarity matrix at a time
+def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
+    """vectors (M, d) -> index (M) of the code with the largest inner product; the first of equals. At most 2^25 products are held at a time."""
+    rows = max(1, (1 << 25) // len(codebook))
+    with torch.no_grad():
+        return torch.cat([(part @ codebook.T).argmax(-1) for part in vectors.split(rows)])
 
 
-def _sums(vectors: Tensor, codes: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Sum (K, code_dim) and number (K) of the vectors of each code."""
-    sums = torch.zeros(size, vectors.shape[-1], device=vectors.device).index_add_(0, codes, vectors)
-    return sums, torch.bincount(codes, minlength=size).to(sums.dtype)
+def kmeans(vectors: Tensor, size: int, iterations: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """vectors (M, d) of length 1 -> codebook (size, d) of length 1 and the number of vectors of each code (size). Dhillon and Modha 2001.
+
+    A code that loses all its vectors starts anew from a random one.
+    """
+
+    def draw() -> Tensor:
+        return vectors[torch.randperm(len(vectors), generator=generator)[:size].to(vectors.device)]
+
+    codebook = draw()
+    for _ in range(iterations):
+        totals = vectors.new_zeros(size, vectors.shape[1] + 1)
+        totals.index_add_(0, nearest(vectors, codebook), F.pad(vectors, (0, 1), value=1.0))
+        codebook = torch.where(totals[:, -1:] > 0, F.normalize(totals[:, :-1], dim=-1), draw())
+    return codebook, torch.bincount(nearest(vectors, codebook), minlength=size).to(vectors)
 
 
-def _is_distributed() -> bool:
-    """Asked at the call: modules are built before the process group is."""
-    return torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
-
-
-def _gather(vectors: Tensor) -> Tensor:
-    """Vectors (M, D) of all ranks, in rank order, whatever number each has."""
-    if not _is_distributed():
+def gather(vectors: Tensor) -> Tensor:
+    """vectors (M, d) of every rank, joined in the order of ranks; M may differ, and be 0."""
+    if not is_distributed():
         return vectors
-    world = torch.distributed.get_world_size()
-    sizes = [torch.zeros(1, dtype=torch.long, device=vectors.device) for _ in range(world)]
-    torch.distributed.all_gather(sizes, torch.tensor([len(vectors)], device=vectors.device))
-    longest = max(int(size) for size in sizes)
-    padded = torch.cat([vectors, vectors.new_zeros(longest - len(vectors), vectors.shape[1])])
-    found = [torch.empty_like(padded) for _ in range(world)]
-    torch.distributed.all_gather(found, padded)
-    return torch.cat([part[: int(size)] for part, size in zip(found, sizes, strict=True)])
+    count = torch.tensor([len(vectors)], device=vectors.device)
+    counts = [torch.zeros_like(count) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, count)
+    longest = max(int(other) for other in counts)
+    padded = F.pad(vectors, (0, 0, 0, longest - len(vectors)))
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[: int(other)] for part, other in zip(parts, counts, strict=True)])
+
+
+def is_distributed() -> bool:
+    """Asked at call time: modules are built before the process group is."""
+    return dist.is_available() and dist.is_initialized()

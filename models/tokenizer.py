@@ -1,97 +1,128 @@
-"""The sound tokenizer: latents to very few codes, and back by flow matching (LM-MSN, arXiv 2503.22275).
+"""Sound tokenizer of LM-MSN (Mehta, Jojic, Gamper 2025, arXiv:2503.22275): causal encoder, codebook, diffusion decoder. On a VAE's latents.
 
-    latents (B, F, D) ─► causal encoder ─► segments (B, N, W) ─► quantiser ─► codes (B, N)
-                                                                    │
-    latents (B, F, D) ◄─ ODE ◄─ diffusion transformer ◄─ frames ◄───┘
-
-A token stands for a segment of frames at a fixed rational rate: what follows never changes the tokens of a prefix.
+    latents (B, F, D) ──causal encoder──► (B, F, W) ──last frame and mean of each token's frames──► (B, N, W) ──codebook──► codes (B, N)
+    latents (B, F, D) ◄──── flow matching (or one regression: VQ-MSE) ◄──── repeated to frames (B, F, W) ◄──── embeddings (B, N, W) ◄────┘
 """
 
 import math
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from models import flow
 from models.dit import DiffusionTransformer
-from models.flow import interpolate, masked_mse, sample_times, solve
 from models.quantizer import VectorQuantizer
-from models.transformer import Transformer
+from models.transformer import RMSNorm, Transformer, linear
+
+Count = TypeVar("Count", int, Tensor)
+
+
+class TokenGrid:
+    """Which frames a token stands for: the same rational step everywhere, so that the tokens of a prefix do not depend on what follows.
+
+    Token n stands for the frames f with n <= f / step < n + 1, and is known at the last of them. step is a Fraction, in frames a token (a denominator
+    up to 1000: the rate is off by at most a millionth or so). A clip's last token may stand for fewer frames; every frame has a token.
+    """
+
+    def __init__(self, frame_rate: float, token_rate: float) -> None:
+        """Rates in Hz. Raises ValueError for more than one token a frame."""
+        if not 0 < token_rate <= frame_rate:
+            raise ValueError(f"token_rate {token_rate:g} Hz; above 0 and up to the frame rate, {frame_rate:g} Hz, is allowed: a frame has one token at most")
+        self.frame_rate = Fraction(frame_rate)
+        self.step = Fraction(frame_rate / token_rate).limit_denominator(1000)
+        self.token_rate = self.frame_rate / self.step
+
+    @staticmethod
+    def rate(frame_rate: float, stride: int | None, bitrate: float | None, codebook_size: int) -> float:
+        """Token rate (Hz) from exactly one of stride (frames a token) and bitrate (bits a second)."""
+        if (stride is None) == (bitrate is None):
+            raise ValueError(f"stride {stride}, bitrate {bitrate}: exactly one is given")
+        if stride is not None:
+            return frame_rate / stride
+        assert bitrate is not None
+        rate = bitrate / math.log2(codebook_size)
+        if rate > frame_rate:
+            allowed = frame_rate * math.log2(codebook_size)
+            raise ValueError(f"bitrate {bitrate:g} is above one token a frame, {allowed:g} bits a second with {codebook_size} codes: lower it, or enlarge the book")
+        return rate
+
+    def num_tokens(self, num_frames: Count) -> Count:
+        """Tokens of a clip: rounded up, so that every frame has one."""
+        return -(-num_frames * self.step.denominator // self.step.numerator)
+
+    def num_complete_tokens(self, num_frames: Count) -> Count:
+        """Those that no further frame can change."""
+        return num_frames * self.step.denominator // self.step.numerator
+
+    def num_frames(self, num_tokens: Count) -> Count:
+        """Most frames that so many tokens stand for."""
+        return -(-num_tokens * self.step.numerator // self.step.denominator)
+
+    def token_of_frame(self, frame: Count) -> Count:
+        return frame * self.step.denominator // self.step.numerator
+
+    def first_frame(self, token: Count) -> Count:
+        return self.num_frames(token)
+
+    def last_frame(self, token: Count) -> Count:
+        return self.num_frames(token + 1) - 1
+
+    def phase(self, frame: Tensor) -> Tensor:
+        """How far into its token's time a frame lies, in [0, 1): float32."""
+        return (frame * self.step.denominator % self.step.numerator) / self.step.numerator
+
+
+class CausalEncoder(nn.Module):
+    """Latents to one vector a token, which knows the frames up to its last one and no others."""
+
+    def __init__(self, latent_dim: int, width: int, depth: int, heads: int) -> None:
+        super().__init__()
+        self.latent_dim, self.width = latent_dim, width
+        self.input = linear(latent_dim, width)
+        self.transformer = Transformer(width, depth, heads, causal=True, modulated=False)
+        self.norm = RMSNorm(width)
+        self.pool = linear(2 * width, width)
+
+    def frames(self, latents: Tensor) -> Tensor:
+        """latents (B, F, D) -> (B, F, W). Law: frame f of the output depends on the frames 0 to f of the input."""
+        positions = torch.arange(latents.shape[1], device=latents.device)
+        return self.norm(self.transformer(self.input(latents), positions, mask=None, modulation=None))
+
+    def forward(self, latents: Tensor, num_frames: Tensor, grid: TokenGrid) -> Tensor:
+        """latents (B, F, D), num_frames (B) valid ones -> (B, N, W): from the last of each token's valid frames, and their mean (what lasts all through)."""
+        frames = self.frames(latents)
+        tokens = torch.arange(grid.num_tokens(frames.shape[1]), device=frames.device)
+        offsets = torch.arange(math.ceil(grid.step), device=frames.device)
+        index = grid.first_frame(tokens)[:, None] + offsets  # (N, frames of a token)
+        inside = index <= grid.last_frame(tokens)[:, None]
+        valid = inside & (index < num_frames[:, None, None])  # (B, N, frames of a token)
+        parts = frames[:, index.clamp(max=frames.shape[1] - 1)]
+        mean = (parts * valid[..., None]).sum(2) / valid.sum(2).clamp(min=1)[..., None]
+        last = torch.minimum(grid.last_frame(tokens), num_frames[:, None] - 1)[..., None].expand(-1, -1, self.width)
+        return self.pool(torch.cat([frames.gather(1, last), mean], -1))
 
 
 class TokenizerLoss(NamedTuple):
-    loss: Tensor
-    reconstruction: Tensor  # flow matching, or squared error, of normalised latents
-    prior: Tensor  # squared error of a linear read-out of the tokens
-    commitment: Tensor
+    loss: Tensor  # (): reconstruction + prior_weight * prior + commitment
+    reconstruction: Tensor  # () of the velocity (flow) or of the latents (mse), per element; 1 is the variance of the data
+    prior: Tensor  # ()
+    commitment: Tensor  # ()
     codes: Tensor  # (B, N) long
     token_mask: Tensor  # (B, N) bool
 
 
 class Codes(NamedTuple):
-    codes: Tensor  # (B, N) long
-    num_tokens: Tensor  # (B) long; codes from num_tokens on are padding
-
-
-class TokenGrid:
-    """Which frames a token stands for: token_of_frame(f) = floor(f x token_rate / frame_rate).
-
-    The rate is made a fraction once, so that it holds at any length. A clip's last segment may be shorter; it has its token all the same.
-    """
-
-    def __init__(self, frame_rate: float, token_rate: float) -> None:
-        """Rates in Hz. Raises ValueError where tokens are to come faster than frames."""
-        self.step = Fraction(token_rate / frame_rate).limit_denominator(1000)
-        if not 0 < self.step <= 1:
-            raise ValueError(f"token_rate {token_rate:.3f} Hz: above 0 and at most the latents' {frame_rate:.3f} Hz is allowed")
-        self.frame_rate = frame_rate
-
-    @property
-    def token_rate(self) -> float:
-        return self.frame_rate * float(self.step)
-
-    @property
-    def longest(self) -> int:
-        """Most frames in a segment."""
-        return -(-self.step.denominator // self.step.numerator)
-
-    def token_of_frame(self, frames: Tensor) -> Tensor:
-        return frames * self.step.numerator // self.step.denominator
-
-    def first_frame(self, tokens: Tensor) -> Tensor:
-        return -(-tokens * self.step.denominator // self.step.numerator)
-
-    def num_tokens(self, num_frames: Tensor) -> Tensor:
-        """Tokens that cover num_frames frames: 0 for 0."""
-        return torch.where(num_frames > 0, self.token_of_frame(num_frames - 1) + 1, 0)
-
-    @staticmethod
-    def rate(frame_rate: float, stride: int | None, bitrate: float | None, codebook_size: int) -> float:
-        """Tokens a second of a stride (frames a token) or of a bit rate (bits a second)."""
-        if stride is not None:
-            return frame_rate / stride
-        assert bitrate is not None
-        return bitrate / math.log2(codebook_size)
-
-
-class CausalEncoder(nn.Module):
-    """Latents (B, F, D) to hidden frames (B, F, W); frame f has seen frames 0 to f."""
-
-    def __init__(self, latent_dim: int, width: int, depth: int, heads: int) -> None:
-        super().__init__()
-        self.embed = nn.Linear(latent_dim, width)
-        self.stack = Transformer(width, depth, heads, causal=True, modulated=False)
-
-    def forward(self, latents: Tensor) -> Tensor:
-        return self.stack(self.embed(latents), mask=None)
+    codes: Tensor  # (B, N) long; 0 beyond num_tokens, and 0 is a sound too
+    num_tokens: Tensor  # (B) long
 
 
 class SoundTokenizer(nn.Module):
-    """encode: latents to codes; decode: codes to latents. At the border latents have the VAE's scale, inside they are normalised by channel."""
+    """Latents to codes and back. Latents come and go in the VAE's scale and are standardised by channel inside."""
 
-    latent_mean: Tensor
-    latent_std: Tensor
+    latent_mean: Tensor  # (D)
+    latent_std: Tensor  # (D)
 
     def __init__(
         self,
@@ -99,116 +130,125 @@ class SoundTokenizer(nn.Module):
         quantizer: VectorQuantizer,
         decoder: DiffusionTransformer,
         grid: TokenGrid,
-        objective: str,
+        objective: Literal["flow", "mse"],
         logit_normal_share: float,
         token_dropout: float,
         prior_weight: float,
     ) -> None:
-        """objective: flow (the paper's), or mse (its baseline: the same network fed zero noise at t = 0, trained on squared error)."""
+        """objective: `mse` is the paper's baseline, the same network with zeros for noise at time 0, regressing the latents; it is never trained without
+        tokens, so it has no guidance. logit_normal_share: see `flow.stratified_times`. token_dropout: share of the clips trained without tokens."""
         super().__init__()
+        if objective not in ("flow", "mse"):
+            raise ValueError(f"objective {objective!r}; flow and mse are allowed")
+        if not encoder.width == quantizer.dim == decoder.condition_dim:
+            raise ValueError(f"encoder.width {encoder.width}, quantizer.dim {quantizer.dim}, decoder.condition_dim {decoder.condition_dim} must be equal")
         self.encoder, self.quantizer, self.decoder, self.grid = encoder, quantizer, decoder, grid
         self.objective, self.logit_normal_share = objective, logit_normal_share
         self.token_dropout, self.prior_weight = token_dropout, prior_weight
-        width, latent_dim = encoder.embed.out_features, encoder.embed.in_features
-        self.segment = nn.Linear(2 * width, width)
-        self.place = nn.Embedding(grid.longest, width)
-        self.prior = nn.Linear(width, latent_dim)
-        nn.init.normal_(self.place.weight, std=0.02)
-        self.register_buffer("latent_mean", torch.zeros(latent_dim))
-        self.register_buffer("latent_std", torch.ones(latent_dim))
+        self.register_buffer("latent_mean", torch.zeros(encoder.latent_dim))
+        self.register_buffer("latent_std", torch.ones(encoder.latent_dim))
 
     @property
     def bitrate(self) -> float:
-        """Nominal bits a second: log2(codebook_size) x token_rate."""
-        return math.log2(self.quantizer.codebook_size) * self.grid.token_rate
+        """Bits a second, if all codes came equally often."""
+        return math.log2(self.quantizer.codebook_size) * float(self.grid.token_rate)
 
     def set_latent_statistics(self, mean: Tensor, std: Tensor) -> None:
-        """Per channel (D), of the training latents."""
+        """Of the training latents, by channel (D)."""
+        if not (torch.isfinite(mean).all() and torch.isfinite(std).all() and (std > 0).all()):
+            raise ValueError("latent statistics must be finite, with every standard deviation above 0: is a channel of the VAE constant on this corpus?")
         self.latent_mean.copy_(mean)
-        self.latent_std.copy_(std.clamp(min=1e-5))
+        self.latent_std.copy_(std)
 
     def training_loss(self, latents: Tensor, num_frames: Tensor, generator: torch.Generator) -> TokenizerLoss:
-        """latents (B, F, D), zeros beyond num_frames (B). All randomness comes from the generator."""
-        mask = _mask(num_frames, latents.shape[1])
-        x_1 = self._normalise(latents) * mask[..., None]
-        quantized = self.quantizer(self._segments(x_1, num_frames), _mask(self.grid.num_tokens(num_frames), self._tokens(x_1)))
-        condition = self._frames(quantized.quantized, x_1.shape[1])
-        prior = masked_mse(self.prior(condition), x_1, mask)
-        if self.objective == "mse":
-            target, prediction = x_1, self._velocity(torch.zeros_like(x_1), x_1.new_zeros(len(x_1)), condition, mask)
-        else:
-            hidden = torch.rand(len(x_1), generator=generator, device=x_1.device) < self.token_dropout
-            noise = torch.randn(x_1.shape, generator=generator, device=x_1.device, dtype=x_1.dtype)
-            times = sample_times(len(x_1), self.logit_normal_share, generator, x_1.device)
-            x_t, target = interpolate(noise, x_1, times)
-            prediction = self._velocity(x_t, times, self.decoder.hide(condition, hidden), mask)
-        reconstruction = masked_mse(prediction, target, mask)
-        loss = reconstruction + self.prior_weight * prior + quantized.commitment
-        token_mask = _mask(self.grid.num_tokens(num_frames), quantized.codes.shape[1])
-        return TokenizerLoss(loss, reconstruction, prior, quantized.commitment, quantized.codes, token_mask)
+        """latents (B, F, D), of which num_frames (B) are valid. In training mode the codebook learns, too. Noise, times and dropout from the generator."""
+        frame_mask = self._valid_frames(latents, num_frames)
+        x_1 = self._standardized(latents, frame_mask)
+        tokens = self.encoder(x_1, num_frames, self.grid)
+        token_mask = torch.arange(tokens.shape[1], device=latents.device) < self.grid.num_tokens(num_frames)[:, None]
+        quantized = self.quantizer(tokens, token_mask, update=True)
+        condition = self._condition(quantized.quantized, x_1.shape[1])
+        prior = flow.masked_mean_square(self.decoder.prior(condition), x_1, frame_mask)
 
+        x_t, t, target, dropped = torch.zeros_like(x_1), x_1.new_zeros(len(x_1)), x_1, torch.zeros_like(num_frames, dtype=torch.bool)
+        if self.objective == "flow":
+            device = generator.device
+            noise = torch.randn(x_1.shape, generator=generator, device=device).to(x_1.device)
+            t = flow.stratified_times(len(x_1), self.logit_normal_share, generator).to(x_1.device)
+            dropped = (torch.rand(len(x_1), generator=generator, device=device) < self.token_dropout).to(x_1.device)
+            x_t, target = flow.interpolate(noise, x_1, t)
+        told = self.decoder.without_tokens(condition, dropped)
+        predicted = self.decoder(x_t, t, told, _key_mask(frame_mask))
+        reconstruction = flow.masked_mean_square(predicted, target, frame_mask)
+        loss = reconstruction + self.prior_weight * prior + quantized.commitment_loss
+        return TokenizerLoss(loss, reconstruction, prior, quantized.commitment_loss, quantized.codes, token_mask)
+
+    @torch.no_grad()
     def encode(self, latents: Tensor, num_frames: Tensor) -> Codes:
-        """latents (B, F, D) with num_frames (B) valid frames -> codes. What lies beyond num_frames changes nothing."""
-        x = self._normalise(latents) * _mask(num_frames, latents.shape[1])[..., None]
+        """latents (B, F, D), of which num_frames (B) are valid. A clip's last token is read at its last valid frame, if its own last frame lies beyond."""
+        frame_mask = self._valid_frames(latents, num_frames)
+        tokens = self.encoder(self._standardized(latents, frame_mask), num_frames, self.grid)
+        codes = self.quantizer(tokens, None, update=False).codes
         num_tokens = self.grid.num_tokens(num_frames)
-        found = self.quantizer(self._segments(x, num_frames), _mask(num_tokens, self._tokens(x)))
-        return Codes(found.codes, num_tokens)
+        return Codes(codes.masked_fill(torch.arange(codes.shape[1], device=codes.device) >= num_tokens[:, None], 0), num_tokens)
 
+    @torch.no_grad()
     def decode(
-        self, codes: Tensor, num_tokens: Tensor, num_frames: Tensor, num_steps: int, solver: str, guidance: float, generator: torch.Generator
+        self,
+        codes: Tensor,
+        num_tokens: Tensor,
+        num_frames: Tensor,
+        num_steps: int,
+        solver: flow.Solver,
+        guidance: float,
+        generator: torch.Generator,
     ) -> Tensor:
-        """codes (B, N) -> latents (B, F, D), F = max(num_frames), zeros beyond num_frames.
+        """codes (B, N), of which num_tokens (B) are valid -> latents (B, F, D), F the largest of num_frames (B); zeros beyond a clip's own.
 
-        num_steps, solver: of the ODE (models.flow.solve); guidance 1 follows the tokens, above 1 exaggerates them. The MSE twin takes one
-        evaluation and ignores all three. Raises ValueError where num_frames asks for more than the tokens cover.
+        guidance 1 is the trained velocity; w gives v(nothing) + w (v(tokens) - v(nothing)). With the objective mse, num_steps, solver, guidance and
+        generator have no effect. Raises ValueError where frames have no token.
         """
-        if (self.grid.num_tokens(num_frames) > num_tokens).any():
-            raise ValueError(f"{num_frames.tolist()} frames need {self.grid.num_tokens(num_frames).tolist()} tokens, here {num_tokens.tolist()}")
-        frames = int(num_frames.max())
-        mask = _mask(num_frames, frames)
-        condition = self._frames(self.quantizer.decode(codes), frames)
-        shape = (len(codes), frames, len(self.latent_mean))
+        if (self.grid.num_tokens(num_frames) > num_tokens).any() or int(num_tokens.max()) > codes.shape[1]:
+            raise ValueError(
+                f"num_frames {num_frames.tolist()} need {self.grid.num_tokens(num_frames).tolist()} tokens; {num_tokens.tolist()} of {codes.shape[1]} came. "
+                "grid.num_frames(num_tokens) says how many frames tokens stand for"
+            )
+        mask = torch.arange(int(num_frames.max()), device=codes.device) < num_frames[:, None]
+        condition = self._condition(self.quantizer.decode(codes), mask.shape[1])
+        shape = (*mask.shape, self.encoder.latent_dim)
         if self.objective == "mse":
-            x = self._velocity(condition.new_zeros(shape), condition.new_zeros(len(codes)), condition, mask)
+            latents = self.decoder(condition.new_zeros(shape), condition.new_zeros(len(codes)), condition, _key_mask(mask))
         else:
-            noise = torch.randn(shape, generator=generator, device=condition.device)
-            nothing = self.decoder.hide(condition, torch.ones(len(codes), dtype=torch.bool, device=codes.device))
+            noise = torch.randn(shape, generator=generator, device=generator.device).to(codes.device)
+            latents = flow.sample(lambda x, t: self.velocity(x, t, condition, mask, guidance), noise, num_steps, solver)
+        return (latents * self.latent_std + self.latent_mean) * mask[..., None]
 
-            def velocity(x: Tensor, t: Tensor) -> Tensor:
-                found = self._velocity(x, t, condition, mask)
-                return found if guidance == 1 else torch.lerp(self._velocity(x, t, nothing, mask), found, guidance)
+    def velocity(self, x_t: Tensor, t: Tensor, condition: Tensor, mask: Tensor, guidance: float) -> Tensor:
+        """Guided velocity (B, F, D) of standardised latents, from the decoder's `condition` (B, F, W)."""
+        if guidance == 1:
+            return self.decoder(x_t, t, condition, _key_mask(mask))
+        dropped = torch.tensor([False, True], device=x_t.device).repeat_interleave(len(x_t))
+        both = self.decoder.without_tokens(condition.repeat(2, 1, 1), dropped)
+        told, untold = self.decoder(x_t.repeat(2, 1, 1), t.repeat(2), both, _key_mask(mask.repeat(2, 1))).chunk(2)
+        return untold + guidance * (told - untold)
 
-            x = solve(velocity, noise, num_steps, solver)
-        return (x.float() * self.latent_std + self.latent_mean) * mask[..., None]
+    def _condition(self, embeddings: Tensor, num_frames: int) -> Tensor:
+        frames = torch.arange(num_frames, device=embeddings.device)
+        return self.decoder.condition(embeddings, self.grid.token_of_frame(frames), self.grid.phase(frames))
 
-    def _velocity(self, x: Tensor, t: Tensor, condition: Tensor, mask: Tensor) -> Tensor:
-        return self.decoder(x, t, condition, None if bool(mask.all()) else mask)
+    def _standardized(self, latents: Tensor, frame_mask: Tensor) -> Tensor:
+        """Zeros, the mean, where there is padding, whatever lay there."""
+        return torch.where(frame_mask[..., None], (latents.float() - self.latent_mean) / self.latent_std, 0.0)
 
-    def _normalise(self, latents: Tensor) -> Tensor:
-        return (latents.float() - self.latent_mean) / self.latent_std
-
-    def _tokens(self, x: Tensor) -> int:
-        return int(self.grid.num_tokens(torch.tensor(x.shape[1])))
-
-    def _segments(self, x: Tensor, num_frames: Tensor) -> Tensor:
-        """Encoder frames to one vector a token (B, N, W): the segment's mean beside its last valid frame. Nothing after a segment enters it."""
-        hidden = self.encoder(x)
-        tokens, frames = self._tokens(x), torch.arange(x.shape[1], device=x.device)
-        owner = self.grid.token_of_frame(frames)
-        valid = _mask(num_frames, x.shape[1])[..., None]
-        sums = hidden.new_zeros(len(x), tokens, hidden.shape[-1]).index_add_(1, owner, hidden * valid)
-        sizes = hidden.new_zeros(len(x), tokens, 1).index_add_(1, owner, valid.to(hidden.dtype))
-        ends = self.grid.first_frame(torch.arange(1, tokens + 1, device=x.device)) - 1
-        last = torch.minimum(ends, num_frames[:, None] - 1).clamp(min=0)
-        ending = hidden.gather(1, last[..., None].expand(-1, -1, hidden.shape[-1]))
-        return self.segment(torch.cat([sums / sizes.clamp(min=1), ending], dim=-1))
-
-    def _frames(self, quantized: Tensor, frames: int) -> Tensor:
-        """Token vectors (B, N, W) to frames (B, F, W): each frame its token, and where in the segment it stands."""
-        position = torch.arange(frames, device=quantized.device)
-        owner = self.grid.token_of_frame(position)
-        return quantized[:, owner] + self.place(position - self.grid.first_frame(owner))
+    def _valid_frames(self, latents: Tensor, num_frames: Tensor) -> Tensor:
+        """(B, F) bool."""
+        if latents.dim() != 3 or latents.shape[-1] != self.encoder.latent_dim:
+            raise ValueError(f"latents of shape {tuple(latents.shape)}; (B, F, {self.encoder.latent_dim}) is allowed")
+        if int(num_frames.min()) < 1 or int(num_frames.max()) > latents.shape[1]:
+            raise ValueError(f"num_frames {num_frames.tolist()}; 1 to F = {latents.shape[1]} are allowed")
+        return torch.arange(latents.shape[1], device=latents.device) < num_frames[:, None]
 
 
-def _mask(lengths: Tensor, size: int) -> Tensor:
-    return torch.arange(size, device=lengths.device) < lengths[:, None]
+def _key_mask(mask: Tensor) -> Tensor | None:
+    """None where nothing is padding: attention has faster kernels without a mask."""
+    return None if bool(mask.all()) else mask

@@ -1,80 +1,114 @@
-"""The one block that the causal encoder and the diffusion transformer share.
+"""The one transformer block that the causal encoder and the diffusion transformer share.
 
-Pre-norm transformer with RMSNorm (Zhang and Sennrich 2019), rotary positions (Su et al. 2021, arXiv:2104.09864), normalised queries and keys
-(Henry et al. 2020), SwiGLU (Shazeer 2020, arXiv:2002.05202), and, for the decoder, adaLN-single (Chen et al. 2023, arXiv:2310.00426): one shared
-vector of shifts, scales and gates, plus a table a block, all zero at the start.
+RMSNorm before each half (Zhang and Sennrich 2019), rotary positions (Su et al. 2021, arXiv:2104.09864), normalised queries and keys (Henry et al. 2020),
+SwiGLU (Shazeer 2020, arXiv:2002.05202), no biases; conditioned on time by adaLN-single (Chen et al. 2023, arXiv:2310.00426).
 """
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from typing import NamedTuple
 
-ROTARY_BASE = 10_000.0
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Rotation(NamedTuple):
+    """What `rotate` turns queries and keys by."""
+
+    cos: Tensor  # (F, head_dim / 2) float32
+    sin: Tensor
 
 
 class Transformer(nn.Module):
-    """depth blocks and a last norm: (B, F, D) -> (B, F, D)."""
+    """A stack of blocks on (B, F, D), causal or not. modulated: every block takes six vectors (shift, scale and gate of either half) from outside.
+
+    A causal stack takes no mask: padding is on the right, where no valid frame looks.
+    """
 
     def __init__(self, width: int, depth: int, heads: int, causal: bool, modulated: bool) -> None:
         super().__init__()
+        if width % (2 * heads):
+            raise ValueError(f"width {width} is no multiple of 2 x heads = {2 * heads}: rotary positions need an even head width")
+        self.width, self.heads, self.causal = width, heads, causal
         self.blocks = nn.ModuleList(Block(width, heads, causal, modulated) for _ in range(depth))
-        self.norm = nn.RMSNorm(width)
-
-    def forward(self, x: Tensor, mask: Tensor | None, modulation: Tensor | None = None) -> Tensor:
-        """x (B, F, D); mask (B, F), True where valid, or None where all are; modulation (B, 6 D) for a modulated stack."""
-        rotary = rotary_tables(x.shape[1], self.blocks[0].head_width, x.device)
         for block in self.blocks:
-            x = block(x, rotary, mask, modulation)
-        return self.norm(x)
+            for linear in (block.out, block.down):
+                nn.init.normal_(linear.weight, std=(2 * depth * linear.in_features) ** -0.5)  # the sum over the stack keeps its size
+
+    def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None, modulation: Tensor | None) -> Tensor:
+        """x (B, F, D); positions (F), latent frames; mask (B, F) bool, True for what may be looked at, None where all may; modulation (B, 6 D)."""
+        assert mask is None or not self.causal
+        rotation = rotary(positions, self.width // self.heads)
+        key_mask = None if mask is None else mask[:, None, None, :]
+        for block in self.blocks:
+            x = block(x, rotation, key_mask, modulation)
+        return x
 
 
 class Block(nn.Module):
-    """Attention and SwiGLU, each behind a norm. A causal block takes no mask: padding stands on the right, where no valid frame looks."""
-
     def __init__(self, width: int, heads: int, causal: bool, modulated: bool) -> None:
         super().__init__()
-        self.heads, self.head_width, self.causal = heads, width // heads, causal
-        hidden = 64 * -(-8 * width // (3 * 64))  # 8/3 of the width, up to a multiple of 64
-        self.norm_attention, self.norm_mlp = nn.RMSNorm(width), nn.RMSNorm(width)
-        self.norm_query, self.norm_key = nn.RMSNorm(self.head_width), nn.RMSNorm(self.head_width)
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
-        self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
-        self.down = nn.Linear(hidden, width, bias=False)
-        self.table = nn.Parameter(torch.zeros(6, width)) if modulated else None
+        head_dim = width // heads
+        hidden = -(-8 * width // (3 * 32)) * 32  # two thirds of 4 x width, as three matrices cost what two did; rounded up for tensor cores
+        self.heads, self.causal = heads, causal
+        self.attention_norm, self.feedforward_norm = RMSNorm(width), RMSNorm(width)
+        self.query_norm, self.key_norm = RMSNorm(head_dim), RMSNorm(head_dim)
+        self.qkv = linear(width, 3 * width)
+        self.out = linear(width, width)
+        self.gate_and_up = linear(width, 2 * hidden)
+        self.down = linear(hidden, width)
+        self.modulation = nn.Parameter(torch.zeros(6 * width)) if modulated else None  # this block's part; gates of 0 make it the identity at first
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None, modulation: Tensor | None) -> Tensor:
-        if self.table is None:
-            x = x + self._attend(self.norm_attention(x), rotary, mask)
-            return x + self._mlp(self.norm_mlp(x))
+    def forward(self, x: Tensor, rotation: Rotation, key_mask: Tensor | None, modulation: Tensor | None) -> Tensor:
+        if self.modulation is None:
+            x = x + self._attend(self.attention_norm(x), rotation, key_mask)
+            return x + self._feed_forward(self.feedforward_norm(x))
         assert modulation is not None
-        parts = (modulation.view(x.shape[0], 6, 1, -1) + self.table[:, None]).unbind(1)
-        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = parts
-        x = x + gate_1 * self._attend(self.norm_attention(x) * (1 + scale_1) + shift_1, rotary, mask)
-        return x + gate_2 * self._mlp(self.norm_mlp(x) * (1 + scale_2) + shift_2)
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = (modulation + self.modulation)[:, None].chunk(6, -1)
+        x = x + gate_1 * self._attend(modulate(self.attention_norm(x), shift_1, scale_1), rotation, key_mask)
+        return x + gate_2 * self._feed_forward(modulate(self.feedforward_norm(x), shift_2, scale_2))
 
-    def _attend(self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
-        batch, frames, width = x.shape
-        query, key, value = self.qkv(x).view(batch, frames, 3, self.heads, self.head_width).permute(2, 0, 3, 1, 4)
-        query, key = rotate(self.norm_query(query), rotary), rotate(self.norm_key(key), rotary)
-        allowed = None if self.causal or mask is None else mask[:, None, None, :]
-        found = F.scaled_dot_product_attention(query, key, value.to(query.dtype), attn_mask=allowed, is_causal=self.causal)
-        return self.out(found.transpose(1, 2).reshape(batch, frames, width))
+    def _attend(self, x: Tensor, rotation: Rotation, key_mask: Tensor | None) -> Tensor:
+        query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, heads, F, head_dim)
+        query, key = rotate(self.query_norm(query), rotation), rotate(self.key_norm(key), rotation)
+        query, key = query.to(value.dtype), key.to(value.dtype)
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=key_mask, is_causal=self.causal)
+        return self.out(attended.transpose(1, 2).flatten(2))
 
-    def _mlp(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_and_up(x).chunk(2, -1)
         return self.down(F.silu(gate) * up)
 
 
-def rotary_tables(frames: int, head_width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """cos and sin (F, head_width / 2), float32, of position times frequency."""
-    frequency = ROTARY_BASE ** -(torch.arange(0, head_width, 2, device=device, dtype=torch.float32) / head_width)
-    angle = torch.arange(frames, device=device, dtype=torch.float32)[:, None] * frequency
-    return angle.cos(), angle.sin()
+class RMSNorm(nn.Module):
+    """Over the last axis, in float32 whatever came."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), 1e-6).to(x.dtype)
 
 
-def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-    """Turns the pairs (first half, second half) of x (B, heads, F, head_width) by their position's angle, in float32."""
-    cos, sin = rotary
-    first, second = x.float().chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+def linear(in_features: int, out_features: int) -> nn.Linear:
+    """Without bias; unit variance in, unit variance out."""
+    layer = nn.Linear(in_features, out_features, bias=False)
+    nn.init.normal_(layer.weight, std=in_features**-0.5)
+    return layer
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    return x * (1 + scale) + shift
+
+
+def rotary(positions: Tensor, head_dim: int) -> Rotation:
+    """positions (F) -> the rotations of a head's pairs, wavelengths from 2 pi to 2 pi x 10^4 positions. float32, under autocast too."""
+    frequencies = 1e4 ** (-torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim)
+    angles = positions.float()[:, None] * frequencies
+    return Rotation(angles.cos(), angles.sin())
+
+
+def rotate(x: Tensor, rotation: Rotation) -> Tensor:
+    """x (..., F, head_dim) -> the same in float32. Law: the product of a query and a key depends on the difference of their positions alone."""
+    left, right = x.float().chunk(2, -1)
+    return torch.cat([left * rotation.cos - right * rotation.sin, left * rotation.sin + right * rotation.cos], -1)

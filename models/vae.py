@@ -1,15 +1,15 @@
-"""The frozen front: waveform to latents and back, behind one interface.
+"""Frozen VAEs behind one interface: waveform to latents and back.
 
-Oobleck is Stable Audio Open's VAE (Evans et al. 2024, arXiv:2407.14358), the paper's. MelCodec needs no download: log-mel frames projected by PCA that
-is fitted in closed form, at Oobleck's frame rate and width; back by the inverse projection and Griffin-Lim (1984). It knows no phase: its sound is rough.
+Oobleck is Stable Audio Open's (Evans et al. 2024, arXiv:2407.14358), through diffusers. MelCodec needs no download: log-mel frames, projected by
+principal components that are fitted in closed form; back by the inverse projection, the inverse mel filters and Griffin-Lim.
 """
 
 from typing import Any, NamedTuple, Protocol
 
 import torch
-import torch.nn.functional as F
-import torchaudio.functional as audio
+import torchaudio.functional as AF
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class Posterior(NamedTuple):
@@ -18,65 +18,82 @@ class Posterior(NamedTuple):
 
 
 class LatentCodec(Protocol):
-    """F = ceil(T / hop_length); latent frame f belongs to samples f x hop_length to (f + 1) x hop_length."""
+    """Latent frame f stands for the samples f * hop_length to (f + 1) * hop_length. Shapes: waveform (B, C, T) in [-1, 1], latents (B, F, D)."""
 
-    sample_rate: int
-    hop_length: int
+    sample_rate: int  # Hz
+    hop_length: int  # samples
     channels: int
     latent_dim: int
 
     def encode(self, waveform: Tensor) -> Posterior:
-        """waveform (B, C, T) in [-1, 1], padded with zeros on the right to a multiple of the hop."""
+        """waveform (B, C, T) -> (B, F, D), F = ceil(T / hop_length): zeros are put on the right of the last frame."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
-        """latents (B, F, D) -> waveform (B, C, F x hop_length)."""
+        """latents (B, F, D) -> waveform (B, C, F * hop_length)."""
         ...
 
 
 class Oobleck(nn.Module):
-    """`diffusers.AutoencoderOobleck`, frozen; rate, hop, width and channels are the model's own."""
+    """A trained Oobleck, frozen. It is not causal: a latent depends on 7 frames either side. Computes in float32, under autocast too."""
 
-    def __init__(self, autoencoder: Any) -> None:
+    def __init__(self, model: nn.Module) -> None:
+        """model: a `diffusers.AutoencoderOobleck`; hop, rate, channels and width are read from it."""
         super().__init__()
-        self.autoencoder = autoencoder.eval().requires_grad_(False)
-        self.sample_rate = int(autoencoder.config.sampling_rate)
-        self.hop_length = int(autoencoder.hop_length)
-        self.channels = int(autoencoder.config.audio_channels)
-        self.latent_dim = int(autoencoder.config.decoder_input_channels)
+        self.model: Any = model.requires_grad_(False).eval()
+        config: Any = model.config
+        self.sample_rate: int = config.sampling_rate
+        self.hop_length: int = model.hop_length
+        self.channels: int = config.audio_channels
+        self.latent_dim: int = config.decoder_input_channels
 
     @classmethod
     def from_pretrained(cls, source: str, subfolder: str | None, revision: str | None) -> "Oobleck":
-        """source: a folder or a hub id. Raises ValueError that says what to do where it cannot be had."""
+        """source: a folder, or a hub id. Raises ValueError where it cannot be had."""
         try:
             from diffusers import AutoencoderOobleck
-        except ImportError:
-            raise ValueError("Oobleck needs the package diffusers:   pip install 'make-some-noise[oobleck]'") from None
+        except ImportError as error:
+            raise ValueError("Oobleck needs diffusers: pip install 'make-some-noise[oobleck]'") from error
         try:
             model = AutoencoderOobleck.from_pretrained(source, subfolder=subfolder, revision=revision, torch_dtype=torch.float32)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise ValueError(
-                f"the VAE {source!r} (subfolder {subfolder!r}) cannot be loaded: {str(error).splitlines()[0]}\n"
-                "Stable Audio Open is gated: accept its licence on its hub page, then `hf auth login`. Or give a folder: --codec.source=FOLDER "
-                "--codec.subfolder=null, or take the codec that needs no download: --codec.kind=mel"
-            ) from None
+                f"no Oobleck VAE at {source!r} (subfolder {subfolder!r}, revision {revision!r}): {error}\n"
+                "Allowed: a folder with config.json and weights, or a hub id. Stable Audio Open is gated: accept its licence at "
+                "https://huggingface.co/stabilityai/stable-audio-open-1.0, then type `hf auth login`."
+            ) from error
         return cls(model)
 
+    @torch.no_grad()
     def encode(self, waveform: Tensor) -> Posterior:
-        found = self.autoencoder.encode(_pad(waveform, self.hop_length)).latent_dist
+        _check_waveform(waveform, self.channels)
+        with torch.autocast(waveform.device.type, enabled=False):
+            found = self.model.encode(_pad_to_hop(waveform.float(), self.hop_length)).latent_dist
         return Posterior(found.mean.transpose(1, 2), found.std.transpose(1, 2))
 
+    @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        return self.autoencoder.decode(latents.transpose(1, 2)).sample
+        with torch.autocast(latents.device.type, enabled=False):
+            waveform = self.model.decode(latents.float().transpose(1, 2)).sample
+        return F.pad(waveform, (0, latents.shape[1] * self.hop_length - waveform.shape[-1]))  # odd strides end a few samples early
 
 
 class MelCodec(nn.Module):
-    """Log-mel frames, hop_length / mel_hop of them stacked, projected on the latent_dim directions of largest variance."""
+    """Log-mel frames, `hop_length / mel_hop` of them in a latent frame, projected on `latent_dim` principal components. Mono.
 
-    components: Tensor
+    The latents are the components' scores, turned by a Hadamard matrix and divided by one number: every channel has mean 0 and standard deviation 1 on
+    the training corpus, and yet distances between latents are distances between log-mel spectra, but for that one factor. (Whitened scores, or plain
+    ones that are standardised later, would let the last component, with its thousandth of the first one's variance, weigh as much as the first.)
+
+    `accumulate` the training corpus, then `fit`; both are exact, whatever the batches were. Sound is silent below `log_floor`, an amplitude
+    (a sine of full scale has 1), so 1e-5 is -100 dB.
+    """
+
+    fitted: Tensor
+    components: Tensor  # (latent_dim, bands * frames)
     mean: Tensor
-    filters: Tensor
-    channels = 1
+    scale: Tensor
+    explained_variance: Tensor  # share of the log-mel variance that the components keep; NaN before fit
 
     def __init__(
         self,
@@ -92,80 +109,118 @@ class MelCodec(nn.Module):
         griffin_lim_iterations: int,
     ) -> None:
         super().__init__()
-        self.sample_rate, self.hop_length, self.latent_dim = sample_rate, hop_length, latent_dim
+        if hop_length % mel_hop or mel_hop % 2 or fft_size < 2 * mel_hop or (fft_size - mel_hop) % 2:
+            raise ValueError(
+                f"hop_length {hop_length}, mel_hop {mel_hop}, fft_size {fft_size}: hop_length must be a multiple of mel_hop, both others even, and "
+                "fft_size at least twice mel_hop, as in 2048, 512, 2048"
+            )
+        width = mel_bands * (hop_length // mel_hop)
+        if latent_dim > width or latent_dim & (latent_dim - 1):
+            raise ValueError(f"latent_dim {latent_dim}: a power of 2 up to mel_bands * hop_length / mel_hop = {width} is allowed, as 64")
+        if not 0 <= min_hz < max_hz <= sample_rate / 2:
+            raise ValueError(f"min_hz {min_hz}, max_hz {max_hz}: they must rise, within 0 to sample_rate / 2 = {sample_rate / 2}")
+        self.sample_rate, self.hop_length, self.channels, self.latent_dim = sample_rate, hop_length, 1, latent_dim
         self.fft_size, self.mel_hop, self.mel_bands = fft_size, mel_hop, mel_bands
         self.log_floor, self.griffin_lim_iterations = log_floor, griffin_lim_iterations
-        self.stack = hop_length // mel_hop
-        size = self.stack * mel_bands
-        if latent_dim > size:
-            raise ValueError(f"latent_dim {latent_dim} is above the {size} values of a frame ({self.stack} mel frames x {mel_bands} bands)")
-        filters = audio.melscale_fbanks(fft_size // 2 + 1, min_hz, max_hz, mel_bands, sample_rate, norm="slaney", mel_scale="slaney")
-        self.register_buffer("filters", filters, persistent=False)
+
+        filters = AF.melscale_fbanks(fft_size // 2 + 1, min_hz, max_hz, mel_bands, sample_rate, norm=None, mel_scale="slaney")
+        if not filters.any(0).all():
+            raise ValueError(f"{mel_bands} mel_bands are too many for fft_size {fft_size}: some hold no bin. Type fewer bands or a longer fft_size")
+        filters = filters / filters.sum(0)  # a band is a mean of its bins
         self.register_buffer("window", torch.hann_window(fft_size), persistent=False)
-        self.register_buffer("components", torch.zeros(size, latent_dim))
-        self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("explained_variance", torch.zeros(()))
-        self.total, self.outer, self.count = torch.zeros(size).double(), torch.zeros(size, size).double(), 0
+        self.register_buffer("filters", filters, persistent=False)  # (bins, bands)
+        self.register_buffer("inverse_filters", torch.linalg.pinv(filters.double()).float(), persistent=False)  # (bands, bins)
 
-    def accumulate(self, waveform: Tensor, num_samples: Tensor) -> None:
-        """Adds the frames of waveform (B, C, T) that num_samples (B) reaches to the sums behind `fit`."""
-        frames = self._frames(waveform)
-        reached = -(-num_samples // self.hop_length)
-        valid = frames[torch.arange(frames.shape[1], device=frames.device) < reached[:, None]].double().cpu()
-        self.total += valid.sum(0)
-        self.outer += valid.T @ valid
-        self.count += len(valid)
+        self.register_buffer("fitted", torch.tensor(False))
+        self.register_buffer("components", torch.zeros(latent_dim, width))
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("explained_variance", torch.tensor(float("nan")))
+        self._sums = (0, torch.zeros(width, dtype=torch.float64), torch.zeros(width, width, dtype=torch.float64))
 
+    @torch.no_grad()
+    def accumulate(self, waveform: Tensor, num_frames: Tensor) -> None:
+        """Adds the first num_frames (B) latent frames of each clip of waveform (B, 1, T) to the sums that `fit` reads."""
+        spectra = self._log_mel(waveform)
+        valid = torch.arange(spectra.shape[1], device=spectra.device) < num_frames.to(spectra.device)[:, None]
+        rows = spectra[valid].double().cpu()
+        count, total, products = self._sums
+        self._sums = (count + len(rows), total + rows.sum(0), products + rows.T @ rows)
+
+    @torch.no_grad()
     def fit(self) -> None:
-        """PCA in closed form from the accumulated sums. The largest entry of each direction is positive, so that a fit is reproducible."""
-        if self.count < 2:
-            raise ValueError(f"the mel codec was given {self.count} frames of sound to be fitted on; it needs at least 2")
-        mean = self.total / self.count
-        values, vectors = torch.linalg.eigh(self.outer / self.count - torch.outer(mean, mean))
-        order = values.argsort(descending=True)
-        values, vectors = values[order].clamp(min=0), vectors[:, order[: self.latent_dim]]
-        signs = vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
-        self.components.copy_(vectors * signs)
+        """Principal components of everything accumulated. Raises ValueError where that is less than latent_dim frames, or all of it is one spectrum."""
+        count, total, products = self._sums
+        if count <= self.latent_dim:
+            raise ValueError(f"{count} latent frames were accumulated; {self.latent_dim} components need at least {self.latent_dim + 1}: give more sound")
+        mean = total / count
+        variances, vectors = torch.linalg.eigh(products / count - mean.outer(mean))
+        variances, vectors = variances.flip(0).clamp(min=0), vectors.flip(1).T
+        kept, all_variance = variances[: self.latent_dim].sum(), variances.sum()
+        if kept < 1e-12:
+            raise ValueError("every accumulated frame has the same spectrum (silence?): there is nothing to fit")
+        vectors = vectors[: self.latent_dim]
+        largest = vectors.gather(1, vectors.abs().argmax(1, keepdim=True))  # an eigenvector's sign is arbitrary: its largest entry is positive here
+        self.components.copy_(_hadamard(self.latent_dim) @ (vectors * largest.sign()))
         self.mean.copy_(mean)
-        self.explained_variance.copy_(values[: self.latent_dim].sum() / values.sum().clamp(min=1e-12))
+        self.scale.copy_((kept / self.latent_dim).sqrt())
+        self.explained_variance.copy_(kept / all_variance)
+        self.fitted.fill_(True)
 
+    @torch.no_grad()
     def encode(self, waveform: Tensor) -> Posterior:
-        """Deterministic: the standard deviation is zero. Raises ValueError before `fit`."""
-        if not self.components.any():
-            raise ValueError("the mel codec is not fitted: call accumulate() on training sound, then fit()")
-        latents = (self._frames(waveform) - self.mean) @ self.components
-        return Posterior(latents, torch.zeros_like(latents))
+        """The posterior's std is 0: the projection is deterministic."""
+        self._check_fitted()
+        mean = (self._log_mel(waveform) - self.mean) @ self.components.T / self.scale
+        return Posterior(mean, torch.zeros_like(mean))
 
+    @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        stacked = latents @ self.components.T + self.mean
-        mel = stacked.view(len(latents), -1, self.mel_bands).clamp(max=12).exp().transpose(1, 2)
-        power = (self._inverse() @ mel).clamp(min=0)
-        length = latents.shape[1] * self.hop_length + self.fft_size - self.mel_hop
-        frames = 1 + length // self.mel_hop  # Griffin-Lim's frames are centred; ours start at their hop
-        half = (self.fft_size // self.mel_hop) // 2
-        power = F.pad(power, (half, max(0, frames - half - power.shape[2])))[..., :frames]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # its random phases: the same latents give the same sound
-            sound = audio.griffinlim(
-                power, self.window, self.fft_size, self.mel_hop, self.fft_size, power=1.0, n_iter=self.griffin_lim_iterations,
-                momentum=0.99, length=length, rand_init=True,
+        """Griffin and Lim 1984, with the momentum of Perraudin et al. 2013 and phases that start at zero, so that equal latents sound equal."""
+        self._check_fitted()
+        with torch.autocast(latents.device.type, enabled=False):
+            magnitudes = self.magnitudes(latents)
+            ends = F.pad(magnitudes.transpose(1, 2), (1, 1), mode="replicate")  # torchaudio's frames are centred on k * mel_hop, ours half a hop later
+            waveform = AF.griffinlim(
+                ends, self.window, self.fft_size, self.mel_hop, self.fft_size, power=1.0, n_iter=self.griffin_lim_iterations, momentum=0.99,
+                length=(ends.shape[-1] - 1) * self.mel_hop, rand_init=False,
             )  # fmt: skip
-        start = (self.fft_size - self.mel_hop) // 2
-        return sound[:, None, start : start + latents.shape[1] * self.hop_length]
+            start = self.mel_hop // 2
+            return waveform[:, None, start : start + latents.shape[1] * self.hop_length]
 
-    def _frames(self, waveform: Tensor) -> Tensor:
-        """(B, C, T) -> stacked log-mel (B, F, stack x bands). The window of a mel frame is centred on its own mel_hop samples."""
-        sound = _pad(waveform, self.hop_length).mean(1)
-        side = self.fft_size - self.mel_hop
-        sound = F.pad(sound, (side // 2, side - side // 2))
-        spectrum = torch.stft(sound, self.fft_size, self.mel_hop, window=self.window, center=False, return_complex=True).abs()
-        mel = (spectrum.transpose(1, 2) @ self.filters).clamp(min=self.log_floor).log()
-        return mel.reshape(len(mel), -1, self.stack * self.mel_bands)
+    def magnitudes(self, latents: Tensor) -> Tensor:
+        """latents (B, F, D) -> magnitudes of the short-time spectrum (B, F * hop_length / mel_hop, bins)."""
+        spectra = (latents.float() * self.scale) @ self.components + self.mean
+        bands = spectra.unflatten(-1, (-1, self.mel_bands)).flatten(1, 2).exp()
+        return (bands @ self.inverse_filters).clamp(min=0) * self.window.sum() / 2
 
-    def _inverse(self) -> Tensor:
-        """Filters back to bins (bins, bands): the transpose, scaled so that filters then inverse keep each band's level."""
-        return self.filters / (self.filters.T @ self.filters).sum(1).clamp(min=1e-12)
+    def _log_mel(self, waveform: Tensor) -> Tensor:
+        """waveform (B, 1, T) -> (B, F, bands * frames): the log-mel frames within a latent frame, each centred in its own mel_hop samples."""
+        _check_waveform(waveform, 1)
+        with torch.autocast(waveform.device.type, enabled=False):
+            margin = (self.fft_size - self.mel_hop) // 2
+            padded = F.pad(_pad_to_hop(waveform.float(), self.hop_length)[:, 0], (margin, margin))
+            spectrum = torch.stft(padded, self.fft_size, self.mel_hop, window=self.window, center=False, return_complex=True).abs()
+            bands = (spectrum / (self.window.sum() / 2)).transpose(1, 2) @ self.filters
+            return bands.clamp(min=self.log_floor).log().unflatten(1, (-1, self.hop_length // self.mel_hop)).flatten(2)
+
+    def _check_fitted(self) -> None:
+        if not self.fitted:
+            raise ValueError("the codec is not fitted: accumulate(waveform, num_frames) the training corpus and call fit(), or load a fitted state")
 
 
-def _pad(waveform: Tensor, hop_length: int) -> Tensor:
+def _check_waveform(waveform: Tensor, channels: int) -> None:
+    if waveform.dim() != 3 or waveform.shape[1] != channels or not waveform.shape[2]:
+        raise ValueError(f"waveform of shape {tuple(waveform.shape)}; (B, {channels}, T) with T >= 1 is allowed")
+
+
+def _pad_to_hop(waveform: Tensor, hop_length: int) -> Tensor:
     return F.pad(waveform, (0, -waveform.shape[-1] % hop_length))
+
+
+def _hadamard(size: int) -> Tensor:
+    """Orthogonal (size, size), every entry +-1/sqrt(size): each row mixes all components evenly. Sylvester 1867; size a power of 2."""
+    matrix = torch.ones(1, 1, dtype=torch.float64)
+    while len(matrix) < size:
+        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
+    return matrix / size**0.5

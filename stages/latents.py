@@ -135,7 +135,8 @@ class Latents(L.LightningModule):
         line.start()
         for number, cut in enumerate(train, 1):
             root = self.roots[cut.custom["corpus"]]
-            codec.accumulate(*load_windows(cut, root, codec.sample_rate, codec.channels, self.window_frames * codec.hop_length))
+            windows, samples = load_windows(cut, root, codec.sample_rate, codec.channels, self.window_frames * codec.hop_length)
+            codec.accumulate(windows, -(-samples // codec.hop_length))
             line.update(number)
         codec.fit()
         line.stop()
