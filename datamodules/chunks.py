@@ -1,7 +1,7 @@
 """The cache format: chunks of whole recordings, written once, atomically, found again after a crash.
 
     <folder>/key.json              what made the cache (producer's hash, window rule); another key is refused
-    <folder>/plan.json             [{"id", "cuts": [cut ids]}, ...]: every recording of the corpora in exactly one chunk
+    <folder>/plan.json             [{"id", "cuts": [cut ids]}, ...]: every recording in exactly one chunk
     <folder>/<chunk>/cuts.jsonl.gz the chunk's cuts, in plan order
     <folder>/<chunk>/arrays.npy    latents only: (sum of F, D) float16; a cut's custom has `offset` and `length` (frames)
 
@@ -45,7 +45,10 @@ def plan(cuts: Iterable[Any], recordings_per_chunk: int) -> list[Chunk]:
 
 
 def open_cache(folder: Path, chunks: Sequence[Chunk], key: dict[str, Any]) -> None:
-    """Writes the key and the plan, or holds them against what is there. Raises ValueError that names what differs."""
+    """Writes the key and the plan, or holds the key against what is there. Raises ValueError that names what differs.
+
+    Removes what dead processes left half-written, and chunks that are in no plan any more: their recordings changed and are made again.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     stored = folder / "key.json"
     if stored.is_file():
@@ -55,9 +58,14 @@ def open_cache(folder: Path, chunks: Sequence[Chunk], key: dict[str, Any]) -> No
             raise ValueError(f"{folder} was made otherwise ({'; '.join(changed)}). Begin again with --restart")
     _write(stored, key)
     _write(folder / "plan.json", [{"id": chunk.id, "cuts": [cut.id for cut in chunk.cuts]} for chunk in chunks])
-    for stale in folder.glob(".tmp-*"):
-        if not _alive(int(stale.name.rsplit("-", 1)[1])):
-            shutil.rmtree(stale, ignore_errors=True)
+    for part in folder.glob(".tmp-*"):
+        pid = int(part.name.rsplit("-", 1)[1])
+        if pid == os.getpid() or not _alive(pid):  # in a container a new process often has a dead one's number
+            shutil.rmtree(part, ignore_errors=True)
+    planned = {chunk.id for chunk in chunks}
+    for old in folder.iterdir():
+        if old.is_dir() and not old.name.startswith(".") and old.name not in planned:
+            shutil.rmtree(old)
 
 
 def pending(folder: Path, chunks: Sequence[Chunk]) -> list[Chunk]:
@@ -86,7 +94,8 @@ class ChunkWriter:
     def finish(self) -> None:
         """Writes and renames. A chunk that another process finished in the meantime is left as it is."""
         part = self.folder / f".tmp-{self.chunk.id}-{os.getpid()}"
-        part.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
         offset, blocks, cuts = 0, [], []
         for cut in self.chunk.cuts:
             assert (cut.id in self.codes) != (cut.id in self.arrays), f"{cut.id} has no result"

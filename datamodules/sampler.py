@@ -16,7 +16,10 @@ from torch.utils.data import DataLoader, Sampler
 
 
 class ResumableSampler(Sampler[CutSet]):
-    """Wraps any CutSampler: same order for the same (seed, epoch), and `seek` to a batch of an epoch."""
+    """Wraps any CutSampler: same order for the same (seed, epoch), and `seek` to a batch of an epoch.
+
+    The position holds for every iterator until another epoch is set: Lightning makes one before it names the epoch, and may make a second.
+    """
 
     def __init__(self, inner: CutSampler) -> None:
         self.inner = inner
@@ -32,7 +35,7 @@ class ResumableSampler(Sampler[CutSet]):
         self.inner.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[CutSet]:
-        skip, self._skip = self._skip, 0
+        skip = self._skip
         batches = iter(self.inner)
         for number in range(skip):
             try:
@@ -67,7 +70,7 @@ class ResumableDataModule(L.LightningDataModule):
         raise NotImplementedError
 
     def fingerprint(self) -> str:
-        """Hash of what decides the order: the ids in it."""
+        """Hash of what decides the order, beside the seed: `hash_ids`."""
         raise NotImplementedError
 
     def train_dataloader(self) -> DataLoader:
@@ -92,13 +95,19 @@ class ResumableDataModule(L.LightningDataModule):
             position = (epoch.processed, batch.current.processed)
         else:
             position = (epoch.processed + inside, 0)
-        return {"epoch": position[0], "batch": position[1], "world": self._ranks()[1], "fingerprint": self.fingerprint()}
+        state = {"epoch": position[0], "batch": position[1], "world": self._ranks()[1], "seed": self.seed}
+        return state | {"fingerprint": self.fingerprint()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises ValueError where the data or the number of processes is not what the checkpoint was trained on."""
+        """Raises ValueError where the data, the seed or the number of processes is not what the checkpoint was trained with."""
         world = self._ranks()[1]
         if state["world"] != world:
-            raise ValueError(f"the checkpoint was trained by {state['world']} processes and {world} are here: the data would be dealt otherwise")
+            raise ValueError(
+                f"the checkpoint was trained by {state['world']} processes and {world} are here: the data would be dealt otherwise. "
+                f"Go on with {state['world']} (--trainer.devices times --trainer.num_nodes), or begin again with --restart"
+            )
+        if state["seed"] != self.seed:
+            raise ValueError(f"the checkpoint was trained with seed {state['seed']}, and {self.seed} is given. Begin again with --restart")
         if state["fingerprint"] != self.fingerprint():
             raise ValueError("the checkpoint was trained on other data than is here now. Begin again with --restart")
         self._position = (state["epoch"], state["batch"])
@@ -117,10 +126,10 @@ class ResumableDataModule(L.LightningDataModule):
 
 
 def hash_ids(*groups: list[Any]) -> str:
-    """Hash of the ids of several lists of cuts, in their order."""
+    """Hash of the ids and durations of several lists of cuts, in their order: what buckets and order hang on."""
     digest = hashlib.sha256()
     for group in groups:
         for cut in group:
-            digest.update(f"{cut.id}\0".encode())
+            digest.update(f"{cut.id}\0{cut.duration}\0".encode())
         digest.update(b"\1")
     return digest.hexdigest()

@@ -1,8 +1,9 @@
-"""Diffusion transformer (Peebles and Xie 2023, arXiv:2212.09748): the velocity of latents, told by sound tokens what to become.
+"""Diffusion transformer (Peebles and Xie 2023, arXiv:2212.09748): the velocity of latents, told by sound tokens what to
+become.
 
-Tokens are repeated to the frame rate and joined to the latents by channels, for their alignment is known: no cross-attention. Time reaches the blocks
-by adaLN-single (Chen et al. 2023, arXiv:2310.00426). A small head predicts the latents from the tokens alone (the prior loss of Matcha-TTS, Mehta et
-al. 2024, arXiv:2309.03199).
+Tokens are repeated to the frame rate and joined to the latents by channels, for their alignment is known: no
+cross-attention. Time reaches the blocks by adaLN-single (Chen et al. 2023, arXiv:2310.00426). A small head predicts the
+latents from the tokens alone (the prior loss of Matcha-TTS, Mehta et al. 2024, arXiv:2309.03199).
 """
 
 import math
@@ -50,11 +51,16 @@ class DiffusionTransformer(nn.Module):
         return self.prior_head(condition)
 
     def without_tokens(self, condition: Tensor, dropped: Tensor) -> Tensor:
-        """condition (B, F, C) with the clips of dropped (B) bool told nothing, for classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598)."""
+        """condition (B, F, C) with the clips of dropped (B) bool told nothing, for classifier-free guidance (Ho and
+        Salimans 2022, arXiv:2207.12598).
+        """
         return torch.where(dropped[:, None, None], self.no_tokens.to(condition.dtype), condition)
 
-    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor, mask: Tensor | None, r: Tensor | None = None) -> Tensor:
-        """x_t (B, F, D), t (B) in [0, 1], condition (B, F, C), mask (B, F) bool or None where no frame is padding -> velocity (B, F, D) float32.
+    def forward(
+        self, x_t: Tensor, t: Tensor, condition: Tensor, mask: Tensor | None, r: Tensor | None = None
+    ) -> Tensor:
+        """x_t (B, F, D), t (B) in [0, 1], condition (B, F, C), mask (B, F) bool or None where no frame is padding ->
+        velocity (B, F, D) float32.
 
         r (B) in [t, 1] asks for the mean velocity from t to r; None is r = t, the velocity at t.
         """

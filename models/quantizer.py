@@ -1,7 +1,9 @@
-"""Vector quantisation with a codebook that follows its vectors by running means (van den Oord et al. 2017, arXiv:1711.00937, appendix A.1).
+"""Vector quantisation with a codebook that follows its vectors by running means (van den Oord et al. 2017,
+arXiv:1711.00937, appendix A.1).
 
-Codes are factorised and compared by angle (Yu et al. 2022, arXiv:2110.04627): a vector is projected to few dimensions and to length 1, so that a large
-book stays in use. The book starts from k-means over the first vectors; codes that fall out of use start anew from vectors of the batch.
+Codes are factorised and compared by angle (Yu et al. 2022, arXiv:2110.04627): a vector is projected to few dimensions
+and to length 1, so that a large book stays in use. The book starts from k-means over the first vectors; codes that fall
+out of use start anew from vectors of the batch.
 
     latents (B, N, D) ── project, length 1 ──► (B, N, d) ── nearest ──► codes (B, N) ── codebook ──► (B, N, d) ── project ──► quantised (B, N, D)
 """
@@ -21,10 +23,12 @@ class Quantized(NamedTuple):
 
 
 class VectorQuantizer(nn.Module):
-    """Every random choice is drawn from (seed, step), and all that the future depends on is in `state_dict`: a resumed run equals the undisturbed one.
+    """Every random choice is drawn from (seed, step), and all that the future depends on is in `state_dict`: a resumed
+    run equals the undisturbed one.
 
-    Ranks agree: they add up their statistics and share the vectors that codes start from. `eval()`, or update=False, changes nothing.
-    Each training forward counts as a step, so with gradient accumulation a step is a batch, not an optimizer step.
+    Ranks agree: they add up their statistics and share the vectors that codes start from. `eval()`, or update=False,
+    changes nothing. Each training forward counts as a step, so with gradient accumulation a step is a batch, not an
+    optimizer step.
     """
 
     codebook: Tensor  # (K, d), each of length 1
@@ -49,19 +53,29 @@ class VectorQuantizer(nn.Module):
         revive_until: int,
         seed: int,
     ) -> None:
-        """reservoir_size: vectors that k-means starts from. revive_threshold: share of the mean use below which a code starts anew, every `revive_every`
-        steps, before step `revive_until`."""
+        """reservoir_size: vectors that k-means starts from. revive_threshold: share of the mean use below which a code
+        starts anew, every `revive_every` steps, before step `revive_until`.
+        """
         super().__init__()
         if reservoir_size < codebook_size:
-            raise ValueError(f"reservoir_size {reservoir_size} is below codebook_size {codebook_size}: k-means needs a vector a code, better 20")
+            raise ValueError(
+                f"reservoir_size {reservoir_size} is below codebook_size {codebook_size}: k-means needs a vector a code, better 20"
+            )
         if code_dim < 2:
             raise ValueError(f"code_dim {code_dim}; at least 2 is allowed: codes are directions")
         if revive_every < 1:
-            raise ValueError(f"revive_every {revive_every}; at least 1 is allowed. To revive nothing, set revive_until to 0")
+            raise ValueError(
+                f"revive_every {revive_every}; at least 1 is allowed. To revive nothing, set revive_until to 0"
+            )
         self.dim, self.codebook_size, self.code_dim = dim, codebook_size, code_dim
         self.decay, self.commitment_weight = decay, commitment_weight
         self.kmeans_iterations, self.reservoir_size = kmeans_iterations, reservoir_size
-        self.revive_threshold, self.revive_every, self.revive_until, self.seed = revive_threshold, revive_every, revive_until, seed
+        self.revive_threshold, self.revive_every, self.revive_until, self.seed = (
+            revive_threshold,
+            revive_every,
+            revive_until,
+            seed,
+        )
 
         self.project_in = nn.Linear(dim, code_dim, bias=False)
         self.project_out = nn.Linear(code_dim, dim, bias=False)
@@ -76,9 +90,11 @@ class VectorQuantizer(nn.Module):
         self.register_buffer("ready", torch.tensor(False))
 
     def forward(self, latents: Tensor, mask: Tensor | None, update: bool) -> Quantized:
-        """latents (B, N, D); mask (B, N) bool, False for padding, which has no part in statistics and loss. In float32, under autocast too.
+        """latents (B, N, D); mask (B, N) bool, False for padding, which has no part in statistics and loss. In float32,
+        under autocast too.
 
-        In training with update, until the reservoir is full: nothing is quantised (the vectors themselves go on, codes are the nearest of a random book).
+        In training with update, until the reservoir is full: nothing is quantised (the vectors themselves go on, codes
+        are the nearest of a random book).
         """
         with torch.autocast(latents.device.type, enabled=False):
             vectors = F.normalize(self.project_in(latents.float()), dim=-1)
@@ -98,10 +114,14 @@ class VectorQuantizer(nn.Module):
             return Quantized(self.project_out(passed), codes.view(vectors.shape[:2]), commitment)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """codes (B, N) -> (B, N, D): what `forward` gave with them. Raises ValueError for a code that is not in the book."""
+        """codes (B, N) -> (B, N, D): what `forward` gave with them. Raises ValueError for a code that is not in the
+        book.
+        """
         low, high = (int(codes.min()), int(codes.max())) if codes.numel() else (0, 0)
         if low < 0 or high >= self.codebook_size:
-            raise ValueError(f"codes from {low} to {high}; 0 to {self.codebook_size - 1} are allowed. Were they made by another tokenizer?")
+            raise ValueError(
+                f"codes from {low} to {high}; 0 to {self.codebook_size - 1} are allowed. Were they made by another tokenizer?"
+            )
         with torch.autocast(codes.device.type, enabled=False):
             return self.project_out(self.codebook[codes])
 
@@ -130,7 +150,9 @@ class VectorQuantizer(nn.Module):
         self.codebook.copy_(torch.where(uses[:, None] > 0, F.normalize(self.sums, dim=-1), self.codebook))
 
     def _revive(self, vectors: Tensor, generator: torch.Generator) -> None:
-        """Codes used below the threshold, the least used first, start anew from vectors (M, d) of this step, each taken once."""
+        """Codes used below the threshold, the least used first, start anew from vectors (M, d) of this step, each taken
+        once.
+        """
         mean = self.counts.mean()
         order = self.counts.argsort(stable=True)
         dead = order[: int((self.counts < self.revive_threshold * mean).sum())][: len(vectors)]
@@ -140,7 +162,9 @@ class VectorQuantizer(nn.Module):
         self.counts[dead] = mean
 
     def _fill(self, vectors: Tensor, generator: torch.Generator) -> None:
-        """Puts vectors (M, d) into the reservoir, a random part of them where not all fit; the full reservoir starts the codebook."""
+        """Puts vectors (M, d) into the reservoir, a random part of them where not all fit; the full reservoir starts
+        the codebook.
+        """
         start = int(self.filled)
         room = self.reservoir_size - start
         if len(vectors) > room:
@@ -154,20 +178,25 @@ class VectorQuantizer(nn.Module):
             dist.broadcast(codebook, 0)
             dist.broadcast(uses, 0)
         self.codebook.copy_(codebook)
-        self.counts.copy_(uses * (len(vectors) / self.reservoir_size))  # as if one step had been spread like the reservoir
+        self.counts.copy_(
+            uses * (len(vectors) / self.reservoir_size)
+        )  # as if one step had been spread like the reservoir
         self.sums.copy_(self.codebook * self.counts[:, None])
         self.ready.fill_(True)
 
 
 def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
-    """vectors (M, d) -> index (M) of the code with the largest inner product; the first of equals. At most 2^25 products are held at a time."""
+    """vectors (M, d) -> index (M) of the code with the largest inner product; the first of equals. At most 2^25
+    products are held at a time.
+    """
     rows = max(1, (1 << 25) // len(codebook))
     with torch.no_grad():
         return torch.cat([(part @ codebook.T).argmax(-1) for part in vectors.split(rows)])
 
 
 def kmeans(vectors: Tensor, size: int, iterations: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """vectors (M, d) of length 1 -> codebook (size, d) of length 1 and the number of vectors of each code (size). Dhillon and Modha 2001.
+    """vectors (M, d) of length 1 -> codebook (size, d) of length 1 and the number of vectors of each code (size).
+    Dhillon and Modha 2001.
 
     A code that loses all its vectors starts anew from a random one.
     """

@@ -1,4 +1,5 @@
-"""Sound tokenizer of LM-MSN (Mehta, Jojic, Gamper 2025, arXiv:2503.22275): causal encoder, codebook, diffusion decoder. On a VAE's latents.
+"""Sound tokenizer of LM-MSN (Mehta, Jojic, Gamper 2025, arXiv:2503.22275): causal encoder, codebook, diffusion decoder.
+On a VAE's latents.
 
     latents (B, F, D) ──causal encoder──► (B, F, W) ──last frame and mean of each token's frames──► (B, N, W) ──codebook──► codes (B, N)
     latents (B, F, D) ◄──── flow matching (or one regression: VQ-MSE) ◄──── repeated to frames (B, F, W) ◄──── embeddings (B, N, W) ◄────┘
@@ -20,16 +21,20 @@ Count = TypeVar("Count", int, Tensor)
 
 
 class TokenGrid:
-    """Which frames a token stands for: the same rational step everywhere, so that the tokens of a prefix do not depend on what follows.
+    """Which frames a token stands for: the same rational step everywhere, so that the tokens of a prefix do not depend
+    on what follows.
 
-    Token n stands for the frames f with n <= f / step < n + 1, and is known at the last of them. step is a Fraction, in frames a token (a denominator
-    up to 1000: the rate is off by at most a millionth or so). A clip's last token may stand for fewer frames; every frame has a token.
+    Token n stands for the frames f with n <= f / step < n + 1, and is known at the last of them. step is a Fraction, in
+    frames a token (a denominator up to 1000: the rate is off by at most a millionth or so). A clip's last token may
+    stand for fewer frames; every frame has a token.
     """
 
     def __init__(self, frame_rate: float, token_rate: float) -> None:
         """Rates in Hz. Raises ValueError for more than one token a frame."""
         if not 0 < token_rate <= frame_rate:
-            raise ValueError(f"token_rate {token_rate:g} Hz; above 0 and up to the frame rate, {frame_rate:g} Hz, is allowed: a frame has one token at most")
+            raise ValueError(
+                f"token_rate {token_rate:g} Hz; above 0 and up to the frame rate, {frame_rate:g} Hz, is allowed: a frame has one token at most"
+            )
         self.frame_rate = Fraction(frame_rate)
         self.step = Fraction(frame_rate / token_rate).limit_denominator(1000)
         self.token_rate = self.frame_rate / self.step
@@ -45,7 +50,9 @@ class TokenGrid:
         rate = bitrate / math.log2(codebook_size)
         if rate > frame_rate:
             allowed = frame_rate * math.log2(codebook_size)
-            raise ValueError(f"bitrate {bitrate:g} is above one token a frame, {allowed:g} bits a second with {codebook_size} codes: lower it, or enlarge the book")
+            raise ValueError(
+                f"bitrate {bitrate:g} is above one token a frame, {allowed:g} bits a second with {codebook_size} codes: lower it, or enlarge the book"
+            )
         return rate
 
     def num_tokens(self, num_frames: Count) -> Count:
@@ -91,7 +98,9 @@ class CausalEncoder(nn.Module):
         return self.norm(self.transformer(self.input(latents), positions, mask=None, modulation=None))
 
     def forward(self, latents: Tensor, num_frames: Tensor, grid: TokenGrid) -> Tensor:
-        """latents (B, F, D), num_frames (B) valid ones -> (B, N, W): from the last of each token's valid frames, and their mean (what lasts all through)."""
+        """latents (B, F, D), num_frames (B) valid ones -> (B, N, W): from the last of each token's valid frames, and
+        their mean (what lasts all through).
+        """
         frames = self.frames(latents)
         tokens = torch.arange(grid.num_tokens(frames.shape[1]), device=frames.device)
         offsets = torch.arange(math.ceil(grid.step), device=frames.device)
@@ -106,7 +115,9 @@ class CausalEncoder(nn.Module):
 
 class TokenizerLoss(NamedTuple):
     loss: Tensor  # (): reconstruction + prior_weight * prior + commitment
-    reconstruction: Tensor  # () of the velocity (flow) or of the latents (mse), per element; 1 is the variance of the data
+    reconstruction: (
+        Tensor  # () of the velocity (flow) or of the latents (mse), per element; 1 is the variance of the data
+    )
     prior: Tensor  # ()
     commitment: Tensor  # ()
     codes: Tensor  # (B, N) long
@@ -135,13 +146,17 @@ class SoundTokenizer(nn.Module):
         token_dropout: float,
         prior_weight: float,
     ) -> None:
-        """objective: `mse` is the paper's baseline, the same network with zeros for noise at time 0, regressing the latents; it is never trained without
-        tokens, so it has no guidance. logit_normal_share: see `flow.stratified_times`. token_dropout: share of the clips trained without tokens."""
+        """objective: `mse` is the paper's baseline, the same network with zeros for noise at time 0, regressing the
+        latents; it is never trained without tokens, so it has no guidance. logit_normal_share: see
+        `flow.stratified_times`. token_dropout: share of the clips trained without tokens.
+        """
         super().__init__()
         if objective not in ("flow", "mse"):
             raise ValueError(f"objective {objective!r}; flow and mse are allowed")
         if not encoder.width == quantizer.dim == decoder.condition_dim:
-            raise ValueError(f"encoder.width {encoder.width}, quantizer.dim {quantizer.dim}, decoder.condition_dim {decoder.condition_dim} must be equal")
+            raise ValueError(
+                f"encoder.width {encoder.width}, quantizer.dim {quantizer.dim}, decoder.condition_dim {decoder.condition_dim} must be equal"
+            )
         self.encoder, self.quantizer, self.decoder, self.grid = encoder, quantizer, decoder, grid
         self.objective, self.logit_normal_share = objective, logit_normal_share
         self.token_dropout, self.prior_weight = token_dropout, prior_weight
@@ -156,12 +171,16 @@ class SoundTokenizer(nn.Module):
     def set_latent_statistics(self, mean: Tensor, std: Tensor) -> None:
         """Of the training latents, by channel (D)."""
         if not (torch.isfinite(mean).all() and torch.isfinite(std).all() and (std > 0).all()):
-            raise ValueError("latent statistics must be finite, with every standard deviation above 0: is a channel of the VAE constant on this corpus?")
+            raise ValueError(
+                "latent statistics must be finite, with every standard deviation above 0: is a channel of the VAE constant on this corpus?"
+            )
         self.latent_mean.copy_(mean)
         self.latent_std.copy_(std)
 
     def training_loss(self, latents: Tensor, num_frames: Tensor, generator: torch.Generator) -> TokenizerLoss:
-        """latents (B, F, D), of which num_frames (B) are valid. In training mode the codebook learns, too. Noise, times and dropout from the generator."""
+        """latents (B, F, D), of which num_frames (B) are valid. In training mode the codebook learns, too. Noise, times
+        and dropout from the generator.
+        """
         frame_mask = self._valid_frames(latents, num_frames)
         x_1 = self._standardized(latents, frame_mask)
         tokens = self.encoder(x_1, num_frames, self.grid)
@@ -170,7 +189,12 @@ class SoundTokenizer(nn.Module):
         condition = self._condition(quantized.quantized, x_1.shape[1])
         prior = flow.masked_mean_square(self.decoder.prior(condition), x_1, frame_mask)
 
-        x_t, t, target, dropped = torch.zeros_like(x_1), x_1.new_zeros(len(x_1)), x_1, torch.zeros_like(num_frames, dtype=torch.bool)
+        x_t, t, target, dropped = (
+            torch.zeros_like(x_1),
+            x_1.new_zeros(len(x_1)),
+            x_1,
+            torch.zeros_like(num_frames, dtype=torch.bool),
+        )
         if self.objective == "flow":
             device = generator.device
             noise = torch.randn(x_1.shape, generator=generator, device=device).to(x_1.device)
@@ -185,12 +209,16 @@ class SoundTokenizer(nn.Module):
 
     @torch.no_grad()
     def encode(self, latents: Tensor, num_frames: Tensor) -> Codes:
-        """latents (B, F, D), of which num_frames (B) are valid. A clip's last token is read at its last valid frame, if its own last frame lies beyond."""
+        """latents (B, F, D), of which num_frames (B) are valid. A clip's last token is read at its last valid frame, if
+        its own last frame lies beyond.
+        """
         frame_mask = self._valid_frames(latents, num_frames)
         tokens = self.encoder(self._standardized(latents, frame_mask), num_frames, self.grid)
         codes = self.quantizer(tokens, None, update=False).codes
         num_tokens = self.grid.num_tokens(num_frames)
-        return Codes(codes.masked_fill(torch.arange(codes.shape[1], device=codes.device) >= num_tokens[:, None], 0), num_tokens)
+        return Codes(
+            codes.masked_fill(torch.arange(codes.shape[1], device=codes.device) >= num_tokens[:, None], 0), num_tokens
+        )
 
     @torch.no_grad()
     def decode(
@@ -203,10 +231,11 @@ class SoundTokenizer(nn.Module):
         guidance: float,
         generator: torch.Generator,
     ) -> Tensor:
-        """codes (B, N), of which num_tokens (B) are valid -> latents (B, F, D), F the largest of num_frames (B); zeros beyond a clip's own.
+        """codes (B, N), of which num_tokens (B) are valid -> latents (B, F, D), F the largest of num_frames (B); zeros
+        beyond a clip's own.
 
-        guidance 1 is the trained velocity; w gives v(nothing) + w (v(tokens) - v(nothing)). With the objective mse, num_steps, solver, guidance and
-        generator have no effect. Raises ValueError where frames have no token.
+        guidance 1 is the trained velocity; w gives v(nothing) + w (v(tokens) - v(nothing)). With the objective mse,
+        num_steps, solver, guidance and generator have no effect. Raises ValueError where frames have no token.
         """
         if (self.grid.num_tokens(num_frames) > num_tokens).any() or int(num_tokens.max()) > codes.shape[1]:
             raise ValueError(
@@ -217,7 +246,9 @@ class SoundTokenizer(nn.Module):
         condition = self._condition(self.quantizer.decode(codes), mask.shape[1])
         shape = (*mask.shape, self.encoder.latent_dim)
         if self.objective == "mse":
-            latents = self.decoder(condition.new_zeros(shape), condition.new_zeros(len(codes)), condition, _key_mask(mask))
+            latents = self.decoder(
+                condition.new_zeros(shape), condition.new_zeros(len(codes)), condition, _key_mask(mask)
+            )
         else:
             noise = torch.randn(shape, generator=generator, device=generator.device).to(codes.device)
             latents = flow.sample(lambda x, t: self.velocity(x, t, condition, mask, guidance), noise, num_steps, solver)

@@ -1,7 +1,8 @@
 """The one transformer block that the causal encoder and the diffusion transformer share.
 
-RMSNorm before each half (Zhang and Sennrich 2019), rotary positions (Su et al. 2021, arXiv:2104.09864), normalised queries and keys (Henry et al. 2020),
-SwiGLU (Shazeer 2020, arXiv:2002.05202), no biases; conditioned on time by adaLN-single (Chen et al. 2023, arXiv:2310.00426).
+RMSNorm before each half (Zhang and Sennrich 2019), rotary positions (Su et al. 2021, arXiv:2104.09864), normalised
+queries and keys (Henry et al. 2020), SwiGLU (Shazeer 2020, arXiv:2002.05202), no biases; conditioned on time by
+adaLN-single (Chen et al. 2023, arXiv:2310.00426).
 """
 
 from typing import NamedTuple
@@ -19,7 +20,8 @@ class Rotation(NamedTuple):
 
 
 class Transformer(nn.Module):
-    """A stack of blocks on (B, F, D), causal or not. modulated: every block takes six vectors (shift, scale and gate of either half) from outside.
+    """A stack of blocks on (B, F, D), causal or not. modulated: every block takes six vectors (shift, scale and gate of
+    either half) from outside.
 
     A causal stack takes no mask: padding is on the right, where no valid frame looks.
     """
@@ -27,15 +29,21 @@ class Transformer(nn.Module):
     def __init__(self, width: int, depth: int, heads: int, causal: bool, modulated: bool) -> None:
         super().__init__()
         if width % (2 * heads):
-            raise ValueError(f"width {width} is no multiple of 2 x heads = {2 * heads}: rotary positions need an even head width")
+            raise ValueError(
+                f"width {width} is no multiple of 2 x heads = {2 * heads}: rotary positions need an even head width"
+            )
         self.width, self.heads, self.causal = width, heads, causal
         self.blocks = nn.ModuleList(Block(width, heads, causal, modulated) for _ in range(depth))
         for block in self.blocks:
             for linear in (block.out, block.down):
-                nn.init.normal_(linear.weight, std=(2 * depth * linear.in_features) ** -0.5)  # the sum over the stack keeps its size
+                nn.init.normal_(
+                    linear.weight, std=(2 * depth * linear.in_features) ** -0.5
+                )  # the sum over the stack keeps its size
 
     def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None, modulation: Tensor | None) -> Tensor:
-        """x (B, F, D); positions (F), latent frames; mask (B, F) bool, True for what may be looked at, None where all may; modulation (B, 6 D)."""
+        """x (B, F, D); positions (F), latent frames; mask (B, F) bool, True for what may be looked at, None where all
+        may; modulation (B, 6 D).
+        """
         assert mask is None or not self.causal
         rotation = rotary(positions, self.width // self.heads)
         key_mask = None if mask is None else mask[:, None, None, :]
@@ -48,7 +56,9 @@ class Block(nn.Module):
     def __init__(self, width: int, heads: int, causal: bool, modulated: bool) -> None:
         super().__init__()
         head_dim = width // heads
-        hidden = -(-8 * width // (3 * 32)) * 32  # two thirds of 4 x width, as three matrices cost what two did; rounded up for tensor cores
+        hidden = (
+            -(-8 * width // (3 * 32)) * 32
+        )  # two thirds of 4 x width, as three matrices cost what two did; rounded up for tensor cores
         self.heads, self.causal = heads, causal
         self.attention_norm, self.feedforward_norm = RMSNorm(width), RMSNorm(width)
         self.query_norm, self.key_norm = RMSNorm(head_dim), RMSNorm(head_dim)
@@ -56,7 +66,9 @@ class Block(nn.Module):
         self.out = linear(width, width)
         self.gate_and_up = linear(width, 2 * hidden)
         self.down = linear(hidden, width)
-        self.modulation = nn.Parameter(torch.zeros(6 * width)) if modulated else None  # this block's part; gates of 0 make it the identity at first
+        self.modulation = (
+            nn.Parameter(torch.zeros(6 * width)) if modulated else None
+        )  # this block's part; gates of 0 make it the identity at first
 
     def forward(self, x: Tensor, rotation: Rotation, key_mask: Tensor | None, modulation: Tensor | None) -> Tensor:
         if self.modulation is None:
@@ -68,7 +80,9 @@ class Block(nn.Module):
         return x + gate_2 * self._feed_forward(modulate(self.feedforward_norm(x), shift_2, scale_2))
 
     def _attend(self, x: Tensor, rotation: Rotation, key_mask: Tensor | None) -> Tensor:
-        query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, heads, F, head_dim)
+        query, key, value = (
+            self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        )  # each (B, heads, F, head_dim)
         query, key = rotate(self.query_norm(query), rotation), rotate(self.key_norm(key), rotation)
         query, key = query.to(value.dtype), key.to(value.dtype)
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=key_mask, is_causal=self.causal)
@@ -102,13 +116,17 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 def rotary(positions: Tensor, head_dim: int) -> Rotation:
-    """positions (F) -> the rotations of a head's pairs, wavelengths from 2 pi to 2 pi x 10^4 positions. float32, under autocast too."""
+    """positions (F) -> the rotations of a head's pairs, wavelengths from 2 pi to 2 pi x 10^4 positions. float32, under
+    autocast too.
+    """
     frequencies = 1e4 ** (-torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim)
     angles = positions.float()[:, None] * frequencies
     return Rotation(angles.cos(), angles.sin())
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """x (..., F, head_dim) -> the same in float32. Law: the product of a query and a key depends on the difference of their positions alone."""
+    """x (..., F, head_dim) -> the same in float32. Law: the product of a query and a key depends on the difference of
+    their positions alone.
+    """
     left, right = x.float().chunk(2, -1)
     return torch.cat([left * rotation.cos - right * rotation.sin, left * rotation.sin + right * rotation.cos], -1)

@@ -1,7 +1,8 @@
 """Frozen VAEs behind one interface: waveform to latents and back.
 
-Oobleck is Stable Audio Open's (Evans et al. 2024, arXiv:2407.14358), through diffusers. MelCodec needs no download: log-mel frames, projected by
-principal components that are fitted in closed form; back by the inverse projection, the inverse mel filters and Griffin-Lim.
+Oobleck is Stable Audio Open's (Evans et al. 2024, arXiv:2407.14358), through diffusers. MelCodec needs no download:
+log-mel frames, projected by principal components that are fitted in closed form; back by the inverse projection, the
+inverse mel filters and Griffin-Lim.
 """
 
 from typing import Any, NamedTuple, Protocol
@@ -18,7 +19,9 @@ class Posterior(NamedTuple):
 
 
 class LatentCodec(Protocol):
-    """Latent frame f stands for the samples f * hop_length to (f + 1) * hop_length. Shapes: waveform (B, C, T) in [-1, 1], latents (B, F, D)."""
+    """Latent frame f stands for the samples f * hop_length to (f + 1) * hop_length. Shapes: waveform (B, C, T) in [-1,
+    1], latents (B, F, D).
+    """
 
     sample_rate: int  # Hz
     hop_length: int  # samples
@@ -35,7 +38,9 @@ class LatentCodec(Protocol):
 
 
 class Oobleck(nn.Module):
-    """A trained Oobleck, frozen. It is not causal: a latent depends on 7 frames either side. Computes in float32, under autocast too."""
+    """A trained Oobleck, frozen. It is not causal: a latent depends on 7 frames either side. Computes in float32, under
+    autocast too.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         """model: a `diffusers.AutoencoderOobleck`; hop, rate, channels and width are read from it."""
@@ -55,7 +60,9 @@ class Oobleck(nn.Module):
         except ImportError as error:
             raise ValueError("Oobleck needs diffusers: pip install 'make-some-noise[oobleck]'") from error
         try:
-            model = AutoencoderOobleck.from_pretrained(source, subfolder=subfolder, revision=revision, torch_dtype=torch.float32)
+            model = AutoencoderOobleck.from_pretrained(
+                source, subfolder=subfolder, revision=revision, torch_dtype=torch.float32
+            )
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"no Oobleck VAE at {source!r} (subfolder {subfolder!r}, revision {revision!r}): {error}\n"
@@ -75,18 +82,22 @@ class Oobleck(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         with torch.autocast(latents.device.type, enabled=False):
             waveform = self.model.decode(latents.float().transpose(1, 2)).sample
-        return F.pad(waveform, (0, latents.shape[1] * self.hop_length - waveform.shape[-1]))  # odd strides end a few samples early
+        return F.pad(
+            waveform, (0, latents.shape[1] * self.hop_length - waveform.shape[-1])
+        )  # odd strides end a few samples early
 
 
 class MelCodec(nn.Module):
-    """Log-mel frames, `hop_length / mel_hop` of them in a latent frame, projected on `latent_dim` principal components. Mono.
+    """Log-mel frames, `hop_length / mel_hop` of them in a latent frame, projected on `latent_dim` principal components.
+    Mono.
 
-    The latents are the components' scores, turned by a Hadamard matrix and divided by one number: every channel has mean 0 and standard deviation 1 on
-    the training corpus, and yet distances between latents are distances between log-mel spectra, but for that one factor. (Whitened scores, or plain
-    ones that are standardised later, would let the last component, with its thousandth of the first one's variance, weigh as much as the first.)
+    The latents are the components' scores, turned by a Hadamard matrix and divided by one number: every channel has
+    mean 0 and standard deviation 1 on the training corpus, and yet distances between latents are distances between
+    log-mel spectra, but for that one factor. (Whitened scores, or plain ones that are standardised later, would let the
+    last component, with its thousandth of the first one's variance, weigh as much as the first.)
 
-    `accumulate` the training corpus, then `fit`; both are exact, whatever the batches were. Sound is silent below `log_floor`, an amplitude
-    (a sine of full scale has 1), so 1e-5 is -100 dB.
+    `accumulate` the training corpus, then `fit`; both are exact, whatever the batches were. Sound is silent below
+    `log_floor`, an amplitude (a sine of full scale has 1), so 1e-5 is -100 dB.
     """
 
     fitted: Tensor
@@ -116,20 +127,30 @@ class MelCodec(nn.Module):
             )
         width = mel_bands * (hop_length // mel_hop)
         if latent_dim > width or latent_dim & (latent_dim - 1):
-            raise ValueError(f"latent_dim {latent_dim}: a power of 2 up to mel_bands * hop_length / mel_hop = {width} is allowed, as 64")
+            raise ValueError(
+                f"latent_dim {latent_dim}: a power of 2 up to mel_bands * hop_length / mel_hop = {width} is allowed, as 64"
+            )
         if not 0 <= min_hz < max_hz <= sample_rate / 2:
-            raise ValueError(f"min_hz {min_hz}, max_hz {max_hz}: they must rise, within 0 to sample_rate / 2 = {sample_rate / 2}")
+            raise ValueError(
+                f"min_hz {min_hz}, max_hz {max_hz}: they must rise, within 0 to sample_rate / 2 = {sample_rate / 2}"
+            )
         self.sample_rate, self.hop_length, self.channels, self.latent_dim = sample_rate, hop_length, 1, latent_dim
         self.fft_size, self.mel_hop, self.mel_bands = fft_size, mel_hop, mel_bands
         self.log_floor, self.griffin_lim_iterations = log_floor, griffin_lim_iterations
 
-        filters = AF.melscale_fbanks(fft_size // 2 + 1, min_hz, max_hz, mel_bands, sample_rate, norm=None, mel_scale="slaney")
+        filters = AF.melscale_fbanks(
+            fft_size // 2 + 1, min_hz, max_hz, mel_bands, sample_rate, norm=None, mel_scale="slaney"
+        )
         if not filters.any(0).all():
-            raise ValueError(f"{mel_bands} mel_bands are too many for fft_size {fft_size}: some hold no bin. Type fewer bands or a longer fft_size")
+            raise ValueError(
+                f"{mel_bands} mel_bands are too many for fft_size {fft_size}: some hold no bin. Type fewer bands or a longer fft_size"
+            )
         filters = filters / filters.sum(0)  # a band is a mean of its bins
         self.register_buffer("window", torch.hann_window(fft_size), persistent=False)
         self.register_buffer("filters", filters, persistent=False)  # (bins, bands)
-        self.register_buffer("inverse_filters", torch.linalg.pinv(filters.double()).float(), persistent=False)  # (bands, bins)
+        self.register_buffer(
+            "inverse_filters", torch.linalg.pinv(filters.double()).float(), persistent=False
+        )  # (bands, bins)
 
         self.register_buffer("fitted", torch.tensor(False))
         self.register_buffer("components", torch.zeros(latent_dim, width))
@@ -149,10 +170,14 @@ class MelCodec(nn.Module):
 
     @torch.no_grad()
     def fit(self) -> None:
-        """Principal components of everything accumulated. Raises ValueError where that is less than latent_dim frames, or all of it is one spectrum."""
+        """Principal components of everything accumulated. Raises ValueError where that is less than latent_dim frames,
+        or all of it is one spectrum.
+        """
         count, total, products = self._sums
         if count <= self.latent_dim:
-            raise ValueError(f"{count} latent frames were accumulated; {self.latent_dim} components need at least {self.latent_dim + 1}: give more sound")
+            raise ValueError(
+                f"{count} latent frames were accumulated; {self.latent_dim} components need at least {self.latent_dim + 1}: give more sound"
+            )
         mean = total / count
         variances, vectors = torch.linalg.eigh(products / count - mean.outer(mean))
         variances, vectors = variances.flip(0).clamp(min=0), vectors.flip(1).T
@@ -160,7 +185,9 @@ class MelCodec(nn.Module):
         if kept < 1e-12:
             raise ValueError("every accumulated frame has the same spectrum (silence?): there is nothing to fit")
         vectors = vectors[: self.latent_dim]
-        largest = vectors.gather(1, vectors.abs().argmax(1, keepdim=True))  # an eigenvector's sign is arbitrary: its largest entry is positive here
+        largest = vectors.gather(
+            1, vectors.abs().argmax(1, keepdim=True)
+        )  # an eigenvector's sign is arbitrary: its largest entry is positive here
         self.components.copy_(_hadamard(self.latent_dim) @ (vectors * largest.sign()))
         self.mean.copy_(mean)
         self.scale.copy_((kept / self.latent_dim).sqrt())
@@ -176,11 +203,15 @@ class MelCodec(nn.Module):
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Griffin and Lim 1984, with the momentum of Perraudin et al. 2013 and phases that start at zero, so that equal latents sound equal."""
+        """Griffin and Lim 1984, with the momentum of Perraudin et al. 2013 and phases that start at zero, so that equal
+        latents sound equal.
+        """
         self._check_fitted()
         with torch.autocast(latents.device.type, enabled=False):
             magnitudes = self.magnitudes(latents)
-            ends = F.pad(magnitudes.transpose(1, 2), (1, 1), mode="replicate")  # torchaudio's frames are centred on k * mel_hop, ours half a hop later
+            ends = F.pad(
+                magnitudes.transpose(1, 2), (1, 1), mode="replicate"
+            )  # torchaudio's frames are centred on k * mel_hop, ours half a hop later
             waveform = AF.griffinlim(
                 ends, self.window, self.fft_size, self.mel_hop, self.fft_size, power=1.0, n_iter=self.griffin_lim_iterations, momentum=0.99,
                 length=(ends.shape[-1] - 1) * self.mel_hop, rand_init=False,
@@ -195,18 +226,24 @@ class MelCodec(nn.Module):
         return (bands @ self.inverse_filters).clamp(min=0) * self.window.sum() / 2
 
     def _log_mel(self, waveform: Tensor) -> Tensor:
-        """waveform (B, 1, T) -> (B, F, bands * frames): the log-mel frames within a latent frame, each centred in its own mel_hop samples."""
+        """waveform (B, 1, T) -> (B, F, bands * frames): the log-mel frames within a latent frame, each centred in its
+        own mel_hop samples.
+        """
         _check_waveform(waveform, 1)
         with torch.autocast(waveform.device.type, enabled=False):
             margin = (self.fft_size - self.mel_hop) // 2
             padded = F.pad(_pad_to_hop(waveform.float(), self.hop_length)[:, 0], (margin, margin))
-            spectrum = torch.stft(padded, self.fft_size, self.mel_hop, window=self.window, center=False, return_complex=True).abs()
+            spectrum = torch.stft(
+                padded, self.fft_size, self.mel_hop, window=self.window, center=False, return_complex=True
+            ).abs()
             bands = (spectrum / (self.window.sum() / 2)).transpose(1, 2) @ self.filters
             return bands.clamp(min=self.log_floor).log().unflatten(1, (-1, self.hop_length // self.mel_hop)).flatten(2)
 
     def _check_fitted(self) -> None:
         if not self.fitted:
-            raise ValueError("the codec is not fitted: accumulate(waveform, num_frames) the training corpus and call fit(), or load a fitted state")
+            raise ValueError(
+                "the codec is not fitted: accumulate(waveform, num_frames) the training corpus and call fit(), or load a fitted state"
+            )
 
 
 def _check_waveform(waveform: Tensor, channels: int) -> None:
@@ -219,7 +256,9 @@ def _pad_to_hop(waveform: Tensor, hop_length: int) -> Tensor:
 
 
 def _hadamard(size: int) -> Tensor:
-    """Orthogonal (size, size), every entry +-1/sqrt(size): each row mixes all components evenly. Sylvester 1867; size a power of 2."""
+    """Orthogonal (size, size), every entry +-1/sqrt(size): each row mixes all components evenly. Sylvester 1867; size a
+    power of 2.
+    """
     matrix = torch.ones(1, 1, dtype=torch.float64)
     while len(matrix) < size:
         matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])

@@ -180,7 +180,6 @@ def _load_gguf(path: Path, dtype: str) -> LanguageModel:
     origin = {"file": path.name, "bytes": state.st_size, "modified_ns": state.st_mtime_ns}
     folder = path.with_suffix(f".{dtype}")
     if _read_origin(folder) != origin:
-        print(f"{path.name}: dequantising", file=sys.stderr)
         try:
             loaded = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=kind)
             tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)

@@ -22,11 +22,11 @@ from stages import artifacts, assets, chain, optim
 def build(conf: dict[str, Any], facts: dict[str, Any], codebook: Tensor | None) -> tuple[SoundLanguageModel, Vocabulary]:
     """conf: of a language stage; facts: of the tokenizer (codebook_size, num_codebooks); codebook (K, D) starts the new rows, or None."""
     model, tokenizer = assets.load_language_model(conf["model"]["source"], conf["model"]["revision"], conf["model"]["dtype"])
-    vocabulary = Vocabulary(
-        tokenizer, facts["codebook_size"], facts["num_codebooks"], prompt_format=conf["prompts"]["format"], system=conf["prompts"]["system"]
-    )
+    text_size = model.get_input_embeddings().weight.shape[0]
+    prompts = conf["prompts"]
+    vocabulary = Vocabulary(tokenizer, text_size, facts["codebook_size"], facts["num_codebooks"], prompts["format"], prompts["system"])
     language = SoundLanguageModel(
-        model, vocabulary, **conf["lora"], initialization=conf["embedding_initialization"], codebook=codebook, seed=conf["seed"]
+        model, vocabulary.new_ids, **conf["lora"], initialization=conf["embedding_initialization"], codebook=codebook, seed=conf["seed"]
     )
     return language, vocabulary
 

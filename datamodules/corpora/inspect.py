@@ -1,5 +1,6 @@
-"""Which recordings cannot be used, and why: found by decoding them whole, before anything is trained on them."""
+"""Which recordings cannot be used, and why: found by decoding them whole, before anything is written or trained on them."""
 
+import re
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -10,7 +11,10 @@ import numpy as np
 import soundfile
 
 SILENCE = 1e-4  # peak; -80 dB
+DURATION_TOLERANCE = 0.025  # seconds between what a header declares and what is decoded
 LISTED = 20
+BLOCK = 1 << 18  # samples a channel decoded at a time: hours of sound take no more memory than seconds
+UNKNOWN_SIZE = 0x7FFFF000  # bytes; a WAV written to a pipe declares 2 or 4 GiB
 
 
 class Bad(NamedTuple):
@@ -19,16 +23,22 @@ class Bad(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a recording is; `reason` is None for a good one."""
+    """What a recording is, as decoded; `reason` is None for a good one, and the numbers of a bad one may be 0."""
 
     path: str
     reason: str | None
     seconds: float
     size: int  # bytes
+    sample_rate: int  # Hz
+    num_samples: int  # a channel
+    num_channels: int
 
 
 def inspect(paths: Sequence[Path], workers: int) -> list[Found]:
-    """Decodes each file whole; in the order given. Missing, empty, truncated, silent and non-finite recordings carry their reason."""
+    """Decodes each file whole; in the order given.
+
+    Missing, empty, undecodable, truncated, silent, non-finite recordings, and those with more than two channels, carry their reason.
+    """
     if workers <= 1 or len(paths) < 64:
         return [_look(path) for path in paths]
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
@@ -46,37 +56,55 @@ def refuse(bad: Sequence[Bad], checked: int, on_bad: str) -> None:
 
 
 def _look(path: Path) -> Found:
+    def found(reason: str | None, rate: int = 0, frames: int = 0, channels: int = 0) -> Found:
+        return Found(str(path), reason, frames / rate if rate else 0.0, size, rate, frames, channels)
+
+    size = 0
     if not path.is_file():
-        return Found(str(path), "missing", 0.0, 0)
+        return found("missing")
     size = path.stat().st_size
     if size == 0:
-        return Found(str(path), "empty file", 0.0, 0)
+        return found("empty file")
     peak, frames = 0.0, 0
     try:
         with soundfile.SoundFile(path) as file:
-            declared, rate = file.frames, file.samplerate
-            while len(block := file.read(1 << 20, dtype="float32", always_2d=True)):
-                if not np.isfinite(block).all():
-                    return Found(str(path), "has NaN or infinite samples", 0.0, size)
-                peak, frames = max(peak, float(np.abs(block).max())), frames + len(block)
-    except (soundfile.SoundFileError, RuntimeError, ValueError) as error:
-        return Found(str(path), f"cannot be decoded ({str(error).splitlines()[0]})", 0.0, size)
+            declared, rate, channels, notes = file.frames, file.samplerate, file.channels, file.extra_info
+            buffer = np.empty((min(BLOCK, max(declared, 1)), channels), np.float32)
+            while len(block := file.read(out=buffer)):
+                highest = max(block.max(), -block.min())  # NaN stays NaN
+                if not np.isfinite(highest):
+                    return found("has NaN or infinite samples", rate, 0, channels)
+                peak, frames = max(peak, float(highest)), frames + len(block)
+    except (soundfile.SoundFileError, RuntimeError, ValueError, OSError) as error:
+        return found(f"cannot be decoded ({str(error).splitlines()[0]})")
     reason = None
     if frames == 0:
         reason = "has no samples"
-    elif abs(declared - frames) > 0.025 * rate:
+    elif declared - frames > DURATION_TOLERANCE * rate:
         reason = f"truncated: {frames / rate:.2f} of {declared / rate:.2f} s"
-    elif short := _missing_bytes(path, size):
-        reason = f"truncated: {short} bytes are missing"
+    elif missing := _missing_bytes(path, size, notes):
+        reason = f"truncated: {missing}"
+    elif channels > 2:
+        reason = f"has {channels} channels; mono and stereo are taken"
     elif peak < SILENCE:
         reason = f"silent (peak {peak:.1e})"
-    return Found(str(path), reason, frames / rate, size)
+    return found(reason, rate, frames, channels)
 
 
-def _missing_bytes(path: Path, size: int) -> int:
-    """Bytes that a WAV's header declares and the file has not: libsndfile mends such a header in silence."""
+def _missing_bytes(path: Path, size: int, notes: str) -> str | None:
+    """What a WAV or Ogg declares and has not, where libsndfile takes the rest for the whole in silence. None for a whole file.
+
+    notes: libsndfile's log. A WAV's data chunk counts, not what follows it; of an Ogg the last page must be whole (RFC 3533).
+    """
+    if short := re.search(r"^\s*(?:data|SSND)\s*:\s*(\d+) \(should be (\d+)\)", notes, re.MULTILINE):
+        declared, there = int(short[1]), int(short[2])
+        return f"{declared - there} bytes are missing" if there < declared < UNKNOWN_SIZE else None
     with path.open("rb") as file:
-        head = file.read(8)
-    if head[:4] != b"RIFF" or head[4:8] in (b"\xff\xff\xff\xff", b"\0\0\0\0"):
-        return 0
-    return max(0, int.from_bytes(head[4:8], "little") + 8 - size - 1)
+        if file.read(4) != b"OggS":
+            return None
+        file.seek(max(0, size - 2 * 65_307))  # a page is at most 65,307 bytes
+        end = file.read()
+    page = end[end.rfind(b"OggS") :]
+    segments = page[26] if len(page) > 26 else 255
+    length = 27 + segments + sum(page[27 : 27 + segments])
+    return "its last page is cut off" if len(page) < length else None
