@@ -42,11 +42,14 @@ def compose(
     schema = OmegaConf.structured(UNITS[unit].schema)
     merged, origins = schema, {}
     for layer in _layers(unit, presets, files, overrides, shared):
+        _check_sections(UNITS[unit].schema, layer.values, layer.origin)
         try:
             merged = OmegaConf.merge(merged, layer.values)
         except OmegaConfBaseException as error:
             raise ValueError(f"{layer.origin}: {_first_line(error)}") from None
-        origins.update(dict.fromkeys(_leaves(layer.values), layer.origin))
+        for key in _leaves(layer.values):
+            origins.pop(key, None)  # the last one set stands last: _origin of a section
+            origins[key] = layer.origin
     try:
         conf = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
@@ -140,6 +143,23 @@ def _load(path: Path, origin: str) -> Layer:
     return Layer(origin, values)
 
 
+def _check_sections(owner: Any, values: DictConfig, origin: str, prefix: str = "") -> None:
+    """Raises ValueError where a section, mapping or list is given as another: OmegaConf's own words name no key."""
+    for field in fields(owner):
+        if field.name not in values:
+            continue
+        key, child = f"{prefix}{field.name}", values._get_node(field.name)
+        kind = get_origin(field.type)
+        if is_dataclass(field.type):
+            if not isinstance(child, DictConfig) or child._is_none():
+                inside = ", ".join(inner.name for inner in fields(field.type))
+                raise ValueError(f"{origin}: {key}: a section is no value, here {child}. Its keys: {inside}")
+            _check_sections(field.type, child, origin, f"{key}.")
+        elif (kind is list and isinstance(child, DictConfig)) or (kind is dict and not isinstance(child, DictConfig)):
+            wanted = "a list, as [a, b]," if kind is list else "a mapping, as {a: b},"
+            raise ValueError(f"{origin}: {key}: {wanted} is allowed, here {child}")
+
+
 def _leaves(node: DictConfig, prefix: str = "") -> Iterable[str]:
     for key in node:
         path = f"{prefix}{key}"
@@ -157,20 +177,27 @@ def _origin(origins: dict[str, str], key: str) -> str:
 
 
 def _known(unit: str, key: str) -> bool:
-    node: Any = OmegaConf.structured(UNITS[unit].schema)
+    owner: Any = UNITS[unit].schema
     for part in key.split("."):
-        if OmegaConf.is_dict(node) and OmegaConf.get_type(node) is dict:
+        if get_origin(owner) is dict:
             return True
-        if not OmegaConf.is_dict(node) or part not in node._metadata.object_type.__dataclass_fields__:
+        owner = {field.name: field.type for field in fields(owner)}.get(part) if is_dataclass(owner) else None
+        if owner is None:
             return False
-        node = node._get_node(part)
     return True
 
 
 def _nearest(key: str, units: Iterable[str]) -> str:
-    known = {path for unit in units for path in _leaves(OmegaConf.structured(UNITS[unit].schema))}
+    known = {path for unit in units for path in _paths(UNITS[unit].schema)}
     near = difflib.get_close_matches(key, sorted(known), n=1)
     return f" Did you mean: {near[0]!r}?" if near else ""
+
+
+def _paths(owner: Any, prefix: str = "") -> Iterable[str]:
+    for field in fields(owner):
+        yield f"{prefix}{field.name}"
+        if is_dataclass(field.type):
+            yield from _paths(field.type, f"{prefix}{field.name}.")
 
 
 def _first_line(error: Exception) -> str:

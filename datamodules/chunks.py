@@ -34,7 +34,9 @@ def plan(cuts: Iterable[Any], recordings_per_chunk: int) -> list[Chunk]:
     seen: set[str] = set()
     for cut in cuts:
         if cut.id in seen:
-            raise ValueError(f"the cut id {cut.id!r} comes twice in the prepared corpora. Prepare one of them again with another --name")
+            raise ValueError(
+                f"the cut id {cut.id!r} comes twice in the prepared corpora. Prepare one of them again with another --name"
+            )
         seen.add(cut.id)
     chunks = []
     for number, start in enumerate(range(0, len(cuts), recordings_per_chunk)):
@@ -53,7 +55,9 @@ def open_cache(folder: Path, chunks: Sequence[Chunk], key: dict[str, Any]) -> No
     stored = folder / "key.json"
     if stored.is_file():
         old = json.loads(stored.read_text())
-        changed = [f"{name}: {old.get(name)} -> {key.get(name)}" for name in {**old, **key} if old.get(name) != key.get(name)]
+        changed = [
+            f"{name}: {old.get(name)} -> {key.get(name)}" for name in {**old, **key} if old.get(name) != key.get(name)
+        ]
         if changed:
             raise ValueError(f"{folder} was made otherwise ({'; '.join(changed)}). Begin again with --restart")
     _write(stored, key)
@@ -88,7 +92,9 @@ class ChunkWriter:
     def add_array(self, cut_id: str, array: np.ndarray) -> None:
         """Appends the latents (F, D) of a recording's next window; ValueError on values that float16 cannot hold."""
         if not np.isfinite(array).all() or np.abs(array).max(initial=0) > np.finfo(np.float16).max:
-            raise ValueError(f"{cut_id}: latents are not finite or above {np.finfo(np.float16).max} and do not fit the cache's float16")
+            raise ValueError(
+                f"{cut_id}: latents are not finite or above {np.finfo(np.float16).max} and do not fit the cache's float16"
+            )
         self.arrays.setdefault(cut_id, []).append(array.astype(np.float16))
 
     def finish(self) -> None:

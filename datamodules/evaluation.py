@@ -31,7 +31,7 @@ def questions(cuts: Sequence[Any], per_kind: int) -> list[Asked]:
     for kind, pairs in sorted(by_kind.items()):
         for cut, sup in _spread(pairs, per_kind):
             question, answer = sup.custom["question"], [sup.custom["answer"]]
-            for condition, segments in (("sound", [list(cut.custom["codes"]), question]), ("text", [question])):
+            for condition, segments in (("sound", [list(cut.custom["codes"]), f"\n{question}"]), ("text", [question])):
                 name = f"{sup.id}:{condition}"
                 found.append(Asked(name, cut.custom["source"], kind, condition, [("user", segments)], question, answer))
     return found
@@ -45,7 +45,7 @@ def captions(cuts: Sequence[Any], count: int, prompt: str) -> list[Asked]:
     for index, cut in enumerate(chosen):
         references = [sup.text for sup in cut.supervisions if sup.custom["task"] == "caption"]
         other = chosen[(index + max(1, len(chosen) // 2)) % len(chosen)]
-        for condition, segments in (("sound", [list(cut.custom["codes"]), prompt]), ("other", [list(other.custom["codes"]), prompt]), ("text", [prompt])):
+        for condition, segments in (("sound", [list(cut.custom["codes"]), f"\n{prompt}"]), ("other", [list(other.custom["codes"]), f"\n{prompt}"]), ("text", [prompt])):
             found.append(Asked(f"{cut.id}:caption:{condition}", cut.custom["source"], "caption", condition, [("user", segments)], prompt, references))
     return found
 

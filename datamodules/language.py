@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from lhotse import CutSet, MonoCut
 from lhotse.dataset.sampling import DynamicBucketingSampler, SimpleCutSampler
-from lhotse.dataset.sampling.base import CutSampler, TokenConstraint
+from lhotse.dataset.sampling.base import CutSampler
+from lhotse.dataset.sampling.dynamic_bucketing import FixedBucketBatchSizeConstraint
 from torch import Tensor
 
 from datamodules.sampler import ResumableDataModule, hash_ids
@@ -66,7 +67,7 @@ def conversations(
         for sup in captions:
             for copy in range(_copies(mixture.sound_to_text, f"{sup.id}>text")):
                 prompt = sound_to_text[_number(f"{sup.id}>{copy}") % len(sound_to_text)]
-                turn = [("user", [codes, prompt]), ("assistant", [sup.text])]
+                turn = [("user", [codes, f"\n{prompt}"]), ("assistant", [sup.text])]
                 found.append(Conversation(f"{sup.id}-text-{copy}", "sound_to_text", source, turn))
             for copy in range(_copies(mixture.text_to_sound, f"{sup.id}>sound")):
                 prompt = text_to_sound[_number(f"{sup.id}<{copy}") % len(text_to_sound)].format(caption=sup.text)
@@ -79,7 +80,7 @@ def conversations(
                 talk: list[Turn] = []
                 for sup in asked[begin : begin + turns]:
                     question = sup.custom["question"]
-                    talk += [("user", [question] if talk else [codes, question]), ("assistant", [sup.custom["answer"]])]
+                    talk += [("user", [question] if talk else [codes, f"\n{question}"]), ("assistant", [sup.custom["answer"]])]
                 found.append(Conversation(f"{cut.id}-questions-{copy}-{begin}", "question", source, talk))
     return found
 
@@ -121,7 +122,11 @@ class LanguageDataModule(ResumableDataModule):
         return hash_ids(self.train_items)
 
     def _sampler(self, items: list[MonoCut], rank: int, world: int, shuffle: bool) -> CutSampler:
-        """Buckets of like length; fewer buckets than asked where there are few different lengths."""
+        """Buckets of like length; fewer buckets than asked where there are few different lengths.
+
+        A bucket's batches have as many items as fit the budget at its greatest length: Lhotse's TokenConstraint looks at what is in the batch
+        already, so one longer item at its end goes beyond the budget.
+        """
         lengths = sorted(cut.duration for cut in items)
         edges = sorted({lengths[len(lengths) * number // self.num_buckets] for number in range(1, self.num_buckets)} - {lengths[0]})
         if not edges:
@@ -129,8 +134,10 @@ class LanguageDataModule(ResumableDataModule):
                 CutSet.from_cuts(items), max_cuts=max(1, self.tokens_per_batch // int(lengths[-1])), shuffle=shuffle,
                 seed=self.seed, rank=rank, world_size=world,
             )  # fmt: skip
+        above = [*edges, lengths[-1] + 1]  # no item of a bucket is as long
+        sizes = [max(1, int(self.tokens_per_batch // (length - 1))) for length in above]
         return DynamicBucketingSampler(
-            CutSet.from_cuts(items), constraint=TokenConstraint(max_tokens=self.tokens_per_batch), duration_bins=edges,
+            CutSet.from_cuts(items), constraint=FixedBucketBatchSizeConstraint(above, sizes), duration_bins=edges,
             buffer_size=20_000, shuffle=shuffle, seed=self.seed, rank=rank, world_size=world, drop_last=False,
         )  # fmt: skip
 

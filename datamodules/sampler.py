@@ -41,7 +41,9 @@ class ResumableSampler(Sampler[CutSet]):
             try:
                 next(batches)
             except StopIteration:
-                raise ValueError(f"cannot go on at batch {skip} of epoch {self.inner.epoch}: it has {number}. The data changed") from None
+                raise ValueError(
+                    f"cannot go on at batch {skip} of epoch {self.inner.epoch}: it has {number}. The data changed"
+                ) from None
         while True:
             try:
                 batch = next(batches)
@@ -107,7 +109,9 @@ class ResumableDataModule(L.LightningDataModule):
                 f"Go on with {state['world']} (--trainer.devices times --trainer.num_nodes), or begin again with --restart"
             )
         if state["seed"] != self.seed:
-            raise ValueError(f"the checkpoint was trained with seed {state['seed']}, and {self.seed} is given. Begin again with --restart")
+            raise ValueError(
+                f"the checkpoint was trained with seed {state['seed']}, and {self.seed} is given. Begin again with --restart"
+            )
         if state["fingerprint"] != self.fingerprint():
             raise ValueError("the checkpoint was trained on other data than is here now. Begin again with --restart")
         self._position = (state["epoch"], state["batch"])

@@ -1,186 +1,314 @@
-"""A causal LLM that reads and writes sound tokens: LoRA on all its linear layers, and new rows for the new ids.
+"""A causal LM that also reads and writes sound: new rows for its ids, LoRA on every linear layer, the loss, generation.
 
-The new rows are a small table of their own beside the frozen embedding and head: only they are trained and stored, tied or untied as the LLM is. Loss and
-head run only where a label counts, a few positions at a time.
+    ids ──► text rows, frozen ─┬─► blocks, frozen, with LoRA ──► hidden (D) ──► text head, frozen ─┬─► logits (V)
+            new rows ──────────┘                                                new rows ──────────┘
+
+Mehta, Jojic, Gamper 2025, arXiv:2503.22275. LoRA: Hu et al. 2021, arXiv:2106.09685. z-loss: Chowdhery et al. 2022,
+arXiv:2204.02311.
+What trains, and what `trainable_state` holds: LoRA and the new rows, in float32. The LLM stays as it came.
 """
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
-POSITIONS = 1024  # through the head at a time
-AUDIO, TEXT = 2, 1  # models.vocabulary
+from models.vocabulary import AUDIO, IGNORED, PROMPT, TEXT, Vocabulary
+
+CHUNK = 512  # positions whose logits (CHUNK, V) exist at one time
+
+Initialization = Literal["mean", "random", "codebook"]
 
 
 class LanguageLoss(NamedTuple):
-    loss: Tensor  # weighted mean cross-entropy + z-loss
-    text_loss: Tensor  # mean over text labels; NaN where there are none
-    audio_loss: Tensor  # mean over audio labels; NaN where there are none
-    z_loss: Tensor
-    text_tokens: int
-    audio_tokens: int
+    """All (). text_loss and audio_loss: means over their tokens in nats, NaN where none; z_loss: before its weight."""
+
+    loss: Tensor  # (sum of weight x cross-entropy) / (sum of weights) + z_loss_weight x z_loss
+    text_loss: Tensor
+    audio_loss: Tensor
+    z_loss: Tensor  # (log Z)^2, under the same weights
+    text_tokens: Tensor  # long
+    audio_tokens: Tensor  # long
 
 
 class SoundLanguageModel(nn.Module):
-    """The frozen LLM, its adapter and the new rows."""
-
     def __init__(
-        self, model: Any, new_ids: int, rank: int, alpha: float, dropout: float, initialization: str, codebook: Tensor | None, seed: int
+        self,
+        model: PreTrainedModel,
+        vocabulary: Vocabulary,
+        rank: int,
+        alpha: float,
+        dropout: float,
+        initialization: Initialization,
+        codebook: Tensor | None,
+        seed: int,
     ) -> None:
-        """new_ids: two markers, then the codes (models.vocabulary). initialization of the new rows:
+        """model is taken over and changed. codebook: vectors of the codes, (K, d) or (Q, K, d), for the `new_rows`.
 
-        random (the paper's: the LLM's own initial spread), mean (mean of the text rows, with noise), codebook (mean of the text rows, plus the code's
-        standardised vector under a fixed random rotation, as long as a text row's spread: near sounds start near; codebook (K, D) is needed).
+        seed: of LoRA and of the new rows. Raises ValueError for a model of another build (embedding, head, logits).
         """
         super().__init__()
+        _check(model, vocabulary)
+        self.vocabulary = vocabulary
         model.requires_grad_(False)
-        self.text_size, self.width = model.get_input_embeddings().weight.shape
-        rows = _start(model.get_input_embeddings().weight, new_ids, initialization, codebook, seed)
-        self.new_rows = nn.Parameter(rows)
-        head = model.get_output_embeddings()
-        self.is_tied = head.weight is model.get_input_embeddings().weight
-        self.new_rows_head = None if self.is_tied else nn.Parameter(_start(head.weight, new_ids, initialization, codebook, seed))
+        embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            adapter = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM")
-            self.adapted = get_peft_model(model, adapter)
-        self.train()
+            lora = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear", bias="none")
+            model = inject_adapter_in_model(lora, model)
+        std = model.config.get_text_config().initializer_range
+        rows = nn.Parameter(new_rows(embedding.weight, vocabulary, initialization, codebook, std, seed))
+        tied = head.weight is embedding.weight
+        head_rows = (
+            rows if tied else nn.Parameter(new_rows(head.weight, vocabulary, initialization, codebook, std, seed + 1))
+        )
+        model.set_input_embeddings(ExtendedEmbedding(embedding, vocabulary.text_size, rows))
+        model.set_output_embeddings(ExtendedHead(head, vocabulary.text_size, head_rows))
+        model.generation_config = GenerationConfig(
+            pad_token_id=vocabulary.pad_id
+        )  # a hub's sampling settings are not ours
+        self.lm = model
+        for parameter in self.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
 
-    def train(self, mode: bool = True) -> "SoundLanguageModel":
-        super().train(mode)
-        return self
-
-    def embed(self, input_ids: Tensor) -> Tensor:
-        """Ids (B, S) of text and sound -> (B, S, D)."""
-        is_new = input_ids >= self.text_size
-        text = self._base().get_input_embeddings()(input_ids.masked_fill(is_new, 0))
-        sound = F.embedding((input_ids - self.text_size).clamp(min=0), self.new_rows).to(text.dtype)
-        return torch.where(is_new[..., None], sound, text)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """hidden (..., D) -> (..., V) float32 over text and new ids."""
-        text = self._base().get_output_embeddings()(hidden)
-        rows = self.new_rows if self.new_rows_head is None else self.new_rows_head
-        return torch.cat([text.float(), F.linear(hidden, rows.to(hidden.dtype)).float()], dim=-1)
+    def logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """(B, S), right-padded -> (B, S, V). All of them: for a look, not for training."""
+        return self.lm.get_output_embeddings()(self._hidden(input_ids, attention_mask))
 
     def loss(
         self,
         input_ids: Tensor,
         attention_mask: Tensor,
         labels: Tensor,
-        kinds: Tensor,
+        label_kinds: Tensor,
+        *,
         audio_weight: float,
         text_weight: float,
         prompt_weight: float,
         z_loss_weight: float,
     ) -> LanguageLoss:
-        """All (B, S), right-padded; labels -100 are ignored, kinds say which weight a label has.
+        """All four (B, S), right-padded, as `Vocabulary.render` gives them: not shifted.
 
-        Cross-entropy, each label by its weight, over the sum of weights; z-loss: mean of (log sum exp)^2 over the same labels (PaLM, arXiv:2204.02311).
+        Where the kind is PROMPT the label is -100 and the input id counts, with the prompt's weight. The head sees only
+        positions that have a weight, CHUNK at a time, in float32. Raises ValueError where none has one.
         """
-        hidden = self._decoder()(inputs_embeds=self.embed(input_ids), attention_mask=attention_mask, use_cache=False).last_hidden_state
-        table = torch.tensor([prompt_weight, text_weight, audio_weight], device=labels.device)
-        weights = table[kinds[:, 1:]] * (labels[:, 1:] != -100)
-        counts = weights > 0
-        chosen, targets, kinds, weights = hidden[:, :-1][counts], labels[:, 1:][counts], kinds[:, 1:][counts], weights[counts]
-        entropies, squares = [], []
-        for part, target in zip(chosen.split(POSITIONS), targets.split(POSITIONS), strict=True):
-            many = len(chosen) > POSITIONS and torch.is_grad_enabled()
-            entropy, square = checkpoint(self._scores, part, target, use_reentrant=False) if many else self._scores(part, target)
-            entropies.append(entropy)
-            squares.append(square)
-        entropy, square = torch.cat(entropies), torch.cat(squares)
-        z_loss = (square * weights).sum() / weights.sum()
-        loss = (entropy * weights).sum() / weights.sum() + z_loss_weight * z_loss
-        parts = [entropy.detach()[kinds == kind].mean() for kind in (TEXT, AUDIO)]
-        return LanguageLoss(loss, *parts, z_loss.detach(), int((kinds == TEXT).sum()), int((kinds == AUDIO).sum()))
+        table = torch.zeros(3, device=input_ids.device)
+        table[PROMPT], table[TEXT], table[AUDIO] = prompt_weight, text_weight, audio_weight
+        weights = table[label_kinds] * attention_mask * ((labels != IGNORED) | (label_kinds == PROMPT))
+        keep = weights[:, 1:] > 0  # position s is told by the hidden state of s - 1
+        if not keep.any():
+            raise ValueError("no position of this batch has a weight: there is no answer in it, or its weight is 0")
+        hidden = self._hidden(input_ids, attention_mask)[:, :-1][keep]
+        targets = torch.where(labels == IGNORED, input_ids, labels)[:, 1:][keep]
+        kept, kinds = weights[:, 1:][keep], label_kinds[:, 1:][keep]
+
+        entropies, log_partitions = [], []
+        for h, target in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True):
+            several = len(hidden) > CHUNK and torch.is_grad_enabled()
+            pair = checkpoint(self._entropy, h, target, use_reentrant=False) if several else self._entropy(h, target)
+            entropies.append(pair[0])
+            log_partitions.append(pair[1])
+        entropy, log_partition = torch.cat(entropies), torch.cat(log_partitions)
+        total = kept.sum()
+        z_loss = (kept * log_partition.square()).sum() / total
+        loss = (kept * entropy).sum() / total + z_loss_weight * z_loss
+        text, audio = entropy[kinds == TEXT].detach(), entropy[kinds == AUDIO].detach()
+        counts = [torch.tensor(len(part), device=loss.device) for part in (text, audio)]
+        return LanguageLoss(loss, text.mean(), audio.mean(), z_loss.detach(), *counts)
 
     @torch.no_grad()
     def generate(
-        self, input_ids: Tensor, attention_mask: Tensor, max_new_tokens: int, allowed: Tensor, stop_ids: Sequence[int]
+        self, input_ids: Tensor, attention_mask: Tensor, max_new_tokens: int, allow: Literal["text", "audio"]
     ) -> list[list[int]]:
-        """Greedy answers to left-padded prompts (B, S), without their stop token; at most max_new_tokens each.
+        """Greedy answers to left-padded prompts (B, S): text without its end of turn, or one sound with both markers.
 
-        allowed (V) bool: ids that may come (text for an answer, codes and the end marker for a sound); a stop id ends its row.
+        A text answer holds no sound id. A sound holds nothing else, its levels in turn, one step at least; it is ended
+        before max_new_tokens. Batch and padding change nothing. Raises ValueError where max_new_tokens holds no sound.
         """
-        positions = (attention_mask.cumsum(1) - 1).clamp(min=0)
-        answers: list[list[int]] = [[] for _ in input_ids]
-        alive = torch.ones(len(input_ids), dtype=torch.bool, device=input_ids.device)
-        stops = torch.tensor(list(stop_ids), device=input_ids.device)
-        embeds, cache = self.embed(input_ids), None
-        for _ in range(max_new_tokens):
-            found = self._decoder()(
-                inputs_embeds=embeds, attention_mask=attention_mask, position_ids=positions, past_key_values=cache, use_cache=True
+        words = self.vocabulary
+        if allow == "audio" and max_new_tokens < words.num_codebooks + 2:
+            raise ValueError(
+                f"max_new_tokens {max_new_tokens}: the shortest sound with its markers has {words.num_codebooks + 2}"
             )
-            cache = found.past_key_values
-            chosen = self.logits(found.last_hidden_state[:, -1]).masked_fill(~allowed, float("-inf")).argmax(-1)
-            alive &= ~torch.isin(chosen, stops)
-            for row in alive.nonzero().flatten().tolist():
-                answers[row].append(int(chosen[row]))
-            if not alive.any():
-                break
-            embeds = self.embed(chosen[:, None])
-            attention_mask = torch.cat([attention_mask, torch.ones_like(attention_mask[:, :1])], dim=1)
-            positions = positions[:, -1:] + 1
+        stops = words.stop_ids if allow == "text" else [words.end_id]
+        width = input_ids.shape[1]
+        grammar = TextOnly(words) if allow == "text" else SoundOnly(words, width, max_new_tokens)
+        mode = self.training
+        self.eval()
+        found = self.lm.generate(
+            input_ids=input_ids, attention_mask=attention_mask, max_new_tokens=max_new_tokens, do_sample=False,
+            eos_token_id=stops, pad_token_id=words.pad_id, logits_processor=LogitsProcessorList([grammar]),
+        )  # fmt: skip
+        self.train(mode)
+        answers = []
+        for row in found[:, width:].tolist():
+            end = next((n for n, token in enumerate(row) if token in stops), len(row))
+            answers.append(row[: end + (allow == "audio")])
         return answers
 
     def trainable_state(self) -> dict[str, Tensor]:
-        """Adapter and new rows by name: what a checkpoint and an artifact hold."""
-        return {name: parameter.detach() for name, parameter in self.named_parameters() if parameter.requires_grad}
+        """LoRA (`...lora_A.default.weight`) and new rows (`...new_rows`), by their names in the LLM; tied rows once."""
+        return {name: parameter.detach() for name, parameter in self.lm.named_parameters() if parameter.requires_grad}
 
     def load_trainable_state(self, state: dict[str, Tensor]) -> None:
-        """Strict: raises ValueError that names what is missing, unexpected or of another shape."""
-        mine = {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
-        wrong = [f"missing {name}" for name in mine if name not in state]
-        wrong += [f"unexpected {name}" for name in state if name not in mine]
-        wrong += [
-            f"{name} is {tuple(state[name].shape)}, here {tuple(parameter.shape)}"
-            for name, parameter in mine.items()
-            if name in state and state[name].shape != parameter.shape
+        """Inverse of `trainable_state`. Raises ValueError with what is missing, unexpected or of another shape."""
+        own = self.trainable_state()
+        problems = [f"missing {name}" for name in own if name not in state]
+        problems += [f"unexpected {name}" for name in state if name not in own]
+        problems += [
+            f"{name} is {tuple(state[name].shape)}, here {tuple(own[name].shape)}"
+            for name in own
+            if name in state and state[name].shape != own[name].shape
         ]
-        if wrong:
-            raise ValueError(f"{len(wrong)} weights do not fit: {'; '.join(wrong[:8])}{' ...' if len(wrong) > 8 else ''}")
-        with torch.no_grad():
-            for name, parameter in mine.items():
-                parameter.copy_(state[name])
+        if problems:
+            more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+            raise ValueError(f"this state is of another model, LoRA rank or codebook: {'; '.join(problems[:5])}{more}")
+        for name, tensor in own.items():
+            tensor.copy_(state[name])
 
-    def _scores(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """hidden (M, D), targets (M) -> cross-entropy (M), squared log partition (M)."""
-        logits = self.logits(hidden)
-        partition = logits.logsumexp(-1)
-        return partition - logits.gather(-1, targets[:, None])[:, 0], partition.square()
+    def _hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """(B, S, D) after the last norm. Causal: padding on the right needs no mask, and attention its fast path."""
+        assert attention_mask[:, 0].all(), "right-padded"
+        return self.lm.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
 
-    def _base(self) -> Any:
-        return self.adapted.get_base_model()
+    def _entropy(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """(M, D), (M) -> cross-entropy (M) in nats, log Z (M)."""
+        logits = self.lm.get_output_embeddings()(hidden).float()
+        log_partition = logits.logsumexp(-1)
+        return log_partition - logits.gather(-1, targets[:, None]).squeeze(-1), log_partition
 
-    def _decoder(self) -> Any:
-        return self._base().get_decoder()
+
+class ExtendedEmbedding(nn.Module):
+    """Text rows and new rows as one embedding of V rows."""
+
+    def __init__(self, text: nn.Embedding, text_size: int, new_rows: nn.Parameter) -> None:
+        super().__init__()
+        self.text, self.text_size, self.new_rows = text, text_size, new_rows
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(...) -> (..., D)"""
+        is_new = ids >= self.text_size
+        text = self.text(ids.masked_fill(is_new, 0))
+        new = F.embedding((ids - self.text_size).clamp(min=0), self.new_rows).to(text.dtype)
+        return torch.where(is_new[..., None], new, text)
 
 
-def _start(weight: Tensor, new_ids: int, initialization: str, codebook: Tensor | None, seed: int) -> Tensor:
-    """Start values (new_ids, D) float32 of the new rows beside `weight` (text rows, D)."""
+class ExtendedHead(nn.Module):
+    """The logits of the text ids, then those of the new ids.
+
+    peft's `trainable_token_indices` gives the same numbers, and copies the whole matrix in each step.
+    """
+
+    def __init__(self, text: nn.Linear, text_size: int, new_rows: nn.Parameter) -> None:
+        super().__init__()
+        self.text, self.text_size, self.new_rows = text, text_size, new_rows
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (..., V)"""
+        bias = None if self.text.bias is None else self.text.bias[: self.text_size]
+        text = F.linear(hidden, self.text.weight[: self.text_size], bias)
+        return torch.cat([text, F.linear(hidden, self.new_rows.to(hidden.dtype))], -1)
+
+
+class TextOnly(LogitsProcessor):
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.text_size = vocabulary.text_size
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        scores[:, self.text_size :] = -torch.inf
+        return scores
+
+
+class SoundOnly(LogitsProcessor):
+    """start, then steps of one code a level, then end."""
+
+    def __init__(self, vocabulary: Vocabulary, prompt_length: int, max_new_tokens: int) -> None:
+        self.vocabulary, self.prompt_length, self.max_new_tokens = vocabulary, prompt_length, max_new_tokens
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        words = self.vocabulary
+        allowed = torch.full_like(scores, -torch.inf)
+        position = input_ids.shape[1] - self.prompt_length  # of the token to come
+        if position == 0:
+            allowed[:, words.start_id] = 0
+            return allowed
+        step, level = divmod(position - 1, words.num_codebooks)
+        room = self.max_new_tokens - position - 1  # tokens after this one
+        if level or room >= words.num_codebooks:
+            first = words.first_code_id + level * words.codebook_size
+            allowed[:, first : first + words.codebook_size] = scores[:, first : first + words.codebook_size]
+        if step and not level:
+            allowed[:, words.end_id] = scores[:, words.end_id]
+        return allowed
+
+
+def new_rows(
+    text_rows: Tensor,
+    vocabulary: Vocabulary,
+    initialization: Initialization,
+    codebook: Tensor | None,
+    std: float,
+    seed: int,
+) -> Tensor:
+    """text_rows (>= text_size, D) -> the rows of the new ids (V - text_size, D), float32.
+
+    random    normal, of the LLM's own `std`: the paper's resized embedding
+    mean      mean of the text rows and noise of their deviation, dimension by dimension
+    codebook  as mean, but the noise of a code is its vector in the codebook, standardised and turned into D dimensions
+              by a fixed random projection with orthogonal rows: sounds near in the codebook start as near rows
+    """
+    text = text_rows[: vocabulary.text_size].float()
     generator = torch.Generator().manual_seed(seed)
-    text = weight.detach().float().cpu()
-    noise = torch.randn(new_ids, text.shape[1], generator=generator)
+    noise = torch.randn(len(vocabulary.new_ids), text.shape[1], generator=generator)
     if initialization == "random":
-        return noise * INITIAL_SPREAD
-    rows = text.mean(0) + text.std(0) * noise
-    if initialization == "mean":
-        return rows
-    if codebook is None or len(codebook) > new_ids - 2:
-        raise ValueError(f"initialization 'codebook' needs the codes' vectors, at most {new_ids - 2}; here {None if codebook is None else len(codebook)}")
-    vectors = codebook.detach().float().cpu()
-    vectors = (vectors - vectors.mean(0)) / vectors.std(0).clamp(min=1e-5)
-    rotation = torch.linalg.qr(torch.randn(text.shape[1], vectors.shape[1], generator=generator)).Q
-    turned = vectors @ rotation.T
-    for level in range((new_ids - 2) // len(codebook)):
-        rows[2 + level * len(codebook) :][: len(codebook)] = text.mean(0) + turned / turned.std() * text.std()
-    return rows
+        return std * noise
+    if initialization == "codebook":
+        codes = vocabulary.num_codebooks * vocabulary.codebook_size
+        if codebook is None or codebook.shape[:-1].numel() != codes:
+            shape = None if codebook is None else tuple(codebook.shape)
+            raise ValueError(
+                f"initialization codebook needs the vectors of {codes} codes, (K, D) or (Q, K, D); came {shape}"
+            )
+        vectors = codebook.detach().float().cpu().reshape(codes, -1)
+        vectors = (vectors - vectors.mean(0)) / vectors.std(0).clamp(min=1e-6)
+        square = torch.randn(
+            max(vectors.shape[1], text.shape[1]), min(vectors.shape[1], text.shape[1]), generator=generator
+        )
+        basis = torch.linalg.qr(square).Q  # orthonormal columns
+        projected = vectors @ (basis if vectors.shape[1] > text.shape[1] else basis.T)
+        noise[-codes:] = projected / projected.std().clamp(min=1e-6)
+    return text.mean(0).cpu() + text.std(0).cpu() * noise
 
 
-INITIAL_SPREAD = 0.02  # of Llama's and most others' embeddings
+def _check(model: PreTrainedModel, vocabulary: Vocabulary) -> None:
+    embedding, head, config = (
+        model.get_input_embeddings(),
+        model.get_output_embeddings(),
+        model.config.get_text_config(),
+    )
+    name = type(model).__name__
+    if type(embedding) is not nn.Embedding or type(head) is not nn.Linear:
+        raise ValueError(
+            f"{name} embeds with {type(embedding).__name__} and ends with {type(head).__name__}; allowed: nn.Embedding "
+            "and nn.Linear. Choose another model.source (Llama, Vicuna, Qwen, SmolLM)"
+        )
+    changed = [
+        key
+        for key in ("final_logit_softcapping", "logits_scaling", "logit_scale")
+        if getattr(config, key, None) not in (None, 1)
+    ]
+    if changed:
+        raise ValueError(
+            f"{name} changes its logits after the head ({', '.join(changed)}), which the loss does not. "
+            "Choose another model.source"
+        )
+    if embedding.num_embeddings < vocabulary.text_size:
+        raise ValueError(
+            f"{name} has {embedding.num_embeddings} rows and the tokenizer ids up to {vocabulary.text_size - 1}: "
+            "they do not belong together"
+        )

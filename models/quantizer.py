@@ -5,7 +5,8 @@ Codes are factorised and compared by angle (Yu et al. 2022, arXiv:2110.04627): a
 and to length 1, so that a large book stays in use. The book starts from k-means over the first vectors; codes that fall
 out of use start anew from vectors of the batch.
 
-    latents (B, N, D) ── project, length 1 ──► (B, N, d) ── nearest ──► codes (B, N) ── codebook ──► (B, N, d) ── project ──► quantised (B, N, D)
+    latents (B, N, D) ──project, length 1──► (B, N, d) ──nearest──► codes (B, N)
+    quantised (B, N, D) ◄──project── (B, N, d) ◄──codebook──────────────────┘
 """
 
 from typing import NamedTuple
@@ -59,7 +60,8 @@ class VectorQuantizer(nn.Module):
         super().__init__()
         if reservoir_size < codebook_size:
             raise ValueError(
-                f"reservoir_size {reservoir_size} is below codebook_size {codebook_size}: k-means needs a vector a code, better 20"
+                f"reservoir_size {reservoir_size} is below codebook_size {codebook_size}: "
+                "k-means needs a vector a code, better 20"
             )
         if code_dim < 2:
             raise ValueError(f"code_dim {code_dim}; at least 2 is allowed: codes are directions")
@@ -70,12 +72,8 @@ class VectorQuantizer(nn.Module):
         self.dim, self.codebook_size, self.code_dim = dim, codebook_size, code_dim
         self.decay, self.commitment_weight = decay, commitment_weight
         self.kmeans_iterations, self.reservoir_size = kmeans_iterations, reservoir_size
-        self.revive_threshold, self.revive_every, self.revive_until, self.seed = (
-            revive_threshold,
-            revive_every,
-            revive_until,
-            seed,
-        )
+        self.revive_threshold, self.revive_every, self.revive_until = revive_threshold, revive_every, revive_until
+        self.seed = seed
 
         self.project_in = nn.Linear(dim, code_dim, bias=False)
         self.project_out = nn.Linear(code_dim, dim, bias=False)
@@ -120,14 +118,17 @@ class VectorQuantizer(nn.Module):
         low, high = (int(codes.min()), int(codes.max())) if codes.numel() else (0, 0)
         if low < 0 or high >= self.codebook_size:
             raise ValueError(
-                f"codes from {low} to {high}; 0 to {self.codebook_size - 1} are allowed. Were they made by another tokenizer?"
+                f"codes from {low} to {high}; 0 to {self.codebook_size - 1} are allowed. "
+                "Were they made by another tokenizer?"
             )
         with torch.autocast(codes.device.type, enabled=False):
             return self.project_out(self.codebook[codes])
 
     @torch.no_grad()
     def _update(self, vectors: Tensor, codes: Tensor) -> None:
-        """One step. vectors (M, d) and codes (M) of this rank, without padding; every rank comes here, also with M = 0."""
+        """One step. vectors (M, d) and codes (M) of this rank, without padding. Every rank comes here, also with M = 0:
+        it takes part in the collectives.
+        """
         step = int(self.step)
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + step) % (1 << 62))
         if not self.ready:
@@ -165,6 +166,7 @@ class VectorQuantizer(nn.Module):
         """Puts vectors (M, d) into the reservoir, a random part of them where not all fit; the full reservoir starts
         the codebook.
         """
+        vectors_a_step = len(vectors)
         start = int(self.filled)
         room = self.reservoir_size - start
         if len(vectors) > room:
@@ -178,9 +180,7 @@ class VectorQuantizer(nn.Module):
             dist.broadcast(codebook, 0)
             dist.broadcast(uses, 0)
         self.codebook.copy_(codebook)
-        self.counts.copy_(
-            uses * (len(vectors) / self.reservoir_size)
-        )  # as if one step had been spread like the reservoir
+        self.counts.copy_(uses * (vectors_a_step / self.reservoir_size))  # one step, spread like the reservoir
         self.sums.copy_(self.codebook * self.counts[:, None])
         self.ready.fill_(True)
 

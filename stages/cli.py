@@ -143,6 +143,8 @@ def _run_all(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _run_stage(stage: str, configuration: dict[str, Any], restart: bool) -> None:
+    if stage in configuration["parents"]:
+        raise ValueError(f"parents.{stage} says where {stage} is taken from, so there is nothing to run; leave it out to make your own")
     state = chain.state(stage, configuration, compare=True)
     if state.word == "done" and not restart:
         print(f"{stage:<14} done ({state.detail})")

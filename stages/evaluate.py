@@ -59,8 +59,7 @@ class Evaluate(L.LightningModule):
         width = max(len(prompt) for prompt in prompts)
         ids = torch.tensor([[self.vocabulary.pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=self.device)
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=self.device)
-        is_text = torch.arange(self.vocabulary.size, device=self.device) < self.vocabulary.text_size
-        answers = self.language.generate(ids, mask, self.conf["max_new_tokens"], is_text, self.vocabulary.stop_ids)
+        answers = self.language.generate(ids, mask, self.conf["max_new_tokens"], allow="text")
         with (self.folder / f"predictions-{self.global_rank}.jsonl").open("a") as file:
             for item, answer in zip(batch, answers, strict=True):
                 row = {**item._asdict(), "prediction": self.vocabulary.decode(answer)}

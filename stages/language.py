@@ -22,11 +22,12 @@ from stages import artifacts, assets, chain, optim
 def build(conf: dict[str, Any], facts: dict[str, Any], codebook: Tensor | None) -> tuple[SoundLanguageModel, Vocabulary]:
     """conf: of a language stage; facts: of the tokenizer (codebook_size, num_codebooks); codebook (K, D) starts the new rows, or None."""
     model, tokenizer = assets.load_language_model(conf["model"]["source"], conf["model"]["revision"], conf["model"]["dtype"])
-    text_size = model.get_input_embeddings().weight.shape[0]
     prompts = conf["prompts"]
-    vocabulary = Vocabulary(tokenizer, text_size, facts["codebook_size"], facts["num_codebooks"], prompts["format"], prompts["system"])
+    vocabulary = Vocabulary(
+        tokenizer, facts["codebook_size"], facts["num_codebooks"], prompt_format=prompts["format"], system=prompts["system"]
+    )
     language = SoundLanguageModel(
-        model, vocabulary.new_ids, **conf["lora"], initialization=conf["embedding_initialization"], codebook=codebook, seed=conf["seed"]
+        model, vocabulary, **conf["lora"], initialization=conf["embedding_initialization"], codebook=codebook, seed=conf["seed"]
     )
     return language, vocabulary
 
@@ -54,6 +55,7 @@ class Language(L.LightningModule):
             config, state = artifacts.load(parents["caption"].artifact)
             _same_model(config["conf"], conf, parents["caption"].folder)
             self.language.load_trainable_state(state)
+        self.language.train()  # transformers hands models over in evaluation mode
 
     def datamodule(self) -> LanguageDataModule:
         cuts = chunks.read(self.parents["cache"].folder / "chunks")

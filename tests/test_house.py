@@ -12,7 +12,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("stages", "datamodules", "models", "callbacks", "conf")
 HEAVY = ("torch", "numpy", "lightning", "lhotse", "transformers")
-QUICK = [["--help"], *[[verb, "--help"] for verb in ("list", "show", "status", "prepare", "run")], ["list"], ["show", "tokenizer"]]
+QUICK = [
+    ["--help"],
+    *[[verb, "--help"] for verb in ("list", "show", "status", "prepare", "run")],
+    ["list"],
+    ["show", "tokenizer"],
+]
 
 
 def imported(file: Path) -> set[str]:
@@ -32,7 +37,9 @@ def test_only_stages_knows_the_others(package: str):
     files = sorted((ROOT / package).rglob("*.py"))
     assert files
     allowed = set(PACKAGES) if package == "stages" else {package}
-    strangers = {str(file.relative_to(ROOT)): others for file in files if (others := imported(file) & set(PACKAGES) - allowed)}
+    strangers = {
+        str(file.relative_to(ROOT)): others for file in files if (others := imported(file) & set(PACKAGES) - allowed)
+    }
     assert not strangers
 
 

@@ -1,27 +1,28 @@
 """Anybody's own recordings: a CSV with a column `path`, and any of caption, label, question, answer, split, source; other columns are kept.
 
-Rows of one path are several captions or questions about one recording. A row with a label and no question gets the class question.
+Rows of one path are several captions or questions about one recording. A row with a label and no question gets the class question. TSV and JSONL
+(one object a line) are read as well.
 """
 
 import csv
 import hashlib
+import json
 import os
 import re
 import warnings
-from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from lhotse import CutSet, Recording, SupervisionSegment
+from lhotse import AudioSource, CutSet, Recording, SupervisionSegment
 from lhotse.audio.utils import set_audio_duration_mismatch_tolerance
 
-from datamodules.corpora.inspect import Bad, Found, inspect, refuse
+from datamodules.corpora.inspect import DURATION_TOLERANCE, Bad, Found, inspect, refuse
 
 KNOWN = ("path", "caption", "label", "question", "answer", "split", "source")
 SPLITS = {"train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
           "test": "test", "eval": "test", "evaluation": "test"}  # fmt: skip
-DURATION_TOLERANCE = 0.025  # seconds
 
 
 class Report(NamedTuple):
@@ -31,16 +32,19 @@ class Report(NamedTuple):
     skipped: list[Bad]
 
 
-def hold_durations() -> None:
-    """Lhotse mends recordings up to 0.5 s off their manifest in silence: for the whole process, only rounding is mended from here on."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its warning concerns perturbed speed, which nothing here uses
-        set_audio_duration_mismatch_tolerance(DURATION_TOLERANCE)
-
-
 class Row(NamedTuple):
     line: int
     values: dict[str, str]
+
+
+class Plan(NamedTuple):
+    """All that the table says of one recording."""
+
+    id: str
+    path: str  # relative to the root, with /
+    rows: list[Row]
+    split: str
+    source: str
 
 
 def prepare(
@@ -57,118 +61,286 @@ def prepare(
     on_bad: str,
     workers: int,
 ) -> Report:
-    """Writes out/cuts.jsonl.gz, or nothing.
+    """Writes out/cuts.jsonl.gz, or nothing. An earlier receipt in `out` goes before its cuts do.
 
-    split_by: a column whose values in `test` and `validation` decide the split, all others train; None takes the column `split`. Where no row is
-    for validation, `validation_fraction` of the training sources, chosen by hash, are. Raises ValueError for a CSV that cannot be read so, and for
-    bad recordings unless on_bad is skip.
+    split_by: a column whose values in `test` and `validation` decide the split, all others train; None takes the
+    column `split`, and train where that says nothing. Where no recording is for validation, `validation_fraction` of
+    the training sources, chosen by hash, is. A source is what the column `source` says, or the path without its suffix.
+    Raises ValueError for a table that cannot be read so, and for bad recordings unless on_bad is skip.
     """
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
-        raise ValueError(f"--name={name}: letters, digits, '_', '.' and '-' are allowed")
-    rows = _read(root, metadata, split_by)
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(os.path.normpath(row.values["path"]), []).append(row)
-    splits = {path: _split(group, split_by, test, validation, metadata) for path, group in groups.items()}
-    sources = {path: group[0].values.get("source") or Path(path).stem for path, group in groups.items()}
-    if "validation" not in splits.values() and validation_fraction:
-        for path, split in splits.items():
-            if split == "train" and _share(sources[path]) < validation_fraction:
-                splits[path] = "validation"
-    found = inspect([root / path for path in groups], workers)
-    bad = [Bad(str(path), item.reason) for path, item in zip(groups, found, strict=True) if item.reason]
+        raise ValueError(
+            f"--name={name}: letters, digits, '_', '.' and '-' are allowed. Give one:   --name={_plain(name)}"
+        )
+    plans = _plan(_read(root, metadata), root, metadata, name, split_by, test, validation)
+    plans = _hold_out(plans, validation_fraction)
+    if not any((root / plan.path).exists() for plan in plans):
+        raise ValueError(
+            f"{root} holds none of the {len(plans)} recordings that {metadata} names, the first {plans[0].path!r}. Paths are relative to {root}"
+        )
+    found = inspect([root / plan.path for plan in plans], workers)
+    pairs = list(zip(plans, found, strict=True))
+    bad = [Bad(plan.path, item.reason) for plan, item in pairs if item.reason]
     refuse(bad, len(found), on_bad)
-    good = [(path, item) for path, item in zip(groups, found, strict=True) if item.reason is None]
+    good = [(plan, item) for plan, item in pairs if item.reason is None]
     if not good:
-        raise ValueError(f"{metadata}: none of its {len(found)} recordings can be used")
-    ids = _ids(name, [path for path, _ in good])
-    hold_durations()
+        raise ValueError(
+            f"{metadata}: none of its {len(found)} recordings can be used. The first: {bad[0].path}: {bad[0].reason}"
+        )
     out.mkdir(parents=True, exist_ok=True)
     part = out / f".part-{os.getpid()}-cuts.jsonl.gz"
-    with CutSet.open_writer(part, overwrite=True) as writer:
-        for path, item in good:
-            writer.write(_cut(ids[path], root, path, item, groups[path], name, splits[path], sources[path], label_question))
-    os.replace(part, out / "cuts.jsonl.gz")
-    kept = [splits[path] for path, _ in good]
-    counts = {split: kept.count(split) for split in ("train", "validation", "test")}
-    return Report(len(good), sum(item.seconds for _, item in good), counts, bad)
+    try:
+        with CutSet.open_writer(part, overwrite=True) as writer:
+            for plan, item in good:
+                writer.write(_cut(plan, item, name, label_question))
+        (out / "receipt.json").unlink(missing_ok=True)
+        os.replace(part, out / "cuts.jsonl.gz")
+    finally:
+        part.unlink(missing_ok=True)
+    counts = Counter(plan.split for plan, _ in good)
+    splits = {split: counts[split] for split in ("train", "validation", "test")}
+    return Report(len(good), sum(item.seconds for _, item in good), splits, bad)
 
 
-def _read(root: Path, metadata: Path, split_by: str | None) -> list[Row]:
+def hold_durations() -> None:
+    """Lhotse mends recordings up to 0.5 s off their manifest in silence: for the whole process, only rounding is mended from here on."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its warning concerns perturbed speed, which nothing here uses
+        set_audio_duration_mismatch_tolerance(DURATION_TOLERANCE)
+
+
+def _read(root: Path, metadata: Path) -> list[Row]:
     if not root.is_dir():
         raise ValueError(f"{root}: no such folder")
+    if not any(root.iterdir()):
+        raise ValueError(f"{root}: the folder is empty. It is where the recordings of --metadata lie")
     if not metadata.is_file():
-        raise ValueError(f"--metadata {metadata}: no such file. It is a CSV with the columns {', '.join(KNOWN)}; only path is required")
-    with metadata.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter="\t" if metadata.suffix == ".tsv" else ",")
-        columns = list(reader.fieldnames or [])
-        if "path" not in columns:
-            raise ValueError(f"{metadata}: no column 'path'. It has {', '.join(columns) or 'none'}; known are {', '.join(KNOWN)}, others are kept")
-        if split_by is not None and split_by not in columns:
-            raise ValueError(f"{metadata}: no column {split_by!r} to split by. It has {', '.join(columns)}")
-        rows = [Row(line, {key: (value or "").strip() for key, value in row.items() if key}) for line, row in enumerate(reader, 2)]
+        raise ValueError(
+            f"--metadata {metadata}: no such file. It is a CSV with the columns {', '.join(KNOWN)}; only path is required"
+        )
+    try:
+        rows = list(_objects(metadata) if metadata.suffix == ".jsonl" else _table(metadata))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{metadata} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8") from None
+    except csv.Error as error:
+        raise ValueError(f"{metadata} cannot be read as CSV: {error}") from None
     if not rows:
-        raise ValueError(f"{metadata}: no rows. One row a recording, or a caption or question of one, is expected under the header")
-    for row in rows:
-        if not row.values["path"]:
-            raise ValueError(f"{metadata}, line {row.line}: the path is empty")
-        if bool(row.values.get("question")) != bool(row.values.get("answer")):
-            raise ValueError(f"{metadata}, line {row.line}: a question and its answer go together, here only one of them is given")
+        raise ValueError(
+            f"{metadata}: no rows. One row a recording, or a caption or question of one, is expected under the header"
+        )
     return rows
 
 
-def _split(group: list[Row], split_by: str | None, test: Sequence[str], validation: Sequence[str], metadata: Path) -> str:
-    found = set()
-    for row in group:
-        if split_by is not None:
-            value = row.values[split_by]
-            found.add("test" if value in test else "validation" if value in validation else "train")
-        else:
-            value = row.values.get("split") or "train"
-            if value.lower() not in SPLITS:
-                raise ValueError(f"{metadata}, line {row.line}: split {value!r}; allowed are {', '.join(SPLITS)}")
-            found.add(SPLITS[value.lower()])
-    if len(found) > 1:
-        raise ValueError(f"{metadata}, line {group[0].line}: {group[0].values['path']} is in the splits {' and '.join(sorted(found))}; one is allowed")
-    return found.pop()
+def _table(metadata: Path) -> Iterator[Row]:
+    with metadata.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, delimiter="\t" if metadata.suffix == ".tsv" else ",")
+        columns = [column.strip() for column in next(reader, [])]
+        _require_path(columns, metadata)
+        for column, count in Counter(columns).items():
+            if count > 1:
+                raise ValueError(f"{metadata}: the column {column!r} comes {count} times; each may come once")
+        for fields in reader:
+            if not any(field.strip() for field in fields):
+                continue
+            if len(fields) != len(columns):
+                raise ValueError(
+                    f"{metadata}, line {reader.line_num}: {len(fields)} fields under {len(columns)} columns. "
+                    'A text with a comma in it stands in quotes: "rain, then thunder"'
+                )
+            yield Row(reader.line_num, {column: field.strip() for column, field in zip(columns, fields, strict=True)})
 
 
-def _cut(
-    cut_id: str, root: Path, path: str, item: Found, group: list[Row], name: str, split: str, source: str, label_question: str
-) -> object:
-    recording = Recording.from_file(root / path, recording_id=cut_id)
-    recording.sources[0].source = path  # relative to the corpus' root
-    cut = recording.to_cut().with_id(cut_id)
-    labels = list(dict.fromkeys(row.values["label"] for row in group if row.values.get("label")))
-    extra = {key: value for key, value in group[0].values.items() if key not in KNOWN}
-    cut.custom = {"split": split, "corpus": name, "source": f"{name}-{source}", "labels": labels, "metadata": extra, "size": item.size}
-    said: list[tuple[str | None, dict[str, str]]] = []
-    for row in group:
-        values = row.values
-        if values.get("caption"):
-            said.append((values["caption"], {"task": "caption"}))
-        if values.get("question"):
-            said.append((None, {"task": "question", "kind": "question", "question": values["question"], "answer": values["answer"]}))
-        elif values.get("label"):
-            said.append((None, {"task": "question", "kind": "class", "question": label_question, "answer": values["label"]}))
-    distinct = [item for number, item in enumerate(said) if item not in said[:number]]
-    channel = recording.channel_ids if recording.num_channels > 1 else 0
+def _objects(metadata: Path) -> Iterator[Row]:
+    with metadata.open(encoding="utf-8-sig") as file:
+        for line, text in enumerate(file, 1):
+            if not text.strip():
+                continue
+            try:
+                values = json.loads(text)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{metadata}, line {line}: no JSON ({error})") from None
+            if not isinstance(values, dict):
+                raise ValueError(
+                    f'{metadata}, line {line}: one object a line is expected, as {{"path": "a.wav", "caption": "rain"}}'
+                )
+            _require_path(list(values), metadata)
+            yield Row(line, {key: "" if value is None else str(value).strip() for key, value in values.items()})
+
+
+def _require_path(columns: Sequence[str], metadata: Path) -> None:
+    if "path" not in columns:
+        raise ValueError(
+            f"{metadata}: no column 'path'. It has {', '.join(columns) or 'none'}; known are {', '.join(KNOWN)}, others are kept"
+        )
+
+
+def _plan(
+    rows: list[Row],
+    root: Path,
+    metadata: Path,
+    name: str,
+    split_by: str | None,
+    test: Sequence[str],
+    validation: Sequence[str],
+) -> list[Plan]:
+    """One plan a recording, in the order of their first rows."""
+    _check_split_by(rows, metadata, split_by, test, validation)
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if bool(row.values.get("question")) != bool(row.values.get("answer")):
+            raise ValueError(
+                f"{metadata}, line {row.line}: a question and its answer go together, here only one of them is given"
+            )
+        groups[_inside(row, root, metadata)].append(row)
+    ids, plans = _ids(name, list(groups)), []
+    for path, group in groups.items():
+        speaking = [row for row in group if split_by or row.values.get("split")]
+        splits = {_split(row, split_by, test, validation, metadata) for row in speaking} or {"train"}
+        sources = {row.values["source"] for row in group if row.values.get("source")} or {os.path.splitext(path)[0]}
+        split = _one(splits, "splits", path, group, metadata)
+        plans.append(Plan(ids[path], path, group, split, _one(sources, "sources", path, group, metadata)))
+    places: dict[str, set[str]] = defaultdict(set)
+    for plan in plans:
+        places[plan.source].add(plan.split)
+    if leaks := [
+        source for source, splits in places.items() if {"train", "test"} <= splits and "source" in rows[0].values
+    ]:
+        raise ValueError(
+            f"{metadata}: {len(leaks)} sources are in train and in test, the first {leaks[0]!r}. The column source says which recordings belong "
+            "together; rename it if it means something else"
+        )
+    return plans
+
+
+def _check_split_by(
+    rows: list[Row], metadata: Path, split_by: str | None, test: Sequence[str], validation: Sequence[str]
+) -> None:
+    if split_by is None:
+        if test or validation:
+            raise ValueError("--test and --validation are values of a column: say which, as --split_by=fold")
+        return
+    if split_by not in rows[0].values:
+        raise ValueError(f"{metadata}: no column {split_by!r} to split by. It has {', '.join(rows[0].values)}")
+    values = {row.values.get(split_by, "") for row in rows}
+    shown = ", ".join(sorted(values)[:20]) + (", ..." if len(values) > 20 else "")
+    if not test and not validation:
+        raise ValueError(
+            f"--split_by={split_by} needs --test=VALUE, --validation=VALUE or both. The column holds {shown}"
+        )
+    if unknown := [value for value in [*test, *validation] if value not in values]:
+        raise ValueError(f"{metadata}: no row has {split_by} {unknown[0]!r}. The column holds {shown}")
+    if both := set(test) & set(validation):
+        raise ValueError(f"{split_by} {both.pop()!r} is in --test and in --validation; one is allowed")
+
+
+def _inside(row: Row, root: Path, metadata: Path) -> str:
+    """The row's path relative to the root. Raises ValueError for one that is empty or leaves the root."""
+    given = row.values["path"]
+    if not given:
+        raise ValueError(f"{metadata}, line {row.line}: the path is empty")
+    path = (
+        os.path.relpath(os.path.normpath(given), os.path.abspath(root))
+        if os.path.isabs(given)
+        else os.path.normpath(given)
+    )
+    if path.split(os.sep)[0] == "..":
+        raise ValueError(
+            f"{metadata}, line {row.line}: {given!r} lies outside {root}. Paths are relative to it, or inside it"
+        )
+    return PurePosixPath(*Path(path).parts).as_posix()
+
+
+def _split(row: Row, split_by: str | None, test: Sequence[str], validation: Sequence[str], metadata: Path) -> str:
+    if split_by is not None:
+        value = row.values.get(split_by, "")
+        return "test" if value in test else "validation" if value in validation else "train"
+    value = row.values["split"]
+    if value.lower() not in SPLITS:
+        raise ValueError(f"{metadata}, line {row.line}: split {value!r}; allowed are {', '.join(SPLITS)}")
+    return SPLITS[value.lower()]
+
+
+def _one(values: set[str], what: str, path: str, group: list[Row], metadata: Path) -> str:
+    if len(values) > 1:
+        lines = ", ".join(str(row.line) for row in group[:5])
+        raise ValueError(
+            f"{metadata}, lines {lines}: {path} is in the {what} {' and '.join(sorted(values))}; one is allowed"
+        )
+    return next(iter(values))
+
+
+def _hold_out(plans: list[Plan], fraction: float) -> list[Plan]:
+    """Where no recording is for validation: the share of the training sources with the lowest hashes, at least one where there are two."""
+    sources = sorted({plan.source for plan in plans if plan.split == "train"}, key=_hash)
+    if not fraction or len(sources) < 2 or any(plan.split == "validation" for plan in plans):
+        return plans
+    held = set(sources[: min(max(1, round(fraction * len(sources))), len(sources) - 1)])
+    return [
+        plan._replace(split="validation") if plan.split == "train" and plan.source in held else plan for plan in plans
+    ]
+
+
+def _cut(plan: Plan, item: Found, name: str, label_question: str) -> object:
+    channels = list(range(item.num_channels))
+    source = AudioSource("file", channels, plan.path)  # relative to the corpus' root
+    recording = Recording(
+        plan.id, [source], item.sample_rate, item.num_samples, item.num_samples / item.sample_rate, channel_ids=channels
+    )
+    cut = recording.to_cut().with_id(plan.id)
+    labels = list(dict.fromkeys(row.values["label"] for row in plan.rows if row.values.get("label")))
+    cut.custom = {
+        "split": plan.split, "corpus": name, "source": f"{name}-{plan.source}", "labels": labels, "metadata": _kept(plan.rows), "size": item.size,
+    }  # fmt: skip
+    channel = channels if len(channels) > 1 else 0
     cut.supervisions = [
-        SupervisionSegment(f"{cut_id}-{number}", cut_id, 0, recording.duration, channel=channel, text=text, custom=custom)
-        for number, (text, custom) in enumerate(distinct)
+        SupervisionSegment(
+            f"{plan.id}-{number}", plan.id, 0, recording.duration, channel=channel, text=text, custom=custom
+        )
+        for number, (text, custom) in enumerate(_said(plan.rows, label_question))
     ]
     return cut
 
 
+def _said(rows: list[Row], label_question: str) -> list[tuple[str | None, dict[str, str]]]:
+    """(text, custom) of each caption and question; what several rows repeat is said once."""
+    said: dict[tuple[str, ...], tuple[str | None, dict[str, str]]] = {}
+    for row in rows:
+        caption, label, question, answer = (
+            row.values.get(column, "") for column in ("caption", "label", "question", "answer")
+        )
+        if caption:
+            said[("caption", caption)] = (caption, {"task": "caption"})
+        if question:
+            said["question", question, answer] = (
+                None,
+                {"task": "question", "kind": "question", "question": question, "answer": answer},
+            )
+        elif label:
+            said["class", label] = (
+                None,
+                {"task": "question", "kind": "class", "question": label_question, "answer": label},
+            )
+    return list(said.values())
+
+
+def _kept(rows: list[Row]) -> dict[str, str | list[str]]:
+    """The other columns: the one value that the recording's rows have, or the list of different ones."""
+    columns = dict.fromkeys(column for row in rows for column in row.values if column not in KNOWN)
+    values = {column: list(dict.fromkeys(filter(None, (row.values.get(column) for row in rows)))) for column in columns}
+    return {column: found if len(found) > 1 else "".join(found) for column, found in values.items()}
+
+
 def _ids(name: str, paths: Sequence[str]) -> dict[str, str]:
     """Path -> id of letters, digits, '_', '.', '-'; paths that would share one get a hash of the path."""
-    plain = {path: f"{name}-{re.sub(r'[^A-Za-z0-9_.-]+', '-', os.path.splitext(path)[0])}" for path in paths}
+    plain = {path: f"{name}-{_plain(os.path.splitext(path)[0])}" for path in paths}
     taken = Counter(plain.values())
-    return {path: short if taken[short] == 1 else f"{short}-{_hash(path)[:8]}" for path, short in plain.items()}
+    ids = {path: short if taken[short] == 1 else f"{short}-{_hash(path)[:8]}" for path, short in plain.items()}
+    assert len(set(ids.values())) == len(paths)
+    return ids
 
 
-def _share(source: str) -> float:
-    return int(_hash(source)[:8], 16) / 0xFFFFFFFF
+def _plain(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text)
 
 
 def _hash(text: str) -> str:

@@ -51,7 +51,9 @@ def refuse(bad: Sequence[Bad], checked: int, on_bad: str) -> None:
         rows = [f"  {path}: {reason}" for path, reason in bad[:LISTED]]
         rows += [f"  and {len(bad) - LISTED} more"] if len(bad) > LISTED else []
         raise ValueError(
-            f"{len(bad)} of {checked} recordings cannot be used:\n" + "\n".join(rows) + "\nMend them, or go on without them: --data.on_bad=skip"
+            f"{len(bad)} of {checked} recordings cannot be used:\n"
+            + "\n".join(rows)
+            + "\nMend them, or go on without them: --data.on_bad=skip"
         )
 
 
@@ -76,14 +78,14 @@ def _look(path: Path) -> Found:
                     return found("has NaN or infinite samples", rate, 0, channels)
                 peak, frames = max(peak, float(highest)), frames + len(block)
     except (soundfile.SoundFileError, RuntimeError, ValueError, OSError) as error:
-        return found(f"cannot be decoded ({str(error).splitlines()[0]})")
+        return found(f"cannot be decoded ({str(error).splitlines()[0].rpartition(': ')[2]})")
     reason = None
-    if frames == 0:
-        reason = "has no samples"
+    if missing := _missing_bytes(path, size, notes):
+        reason = f"truncated: {missing}"
     elif declared - frames > DURATION_TOLERANCE * rate:
         reason = f"truncated: {frames / rate:.2f} of {declared / rate:.2f} s"
-    elif missing := _missing_bytes(path, size, notes):
-        reason = f"truncated: {missing}"
+    elif frames == 0:
+        reason = "has no samples"
     elif channels > 2:
         reason = f"has {channels} channels; mono and stereo are taken"
     elif peak < SILENCE:

@@ -39,11 +39,15 @@ class Data(ResumableDataModule):
         common = {"shuffle": True, "seed": self.seed, "rank": rank, "world_size": world}
         if self.bucketing:
             budget = TokenConstraint(max_tokens=50)
-            return DynamicBucketingSampler(CutSet.from_cuts(self.items), constraint=budget, duration_bins=[10, 16], **common)
+            return DynamicBucketingSampler(
+                CutSet.from_cuts(self.items), constraint=budget, duration_bins=[10, 16], **common
+            )
         return SimpleCutSampler(CutSet.from_cuts(self.items), max_cuts=4, **common)
 
     def validation_sampler(self, rank: int, world: int) -> CutSampler | None:
-        return SimpleCutSampler(CutSet.from_cuts(self.items[:3]), max_cuts=2, shuffle=False, rank=rank, world_size=world)
+        return SimpleCutSampler(
+            CutSet.from_cuts(self.items[:3]), max_cuts=2, shuffle=False, rank=rank, world_size=world
+        )
 
     def fingerprint(self) -> str:
         return hash_ids(self.items)
@@ -68,8 +72,10 @@ class Listener(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def train(data: Data, folder: Path, steps: int, checkpoint: Path | None = None, **arguments: Any) -> list[tuple[int, list[str]]]:
-    """(epoch, ids) of every batch; with checkpoints in `folder` after every optimizer step where no checkpoint is given."""
+def train(
+    data: Data, folder: Path, steps: int, checkpoint: Path | None = None, **arguments: Any
+) -> list[tuple[int, list[str]]]:
+    """(epoch, ids) of every batch; without a checkpoint to start from, one is kept at every optimizer step."""
     saving = ModelCheckpoint(folder, filename="{step}", save_top_k=-1, every_n_train_steps=1)
     trainer = L.Trainer(
         **QUIET, max_steps=steps, default_root_dir=folder, val_check_interval=3, **arguments,
@@ -86,7 +92,9 @@ def batches_of_an_epoch(bucketing: bool) -> int:
 
 @pytest.mark.parametrize(("num_workers", "accumulate"), [(0, 1), (0, 2), (2, 1)])
 @pytest.mark.parametrize("bucketing", [False, True])
-def test_every_checkpoint_goes_on_as_if_nothing_had_happened(tmp_path: Path, bucketing: bool, num_workers: int, accumulate: int):
+def test_every_checkpoint_goes_on_as_if_nothing_had_happened(
+    tmp_path: Path, bucketing: bool, num_workers: int, accumulate: int
+):
     """Checkpoints inside an epoch, at its end and beyond it, and beside a validation."""
     epoch = batches_of_an_epoch(bucketing)
     steps = -(-(2 * epoch + 3) // accumulate)
@@ -95,7 +103,13 @@ def test_every_checkpoint_goes_on_as_if_nothing_had_happened(tmp_path: Path, buc
     chosen = [1, 2, 3, per_epoch - 1, per_epoch, per_epoch + 1, 2 * per_epoch]
     for step in sorted(set(chosen if num_workers == 0 else [2, per_epoch])):
         done = step // per_epoch * epoch + step % per_epoch * accumulate
-        rest = train(Data(bucketing, num_workers), tmp_path, steps, tmp_path / f"step={step}.ckpt", accumulate_grad_batches=accumulate)
+        rest = train(
+            Data(bucketing, num_workers),
+            tmp_path,
+            steps,
+            tmp_path / f"step={step}.ckpt",
+            accumulate_grad_batches=accumulate,
+        )
         assert rest == whole[done:], f"step {step}"
 
 
@@ -130,7 +144,10 @@ def test_a_sought_position_holds_until_the_epoch_changes():
 @pytest.mark.parametrize("bucketing", [False, True])
 @pytest.mark.parametrize("count", [ITEMS, 9, 3])
 def test_two_ranks_share_an_epoch_in_equal_steps(bucketing: bool, count: int):
-    ranks = [[[cut.id for cut in batch] for batch in Data(bucketing, 0, count=count).train_sampler(rank, 2)] for rank in range(2)]
+    ranks = [
+        [[cut.id for cut in batch] for batch in Data(bucketing, 0, count=count).train_sampler(rank, 2)]
+        for rank in range(2)
+    ]
     assert len(ranks[0]) == len(ranks[1])
     seen = [name for rank in ranks for batch in rank for name in batch if "_dup" not in name]
     assert sorted(seen) == sorted(cut.id for cut in items(count))

@@ -1,0 +1,426 @@
+"""Anybody's own recordings: every format in, every row kept, every bad file named once, nothing half-written."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from lhotse import CutSet
+
+from datamodules.corpora import folder, inspect
+
+FORMATS = {"wav": "PCM_16", "flac": "PCM_16", "ogg": "VORBIS", "mp3": "MPEG_LAYER_III"}
+DEFAULTS: dict[str, Any] = dict(
+    name="mine",
+    split_by=None,
+    test=(),
+    validation=(),
+    validation_fraction=0.0,
+    label_question="What is it?",
+    on_bad="error",
+    workers=1,
+)
+
+
+def tone(seconds: float, rate: int, channels: int = 1, hz: float = 440.0) -> np.ndarray:
+    wave = 0.5 * np.sin(2 * np.pi * hz * np.arange(round(seconds * rate)) / rate)
+    return np.stack([wave * (1 - 0.5 * channel) for channel in range(channels)], 1).astype(np.float32)
+
+
+def sound(path: Path, seconds: float = 0.5, rate: int = 22050, channels: int = 1, hz: float = 440.0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, tone(seconds, rate, channels, hz), rate, subtype=FORMATS[path.suffix[1:]])
+    return path
+
+
+def table(path: Path, rows: list[dict[str, str]]) -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(
+            file,
+            list(dict.fromkeys(key for row in rows for key in row)),
+            delimiter="\t" if path.suffix == ".tsv" else ",",
+        )
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def prepared(root: Path, rows: list[dict[str, str]], **changes: Any) -> tuple[folder.Report, dict[str, Any]]:
+    """Report, and the cuts by path."""
+    out = root / "out"
+    report = folder.prepare(root, table(root / "metadata.csv", rows), out, **DEFAULTS | changes)
+    cuts = list(CutSet.from_file(out / "cuts.jsonl.gz"))
+    return report, {cut.recording.sources[0].source: cut for cut in cuts}
+
+
+@pytest.mark.parametrize("rate, channels", [(8000, 1), (22050, 2), (44100, 1), (48000, 2)])
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_every_format_rate_and_number_of_channels(tmp_path: Path, suffix: str, rate: int, channels: int):
+    path = sound(tmp_path / "in" / f"a.{suffix}", 0.75, rate, channels)
+    report, cuts = prepared(tmp_path, [{"path": f"in/a.{suffix}", "caption": "a tone"}])
+    cut = cuts[f"in/a.{suffix}"]
+    assert (cut.sampling_rate, cut.num_channels) == (rate, channels)
+    assert cut.duration == pytest.approx(0.75, abs=0.1 if suffix == "mp3" else 1e-4), (
+        "MPEG frames have a whole number of 1152 samples"
+    )
+    assert report.seconds == pytest.approx(cut.duration, abs=1e-3)
+    assert (report.recordings, report.splits) == (1, {"train": 1, "validation": 0, "test": 0})
+    assert cut.custom["size"] == path.stat().st_size
+
+
+def test_rows_of_one_path_are_one_recording(tmp_path: Path):
+    sound(tmp_path / "a.wav")
+    sound(tmp_path / "b.wav")
+    rows = [
+        {"path": "a.wav", "caption": "one", "take": "7"},
+        {"path": "./a.wav", "caption": "two"},
+        {"path": "a.wav", "caption": "one"},
+        {"path": "a.wav", "question": "How many?", "answer": "two"},
+        {"path": "b.wav", "caption": "three"},
+    ]
+    report, cuts = prepared(tmp_path, rows)
+    assert report.recordings == 2
+    assert [sup.text for sup in cuts["a.wav"].supervisions if sup.custom["task"] == "caption"] == ["one", "two"], (
+        "said twice, kept once"
+    )
+    asked = [sup.custom for sup in cuts["a.wav"].supervisions if sup.custom["task"] == "question"]
+    assert asked == [{"task": "question", "kind": "question", "question": "How many?", "answer": "two"}]
+    assert cuts["a.wav"].custom["metadata"] == {"take": "7"}, "other columns are kept"
+    identities = [sup.id for cut in cuts.values() for sup in cut.supervisions]
+    assert len(set(identities)) == len(identities) == 4
+
+
+def test_a_label_without_a_question_gets_the_class_question(tmp_path: Path):
+    for name in "ab":
+        sound(tmp_path / f"{name}.wav")
+    rows = [
+        {"path": "a.wav", "label": "dog"},
+        {"path": "b.wav", "label": "cat", "question": "Which animal?", "answer": "a cat"},
+    ]
+    _, cuts = prepared(tmp_path, rows, label_question="What sound is this?")
+    (asked,) = cuts["a.wav"].supervisions
+    assert asked.custom == {"task": "question", "kind": "class", "question": "What sound is this?", "answer": "dog"}
+    assert cuts["a.wav"].custom["labels"] == ["dog"]
+    (asked,) = cuts["b.wav"].supervisions
+    assert (asked.custom["kind"], asked.custom["question"]) == ("question", "Which animal?")
+
+
+def test_split_by_a_column(tmp_path: Path):
+    for fold in range(1, 6):
+        sound(tmp_path / f"{fold}.wav")
+    rows = [{"path": f"{fold}.wav", "fold": str(fold)} for fold in range(1, 6)]
+    report, cuts = prepared(tmp_path, rows, split_by="fold", test=["4", "5"], validation=["3"])
+    assert [cuts[f"{fold}.wav"].custom["split"] for fold in range(1, 6)] == [
+        "train",
+        "train",
+        "validation",
+        "test",
+        "test",
+    ]
+    assert report.splits == {"train": 2, "validation": 1, "test": 2}
+
+
+def test_the_split_column_knows_the_usual_names(tmp_path: Path):
+    for name in folder.SPLITS:
+        sound(tmp_path / f"{name}.wav", 0.05)
+    _, cuts = prepared(tmp_path, [{"path": f"{name}.wav", "split": name.title()} for name in folder.SPLITS])
+    wanted = {
+        "train": ["train", "training"],
+        "validation": ["val", "valid", "validation", "dev"],
+        "test": ["test", "eval"],
+    }
+    found = {split: [cuts[f"{name}.wav"].custom["split"] for name in names] for split, names in wanted.items()}
+    assert found == {split: [split] * len(names) for split, names in wanted.items()}
+
+
+def test_the_validation_share_goes_by_source_and_hangs_on_nothing_else(tmp_path: Path):
+    """200 takes of 100 sources: a source is on one side, the share is near, the order of the rows does not matter."""
+    rows = [
+        {"path": f"{number}.wav", "source": f"s{number // 2}", "split": "test" if number < 20 else ""}
+        for number in range(200)
+    ]
+    for row in rows:
+        sound(tmp_path / row["path"], 0.01)
+    _, cuts = prepared(tmp_path, rows, validation_fraction=0.2)
+    sides: dict[str, set[str]] = {}
+    for cut in cuts.values():
+        sides.setdefault(cut.custom["source"], set()).add(cut.custom["split"])
+    assert all(len(side) == 1 for side in sides.values())
+    assert [cuts[f"{number}.wav"].custom["split"] for number in range(20)] == ["test"] * 20
+    assert 0.1 < sum(side == {"validation"} for side in sides.values()) / 90 < 0.3, "three standard deviations"
+    _, again = prepared(tmp_path, rows[::-1], validation_fraction=0.2)
+    assert {path: cut.custom["split"] for path, cut in cuts.items()} == {
+        path: cut.custom["split"] for path, cut in again.items()
+    }
+
+
+def test_a_named_validation_split_is_not_added_to(tmp_path: Path):
+    for number in range(20):
+        sound(tmp_path / f"{number}.wav", 0.05)
+    report, _ = prepared(
+        tmp_path,
+        [{"path": f"{number}.wav", "split": "val" if number == 3 else ""} for number in range(20)],
+        validation_fraction=0.5,
+    )
+    assert report.splits == {"train": 19, "validation": 1, "test": 0}
+
+
+def test_ids_are_unique_and_plain(tmp_path: Path):
+    paths = ["a b.wav", "a-b.wav", "a/b.wav", "a/b.flac", "ä.wav", "ö.wav", "c.wav"]
+    for path in paths:
+        sound(tmp_path / path, 0.05)
+    _, cuts = prepared(tmp_path, [{"path": path, "caption": "x"} for path in paths])
+    identities = [cut.id for cut in cuts.values()]
+    assert len(set(identities)) == len(paths)
+    assert all(
+        set(identity) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
+        for identity in identities
+    )
+    assert cuts["c.wav"].id == "mine-c"
+
+
+def test_a_table_with_tabs_and_one_with_a_byte_order_mark(tmp_path: Path):
+    sound(tmp_path / "a.wav")
+    tabs = table(tmp_path / "m.tsv", [{"path": "a.wav", "caption": "one, two"}])
+    assert folder.prepare(tmp_path, tabs, tmp_path / "tabs", **DEFAULTS).recordings == 1
+    marked = tmp_path / "m.csv"
+    marked.write_bytes("\ufeffpath,caption\r\na.wav,one\r\n".encode())
+    assert folder.prepare(tmp_path, marked, tmp_path / "marked", **DEFAULTS).recordings == 1
+
+
+def cut_short(path: Path, share: float) -> Path:
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+    return path
+
+
+def spoil_nan(path: Path) -> None:
+    wave = tone(0.5, 8000)
+    wave[100] = np.nan
+    soundfile.write(path, wave, 8000, subtype="FLOAT")
+
+
+BAD: dict[str, tuple[str, Callable[[Path], Any]]] = {  # name -> (words of the reason, how to make it)
+    "missing.wav": ("missing", lambda path: None),
+    "empty.wav": ("empty file", lambda path: path.write_bytes(b"")),
+    "short.wav": ("truncated", lambda path: cut_short(sound(path, 2.0), 0.6)),
+    "barely_short.wav": ("truncated", lambda path: path.write_bytes(sound(path, 2.0).read_bytes()[:-600])),
+    "header.wav": ("cannot be decoded", lambda path: path.write_bytes(sound(path).read_bytes()[:20])),
+    "short.flac": ("(truncated|cannot be decoded)", lambda path: cut_short(sound(path, 2.0), 0.6)),
+    "short.ogg": ("(truncated|cannot be decoded)", lambda path: cut_short(sound(path, 4.0), 0.6)),
+    "short.mp3": ("(truncated|cannot be decoded)", lambda path: cut_short(sound(path, 4.0), 0.6)),
+    "silent.wav": ("silent", lambda path: soundfile.write(path, np.zeros(8000, np.float32), 8000)),
+    "silent.flac": ("silent", lambda path: soundfile.write(path, np.zeros(8000, np.float32), 8000)),
+    "no_samples.wav": ("has no samples", lambda path: soundfile.write(path, np.zeros((0, 1), np.float32), 8000)),
+    "nan.wav": ("NaN", spoil_nan),
+    "text.wav": ("cannot be decoded", lambda path: path.write_text("this is no sound")),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_recording_has_its_reason(tmp_path: Path, name: str):
+    reason, make = BAD[name]
+    make(tmp_path / name)
+    (found,) = inspect.inspect([tmp_path / name], workers=1)
+    assert found.reason is not None
+    with pytest.raises(ValueError, match=f"{name}: .*{reason}"):
+        inspect.refuse([inspect.Bad(name, found.reason)], 1, "error")
+
+
+def test_a_good_recording_has_none(tmp_path: Path):
+    """Every format, silence at the start, an odd number of bytes with its padding."""
+    paths = [sound(tmp_path / f"a.{suffix}", 1.0) for suffix in FORMATS]
+    soundfile.write(tmp_path / "late.wav", np.r_[np.zeros(8000), tone(0.1, 8000)[:, 0]], 8000)
+    soundfile.write(tmp_path / "odd.wav", tone(0.1, 8010)[:801], 8010, subtype="PCM_U8")
+    found = inspect.inspect([*paths, tmp_path / "late.wav", tmp_path / "odd.wav"], workers=1)
+    assert [item.reason for item in found] == [None] * 6
+
+
+def test_all_bad_recordings_are_named_and_counted_in_one_error(tmp_path: Path):
+    for name, (_, make) in BAD.items():
+        make(tmp_path / name)
+    sound(tmp_path / "good.wav")
+    rows = [{"path": name, "caption": "x"} for name in ["good.wav", *BAD]]
+    with pytest.raises(ValueError) as caught:
+        prepared(tmp_path, rows)
+    message = str(caught.value)
+    assert f"{len(BAD)} of {len(BAD) + 1} recordings cannot be used" in message
+    assert all(f"  {name}: " in message for name in BAD)
+    assert "good.wav" not in message and "--data.on_bad=skip" in message
+    assert not (tmp_path / "out").exists(), "nothing half-written"
+
+
+def test_skip_goes_on_without_them_and_reports(tmp_path: Path):
+    for name, (_, make) in BAD.items():
+        make(tmp_path / name)
+    sound(tmp_path / "good.wav")
+    report, cuts = prepared(tmp_path, [{"path": name, "caption": "x"} for name in ["good.wav", *BAD]], on_bad="skip")
+    assert [item.path for item in report.skipped] == list(BAD)
+    assert (report.recordings, list(cuts)) == (1, ["good.wav"])
+    with pytest.raises(ValueError, match="none of its 2 recordings can be used"):
+        prepared(tmp_path, [{"path": "silent.wav"}, {"path": "nan.wav"}], on_bad="skip")
+
+
+def test_a_failed_preparation_keeps_the_earlier_one(tmp_path: Path):
+    sound(tmp_path / "a.wav")
+    prepared(tmp_path, [{"path": "a.wav", "caption": "x"}])
+    before = (tmp_path / "out" / "cuts.jsonl.gz").read_bytes()
+    with pytest.raises(ValueError, match="1 of 2"):
+        prepared(tmp_path, [{"path": "a.wav", "caption": "y"}, {"path": "b.wav", "caption": "z"}])
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["cuts.jsonl.gz"]
+    assert (tmp_path / "out" / "cuts.jsonl.gz").read_bytes() == before
+
+
+def test_a_long_list_is_cut_and_counted(tmp_path: Path):
+    bad = [inspect.Bad(f"{number}.wav", "missing") for number in range(25)]
+    with pytest.raises(ValueError, match=r"25 of 30 recordings") as caught:
+        inspect.refuse(bad, 30, "error")
+    assert "and 5 more" in str(caught.value) and "19.wav" in str(caught.value) and "20.wav" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("file,caption\na.wav,x\n", r"no column 'path'\. It has file, caption; known are path, caption"),
+        ("", r"no column 'path'\. It has none"),
+        ("path,caption\n", "no rows"),
+        ("path,caption\n,x\n", "line 2: the path is empty"),
+        ("path,question\na.wav,why\n", "line 2: a question and its answer go together"),
+        ("path,split\na.wav,trian\n", "line 2: split 'trian'; allowed are train"),
+        ("path,split\na.wav,train\na.wav,test\n", r"a\.wav is in the splits test and train"),
+    ],
+)
+def test_a_table_that_cannot_be_read_so(tmp_path: Path, text: str, said: str):
+    sound(tmp_path / "a.wav")
+    metadata = tmp_path / "m.csv"
+    metadata.write_text(text)
+    with pytest.raises(ValueError, match=rf"m\.csv.*{said}"):
+        folder.prepare(tmp_path, metadata, tmp_path / "out", **DEFAULTS)
+    assert not (tmp_path / "out").exists()
+
+
+def test_folders_and_columns_that_are_not_there(tmp_path: Path):
+    metadata = table(tmp_path / "m.csv", [{"path": "a.wav"}])
+    with pytest.raises(ValueError, match="gone: no such folder"):
+        folder.prepare(tmp_path / "gone", metadata, tmp_path / "out", **DEFAULTS)
+    with pytest.raises(ValueError, match=r"gone\.csv: no such file"):
+        folder.prepare(tmp_path, tmp_path / "gone.csv", tmp_path / "out", **DEFAULTS)
+    with pytest.raises(ValueError, match=r"no column 'fold' to split by\. It has path"):
+        folder.prepare(tmp_path, metadata, tmp_path / "out", **DEFAULTS | {"split_by": "fold"})
+    with pytest.raises(ValueError, match="--name=a/b: letters"):
+        folder.prepare(tmp_path, metadata, tmp_path / "out", **DEFAULTS | {"name": "a/b"})
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty: the folder is empty"):
+        folder.prepare(tmp_path / "empty", metadata, tmp_path / "out", **DEFAULTS)
+    (tmp_path / "empty" / "other.txt").touch()
+    with pytest.raises(ValueError, match=r"holds none of the 1 recordings that .*m\.csv names, the first 'a\.wav'"):
+        folder.prepare(tmp_path / "empty", metadata, tmp_path / "out", **DEFAULTS)
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_of_a_row_is_lost_or_guessed(tmp_path: Path):
+    """An unquoted comma, a column that comes twice, another encoding, lines that no number of rows gives."""
+    sound(tmp_path / "a.wav")
+    for text, said in (
+        ("path,caption\na.wav,rain, then thunder\n", "line 2: 3 fields under 2 columns.*in quotes"),
+        ('path,caption\n\na.wav,"two\nlines"\na.wav\n', "line 5: 1 fields under 2 columns"),
+        ("path,caption,caption\na.wav,x,y\n", "column 'caption' comes 2 times"),
+        ("path,caption\na.wav,Stra\xdfe\n", "is not UTF-8"),
+    ):
+        (tmp_path / "m.csv").write_bytes(text.encode("latin-1"))
+        with pytest.raises(ValueError, match=rf"m\.csv.*{said}"):
+            folder.prepare(tmp_path, tmp_path / "m.csv", tmp_path / "out", **DEFAULTS)
+
+
+@pytest.mark.parametrize("path", ["../a.wav", "in/../../a.wav", "/elsewhere/a.wav"])
+def test_a_path_outside_the_root_is_refused(tmp_path: Path, path: str):
+    sound(tmp_path / "in" / "b.wav")
+    with pytest.raises(ValueError, match=r"line 2: .*a\.wav' lies outside"):
+        prepared(tmp_path, [{"path": path}])
+
+
+def test_an_absolute_path_inside_the_root_is_kept_relative(tmp_path: Path):
+    path = sound(tmp_path / "in" / "a.wav")
+    _, cuts = prepared(tmp_path, [{"path": str(path)}, {"path": "in/./a.wav"}])
+    assert list(cuts) == ["in/a.wav"]
+
+
+def test_objects_a_line_are_read_as_well(tmp_path: Path):
+    sound(tmp_path / "a.wav")
+    metadata = tmp_path / "m.jsonl"
+    metadata.write_text('{"path": "a.wav", "caption": "one, two", "label": null, "fold": 4}\n\n')
+    report = folder.prepare(tmp_path, metadata, tmp_path / "out", **DEFAULTS | {"split_by": "fold", "test": ["4"]})
+    assert report.splits["test"] == 1
+    for text, said in (
+        ('{"path"', "line 1: no JSON"),
+        ('["a.wav"]', "one object a line"),
+        ('{"file": 1}', "no column 'path'"),
+    ):
+        metadata.write_text(text)
+        with pytest.raises(ValueError, match=said):
+            folder.prepare(tmp_path, metadata, tmp_path / "out", **DEFAULTS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"test": ["4"]}, "say which, as --split_by=fold"),
+        ({"split_by": "fold"}, "needs --test=VALUE, --validation=VALUE or both. The column holds 1, 2$"),
+        ({"split_by": "fold", "test": ["5"]}, "no row has fold '5'. The column holds 1, 2$"),
+        ({"split_by": "fold", "test": ["1"], "validation": ["1"]}, "'1' is in --test and in --validation"),
+    ],
+)
+def test_a_split_that_cannot_be_meant_is_refused(tmp_path: Path, changes: dict[str, Any], said: str):
+    with pytest.raises(ValueError, match=said):
+        prepared(tmp_path, [{"path": "a.wav", "fold": "1"}, {"path": "b.wav", "fold": "2"}], **changes)
+
+
+def test_a_named_source_in_train_and_test_is_refused(tmp_path: Path):
+    rows = [{"path": f"{n}.wav", "source": "s", "split": split} for n, split in enumerate(("train", "test"))]
+    with pytest.raises(ValueError, match="1 sources are in train and in test, the first 's'"):
+        prepared(tmp_path, rows)
+
+
+def test_equal_stems_in_two_folders_are_two_sources_and_a_few_sources_are_shared_out(tmp_path: Path):
+    """Two recordings are enough for a validation split, and one never empties the training split."""
+    sound(tmp_path / "x" / "a.wav")
+    sound(tmp_path / "y" / "a.wav")
+    report, cuts = prepared(tmp_path, [{"path": "x/a.wav"}, {"path": "y/a.wav"}], validation_fraction=0.1)
+    assert report.splits == {"train": 1, "validation": 1, "test": 0}
+    assert {cut.custom["source"] for cut in cuts.values()} == {"mine-x/a", "mine-y/a"}
+    report, _ = prepared(tmp_path, [{"path": "x/a.wav"}], validation_fraction=0.9)
+    assert report.splits["train"] == 1
+
+
+def test_other_columns_that_differ_are_all_kept(tmp_path: Path):
+    sound(tmp_path / "a.wav")
+    _, cuts = prepared(tmp_path, [{"path": "a.wav", "by": name, "take": "7", "note": ""} for name in ("x", "y", "x")])
+    assert cuts["a.wav"].custom["metadata"] == {"by": ["x", "y"], "take": "7", "note": ""}
+
+
+def test_an_earlier_receipt_goes_with_its_cuts(tmp_path: Path):
+    """A receipt never stands beside cuts that it does not describe."""
+    sound(tmp_path / "a.wav")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "receipt.json").write_text("{}")
+    with pytest.raises(ValueError, match="missing"):
+        prepared(tmp_path, [{"path": "a.wav"}, {"path": "b.wav"}])
+    assert (tmp_path / "out" / "receipt.json").exists()
+    prepared(tmp_path, [{"path": "a.wav"}])
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["cuts.jsonl.gz"]
+
+
+def test_the_manifest_says_what_was_decoded(tmp_path: Path):
+    """A stereo file is a MultiCut that loads, with the samples that decoding gave and a channel list in its captions."""
+    sound(tmp_path / "a.mp3", 0.7, 44100, 2)
+    _, cuts = prepared(tmp_path, [{"path": "a.mp3", "caption": "x"}])
+    cut = cuts["a.mp3"]
+    samples = soundfile.read(tmp_path / "a.mp3")[0].shape[0]
+    assert (cut.num_samples, cut.supervisions[0].channel) == (samples, [0, 1])
+    assert cut.supervisions[0].duration == cut.duration
+    np.testing.assert_allclose(
+        cut.recording.with_path_prefix(tmp_path).load_audio(), soundfile.read(tmp_path / "a.mp3")[0].T, atol=1e-4
+    )

@@ -1,0 +1,192 @@
+"""Conversations made from cuts, and batches of like length: nothing twice, nothing cut, little padding."""
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from lhotse import MonoCut, SupervisionSegment
+
+from datamodules.language import Conversation, Encoded, LanguageDataModule, Mixture, Turn, collate, conversations
+
+TO_TEXT = ["Describe this sound.", "What is happening?"]
+TO_SOUND = ["Generate a sound: {caption}", "Make {caption}"]
+NOTHING = Mixture(0, 0, 0)
+
+
+def make_cut(number: int, captions: int = 1, questions: int = 0) -> MonoCut:
+    """Codes begin with 0, which is a sound as any other."""
+    cut = MonoCut(f"cut-{number}", 0, 1.0, 0, custom={"codes": [0, number, number + 1], "source": f"source-{number}"})
+    said = [(f"caption {k} of {number}", {"task": "caption"}) for k in range(captions)]
+    said += [
+        (None, {"task": "question", "question": f"q{k}?", "answer": f"a{k}", "kind": "count"}) for k in range(questions)
+    ]
+    cut.supervisions = [
+        SupervisionSegment(f"cut-{number}-{k}", cut.id, 0, 1.0, text=text, custom=custom)
+        for k, (text, custom) in enumerate(said)
+    ]
+    return cut
+
+
+def make(cuts: list[MonoCut], mixture: Mixture, turns: int = 1) -> list[Conversation]:
+    return conversations(cuts, mixture, TO_TEXT, TO_SOUND, turns)
+
+
+def encode(turns: list[Turn]) -> Encoded:
+    """One id a code and one a character; the assistant's have labels."""
+    ids, labels = [], []
+    for role, segments in turns:
+        for segment in segments:
+            new = [ord(sign) for sign in segment] if isinstance(segment, str) else [1000 + code for code in segment]
+            ids += new
+            labels += new if role == "assistant" else [-100] * len(new)
+    return Encoded(ids, labels, [0 if label == -100 else 1 for label in labels])
+
+
+def of_length(lengths: list[int]) -> list[Conversation]:
+    return [
+        Conversation(f"item-{n}", "question", "s", [("user", ["x" * (length - 1)]), ("assistant", ["y"])])
+        for n, length in enumerate(lengths)
+    ]
+
+
+def module(lengths: list[int], budget: int, num_buckets: int = 8, max_tokens: int = 10_000) -> LanguageDataModule:
+    return LanguageDataModule(
+        of_length(lengths), [], encode, pad_id=7, tokens_per_batch=budget, num_buckets=num_buckets,
+        max_tokens=max_tokens, seed=0, num_workers=0,
+    )  # fmt: skip
+
+
+def test_sound_to_text_gives_the_codes_and_asks_for_the_caption():
+    (talk,) = make([make_cut(5)], Mixture(1, 0, 0))
+    (user, (codes, prompt)), (assistant, answer) = talk.turns
+    assert (user, assistant, codes, answer) == ("user", "assistant", [0, 5, 6], ["caption 0 of 5"])
+    assert prompt.strip() in TO_TEXT
+    assert (talk.kind, talk.source) == ("sound_to_text", "source-5")
+
+
+def test_text_to_sound_gives_the_caption_and_asks_for_the_codes():
+    (talk,) = make([make_cut(5)], Mixture(0, 1, 0))
+    (user, (prompt,)), (assistant, (codes,)) = talk.turns
+    assert (user, assistant, codes, talk.kind) == ("user", "assistant", [0, 5, 6], "text_to_sound")
+    assert prompt.strip() in [template.format(caption="caption 0 of 5") for template in TO_SOUND]
+
+
+def test_a_caption_with_braces_is_taken_as_it_is():
+    cut = make_cut(1)
+    cut.supervisions[0].text = "a {strange} caption"
+    (talk,) = make([cut], Mixture(0, 1, 0))
+    assert "a {strange} caption" in talk.turns[0][1][0]
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3, 10])
+def test_several_questions_share_the_sound_once(turns: int):
+    """Seven questions, `turns` to a conversation: each asked once with its own answer, the codes in the first turn alone."""
+    talks = make([make_cut(1, captions=0, questions=7)], Mixture(0, 0, 1), turns)
+    assert len(talks) == math.ceil(7 / turns)
+    assert len({talk.id for talk in talks}) == len(talks)
+    asked = []
+    for talk in talks:
+        assert [role for role, _ in talk.turns] == ["user", "assistant"] * (len(talk.turns) // 2)
+        sounds = [
+            number
+            for number, (_, segments) in enumerate(talk.turns)
+            for segment in segments
+            if isinstance(segment, list)
+        ]
+        assert sounds == [0]
+        for (_, question), (_, answer) in zip(talk.turns[::2], talk.turns[1::2], strict=True):
+            asked.append((question[-1].strip(), answer[0]))
+    assert sorted(asked) == [(f"q{k}?", f"a{k}") for k in range(7)]
+
+
+@pytest.mark.parametrize("weight", [0, 1, 2])
+def test_a_whole_weight_is_a_number_of_copies(weight: int):
+    cuts = [make_cut(number, captions=2, questions=3) for number in range(20)]
+    for mixture in (Mixture(weight, 0, 0), Mixture(0, weight, 0)):
+        talks = make(cuts, mixture)
+        assert len(talks) == weight * 40 and len({talk.id for talk in talks}) == len(talks)
+    questions = make(cuts, Mixture(0, 0, weight), turns=3)
+    assert len(questions) == weight * 20 and sum(len(talk.turns) // 2 for talk in questions) == weight * 60
+    assert len({talk.id for talk in questions}) == len(questions)
+
+
+def test_a_quarter_takes_a_quarter_and_always_the_same():
+    """800 items: 200 within three standard deviations of 12.2; one and a quarter is one each and the same quarter again."""
+    cuts = [make_cut(number, captions=1, questions=1) for number in range(800)]
+    for mixture in (Mixture(0.25, 0, 0), Mixture(0, 0.25, 0), Mixture(0, 0, 0.25)):
+        talks = make(cuts, mixture)
+        assert abs(len(talks) - 200) < 37
+        assert make(cuts[::-1], mixture)[::-1] == talks, "the share hangs on the items, not on their order"
+    quarter = {talk.source for talk in make(cuts, Mixture(0.25, 0, 0))}
+    counts = Counter(talk.source for talk in make(cuts, Mixture(1.25, 0, 0)))
+    assert {source for source, count in counts.items() if count == 2} == quarter and len(counts) == 800
+
+
+def test_conversations_do_not_hang_on_their_neighbours():
+    cuts = [make_cut(number, captions=2, questions=4) for number in range(30)]
+    mixture = Mixture(1.5, 0.5, 2)
+    together = make(cuts, mixture, 3)
+    apart = [talk for cut in cuts for talk in make([cut], mixture, 3)]
+    assert together == apart == make(cuts, mixture, 3)
+    assert make(cuts, NOTHING) == []
+    assert len({talk.id for talk in together}) == len(together)
+
+
+def test_every_wording_is_used():
+    talks = make([make_cut(number) for number in range(40)], Mixture(1, 1, 0))
+    prompts = Counter(segment.strip() for talk in talks for segment in talk.turns[0][1] if isinstance(segment, str))
+    assert all(5 < prompts[wording] < 35 for wording in TO_TEXT)
+
+
+def test_collate_pads_to_the_right_and_hides_the_padding():
+    """Worked by hand: lengths 3 and 1."""
+    batch = collate([("a", Encoded([5, 6, 7], [-100, 6, 7], [0, 1, 2])), ("b", Encoded([8], [8], [1]))], pad_id=9)
+    assert batch.ids == ["a", "b"]
+    assert batch.input_ids.tolist() == [[5, 6, 7], [8, 9, 9]]
+    assert batch.attention_mask.tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert batch.labels.tolist() == [[-100, 6, 7], [8, -100, -100]]
+    assert batch.kinds.tolist() == [[0, 1, 2], [1, 0, 0]]
+    assert {tensor.dtype for tensor in batch[1:]} == {torch.int64}
+
+
+def test_a_batch_from_the_loader_is_its_items_one_by_one():
+    data = module([5, 9, 3, 12, 7], budget=24)
+    encoded = {item.id: encode(item.turns) for item in of_length([5, 9, 3, 12, 7])}
+    seen = []
+    for batch in data.train_dataloader():
+        for row, name in enumerate(batch.ids):
+            length = int(batch.attention_mask[row].sum())
+            assert batch.input_ids[row, :length].tolist() == list(encoded[name].input_ids)
+            assert batch.labels[row, :length].tolist() == list(encoded[name].labels)
+            assert (batch.labels[row, length:] == -100).all() and (batch.input_ids[row, length:] == 7).all()
+            seen.append(name)
+    assert sorted(seen) == sorted(encoded)
+
+
+def test_what_is_too_long_is_counted_and_never_cut():
+    data = module([5, 20, 21, 22, 6], budget=100, max_tokens=20)
+    assert data.too_long == ["item-2", "item-3"]
+    assert sorted(name for batch in data.train_dataloader() for name in batch.ids) == ["item-0", "item-1", "item-4"]
+
+
+def test_buckets_keep_padding_low_and_hold_the_budget():
+    """1,500 items of log-normal lengths (median 90, most below 400), 2,000 tokens a batch with its padding."""
+    lengths = np.clip(np.exp(np.random.default_rng(0).normal(4.5, 0.6, 1500)), 8, 600).astype(int).tolist()
+    data = module(lengths, budget=2000, num_buckets=20)
+    real, padded, seen = 0, 0, 0
+    for batch in data.train_sampler(0, 1):
+        longest = max(cut.duration for cut in batch)
+        assert len(batch) * longest <= 2000
+        real, padded, seen = real + sum(cut.duration for cut in batch), padded + len(batch) * longest, seen + len(batch)
+    assert seen == 1500
+    assert 1 - real / padded < 0.10
+
+
+@pytest.mark.parametrize("lengths", [[10] * 7, [10, 10, 10, 11], [4]])
+def test_few_different_lengths_make_batches_all_the_same(lengths: list[int]):
+    data = module(lengths, budget=30)
+    found = [[cut.id for cut in batch] for batch in data.train_sampler(0, 1)]
+    assert sorted(name for batch in found for name in batch) == sorted(f"item-{n}" for n in range(len(lengths)))
+    assert all(len(batch) <= 3 or lengths == [4] for batch in found)

@@ -1,0 +1,42 @@
+"""The whole chain through the command, from files on disk to the table."""
+
+import json
+from pathlib import Path
+
+
+def test_run_all_ends_with_the_table_and_skips_what_is_done(stage, tones: Path, capsys):
+    assert stage("run", "all", "--experiment=all") == 0
+    assert "held-out scores" in capsys.readouterr().out
+    run = tones / "runs/all"
+    report = json.loads((run / "evaluate/artifact/report.json").read_text())
+    assert [row["decoder"] for row in report["reconstruction"]] == ["flow matching", "flow matching", "MSE"]
+    assert report["questions"].keys() == {"class", "question"}
+    assert report["scored"] == report["expected"] > 0
+    times = {path: path.stat().st_mtime_ns for path in run.glob("*/receipt.json")}
+    assert len(times) == 7
+
+    assert stage("run", "all", "--experiment=all") == 0
+    assert {path: path.stat().st_mtime_ns for path in run.glob("*/receipt.json")} == times
+
+    assert stage("status", "--experiment=all") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(" done " in line for line in lines) >= 7
+
+
+def test_a_changed_stage_makes_its_children_stale(stage, tones: Path, capsys):
+    assert stage("run", "all", "--experiment=stale") == 0
+    capsys.readouterr()
+    assert stage("status", "--experiment=stale", "--tokenizer.seed=1") == 0
+    words = {line.split()[0]: line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")}
+    assert words["latents"] == "done" and words["tokenizer_mse"] == "done"
+    assert {words[name] for name in ("tokenizer", "cache", "caption", "openaqa", "evaluate")} == {"stale"}
+
+
+def test_another_tokenizers_cache_is_refused_by_name(stage, tones: Path, capsys):
+    assert stage("run", "all", "--experiment=one") == 0
+    for name in ("tokenizer", "cache"):
+        assert stage("run", name, "--experiment=two", "--parents.latents=one", "--seed=5") == 0
+    capsys.readouterr()
+    assert stage("run", "openaqa", "--experiment=two", "--parents.caption=one") == 1
+    message = capsys.readouterr().err
+    assert "different runs of 'tokenizer'" in message and "--restart" in message

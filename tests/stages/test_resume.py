@@ -1,0 +1,96 @@
+"""Killed anywhere and started again, a stage ends with the same bytes as one that was not."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from datamodules import chunks
+from tests.conftest import SMOKE
+
+# The stage as it is, in a process that kills itself after a number of batches.
+KILLED = """
+import os, signal, sys
+import lightning as L
+from stages import STAGES
+import importlib
+stage, batches, *words = sys.argv[1:]
+class Kill(L.Callback):
+    seen = 0
+    def _count(self):
+        self.seen += 1
+        if self.seen == int(batches):
+            os.kill(os.getpid(), signal.SIGKILL)
+    def on_train_batch_end(self, *arguments): self._count()
+    def on_predict_batch_end(self, *arguments): self._count()
+name, _, attribute = STAGES[stage].target.partition(":")
+module = getattr(importlib.import_module(name), attribute)
+callbacks = module.callbacks
+module.callbacks = lambda self: [*callbacks(self), Kill()]
+from stages.cli import main
+main(["run", stage, *words])
+"""
+
+
+def kill(place: Path, stage: str, batches: int, *words: str) -> None:
+    found = subprocess.run([sys.executable, "-c", KILLED, stage, str(batches), *words, *SMOKE], cwd=place, capture_output=True, text=True)
+    assert found.returncode == -signal.SIGKILL, found.stderr[-2000:]
+
+
+@pytest.fixture
+def whole(stage, tones: Path):
+    """Every stage of the experiment `whole`, done once for this session."""
+    assert stage("run", "all", "--experiment=whole") == 0
+    return tones / "runs" / "whole"
+
+
+@pytest.mark.parametrize(("name", "batches"), [("tokenizer", 7), ("tokenizer_mse", 10), ("caption", 6), ("openaqa", 9)])
+def test_killed_and_resumed_training_equals_the_undisturbed_run(stage, tones: Path, whole: Path, name: str, batches: int):
+    words = [f"--experiment=killed-{name}", *(f"--parents.{parent}=whole" for parent in ("latents", "tokenizer", "cache", "caption") if parent != name)]
+    kill(tones, name, batches, *words)
+    run = tones / "runs" / f"killed-{name}" / name
+    assert not (run / "receipt.json").exists()
+    assert list((run / "checkpoints").glob("step-*.ckpt")), "it was killed before its first checkpoint"
+    assert stage("run", name, *words) == 0
+
+    before, after = load_file(whole / name / "artifact/model.safetensors"), load_file(run / "artifact/model.safetensors")
+    assert before.keys() == after.keys()
+    assert all(before[key].equal(after[key]) for key in before)
+    receipts = [json.loads((folder / "receipt.json").read_text()) for folder in (whole / name, run)]
+    assert receipts[0]["artifact_hash"] == receipts[1]["artifact_hash"] or receipts[0]["conf"] != receipts[1]["conf"]
+
+
+def test_killed_cache_holds_every_recording_exactly_once(stage, tones: Path, whole: Path):
+    words = ["--experiment=killed-cache", "--parents.latents=whole", "--parents.tokenizer=whole"]
+    kill(tones, "cache", 2, *words)
+    folder = tones / "runs/killed-cache/cache/chunks"
+    finished = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    assert 0 < len(finished) < 3
+    assert stage("run", "cache", *words) == 0
+    cuts, expected = chunks.read(folder), chunks.read(whole / "cache/chunks")
+    assert set(Counter(cut.id for cut in cuts).values()) == {1}
+    assert [(cut.id, cut.custom["codes"]) for cut in cuts] == [(cut.id, cut.custom["codes"]) for cut in expected]
+
+
+def test_killed_latents_equal_the_undisturbed_ones(stage, tones: Path, whole: Path):
+    kill(tones, "latents", 2, "--experiment=killed-latents")
+    assert stage("run", "latents", "--experiment=killed-latents") == 0
+    cuts, expected = (chunks.read(folder / "latents/chunks") for folder in (tones / "runs/killed-latents", whole))
+    assert [cut.id for cut in cuts] == [cut.id for cut in expected]
+    assert all((chunks.load_array(mine) == chunks.load_array(other)).all() for mine, other in zip(cuts, expected, strict=True))
+
+
+def test_killed_evaluation_asks_each_question_once(stage, tones: Path, whole: Path):
+    words = ["--experiment=killed-evaluate", *(f"--parents.{parent}=whole" for parent in ("latents", "tokenizer", "cache", "openaqa"))]
+    kill(tones, "evaluate", 2, *words)
+    assert stage("run", "evaluate", *words) == 0
+    rows = [json.loads(line) for line in (tones / "runs/killed-evaluate/evaluate/artifact/predictions.jsonl").read_text().splitlines()]
+    asked = [json.loads(line) for line in (whole / "evaluate/artifact/predictions.jsonl").read_text().splitlines()]
+    assert [(row["id"], row["prediction"]) for row in rows] == [(row["id"], row["prediction"]) for row in asked]
+    written = (tones / "runs/killed-evaluate/evaluate/predictions-0.jsonl").read_text().splitlines()
+    assert len(written) == len(asked)
