@@ -1,8 +1,8 @@
 """Recordings as windows of waveform: what the frozen VAE is given.
 
-Any rate is resampled (the whole recording, then cut: a window resampled by itself differs at its edges), mono is doubled
-for a stereo codec, stereo is averaged for a mono one. The last window is padded with zeros and its valid length kept;
-nothing is dropped.
+Any rate is resampled (the whole recording, then cut: a window resampled by itself differs at its edges), mono is
+doubled for a stereo codec, stereo is averaged for a mono one. The last window is padded with zeros and its valid length
+kept; nothing is dropped.
 """
 
 import math

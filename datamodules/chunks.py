@@ -3,9 +3,10 @@
     <folder>/key.json              what made the cache (producer's hash, window rule); another key is refused
     <folder>/plan.json             [{"id", "cuts": [cut ids]}, ...]: every recording in exactly one chunk
     <folder>/<chunk>/cuts.jsonl.gz the chunk's cuts, in plan order
-    <folder>/<chunk>/arrays.npy    latents only: (sum of F, D) float16; a cut's custom has `offset` and `length` (frames)
+    <folder>/<chunk>/arrays.npy    latents only: (sum of F, D) float16; a cut's custom has `offset`, `length` (frames)
 
-A chunk is written as `.tmp-<chunk>-<pid>` and renamed when it is whole. Rank r of W takes every W-th pending chunk, so a run may go on with another W.
+A chunk is written as `.tmp-<chunk>-<pid>` and renamed when it is whole. Rank r of W takes every W-th pending chunk, so
+a run may go on with another W.
 """
 
 import hashlib
@@ -35,7 +36,8 @@ def plan(cuts: Iterable[Any], recordings_per_chunk: int) -> list[Chunk]:
     for cut in cuts:
         if cut.id in seen:
             raise ValueError(
-                f"the cut id {cut.id!r} comes twice in the prepared corpora. Prepare one of them again with another --name"
+                f"the cut id {cut.id!r} comes twice in the prepared corpora. "
+                "Prepare one of them again with another --name"
             )
         seen.add(cut.id)
     chunks = []
@@ -49,7 +51,8 @@ def plan(cuts: Iterable[Any], recordings_per_chunk: int) -> list[Chunk]:
 def open_cache(folder: Path, chunks: Sequence[Chunk], key: dict[str, Any]) -> None:
     """Writes the key and the plan, or holds the key against what is there. Raises ValueError that names what differs.
 
-    Removes what dead processes left half-written, and chunks that are in no plan any more: their recordings changed and are made again.
+    Removes what dead processes left half-written, and chunks that are in no plan any more: their recordings changed
+    and are made again.
     """
     folder.mkdir(parents=True, exist_ok=True)
     stored = folder / "key.json"
@@ -93,7 +96,8 @@ class ChunkWriter:
         """Appends the latents (F, D) of a recording's next window; ValueError on values that float16 cannot hold."""
         if not np.isfinite(array).all() or np.abs(array).max(initial=0) > np.finfo(np.float16).max:
             raise ValueError(
-                f"{cut_id}: latents are not finite or above {np.finfo(np.float16).max} and do not fit the cache's float16"
+                f"{cut_id}: latents are not finite or above {np.finfo(np.float16).max} and do not fit the cache's "
+                "float16"
             )
         self.arrays.setdefault(cut_id, []).append(array.astype(np.float16))
 

@@ -128,16 +128,16 @@ class LanguageDataModule(ResumableDataModule):
         already, so one longer item at its end goes beyond the budget.
         """
         lengths = sorted(cut.duration for cut in items)
-        edges = sorted({lengths[len(lengths) * number // self.num_buckets] for number in range(1, self.num_buckets)} - {lengths[0]})
+        edges = sorted({lengths[len(lengths) * number // self.num_buckets] for number in range(1, self.num_buckets)} - {lengths[-1]})
         if not edges:
             return SimpleCutSampler(
                 CutSet.from_cuts(items), max_cuts=max(1, self.tokens_per_batch // int(lengths[-1])), shuffle=shuffle,
                 seed=self.seed, rank=rank, world_size=world,
             )  # fmt: skip
-        above = [*edges, lengths[-1] + 1]  # no item of a bucket is as long
-        sizes = [max(1, int(self.tokens_per_batch // (length - 1))) for length in above]
+        longest = [*edges, lengths[-1]]  # of each bucket
+        sizes = [max(1, int(self.tokens_per_batch // length)) for length in longest]
         return DynamicBucketingSampler(
-            CutSet.from_cuts(items), constraint=FixedBucketBatchSizeConstraint(above, sizes), duration_bins=edges,
+            CutSet.from_cuts(items), constraint=FixedBucketBatchSizeConstraint(longest, sizes), duration_bins=edges,
             buffer_size=20_000, shuffle=shuffle, seed=self.seed, rank=rank, world_size=world, drop_last=False,
         )  # fmt: skip
 

@@ -1,7 +1,8 @@
 """Exact resume: the position is what the trainer has consumed, not what the loaders have fetched.
 
-Lhotse 1.33 cannot resume a sampler that sits behind a DataLoader, and Lightning restarts the epoch. Here the datamodule stores (epoch, batch) from the
-trainer's own progress counters, and the sampler skips that far into the same epoch's order.
+Lhotse 1.33 cannot resume a sampler that sits behind a DataLoader, and Lightning restarts the epoch. Here the datamodule
+stores (epoch, batch) from the trainer's own progress counters, and the sampler skips that far into the same epoch's
+order.
 """
 
 import hashlib
@@ -18,7 +19,8 @@ from torch.utils.data import DataLoader, Sampler
 class ResumableSampler(Sampler[CutSet]):
     """Wraps any CutSampler: same order for the same (seed, epoch), and `seek` to a batch of an epoch.
 
-    The position holds for every iterator until another epoch is set: Lightning makes one before it names the epoch, and may make a second.
+    The position holds for every iterator until another epoch is set: Lightning makes one before it names the epoch, and
+    may make a second.
     """
 
     def __init__(self, inner: CutSampler) -> None:
@@ -55,7 +57,8 @@ class ResumableSampler(Sampler[CutSet]):
 class ResumableDataModule(L.LightningDataModule):
     """A datamodule whose training data goes on exactly where a checkpoint left it, with any number of workers.
 
-    A child gives `train_sampler(rank, world)`, `validation_sampler(rank, world)` and a map-style dataset CutSet -> batch as `dataset`.
+    A child gives `train_sampler(rank, world)`, `validation_sampler(rank, world)`, `fingerprint()` and, as `dataset`, a
+    map-style dataset CutSet -> batch.
     """
 
     dataset: Any
@@ -101,16 +104,18 @@ class ResumableDataModule(L.LightningDataModule):
         return state | {"fingerprint": self.fingerprint()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises ValueError where the data, the seed or the number of processes is not what the checkpoint was trained with."""
+        """Raises ValueError where the data, the seed or the number of processes is not the checkpoint's."""
         world = self._ranks()[1]
         if state["world"] != world:
             raise ValueError(
-                f"the checkpoint was trained by {state['world']} processes and {world} are here: the data would be dealt otherwise. "
-                f"Go on with {state['world']} (--trainer.devices times --trainer.num_nodes), or begin again with --restart"
+                f"the checkpoint was trained by {state['world']} processes and {world} are here: the data would be "
+                f"dealt otherwise. Go on with {state['world']} (trainer.devices times trainer.num_nodes), or begin "
+                "again with --restart"
             )
         if state["seed"] != self.seed:
             raise ValueError(
-                f"the checkpoint was trained with seed {state['seed']}, and {self.seed} is given. Begin again with --restart"
+                f"the checkpoint was trained with seed {state['seed']}, and {self.seed} is given. "
+                "Begin again with --restart"
             )
         if state["fingerprint"] != self.fingerprint():
             raise ValueError("the checkpoint was trained on other data than is here now. Begin again with --restart")

@@ -58,8 +58,8 @@ class TokenGrid:
         return rate
 
     def num_tokens(self, num_frames: Count) -> Count:
-        """Tokens of a clip: rounded up, so that every frame has one."""
-        return -(-num_frames * self.step.denominator // self.step.numerator)
+        """Tokens of a clip: up to its last frame's, so that every frame has one and none is without frames."""
+        return self.token_of_frame(num_frames - 1) + 1
 
     def num_complete_tokens(self, num_frames: Count) -> Count:
         """Those that no further frame can change."""

@@ -2,7 +2,7 @@
 
     runs/<experiment>/<stage>/
       conf.yaml       resolved; written before the first step, compared when the run is taken up again
-      checkpoints/    what the same stage resumes from       (step-000120.ckpt)
+      checkpoints/    what the same stage resumes from       (step-00000120.ckpt)
       chunks/         what latents and cache have finished   (datamodules/chunks.py)
       artifact/       what the next stage reads
       receipt.json    written last, atomically: a stage with a receipt is done

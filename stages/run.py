@@ -11,10 +11,11 @@ from typing import Any, Protocol
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
+from callbacks.checkpoints import NewestCheckpoints
 from callbacks.progress import ProgressLine
 from callbacks.step_seed import StepSeed
 from stages import STAGES, chain
@@ -77,16 +78,7 @@ def _trainer(stage: str, conf: dict[str, Any], folder: Path, module: Any) -> L.T
     logger: TensorBoardLogger | bool = False
     if module.trains:
         logger = TensorBoardLogger(folder, name="tensorboard", version="")
-        checkpoints = ModelCheckpoint(
-            folder / "checkpoints",
-            filename="step-{step:06d}",
-            auto_insert_metric_name=False,
-            monitor="step",  # top-k by step: the newest `keep`
-            mode="max",
-            save_top_k=conf["checkpoints"]["keep"],
-            every_n_train_steps=conf["checkpoints"]["every_n_steps"],
-            save_on_train_epoch_end=False,
-        )
+        checkpoints = NewestCheckpoints(folder / "checkpoints", **conf["checkpoints"])
         callbacks += [StepSeed(conf["seed"]), ProgressLine(stage, module.watch), checkpoints]
         arguments |= {"check_val_every_n_epoch": None, "num_sanity_val_steps": 0, "max_epochs": -1}
     plugins = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []

@@ -1,7 +1,7 @@
-"""Anybody's own recordings: a CSV with a column `path`, and any of caption, label, question, answer, split, source; other columns are kept.
+"""Anybody's own recordings: a CSV with a column `path`, and any of caption, label, question, answer, split, source.
 
-Rows of one path are several captions or questions about one recording. A row with a label and no question gets the class question. TSV and JSONL
-(one object a line) are read as well.
+Other columns are kept. Rows of one path are several captions or questions about one recording. A row with a label and
+no question gets the class question. TSV and JSONL (one object a line) are read as well.
 """
 
 import csv
@@ -21,8 +21,11 @@ from lhotse.audio.utils import set_audio_duration_mismatch_tolerance
 from datamodules.corpora.inspect import DURATION_TOLERANCE, Bad, Found, inspect, refuse
 
 KNOWN = ("path", "caption", "label", "question", "answer", "split", "source")
-SPLITS = {"train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
-          "test": "test", "eval": "test", "evaluation": "test"}  # fmt: skip
+SPLITS = {
+    "train": "train", "training": "train",
+    "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
+    "test": "test", "eval": "test", "evaluation": "test",
+}  # fmt: skip
 
 
 class Report(NamedTuple):
@@ -76,7 +79,8 @@ def prepare(
     plans = _hold_out(plans, validation_fraction)
     if not any((root / plan.path).exists() for plan in plans):
         raise ValueError(
-            f"{root} holds none of the {len(plans)} recordings that {metadata} names, the first {plans[0].path!r}. Paths are relative to {root}"
+            f"{root} holds none of the {len(plans)} recordings that {metadata} names, the first {plans[0].path!r}. "
+            f"Paths are relative to {root}"
         )
     found = inspect([root / plan.path for plan in plans], workers)
     pairs = list(zip(plans, found, strict=True))
@@ -103,7 +107,10 @@ def prepare(
 
 
 def hold_durations() -> None:
-    """Lhotse mends recordings up to 0.5 s off their manifest in silence: for the whole process, only rounding is mended from here on."""
+    """Lhotse mends recordings up to 0.5 s off their manifest in silence: only rounding is mended from here on.
+
+    For the whole process; calling it again changes nothing.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its warning concerns perturbed speed, which nothing here uses
         set_audio_duration_mismatch_tolerance(DURATION_TOLERANCE)
@@ -116,7 +123,8 @@ def _read(root: Path, metadata: Path) -> list[Row]:
         raise ValueError(f"{root}: the folder is empty. It is where the recordings of --metadata lie")
     if not metadata.is_file():
         raise ValueError(
-            f"--metadata {metadata}: no such file. It is a CSV with the columns {', '.join(KNOWN)}; only path is required"
+            f"--metadata {metadata}: no such file. It is a CSV with the columns {', '.join(KNOWN)}; "
+            "only path is required"
         )
     try:
         rows = list(_objects(metadata) if metadata.suffix == ".jsonl" else _table(metadata))
@@ -170,7 +178,8 @@ def _objects(metadata: Path) -> Iterator[Row]:
 def _require_path(columns: Sequence[str], metadata: Path) -> None:
     if "path" not in columns:
         raise ValueError(
-            f"{metadata}: no column 'path'. It has {', '.join(columns) or 'none'}; known are {', '.join(KNOWN)}, others are kept"
+            f"{metadata}: no column 'path'. It has {', '.join(columns) or 'none'}; known are {', '.join(KNOWN)}, "
+            "others are kept"
         )
 
 
@@ -206,8 +215,8 @@ def _plan(
         source for source, splits in places.items() if {"train", "test"} <= splits and "source" in rows[0].values
     ]:
         raise ValueError(
-            f"{metadata}: {len(leaks)} sources are in train and in test, the first {leaks[0]!r}. The column source says which recordings belong "
-            "together; rename it if it means something else"
+            f"{metadata}: {len(leaks)} sources are in train and in test, the first {leaks[0]!r}. The column source "
+            "says which recordings belong together; rename it if it means something else"
         )
     return plans
 
@@ -270,7 +279,10 @@ def _one(values: set[str], what: str, path: str, group: list[Row], metadata: Pat
 
 
 def _hold_out(plans: list[Plan], fraction: float) -> list[Plan]:
-    """Where no recording is for validation: the share of the training sources with the lowest hashes, at least one where there are two."""
+    """Where no recording is for validation: the share of the training sources with the lowest hashes.
+
+    At least one where there are two, and never all.
+    """
     sources = sorted({plan.source for plan in plans if plan.split == "train"}, key=_hash)
     if not fraction or len(sources) < 2 or any(plan.split == "validation" for plan in plans):
         return plans
@@ -289,8 +301,13 @@ def _cut(plan: Plan, item: Found, name: str, label_question: str) -> object:
     cut = recording.to_cut().with_id(plan.id)
     labels = list(dict.fromkeys(row.values["label"] for row in plan.rows if row.values.get("label")))
     cut.custom = {
-        "split": plan.split, "corpus": name, "source": f"{name}-{plan.source}", "labels": labels, "metadata": _kept(plan.rows), "size": item.size,
-    }  # fmt: skip
+        "split": plan.split,
+        "corpus": name,
+        "source": f"{name}-{plan.source}",
+        "labels": labels,
+        "metadata": _kept(plan.rows),
+        "size": item.size,
+    }
     channel = channels if len(channels) > 1 else 0
     cut.supervisions = [
         SupervisionSegment(

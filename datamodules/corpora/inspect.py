@@ -1,4 +1,4 @@
-"""Which recordings cannot be used, and why: found by decoding them whole, before anything is written or trained on them."""
+"""Which recordings cannot be used, and why: found by decoding them whole, before anything is written or trained on."""
 
 import re
 from collections.abc import Sequence
@@ -37,7 +37,8 @@ class Found(NamedTuple):
 def inspect(paths: Sequence[Path], workers: int) -> list[Found]:
     """Decodes each file whole; in the order given.
 
-    Missing, empty, undecodable, truncated, silent, non-finite recordings, and those with more than two channels, carry their reason.
+    Missing, empty, undecodable, truncated, silent and non-finite recordings, and those with more than two channels,
+    carry their reason.
     """
     if workers <= 1 or len(paths) < 64:
         return [_look(path) for path in paths]
@@ -94,9 +95,10 @@ def _look(path: Path) -> Found:
 
 
 def _missing_bytes(path: Path, size: int, notes: str) -> str | None:
-    """What a WAV or Ogg declares and has not, where libsndfile takes the rest for the whole in silence. None for a whole file.
+    """What a WAV or Ogg declares and has not, where libsndfile takes the rest for the whole in silence. None if whole.
 
-    notes: libsndfile's log. A WAV's data chunk counts, not what follows it; of an Ogg the last page must be whole (RFC 3533).
+    notes: libsndfile's log. A WAV's data chunk counts, not what follows it; of an Ogg the last page must be whole
+    (RFC 3533).
     """
     if short := re.search(r"^\s*(?:data|SSND)\s*:\s*(\d+) \(should be (\d+)\)", notes, re.MULTILINE):
         declared, there = int(short[1]), int(short[2])

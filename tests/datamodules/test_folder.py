@@ -414,7 +414,7 @@ def test_an_earlier_receipt_goes_with_its_cuts(tmp_path: Path):
 
 
 def test_the_manifest_says_what_was_decoded(tmp_path: Path):
-    """A stereo file is a MultiCut that loads, with the samples that decoding gave and a channel list in its captions."""
+    """A stereo file is a MultiCut that loads, with the samples that decoding gave and both channels captioned."""
     sound(tmp_path / "a.mp3", 0.7, 44100, 2)
     _, cuts = prepared(tmp_path, [{"path": "a.mp3", "caption": "x"}])
     cut = cuts["a.mp3"]

@@ -82,7 +82,7 @@ def test_a_caption_with_braces_is_taken_as_it_is():
 
 @pytest.mark.parametrize("turns", [1, 2, 3, 10])
 def test_several_questions_share_the_sound_once(turns: int):
-    """Seven questions, `turns` to a conversation: each asked once with its own answer, the codes in the first turn alone."""
+    """Seven questions, `turns` to a conversation: each asked once with its own answer, the codes in the first alone."""
     talks = make([make_cut(1, captions=0, questions=7)], Mixture(0, 0, 1), turns)
     assert len(talks) == math.ceil(7 / turns)
     assert len({talk.id for talk in talks}) == len(talks)
@@ -113,7 +113,7 @@ def test_a_whole_weight_is_a_number_of_copies(weight: int):
 
 
 def test_a_quarter_takes_a_quarter_and_always_the_same():
-    """800 items: 200 within three standard deviations of 12.2; one and a quarter is one each and the same quarter again."""
+    """800 items: 200 within three standard deviations of 12.2; 1.25 is one each and the same quarter again."""
     cuts = [make_cut(number, captions=1, questions=1) for number in range(800)]
     for mixture in (Mixture(0.25, 0, 0), Mixture(0, 0.25, 0), Mixture(0, 0, 0.25)):
         talks = make(cuts, mixture)

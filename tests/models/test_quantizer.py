@@ -22,6 +22,15 @@ SETTINGS = {
 }  # fmt: skip
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """These matrices are too small to share."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def quantizer(**changes: float) -> VectorQuantizer:
     torch.manual_seed(0)
     return VectorQuantizer(**(SETTINGS | changes))  # type: ignore[arg-type]
@@ -133,7 +142,9 @@ def test_the_start_is_k_means_over_the_reservoir():
         spread = 1e-3 * torch.randn(axes.shape, generator=torch.Generator().manual_seed(seed))
         model(axes + spread, None, update=True)
     assert model.ready and model.filled == 30
-    torch.testing.assert_close(model.codebook.sort(0, descending=True).values[:1, :2], torch.ones(1, 2), atol=1e-2, rtol=0)
+    torch.testing.assert_close(
+        model.codebook.sort(0, descending=True).values[:1, :2], torch.ones(1, 2), atol=1e-2, rtol=0
+    )
     assert model.counts.sort().values.tolist() == pytest.approx([4, 6])
     torch.testing.assert_close(model.sums, model.codebook * model.counts[:, None])
 
@@ -296,7 +307,10 @@ def test_two_ranks_equal_one_process(tmp_path: Path):
     """Batches of three clips and one, once of no valid vector; over the start, running means and revivals."""
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-c", RANK, str(rank), __file__, str(tmp_path)], cwd=ROOT, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-c", RANK, str(rank), __file__, str(tmp_path)],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for rank in range(2)
     ]
@@ -310,4 +324,6 @@ def test_two_ranks_equal_one_process(tmp_path: Path):
     assert alone.ready
     assert_equal(first, second)
     for name, value in alone.state_dict().items():
-        torch.testing.assert_close(first[name], value, atol=1e-5, rtol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            first[name], value, atol=1e-5, rtol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )

@@ -12,6 +12,15 @@ from models.transformer import Block, RMSNorm, Transformer, rotary, rotate
 WIDTH, HEADS = 16, 2
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """These matrices are too small to share."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def randomised(module: nn.Module, seed: int) -> nn.Module:
     """Every parameter drawn: what starts at zero would hide mistakes."""
     generator = torch.Generator().manual_seed(seed)
@@ -144,9 +153,7 @@ def test_dit_padding_changes_nothing_and_a_batch_equals_its_items():
     mask = torch.arange(6) < torch.tensor([[6], [4]])
     with torch.no_grad():
         both = model(x, t, condition, mask)
-        other = model(
-            torch.where(mask[..., None], x, 50.0), t, torch.where(mask[..., None], condition, -50.0), mask
-        )
+        other = model(torch.where(mask[..., None], x, 50.0), t, torch.where(mask[..., None], condition, -50.0), mask)
         first, second = model(x[:1], t[:1], condition[:1], None), model(x[1:, :4], t[1:], condition[1:, :4], None)
     torch.testing.assert_close(other[mask], both[mask], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(both[:1], first, atol=1e-4, rtol=1e-4)

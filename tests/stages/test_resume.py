@@ -38,7 +38,9 @@ main(["run", stage, *words])
 
 
 def kill(place: Path, stage: str, batches: int, *words: str) -> None:
-    found = subprocess.run([sys.executable, "-c", KILLED, stage, str(batches), *words, *SMOKE], cwd=place, capture_output=True, text=True)
+    found = subprocess.run(
+        [sys.executable, "-c", KILLED, stage, str(batches), *words, *SMOKE], cwd=place, capture_output=True, text=True
+    )
     assert found.returncode == -signal.SIGKILL, found.stderr[-2000:]
 
 
@@ -50,15 +52,23 @@ def whole(stage, tones: Path):
 
 
 @pytest.mark.parametrize(("name", "batches"), [("tokenizer", 7), ("tokenizer_mse", 10), ("caption", 6), ("openaqa", 9)])
-def test_killed_and_resumed_training_equals_the_undisturbed_run(stage, tones: Path, whole: Path, name: str, batches: int):
-    words = [f"--experiment=killed-{name}", *(f"--parents.{parent}=whole" for parent in ("latents", "tokenizer", "cache", "caption") if parent != name)]
+def test_killed_and_resumed_training_equals_the_undisturbed_run(
+    stage, tones: Path, whole: Path, name: str, batches: int
+):
+    words = [
+        f"--experiment=killed-{name}",
+        *(f"--parents.{parent}=whole" for parent in ("latents", "tokenizer", "cache", "caption") if parent != name),
+    ]
     kill(tones, name, batches, *words)
     run = tones / "runs" / f"killed-{name}" / name
     assert not (run / "receipt.json").exists()
     assert list((run / "checkpoints").glob("step-*.ckpt")), "it was killed before its first checkpoint"
     assert stage("run", name, *words) == 0
 
-    before, after = load_file(whole / name / "artifact/model.safetensors"), load_file(run / "artifact/model.safetensors")
+    before, after = (
+        load_file(whole / name / "artifact/model.safetensors"),
+        load_file(run / "artifact/model.safetensors"),
+    )
     assert before.keys() == after.keys()
     assert all(before[key].equal(after[key]) for key in before)
     receipts = [json.loads((folder / "receipt.json").read_text()) for folder in (whole / name, run)]
@@ -82,14 +92,22 @@ def test_killed_latents_equal_the_undisturbed_ones(stage, tones: Path, whole: Pa
     assert stage("run", "latents", "--experiment=killed-latents") == 0
     cuts, expected = (chunks.read(folder / "latents/chunks") for folder in (tones / "runs/killed-latents", whole))
     assert [cut.id for cut in cuts] == [cut.id for cut in expected]
-    assert all((chunks.load_array(mine) == chunks.load_array(other)).all() for mine, other in zip(cuts, expected, strict=True))
+    assert all(
+        (chunks.load_array(mine) == chunks.load_array(other)).all() for mine, other in zip(cuts, expected, strict=True)
+    )
 
 
 def test_killed_evaluation_asks_each_question_once(stage, tones: Path, whole: Path):
-    words = ["--experiment=killed-evaluate", *(f"--parents.{parent}=whole" for parent in ("latents", "tokenizer", "cache", "openaqa"))]
+    words = [
+        "--experiment=killed-evaluate",
+        *(f"--parents.{parent}=whole" for parent in ("latents", "tokenizer", "cache", "openaqa")),
+    ]
     kill(tones, "evaluate", 2, *words)
     assert stage("run", "evaluate", *words) == 0
-    rows = [json.loads(line) for line in (tones / "runs/killed-evaluate/evaluate/artifact/predictions.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (tones / "runs/killed-evaluate/evaluate/artifact/predictions.jsonl").read_text().splitlines()
+    ]
     asked = [json.loads(line) for line in (whole / "evaluate/artifact/predictions.jsonl").read_text().splitlines()]
     assert [(row["id"], row["prediction"]) for row in rows] == [(row["id"], row["prediction"]) for row in asked]
     written = (tones / "runs/killed-evaluate/evaluate/predictions-0.jsonl").read_text().splitlines()

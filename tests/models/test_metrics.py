@@ -1,0 +1,162 @@
+"""Scores worked out by hand."""
+
+import math
+
+import pytest
+import torch
+
+from models.metrics.answers import BestGuess, Interval, bootstrap, is_right, normalise
+from models.metrics.captions import caption_scores
+from models.metrics.reconstruction import CodebookUse, LatentError
+
+
+def latents(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0)) * torch.tensor([0.5, 2.0, 30.0])
+
+
+def test_the_mean_latent_has_error_1_and_the_latent_itself_0():
+    """std is of the latents themselves, by channel: whatever their scale."""
+    x, num_frames = latents(4, 50, 3), torch.full((4,), 50)
+    metric = LatentError(x.flatten(0, 1).std(0, unbiased=False))
+    metric.update(x.mean((0, 1)).expand_as(x), x, num_frames)
+    assert metric.compute().item() == pytest.approx(1, abs=1e-5)
+    metric.reset()
+    metric.update(x, x, num_frames)
+    assert metric.compute() == 0
+
+
+def test_latent_error_by_hand():
+    """Channel errors 1 / 2 and 3 / 1 deviations: (1/4 + 9) / 2."""
+    metric = LatentError(torch.tensor([2.0, 1.0]))
+    metric.update(torch.tensor([[[1.0, 3.0]]]), torch.zeros(1, 1, 2), torch.tensor([1]))
+    assert metric.compute().item() == pytest.approx((0.25 + 9) / 2)
+
+
+def test_latent_error_ignores_padding_and_batching():
+    x, num_frames = latents(3, 20, 3), torch.tensor([20, 11, 0])
+    decoded = x + latents(3, 20, 3).flip(1)
+    dirty = torch.where(torch.arange(20)[None, :, None] < num_frames[:, None, None], decoded, 1e6)
+    whole, parts = LatentError(torch.ones(3)), LatentError(torch.ones(3))
+    whole.update(dirty, x, num_frames)
+    for clip in range(2):
+        frames = int(num_frames[clip])
+        parts.update(decoded[clip : clip + 1, :frames], x[clip : clip + 1, :frames], num_frames[clip : clip + 1])
+    assert whole.compute().item() == pytest.approx(parts.compute().item(), rel=1e-12)
+
+
+def test_codebook_use_by_hand():
+    """Shares 1/2, 1/4, 1/4 of 8 codes: 1.5 bits, perplexity 2^1.5, three of eight used."""
+    metric = CodebookUse(8)
+    metric.update(torch.tensor([[0, 0, 5]]), torch.tensor([[True, True, True]]))
+    metric.update(torch.tensor([[6, 0, 7]]), torch.tensor([[True, False, False]]))
+    found = {name: value.item() for name, value in metric.compute().items()}
+    assert found == pytest.approx({"codebook_perplexity": 2**1.5, "codebook_used": 3 / 8, "codebook_bits": 1.5})
+
+
+def test_codebook_use_at_its_ends():
+    one, all_codes = CodebookUse(16), CodebookUse(16)
+    one.update(torch.full((2, 9), 3), torch.ones(2, 9, dtype=torch.bool))
+    all_codes.update(torch.arange(16)[None], torch.ones(1, 16, dtype=torch.bool))
+    assert one.compute()["codebook_perplexity"].item() == pytest.approx(1)
+    assert all_codes.compute()["codebook_perplexity"].item() == pytest.approx(16)
+    assert all_codes.compute()["codebook_used"] == 1
+
+
+@pytest.mark.parametrize(
+    "answer, expected",
+    [
+        ("A dog.", "dog"),
+        ("the  Dog  barks!", "dog barks"),
+        ("an", ""),
+        ("theatre", "theatre"),
+        ("dog, the cat", "dog the cat"),  # an article within stays
+        ("twenty-one", "twenty one"),
+        ("Ünder", "ünder"),
+        ("  ", ""),
+    ],
+)
+def test_normalise(answer: str, expected: str):
+    assert normalise(answer) == expected
+    assert normalise("THE " + expected.upper()) == expected
+
+
+def test_is_right():
+    assert is_right("The dog.", "dog") and is_right("a Dog", "an dog")
+    assert not is_right("dogs", "dog") and not is_right("dog cat", "dog")
+    assert not is_right("", "dog") and not is_right("...", "") and not is_right("", "")
+
+
+def test_bootstrap_draws_whole_clips():
+    """Three right questions on one clip, one wrong on another: the draws of two clips give 0, 3/4, 1 and nothing between.
+    Drawn by question, fewer than 1 % of the means would be 0, and the interval would begin at 1/4 or above.
+    """
+    found = bootstrap([True, True, True, False], ["a", "a", "a", "b"], 2000, 0)
+    assert found == Interval(0.75, 0.0, 1.0, 4)
+    assert bootstrap([True, False, True, False], ["a"] * 4, 100, 0) == Interval(0.5, 0.5, 0.5, 4)
+
+
+def test_bootstrap_interval():
+    """Contains the mean, is the binomial's where clips have one question each, narrows with the root of their number,
+    and hangs on the seed alone.
+    """
+    right = [number % 4 != 0 for number in range(400)]
+    clips = [str(number) for number in range(400)]
+    found, fewer = bootstrap(right, clips, 4000, 0), bootstrap(right[:100], clips[:100], 4000, 0)
+    deviation = math.sqrt(0.75 * 0.25 / 400)
+    assert found.low < found.value == 0.75 < found.high and found.count == 400
+    assert found.value - found.low == pytest.approx(1.96 * deviation, rel=0.1)
+    assert found.high - found.value == pytest.approx(1.96 * deviation, rel=0.1)
+    assert (fewer.high - fewer.low) / (found.high - found.low) == pytest.approx(2, rel=0.15)
+    assert bootstrap(right, clips, 4000, 0) == found != bootstrap(right, clips, 4000, 1)
+
+
+def test_bootstrap_takes_questions_in_any_order():
+    one = bootstrap([True, False, True, True], ["a", "a", "b", "b"], 500, 0)
+    assert bootstrap([True, True, False, True], ["a", "b", "a", "b"], 500, 0) == one
+
+
+def test_bootstrap_of_nothing_is_no_number():
+    found = bootstrap([], [], 100, 0)
+    assert found.count == 0 and all(math.isnan(x) for x in found[:3])
+
+
+TRAIN = [
+    ("count", "How many dogs?", "two"),
+    ("count", "How many dogs?", "two"),
+    ("count", "How many dogs?", "three"),
+    ("count", "How many cats?", "Three."),
+    ("count", "How many birds?", "three"),
+    ("which", "Which is louder?", "the dog"),
+    ("which", "Which is louder?", "Cat"),
+]
+
+
+def test_best_guess_by_hand():
+    guess = BestGuess(TRAIN)
+    assert guess.guess("count", "how many DOGS") == "two"  # the words' mode, though the kind's is three
+    assert guess.guess("count", "How many horses?") == "three"
+    assert guess.guess("which", "Which is louder?") == "cat"  # one each: the first in the alphabet
+    assert guess.guess("when", "How many dogs?") == ""  # another kind's words
+    assert not is_right(guess.guess("when", "How many dogs?"), "two")
+    assert (guess.chance("count"), guess.chance("which")) == (0.5, 0.5)
+    assert math.isnan(guess.chance("when"))
+
+
+def test_best_guess_does_not_depend_on_the_order_of_reading():
+    forward, backward = BestGuess(TRAIN), BestGuess(reversed(TRAIN))
+    assert (forward.by_kind, forward.by_words, forward.answers) == (
+        backward.by_kind,
+        backward.by_words,
+        backward.answers,
+    )
+
+
+def test_captions_by_hand():
+    """ROUGE-L: the longest common run in order, `dog barks` of 3 and of 2 words: 2 x 2 / (3 + 2). BLEU-4 needs four."""
+    same = caption_scores(["A dog barks at night twice."], [["dog barks at night twice"]])
+    assert same == pytest.approx({"torchmetrics_bleu4": 1.0, "torchmetrics_rouge_l": 1.0})
+    part = caption_scores(["the dog now barks"], [["a cat", "dog barks"]])
+    assert part == pytest.approx({"torchmetrics_bleu4": 0.0, "torchmetrics_rouge_l": 0.8})
+    none = caption_scores(["rain"], [["dog barks"]])
+    assert none == {"torchmetrics_bleu4": 0.0, "torchmetrics_rouge_l": 0.0}
+    assert all(math.isnan(score) for score in caption_scores([], []).values())

@@ -1,0 +1,165 @@
+"""The command, as it is typed: one clear error and exit status 1 for a mistake, and nothing half-written."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from stages import STAGES
+from stages.cli import CORPORA, main
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in, and no asset in the cache."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MSN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path
+
+
+def left(place: Path) -> list[str]:
+    return sorted(str(path.relative_to(place)) for path in place.rglob("*"))
+
+
+def recordings(place: Path) -> None:
+    (place / "in").mkdir()
+    for number in range(3):
+        wave = 0.3 * np.sin(np.arange(4000) * 0.1 * (number + 1))
+        soundfile.write(place / "in" / f"{number}.wav", wave, 8000)
+    (place / "in" / "m.csv").write_text("path,caption,split\n0.wav,low,train\n1.wav,middle,val\n2.wav,high,test\n")
+
+
+PREPARE = ["prepare", "folder", "in", "--metadata", "in/m.csv", "--name", "mine"]
+
+MISTAKES = {
+    "an unknown key": (["run", "tokenizer", "--trainer.max_step=3"], r"command line: .*max_step.*max_steps"),
+    "an unknown key, all": (["run", "all", "--trainer.max_step=3"], r"no stage has a key 'trainer\.max_step'.*trainer\.max_steps"),
+    "a wrong type": (["run", "tokenizer", "--trainer.max_steps=few"], r"command line: trainer\.max_steps: .*'few'"),
+    "a wrong type, all": (["run", "all", "--preset", "demo", "seed=x"], r"command line: seed: .*'x'"),
+    "a word that is none": (["run", "tokenizer", "demo"], r"cannot read 'demo'"),
+    "an unknown preset": (["run", "all", "--preset", "dmeo"], r"--preset dmeo: no such preset\. There are: .*demo"),
+    "no such file": (["show", "tokenizer", "--conf", "gone.yaml"], r"--conf gone\.yaml: no such file"),
+    "a missing corpus": (["run", "latents", "--preset", "demo", "--data.corpora=mine"], r"mine: .*\n.*\n.*stage prepare folder ROOT"),
+    "a missing parent": (["run", "tokenizer", "--preset", "demo"], r"tokenizer needs latents.*\n.*stage run latents --experiment=demo"),
+    "a missing parent's parent": (["run", "openaqa", "--experiment=x"], r"openaqa needs tokenizer.*\n.*stage run tokenizer --experiment=x"),
+    "no such folder": (["prepare", "folder", "gone", "--metadata=m.csv"], r"gone: no such folder"),
+    "no metadata": (["prepare", "folder", "."], r"folder: .*metadata.*--KEY=VALUE"),
+    "a verb without keys": (["list", "--seed=1"], r"takes no configuration"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_has_one_clear_error(place: Path, capsys: pytest.CaptureFixture[str], mistake: str):
+    words, said = MISTAKES[mistake]
+    before = left(place)
+    assert main(words) == 1
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.startswith("stage: ") and printed.err.count("stage: ") == 1
+    assert re.search(said, printed.err), printed.err
+    assert left(place) == before, "nothing half-written"
+
+
+@pytest.mark.parametrize("words", [["run", "tokeniser"], ["rnu", "tokenizer"], ["prepare", "esc10"], []])
+def test_wrong_usage_ends_with_2(words: list[str], capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    assert "usage: stage" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "spoil, said",
+    [
+        (lambda folder: [path.unlink() for path in folder.iterdir()], r"in/m\.csv: no such file|in: .*empty"),
+        (lambda folder: [path.unlink() for path in folder.glob("*.wav")], r"in\b.*(none of the 3 recordings|3 of 3 recordings cannot)"),
+        (lambda folder: (folder / "m.csv").write_text("file,caption\n0.wav,x\n"), r"m\.csv: no column 'path'\. It has file, caption"),
+        (lambda folder: (folder / "m.csv").write_text("path\n"), r"m\.csv: no rows"),
+        (lambda folder: (folder / "1.wav").unlink(), r"1 of 3 recordings cannot be used:\n  1\.wav: missing\n.*--data\.on_bad=skip"),
+        (lambda folder: soundfile.write(folder / "2.wav", np.zeros(4000), 8000), r"1 of 3 .*\n  2\.wav: silent"),
+        (lambda folder: (folder / "0.wav").write_bytes((folder / "0.wav").read_bytes()[:3000]), r"1 of 3 .*\n  0\.wav: truncated"),
+    ],
+    ids=["empty folder", "no recordings", "no path", "no rows", "missing", "silent", "truncated"],
+)  # fmt: skip
+def test_bad_recordings_are_refused_whole(place: Path, capsys: pytest.CaptureFixture[str], spoil, said: str):
+    recordings(place)
+    spoil(place / "in")
+    before = left(place)
+    assert main(PREPARE) == 1
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.startswith("stage: ") and "Traceback" not in printed.err
+    assert re.search(said, printed.err), printed.err
+    assert left(place) == before, "nothing half-written"
+
+
+def test_skip_goes_on_and_says_how_many(place: Path, capsys: pytest.CaptureFixture[str]):
+    recordings(place)
+    (place / "in" / "1.wav").unlink()
+    assert main([*PREPARE, "--data.on_bad=skip"]) == 0
+    printed = capsys.readouterr().out
+    assert (
+        "1 recordings were left out" in printed
+        and "1.wav: missing" in printed
+        and "2 recordings (1 train, 1 test)" in printed
+    )
+
+
+def test_recordings_are_prepared(place: Path, capsys: pytest.CaptureFixture[str]):
+    recordings(place)
+    assert main(PREPARE) == 0
+    assert "mine" in capsys.readouterr().out
+    assert sorted(path.name for path in (place / "data" / "mine").iterdir()) == ["cuts.jsonl.gz", "receipt.json"]
+
+
+def test_run_all_on_a_fresh_machine_says_what_is_missing_and_where_it_is(
+    place: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["run", "all"]) == 1
+    said = capsys.readouterr().err
+    for name in ("openaqa", "wavcaps", "fma"):
+        assert f"corpus {name}: " in said and f"--name={name}" in said
+    assert (
+        "github.com/YuanGongND/ltu" in said
+        and "huggingface.co/datasets/cvssp/WavCaps" in said
+        and "github.com/mdeff/fma" in said
+    )
+    assert "stabilityai/stable-audio-open-1.0" in said and "lmsys/vicuna-7b-v1.5" in said
+    assert said.startswith("stage: 5 things are missing") and said.count("\n  - ") == 5
+    assert said.rstrip().endswith("stage run all --preset demo")
+    assert left(place) == [], "nothing half-written"
+
+
+def test_list_and_status_name_every_stage(place: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["list"]) == 0
+    listed = capsys.readouterr().out
+    assert [line.split()[0] for line in listed.splitlines()[:-1]] == list(STAGES)
+    assert all(corpus in listed.splitlines()[-1] for corpus in CORPORA)
+    assert main(["status"]) == 0
+    assert "stage run all --preset demo" in capsys.readouterr().out
+    assert main(["status", "--experiment=x"]) == 0
+    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()[1:]] == [
+        [stage, "missing"] for stage in STAGES
+    ]
+    assert left(place) == []
+
+
+def test_show_names_the_layer_of_every_value(capsys: pytest.CaptureFixture[str]):
+    assert main(["show", "tokenizer", "--preset", "demo", "--encoder.depth", "3"]) == 0
+    rows = {line.split()[0]: line.split(None, 1)[1] for line in capsys.readouterr().out.splitlines()}
+    assert rows["encoder.depth"].split(None, 1) == ["3", "command line"]
+    assert rows["encoder.width"].split() == ["128", "conf/tokenizer/demo.yaml"]
+    assert rows["runs"].split() == ["runs", "conf/base.yaml"]
+
+
+def test_the_process_ends_with_the_status(place: Path):
+    """As a user sees it: no traceback, 1, and nothing on standard output."""
+    done = subprocess.run(
+        [sys.executable, "-m", "stages.cli", "run", "tokenizer", "--seed=x"], cwd=Path(__file__).parents[2], capture_output=True, text=True
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("stage: command line: seed: ")
