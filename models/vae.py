@@ -200,7 +200,8 @@ class MelCodec(nn.Module):
     def encode(self, waveform: Tensor) -> Posterior:
         """The posterior's std is 0: the projection is deterministic."""
         self._check_fitted()
-        mean = (self._log_mel(waveform) - self.mean) @ self.components.T / self.scale
+        with torch.autocast(waveform.device.type, enabled=False):
+            mean = (self._log_mel(waveform) - self.mean) @ self.components.T / self.scale
         return Posterior(mean, torch.zeros_like(mean))
 
     @torch.no_grad()

@@ -122,9 +122,9 @@ def load_language_model(source: str, revision: str | None, dtype: str) -> Langua
     try:
         tokenizer = AutoTokenizer.from_pretrained(resolved, revision=revision)
         model = AutoModelForCausalLM.from_pretrained(resolved, revision=revision, dtype=kind)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ValueError(
-            f"{source}: no language model could be loaded ({str(error).splitlines()[0]}). Type --model.source=FOLDER, "
+            f"{source}: no language model could be loaded ({' '.join(str(error).split())}). Type --model.source=FOLDER, "
             f"a .gguf file, a hub id that this machine reaches or holds (hf download {source}), or one of {_names()}."
         ) from error
     return LanguageModel(model.eval(), tokenizer)

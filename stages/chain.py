@@ -75,6 +75,8 @@ def parents(stage: str, conf: dict[str, Any]) -> dict[str, Parent]:
                 f"Make it:   stage run {name} --experiment={conf['experiment']}\n"
                 f"or use another experiment's:   --parents.{name}=EXPERIMENT"
             )
+        if STAGES[receipt["stage"]].target != STAGES[name].target:
+            raise ValueError(f"{folder} holds a run of {receipt['stage']}, and {stage} needs one of {name}: --parents.{name}=EXPERIMENT")
         if not (folder / "artifact").is_dir():
             raise ValueError(f"{folder} has a receipt and no artifact/. Make it again:   stage run {name} --restart")
         ancestors = {**receipt["ancestors"], name: receipt["artifact_hash"]}
@@ -110,17 +112,11 @@ def state(stage: str, conf: dict[str, Any], compare: bool = False) -> State:
     return State("done", f"{receipt['steps']} steps, {receipt['seconds']:.0f} s" if receipt["steps"] else f"{receipt['seconds']:.0f} s")
 
 
-def begin(stage: str, conf: dict[str, Any], restart: bool) -> Path:
-    """The stage's run folder, ready to start or to go on. A finished or restarted run is moved aside, to `runs/<experiment>/.old/`.
-
-    Raises ValueError where the folder holds part of a run of another configuration.
-    """
+def check_unfinished(stage: str, conf: dict[str, Any]) -> None:
+    """Raises ValueError where the stage's folder holds part of a run of another configuration."""
     folder = run_folder(conf, stage)
-    word = state(stage, conf).word
-    if restart or (word in ("stale", "done") and read_receipt(folder) is not None):
-        _move_aside(folder)
     stored = folder / "conf.yaml"
-    if stored.is_file() and any(_progress(folder)):
+    if stored.is_file() and read_receipt(folder) is None and any(_progress(folder)):
         old = OmegaConf.to_container(OmegaConf.load(stored))
         assert isinstance(old, dict)
         if fingerprint(old) != fingerprint(conf):
@@ -129,8 +125,19 @@ def begin(stage: str, conf: dict[str, Any], restart: bool) -> Path:
                 + "\n  ".join(differences(old, conf))
                 + "\nGive the old values to go on with it, --restart to begin again (the old run is kept), or another --experiment=NAME."
             )
+
+
+def begin(stage: str, conf: dict[str, Any], restart: bool) -> Path:
+    """The stage's run folder, ready to start or to go on. A finished or restarted run is moved aside, to `runs/<experiment>/.old/`.
+
+    Raises ValueError where the folder holds part of a run of another configuration.
+    """
+    folder = run_folder(conf, stage)
+    if restart or read_receipt(folder) is not None:
+        _move_aside(folder)
+    check_unfinished(stage, conf)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(stored, OmegaConf.to_yaml(OmegaConf.create(conf)))
+    write_atomically(folder / "conf.yaml", OmegaConf.to_yaml(OmegaConf.create(conf)))
     return folder
 
 
@@ -186,9 +193,12 @@ def read_receipt(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        receipt = json.loads(path.read_text())
+    except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}). Remove it and run its stage again.") from None
+    if not isinstance(receipt, dict):
+        raise ValueError(f"{path} is damaged (it holds no mapping). Remove it and run its stage again.")
+    return receipt
 
 
 def hash_folder(folder: Path) -> str:

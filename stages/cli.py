@@ -152,6 +152,10 @@ def _run_stage(stage: str, configuration: dict[str, Any], restart: bool) -> None
             print((chain.run_folder(configuration, stage) / "artifact" / "report.md").read_text())
         return
     chain.parents(stage, configuration)  # before the long imports
+    if not STAGES[stage].parents:
+        from stages import prepare
+
+        prepare.corpora(configuration)
     if state.word in ("partial", "stale"):
         print(f"{stage:<14} {state.word}: {state.detail}")
     from stages import run

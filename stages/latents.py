@@ -18,7 +18,7 @@ from datamodules import chunks
 from datamodules.audio import AudioBatch, AudioDataModule, ChunkedWindows, load_windows
 from datamodules.corpora.inspect import Bad, inspect, refuse
 from models.vae import MelCodec
-from stages import artifacts, chain
+from stages import artifacts, chain, prepare
 
 
 class Latents(L.LightningModule):
@@ -28,7 +28,7 @@ class Latents(L.LightningModule):
     def __init__(self, stage: str, conf: dict[str, Any], parents: dict[str, chain.Parent], folder: Path) -> None:
         super().__init__()
         self.conf, self.folder = conf, folder
-        self.corpora = _corpora(conf)
+        self.corpora = prepare.corpora(conf)
         self.roots = {name: Path(receipt["root"]) for name, receipt in self.corpora.items()}
         self.cuts, self.skipped = self._readable(_cuts(conf))
         self.chunks = chunks.plan(self.cuts, conf["recordings_per_chunk"])
@@ -141,21 +141,6 @@ class Latents(L.LightningModule):
         codec.fit()
         line.stop()
         print(f"vae            {codec.latent_dim} components keep {100 * float(codec.explained_variance):.1f} % of the log-mel variance")
-
-
-def _corpora(conf: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Receipts of the prepared corpora. Raises ValueError for one that is not there."""
-    from stages.prepare import where_from
-
-    found = {}
-    for name in conf["data"]["corpora"]:
-        receipt = chain.read_receipt(Path(conf["data"]["root"]) / name)
-        if receipt is None:
-            raise ValueError(f"the corpus {name!r} is not in {conf['data']['root']}/.\n{where_from(name)}")
-        found[name] = receipt
-    if not found:
-        raise ValueError("data.corpora is empty: name at least one prepared corpus, as --data.corpora=[mine]")
-    return found
 
 
 def _is_as_prepared(path: Path, size: int | None) -> bool:

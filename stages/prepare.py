@@ -58,12 +58,25 @@ def require(
         return
     codec, model = confs["latents"]["codec"], confs["caption"]["model"]
     if codec["kind"] == "oobleck":
-        missing += assets.missing("VAE", codec["source"], "--latents.codec.source=FOLDER (or --latents.codec.kind=mel: fitted on your sound)")
+        missing += assets.missing("VAE", codec["source"], "it is gated: accept its licence there, `hf auth login`; or --codec.source=FOLDER; or --codec.kind=mel, fitted on your sound")
     missing += assets.missing("LLM", model["source"], "--model.source=FOLDER_OR_HUB_ID")
     raise ValueError(
         f"{len(missing)} things are missing:\n  - " + "\n  - ".join(missing) + "\n"
         "The whole chain, small, with nothing to find or download by hand:   stage run all --preset demo"
     )
+
+
+def corpora(configuration: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Receipts of the prepared corpora. Raises ValueError for one that is not there."""
+    root, found = Path(configuration["data"]["root"]), {}
+    for name in configuration["data"]["corpora"]:
+        receipt = chain.read_receipt(root / name)
+        if receipt is None:
+            raise ValueError(f"the corpus {name!r} is not in {root}/.\n{where_from(name)}")
+        found[name] = receipt
+    if not found:
+        raise ValueError("data.corpora is empty: name at least one prepared corpus, as --data.corpora=[mine]")
+    return found
 
 
 def where_from(corpus: str) -> str:

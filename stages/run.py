@@ -44,7 +44,9 @@ def run(stage: str, conf: dict[str, Any], restart: bool = False) -> dict[str, An
     started = time.monotonic()
     parents = chain.parents(stage, conf)
     first = os.environ.get("LOCAL_RANK", "0") == "0"  # Lightning starts the other ranks with this same command
-    folder = chain.begin(stage, conf, restart) if first else chain.run_folder(conf, stage)
+    folder = chain.run_folder(conf, stage)
+    if first and not restart:
+        chain.check_unfinished(stage, conf)
     if conf["threads"]:
         torch.set_num_threads(conf["threads"])
     L.seed_everything(conf["seed"], workers=True, verbose=False)
@@ -53,6 +55,8 @@ def run(stage: str, conf: dict[str, Any], restart: bool = False) -> dict[str, An
     module: Any = getattr(importlib.import_module(name), attribute)(stage, conf, parents, folder)
     trainer = _trainer(stage, conf, folder, module)
     _check_world_size(trainer)
+    if first:
+        chain.begin(stage, conf, restart)  # bad data has been refused by now: nothing is moved or written for it
     if module.trains:
         trainer.fit(module, datamodule=module.datamodule(), ckpt_path=chain.newest_checkpoint(folder), weights_only=True)
         if trainer.interrupted or trainer.global_step < conf["trainer"]["max_steps"]:

@@ -87,7 +87,7 @@ def test_is_right():
 
 
 def test_bootstrap_draws_whole_clips():
-    """Three right questions on one clip, one wrong on another: the draws of two clips give 0, 3/4, 1 and nothing between.
+    """Three right questions on one clip, one wrong on another: draws of two clips give 0, 3/4, 1 and nothing between.
     Drawn by question, fewer than 1 % of the means would be 0, and the interval would begin at 1/4 or above.
     """
     found = bootstrap([True, True, True, False], ["a", "a", "a", "b"], 2000, 0)

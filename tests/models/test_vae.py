@@ -27,12 +27,11 @@ def one_thread():
 
 
 def sounds(samples: int, count: int) -> Tensor:
-    """Gliding tones in noise, (count, 1, samples)."""
+    """Noise whose level changes with the latent frames, (count, 1, samples)."""
     generator = torch.Generator().manual_seed(0)
-    time = torch.arange(samples) / RATE
-    low, glide = (torch.rand(2, count, 1, 1, generator=generator) * torch.tensor([1000, 800]).view(2, 1, 1, 1)) + 200
-    tones = (2 * math.pi * (low * time + glide * time.square())).sin() * (0.55 + 0.45 * (9 * time).cos())
-    return 0.3 * tones + 0.01 * torch.randn(count, 1, samples, generator=generator)
+    levels = 0.02 + 0.3 * torch.rand(count, 1, math.ceil(samples / HOP), generator=generator)
+    noise = torch.randn(count, 1, levels.shape[-1] * HOP, generator=generator)
+    return (levels.repeat_interleave(HOP, -1) * noise)[..., :samples]
 
 
 def fitted(**changes: float) -> MelCodec:
@@ -42,7 +41,7 @@ def fitted(**changes: float) -> MelCodec:
     return codec
 
 
-@pytest.mark.parametrize("sample", [0, 63, 64, 1000, 2047, 2048, 8 * HOP - 1])
+@pytest.mark.parametrize("sample", [1, 62, 66, 1000, 2046, 2050, 12 * HOP - 2])
 def test_an_impulse_is_in_its_own_frame(sample: int):
     """With every component kept, spectra come back whole: the mel frame with most energy holds the impulse."""
     codec = fitted(latent_dim=64)
@@ -79,14 +78,14 @@ def test_mel_shapes(samples: int):
 
 
 def test_a_sine_of_full_scale_has_one_at_its_bin():
-    """62.5 Hz is two bins of 31.25 Hz; a band is the mean of its bins, and quieter by 20 dB is ln 10 less."""
+    """1000 Hz is bin 32 of 31.25 Hz each; a band is the mean of its bins; 20 dB quieter is ln 10 less."""
     codec = fitted(latent_dim=64)
     time = torch.arange(12 * HOP) / RATE
     loud, soft = (a * (2 * math.pi * 1000 * time)[None, None].sin() for a in (1.0, 0.1))
     mean_loud, mean_soft = codec._log_mel(loud)[0, 5], codec._log_mel(soft)[0, 5]
     band = mean_loud.argmax()
     torch.testing.assert_close(mean_loud[band] - mean_soft[band], torch.tensor(math.log(10)), atol=1e-3, rtol=0)
-    share = codec.filters[32] / 1.0 + (codec.filters[31] + codec.filters[33]) / 2  # a Hann window's three lines
+    share = codec.filters[32] + (codec.filters[31] + codec.filters[33]) / 2  # a Hann window's three lines
     assert mean_loud[band].exp().item() == pytest.approx(share.max().item(), rel=0.02)
 
 
@@ -161,12 +160,11 @@ def test_explained_variance_is_what_the_components_keep():
 
 
 def test_decode_then_encode_stays_near():
+    """0.12 was measured, and 0.33 where the sound came back half a mel frame early or late."""
     codec = fitted()
     latents = codec.encode(sounds(20 * HOP, 3)).mean
     again = codec.encode(codec.decode(latents)).mean
-    error = (again - latents).norm() / latents.norm()
-    print(f"relative error {error:.3f}")
-    assert error < 0.3
+    assert (again - latents).norm() / latents.norm() < 0.16
     assert torch.equal(codec.decode(latents), codec.decode(latents))
 
 
@@ -217,7 +215,7 @@ def test_a_waveform_of_another_shape_is_refused(shape: tuple[int, ...]):
         ({"latent_dim": 48}, "latent_dim 48: a power of 2 up to"),
         ({"latent_dim": 128}, "= 64 is allowed"),
         ({"max_hz": 5000.0}, r"within 0 to sample_rate / 2 = 4000"),
-        ({"mel_bands": 128}, "128 mel_bands are too many"),
+        ({"mel_bands": 256}, "256 mel_bands are too many"),
     ],
 )
 def test_mel_settings_refused(changes: dict[str, float], text: str):
@@ -239,7 +237,7 @@ def test_oobleck_reads_its_model(tmp_path: Path, ratios: list[int]):
     codec = oobleck(tmp_path, ratios)
     hop = math.prod(ratios)
     assert (codec.sample_rate, codec.hop_length, codec.channels, codec.latent_dim) == (16000, hop, 2, 4)
-    assert not codec.training and not any(parameter.requires_grad for parameter in codec.parameters())
+    assert not codec.model.training and not any(parameter.requires_grad for parameter in codec.parameters())
     for samples in (1, 20 * hop - 1, 20 * hop, 20 * hop + 1):
         waveform = torch.randn(2, 2, samples, generator=torch.Generator().manual_seed(0))
         found = codec.encode(waveform)
@@ -267,7 +265,7 @@ def test_oobleck_is_what_was_saved(tmp_path: Path):
 
 
 def test_oobleck_that_is_not_there(tmp_path: Path):
-    with pytest.raises(ValueError, match="Allowed: a folder with config.json and weights, or a hub id") as error:
+    with pytest.raises(ValueError, match=r"Allowed: a folder with config.json and weights, or a hub id") as error:
         Oobleck.from_pretrained(str(tmp_path / "nowhere"), "vae", None)
     assert "nowhere" in str(error.value) and "hf auth login" in str(error.value) and "'vae'" in str(error.value)
 

@@ -1,0 +1,158 @@
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
+from transformers import PreTrainedTokenizerFast
+
+from models.vocabulary import AUDIO, IGNORED, PROMPT, SOUND, TEXT, Turn, Vocabulary
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+VICUNA = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}{{ 'USER: ' + m['content'] + ' ' }}"
+    "{% elif m['role'] == 'assistant' %}{{ 'ASSISTANT: ' + m['content'] + '<|im_end|>' }}"
+    "{% else %}{{ raise_exception('no system here') }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+FORGETFUL = (  # as templates that drop the thoughts of earlier answers
+    "{% for m in messages %}{{ m['role'] + ': ' }}"
+    "{{ (m['content'] if loop.last or m['role'] == 'user' else '...') + '<|im_end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
+TALK = [
+    Turn("user", [[0, 4, 2, 0], "What is it?"]),
+    Turn("assistant", ["A bell."]),
+    Turn("user", ["Make it."]),
+    Turn("assistant", ["Here: ", [1, 0]]),
+]
+
+
+def tokenizer(template: str | None) -> PreTrainedTokenizerFast:
+    """Bytes, the merge ` A`, three special tokens, and a hole in the ids."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    ids = {token: i for i, token in enumerate([*alphabet, "ĠA"])} | {"z" * 9: 270}
+    core = Tokenizer(BPE(ids, [("Ġ", "A")]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    made = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<|im_start|>", eos_token="<|im_end|>")
+    made.chat_template = template
+    return made
+
+
+def vocabulary(
+    template: str | None = CHATML, prompt_format: str = "chat", levels: int = 2, system: str | None = None
+) -> Vocabulary:
+    return Vocabulary(tokenizer(template), 5, levels, prompt_format=prompt_format, system=system)
+
+
+def test_ids_are_text_then_markers_then_each_level():
+    words = vocabulary()
+    assert words.text_size == max(words.tokenizer.get_vocab().values()) + 1 > len(words.tokenizer)  # a hole
+    a = words.text_size
+    assert (words.start_id, words.end_id, words.size) == (a, a + 1, a + 2 + 10)
+    assert words.sound_ids([0, 4, 2, 0]) == [a, a + 2, a + 2 + 5 + 4, a + 2 + 2, a + 2 + 5, a + 1]
+    assert list(words.new_ids) == list(range(a, words.size))
+    assert words.is_audio(torch.tensor([0, a - 1, a, words.size - 1])).tolist() == [False, False, True, True]
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_codes_invert_sound_ids(levels: int):
+    words = vocabulary(levels=levels)
+    codes = torch.randint(0, 5, (4 * levels,), generator=torch.Generator().manual_seed(0)).tolist()
+    assert words.codes(words.sound_ids(codes)) == codes
+    assert words.codes(words.sound_ids([])) == []
+
+
+def test_bad_codes_and_ids_are_refused():
+    words = vocabulary()
+    a = words.text_size
+    for codes, message in (([5, 0], "code 5"), ([-1, 0], "code -1"), ([0], "whole number")):
+        with pytest.raises(ValueError, match=message):
+            words.sound_ids(codes)
+    for ids, message in (
+        ([], "begins"),
+        ([a, a + 2, a + 7], "ends"),
+        ([a, a + 7, a + 2, a + 1], "level 0"),
+        ([a, 3, a + 7, a + 1], "level 0"),
+        ([a, a + 2, a + 1], "whole number"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            words.codes(ids)
+    with pytest.raises(ValueError, match="is sound"):
+        words.decode([a])
+
+
+@pytest.mark.parametrize(("template", "prompt_format"), [(CHATML, "chat"), (VICUNA, "chat"), (None, "ltu")])
+def test_a_conversation_is_what_the_template_writes_with_the_sounds_in_place(template: str | None, prompt_format: str):
+    words = vocabulary(template, prompt_format)
+    found = words.render(TALK)
+    sounds = [words.sound_ids(segment) for turn in TALK for segment in turn.segments if not isinstance(segment, str)]
+    text = [token for token in found.input_ids if token < words.text_size]
+    if prompt_format == "chat":
+        content = [
+            {"role": t.role, "content": "".join("" if not isinstance(s, str) else s for s in t.segments)} for t in TALK
+        ]
+        wanted = words.tokenizer.apply_chat_template(content, tokenize=False)
+    else:
+        wanted = (
+            "### Instruction:\nWhat is it?\n\n### Response:\nA bell.<|im_end|>"
+            "### Instruction:\nMake it.\n\n### Response:\nHere: <|im_end|>"
+        )
+    assert words.tokenizer.decode(text, skip_special_tokens=False) == wanted
+    assert [token for token in found.input_ids if token >= words.text_size] == sounds[0] + sounds[1]
+    assert len(found.input_ids) == len(found.labels) == len(found.kinds)
+
+
+@pytest.mark.parametrize(("template", "prompt_format"), [(CHATML, "chat"), (VICUNA, "chat"), (None, "ltu")])
+def test_what_the_assistant_says_is_labelled_to_its_end_of_turn(template: str | None, prompt_format: str):
+    words = vocabulary(template, prompt_format)
+    found = words.render(TALK)
+    end = words.tokenizer.eos_token_id
+    said = [label for label in found.labels if label != IGNORED]
+    sound = words.sound_ids([1, 0])
+    first, second = said[: said.index(end) + 1], said[said.index(end) + 1 :]
+    assert words.decode(first) == "A bell." and first[-1] == end
+    assert (
+        second[-1] == end
+        and second[-1 - len(sound) : -1] == sound
+        and words.decode(second[: -1 - len(sound)]) == "Here:"
+    )
+    for token, label, kind in zip(*found, strict=True):
+        assert label in (IGNORED, token)
+        assert kind == (PROMPT if label == IGNORED else AUDIO if token >= words.text_size else TEXT)
+    assert words.stop_ids == [end]
+
+
+@pytest.mark.parametrize(("template", "prompt_format"), [(CHATML, "chat"), (VICUNA, "chat"), (None, "ltu")])
+def test_a_prompt_begins_the_conversation_and_ends_where_the_labels_begin(template: str | None, prompt_format: str):
+    words = vocabulary(template, prompt_format)
+    for turns in (1, 3):
+        prompt = words.render(TALK[:turns], generate=True)
+        whole = words.render(TALK[: turns + 1])
+        n = len(prompt.input_ids)
+        assert whole.input_ids[:n] == prompt.input_ids
+        assert whole.labels[n - 1] == IGNORED and whole.labels[n] == whole.input_ids[n]
+
+
+def test_the_system_message_is_passed_or_not():
+    assert words_of(vocabulary(system=None)).startswith("<|im_start|>user\n")
+    assert words_of(vocabulary(system="")).startswith("<|im_start|>system\n<|im_end|>\n<|im_start|>user\n")
+    with pytest.raises(ValueError, match=r"no system here.*prompts\.system=null"):
+        vocabulary(VICUNA, system="Be brief.")
+
+
+def words_of(words: Vocabulary) -> str:
+    return words.tokenizer.decode(words.render([Turn("user", ["a"])], generate=True).input_ids)
+
+
+def test_what_cannot_work_is_refused():
+    with pytest.raises(ValueError, match=r"no chat template.*prompts\.format=ltu"):
+        vocabulary(None)
+    with pytest.raises(ValueError, match="ends no answer"):
+        vocabulary("{% for m in messages %}{{ m['role'] + m['content'] }}{% endfor %}")
+    with pytest.raises(ValueError, match="stands for a sound"):
+        vocabulary().render([Turn("user", [f"what is {SOUND}"])])
+    with pytest.raises(ValueError, match=r"rewrites earlier turns.*batching\.turns=1"):
+        vocabulary(FORGETFUL).render(TALK)
