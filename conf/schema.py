@@ -22,7 +22,7 @@ class Hardware:
     devices: int | str
     num_nodes: int
     strategy: str
-    precision: str
+    precision: str  # of lightning.Trainer; or auto: bf16-mixed where the processor multiplies bfloat16 itself, else 32-true
 
 
 @dataclass

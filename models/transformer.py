@@ -36,9 +36,8 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(width, heads, causal, modulated) for _ in range(depth))
         for block in self.blocks:
             for linear in (block.out, block.down):
-                nn.init.normal_(
-                    linear.weight, std=(2 * depth * linear.in_features) ** -0.5
-                )  # the sum over the stack keeps its size
+                # the sum over the stack keeps its size
+                nn.init.normal_(linear.weight, std=(2 * depth * linear.in_features) ** -0.5)
 
     def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None, modulation: Tensor | None) -> Tensor:
         """x (B, F, D); positions (F), latent frames; mask (B, F) bool, True for what may be looked at, None where all
@@ -56,9 +55,8 @@ class Block(nn.Module):
     def __init__(self, width: int, heads: int, causal: bool, modulated: bool) -> None:
         super().__init__()
         head_dim = width // heads
-        hidden = (
-            -(-8 * width // (3 * 32)) * 32
-        )  # two thirds of 4 x width, as three matrices cost what two did; rounded up for tensor cores
+        # two thirds of 4 x width, so that three matrices cost what two did; rounded up for tensor cores
+        hidden = -(-8 * width // (3 * 32)) * 32
         self.heads, self.causal = heads, causal
         self.attention_norm, self.feedforward_norm = RMSNorm(width), RMSNorm(width)
         self.query_norm, self.key_norm = RMSNorm(head_dim), RMSNorm(head_dim)
@@ -66,9 +64,8 @@ class Block(nn.Module):
         self.out = linear(width, width)
         self.gate_and_up = linear(width, 2 * hidden)
         self.down = linear(hidden, width)
-        self.modulation = (
-            nn.Parameter(torch.zeros(6 * width)) if modulated else None
-        )  # this block's part; gates of 0 make it the identity at first
+        # this block's own part of the modulation; gates of 0 make it the identity at first
+        self.modulation = nn.Parameter(torch.zeros(6 * width)) if modulated else None
 
     def forward(self, x: Tensor, rotation: Rotation, key_mask: Tensor | None, modulation: Tensor | None) -> Tensor:
         if self.modulation is None:
@@ -80,9 +77,8 @@ class Block(nn.Module):
         return x + gate_2 * self._feed_forward(modulate(self.feedforward_norm(x), shift_2, scale_2))
 
     def _attend(self, x: Tensor, rotation: Rotation, key_mask: Tensor | None) -> Tensor:
-        query, key, value = (
-            self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        )  # each (B, heads, F, head_dim)
+        # (B, F, 3 D) -> three of (B, heads, F, head_dim)
+        query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         query, key = rotate(self.query_norm(query), rotation), rotate(self.key_norm(key), rotation)
         query, key = query.to(value.dtype), key.to(value.dtype)
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=key_mask, is_causal=self.causal)

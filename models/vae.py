@@ -82,9 +82,8 @@ class Oobleck(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         with torch.autocast(latents.device.type, enabled=False):
             waveform = self.model.decode(latents.float().transpose(1, 2)).sample
-        return F.pad(
-            waveform, (0, latents.shape[1] * self.hop_length - waveform.shape[-1])
-        )  # odd strides end a few samples early
+        missing = latents.shape[1] * self.hop_length - waveform.shape[-1]  # odd strides end a few samples early
+        return F.pad(waveform, (0, missing))
 
 
 class MelCodec(nn.Module):
@@ -149,9 +148,8 @@ class MelCodec(nn.Module):
         filters = filters / filters.sum(0)  # a band is a mean of its bins
         self.register_buffer("window", torch.hann_window(fft_size), persistent=False)
         self.register_buffer("filters", filters, persistent=False)  # (bins, bands)
-        self.register_buffer(
-            "inverse_filters", torch.linalg.pinv(filters.double()).float(), persistent=False
-        )  # (bands, bins)
+        inverse = torch.linalg.pinv(filters.double()).float()
+        self.register_buffer("inverse_filters", inverse, persistent=False)  # (bands, bins)
 
         self.register_buffer("fitted", torch.tensor(False))
         self.register_buffer("components", torch.zeros(latent_dim, width))
@@ -187,9 +185,8 @@ class MelCodec(nn.Module):
         if kept < 1e-12:
             raise ValueError("every accumulated frame has the same spectrum (silence?): there is nothing to fit")
         vectors = vectors[: self.latent_dim]
-        largest = vectors.gather(
-            1, vectors.abs().argmax(1, keepdim=True)
-        )  # an eigenvector's sign is arbitrary: its largest entry is positive here
+        # an eigenvector's sign is arbitrary: here its largest entry is positive
+        largest = vectors.gather(1, vectors.abs().argmax(1, keepdim=True))
         self.components.copy_(_hadamard(self.latent_dim) @ (vectors * largest.sign()))
         self.mean.copy_(mean)
         self.scale.copy_((kept / self.latent_dim).sqrt())

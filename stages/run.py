@@ -77,7 +77,7 @@ def run(stage: str, conf: dict[str, Any], restart: bool = False) -> dict[str, An
 
 
 def _trainer(stage: str, conf: dict[str, Any], folder: Path, module: Any) -> L.Trainer:
-    arguments = dict(conf["trainer"])
+    arguments = conf["trainer"] | {"precision": precision(conf["trainer"])}
     callbacks: list[Callback] = [*module.callbacks()]
     logger: TensorBoardLogger | bool = False
     if module.trains:
@@ -98,6 +98,23 @@ def _trainer(stage: str, conf: dict[str, Any], folder: Path, module: Any) -> L.T
         enable_checkpointing=module.trains,
         inference_mode=False,
     )
+
+
+def precision(trainer: dict[str, Any]) -> str:
+    """`auto`: bf16-mixed where the processor multiplies bfloat16 itself, else 32-true. On a CPU without it bf16 is slower than float32."""
+    if trainer["precision"] != "auto":
+        return trainer["precision"]
+    if trainer["accelerator"] != "cpu" and torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = torch.backends.cpu.get_cpu_capability().startswith("AVX512") and _cpu_flag("avx512_bf16", "amx_bf16")
+    return "bf16-mixed" if native else "32-true"
+
+
+def _cpu_flag(*names: str) -> bool:
+    """Whether the processor names one of these features; False where the system does not say (not Linux)."""
+    path = Path("/proc/cpuinfo")
+    return path.is_file() and bool(set(names) & set(path.read_text().split()))
 
 
 def _check_world_size(trainer: L.Trainer) -> None:

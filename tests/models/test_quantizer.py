@@ -17,7 +17,7 @@ from models.quantizer import VectorQuantizer, gather, kmeans, nearest
 ROOT = Path(__file__).parents[2]
 DIM, SIZE = 6, 8
 SETTINGS = {
-    "dim": DIM, "codebook_size": SIZE, "code_dim": 4, "decay": 0.9, "commitment_weight": 0.25, "kmeans_iterations": 5,
+    "dim": DIM, "codebook_size": SIZE, "code_dim": 4, "decay": 0.6, "commitment_weight": 0.25, "kmeans_iterations": 5,
     "reservoir_size": 40, "revive_threshold": 0.3, "revive_every": 4, "revive_until": 30, "seed": 3,
 }  # fmt: skip
 
@@ -75,8 +75,8 @@ def test_running_means_equal_a_slow_loop():
             uses[best] += 1
             totals[best] = [a + b for a, b in zip(totals[best], vector, strict=True)]
         for code in range(SIZE):
-            counts[code] = 0.9 * counts[code] + 0.1 * uses[code]
-            sums[code] = [0.9 * old + 0.1 * new for old, new in zip(sums[code], totals[code], strict=True)]
+            counts[code] = 0.6 * counts[code] + 0.4 * uses[code]
+            sums[code] = [0.6 * old + 0.4 * new for old, new in zip(sums[code], totals[code], strict=True)]
             if uses[code]:
                 length = sum(x * x for x in sums[code]) ** 0.5
                 codebook[code] = [x / length for x in sums[code]]
@@ -123,6 +123,7 @@ def test_a_resumed_run_equals_the_undisturbed_one(cut: int):
     for step in range(cut, 20):
         resumed(*batch(step), update=True)
     assert_equal(state(whole), state(resumed))
+    assert not torch.equal(whole.codebook, trained(20, revive_until=0).codebook)  # revivals were among it
 
 
 def test_before_the_start_nothing_is_quantised():
@@ -179,11 +180,11 @@ def test_revival_moves_dead_codes_onto_the_steps_vectors():
     for step in range(4, 7):
         model(latents[:0], None, update=True)  # steps without a vector: averages shrink, codes stay
         assert model.step == step + 1
-    before, mean = state(model), None
+    before = state(model)
     found = model(latents, None, update=True)  # the eighth step revives
     vectors = F.normalize(model.project_in(latents), dim=-1).flatten(0, 1).detach()
     uses = torch.bincount(found.codes.flatten(), minlength=SIZE)
-    counts = 0.9 * before["counts"] + 0.1 * uses
+    counts = 0.6 * before["counts"] + 0.4 * uses
     mean = counts.mean()
     dead = counts < 0.3 * mean
     assert 0 < dead.sum() < SIZE - 1 and not dead[alive].any()
@@ -196,7 +197,7 @@ def test_revival_moves_dead_codes_onto_the_steps_vectors():
 
 def test_no_revival_from_revive_until_on():
     """Steps 4, 8, ... revive; with revive_until 8 the one at step 8 (counted from 0: 7) is the last."""
-    until, always = trained(8, decay=0.5, revive_until=8), trained(8, decay=0.5)
+    until, always = trained(8, revive_until=8), trained(8)
     assert_equal(state(until), state(always))
     for step in range(8, 12):
         vectors = F.normalize(until.project_in(batch(step)[0]), dim=-1).flatten(0, 1)
@@ -314,14 +315,15 @@ def test_two_ranks_equal_one_process(tmp_path: Path):
         )
         for rank in range(2)
     ]
-    alone = quantizer()
+    alone, unrevived = quantizer(), quantizer(revive_until=0)
     for step in range(14):
         latents, mask = batch(step)
         mask[3:] &= step != 9
         alone(latents, mask, update=True)
+        unrevived(latents, mask, update=True)
     assert [(rank.communicate(timeout=60)[1][-2000:], rank.returncode)[1] for rank in ranks] == [0, 0]
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    assert alone.ready
+    assert alone.ready and not torch.equal(alone.codebook, unrevived.codebook)
     assert_equal(first, second)
     for name, value in alone.state_dict().items():
         torch.testing.assert_close(

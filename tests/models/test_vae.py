@@ -207,6 +207,7 @@ def test_a_waveform_of_another_shape_is_refused(shape: tuple[int, ...]):
         fitted().encode(torch.zeros(shape))
 
 
+@pytest.mark.filterwarnings("ignore:At least one mel filterbank")
 @pytest.mark.parametrize(
     "changes, text",
     [

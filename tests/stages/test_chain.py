@@ -254,7 +254,7 @@ def test_numbers_go_on_past_nine_and_stages_with_like_names_do_not_mix(house: Ho
 def test_the_newest_whole_checkpoint_is_found(house: House):
     house.corpus("first")
     house.make("latents", "a")
-    oldest, middle, newest = (house.checkpoint("tokenizer", step) for step in (80, 900, 1000))
+    oldest, middle, newest = (house.checkpoint("tokenizer", step) for step in (80, 999_999, 1_000_000))
     folder = newest.parents[1]
     assert chain.newest_checkpoint(folder) == newest
     newest.write_bytes(newest.read_bytes()[:-100])
