@@ -55,7 +55,9 @@ class ProgressLine(L.Callback):
         self.line = Line(self.name, trainer.max_steps, "steps", trainer.is_global_zero)
         self.line.start(trainer.global_step)
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         assert self.line is not None
         metrics = trainer.callback_metrics
         note = "  ".join(f"{key.split('/')[-1]} {float(metrics[key]):.4g}" for key in self.watch if key in metrics)

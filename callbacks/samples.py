@@ -34,7 +34,9 @@ class SoundSamples(L.Callback):
         for index, clip in enumerate(batch.ids):
             samples = int(batch.num_frames[index]) * self.codec.hop_length
             sound = waveform[index, :, :samples].mean(0)
-            board.add_audio(f"{clip}/{name}", sound / sound.abs().max().clamp(min=1e-5), trainer.global_step, self.sample_rate)
+            board.add_audio(
+                f"{clip}/{name}", sound / sound.abs().max().clamp(min=1e-5), trainer.global_step, self.sample_rate
+            )
             board.add_image(f"{clip}/{name}", spectrogram(sound), trainer.global_step, dataformats="HW")
 
 

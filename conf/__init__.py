@@ -31,7 +31,11 @@ class Layer(NamedTuple):
 
 
 def compose(
-    unit: str, presets: Sequence[str] = (), files: Sequence[str] = (), overrides: Sequence[str] = (), shared: bool = False
+    unit: str,
+    presets: Sequence[str] = (),
+    files: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    shared: bool = False,
 ) -> Composed:
     """The configuration of one unit (a stage, or a corpus that `stage prepare` makes) and where each value came from.
 
@@ -90,7 +94,9 @@ def check_shared(units: Iterable[str], overrides: Sequence[str]) -> None:
             raise ValueError(f"{COMMAND_LINE}: no stage has a key {key!r}.{_nearest(key, units)}")
 
 
-def _layers(unit: str, presets_: Sequence[str], files: Sequence[str], overrides: Sequence[str], shared: bool) -> Iterable[Layer]:
+def _layers(
+    unit: str, presets_: Sequence[str], files: Sequence[str], overrides: Sequence[str], shared: bool
+) -> Iterable[Layer]:
     folders = UNITS[unit].folders
     for name in ("base", *presets_):
         if name not in {"base", *presets()}:

@@ -22,7 +22,9 @@ class Hardware:
     devices: int | str
     num_nodes: int
     strategy: str
-    precision: str  # of lightning.Trainer; or auto: bf16-mixed where the processor multiplies bfloat16 itself, else 32-true
+    precision: (
+        str  # of lightning.Trainer; or auto: bf16-mixed where the processor multiplies bfloat16 itself, else 32-true
+    )
 
 
 @dataclass
@@ -322,15 +324,24 @@ def check(unit: str, conf: dict[str, Any]) -> Iterable[tuple[str, str]]:
     if "rate" in conf:
         given = {key: value for key, value in conf["rate"].items() if value is not None}
         if len(given) != 1:
-            yield "rate", f"exactly one of token_rate, stride and bitrate is given, here {given or 'none'}; set the others to null"
+            yield (
+                "rate",
+                f"exactly one of token_rate, stride and bitrate is given, here {given or 'none'}; set the others to null",
+            )
     for section in ("encoder", "decoder"):
         if section in conf and conf[section]["width"] % (2 * conf[section]["heads"]):
             width, heads = conf[section]["width"], conf[section]["heads"]
-            yield f"{section}.width", f"{width} is no multiple of 2 x heads = {2 * heads} (rotary positions need an even head width)"
+            yield (
+                f"{section}.width",
+                f"{width} is no multiple of 2 x heads = {2 * heads} (rotary positions need an even head width)",
+            )
     if "codec" in conf and conf["codec"]["kind"] == "oobleck" and not conf["codec"]["source"]:
         yield "codec.source", "oobleck needs a hub id or a folder, as --codec.source=stabilityai/stable-audio-open-1.0"
     if "codec" in conf and conf["codec"]["mel"]["hop_length"] % conf["codec"]["mel"]["mel_hop"]:
-        yield "codec.mel.hop_length", "a latent frame holds a whole number of mel frames: hop_length is a multiple of mel_hop"
+        yield (
+            "codec.mel.hop_length",
+            "a latent frame holds a whole number of mel frames: hop_length is a multiple of mel_hop",
+        )
     if "trainer" in conf and "max_steps" in conf["trainer"] and conf["trainer"]["max_steps"] < 1:
         yield "trainer.max_steps", f"{conf['trainer']['max_steps']} steps; at least 1 is allowed"
     for key, low, high in _RANGES:

@@ -1,5 +1,6 @@
 """What is asked of a trained model: questions and captions of the test split, with the sound, without it, with another clip's."""
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -45,17 +46,38 @@ def captions(cuts: Sequence[Any], count: int, prompt: str) -> list[Asked]:
     for index, cut in enumerate(chosen):
         references = [sup.text for sup in cut.supervisions if sup.custom["task"] == "caption"]
         other = chosen[(index + max(1, len(chosen) // 2)) % len(chosen)]
-        for condition, segments in (("sound", [list(cut.custom["codes"]), f"\n{prompt}"]), ("other", [list(other.custom["codes"]), f"\n{prompt}"]), ("text", [prompt])):
-            found.append(Asked(f"{cut.id}:caption:{condition}", cut.custom["source"], "caption", condition, [("user", segments)], prompt, references))
+        for condition, segments in (
+            ("sound", [list(cut.custom["codes"]), f"\n{prompt}"]),
+            ("other", [list(other.custom["codes"]), f"\n{prompt}"]),
+            ("text", [prompt]),
+        ):
+            found.append(
+                Asked(
+                    f"{cut.id}:caption:{condition}",
+                    cut.custom["source"],
+                    "caption",
+                    condition,
+                    [("user", segments)],
+                    prompt,
+                    references,
+                )
+            )
     return found
 
 
 class EvaluationDataModule(L.LightningDataModule):
-    """Batches of what is not answered yet, longest prompts first, rank r taking every world-th batch."""
+    """Batches of prompts that are not answered yet, longest first, rank r taking every world-th batch.
+
+    A prompt is a list of the items that ask the very same thing (many do, without the sound): decoding is greedy, so one answer serves all.
+    """
 
     def __init__(self, asked: list[Asked], answered: set[str], batch_size: int) -> None:
         super().__init__()
-        pending = sorted((item for item in asked if item.id not in answered), key=lambda item: (-_length(item), item.id))
+        prompts: dict[str, list[Asked]] = {}
+        for item in asked:
+            if item.id not in answered:
+                prompts.setdefault(json.dumps(item.turns), []).append(item)
+        pending = sorted(prompts.values(), key=lambda items: (-_length(items[0]), items[0].id))
         self.batches = [pending[start : start + batch_size] for start in range(0, len(pending), batch_size)]
 
     def predict_dataloader(self) -> DataLoader:
@@ -63,7 +85,7 @@ class EvaluationDataModule(L.LightningDataModule):
         return DataLoader(self.batches[rank::world], batch_size=None, collate_fn=_as_it_is)
 
 
-def _as_it_is(batch: list[Asked]) -> list[Asked]:
+def _as_it_is(batch: list[list[Asked]]) -> list[list[Asked]]:
     return batch
 
 

@@ -80,7 +80,10 @@ def conversations(
                 talk: list[Turn] = []
                 for sup in asked[begin : begin + turns]:
                     question = sup.custom["question"]
-                    talk += [("user", [question] if talk else [codes, f"\n{question}"]), ("assistant", [sup.custom["answer"]])]
+                    talk += [
+                        ("user", [question] if talk else [codes, f"\n{question}"]),
+                        ("assistant", [sup.custom["answer"]]),
+                    ]
                 found.append(Conversation(f"{cut.id}-questions-{copy}-{begin}", "question", source, talk))
     return found
 
@@ -128,7 +131,10 @@ class LanguageDataModule(ResumableDataModule):
         already, so one longer item at its end goes beyond the budget.
         """
         lengths = sorted(cut.duration for cut in items)
-        edges = sorted({lengths[len(lengths) * number // self.num_buckets] for number in range(1, self.num_buckets)} - {lengths[-1]})
+        edges = sorted(
+            {lengths[len(lengths) * number // self.num_buckets] for number in range(1, self.num_buckets)}
+            - {lengths[-1]}
+        )
         if not edges:
             return SimpleCutSampler(
                 CutSet.from_cuts(items), max_cuts=max(1, self.tokens_per_batch // int(lengths[-1])), shuffle=shuffle,
@@ -148,7 +154,11 @@ class LanguageDataModule(ResumableDataModule):
             if length > max_tokens:
                 self.too_long.append(item.id)
             else:
-                cuts.append(MonoCut(item.id, start=0, duration=length, channel=0, custom={"num_tokens": length, "turns": item.turns}))
+                cuts.append(
+                    MonoCut(
+                        item.id, start=0, duration=length, channel=0, custom={"num_tokens": length, "turns": item.turns}
+                    )
+                )
         return cuts
 
 

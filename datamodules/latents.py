@@ -67,5 +67,10 @@ class LatentDataModule(ResumableDataModule):
 
     def _sampler(self, items: list[MonoCut], rank: int, world: int, shuffle: bool) -> CutSampler:
         return SimpleCutSampler(
-            CutSet.from_cuts(items), max_cuts=self.batch_size, shuffle=shuffle, seed=self.seed, rank=rank, world_size=world
+            CutSet.from_cuts(items),
+            max_cuts=self.batch_size,
+            shuffle=shuffle,
+            seed=self.seed,
+            rank=rank,
+            world_size=world,
         )

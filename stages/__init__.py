@@ -12,11 +12,19 @@ class Stage(NamedTuple):
 
 STAGES = {
     "latents": Stage("stages.latents:Latents", (), (), "the frozen VAE, and every recording as latents"),
-    "tokenizer": Stage("stages.tokenizer:Tokenizer", ("latents",), (), "causal encoder, codebook and flow-matching decoder"),
-    "tokenizer_mse": Stage("stages.tokenizer:Tokenizer", ("latents",), (), "the same network trained with MSE: the baseline"),
+    "tokenizer": Stage(
+        "stages.tokenizer:Tokenizer", ("latents",), (), "causal encoder, codebook and flow-matching decoder"
+    ),
+    "tokenizer_mse": Stage(
+        "stages.tokenizer:Tokenizer", ("latents",), (), "the same network trained with MSE: the baseline"
+    ),
     "cache": Stage("stages.cache:Cache", ("latents", "tokenizer"), (), "every recording as codes, exactly once"),
-    "caption": Stage("stages.language:Language", ("tokenizer", "cache"), (), "LoRA on captions, sound to text and text to sound"),
-    "openaqa": Stage("stages.language:Language", ("tokenizer", "cache", "caption"), (), "LoRA on questions and answers"),
+    "caption": Stage(
+        "stages.language:Language", ("tokenizer", "cache"), (), "LoRA on captions, sound to text and text to sound"
+    ),
+    "openaqa": Stage(
+        "stages.language:Language", ("tokenizer", "cache", "caption"), (), "LoRA on questions and answers"
+    ),
     "evaluate": Stage(
         "stages.evaluate:Evaluate",
         ("latents", "tokenizer", "cache", "openaqa"),

@@ -17,7 +17,9 @@ from models.vae import LatentCodec, MelCodec, Oobleck
 def save(folder: Path, config: dict[str, Any], state: dict[str, Tensor]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=1))
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, folder / "model.safetensors")
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, folder / "model.safetensors"
+    )
 
 
 def load(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

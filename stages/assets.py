@@ -125,7 +125,8 @@ def load_language_model(source: str, revision: str | None, dtype: str) -> Langua
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{source}: no language model could be loaded ({' '.join(str(error).split())}). "
-            f"Type --model.source=FOLDER, a .gguf file, a hub id that this machine reaches or holds (hf download {source}), or one of {_names()}."
+            f"Type --model.source=FOLDER, a .gguf file, a hub id that this machine reaches or holds "
+            f"(hf download {source}), or one of {_names()}."
         ) from error
     return LanguageModel(model.eval(), tokenizer)
 

@@ -29,7 +29,10 @@ class Cache(L.LightningModule):
         self.total = sum(len(chunk.cuts) for chunk in self.chunks)
 
     def prepare_data(self) -> None:
-        key = {"tokenizer": self.parents["tokenizer"].receipt["artifact_hash"], "window_frames": self.facts["window_frames"]}
+        key = {
+            "tokenizer": self.parents["tokenizer"].receipt["artifact_hash"],
+            "window_frames": self.facts["window_frames"],
+        }
         chunks.open_cache(self.folder / "chunks", self.chunks, key)
 
     def datamodule(self) -> "CacheDataModule":

@@ -76,7 +76,9 @@ def parents(stage: str, conf: dict[str, Any]) -> dict[str, Parent]:
                 f"or use another experiment's:   --parents.{name}=EXPERIMENT"
             )
         if STAGES[receipt["stage"]].target != STAGES[name].target:
-            raise ValueError(f"{folder} holds a run of {receipt['stage']}, and {stage} needs one of {name}: --parents.{name}=EXPERIMENT")
+            raise ValueError(
+                f"{folder} holds a run of {receipt['stage']}, and {stage} needs one of {name}: --parents.{name}=EXPERIMENT"
+            )
         if not (folder / "artifact").is_dir():
             raise ValueError(f"{folder} has a receipt and no artifact/. Make it again:   stage run {name} --restart")
         ancestors = {**receipt["ancestors"], name: receipt["artifact_hash"]}
@@ -109,7 +111,10 @@ def state(stage: str, conf: dict[str, Any], compare: bool = False) -> State:
             return State("stale", f"the corpus {name} was prepared again")
     if compare and fingerprint(conf) != receipt["conf_hash"]:
         return State("stale", "its configuration changed: " + ", ".join(differences(receipt["conf"], conf)))
-    return State("done", f"{receipt['steps']} steps, {receipt['seconds']:.0f} s" if receipt["steps"] else f"{receipt['seconds']:.0f} s")
+    return State(
+        "done",
+        f"{receipt['steps']} steps, {receipt['seconds']:.0f} s" if receipt["steps"] else f"{receipt['seconds']:.0f} s",
+    )
 
 
 def check_unfinished(stage: str, conf: dict[str, Any]) -> None:
@@ -142,7 +147,14 @@ def begin(stage: str, conf: dict[str, Any], restart: bool) -> Path:
 
 
 def finish(
-    stage: str, conf: dict[str, Any], folder: Path, parents_: dict[str, Parent], facts: dict[str, Any], metrics: dict[str, Any], steps: int, seconds: float
+    stage: str,
+    conf: dict[str, Any],
+    folder: Path,
+    parents_: dict[str, Parent],
+    facts: dict[str, Any],
+    metrics: dict[str, Any],
+    steps: int,
+    seconds: float,
 ) -> dict[str, Any]:
     """Writes the receipt beside the artifact: the last act of a stage."""
     ancestors: dict[str, str] = {}
@@ -282,7 +294,9 @@ def _commit() -> str | None:
     """The commit of the code that ran, with + where the tree had changes; None outside a checkout."""
     here = Path(__file__).parent
     try:
-        found = subprocess.run(["git", "describe", "--always", "--dirty=+", "--abbrev=12"], cwd=here, capture_output=True, text=True)
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12"], cwd=here, capture_output=True, text=True
+        )
     except FileNotFoundError:
         return None
     return found.stdout.strip() or None

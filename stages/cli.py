@@ -44,12 +44,22 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     layers = argparse.ArgumentParser(add_help=False)
-    layers.add_argument("--preset", action="append", default=[], metavar="NAME", help=f"one of: {', '.join(conf.presets())}; may be repeated")
-    layers.add_argument("--conf", action="append", default=[], metavar="FILE", help="a YAML of your own; may be repeated")
+    layers.add_argument(
+        "--preset",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help=f"one of: {', '.join(conf.presets())}; may be repeated",
+    )
+    layers.add_argument(
+        "--conf", action="append", default=[], metavar="FILE", help="a YAML of your own; may be repeated"
+    )
 
     verb = verbs.add_parser("list", help="the stages and corpora, in their order", allow_abbrev=False)
     verb.set_defaults(verb=_list)
-    verb = verbs.add_parser("show", parents=[layers], help="every value of a stage and the layer that set it", allow_abbrev=False)
+    verb = verbs.add_parser(
+        "show", parents=[layers], help="every value of a stage and the layer that set it", allow_abbrev=False
+    )
     verb.add_argument("unit", choices=list(UNITS), metavar="STAGE")
     verb.set_defaults(verb=_show)
     verb = verbs.add_parser("status", parents=[layers], help="done, partial, stale or missing", allow_abbrev=False)
@@ -61,7 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("run", parents=[layers], help="run or resume a stage, or all of them", allow_abbrev=False)
     verb.add_argument("stage", choices=[*STAGES, "all"], metavar="STAGE", help=" | ".join([*STAGES, "all"]))
     verb.add_argument("--restart", action="store_true", help="begin again; the earlier run is moved aside")
-    verb.add_argument("--without", action="append", default=[], choices=["tokenizer_mse"], help="leave an optional stage out of `all`")
+    verb.add_argument(
+        "--without", action="append", default=[], choices=["tokenizer_mse"], help="leave an optional stage out of `all`"
+    )
     verb.set_defaults(verb=_run)
     return parser
 
@@ -86,7 +98,11 @@ def _show(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 def _status(arguments: argparse.Namespace, overrides: list[str]) -> int:
     """Without a preset, a file or an override each run is held against its own configuration, with them against what they give."""
-    compare = bool(arguments.preset or arguments.conf or [item for item in overrides if not item.startswith(("experiment=", "runs="))])
+    compare = bool(
+        arguments.preset
+        or arguments.conf
+        or [item for item in overrides if not item.startswith(("experiment=", "runs="))]
+    )
     confs = _composed(list(STAGES), arguments, overrides)
     runs, experiment = (confs["latents"][key] for key in ("runs", "experiment"))
     chosen = arguments.preset or arguments.conf or any(item.startswith("experiment=") for item in overrides)
@@ -144,7 +160,9 @@ def _run_all(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 def _run_stage(stage: str, configuration: dict[str, Any], restart: bool) -> None:
     if stage in configuration["parents"]:
-        raise ValueError(f"parents.{stage} says where {stage} is taken from, so there is nothing to run; leave it out to make your own")
+        raise ValueError(
+            f"parents.{stage} says where {stage} is taken from, so there is nothing to run; leave it out to make your own"
+        )
     state = chain.state(stage, configuration, compare=True)
     if state.word == "done" and not restart:
         print(f"{stage:<14} done ({state.detail})")

@@ -16,7 +16,7 @@ from torch import Tensor
 from callbacks.progress import Line
 from datamodules import chunks
 from datamodules.evaluation import Asked, EvaluationDataModule, captions, questions, texts
-from datamodules.latents import LatentBatch, collate, windows
+from datamodules.latents import collate, windows
 from models.metrics.answers import BestGuess
 from models.metrics.captions import caption_scores
 from models.metrics.reconstruction import CodebookUse, LatentError
@@ -41,7 +41,9 @@ class Evaluate(L.LightningModule):
                 "or with --split_by=COLUMN --test=VALUE"
             )
         prompt = parents["openaqa"].receipt["conf"]["prompts"]["sound_to_text"][0]
-        self.asked = questions(self.test_cuts, conf["questions_per_kind"]) + captions(self.test_cuts, conf["captions"], prompt)
+        self.asked = questions(self.test_cuts, conf["questions_per_kind"]) + captions(
+            self.test_cuts, conf["captions"], prompt
+        )
 
     def datamodule(self) -> EvaluationDataModule:
         return EvaluationDataModule(self.asked, {row["id"] for row in self._predictions()}, self.conf["batch_size"])
@@ -51,22 +53,31 @@ class Evaluate(L.LightningModule):
 
     def on_predict_start(self) -> None:
         self.line = Line("evaluate", len(self.asked), "answers", self.global_rank == 0)
-        self.answered = len(self.asked) - sum(len(batch) for batch in self.trainer.datamodule.batches)
+        self.answered = len(self.asked) - sum(
+            len(items) for batch in self.trainer.datamodule.batches for items in batch
+        )
         self.line.start(self.answered)
 
-    def predict_step(self, batch: list[Asked], batch_idx: int) -> None:
-        prompts = [self.vocabulary.render([Turn(role, segments) for role, segments in item.turns], generate=True).input_ids for item in batch]
+    def predict_step(self, batch: list[list[Asked]], batch_idx: int) -> None:
+        """batch: prompts, each the items that ask the same."""
+        prompts = [self._prompt(items[0]) for items in batch]
         width = max(len(prompt) for prompt in prompts)
-        ids = torch.tensor([[self.vocabulary.pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=self.device)
+        ids = torch.tensor(
+            [[self.vocabulary.pad_id] * (width - len(prompt)) + prompt for prompt in prompts], device=self.device
+        )
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=self.device)
         answers = self.language.generate(ids, mask, self.conf["max_new_tokens"], allow="text")
         with (self.folder / f"predictions-{self.global_rank}.jsonl").open("a") as file:
-            for item, answer in zip(batch, answers, strict=True):
-                row = {**item._asdict(), "prediction": self.vocabulary.decode(answer)}
-                del row["turns"]
-                file.write(json.dumps(row) + "\n")
-        self.answered += len(batch) * self.trainer.world_size
+            for items, answer in zip(batch, answers, strict=True):
+                for item in items:
+                    row = {**item._asdict(), "prediction": self.vocabulary.decode(answer)}
+                    del row["turns"]
+                    file.write(json.dumps(row) + "\n")
+                self.answered += len(items) * self.trainer.world_size
         self.line.update(min(self.answered, len(self.asked)))
+
+    def _prompt(self, item: Asked) -> list[int]:
+        return self.vocabulary.render([Turn(role, segments) for role, segments in item.turns], generate=True).input_ids
 
     def on_predict_end(self) -> None:
         self.line.stop()
@@ -86,14 +97,22 @@ class Evaluate(L.LightningModule):
             "reconstruction_clips": clips,
             "questions": report.answers(rows, guess, self.conf["bootstrap_samples"], self.conf["seed"]),
             "captions": {"count": len(captioned) // 3}
-            | {condition: _score([row for row in captioned if row["condition"] == condition]) for condition in ("sound", "other", "text")},
+            | {
+                condition: _score([row for row in captioned if row["condition"] == condition])
+                for condition in ("sound", "other", "text")
+            },
             "expected": len(self.asked),
             "scored": len(predictions),
         }
         report.write(artifact, found)
         (artifact / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in predictions))
         print(report.markdown(found))
-        return facts, {"questions": found["questions"], "reconstruction": reconstruction, "codebook": codebook, "captions": found["captions"]}
+        return facts, {
+            "questions": found["questions"],
+            "reconstruction": reconstruction,
+            "codebook": codebook,
+            "captions": found["captions"],
+        }
 
     def _predictions(self) -> list[dict[str, Any]]:
         """All answers so far, by id, in the order of asking; a line that a kill cut short is asked again."""
@@ -114,7 +133,10 @@ class Evaluate(L.LightningModule):
         items = [window for cut in cuts for window in windows(cut, latents.facts["window_frames"])]
         step = max(1, len(items) // self.conf["reconstruction_clips"])
         items = items[::step][: self.conf["reconstruction_clips"]]
-        batches = [collate(items[start : start + self.conf["batch_size"]]) for start in range(0, len(items), self.conf["batch_size"])]
+        batches = [
+            collate(items[start : start + self.conf["batch_size"]])
+            for start in range(0, len(items), self.conf["batch_size"])
+        ]
         rows, codebook = [], {}
         for name in ("tokenizer", "tokenizer_mse"):
             if name not in self.parents:
@@ -127,7 +149,9 @@ class Evaluate(L.LightningModule):
                 for number, batch in enumerate(batches):
                     codes = tokenizer.encode(batch.latents, batch.num_frames)
                     if steps == self.conf["reconstruction_steps"][0]:
-                        use.update(codes.codes.cpu(), (torch.arange(codes.codes.shape[1]) < codes.num_tokens.cpu()[:, None]))
+                        use.update(
+                            codes.codes.cpu(), (torch.arange(codes.codes.shape[1]) < codes.num_tokens.cpu()[:, None])
+                        )
                     for condition, order in (("error", slice(None)), ("shuffled", _rolled(len(batch.ids)))):
                         decoded = tokenizer.decode(
                             codes.codes[order], codes.num_tokens[order], batch.num_frames[order], num_steps=steps,

@@ -19,15 +19,28 @@ from models.vocabulary import Vocabulary
 from stages import artifacts, assets, chain, optim
 
 
-def build(conf: dict[str, Any], facts: dict[str, Any], codebook: Tensor | None) -> tuple[SoundLanguageModel, Vocabulary]:
+def build(
+    conf: dict[str, Any], facts: dict[str, Any], codebook: Tensor | None
+) -> tuple[SoundLanguageModel, Vocabulary]:
     """conf: of a language stage; facts: of the tokenizer (codebook_size, num_codebooks); codebook (K, D) starts the new rows, or None."""
-    model, tokenizer = assets.load_language_model(conf["model"]["source"], conf["model"]["revision"], conf["model"]["dtype"])
+    model, tokenizer = assets.load_language_model(
+        conf["model"]["source"], conf["model"]["revision"], conf["model"]["dtype"]
+    )
     prompts = conf["prompts"]
     vocabulary = Vocabulary(
-        tokenizer, facts["codebook_size"], facts["num_codebooks"], prompt_format=prompts["format"], system=prompts["system"]
+        tokenizer,
+        facts["codebook_size"],
+        facts["num_codebooks"],
+        prompt_format=prompts["format"],
+        system=prompts["system"],
     )
     language = SoundLanguageModel(
-        model, vocabulary, **conf["lora"], initialization=conf["embedding_initialization"], codebook=codebook, seed=conf["seed"]
+        model,
+        vocabulary,
+        **conf["lora"],
+        initialization=conf["embedding_initialization"],
+        codebook=codebook,
+        seed=conf["seed"],
     )
     return language, vocabulary
 
@@ -48,7 +61,9 @@ class Language(L.LightningModule):
     def __init__(self, stage: str, conf: dict[str, Any], parents: dict[str, chain.Parent], folder: Path) -> None:
         super().__init__()
         self.stage, self.conf, self.parents = stage, conf, parents
-        self.facts = {key: parents["tokenizer"].facts[key] for key in ("codebook_size", "num_codebooks", "token_rate", "bitrate")}
+        self.facts = {
+            key: parents["tokenizer"].facts[key] for key in ("codebook_size", "num_codebooks", "token_rate", "bitrate")
+        }
         codebook = artifacts.load_tokenizer(parents["tokenizer"].artifact).quantizer.codebook
         self.language, self.vocabulary = build(conf, self.facts, codebook)
         if "caption" in parents:
@@ -63,7 +78,13 @@ class Language(L.LightningModule):
 
         def items(split: str) -> list[Any]:
             chosen = [cut for cut in cuts if cut.custom["split"] == split]
-            return conversations(chosen, Mixture(**self.conf["mixture"]), prompts["sound_to_text"], prompts["text_to_sound"], batching["turns"])
+            return conversations(
+                chosen,
+                Mixture(**self.conf["mixture"]),
+                prompts["sound_to_text"],
+                prompts["text_to_sound"],
+                batching["turns"],
+            )
 
         data = LanguageDataModule(
             items("train"), items("validation"), self.encode, self.vocabulary.pad_id,
@@ -76,7 +97,9 @@ class Language(L.LightningModule):
                 f"with answers; mixture is {self.conf['mixture']}, max_tokens {batching['max_tokens']}, too long {len(data.too_long)}."
             )
         if data.too_long:
-            print(f"{self.stage}: {len(data.too_long)} conversations are longer than batching.max_tokens={batching['max_tokens']} and left out")
+            print(
+                f"{self.stage}: {len(data.too_long)} conversations are longer than batching.max_tokens={batching['max_tokens']} and left out"
+            )
         return data
 
     def encode(self, turns: list[Turn]) -> Encoded:
@@ -106,7 +129,9 @@ class Language(L.LightningModule):
 
     def validation_step(self, batch: LanguageBatch, batch_idx: int) -> None:
         losses = self.loss(batch)
-        for column, (loss, count) in enumerate(((losses.text_loss, losses.text_tokens), (losses.audio_loss, losses.audio_tokens))):
+        for column, (loss, count) in enumerate(
+            ((losses.text_loss, losses.text_tokens), (losses.audio_loss, losses.audio_tokens))
+        ):
             if count:
                 self.sums[2 * column] += loss.double() * count
                 self.sums[2 * column + 1] += count
@@ -119,7 +144,9 @@ class Language(L.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         rates = {"new_rows": self.conf["embedding_learning_rate"]}
-        return optim.configure(self.language.named_parameters(), self.conf["optimizer"], self.conf["trainer"]["max_steps"], rates)
+        return optim.configure(
+            self.language.named_parameters(), self.conf["optimizer"], self.conf["trainer"]["max_steps"], rates
+        )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["state_dict"] = self.language.trainable_state()
@@ -137,4 +164,6 @@ class Language(L.LightningModule):
 def _same_model(parent: dict[str, Any], conf: dict[str, Any], folder: Path) -> None:
     for section in ("model", "lora"):
         if {**parent[section], "dropout": 0} != {**conf[section], "dropout": 0}:
-            raise ValueError(f"{folder} was trained with {section} {parent[section]}, this stage asks for {conf[section]}. Make them equal.")
+            raise ValueError(
+                f"{folder} was trained with {section} {parent[section]}, this stage asks for {conf[section]}. Make them equal."
+            )

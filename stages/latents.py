@@ -113,7 +113,9 @@ class Latents(L.LightningModule):
         found = inspect([paths[cut.id] for cut in changed], workers)
         bad = {cut.id: Bad(item.path, item.reason) for cut, item in zip(changed, found, strict=True) if item.reason}
         bad |= {
-            cut.id: Bad(item.path, f"is {item.seconds:.2f} s, was prepared as {cut.duration:.2f} s: prepare its corpus again")
+            cut.id: Bad(
+                item.path, f"is {item.seconds:.2f} s, was prepared as {cut.duration:.2f} s: prepare its corpus again"
+            )
             for cut, item in zip(changed, found, strict=True)
             if not item.reason and abs(item.seconds - cut.duration) > 0.025
         }
@@ -135,12 +137,16 @@ class Latents(L.LightningModule):
         line.start()
         for number, cut in enumerate(train, 1):
             root = self.roots[cut.custom["corpus"]]
-            windows, samples = load_windows(cut, root, codec.sample_rate, codec.channels, self.window_frames * codec.hop_length)
+            windows, samples = load_windows(
+                cut, root, codec.sample_rate, codec.channels, self.window_frames * codec.hop_length
+            )
             codec.accumulate(windows, -(-samples // codec.hop_length))
             line.update(number)
         codec.fit()
         line.stop()
-        print(f"vae            {codec.latent_dim} components keep {100 * float(codec.explained_variance):.1f} % of the log-mel variance")
+        print(
+            f"vae            {codec.latent_dim} components keep {100 * float(codec.explained_variance):.1f} % of the log-mel variance"
+        )
 
 
 def _is_as_prepared(path: Path, size: int | None) -> bool:
@@ -149,7 +155,11 @@ def _is_as_prepared(path: Path, size: int | None) -> bool:
 
 
 def _cuts(conf: dict[str, Any]) -> list[Any]:
-    return [cut for name in conf["data"]["corpora"] for cut in CutSet.from_file(Path(conf["data"]["root"]) / name / "cuts.jsonl.gz")]
+    return [
+        cut
+        for name in conf["data"]["corpora"]
+        for cut in CutSet.from_file(Path(conf["data"]["root"]) / name / "cuts.jsonl.gz")
+    ]
 
 
 def _statistics(cuts: list[Any]) -> tuple[torch.Tensor, torch.Tensor, int]:

@@ -22,7 +22,9 @@ def configure(
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in named_parameters:
         if parameter.requires_grad:
-            rate = next((rate for part, rate in (learning_rates or {}).items() if part in name), optimizer["learning_rate"])
+            rate = next(
+                (rate for part, rate in (learning_rates or {}).items() if part in name), optimizer["learning_rate"]
+            )
             decay = optimizer["weight_decay"] if parameter.dim() >= 2 else 0.0
             groups.setdefault((rate, decay), []).append(parameter)
     built = AdamW(

@@ -37,7 +37,9 @@ def prepare(corpus: str, configuration: dict[str, Any]) -> None:
     }
     chain.write_atomically(folder / "receipt.json", json.dumps(receipt, indent=1))
     counts = ", ".join(f"{count} {split}" for split, count in report["splits"].items() if count)
-    print(f"{name:<14} {report['recordings']} recordings ({counts}), {report['seconds'] / 60:.1f} min of sound, {time.monotonic() - started:.0f} s: {folder}")
+    print(
+        f"{name:<14} {report['recordings']} recordings ({counts}), {report['seconds'] / 60:.1f} min of sound, {time.monotonic() - started:.0f} s: {folder}"
+    )
 
 
 def require(
@@ -58,7 +60,11 @@ def require(
         return
     codec, model = confs["latents"]["codec"], confs["caption"]["model"]
     if codec["kind"] == "oobleck":
-        missing += assets.missing("VAE", codec["source"], "it is gated: accept its licence there, `hf auth login`; or --codec.source=FOLDER; or --codec.kind=mel, fitted on your sound")
+        missing += assets.missing(
+            "VAE",
+            codec["source"],
+            "it is gated: accept its licence there, `hf auth login`; or --codec.source=FOLDER; or --codec.kind=mel, fitted on your sound",
+        )
     missing += assets.missing("LLM", model["source"], "--model.source=FOLDER_OR_HUB_ID")
     raise ValueError(
         f"{len(missing)} things are missing:\n  - " + "\n  - ".join(missing) + "\n"
@@ -92,7 +98,9 @@ def run_in_process(stage: str, arguments: argparse.Namespace, overrides: Sequenc
     words = [sys.executable, "-m", "stages.cli", "run", stage]
     words += [word for name in arguments.preset for word in ("--preset", name)]
     words += [word for name in arguments.conf for word in ("--conf", name)]
-    words += [f"--{item}" for item in overrides if conf.concerns(stage, item)] + (["--restart"] if arguments.restart else [])
+    words += [f"--{item}" for item in overrides if conf.concerns(stage, item)] + (
+        ["--restart"] if arguments.restart else []
+    )
     code = subprocess.run(words, env=os.environ).returncode
     if code:
         raise SystemExit(code)
@@ -115,7 +123,12 @@ def _render(configuration: dict[str, Any]) -> dict[str, Any]:
         progress=lambda done, total: line.update(done),
     )  # fmt: skip
     line.stop()
-    return {"recordings": sum(splits.values()), "seconds": sum(splits.values()) * configuration["scene_seconds"], "splits": splits, "skipped": []}
+    return {
+        "recordings": sum(splits.values()),
+        "seconds": sum(splits.values()) * configuration["scene_seconds"],
+        "splits": splits,
+        "skipped": [],
+    }
 
 
 def _read_folder(name: str, configuration: dict[str, Any]) -> dict[str, Any]:

@@ -15,9 +15,17 @@ def answers(predictions: list[dict[str, Any]], guess: BestGuess, samples: int, s
     """
     table: dict[str, dict[str, Any]] = {}
     for kind in sorted({row["kind"] for row in predictions}):
-        rows = {condition: [row for row in predictions if row["kind"] == kind and row["condition"] == condition] for condition in ("sound", "text")}
+        rows = {
+            condition: [row for row in predictions if row["kind"] == kind and row["condition"] == condition]
+            for condition in ("sound", "text")
+        }
         scored = {
-            condition: bootstrap([is_right(row["prediction"], row["answer"]) for row in found], [row["source"] for row in found], samples, seed)
+            condition: bootstrap(
+                [is_right(row["prediction"], row["answer"]) for row in found],
+                [row["source"] for row in found],
+                samples,
+                seed,
+            )
             for condition, found in rows.items()
         }
         guessed = bootstrap(
@@ -60,7 +68,8 @@ def markdown(report: dict[str, Any]) -> str:
         "",
         "## Questions",
         "",
-        "Accuracy by exact match, in percent, with the 95 % interval by clip. Best guess: the most frequent training answer to the same words.",
+        "Accuracy by exact match, in percent, with the 95 % interval by clip. Best guess: the best way, on training questions, to "
+        "answer from the text alone.",
         "",
         "| kind | n | with the sound | the same LLM without it | best guess | chance | interval above both |",
         "|---|---|---|---|---|---|---|",
@@ -70,11 +79,21 @@ def markdown(report: dict[str, Any]) -> str:
             f"| {kind} | {row['with_sound']['count']} | {_percent(Interval(**row['with_sound']))} | {_percent(Interval(**row['without_sound']))} "
             f"| {100 * row['best_guess']['value']:.1f} | {100 * row['chance']:.1f} | {'yes' if row['above_both'] else 'no'} |"
         )
-    lines += ["", f"## Captions, {report['captions']['count']} clips", "", "| | with the sound | another clip's sound | without |", "|---|---|---|---|"]
+    lines += [
+        "",
+        f"## Captions, {report['captions']['count']} clips",
+        "",
+        "| | with the sound | another clip's sound | without |",
+        "|---|---|---|---|",
+    ]
     for name in report["captions"]["sound"]:
         values = [report["captions"][condition][name] for condition in ("sound", "other", "text")]
         lines.append(f"| {name} | " + " | ".join(_number(value) for value in values) + " |")
-    lines += ["", f"{report['expected']} items expected, {report['scored']} scored, {report['expected'] - report['scored']} failed.", ""]
+    lines += [
+        "",
+        f"{report['expected']} items expected, {report['scored']} scored, {report['expected'] - report['scored']} failed.",
+        "",
+    ]
     return "\n".join(lines)
 
 

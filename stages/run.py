@@ -58,7 +58,9 @@ def run(stage: str, conf: dict[str, Any], restart: bool = False) -> dict[str, An
     if first:
         chain.begin(stage, conf, restart)  # bad data has been refused by now: nothing is moved or written for it
     if module.trains:
-        trainer.fit(module, datamodule=module.datamodule(), ckpt_path=chain.newest_checkpoint(folder), weights_only=True)
+        trainer.fit(
+            module, datamodule=module.datamodule(), ckpt_path=chain.newest_checkpoint(folder), weights_only=True
+        )
         if trainer.interrupted or trainer.global_step < conf["trainer"]["max_steps"]:
             raise KeyboardInterrupt
     else:
@@ -71,7 +73,9 @@ def run(stage: str, conf: dict[str, Any], restart: bool = False) -> dict[str, An
         facts, metrics = module.export(part)
         shutil.rmtree(artifact, ignore_errors=True)
         part.rename(artifact)
-        receipt = chain.finish(stage, conf, folder, parents, facts, metrics, trainer.global_step, time.monotonic() - started)
+        receipt = chain.finish(
+            stage, conf, folder, parents, facts, metrics, trainer.global_step, time.monotonic() - started
+        )
     trainer.strategy.barrier()
     return receipt
 
@@ -130,5 +134,12 @@ def _check_world_size(trainer: L.Trainer) -> None:
 def _quiet() -> None:
     """Lightning's hints that do not concern a user of `stage`."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    for message in (".*does not have many workers.*", ".*exists and is not empty.*", ".*No positive class.*", ".*`isinstance.treespec.*", ".*predict returned None.*", ".*duration mismatch tolerance.*"):
+    for message in (
+        ".*does not have many workers.*",
+        ".*exists and is not empty.*",
+        ".*No positive class.*",
+        ".*`isinstance.treespec.*",
+        ".*predict returned None.*",
+        ".*duration mismatch tolerance.*",
+    ):
         warnings.filterwarnings("ignore", message)

@@ -32,7 +32,9 @@ class Tokenizer(L.LightningModule):
         statistics = load_file(parents["latents"].artifact / "statistics.safetensors")
         self.tokenizer = artifacts.build_tokenizer(conf, self.facts)
         self.tokenizer.set_latent_statistics(statistics["mean"], statistics["std"])
-        self.decoder_average = AveragedModel(self.tokenizer.decoder, multi_avg_fn=get_ema_multi_avg_fn(conf["ema_decay"]))
+        self.decoder_average = AveragedModel(
+            self.tokenizer.decoder, multi_avg_fn=get_ema_multi_avg_fn(conf["ema_decay"])
+        )
         self.decoder_average.requires_grad_(False)
         self.latent_error = LatentError(statistics["std"])
         self.codebook_use = CodebookUse(conf["quantizer"]["codebook_size"])
@@ -47,7 +49,13 @@ class Tokenizer(L.LightningModule):
         )
 
     def callbacks(self) -> list[Callback]:
-        return [SoundSamples(artifacts.load_codec(self.parents["latents"].artifact / "codec"), self.conf["sample_clips"], self.facts["sample_rate"])]
+        return [
+            SoundSamples(
+                artifacts.load_codec(self.parents["latents"].artifact / "codec"),
+                self.conf["sample_clips"],
+                self.facts["sample_rate"],
+            )
+        ]
 
     def training_step(self, batch: LatentBatch, batch_idx: int) -> Tensor:
         position = position_seed(self.conf["seed"], self.trainer.fit_loop.epoch_loop.total_batch_idx, self.global_rank)
@@ -80,7 +88,9 @@ class Tokenizer(L.LightningModule):
         tokenizer = self.averaged()
         codes = tokenizer.encode(batch.latents, batch.num_frames)
         generator = torch.Generator(device=self.device).manual_seed(seed)
-        return tokenizer.decode(codes.codes, codes.num_tokens, batch.num_frames, generator=generator, **self.conf["sampling"])
+        return tokenizer.decode(
+            codes.codes, codes.num_tokens, batch.num_frames, generator=generator, **self.conf["sampling"]
+        )
 
     def averaged(self) -> Any:
         """The tokenizer with its averaged decoder; shares encoder and quantiser with the live one."""
@@ -89,7 +99,9 @@ class Tokenizer(L.LightningModule):
         return tokenizer.eval() if not self.training else tokenizer
 
     def configure_optimizers(self) -> dict[str, Any]:
-        return optim.configure(self.tokenizer.named_parameters(), self.conf["optimizer"], self.conf["trainer"]["max_steps"])
+        return optim.configure(
+            self.tokenizer.named_parameters(), self.conf["optimizer"], self.conf["trainer"]["max_steps"]
+        )
 
     def export(self, artifact: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         self.tokenizer.decoder.load_state_dict(self.decoder_average.module.state_dict())
