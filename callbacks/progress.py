@@ -60,7 +60,8 @@ class ProgressLine(L.Callback):
     ) -> None:
         assert self.line is not None
         metrics = trainer.callback_metrics
-        note = "  ".join(f"{key.split('/')[-1]} {float(metrics[key]):.4g}" for key in self.watch if key in metrics)
+        shown = {key: float(metrics[key]) for key in self.watch if key in metrics}
+        note = "  ".join(f"{key.split('/')[-1]} {value:.4g}" for key, value in shown.items() if value == value)
         self.line.update(trainer.global_step, note)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

@@ -95,6 +95,7 @@ class Codec:
 class LatentsConf(StageConf):
     trainer: Hardware
     codec: Codec
+    fit_recordings: int  # of the training split, that the mel codec is fitted on
     window_seconds: float
     batch_size: int  # windows
     recordings_per_chunk: int
@@ -229,7 +230,7 @@ class Batching:
     tokens_per_batch: int
     num_buckets: int
     max_tokens: int  # an item above it is left out, counted and reported
-    turns: int  # questions on one sound that share its tokens in one training sequence
+    questions_together: int  # on one sound: they share its tokens in one training sequence and are blind to each other
 
 
 @dataclass

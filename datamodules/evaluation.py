@@ -1,8 +1,9 @@
 """What is asked of a trained model: questions and captions of the test split, with the sound, without it, with another clip's."""
 
+import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -22,7 +23,7 @@ class Asked(NamedTuple):
 
 
 def questions(cuts: Sequence[Any], per_kind: int) -> list[Asked]:
-    """Up to `per_kind` questions of each kind, spread over the clips, each asked with and without the sound."""
+    """Up to `per_kind` questions of each kind, chosen by hash, each asked with and without the sound."""
     by_kind: dict[str, list[tuple[Any, Any]]] = defaultdict(list)
     for cut in cuts:
         for sup in cut.supervisions:
@@ -30,7 +31,7 @@ def questions(cuts: Sequence[Any], per_kind: int) -> list[Asked]:
                 by_kind[sup.custom["kind"]].append((cut, sup))
     found = []
     for kind, pairs in sorted(by_kind.items()):
-        for cut, sup in _spread(pairs, per_kind):
+        for cut, sup in _spread(pairs, per_kind, lambda pair: pair[1].id):
             question, answer = sup.custom["question"], [sup.custom["answer"]]
             for condition, segments in (("sound", [list(cut.custom["codes"]), f"\n{question}"]), ("text", [question])):
                 name = f"{sup.id}:{condition}"
@@ -41,7 +42,7 @@ def questions(cuts: Sequence[Any], per_kind: int) -> list[Asked]:
 def captions(cuts: Sequence[Any], count: int, prompt: str) -> list[Asked]:
     """One caption a clip, with its sound, with another clip's, and without."""
     captioned = [cut for cut in cuts if any(sup.custom["task"] == "caption" for sup in cut.supervisions)]
-    chosen = _spread(captioned, count)
+    chosen = _spread(captioned, count, lambda cut: cut.id)
     found = []
     for index, cut in enumerate(chosen):
         references = [sup.text for sup in cut.supervisions if sup.custom["task"] == "caption"]
@@ -93,11 +94,10 @@ def _length(item: Asked) -> int:
     return sum(len(segment) for _, segments in item.turns for segment in segments)
 
 
-def _spread(items: Sequence[Any], count: int) -> list[Any]:
-    """`count` items at even distances: every part of the split is asked about."""
-    if len(items) <= count:
-        return list(items)
-    return [items[index * len(items) // count] for index in range(count)]
+def _spread(items: Sequence[Any], count: int, name: Callable[[Any], str]) -> list[Any]:
+    """`count` items, chosen by the hash of their names: the same ones on every run, and no pattern of the order among them."""
+    chosen = sorted(items, key=lambda item: hashlib.sha256(name(item).encode()).digest())[:count]
+    return sorted(chosen, key=name)
 
 
 def texts(cuts: Iterable[Any]) -> Iterator[tuple[str, str, str]]:

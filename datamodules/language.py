@@ -3,7 +3,8 @@
     cut: codes, captions, questions ──► conversation: turns of text and sound ──► ids, labels, kinds ──► LanguageBatch
                                          (one direction, or several questions)     (encode, from the stage)
 
-Sound to text and text to sound are the paper's two directions; questions on one sound may share its tokens as turns of one conversation.
+Sound to text and text to sound are the paper's two directions; questions on one sound share its tokens in one
+sequence, each blind to the others, so that none learns its answer from another's.
 """
 
 import hashlib
@@ -28,7 +29,7 @@ class Conversation(NamedTuple):
     id: str
     kind: str  # sound_to_text | text_to_sound | question
     source: str
-    turns: list[Turn]
+    talks: list[list[Turn]]  # several share their beginning, the sound, and are blind to each other
 
 
 class Encoded(NamedTuple):
@@ -39,6 +40,16 @@ class Encoded(NamedTuple):
     kinds: Sequence[int]  # token kind of each label: models.vocabulary
 
 
+class Packed(NamedTuple):
+    """One training sequence: all of length S."""
+
+    input_ids: list[int]
+    labels: list[int]
+    kinds: list[int]
+    positions: list[int]  # in its own talk
+    branches: list[int]  # 0 for what all talks share, then 1, 2, ... for the rest of each
+
+
 class LanguageBatch(NamedTuple):
     """Right-padded. Padding has attention 0, label -100 and the id `pad_id`; no position of it is ever a code."""
 
@@ -47,6 +58,8 @@ class LanguageBatch(NamedTuple):
     attention_mask: Tensor  # (B, S) long
     labels: Tensor  # (B, S) long
     kinds: Tensor  # (B, S) long
+    positions: Tensor  # (B, S) long
+    branches: Tensor  # (B, S) long
 
 
 class Mixture(NamedTuple):
@@ -56,9 +69,13 @@ class Mixture(NamedTuple):
 
 
 def conversations(
-    cuts: Iterable[Any], mixture: Mixture, sound_to_text: Sequence[str], text_to_sound: Sequence[str], turns: int
+    cuts: Iterable[Any],
+    mixture: Mixture,
+    sound_to_text: Sequence[str],
+    text_to_sound: Sequence[str],
+    questions_together: int,
 ) -> list[Conversation]:
-    """All conversations of one epoch. Wordings, shares and turn orders hang on the cut's id alone: the same on every rank and every run."""
+    """All conversations of one epoch. Wordings, shares and orders hang on the cut's id alone: the same on every rank and every run."""
     found: list[Conversation] = []
     for cut in cuts:
         codes, source = list(cut.custom["codes"]), cut.custom["source"]
@@ -68,23 +85,20 @@ def conversations(
             for copy in range(_copies(mixture.sound_to_text, f"{sup.id}>text")):
                 prompt = sound_to_text[_number(f"{sup.id}>{copy}") % len(sound_to_text)]
                 turn = [("user", [codes, f"\n{prompt}"]), ("assistant", [sup.text])]
-                found.append(Conversation(f"{sup.id}-text-{copy}", "sound_to_text", source, turn))
+                found.append(Conversation(f"{sup.id}-text-{copy}", "sound_to_text", source, [turn]))
             for copy in range(_copies(mixture.text_to_sound, f"{sup.id}>sound")):
                 prompt = text_to_sound[_number(f"{sup.id}<{copy}") % len(text_to_sound)].format(caption=sup.text)
                 turn = [("user", [prompt]), ("assistant", [codes])]
-                found.append(Conversation(f"{sup.id}-sound-{copy}", "text_to_sound", source, turn))
+                found.append(Conversation(f"{sup.id}-sound-{copy}", "text_to_sound", source, [turn]))
         for copy in range(max(_copies(mixture.question, f"{sup.id}?") for sup in questions) if questions else 0):
             asked = [sup for sup in questions if copy < _copies(mixture.question, f"{sup.id}?")]
             random.Random(_number(f"{cut.id}?{copy}")).shuffle(asked)
-            for begin in range(0, len(asked), turns):
-                talk: list[Turn] = []
-                for sup in asked[begin : begin + turns]:
-                    question = sup.custom["question"]
-                    talk += [
-                        ("user", [question] if talk else [codes, f"\n{question}"]),
-                        ("assistant", [sup.custom["answer"]]),
-                    ]
-                found.append(Conversation(f"{cut.id}-questions-{copy}-{begin}", "question", source, talk))
+            for begin in range(0, len(asked), questions_together):
+                talks: list[list[Turn]] = [
+                    [("user", [codes, f"\n{sup.custom['question']}"]), ("assistant", [sup.custom["answer"]])]
+                    for sup in asked[begin : begin + questions_together]
+                ]
+                found.append(Conversation(f"{cut.id}-questions-{copy}-{begin}", "question", source, talks))
     return found
 
 
@@ -150,13 +164,13 @@ class LanguageDataModule(ResumableDataModule):
     def _measure(self, items: list[Conversation], max_tokens: int) -> list[MonoCut]:
         cuts = []
         for item in items:
-            length = len(self.encode(item.turns).input_ids)
+            length = len(pack([self.encode(talk) for talk in item.talks]).input_ids)
             if length > max_tokens:
                 self.too_long.append(item.id)
             else:
                 cuts.append(
                     MonoCut(
-                        item.id, start=0, duration=length, channel=0, custom={"num_tokens": length, "turns": item.turns}
+                        item.id, start=0, duration=length, channel=0, custom={"num_tokens": length, "talks": item.talks}
                     )
                 )
         return cuts
@@ -169,19 +183,51 @@ class _Encode(torch.utils.data.Dataset):
         self.encode, self.pad_id = encode, pad_id
 
     def __getitem__(self, cuts: CutSet) -> LanguageBatch:
-        return collate([(cut.id, self.encode(cut.custom["turns"])) for cut in cuts], self.pad_id)
+        return collate(
+            [(cut.id, pack([self.encode(talk) for talk in cut.custom["talks"]])) for cut in cuts], self.pad_id
+        )
 
 
-def collate(items: Sequence[tuple[str, Encoded]], pad_id: int) -> LanguageBatch:
-    length = max(len(encoded.input_ids) for _, encoded in items)
+def pack(talks: Sequence[Encoded]) -> Packed:
+    """Talks to one sequence: what all begin with once, then the rest of each.
+
+    Attending to the shared beginning and to itself, at its own positions, each talk has the logits it would have alone.
+    """
+    first, shared = talks[0], 0
+    if len(talks) > 1:
+        labelled = min(
+            next((n for n, label in enumerate(talk.labels) if label != -100), len(talk.labels)) for talk in talks
+        )
+        columns = zip(*(talk.input_ids[:labelled] for talk in talks), strict=False)
+        shared = next((n for n, column in enumerate(columns) if len(set(column)) > 1), labelled)
+        shared = min(shared, labelled - 1)  # the token that says a label is each talk's own
+    packed = Packed(
+        list(first.input_ids),
+        list(first.labels),
+        list(first.kinds),
+        list(range(len(first.input_ids))),
+        [0] * len(first.input_ids),
+    )
+    packed.branches[shared:] = [1 if len(talks) > 1 else 0] * (len(first.input_ids) - shared)
+    for number, talk in enumerate(talks[1:], 2):
+        for column in range(3):
+            packed[column].extend(talk[column][shared:])
+        packed.positions.extend(range(shared, len(talk.input_ids)))
+        packed.branches.extend([number] * (len(talk.input_ids) - shared))
+    return packed
+
+
+def collate(items: Sequence[tuple[str, Packed]], pad_id: int) -> LanguageBatch:
+    length = max(len(packed.input_ids) for _, packed in items)
 
     def padded(column: int, value: int) -> Tensor:
-        rows = [list(encoded[column]) for _, encoded in items]
+        rows = [list(packed[column]) for _, packed in items]
         return torch.tensor([row + [value] * (length - len(row)) for row in rows])
 
-    lengths = torch.tensor([len(encoded.input_ids) for _, encoded in items])
+    lengths = torch.tensor([len(packed.input_ids) for _, packed in items])
     mask = (torch.arange(length) < lengths[:, None]).long()
-    return LanguageBatch([name for name, _ in items], padded(0, pad_id), mask, padded(1, -100), padded(2, 0))
+    ids = [name for name, _ in items]
+    return LanguageBatch(ids, padded(0, pad_id), mask, padded(1, -100), padded(2, 0), padded(3, 0), padded(4, 0))
 
 
 def _copies(weight: float, name: str) -> int:

@@ -86,14 +86,18 @@ class SoundLanguageModel(nn.Module):
         attention_mask: Tensor,
         labels: Tensor,
         label_kinds: Tensor,
+        positions: Tensor | None = None,
+        branches: Tensor | None = None,
         *,
         audio_weight: float,
         text_weight: float,
         prompt_weight: float,
         z_loss_weight: float,
     ) -> LanguageLoss:
-        """All four (B, S), right-padded, as `Vocabulary.render` gives them: not shifted.
+        """All (B, S), right-padded, as `Vocabulary.render` gives them: not shifted.
 
+        positions and branches, for several talks that share their beginning: branch 0 is shared, the others are blind to each other; each label's loss is
+        what it would be in a sequence of its own. The first token of a branch after the first is no label, for its telling position is the shared one.
         Where the kind is PROMPT the label is -100 and the input id counts, with the prompt's weight. The head sees only
         positions that have a weight, CHUNK at a time, in float32. Raises ValueError where none has one.
         """
@@ -101,9 +105,11 @@ class SoundLanguageModel(nn.Module):
         table[PROMPT], table[TEXT], table[AUDIO] = prompt_weight, text_weight, audio_weight
         weights = table[label_kinds] * attention_mask * ((labels != IGNORED) | (label_kinds == PROMPT))
         keep = weights[:, 1:] > 0  # position s is told by the hidden state of s - 1
+        if branches is not None:
+            keep &= (branches[:, 1:] == branches[:, :-1]) | (branches[:, :-1] == 0)
         if not keep.any():
             raise ValueError("no position of this batch has a weight: there is no answer in it, or its weight is 0")
-        hidden = self._hidden(input_ids, attention_mask)[:, :-1][keep]
+        hidden = self._hidden(input_ids, attention_mask, positions, branches)[:, :-1][keep]
         targets = torch.where(labels == IGNORED, input_ids, labels)[:, 1:][keep]
         kept, kinds = weights[:, 1:][keep], label_kinds[:, 1:][keep]
 
@@ -171,16 +177,30 @@ class SoundLanguageModel(nn.Module):
         for name, tensor in own.items():
             tensor.copy_(state[name])
 
-    def _hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """(B, S, D) after the last norm. Causal: padding on the right needs no mask, and attention its fast path."""
+    def _hidden(
+        self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor | None = None, branches: Tensor | None = None
+    ) -> Tensor:
+        """(B, S, D) after the last norm. Causal: padding on the right needs no mask, and attention takes its fast path."""
         assert attention_mask[:, 0].all(), "right-padded"
-        return self.lm.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+        if branches is None or not branches.any():
+            return self.lm.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+        mask = branch_mask(branches, attention_mask)
+        found = self.lm.base_model(input_ids=input_ids, attention_mask=mask, position_ids=positions, use_cache=False)
+        return found.last_hidden_state
 
     def _entropy(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """(M, D), (M) -> cross-entropy (M) in nats, log Z (M)."""
         logits = self.lm.get_output_embeddings()(hidden).float()
         log_partition = logits.logsumexp(-1)
         return log_partition - logits.gather(-1, targets[:, None]).squeeze(-1), log_partition
+
+
+def branch_mask(branches: Tensor, attention_mask: Tensor) -> Tensor:
+    """(B, S), (B, S) -> (B, 1, S, S) bool, query by key: not later, not padding, and of the shared branch 0 or of its own."""
+    size = branches.shape[1]
+    causal = torch.ones(size, size, dtype=torch.bool, device=branches.device).tril()
+    visible = (branches[:, None, :] == 0) | (branches[:, None, :] == branches[:, :, None])
+    return (causal & visible & attention_mask[:, None, :].bool())[:, None]
 
 
 class ExtendedEmbedding(nn.Module):

@@ -158,9 +158,7 @@ class Vocabulary:
                     messages[: n + 1], False
                 ).rstrip()  # what follows the end of turn is the next turn's
                 if not (whole.startswith(head) and text.startswith(whole)):
-                    raise ValueError(
-                        "the chat template rewrites earlier turns. Set batching.turns=1, or prompts.format=ltu"
-                    )
+                    raise ValueError("the chat template rewrites earlier turns. Set prompts.format=ltu")
                 answers.append((len(head), len(whole)))
         return Rendered(text, answers)
 

@@ -83,7 +83,7 @@ class Language(L.LightningModule):
                 Mixture(**self.conf["mixture"]),
                 prompts["sound_to_text"],
                 prompts["text_to_sound"],
-                batching["turns"],
+                batching["questions_together"],
             )
 
         data = LanguageDataModule(
@@ -112,7 +112,7 @@ class Language(L.LightningModule):
     def loss(self, batch: LanguageBatch) -> Any:
         weights = self.conf["loss"]
         return self.language.loss(
-            batch.input_ids, batch.attention_mask, batch.labels, batch.kinds,
+            batch.input_ids, batch.attention_mask, batch.labels, batch.kinds, batch.positions, batch.branches,
             audio_weight=weights["audio_weight"], text_weight=weights["text_weight"],
             prompt_weight=weights["prompt_weight"], z_loss_weight=weights["z_loss_weight"],
         )  # fmt: skip

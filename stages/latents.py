@@ -133,6 +133,7 @@ class Latents(L.LightningModule):
 
     def _fit(self, codec: MelCodec) -> None:
         train = [cut for cut in self.cuts if cut.custom["split"] == "train"]
+        train = train[:: -(-len(train) // self.conf["fit_recordings"])] if train else []  # at even distances
         line = Line("vae", len(train), "recordings")
         line.start()
         for number, cut in enumerate(train, 1):

@@ -141,5 +141,8 @@ def _quiet() -> None:
         ".*`isinstance.treespec.*",
         ".*predict returned None.*",
         ".*duration mismatch tolerance.*",
+        ".*eagerly read CutSet.*",
+        ".*in eval mode at the start.*",
+        ".*is_gradient_checkpointing.*",
     ):
         warnings.filterwarnings("ignore", message)
