@@ -8,7 +8,16 @@ import pytest
 import torch
 from lhotse import MonoCut, SupervisionSegment
 
-from datamodules.language import Conversation, Encoded, LanguageDataModule, Mixture, Turn, collate, conversations
+from datamodules.language import (
+    Conversation,
+    Encoded,
+    LanguageDataModule,
+    Mixture,
+    Turn,
+    collate,
+    conversations,
+    pack,
+)
 
 TO_TEXT = ["Describe this sound.", "What is happening?"]
 TO_SOUND = ["Generate a sound: {caption}", "Make {caption}"]
@@ -29,8 +38,8 @@ def make_cut(number: int, captions: int = 1, questions: int = 0) -> MonoCut:
     return cut
 
 
-def make(cuts: list[MonoCut], mixture: Mixture, turns: int = 1) -> list[Conversation]:
-    return conversations(cuts, mixture, TO_TEXT, TO_SOUND, turns)
+def make(cuts: list[MonoCut], mixture: Mixture, together: int = 1) -> list[Conversation]:
+    return conversations(cuts, mixture, TO_TEXT, TO_SOUND, together)
 
 
 def encode(turns: list[Turn]) -> Encoded:
@@ -46,7 +55,7 @@ def encode(turns: list[Turn]) -> Encoded:
 
 def of_length(lengths: list[int]) -> list[Conversation]:
     return [
-        Conversation(f"item-{n}", "question", "s", [("user", ["x" * (length - 1)]), ("assistant", ["y"])])
+        Conversation(f"item-{n}", "question", "s", [[("user", ["x" * (length - 1)]), ("assistant", ["y"])]])
         for n, length in enumerate(lengths)
     ]
 
@@ -60,7 +69,7 @@ def module(lengths: list[int], budget: int, num_buckets: int = 8, max_tokens: in
 
 def test_sound_to_text_gives_the_codes_and_asks_for_the_caption():
     (talk,) = make([make_cut(5)], Mixture(1, 0, 0))
-    (user, (codes, prompt)), (assistant, answer) = talk.turns
+    (((user, (codes, prompt)), (assistant, answer)),) = talk.talks
     assert (user, assistant, codes, answer) == ("user", "assistant", [0, 5, 6], ["caption 0 of 5"])
     assert prompt.strip() in TO_TEXT
     assert (talk.kind, talk.source) == ("sound_to_text", "source-5")
@@ -68,7 +77,7 @@ def test_sound_to_text_gives_the_codes_and_asks_for_the_caption():
 
 def test_text_to_sound_gives_the_caption_and_asks_for_the_codes():
     (talk,) = make([make_cut(5)], Mixture(0, 1, 0))
-    (user, (prompt,)), (assistant, (codes,)) = talk.turns
+    (((user, (prompt,)), (assistant, (codes,))),) = talk.talks
     assert (user, assistant, codes, talk.kind) == ("user", "assistant", [0, 5, 6], "text_to_sound")
     assert prompt.strip() in [template.format(caption="caption 0 of 5") for template in TO_SOUND]
 
@@ -77,28 +86,51 @@ def test_a_caption_with_braces_is_taken_as_it_is():
     cut = make_cut(1)
     cut.supervisions[0].text = "a {strange} caption"
     (talk,) = make([cut], Mixture(0, 1, 0))
-    assert "a {strange} caption" in talk.turns[0][1][0]
+    assert "a {strange} caption" in talk.talks[0][0][1][0]
 
 
-@pytest.mark.parametrize("turns", [1, 2, 3, 10])
-def test_several_questions_share_the_sound_once(turns: int):
-    """Seven questions, `turns` to a conversation: each asked once with its own answer, the codes in the first alone."""
-    talks = make([make_cut(1, captions=0, questions=7)], Mixture(0, 0, 1), turns)
-    assert len(talks) == math.ceil(7 / turns)
-    assert len({talk.id for talk in talks}) == len(talks)
+@pytest.mark.parametrize("together", [1, 2, 3, 10])
+def test_several_questions_go_together(together: int):
+    """Seven questions, `together` to a sequence: each asked once with its own answer, as a talk of its own."""
+    found = make([make_cut(1, captions=0, questions=7)], Mixture(0, 0, 1), together)
+    assert len(found) == math.ceil(7 / together)
+    assert len({item.id for item in found}) == len(found)
     asked = []
-    for talk in talks:
-        assert [role for role, _ in talk.turns] == ["user", "assistant"] * (len(talk.turns) // 2)
-        sounds = [
-            number
-            for number, (_, segments) in enumerate(talk.turns)
-            for segment in segments
-            if isinstance(segment, list)
-        ]
-        assert sounds == [0]
-        for (_, question), (_, answer) in zip(talk.turns[::2], talk.turns[1::2], strict=True):
-            asked.append((question[-1].strip(), answer[0]))
+    for item in found:
+        for (user, (codes, question)), (assistant, (answer,)) in item.talks:
+            assert (user, assistant, codes) == ("user", "assistant", [0, 1, 2])
+            asked.append((question.strip(), answer))
     assert sorted(asked) == [(f"q{k}?", f"a{k}") for k in range(7)]
+
+
+def test_pack_writes_the_shared_beginning_once():
+    """Worked by hand: 1 2 is shared; positions begin again after it; labels stay with their ids."""
+    one, two = (
+        Encoded([1, 2, 3, 4], [-100, -100, -100, 4], [0, 0, 0, 1]),
+        Encoded([1, 2, 5], [-100, -100, 5], [0, 0, 1]),
+    )
+    packed = pack([one, two])
+    assert packed.input_ids == [1, 2, 3, 4, 2, 5]  # 2 tells the second's label, so it is the second's own
+    assert packed.labels == [-100, -100, -100, 4, -100, 5]
+    assert packed.positions == [0, 1, 2, 3, 1, 2]
+    assert packed.branches == [0, 1, 1, 1, 2, 2]
+    assert pack([one]).branches == [0, 0, 0, 0]
+
+
+def test_each_talk_can_be_read_back_from_its_pack():
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        talks = []
+        for _ in range(generator.integers(1, 5)):
+            said = generator.integers(1, 3, generator.integers(1, 8)).tolist()
+            ids = [7, 7, 7, *said, 9]
+            talks.append(Encoded(ids, [-100] * (len(ids) - 1) + [9], [0] * (len(ids) - 1) + [1]))
+        packed = pack(talks)
+        for number, talk in enumerate(talks, 1):
+            own = [n for n, branch in enumerate(packed.branches) if branch in (0, number)]
+            assert [packed.input_ids[n] for n in own] == talk.input_ids
+            assert [packed.labels[n] for n in own] == talk.labels
+            assert [packed.positions[n] for n in own] == list(range(len(own)))
 
 
 @pytest.mark.parametrize("weight", [0, 1, 2])
@@ -107,8 +139,8 @@ def test_a_whole_weight_is_a_number_of_copies(weight: int):
     for mixture in (Mixture(weight, 0, 0), Mixture(0, weight, 0)):
         talks = make(cuts, mixture)
         assert len(talks) == weight * 40 and len({talk.id for talk in talks}) == len(talks)
-    questions = make(cuts, Mixture(0, 0, weight), turns=3)
-    assert len(questions) == weight * 20 and sum(len(talk.turns) // 2 for talk in questions) == weight * 60
+    questions = make(cuts, Mixture(0, 0, weight), together=3)
+    assert len(questions) == weight * 20 and sum(len(talk.talks) for talk in questions) == weight * 60
     assert len({talk.id for talk in questions}) == len(questions)
 
 
@@ -136,24 +168,28 @@ def test_conversations_do_not_hang_on_their_neighbours():
 
 def test_every_wording_is_used():
     talks = make([make_cut(number) for number in range(40)], Mixture(1, 1, 0))
-    prompts = Counter(segment.strip() for talk in talks for segment in talk.turns[0][1] if isinstance(segment, str))
+    prompts = Counter(segment.strip() for talk in talks for segment in talk.talks[0][0][1] if isinstance(segment, str))
     assert all(5 < prompts[wording] < 35 for wording in TO_TEXT)
 
 
 def test_collate_pads_to_the_right_and_hides_the_padding():
     """Worked by hand: lengths 3 and 1."""
-    batch = collate([("a", Encoded([5, 6, 7], [-100, 6, 7], [0, 1, 2])), ("b", Encoded([8], [8], [1]))], pad_id=9)
+    batch = collate(
+        [("a", pack([Encoded([5, 6, 7], [-100, 6, 7], [0, 1, 2])])), ("b", pack([Encoded([8], [8], [1])]))], pad_id=9
+    )
     assert batch.ids == ["a", "b"]
     assert batch.input_ids.tolist() == [[5, 6, 7], [8, 9, 9]]
     assert batch.attention_mask.tolist() == [[1, 1, 1], [1, 0, 0]]
     assert batch.labels.tolist() == [[-100, 6, 7], [8, -100, -100]]
     assert batch.kinds.tolist() == [[0, 1, 2], [1, 0, 0]]
+    assert batch.positions.tolist() == [[0, 1, 2], [0, 0, 0]]
+    assert batch.branches.tolist() == [[0, 0, 0], [0, 0, 0]]
     assert {tensor.dtype for tensor in batch[1:]} == {torch.int64}
 
 
 def test_a_batch_from_the_loader_is_its_items_one_by_one():
     data = module([5, 9, 3, 12, 7], budget=24)
-    encoded = {item.id: encode(item.turns) for item in of_length([5, 9, 3, 12, 7])}
+    encoded = {item.id: pack([encode(talk) for talk in item.talks]) for item in of_length([5, 9, 3, 12, 7])}
     seen = []
     for batch in data.train_dataloader():
         for row, name in enumerate(batch.ids):

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from datamodules.language import Encoded, collate, pack
 from models import language as module
 from models.language import SoundLanguageModel, new_rows
 from models.vocabulary import AUDIO, IGNORED, PROMPT, TEXT, Turn, Vocabulary
@@ -306,3 +307,28 @@ def test_models_of_another_build_are_refused():
     scaled.set_input_embeddings(Scaled(264, 64))
     with pytest.raises(ValueError, match="embeds with Scaled"):
         SoundLanguageModel(scaled, words, **settings)
+
+
+def test_talks_that_share_a_sound_have_the_loss_and_gradients_of_talks_apart():
+    """Two levels of attention are exact: what is shared once weighs as if it stood before each."""
+    model = build("random:tiny").double()
+    questions = [("What is it?", "a bell"), ("Is there a dog?", "no"), ("Is there rain?", "yes")]
+    talks = [
+        Encoded(*model.vocabulary.render([Turn("user", [[0, 4, 2, 0], f"\n{question}"]), Turn("assistant", [answer])]))
+        for question, answer in questions
+    ]
+    lone = Encoded(*model.vocabulary.render(TALKS[1]))
+    found = []
+    for sequences in ([pack(talks), pack([lone])], [pack([talk]) for talk in (*talks, lone)]):
+        data = collate([(str(n), sequence) for n, sequence in enumerate(sequences)], model.vocabulary.pad_id)
+        model.zero_grad()
+        losses = model.loss(*data[1:], **WEIGHTS)
+        losses.loss.backward()
+        gradients = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+        found.append((losses, gradients))
+    (together, gradients), (apart, others) = found
+    assert together.text_tokens == apart.text_tokens and together.audio_tokens == apart.audio_tokens
+    assert together.loss.item() == pytest.approx(apart.loss.item(), rel=1e-5)
+    for one, other in zip(gradients, others, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    assert len(pack(talks).input_ids) < sum(len(talk.input_ids) for talk in talks)
