@@ -243,6 +243,7 @@ class LanguageConf(StageConf):
     embedding_initialization: Literal["mean", "random", "codebook"]
     embedding_learning_rate: float  # of the new rows, which start from almost nothing
     prompts: Prompts
+    kinds: list[str]  # of questions, to train on and to evaluate; empty for all
     mixture: Mixture
     loss: Loss
     batching: Batching

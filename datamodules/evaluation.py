@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import lightning as L
 from torch.utils.data import DataLoader
 
-from datamodules.language import Turn
+from datamodules.language import Turn, is_asked
 
 
 class Asked(NamedTuple):
@@ -22,12 +22,12 @@ class Asked(NamedTuple):
     references: list[str]
 
 
-def questions(cuts: Sequence[Any], per_kind: int) -> list[Asked]:
-    """Up to `per_kind` questions of each kind, chosen by hash, each asked with and without the sound."""
+def questions(cuts: Sequence[Any], per_kind: int, kinds: Sequence[str]) -> list[Asked]:
+    """Up to `per_kind` questions of each of the kinds (empty: of all), chosen by hash, each asked with and without the sound."""
     by_kind: dict[str, list[tuple[Any, Any]]] = defaultdict(list)
     for cut in cuts:
         for sup in cut.supervisions:
-            if sup.custom["task"] == "question":
+            if is_asked(sup, kinds):
                 by_kind[sup.custom["kind"]].append((cut, sup))
     found = []
     for kind, pairs in sorted(by_kind.items()):

@@ -74,13 +74,17 @@ def conversations(
     sound_to_text: Sequence[str],
     text_to_sound: Sequence[str],
     questions_together: int,
+    kinds: Sequence[str] = (),
 ) -> list[Conversation]:
-    """All conversations of one epoch. Wordings, shares and orders hang on the cut's id alone: the same on every rank and every run."""
+    """All conversations of one epoch; of the questions those of `kinds`, or all where it is empty.
+
+    Wordings, shares and orders hang on the cut's id alone: the same on every rank and every run.
+    """
     found: list[Conversation] = []
     for cut in cuts:
         codes, source = list(cut.custom["codes"]), cut.custom["source"]
         captions = [sup for sup in cut.supervisions if sup.custom["task"] == "caption"]
-        questions = [sup for sup in cut.supervisions if sup.custom["task"] == "question"]
+        questions = [sup for sup in cut.supervisions if is_asked(sup, kinds)]
         for sup in captions:
             for copy in range(_copies(mixture.sound_to_text, f"{sup.id}>text")):
                 prompt = sound_to_text[_number(f"{sup.id}>{copy}") % len(sound_to_text)]
@@ -100,6 +104,11 @@ def conversations(
                 ]
                 found.append(Conversation(f"{cut.id}-questions-{copy}-{begin}", "question", source, talks))
     return found
+
+
+def is_asked(supervision: Any, kinds: Sequence[str]) -> bool:
+    """Whether it is a question of one of the kinds; of any where `kinds` is empty."""
+    return supervision.custom["task"] == "question" and (not kinds or supervision.custom["kind"] in kinds)
 
 
 class LanguageDataModule(ResumableDataModule):

@@ -40,8 +40,9 @@ class Evaluate(L.LightningModule):
                 f"evaluate: no recording of {', '.join(conf['data']['corpora'])} is in the split 'test'. Prepare the corpus with a column `split`, "
                 "or with --split_by=COLUMN --test=VALUE"
             )
-        prompt = parents["openaqa"].receipt["conf"]["prompts"]["sound_to_text"][0]
-        self.asked = questions(self.test_cuts, conf["questions_per_kind"]) + captions(
+        trained = parents["openaqa"].receipt["conf"]
+        prompt = trained["prompts"]["sound_to_text"][0]
+        self.asked = questions(self.test_cuts, conf["questions_per_kind"], trained["kinds"]) + captions(
             self.test_cuts, conf["captions"], prompt
         )
 

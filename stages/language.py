@@ -74,6 +74,12 @@ class Language(L.LightningModule):
 
     def datamodule(self) -> LanguageDataModule:
         cuts = chunks.read(self.parents["cache"].folder / "chunks")
+        there = {sup.custom["kind"] for cut in cuts for sup in cut.supervisions if sup.custom["task"] == "question"}
+        if unknown := sorted(set(self.conf["kinds"]) - there):
+            raise ValueError(
+                f"kinds: no question of {', '.join(unknown)} in these corpora, which have {', '.join(sorted(there))}. "
+                "Name some of those, or --kinds=[] for all"
+            )
         prompts, batching = self.conf["prompts"], self.conf["batching"]
 
         def items(split: str) -> list[Any]:
@@ -84,6 +90,7 @@ class Language(L.LightningModule):
                 prompts["sound_to_text"],
                 prompts["text_to_sound"],
                 batching["questions_together"],
+                self.conf["kinds"],
             )
 
         data = LanguageDataModule(

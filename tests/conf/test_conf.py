@@ -159,8 +159,8 @@ def test_an_override_for_one_stage_is_for_that_one():
         for unit in ("tokenizer", "tokenizer_mse", "caption")
     }
     assert composed["tokenizer"]["trainer"]["max_steps"] == 3
-    assert composed["tokenizer_mse"]["trainer"]["max_steps"] == 600
-    assert composed["caption"]["trainer"]["max_steps"] == 150
+    assert composed["tokenizer_mse"]["trainer"]["max_steps"] > 3
+    assert composed["caption"]["trainer"]["max_steps"] > 3
     assert {unit["seed"] for unit in composed.values()} == {9}
 
 

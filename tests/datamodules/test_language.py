@@ -103,6 +103,19 @@ def test_several_questions_go_together(together: int):
     assert sorted(asked) == [(f"q{k}?", f"a{k}") for k in range(7)]
 
 
+def test_only_the_kinds_that_are_named_are_asked():
+    cut = make_cut(1, captions=0, questions=3)
+    cut.supervisions[1].custom["kind"] = "order"
+    for kinds, asked in (
+        (("order",), ["q1?"]),
+        (("count",), ["q0?", "q2?"]),
+        ((), ["q0?", "q1?", "q2?"]),
+        (("when",), []),
+    ):
+        found = conversations([cut], Mixture(0, 0, 1), TO_TEXT, TO_SOUND, 1, kinds)
+        assert sorted(item.talks[0][0][1][1].strip() for item in found) == asked
+
+
 def test_pack_writes_the_shared_beginning_once():
     """Worked by hand: 1 2 is shared; positions begin again after it; labels stay with their ids."""
     one, two = (

@@ -154,5 +154,5 @@ def test_what_cannot_work_is_refused():
         vocabulary("{% for m in messages %}{{ m['role'] + m['content'] }}{% endfor %}")
     with pytest.raises(ValueError, match="stands for a sound"):
         vocabulary().render([Turn("user", [f"what is {SOUND}"])])
-    with pytest.raises(ValueError, match=r"rewrites earlier turns.*batching\.turns=1"):
+    with pytest.raises(ValueError, match=r"rewrites earlier turns.*prompts.format=ltu"):
         vocabulary(FORGETFUL).render(TALK)

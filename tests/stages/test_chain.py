@@ -104,7 +104,9 @@ def test_a_stage_is_partial_from_its_first_checkpoint_or_chunk(house: House):
     (folder / "chunks" / "plan.json").write_text("[1, 2, 3]")
     assert house.state("latents") == chain.State("partial", "chunk 1 of 3")
     house.checkpoint("tokenizer", 120)
-    assert house.state("tokenizer") == chain.State("partial", "step 120 of 600")
+    assert house.state("tokenizer") == chain.State(
+        "partial", f"step 120 of {house.conf('tokenizer')['trainer']['max_steps']}"
+    )
 
 
 def test_a_parent_that_changed_makes_its_children_stale(house: House):
@@ -148,7 +150,7 @@ def test_an_unfinished_run_of_another_configuration_is_not_gone_on_with(house: H
     house.checkpoint("tokenizer", 120)
     other = house.conf("tokenizer", "batch_size=8")
     assert house.state("tokenizer", "batch_size=8").word == "stale"
-    with pytest.raises(ValueError, match=r"step 120 of 600.*\n  batch_size: 16 -> 8\nGive the old values.*--restart"):
+    with pytest.raises(ValueError, match=r"step 120 of \d+.*\n  batch_size: 16 -> 8\nGive the old values.*--restart"):
         chain.begin("tokenizer", other, restart=False)
     folder = chain.begin("tokenizer", house.conf("tokenizer", "threads=1"), restart=False)
     assert chain.newest_checkpoint(folder), "an operational key may change"
@@ -180,7 +182,7 @@ def test_a_missing_parent_names_the_command_that_makes_it(house: House):
         chain.parents("tokenizer", house.conf("tokenizer"))
     house.make("latents", "a")
     house.checkpoint("tokenizer", 120)
-    with pytest.raises(ValueError, match=r"cache needs tokenizer, .*\(step 120 of 600\)"):
+    with pytest.raises(ValueError, match=r"cache needs tokenizer, .*\(step 120 of \d+\)"):
         chain.parents("cache", house.conf("cache"))
 
 
