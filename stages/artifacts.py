@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -62,9 +61,3 @@ def load_tokenizer(folder: Path) -> SoundTokenizer:
     tokenizer = build_tokenizer(config["conf"], config["facts"])
     tokenizer.load_state_dict(state)
     return tokenizer.eval().requires_grad_(False)
-
-
-def rank_and_world() -> tuple[int, int]:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1

