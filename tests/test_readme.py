@@ -10,7 +10,7 @@ import conf
 from conf.schema import UNITS
 from stages import STAGES, cli
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+README = (Path(__file__).parents[1] / "README.md").read_text().replace("\\\n", "")
 COMMANDS = sorted(
     set(re.findall(r"`(stage [a-z][^`]*)`", README))
     | set(re.findall(r"^(?:.*&& )?(stage [a-z].*)$", README, re.MULTILINE))
@@ -23,7 +23,7 @@ def test_readme_names_commands():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_is_understood(command: str):
-    words = shlex.split(command.replace("\\\n", " "))[1:]
+    words = shlex.split(command)[1:]
     arguments, rest = cli._parser().parse_known_args(words)
     overrides = conf.parse_overrides(rest)
     unit = getattr(arguments, "stage", None) or getattr(arguments, "unit", None) or getattr(arguments, "corpus", None)
