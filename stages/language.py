@@ -71,8 +71,12 @@ class Language(L.LightningModule):
             _same_model(config["conf"], conf, parents["caption"].folder)
             self.language.load_trainable_state(state)
         self.language.train()  # transformers hands models over in evaluation mode
+        self.data = self._data()  # here, so that data without a conversation is refused before anything is written
 
     def datamodule(self) -> LanguageDataModule:
+        return self.data
+
+    def _data(self) -> LanguageDataModule:
         cuts = chunks.read(self.parents["cache"].folder / "chunks")
         there = {sup.custom["kind"] for cut in cuts for sup in cut.supervisions if sup.custom["task"] == "question"}
         if unknown := sorted(set(self.conf["kinds"]) - there):
