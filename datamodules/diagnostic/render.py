@@ -33,6 +33,7 @@ def render(
     train_scenes: int,
     validation_scenes: int,
     test_scenes: int,
+    train_presence_pairs: int,
     scene_seconds: float,
     sample_rate: int,
     seed: int,
@@ -59,7 +60,7 @@ def render(
     for done, _ in enumerate(_each(write, waiting, workers), len(scenes) - len(waiting) + 1):
         if progress is not None:
             progress(done, len(scenes))
-    _write_cuts(folder, splits, sample_rate, seed)
+    _write_cuts(folder, splits, sample_rate, seed, {"train": train_presence_pairs})
 
 
 def _each(write: Callable[[Scene], None], scenes: list[Scene], workers: int) -> Iterator[None]:
@@ -105,12 +106,15 @@ def _prepare(audio: Path, scenes: list[Scene], settings: str) -> None:
     os.replace(part, written)
 
 
-def _write_cuts(folder: Path, splits: list[list[Scene]], sample_rate: int, seed: int) -> None:
+def _write_cuts(
+    folder: Path, splits: list[list[Scene]], sample_rate: int, seed: int, presence_pairs: dict[str, int]
+) -> None:
+    """presence_pairs: by split; 1 where it says nothing."""
     part = folder / "cuts.jsonl.gz.part"
     # no name and no time in the header: equal corpora are equal bytes
     with part.open("wb") as raw, gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as stream:
-        for scenes in splits:
-            for scene, asked in zip(scenes, questions(scenes, seed), strict=True):
+        for split, scenes in zip(SPLITS, splits, strict=True):
+            for scene, asked in zip(scenes, questions(scenes, seed, presence_pairs.get(split, 1)), strict=True):
                 cut = _cut(scene, captions(scene, seed), asked, sample_rate, seed)
                 stream.write(json.dumps(cut, ensure_ascii=False).encode() + b"\n")
     os.replace(part, folder / "cuts.jsonl.gz")
