@@ -288,6 +288,7 @@ class DiagnosticConf:
     scene_seconds: float
     sample_rate: int
     seed: int
+    kinds: list[str]  # of sound, of those in datamodules/diagnostic; empty for all
 
 
 class Unit(NamedTuple):

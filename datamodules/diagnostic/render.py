@@ -12,7 +12,7 @@ import hashlib
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -37,6 +37,7 @@ def render(
     scene_seconds: float,
     sample_rate: int,
     seed: int,
+    kinds: Sequence[str],
     sound_font: Path,
     workers: int,
     progress: Callable[[int, int], None] | None = None,
@@ -49,11 +50,11 @@ def render(
         raise ValueError(f"sample_rate: {sample_rate} Hz cannot carry a cricket or a bird; type 16000 or more.")
     require_sound_font(sound_font)
     numbers = {"train": train_scenes, "validation": validation_scenes, "test": test_scenes}
-    splits = [plan(seed, split, numbers[split], scene_seconds) for split in SPLITS]
+    splits = [plan(seed, split, numbers[split], scene_seconds, kinds) for split in SPLITS]
     scenes = [scene for split in splits for scene in split]
     audio = folder / "audio"
     (folder / "cuts.jsonl.gz").unlink(missing_ok=True)
-    _prepare(audio, scenes, _settings(scene_seconds, sample_rate, seed, sound_font))
+    _prepare(audio, scenes, _settings(scene_seconds, sample_rate, seed, kinds, sound_font))
 
     waiting = [scene for scene in scenes if not (audio / _name(scene)).exists()]
     write = partial(_write_scene, audio=audio, sample_rate=sample_rate, sound_font=sound_font)
@@ -83,11 +84,11 @@ def _write_scene(scene: Scene, audio: Path, sample_rate: int, sound_font: Path) 
     os.replace(part, audio / _name(scene))
 
 
-def _settings(scene_seconds: float, sample_rate: int, seed: int, sound_font: Path) -> str:
+def _settings(scene_seconds: float, sample_rate: int, seed: int, kinds: Sequence[str], sound_font: Path) -> str:
     """All that a file's samples depend on, the source of this package and its libraries included."""
     source = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
     font = hashlib.sha256(sound_font.read_bytes())
-    values = {"scene_seconds": scene_seconds, "sample_rate": sample_rate, "seed": seed}
+    values = {"scene_seconds": scene_seconds, "sample_rate": sample_rate, "seed": seed, "kinds": list(kinds)}
     values |= {package: version(package) for package in ("numpy", "symusic", "espeakng-loader", "soundfile")}
     return json.dumps(values | {"sound_font": font.hexdigest(), "source": source.hexdigest()}, indent=2) + "\n"
 

@@ -8,7 +8,7 @@ at most, and neighbours at least 0.8 s apart; every event has the same loudness 
 or near -9 dB, so that two events differ by 2 dB at most or by 6 at least.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
@@ -78,14 +78,22 @@ def _event_seed(seed: int, split: str, index: int, event: int) -> int:
     return int(sequence.generate_state(1, np.uint64)[0]) >> 11
 
 
-def plan(seed: int, split: str, scenes: int, scene_seconds: float) -> list[Scene]:
-    """The timelines of a split; decks balance kinds, words and event numbers. A shorter plan begins a longer one."""
+def plan(seed: int, split: str, scenes: int, scene_seconds: float, only: Sequence[str] = ()) -> list[Scene]:
+    """The timelines of a split; decks balance kinds, words and event numbers. A shorter plan begins a longer one.
+
+    only: the kinds of sound to draw from; empty for all.
+    """
     if split not in SPLITS:
         raise ValueError(f"split: {split!r} is not one of {', '.join(SPLITS)}.")
     if scene_seconds < 4:
         raise ValueError(f"scene_seconds: {scene_seconds} is too short for four sounds; type 4 or more.")
+    if unknown := sorted(set(only) - set(KINDS)):
+        raise ValueError(f"kinds: {', '.join(unknown)} not among {', '.join(KINDS)}.")
+    if 0 < len(set(only)) <= max(COUNTS):
+        raise ValueError(f"kinds: {len(set(only))} given; more than {max(COUNTS)} are allowed, or [] for all.")
     rng = generator(seed, split, 0, DECKS)
-    cards = [*effects.KINDS, *music.INSTRUMENTS, *list(speech.VOICES) * VOICE_CARDS]
+    every = [*effects.KINDS, *music.INSTRUMENTS, *list(speech.VOICES) * VOICE_CARDS]
+    cards = [kind for kind in every if not only or kind in only]
     kinds, words, counts = Deck(rng, cards), Deck(rng, speech.WORDS), Deck(rng, COUNTS)
     planned = []
     for index in range(scenes):

@@ -312,6 +312,18 @@ def test_answers_cannot_be_guessed_from_the_text() -> None:
     assert all(0.44 < first[kind] / total[kind] < 0.56 for kind in ("order", "loudness"))
 
 
+def test_scenes_hold_only_the_kinds_that_were_asked_for() -> None:
+    only = ["bell", "rain", "violin", "man", "drums"]
+    scenes = plan(0, "train", 200, 5.0, only)
+    assert {event.kind for scene in scenes for event in scene.events} == set(only)
+    asked = [q for found in questions(scenes, 0) for q in found if q.kind == "what"]
+    assert {q.answer for q in asked} == set(only)
+    with pytest.raises(ValueError, match="kinds: zebra not among bell"):
+        plan(0, "train", 1, 5.0, ["zebra", *only])
+    with pytest.raises(ValueError, match="kinds: 3 given; more than 4"):
+        plan(0, "train", 1, 5.0, only[:3])
+
+
 def test_more_presence_questions_stay_balanced_and_true() -> None:
     scenes = plan(0, "train", 120, 5.0)
     once, thrice = questions(scenes, 0), questions(scenes, 0, presence_pairs=3)
@@ -334,6 +346,7 @@ SIZES = {
     "validation_scenes": 2,
     "test_scenes": 2,
     "train_presence_pairs": 2,
+    "kinds": [],
     "scene_seconds": 4.0,
     "sample_rate": 16000,
     "seed": 5,
