@@ -8,9 +8,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from models.dit import DiffusionTransformer
+from models.oobleck import Oobleck
 from models.quantizer import VectorQuantizer
 from models.tokenizer import CausalEncoder, SoundTokenizer, TokenGrid
-from models.vae import LatentCodec, MelCodec, Oobleck
+from models.vae import LatentCodec, MelCodec
 
 
 def save(folder: Path, config: dict[str, Any], state: dict[str, Tensor]) -> None:

@@ -63,7 +63,8 @@ def require(
         missing += assets.missing(
             "VAE",
             codec["source"],
-            "it is gated: accept its licence there, `hf auth login`; or --codec.source=FOLDER; or --codec.kind=mel, fitted on your sound",
+            "Stable Audio's is gated: accept its licence there, `hf auth login`; or --preset ace_step, which is not; or "
+            "--codec.source=FOLDER; or --codec.kind=mel, fitted on your sound",
         )
     missing += assets.missing("LLM", model["source"], "--model.source=FOLDER_OR_HUB_ID")
     raise ValueError(
