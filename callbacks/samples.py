@@ -21,7 +21,9 @@ class SoundSamples(L.Callback):
         if batch_idx or not trainer.is_global_zero or trainer.logger is None or not self.clips:
             return
         codec = self.codec.to(pl_module.device)
-        few = type(batch)(batch.ids[: self.clips], batch.latents[: self.clips], batch.num_frames[: self.clips])
+        few = batch._replace(
+            ids=batch.ids[: self.clips], latents=batch.latents[: self.clips], num_frames=batch.num_frames[: self.clips]
+        )
         if not self.shown_originals:
             self._show(trainer, "vae", few, codec.decode(few.latents), few.latents)
             self.shown_originals = True

@@ -174,6 +174,7 @@ class TokenizerConf(StageConf):
     decoder: Decoder
     flow: Flow
     sampling: Sampling
+    sample_posterior: bool  # train on draws from the VAE's posterior, where it has a spread, instead of on its mean
     ema_decay: float
     batch_size: int  # windows
     sample_clips: int  # validation clips whose sound and spectrogram go to TensorBoard

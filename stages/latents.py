@@ -69,9 +69,12 @@ class Latents(L.LightningModule):
     def predict_step(self, batch: AudioBatch, batch_idx: int) -> None:
         chunk = self.mine[batch.chunk]
         writer = self.writers.setdefault(chunk.id, chunks.ChunkWriter(self.folder / "chunks", chunk))
-        latents = self.codec.encode(batch.waveform).mean.float().cpu()
-        for cut_id, array, samples in zip(batch.cut_ids, latents, batch.num_samples.tolist(), strict=True):
-            writer.add_array(cut_id, array[: -(-samples // self.codec.hop_length)].numpy())
+        posterior = self.codec.encode(batch.waveform)
+        latents, stds = posterior.mean.float().cpu(), posterior.std.float().cpu()
+        uncertain = bool(stds.any())  # the mel codec is not
+        for cut_id, array, std, samples in zip(batch.cut_ids, latents, stds, batch.num_samples.tolist(), strict=True):
+            frames = -(-samples // self.codec.hop_length)
+            writer.add_array(cut_id, array[:frames].numpy(), std[:frames].numpy() if uncertain else None)
         if batch.closes_chunk:
             writer.finish()
             del self.writers[chunk.id]
