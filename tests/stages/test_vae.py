@@ -15,9 +15,9 @@ from tests.stages.test_resume import kill
 WEIGHTS = "artifact/diffusion_pytorch_model.safetensors"
 # Cheap steps: hop 64 at 8 kHz, 0.26 s crops, and a discriminator of one small scale.
 LEARN = (
-    "--trainer.max_steps=300", "--trainer.val_check_interval=300", "--trainer.limit_val_batches=4",
-    "--checkpoints.every_n_steps=300", "--optimizer.warmup_steps=10", "--discriminator_warmup=150",
-    "--batch_size=8", "--codec.oobleck.downsampling_ratios=[4,4,4]",
+    "--trainer.max_steps=200", "--trainer.val_check_interval=200", "--trainer.limit_val_batches=4",
+    "--checkpoints.every_n_steps=200", "--optimizer.warmup_steps=10", "--discriminator_warmup=100",
+    "--codec.oobleck.downsampling_ratios=[4,4,4]",
 )  # fmt: skip
 
 
