@@ -28,15 +28,21 @@ class Hardware:
 
 
 @dataclass
-class Training(Hardware):
+class Steps(Hardware):
     """Arguments of `lightning.Trainer`; steps are optimizer steps."""
 
     max_steps: int
-    accumulate_grad_batches: int
-    gradient_clip_val: float | None
     log_every_n_steps: int
     val_check_interval: int
     limit_val_batches: int
+
+
+@dataclass
+class Training(Steps):
+    """What the Trainer does by itself where a stage has one optimizer."""
+
+    accumulate_grad_batches: int
+    gradient_clip_val: float | None
 
 
 @dataclass
@@ -83,8 +89,71 @@ class MelCodec:
 
 
 @dataclass
+class Oobleck:
+    """`diffusers.AutoencoderOobleck`."""
+
+    encoder_hidden_size: int  # twice decoder_input_channels: means and deviations
+    downsampling_ratios: list[int]  # their product is the hop
+    channel_multiples: list[int]
+    decoder_channels: int
+    decoder_input_channels: int  # of the latents
+    audio_channels: int
+    sampling_rate: int  # Hz
+
+
+@dataclass
+class Start:
+    source: str | None  # hub id or folder of an Oobleck to go on from; null: from scratch, of the sizes in oobleck
+    subfolder: str | None
+    revision: str | None
+    oobleck: Oobleck
+
+
+@dataclass
+class Spectral:
+    """`models.spectral.SpectralLoss`."""
+
+    fft_sizes: list[int]
+    perceptual_weighting: bool
+
+
+@dataclass
+class Discriminator:
+    """`models.discriminator.Discriminator`."""
+
+    fft_sizes: list[int]
+    filters: int
+
+
+@dataclass
+class VaeWeights:
+    """Of the parts of the generator's loss."""
+
+    spectral: float
+    adversarial: float
+    feature_matching: float
+    kl: float
+
+
+@dataclass
+class VaeConf(StageConf):
+    trainer: Steps
+    checkpoints: Checkpoints
+    codec: Start
+    optimizer: Optimizer
+    discriminator_optimizer: Optimizer
+    spectral: Spectral
+    discriminator: Discriminator
+    weights: VaeWeights
+    discriminator_warmup: int  # steps in which the discriminator learns and the VAE does not heed it
+    crop_samples: int  # a multiple of the model's hop
+    batch_size: int  # crops
+    sample_clips: int  # validation clips whose sound and spectrogram go to TensorBoard
+
+
+@dataclass
 class Codec:
-    kind: Literal["oobleck", "mel"]
+    kind: Literal["oobleck", "mel", "trained"]  # trained: the artifact of stage vae, or of --parents.vae=OTHER
     source: str | None  # oobleck: hub id or folder
     subfolder: str | None
     revision: str | None
@@ -174,6 +243,7 @@ class TokenizerConf(StageConf):
     decoder: Decoder
     flow: Flow
     sampling: Sampling
+    sample_posterior: bool  # train on draws from the VAE's posterior, where it has a spread, instead of on its mean
     ema_decay: float
     batch_size: int  # windows
     sample_clips: int  # validation clips whose sound and spectrogram go to TensorBoard
@@ -297,6 +367,7 @@ class Unit(NamedTuple):
 
 
 UNITS = {
+    "vae": Unit(VaeConf, ("", "vae")),
     "latents": Unit(LatentsConf, ("", "latents")),
     "tokenizer": Unit(TokenizerConf, ("", "tokenizer")),
     "tokenizer_mse": Unit(TokenizerConf, ("", "tokenizer", "tokenizer_mse")),
@@ -339,9 +410,19 @@ def check(unit: str, conf: dict[str, Any]) -> Iterable[tuple[str, str]]:
                 f"{section}.width",
                 f"{width} is no multiple of 2 x heads = {2 * heads} (rotary positions need an even head width)",
             )
-    if "codec" in conf and conf["codec"]["kind"] == "oobleck" and not conf["codec"]["source"]:
+    if unit == "vae":
+        sizes = conf["codec"]["oobleck"]
+        if conf["codec"]["source"] is None and sizes["encoder_hidden_size"] != 2 * sizes["decoder_input_channels"]:
+            yield (
+                "codec.oobleck.encoder_hidden_size",
+                f"{sizes['encoder_hidden_size']} is not 2 x decoder_input_channels = "
+                f"{2 * sizes['decoder_input_channels']}: the encoder ends with means and deviations",
+            )
+        if len(sizes["downsampling_ratios"]) != len(sizes["channel_multiples"]):
+            yield "codec.oobleck.channel_multiples", "one is given for each of downsampling_ratios"
+    if unit == "latents" and conf["codec"]["kind"] == "oobleck" and not conf["codec"]["source"]:
         yield "codec.source", "oobleck needs a hub id or a folder, as --codec.source=stabilityai/stable-audio-open-1.0"
-    if "codec" in conf and conf["codec"]["mel"]["hop_length"] % conf["codec"]["mel"]["mel_hop"]:
+    if unit == "latents" and conf["codec"]["mel"]["hop_length"] % conf["codec"]["mel"]["mel_hop"]:
         yield (
             "codec.mel.hop_length",
             "a latent frame holds a whole number of mel frames: hop_length is a multiple of mel_hop",
@@ -365,6 +446,9 @@ _RANGES = (
     ("flow.logit_normal_share", 0.0, 1.0),
     ("quantizer.codebook_size", 2, 1 << 20),
     ("batch_size", 1, 1 << 20),
+    ("crop_samples", 1, 1 << 30),
+    ("discriminator_warmup", 0, 1 << 30),
+    ("codec.oobleck.audio_channels", 1, 2),
     ("recordings_per_chunk", 1, 1 << 20),
     ("window_seconds", 0.1, 3600.0),
     ("lora.rank", 1, 4096),

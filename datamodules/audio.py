@@ -42,21 +42,8 @@ class AudioBatch(NamedTuple):
 
 
 def load_windows(cut: Any, root: Path, sample_rate: int, channels: int, window_samples: int) -> Windows:
-    """All windows of a recording, one or more, whatever its rate and length.
-
-    Raises ValueError for a recording that cannot be read, holds samples that are not finite, is shorter than its
-    manifest says, or has neither one nor two channels nor those of the codec.
-    """
-    hold_durations()
-    recording = cut.recording.with_path_prefix(root)
-    path = recording.sources[0].source
-    try:
-        sound = torch.from_numpy(recording.load_audio())
-    except (AudioLoadingError, DurationMismatchError, OSError) as error:
-        raise ValueError(f"{path} cannot be read: {str(error).splitlines()[0]}. Prepare its corpus again") from error
-    if not sound.isfinite().all():
-        raise ValueError(f"{path}: NaN or infinite samples. Prepare its corpus again")
-    sound = resample(_with_channels(sound, channels, path), recording.sampling_rate, sample_rate)
+    """All windows of a recording, one or more, whatever its rate and length. Raises ValueError as `load_sound` does."""
+    sound = load_sound(cut, root, sample_rate, channels)
     length = sound.shape[1]
     count = max(1, -(-length // window_samples))
     padded = torch.nn.functional.pad(sound, (0, count * window_samples - length))
@@ -64,6 +51,27 @@ def load_windows(cut: Any, root: Path, sample_rate: int, channels: int, window_s
     num_samples[-1] = length - (count - 1) * window_samples
     waveform = padded.view(len(padded), count, window_samples).transpose(0, 1)
     return Windows(waveform.expand(count, channels, window_samples), num_samples)
+
+
+def load_sound(
+    cut: Any, root: Path, sample_rate: int, channels: int, start: float = 0.0, duration: float | None = None
+) -> Tensor:
+    """A recording, or a part of it from `start` on (both in seconds), as (C, T) at sample_rate; mono stays one channel.
+
+    A part is resampled by itself: within a filter's width of its edges it differs from the same part of the whole.
+    Raises ValueError for a recording that cannot be read, holds samples that are not finite, is shorter than its
+    manifest says, or has neither one nor two channels nor those of the codec.
+    """
+    hold_durations()
+    recording = cut.recording.with_path_prefix(root)
+    path = recording.sources[0].source
+    try:
+        sound = torch.from_numpy(recording.load_audio(offset=start, duration=duration))
+    except (AudioLoadingError, DurationMismatchError, OSError) as error:
+        raise ValueError(f"{path} cannot be read: {str(error).splitlines()[0]}. Prepare its corpus again") from error
+    if not sound.isfinite().all():
+        raise ValueError(f"{path}: NaN or infinite samples. Prepare its corpus again")
+    return resample(_with_channels(sound, channels, path), recording.sampling_rate, sample_rate)
 
 
 def resample(waveform: Tensor, rate: int, new_rate: int) -> Tensor:

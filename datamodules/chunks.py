@@ -4,6 +4,7 @@
     <folder>/plan.json             [{"id", "cuts": [cut ids]}, ...]: every recording in exactly one chunk
     <folder>/<chunk>/cuts.jsonl.gz the chunk's cuts, in plan order
     <folder>/<chunk>/arrays.npy    latents only: (sum of F, D) float16; a cut's custom has `offset`, `length` (frames)
+    <folder>/<chunk>/std.npy       their posterior's standard deviation, of the same shape, where it is not all zero
 
 A chunk is written as `.tmp-<chunk>-<pid>` and renamed when it is whole. Rank r of W takes every W-th pending chunk, so
 a run may go on with another W.
@@ -87,19 +88,25 @@ class ChunkWriter:
         self.folder, self.chunk = folder, chunk
         self.codes: dict[str, list[int]] = {}
         self.arrays: dict[str, list[np.ndarray]] = {}
+        self.stds: dict[str, list[np.ndarray]] = {}
 
     def add_codes(self, cut_id: str, codes: Sequence[int]) -> None:
         """Appends the codes of a recording's next window."""
         self.codes.setdefault(cut_id, []).extend(codes)
 
-    def add_array(self, cut_id: str, array: np.ndarray) -> None:
-        """Appends the latents (F, D) of a recording's next window; ValueError on values that float16 cannot hold."""
-        if not np.isfinite(array).all() or np.abs(array).max(initial=0) > np.finfo(np.float16).max:
-            raise ValueError(
-                f"{cut_id}: latents are not finite or above {np.finfo(np.float16).max} and do not fit the cache's "
-                "float16"
-            )
-        self.arrays.setdefault(cut_id, []).append(array.astype(np.float16))
+    def add_array(self, cut_id: str, array: np.ndarray, std: np.ndarray | None = None) -> None:
+        """Appends the latents (F, D) of a recording's next window, and their standard deviation, None where the codec has
+        none; ValueError on values that float16 cannot hold.
+        """
+        for values, kept in ((array, self.arrays), (std, self.stds)):
+            if values is None:
+                continue
+            if not np.isfinite(values).all() or np.abs(values).max(initial=0) > np.finfo(np.float16).max:
+                raise ValueError(
+                    f"{cut_id}: latents are not finite or above {np.finfo(np.float16).max} and do not fit the cache's "
+                    "float16"
+                )
+            kept.setdefault(cut_id, []).append(values.astype(np.float16))
 
     def finish(self) -> None:
         """Writes and renames. A chunk that another process finished in the meantime is left as it is."""
@@ -122,6 +129,10 @@ class ChunkWriter:
             cuts.append(copy)
         if blocks:
             np.save(part / "arrays.npy", np.concatenate(blocks))
+        if self.stds:
+            stds = np.concatenate([block for cut in self.chunk.cuts for block in self.stds.get(cut.id, [])])
+            assert len(stds) == offset, "some windows have a standard deviation and some have none"
+            np.save(part / "std.npy", stds)
         CutSet.from_cuts(cuts).to_file(part / "cuts.jsonl.gz")
         try:
             part.rename(self.folder / self.chunk.id)
@@ -132,7 +143,7 @@ class ChunkWriter:
 
 
 def read(folder: Path) -> list[Any]:
-    """All cuts in plan order; those with latents know their file as custom["array"].
+    """All cuts in plan order; those with latents know their files as custom["array"] and, where there is one, ["std"].
 
     Raises ValueError where a planned chunk is missing or holds other cuts than planned.
     """
@@ -147,17 +158,29 @@ def read(folder: Path) -> list[Any]:
         if (path / "arrays.npy").is_file():
             for cut in cuts:
                 cut.custom["array"] = str(path / "arrays.npy")
+        if (path / "std.npy").is_file():
+            for cut in cuts:
+                cut.custom["std"] = str(path / "std.npy")
         found += cuts
     return found
 
 
 def load_array(cut: Any) -> np.ndarray:
     """The latents (F, D) float16 of a cut, or of a window of it: a slice of the memory-mapped chunk."""
+    return _slice(cut, "array")
+
+
+def load_std(cut: Any) -> np.ndarray | None:
+    """Their posterior's standard deviation (F, D) float16; None where the codec has none."""
+    return _slice(cut, "std") if "std" in cut.custom else None
+
+
+PLACE = ("array", "std", "offset", "length")  # where a cut's latents lie
+
+
+def _slice(cut: Any, name: str) -> np.ndarray:
     custom = cut.custom
-    return np.load(custom["array"], mmap_mode="r")[custom["offset"] : custom["offset"] + custom["length"]]
-
-
-PLACE = ("array", "offset", "length")  # where a cut's latents lie
+    return np.load(custom[name], mmap_mode="r")[custom["offset"] : custom["offset"] + custom["length"]]
 
 
 def _content(cut: Any) -> dict[str, Any]:

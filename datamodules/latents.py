@@ -15,26 +15,37 @@ from datamodules.sampler import ResumableDataModule, hash_ids
 
 class LatentBatch(NamedTuple):
     ids: list[str]
-    latents: Tensor  # (B, F, D) float32; zeros beyond num_frames
+    latents: Tensor  # (B, F, D) float32, the posterior's mean; zeros beyond num_frames
     num_frames: Tensor  # (B) long
+    std: Tensor | None  # (B, F, D) float32, of the posterior; None where the codec has none
 
 
 def windows(cut: Any, window_frames: int) -> list[MonoCut]:
     """One light cut a window of a recording's latents; the last one may be shorter. Nothing is dropped."""
     found = []
-    array, offset, length = (cut.custom[key] for key in ("array", "offset", "length"))
+    files = {key: cut.custom[key] for key in ("array", "std") if key in cut.custom}
+    offset, length = (cut.custom[key] for key in ("offset", "length"))
     for number, start in enumerate(range(0, length, window_frames)):
         frames = min(window_frames, length - start)
-        custom = {"array": array, "offset": offset + start, "length": frames}
+        custom = {**files, "offset": offset + start, "length": frames}
         found.append(MonoCut(f"{cut.id}-w{number}", start=0, duration=frames, channel=0, custom=custom))
     return found
 
 
 def collate(cuts: Any) -> LatentBatch:
     """Windows to one batch, padded with zeros to the longest."""
-    arrays = [torch.from_numpy(chunks.load_array(cut).astype("float32")) for cut in cuts]
+    cuts = list(cuts)
+    arrays = [chunks.load_array(cut) for cut in cuts]
+    stds = [std for cut in cuts if (std := chunks.load_std(cut)) is not None]
+    assert len(stds) in (0, len(cuts)), "one codec made them all"
     num_frames = torch.tensor([len(array) for array in arrays])
-    return LatentBatch([cut.id for cut in cuts], torch.nn.utils.rnn.pad_sequence(arrays, batch_first=True), num_frames)
+    return LatentBatch([cut.id for cut in cuts], _padded(arrays), num_frames, _padded(stds) if stds else None)
+
+
+def _padded(arrays: list[Any]) -> Tensor:
+    """(F_i, D) float16 each -> (B, F, D) float32."""
+    tensors = [torch.from_numpy(array.astype("float32")) for array in arrays]
+    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True)
 
 
 class _Collate(torch.utils.data.Dataset):

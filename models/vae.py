@@ -1,11 +1,10 @@
-"""Frozen VAEs behind one interface: waveform to latents and back.
+"""Frozen VAEs behind one interface: waveform to latents and back. Oobleck, the trained one, is in oobleck.py.
 
-Oobleck is Stable Audio Open's (Evans et al. 2024, arXiv:2407.14358), through diffusers. MelCodec needs no download:
-log-mel frames, projected by principal components that are fitted in closed form; back by the inverse projection, the
-inverse mel filters and Griffin-Lim.
+MelCodec needs no download: log-mel frames, projected by principal components that are fitted in closed form; back by
+the inverse projection, the inverse mel filters and Griffin-Lim.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torchaudio.functional as AF
@@ -35,55 +34,6 @@ class LatentCodec(Protocol):
     def decode(self, latents: Tensor) -> Tensor:
         """latents (B, F, D) -> waveform (B, C, F * hop_length)."""
         ...
-
-
-class Oobleck(nn.Module):
-    """A trained Oobleck, frozen. It is not causal: a latent depends on 7 frames either side. Computes in float32, under
-    autocast too.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        """model: a `diffusers.AutoencoderOobleck`; hop, rate, channels and width are read from it."""
-        super().__init__()
-        self.model: Any = model.requires_grad_(False).eval()
-        config: Any = model.config
-        self.sample_rate: int = config.sampling_rate
-        self.hop_length: int = model.hop_length
-        self.channels: int = config.audio_channels
-        self.latent_dim: int = config.decoder_input_channels
-
-    @classmethod
-    def from_pretrained(cls, source: str, subfolder: str | None, revision: str | None) -> "Oobleck":
-        """source: a folder, or a hub id. Raises ValueError where it cannot be had."""
-        try:
-            from diffusers import AutoencoderOobleck
-        except ImportError as error:
-            raise ValueError("Oobleck needs diffusers: pip install 'make-some-noise[oobleck]'") from error
-        try:
-            model = AutoencoderOobleck.from_pretrained(
-                source, subfolder=subfolder, revision=revision, torch_dtype=torch.float32
-            )
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"no Oobleck VAE at {source!r} (subfolder {subfolder!r}, revision {revision!r}): {error}\n"
-                "Allowed: a folder with config.json and weights, or a hub id. Stable Audio Open is gated: accept its "
-                "licence at https://huggingface.co/stabilityai/stable-audio-open-1.0, then type `hf auth login`."
-            ) from error
-        return cls(model)
-
-    @torch.no_grad()
-    def encode(self, waveform: Tensor) -> Posterior:
-        _check_waveform(waveform, self.channels)
-        with torch.autocast(waveform.device.type, enabled=False):
-            found = self.model.encode(_pad_to_hop(waveform.float(), self.hop_length)).latent_dist
-        return Posterior(found.mean.transpose(1, 2), found.std.transpose(1, 2))
-
-    @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
-        with torch.autocast(latents.device.type, enabled=False):
-            waveform = self.model.decode(latents.float().transpose(1, 2)).sample
-        missing = latents.shape[1] * self.hop_length - waveform.shape[-1]  # odd strides end a few samples early
-        return F.pad(waveform, (0, missing))
 
 
 class MelCodec(nn.Module):
@@ -228,10 +178,10 @@ class MelCodec(nn.Module):
         """waveform (B, 1, T) -> (B, F, bands * frames): the log-mel frames within a latent frame, each centred in its
         own mel_hop samples.
         """
-        _check_waveform(waveform, 1)
+        check_waveform(waveform, 1)
         with torch.autocast(waveform.device.type, enabled=False):
             margin = (self.fft_size - self.mel_hop) // 2
-            padded = F.pad(_pad_to_hop(waveform.float(), self.hop_length)[:, 0], (margin, margin))
+            padded = F.pad(pad_to_hop(waveform.float(), self.hop_length)[:, 0], (margin, margin))
             spectrum = torch.stft(
                 padded, self.fft_size, self.mel_hop, window=self.window, center=False, return_complex=True
             ).abs()
@@ -246,12 +196,14 @@ class MelCodec(nn.Module):
             )
 
 
-def _check_waveform(waveform: Tensor, channels: int) -> None:
+def check_waveform(waveform: Tensor, channels: int) -> None:
+    """Raises ValueError for another shape than (B, channels, T), T >= 1."""
     if waveform.dim() != 3 or waveform.shape[1] != channels or not waveform.shape[2]:
         raise ValueError(f"waveform of shape {tuple(waveform.shape)}; (B, {channels}, T) with T >= 1 is allowed")
 
 
-def _pad_to_hop(waveform: Tensor, hop_length: int) -> Tensor:
+def pad_to_hop(waveform: Tensor, hop_length: int) -> Tensor:
+    """Zeros on the right, to whole frames."""
     return F.pad(waveform, (0, -waveform.shape[-1] % hop_length))
 
 

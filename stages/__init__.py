@@ -11,7 +11,10 @@ class Stage(NamedTuple):
 
 
 STAGES = {
-    "latents": Stage("stages.latents:Latents", (), (), "the frozen VAE, and every recording as latents"),
+    "vae": Stage(
+        "stages.vae:Vae", (), (), "a VAE of your own, from scratch or fine-tuned; read where codec.kind is trained"
+    ),
+    "latents": Stage("stages.latents:Latents", (), ("vae",), "the frozen VAE, and every recording as latents"),
     "tokenizer": Stage(
         "stages.tokenizer:Tokenizer", ("latents",), (), "causal encoder, codebook and flow-matching decoder"
     ),

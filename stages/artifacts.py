@@ -8,9 +8,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from models.dit import DiffusionTransformer
+from models.oobleck import Oobleck
 from models.quantizer import VectorQuantizer
 from models.tokenizer import CausalEncoder, SoundTokenizer, TokenGrid
-from models.vae import LatentCodec, MelCodec, Oobleck
+from models.vae import LatentCodec, MelCodec
 
 
 def save(folder: Path, config: dict[str, Any], state: dict[str, Tensor]) -> None:
@@ -25,17 +26,19 @@ def load(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
 
 
-def build_codec(config: dict[str, Any]) -> LatentCodec:
-    """config: the section `codec` of the stage `latents`."""
+def build_codec(config: dict[str, Any], trained: Path | None) -> LatentCodec:
+    """config: the section `codec` of the stage `latents`; trained: the folder that stage `vae` made, for that kind."""
     if config["kind"] == "mel":
         return MelCodec(**config["mel"])
+    if config["kind"] == "trained":
+        return Oobleck.from_pretrained(str(trained), None, None)
     return Oobleck.from_pretrained(config["source"], config["subfolder"], config["revision"])
 
 
 def load_codec(folder: Path) -> LatentCodec:
-    """The frozen VAE of a `latents` artifact: the fitted one from its own file, Oobleck from where it came."""
+    """The frozen VAE of a `latents` artifact: fitted and trained ones from their own files, Oobleck from where it came."""
     config = json.loads((folder / "config.json").read_text())
-    codec = build_codec(config)
+    codec = build_codec(config, folder / "vae")
     assert isinstance(codec, nn.Module)
     if config["kind"] == "mel":
         codec.load_state_dict(load_file(folder / "model.safetensors"))

@@ -26,7 +26,17 @@ from omegaconf import OmegaConf
 from conf.schema import OPERATIONAL
 from stages import STAGES
 
-PACKAGES = ("torch", "torchaudio", "lightning", "transformers", "peft", "torchmetrics", "lhotse", "omegaconf")
+PACKAGES = (
+    "torch",
+    "torchaudio",
+    "lightning",
+    "transformers",
+    "peft",
+    "torchmetrics",
+    "lhotse",
+    "omegaconf",
+    "diffusers",
+)
 
 
 class Parent(NamedTuple):
@@ -56,6 +66,17 @@ def run_folder(conf: dict[str, Any], stage: str) -> Path:
     return path if (path / "receipt.json").is_file() else Path(conf["runs"]) / elsewhere / stage
 
 
+def required(stage: str, conf: dict[str, Any]) -> tuple[str, ...]:
+    """The stages whose artifacts it must read: a VAE of one's own is a parent of latents where codec.kind is trained, and else nothing to it."""
+    own = ("vae",) if stage == "latents" and conf["codec"]["kind"] == "trained" else ()
+    return (*own, *STAGES[stage].parents)
+
+
+def optional(stage: str) -> tuple[str, ...]:
+    """The stages whose artifacts it reads where they are there."""
+    return tuple(name for name in STAGES[stage].optional if name != "vae")
+
+
 def parents(stage: str, conf: dict[str, Any]) -> dict[str, Parent]:
     """The stage's parents with their receipts.
 
@@ -63,11 +84,12 @@ def parents(stage: str, conf: dict[str, Any]) -> dict[str, Parent]:
     """
     found: dict[str, Parent] = {}
     seen: dict[str, tuple[str, str]] = {}
-    for name in (*STAGES[stage].parents, *STAGES[stage].optional):
+    needed = required(stage, conf)
+    for name in (*needed, *optional(stage)):
         folder = run_folder(conf, name)
         receipt = read_receipt(folder)
         if receipt is None:
-            if name in STAGES[stage].optional:
+            if name not in needed:
                 continue
             raise ValueError(
                 f"{stage} needs {name}, and {folder} has no finished one ({state(name, conf).detail}).\n"
@@ -168,7 +190,9 @@ def finish(
         "seed": conf["seed"],
         "parents": {name: parent.receipt["artifact_hash"] for name, parent in parents_.items()},
         "ancestors": ancestors,
-        "corpora": {name: found["hash"] for name, found in corpora.items() if found} if stage == "latents" else {},
+        "corpora": {name: found["hash"] for name, found in corpora.items() if found}
+        if not STAGES[stage].parents
+        else {},
         "facts": facts,
         "metrics": metrics,
         "artifact_hash": hash_folder(folder / "artifact"),

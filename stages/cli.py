@@ -114,9 +114,12 @@ def _status(arguments: argparse.Namespace, overrides: list[str]) -> int:
         fresh: dict[str, bool] = {}
         for stage in STAGES:
             state = chain.state(stage, confs[stage] | {"experiment": name}, compare)
-            old = [parent for parent in STAGES[stage].parents if not fresh[parent]]
+            receipt = chain.read_receipt(chain.run_folder(confs[stage] | {"experiment": name}, stage))
+            old = [parent for parent in (receipt or {"parents": ()})["parents"] if not fresh[parent]]
             if state.word == "done" and old:
                 state = chain.State("stale", f"its parent {old[0]} is not done")
+            if stage == "vae" and state.word == "missing" and "vae" not in chain.required("latents", confs["latents"]):
+                state = chain.State("missing", f"not needed: codec.kind is {confs['latents']['codec']['kind']}")
             fresh[stage] = state.word == "done"
             print(f"  {stage:<14} {state.word:<8} {state.detail}")
     return 0
@@ -145,6 +148,8 @@ def _run_all(arguments: argparse.Namespace, overrides: list[str]) -> int:
     stages = [name for name in STAGES if name not in arguments.without]
     conf.check_shared(UNITS, overrides)
     confs = _composed(stages, arguments, overrides)
+    if "vae" not in chain.required("latents", confs["latents"]):
+        stages.remove("vae")
     from stages import prepare
 
     prepare.require(confs, arguments.preset, arguments.conf, overrides)

@@ -1,22 +1,21 @@
 """Stage `latents`: the frozen VAE is found or fitted, and every recording goes through it once.
 
-The codec that needs no download is fitted here, in closed form, on the training split; Oobleck comes from a folder or the hub.
+The codec that needs no download is fitted here, in closed form, on the training split; Oobleck comes from a folder, the hub, or stage `vae`.
 """
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lhotse import CutSet
 from lightning.pytorch.callbacks import Callback
 from safetensors.torch import save_file
 
 from callbacks.progress import Line
 from datamodules import chunks
 from datamodules.audio import AudioBatch, AudioDataModule, ChunkedWindows, load_windows
-from datamodules.corpora.inspect import Bad, inspect, refuse
 from models.vae import MelCodec
 from stages import artifacts, chain, prepare
 
@@ -28,11 +27,10 @@ class Latents(L.LightningModule):
     def __init__(self, stage: str, conf: dict[str, Any], parents: dict[str, chain.Parent], folder: Path) -> None:
         super().__init__()
         self.conf, self.folder = conf, folder
-        self.corpora = prepare.corpora(conf)
-        self.roots = {name: Path(receipt["root"]) for name, receipt in self.corpora.items()}
-        self.cuts, self.skipped = self._readable(_cuts(conf))
+        self.cuts, self.roots, self.skipped = prepare.recordings(stage, conf)
         self.chunks = chunks.plan(self.cuts, conf["recordings_per_chunk"])
-        self.codec = artifacts.build_codec(conf["codec"])
+        self.vae = parents.get("vae")
+        self.codec = artifacts.build_codec(conf["codec"], self.vae.artifact if self.vae else None)
         self.window_frames = max(1, round(conf["window_seconds"] * self.codec.sample_rate / self.codec.hop_length))
         self.writers: dict[str, chunks.ChunkWriter] = {}  # a DataLoader's workers read chunks side by side
 
@@ -45,8 +43,12 @@ class Latents(L.LightningModule):
                 artifacts.save(store, self.conf["codec"], self.codec.state_dict())
             else:
                 store.mkdir(parents=True, exist_ok=True)
+            if self.vae:
+                shutil.copytree(self.vae.artifact, store / "vae", dirs_exist_ok=True)
             chain.write_atomically(store / "config.json", json.dumps(self.conf["codec"]))
         key = {"codec": chain.hash_folder(store), "window_frames": self.window_frames}
+        if self.vae:
+            key["vae"] = self.vae.receipt["artifact_hash"]  # the copy in `codec` may be of an earlier one
         chunks.open_cache(self.folder / "chunks", self.chunks, key)
 
     def setup(self, stage: str) -> None:
@@ -69,9 +71,12 @@ class Latents(L.LightningModule):
     def predict_step(self, batch: AudioBatch, batch_idx: int) -> None:
         chunk = self.mine[batch.chunk]
         writer = self.writers.setdefault(chunk.id, chunks.ChunkWriter(self.folder / "chunks", chunk))
-        latents = self.codec.encode(batch.waveform).mean.float().cpu()
-        for cut_id, array, samples in zip(batch.cut_ids, latents, batch.num_samples.tolist(), strict=True):
-            writer.add_array(cut_id, array[: -(-samples // self.codec.hop_length)].numpy())
+        posterior = self.codec.encode(batch.waveform)
+        latents, stds = posterior.mean.float().cpu(), posterior.std.float().cpu()
+        uncertain = bool(stds.any())  # the mel codec is not
+        for cut_id, array, std, samples in zip(batch.cut_ids, latents, stds, batch.num_samples.tolist(), strict=True):
+            frames = -(-samples // self.codec.hop_length)
+            writer.add_array(cut_id, array[:frames].numpy(), std[:frames].numpy() if uncertain else None)
         if batch.closes_chunk:
             writer.finish()
             del self.writers[chunk.id]
@@ -86,8 +91,7 @@ class Latents(L.LightningModule):
         if isinstance(codec, MelCodec):
             artifacts.save(artifact / "codec", config, codec.state_dict())
         else:
-            (artifact / "codec").mkdir()
-            (artifact / "codec" / "config.json").write_text(json.dumps(config))
+            shutil.copytree(self.folder / "codec", artifact / "codec")
         cuts = chunks.read(self.folder / "chunks")
         mean, std, frames = _statistics([cut for cut in cuts if cut.custom["split"] == "train"])
         save_file({"mean": mean, "std": std}, artifact / "statistics.safetensors")
@@ -104,27 +108,6 @@ class Latents(L.LightningModule):
         if isinstance(codec, MelCodec):
             metrics["explained_variance"] = float(codec.explained_variance)
         return facts, metrics
-
-    def _readable(self, cuts: list[Any]) -> tuple[list[Any], list[Bad]]:
-        """Cuts whose file is what was prepared: a file whose size changed is decoded again. The others are refused by name, or left out."""
-        paths = {cut.id: self.roots[cut.custom["corpus"]] / cut.recording.sources[0].source for cut in cuts}
-        changed = [cut for cut in cuts if not _is_as_prepared(paths[cut.id], cut.custom.get("size"))]
-        workers = max(1, self.conf["data"]["num_workers"])
-        found = inspect([paths[cut.id] for cut in changed], workers)
-        bad = {cut.id: Bad(item.path, item.reason) for cut, item in zip(changed, found, strict=True) if item.reason}
-        bad |= {
-            cut.id: Bad(
-                item.path, f"is {item.seconds:.2f} s, was prepared as {cut.duration:.2f} s: prepare its corpus again"
-            )
-            for cut, item in zip(changed, found, strict=True)
-            if not item.reason and abs(item.seconds - cut.duration) > 0.025
-        }
-        refuse(list(bad.values()), len(cuts), self.conf["data"]["on_bad"])
-        if bad:
-            print(f"latents: {len(bad)} of {len(cuts)} recordings are left out (data.on_bad=skip):")
-            for path, reason in bad.values():
-                print(f"  {path}: {reason}")
-        return [cut for cut in cuts if cut.id not in bad], list(bad.values())
 
     def _windows(self, pending: list[chunks.Chunk]) -> ChunkedWindows:
         codec = self.codec
@@ -148,19 +131,6 @@ class Latents(L.LightningModule):
         print(
             f"vae            {codec.latent_dim} components keep {100 * float(codec.explained_variance):.1f} % of the log-mel variance"
         )
-
-
-def _is_as_prepared(path: Path, size: int | None) -> bool:
-    """size None: a corpus of the project's own, whose files were made and not found."""
-    return path.is_file() and size in (None, path.stat().st_size)
-
-
-def _cuts(conf: dict[str, Any]) -> list[Any]:
-    return [
-        cut
-        for name in conf["data"]["corpora"]
-        for cut in CutSet.from_file(Path(conf["data"]["root"]) / name / "cuts.jsonl.gz")
-    ]
 
 
 def _statistics(cuts: list[Any]) -> tuple[torch.Tensor, torch.Tensor, int]:

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import conf
 from datamodules.corpora import FOLDER, SOURCES
@@ -63,7 +63,8 @@ def require(
         missing += assets.missing(
             "VAE",
             codec["source"],
-            "it is gated: accept its licence there, `hf auth login`; or --codec.source=FOLDER; or --codec.kind=mel, fitted on your sound",
+            "Stable Audio's is gated: accept its licence there, `hf auth login`; or --preset ace_step, which is not; or "
+            "--codec.source=FOLDER; or --codec.kind=mel, fitted on your sound",
         )
     missing += assets.missing("LLM", model["source"], "--model.source=FOLDER_OR_HUB_ID")
     raise ValueError(
@@ -83,6 +84,40 @@ def corpora(configuration: dict[str, Any]) -> dict[str, dict[str, Any]]:
     if not found:
         raise ValueError("data.corpora is empty: name at least one prepared corpus, as --data.corpora=[mine]")
     return found
+
+
+class Recordings(NamedTuple):
+    cuts: list[Any]
+    roots: dict[str, Path]  # corpus -> absolute folder that its recordings' paths are relative to
+    skipped: list[Any]  # datamodules.corpora.inspect.Bad
+
+
+def recordings(stage: str, configuration: dict[str, Any]) -> Recordings:
+    """The cuts of the corpora whose file is what was prepared: a file whose size changed is decoded again. The others are refused by name, or left out."""
+    from lhotse import CutSet
+
+    from datamodules.corpora.inspect import Bad, inspect, refuse
+
+    data = configuration["data"]
+    roots = {name: Path(receipt["root"]) for name, receipt in corpora(configuration).items()}
+    cuts = [cut for name in roots for cut in CutSet.from_file(Path(data["root"]) / name / "cuts.jsonl.gz")]
+    paths = {cut.id: roots[cut.custom["corpus"]] / cut.recording.sources[0].source for cut in cuts}
+    changed = [cut for cut in cuts if not _is_as_prepared(paths[cut.id], cut.custom.get("size"))]
+    found = inspect([paths[cut.id] for cut in changed], max(1, data["num_workers"]))
+    bad = {cut.id: Bad(item.path, item.reason) for cut, item in zip(changed, found, strict=True) if item.reason}
+    bad |= {
+        cut.id: Bad(
+            item.path, f"is {item.seconds:.2f} s, was prepared as {cut.duration:.2f} s: prepare its corpus again"
+        )
+        for cut, item in zip(changed, found, strict=True)
+        if not item.reason and abs(item.seconds - cut.duration) > 0.025
+    }
+    refuse(list(bad.values()), len(cuts), data["on_bad"])
+    if bad:
+        print(f"{stage}: {len(bad)} of {len(cuts)} recordings are left out (data.on_bad=skip):")
+        for path, reason in bad.values():
+            print(f"  {path}: {reason}")
+    return Recordings([cut for cut in cuts if cut.id not in bad], roots, list(bad.values()))
 
 
 def where_from(corpus: str) -> str:
@@ -152,6 +187,11 @@ def _read_folder(name: str, configuration: dict[str, Any]) -> dict[str, Any]:
         "splits": report.splits,
         "skipped": [[str(path), reason] for path, reason in report.skipped],
     }
+
+
+def _is_as_prepared(path: Path, size: int | None) -> bool:
+    """size None: a corpus of the project's own, whose files were made and not found."""
+    return path.is_file() and size in (None, path.stat().st_size)
 
 
 def _hash_cuts(path: Path) -> str:

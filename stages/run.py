@@ -144,5 +144,6 @@ def _quiet() -> None:
         ".*eagerly read CutSet.*",
         ".*in eval mode at the start.*",
         ".*is_gradient_checkpointing.*",
+        ".*weight_norm. is deprecated.*",  # diffusers' Oobleck
     ):
         warnings.filterwarnings("ignore", message)

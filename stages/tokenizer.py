@@ -60,7 +60,10 @@ class Tokenizer(L.LightningModule):
     def training_step(self, batch: LatentBatch, batch_idx: int) -> Tensor:
         position = position_seed(self.conf["seed"], self.trainer.fit_loop.epoch_loop.total_batch_idx, self.global_rank)
         generator = torch.Generator(device=self.device).manual_seed(position)
-        losses = self.tokenizer.training_loss(batch.latents, batch.num_frames, generator)
+        latents = batch.latents
+        if self.conf["sample_posterior"] and batch.std is not None:
+            latents = latents + batch.std * torch.randn(batch.std.shape, generator=generator, device=self.device)
+        losses = self.tokenizer.training_loss(latents, batch.num_frames, generator)
         for name in ("loss", "reconstruction", "prior", "commitment"):
             self.log(f"train/{name}", getattr(losses, name), batch_size=len(batch.ids))
         return losses.loss

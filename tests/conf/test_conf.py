@@ -6,11 +6,14 @@ from pathlib import Path
 
 import lightning
 import pytest
+from diffusers import AutoencoderOobleck
 
 import conf
 from conf import schema
+from models.discriminator import Discriminator
 from models.dit import DiffusionTransformer
 from models.quantizer import VectorQuantizer
+from models.spectral import SpectralLoss
 from models.tokenizer import CausalEncoder, SoundTokenizer
 from models.vae import MelCodec
 
@@ -225,6 +228,9 @@ def test_schema_has_no_defaults():
 
 FED = {  # section -> (constructor, what comes from parents, other modules or another section)
     schema.MelCodec: (MelCodec, set()),
+    schema.Oobleck: (AutoencoderOobleck, set()),
+    schema.Spectral: (SpectralLoss, {"sample_rate", "channels"}),
+    schema.Discriminator: (Discriminator, {"channels"}),
     schema.Encoder: (CausalEncoder, {"latent_dim"}),
     schema.Quantizer: (VectorQuantizer, {"dim"}),
     schema.Decoder: (DiffusionTransformer, {"latent_dim", "condition_dim"}),
@@ -240,7 +246,9 @@ def test_sections_fit_the_constructors_they_feed(section: type):
 
 
 def test_trainer_and_sampling_sections_are_arguments():
-    assert names(schema.Hardware) < names(schema.Training) < parameters(lightning.Trainer.__init__)
+    assert (
+        names(schema.Hardware) < names(schema.Steps) < names(schema.Training) < parameters(lightning.Trainer.__init__)
+    )
     assert names(schema.Sampling) == parameters(SoundTokenizer.decode) - {
         "codes",
         "num_tokens",

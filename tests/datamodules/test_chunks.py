@@ -13,7 +13,7 @@ import pytest
 from lhotse import MonoCut
 
 from datamodules import chunks
-from datamodules.chunks import ChunkWriter, load_array, open_cache, pending, plan, read
+from datamodules.chunks import ChunkWriter, load_array, load_std, open_cache, pending, plan, read
 
 ROOT = Path(__file__).parents[2]
 KEY = {"codec": "abc", "window_frames": 215}
@@ -213,3 +213,27 @@ def test_a_recording_without_a_result_is_never_written(tmp_path: Path):
     with pytest.raises(AssertionError, match="mine-1 has no result"):
         writer.finish()
     assert pending(tmp_path, planned) == planned
+
+
+def test_a_standard_deviation_lies_beside_its_mean_and_nowhere_else(tmp_path: Path):
+    planned = plan(make_cuts(6), 4)
+    open_cache(tmp_path / "spread", planned, KEY)
+    for chunk in planned:
+        writer = ChunkWriter(tmp_path / "spread", chunk)
+        for cut in reversed(chunk.cuts):  # workers' windows interleave
+            array = latents(cut)
+            writer.add_array(cut.id, array[:1], array[:1] / 8)
+            writer.add_array(cut.id, array[1:], array[1:] / 8)
+        writer.finish()
+    for cut in read(tmp_path / "spread"):
+        np.testing.assert_array_equal(load_array(cut), latents(cut))
+        std = load_std(cut)
+        assert std is not None and std.dtype == np.float16
+        np.testing.assert_array_equal(std, latents(cut) / 8)
+    assert [chunk.id for chunk in plan(read(tmp_path / "spread"), 4)] == [chunk.id for chunk in planned]
+
+    open_cache(tmp_path / "plain", planned, KEY)
+    for chunk in planned:
+        write(tmp_path / "plain", chunk)
+    assert not list((tmp_path / "plain").glob("*/std.npy"))
+    assert {load_std(cut) for cut in read(tmp_path / "plain")} == {None}

@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from models.metrics.answers import BestGuess, Interval, bootstrap, is_right, normalise
 from models.metrics.captions import caption_scores
-from models.metrics.reconstruction import CodebookUse, LatentError
+from models.metrics.reconstruction import CodebookUse, LatentError, MelDistance, MultiResolutionStftDistance
 
 
 def latents(*shape: int) -> torch.Tensor:
@@ -171,3 +172,52 @@ def test_captions_by_hand():
     none = caption_scores(["rain"], [["dog barks"]])
     assert none == {"torchmetrics_bleu4": 0.0, "torchmetrics_rouge_l": 0.0}
     assert all(math.isnan(score) for score in caption_scores([], []).values())
+
+
+def tone(level: float, samples: int = 8000) -> Tensor:
+    return level * (2 * math.pi * 1000 / 8000 * torch.arange(samples)).sin()[None, None]
+
+
+def test_mel_distance_of_a_sound_twenty_decibels_quieter():
+    """Log base 10 of magnitudes: 1 for noise, whose every band is above the floor; 0 for the sound itself."""
+    noise = torch.randn(2, 1, 8000, generator=torch.Generator().manual_seed(0))
+    metric = MelDistance(8000)
+    metric.update(noise, noise)
+    assert metric.compute() == 0
+    metric.reset()
+    metric.update(noise / 10, noise)
+    assert metric.compute().item() == pytest.approx(1.0, abs=1e-4)
+    metric.reset()
+    metric.update(torch.zeros(1, 1, 8000), torch.full((1, 1, 8000), 1e-7))
+    assert metric.compute() == 0, "both are silence"
+
+
+def test_mel_distance_knows_the_full_scale():
+    """A sine of full scale has magnitude 1 at its bin, and a band is the mean of its bins."""
+    metric = MelDistance(8000)
+    spectrum = metric._log_mel(tone(1.0))[0, 15]
+    assert -1 < spectrum.max() < 0, "its band is a mean over bins of which a few are it"
+
+
+def test_stft_distance_of_half_the_level():
+    """Convergence 1/2 and log10 2 at every window, whatever the level; each clip by itself."""
+    noise = torch.randn(3, 2, 8000, generator=torch.Generator().manual_seed(0)) * torch.tensor([1, 0.1, 0.01]).view(
+        3, 1, 1
+    )
+    metric = MultiResolutionStftDistance()
+    metric.update(noise / 2, noise)
+    assert metric.compute().item() == pytest.approx(0.5 + math.log10(2), abs=1e-3)
+    metric.reset()
+    metric.update(torch.zeros(1, 1, 8000), torch.zeros(1, 1, 8000))
+    assert metric.compute() == 0
+
+
+@pytest.mark.parametrize("metric", [MelDistance(8000), MultiResolutionStftDistance()], ids=["mel", "stft"])
+def test_a_batch_of_sounds_equals_its_clips(metric):
+    made, true = (torch.randn(4, 1, 3000, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    metric.update(made, true)
+    together = metric.compute()
+    metric.reset()
+    for row in range(4):
+        metric.update(made[row : row + 1], true[row : row + 1])
+    torch.testing.assert_close(metric.compute(), together)

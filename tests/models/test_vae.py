@@ -1,14 +1,12 @@
 """VAEs: frames stand for their samples, fits do not depend on batches, round trips stay near, and refusals teach."""
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderOobleck
 from torch import Tensor
 
-from models.vae import MelCodec, Oobleck
+from models.vae import MelCodec
 
 RATE, HOP, MEL_HOP = 8000, 256, 64
 SETTINGS = {
@@ -222,55 +220,3 @@ def test_a_waveform_of_another_shape_is_refused(shape: tuple[int, ...]):
 def test_mel_settings_refused(changes: dict[str, float], text: str):
     with pytest.raises(ValueError, match=text):
         MelCodec(**(SETTINGS | changes))  # type: ignore[arg-type]
-
-
-def oobleck(folder: Path, ratios: list[int]) -> Oobleck:
-    torch.manual_seed(0)
-    AutoencoderOobleck(
-        encoder_hidden_size=8, downsampling_ratios=ratios, channel_multiples=[1] * len(ratios), decoder_channels=8,
-        decoder_input_channels=4, audio_channels=2, sampling_rate=16000,
-    ).save_pretrained(folder)  # fmt: skip
-    return Oobleck.from_pretrained(str(folder), None, None)
-
-
-@pytest.mark.parametrize("ratios", [[2, 4], [3, 5]], ids=["even strides", "odd strides"])
-def test_oobleck_reads_its_model(tmp_path: Path, ratios: list[int]):
-    codec = oobleck(tmp_path, ratios)
-    hop = math.prod(ratios)
-    assert (codec.sample_rate, codec.hop_length, codec.channels, codec.latent_dim) == (16000, hop, 2, 4)
-    assert not codec.model.training and not any(parameter.requires_grad for parameter in codec.parameters())
-    for samples in (1, 20 * hop - 1, 20 * hop, 20 * hop + 1):
-        waveform = torch.randn(2, 2, samples, generator=torch.Generator().manual_seed(0))
-        found = codec.encode(waveform)
-        frames = math.ceil(samples / hop)
-        assert found.mean.shape == found.std.shape == (2, frames, 4) and (found.std > 0).all()
-        padded = torch.nn.functional.pad(waveform, (0, frames * hop - samples))
-        assert torch.equal(codec.encode(padded).mean, found.mean)
-        assert codec.decode(found.mean).shape == (2, 2, frames * hop)
-
-
-def test_oobleck_is_what_was_saved(tmp_path: Path):
-    """Latents are the posterior's, frames before channels, in float32 under autocast too."""
-    codec = oobleck(tmp_path, [2, 4])
-    waveform = torch.randn(1, 2, 80, generator=torch.Generator().manual_seed(0))
-    model = AutoencoderOobleck.from_pretrained(tmp_path)
-    with torch.no_grad():
-        posterior = model.encode(waveform).latent_dist
-        sound = model.decode(posterior.mean).sample
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = codec.encode(waveform)
-        decoded = codec.decode(found.mean)
-    assert torch.equal(found.mean, posterior.mean.transpose(1, 2))
-    assert torch.equal(found.std, posterior.std.transpose(1, 2))
-    assert torch.equal(decoded, sound)
-
-
-def test_oobleck_that_is_not_there(tmp_path: Path):
-    with pytest.raises(ValueError, match=r"Allowed: a folder with config.json and weights, or a hub id") as error:
-        Oobleck.from_pretrained(str(tmp_path / "nowhere"), "vae", None)
-    assert "nowhere" in str(error.value) and "hf auth login" in str(error.value) and "'vae'" in str(error.value)
-
-
-def test_oobleck_refuses_mono(tmp_path: Path):
-    with pytest.raises(ValueError, match=r"\(B, 2, T\)"):
-        oobleck(tmp_path, [2, 4]).encode(torch.zeros(1, 1, 80))

@@ -1,0 +1,38 @@
+"""Multi-resolution short-time spectra as a loss (Steinmetz and Reiss 2020, auraloss; Yamamoto et al. 2020, arXiv:1910.11480)."""
+
+import torch
+from torch import Tensor, nn
+
+
+class SpectralLoss(nn.Module):
+    """Spectral convergence plus mean absolute difference of log magnitudes (natural log, magnitudes above 1e-4), averaged
+    over the resolutions, hops a quarter of the window.
+
+    Mono: of the sound. Stereo, as Stable Audio's: of sum and difference (their mean), plus the mean of left and right.
+    """
+
+    def __init__(self, sample_rate: int, channels: int, fft_sizes: list[int], perceptual_weighting: bool) -> None:
+        """sample_rate in Hz; perceptual_weighting: both sounds pass an A-weighting filter first."""
+        super().__init__()
+        if channels not in (1, 2):
+            raise ValueError(f"{channels} channels; 1 or 2 are allowed")
+        try:
+            from auraloss.freq import MultiResolutionSTFTLoss, SumAndDifferenceSTFTLoss
+        except ImportError as error:
+            raise ValueError("training a VAE needs auraloss: pip install 'make-some-noise[vae]'") from error
+        arguments = {
+            "fft_sizes": list(fft_sizes), "hop_sizes": [size // 4 for size in fft_sizes],
+            "win_lengths": list(fft_sizes), "sample_rate": sample_rate, "perceptual_weighting": perceptual_weighting,
+        }  # fmt: skip
+        self.channels = channels
+        self.each = MultiResolutionSTFTLoss(**arguments)
+        self.joint = SumAndDifferenceSTFTLoss(**arguments) if channels == 2 else None
+
+    def forward(self, decoded: Tensor, waveform: Tensor) -> Tensor:
+        """decoded, waveform (B, C, T) -> scalar, 0 where they are equal."""
+        with torch.autocast(waveform.device.type, enabled=False):
+            decoded, waveform = decoded.float(), waveform.float()
+            if self.joint is None:
+                return self.each(decoded, waveform)
+            sides = [self.each(decoded[:, [side]], waveform[:, [side]]) for side in (0, 1)]
+            return self.joint(decoded, waveform) + torch.stack(sides).mean()

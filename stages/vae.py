@@ -1,0 +1,158 @@
+"""Stage `vae`: an Oobleck of one's own, from scratch or fine-tuned, as Stable Audio 2 trains its VAE.
+
+Spectral loss on the sound, a light KL on the posterior, and a discriminator that learns beside it (Evans et al. 2024,
+arXiv:2407.14358). Two optimizers, both stepped on every batch; a step of the VAE is a step of the Trainer.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from callbacks.samples import CropSamples
+from callbacks.step_seed import position_seed
+from datamodules.crops import CropBatch, CropDataModule
+from models import oobleck
+from models.discriminator import Discriminator, adversarial_loss, discriminator_loss, feature_matching_loss
+from models.metrics.reconstruction import MelDistance, MultiResolutionStftDistance
+from models.spectral import SpectralLoss
+from stages import chain, optim, prepare
+
+
+class Vae(L.LightningModule):
+    trains = True
+    watch = ("train/spectral", "val/mel_distance")
+
+    def __init__(self, stage: str, conf: dict[str, Any], parents: dict[str, chain.Parent], folder: Path) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.conf = conf
+        self.recordings = prepare.recordings(stage, conf)
+        codec = conf["codec"]
+        if codec["source"] is None:
+            self.vae = oobleck.build(**codec["oobleck"])
+        else:
+            self.vae = oobleck.load(codec["source"], codec["subfolder"], codec["revision"])
+        self.sample_rate, self.channels = self.vae.config.sampling_rate, self.vae.config.audio_channels
+        if conf["crop_samples"] % self.vae.hop_length:
+            near = max(1, round(conf["crop_samples"] / self.vae.hop_length)) * self.vae.hop_length
+            raise ValueError(
+                f"crop_samples {conf['crop_samples']} is no multiple of the model's hop {self.vae.hop_length}: "
+                f"--crop_samples={near} is allowed"
+            )
+        self.spectral = SpectralLoss(self.sample_rate, self.channels, **conf["spectral"])
+        self.discriminator = Discriminator(self.channels, **conf["discriminator"])
+        self.validation_distance = MelDistance(self.sample_rate)
+        self.register_buffer("untrained", torch.full((2,), float("nan")))  # held-out distances before the first step
+
+    def datamodule(self) -> CropDataModule:
+        cuts, seconds = self.recordings.cuts, self.conf["crop_samples"] / self.sample_rate
+        short = sum(cut.duration < seconds for cut in cuts)
+        if short:
+            print(f"vae: {short} of {len(cuts)} recordings are shorter than a crop of {seconds:.2f} s: silence follows")
+        self.data = CropDataModule(
+            cuts,
+            self.recordings.roots,
+            self.sample_rate,
+            self.channels,
+            self.conf["crop_samples"],
+            batch_size=self.conf["batch_size"],
+            seed=self.conf["seed"],
+            num_workers=self.conf["data"]["num_workers"],
+        )
+        return self.data
+
+    def callbacks(self) -> list[Callback]:
+        return [CropSamples(self.conf["sample_clips"], self.sample_rate)]
+
+    def on_train_start(self) -> None:
+        if self.trainer.global_step == 0:
+            self.untrained.copy_(self.held_out())
+
+    def training_step(self, batch: CropBatch, batch_idx: int) -> None:
+        optimizer, discriminator_optimizer = self.optimizers()  # type: ignore[misc]
+        position = position_seed(self.conf["seed"], self.trainer.fit_loop.epoch_loop.total_batch_idx, self.global_rank)
+        generator = torch.Generator(device=self.device).manual_seed(position)
+        posterior = self.vae.encode(batch.waveform).latent_dist
+        decoded = self.vae.decode(posterior.sample(generator)).sample
+        waveform = batch.waveform[..., : decoded.shape[-1]]  # odd strides end a few samples early
+
+        real, made = self.discriminator(waveform), self.discriminator(decoded.detach())
+        judged = discriminator_loss(real, made)
+        discriminator_optimizer.zero_grad()
+        self.manual_backward(judged)
+        # the Trainer counts optimizer steps: only the VAE's are steps
+        discriminator_optimizer._on_before_step = discriminator_optimizer._on_after_step = lambda: None
+        discriminator_optimizer.step()
+
+        losses = {"spectral": self.spectral(decoded, waveform), "kl": posterior.kl()}
+        if self.trainer.global_step >= self.conf["discriminator_warmup"]:
+            self.discriminator.requires_grad_(False)
+            with torch.no_grad():
+                real = self.discriminator(waveform)
+            made = self.discriminator(decoded)
+            self.discriminator.requires_grad_(True)
+            losses["adversarial"] = adversarial_loss(made)
+            losses["feature_matching"] = feature_matching_loss(real, made)
+        loss = torch.stack([self.conf["weights"][name] * value for name, value in losses.items()]).sum()
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+        for schedule in self.lr_schedulers():  # type: ignore[union-attr]
+            schedule.step()
+        for name, value in {**losses, "loss": loss, "discriminator": judged}.items():
+            self.log(f"train/{name}", value.detach(), batch_size=len(batch.ids))
+
+    def validation_step(self, batch: CropBatch, batch_idx: int) -> None:
+        self.validation_distance.update(self.reconstruct(batch.waveform), batch.waveform)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("val/mel_distance", self.validation_distance.compute().float())
+        self.validation_distance.reset()
+
+    @torch.no_grad()
+    def reconstruct(self, waveform: Tensor) -> Tensor:
+        """waveform (B, C, T) -> the same shape, through the posterior's mean."""
+        decoded = self.vae.decode(self.vae.encode(waveform).latent_dist.mode()).sample
+        return torch.nn.functional.pad(decoded, (0, waveform.shape[-1] - decoded.shape[-1]))
+
+    def held_out(self) -> Tensor:
+        """(mel distance, multi-resolution STFT distance) of the held-out crops, in this process alone; NaN without any."""
+        distances = [
+            MelDistance(self.sample_rate, sync_on_compute=False).to(self.device),
+            MultiResolutionStftDistance(sync_on_compute=False).to(self.device),
+        ]
+        for batch in self.data.validation_batches(self.conf["trainer"]["limit_val_batches"]):
+            waveform = batch.waveform.to(self.device)
+            for distance in distances:
+                distance.update(self.reconstruct(waveform), waveform)
+        found = [
+            distance.compute().float() if distance.update_called else torch.tensor(float("nan"))
+            for distance in distances
+        ]
+        return torch.stack([value.to(self.device) for value in found])
+
+    def configure_optimizers(self) -> Any:
+        steps = self.conf["trainer"]["max_steps"]
+        pairs = ((self.vae, "optimizer"), (self.discriminator, "discriminator_optimizer"))
+        return [optim.configure(model.named_parameters(), self.conf[key], steps) for model, key in pairs]
+
+    def export(self, artifact: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+        self.to(self.trainer.strategy.root_device)
+        before, after = self.untrained.tolist(), self.held_out().tolist()
+        self.vae.cpu().save_pretrained(artifact)
+        print(f"vae            held-out mel distance: {before[0]:.4f} untrained, {after[0]:.4f} trained")
+        facts = {
+            "sample_rate": self.sample_rate,
+            "hop_length": self.vae.hop_length,
+            "channels": self.channels,
+            "latent_dim": self.vae.config.decoder_input_channels,
+            "frame_rate": self.sample_rate / self.vae.hop_length,
+        }
+        metrics = {key: float(value) for key, value in self.trainer.callback_metrics.items()}
+        metrics |= {"untrained_mel_distance": before[0], "mel_distance": after[0]}
+        metrics |= {"untrained_stft_distance": before[1], "stft_distance": after[1]}
+        return facts, metrics
