@@ -380,6 +380,7 @@ def test_residual_error_falls_with_levels():
     model = make("residual 1 1", strides=[1, 1, 1], code_dim=DIM, codebook_size=16, reservoir_size=64, revive_until=0)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     generator = torch.Generator().manual_seed(0)
+    model(torch.randn(8, 16, DIM, generator=generator), None, update=True)  # the start
     for _ in range(200):
         latents = torch.randn(8, 16, DIM, generator=generator)
         found = model(latents, None, update=True)
@@ -560,7 +561,7 @@ def test_build_refuses_what_is_not_there():
     with pytest.raises(ValueError, match="variational gumbel is of the kinds vq and residual, here simvq"):
         make("simvq", variational="gumbel")
     with pytest.raises(ValueError, match="kind 'lfq'; vq, simvq"):
-        make("vq", kind="lfq")
+        build(**(SETTINGS | {"kind": "lfq"}))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="temperature 0; above 0"):
         make("gumbel", temperature=0)
     with pytest.raises(ValueError, match="2 to 1000 values"):
