@@ -5,6 +5,7 @@ A section that feeds a constructor has that constructor's argument names (a test
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 
@@ -190,9 +191,10 @@ class Encoder:
 
 @dataclass
 class Quantizer:
-    """`models.quantizer.VectorQuantizer`."""
+    """`models.quantizer.build`."""
 
-    codebook_size: int
+    kind: Literal["vq", "simvq", "fsq", "residual", "lexical"]
+    codebook_size: int  # of vq, simvq and each level of residual
     code_dim: int
     decay: float
     commitment_weight: float
@@ -202,6 +204,13 @@ class Quantizer:
     revive_every: int
     revive_until: int
     seed: int
+    strides: list[int]  # residual: tokens a code, a level each, the coarsest first
+    levels: list[int]  # fsq: values of each dimension; their product is the number of codes
+    words: int  # lexical: how many whole words of the LLM are codes
+    words_from: str | None  # lexical: the LLM, as model.source
+    variational: Literal["none", "gumbel", "gaussian"]  # vq and residual
+    kl_weight: float
+    temperature: float  # of gumbel's posterior over cosines
 
 
 @dataclass
@@ -429,6 +438,8 @@ def check(unit: str, conf: dict[str, Any]) -> Iterable[tuple[str, str]]:
         )
     if "trainer" in conf and "max_steps" in conf["trainer"] and conf["trainer"]["max_steps"] < 1:
         yield "trainer.max_steps", f"{conf['trainer']['max_steps']} steps; at least 1 is allowed"
+    if "quantizer" in conf:
+        yield from _check_quantizer(conf["quantizer"])
     for key, low, high in _RANGES:
         value = _get(conf, key)
         if isinstance(value, int | float) and not low <= value <= high:
@@ -439,12 +450,35 @@ def check(unit: str, conf: dict[str, Any]) -> Iterable[tuple[str, str]]:
                 yield "prompts.text_to_sound", f"{text!r} has no {{caption}} in it"
 
 
+def _check_quantizer(conf: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    kind, strides, levels = conf["kind"], conf["strides"], conf["levels"]
+    if kind == "lexical" and not conf["words_from"]:
+        yield (
+            "quantizer.words_from",
+            "lexical needs the LLM whose words are the codes, as --quantizer.words_from=smollm2-135m-instruct",
+        )
+    if kind == "residual" and (not strides or min(strides) < 1):
+        yield "quantizer.strides", f"{strides}; one of at least 1 a level is allowed, as --quantizer.strides=[4,2,1]"
+    elif kind == "residual" and any(coarse % fine for coarse, fine in pairwise(strides)):
+        yield "quantizer.strides", f"{strides}: each must divide the one before it, as 4, 2, 1"
+    if kind == "fsq" and (not levels or min(levels) < 2 or max(levels) > 1000):
+        yield "quantizer.levels", f"{levels}; one dimension or more of 2 to 1000 values each is allowed"
+    if conf["variational"] != "none" and kind not in ("vq", "residual"):
+        yield (
+            "quantizer.variational",
+            f"{conf['variational']} is of the kinds vq and residual, here {kind}; set it to none",
+        )
+
+
 _RANGES = (
     ("ema_decay", 0.0, 1.0),
     ("quantizer.decay", 0.0, 1.0),
     ("flow.token_dropout", 0.0, 1.0),
     ("flow.logit_normal_share", 0.0, 1.0),
     ("quantizer.codebook_size", 2, 1 << 20),
+    ("quantizer.words", 2, 1 << 20),
+    ("quantizer.kl_weight", 0.0, 1e6),
+    ("quantizer.temperature", 1e-4, 1e4),
     ("batch_size", 1, 1 << 20),
     ("crop_samples", 1, 1 << 30),
     ("discriminator_warmup", 0, 1 << 30),

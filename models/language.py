@@ -133,13 +133,13 @@ class SoundLanguageModel(nn.Module):
     ) -> list[list[int]]:
         """Greedy answers to left-padded prompts (B, S): text without its end of turn, or one sound with both markers.
 
-        A text answer holds no sound id. A sound holds nothing else, its levels in turn, one step at least; it is ended
+        A text answer holds no sound id. A sound holds nothing else, its levels in turn, one block at least; it is ended
         before max_new_tokens. Batch and padding change nothing. Raises ValueError where max_new_tokens holds no sound.
         """
         words = self.vocabulary
-        if allow == "audio" and max_new_tokens < words.num_codebooks + 2:
+        if allow == "audio" and max_new_tokens < len(words.levels) + 2:
             raise ValueError(
-                f"max_new_tokens {max_new_tokens}: the shortest sound with its markers has {words.num_codebooks + 2}"
+                f"max_new_tokens {max_new_tokens}: the shortest sound with its markers has {len(words.levels) + 2}"
             )
         stops = words.stop_ids if allow == "text" else [words.end_id]
         width = input_ids.shape[1]
@@ -245,7 +245,7 @@ class TextOnly(LogitsProcessor):
 
 
 class SoundOnly(LogitsProcessor):
-    """start, then steps of one code a level, then end."""
+    """start, then blocks of codes of the vocabulary's levels, then end."""
 
     def __init__(self, vocabulary: Vocabulary, prompt_length: int, max_new_tokens: int) -> None:
         self.vocabulary, self.prompt_length, self.max_new_tokens = vocabulary, prompt_length, max_new_tokens
@@ -257,12 +257,12 @@ class SoundOnly(LogitsProcessor):
         if position == 0:
             allowed[:, words.start_id] = 0
             return allowed
-        step, level = divmod(position - 1, words.num_codebooks)
+        block, place = divmod(position - 1, len(words.levels))
         room = self.max_new_tokens - position - 1  # tokens after this one
-        if level or room >= words.num_codebooks:
-            first = words.first_code_id + level * words.codebook_size
+        if place or room >= len(words.levels):
+            first = words.first_code_id + words.levels[place] * words.codebook_size
             allowed[:, first : first + words.codebook_size] = scores[:, first : first + words.codebook_size]
-        if step and not level:
+        if block and not place:
             allowed[:, words.end_id] = scores[:, words.end_id]
         return allowed
 

@@ -1,7 +1,7 @@
 """Sound tokenizer of LM-MSN (Mehta, Jojic, Gamper 2025, arXiv:2503.22275): causal encoder, codebook, diffusion decoder.
 On a VAE's latents.
 
-    latents (B, F, D) ──causal encoder──► (B, F, W) ──each token's frames──► (B, N, W) ──codebook──► codes (B, N)
+    latents (B, F, D) ──causal encoder──► (B, F, W) ──each token's frames──► (B, N, W) ──codebook──► codes (B, S)
     latents (B, F, D) ◄──flow matching, or one regression (VQ-MSE)── (B, F, W) ◄──repeated── embeddings (B, N, W) ◄──┘
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from models import flow
 from models.dit import DiffusionTransformer
-from models.quantizer import VectorQuantizer
+from models.quantizer import Quantizer
 from models.transformer import RMSNorm, Transformer, linear
 
 Count = TypeVar("Count", int, Tensor)
@@ -41,19 +41,18 @@ class TokenGrid:
         self.token_rate = self.frame_rate / self.step
 
     @staticmethod
-    def rate(frame_rate: float, stride: int | None, bitrate: float | None, codebook_size: int) -> float:
+    def rate(frame_rate: float, stride: int | None, bitrate: float | None, bits_per_token: float) -> float:
         """Token rate (Hz) from exactly one of stride (frames a token) and bitrate (bits a second)."""
         if (stride is None) == (bitrate is None):
             raise ValueError(f"stride {stride}, bitrate {bitrate}: exactly one is given")
         if stride is not None:
             return frame_rate / stride
         assert bitrate is not None
-        rate = bitrate / math.log2(codebook_size)
+        rate = bitrate / bits_per_token
         if rate > frame_rate:
-            allowed = frame_rate * math.log2(codebook_size)
             raise ValueError(
-                f"bitrate {bitrate:g} is above one token a frame, {allowed:g} bits a second with {codebook_size} "
-                "codes: lower it, or enlarge the codebook"
+                f"bitrate {bitrate:g} is above one token a frame, {frame_rate * bits_per_token:g} bits a second with "
+                f"{bits_per_token:g} bits a token: lower it, or enlarge the codebook"
             )
         return rate
 
@@ -120,13 +119,13 @@ class TokenizerLoss(NamedTuple):
     reconstruction: Tensor  # () per element, of the velocity (flow) or of the standardised latents (mse)
     prior: Tensor  # ()
     commitment: Tensor  # ()
-    codes: Tensor  # (B, N) long
-    token_mask: Tensor  # (B, N) bool
+    codes: Tensor  # (B, S) long
+    code_mask: Tensor  # (B, S) bool
 
 
 class Codes(NamedTuple):
-    codes: Tensor  # (B, N) long; 0 beyond num_tokens, and 0 is a sound too
-    num_tokens: Tensor  # (B) long
+    codes: Tensor  # (B, S) long, block after block; 0 beyond num_codes, and 0 is a sound too
+    num_codes: Tensor  # (B) long: whole blocks
 
 
 class SoundTokenizer(nn.Module):
@@ -138,7 +137,7 @@ class SoundTokenizer(nn.Module):
     def __init__(
         self,
         encoder: CausalEncoder,
-        quantizer: VectorQuantizer,
+        quantizer: Quantizer,
         decoder: DiffusionTransformer,
         grid: TokenGrid,
         objective: Literal["flow", "mse"],
@@ -167,7 +166,7 @@ class SoundTokenizer(nn.Module):
     @property
     def bitrate(self) -> float:
         """Bits a second, if all codes came equally often."""
-        return math.log2(self.quantizer.codebook_size) * float(self.grid.token_rate)
+        return self.quantizer.bits_per_token * float(self.grid.token_rate)
 
     def set_latent_statistics(self, mean: Tensor, std: Tensor) -> None:
         """Of the training latents, by channel (D)."""
@@ -186,7 +185,8 @@ class SoundTokenizer(nn.Module):
         frame_mask = self._valid_frames(latents, num_frames)
         x_1 = self._standardized(latents, frame_mask)
         tokens = self.encoder(x_1, num_frames, self.grid)
-        token_mask = torch.arange(tokens.shape[1], device=latents.device) < self.grid.num_tokens(num_frames)[:, None]
+        num_tokens = self.grid.num_tokens(num_frames)
+        token_mask = _first(num_tokens, tokens.shape[1])
         quantized = self.quantizer(tokens, token_mask, update=True)
         condition = self._condition(quantized.quantized, x_1.shape[1])
         prior = flow.masked_mean_square(self.decoder.prior(condition), x_1, frame_mask)
@@ -202,8 +202,9 @@ class SoundTokenizer(nn.Module):
         told = self.decoder.without_tokens(condition, dropped)
         predicted = self.decoder(x_t, t, told, _key_mask(frame_mask))
         reconstruction = flow.masked_mean_square(predicted, target, frame_mask)
-        loss = reconstruction + self.prior_weight * prior + quantized.commitment_loss
-        return TokenizerLoss(loss, reconstruction, prior, quantized.commitment_loss, quantized.codes, token_mask)
+        loss = reconstruction + self.prior_weight * prior + quantized.loss
+        code_mask = _first(self.quantizer.num_codes(num_tokens), quantized.codes.shape[1])
+        return TokenizerLoss(loss, reconstruction, prior, quantized.loss, quantized.codes, code_mask)
 
     @torch.no_grad()
     def encode(self, latents: Tensor, num_frames: Tensor) -> Codes:
@@ -212,35 +213,37 @@ class SoundTokenizer(nn.Module):
         """
         frame_mask = self._valid_frames(latents, num_frames)
         tokens = self.encoder(self._standardized(latents, frame_mask), num_frames, self.grid)
-        codes = self.quantizer(tokens, None, update=False).codes
         num_tokens = self.grid.num_tokens(num_frames)
-        return Codes(_without_padding(codes, num_tokens), num_tokens)
+        codes = self.quantizer(tokens, _first(num_tokens, tokens.shape[1]), update=False).codes
+        num_codes = self.quantizer.num_codes(num_tokens)
+        return Codes(_without_padding(codes, num_codes), num_codes)
 
     @torch.no_grad()
     def decode(
         self,
         codes: Tensor,
-        num_tokens: Tensor,
+        num_codes: Tensor,
         num_frames: Tensor,
         num_steps: int,
         solver: flow.Solver,
         guidance: float,
         generator: torch.Generator,
     ) -> Tensor:
-        """codes (B, N), of which num_tokens (B) are valid -> latents (B, F, D), F the largest of num_frames (B); zeros
+        """codes (B, S), of which num_codes (B) are valid -> latents (B, F, D), F the largest of num_frames (B); zeros
         beyond a clip's own.
 
         guidance 1 is the trained velocity; w gives v(nothing) + w (v(tokens) - v(nothing)). With the objective mse,
-        num_steps, solver, guidance and generator have no effect. Raises ValueError where frames have no token.
+        num_steps, solver, guidance and generator have no effect. Raises ValueError where frames have no code.
         """
-        if (self.grid.num_tokens(num_frames) > num_tokens).any() or int(num_tokens.max()) > codes.shape[1]:
+        needed = self.quantizer.num_codes(self.grid.num_tokens(num_frames))
+        if (needed > num_codes).any() or int(num_codes.max()) > codes.shape[1]:
             raise ValueError(
-                f"num_frames {num_frames.tolist()} need {self.grid.num_tokens(num_frames).tolist()} tokens; "
-                f"{num_tokens.tolist()} came, in codes of shape {tuple(codes.shape)}. "
+                f"num_frames {num_frames.tolist()} need {needed.tolist()} codes; "
+                f"{num_codes.tolist()} came, in codes of shape {tuple(codes.shape)}. "
                 "grid.num_frames(num_tokens) says how many frames tokens stand for"
             )
         mask = torch.arange(int(num_frames.max()), device=codes.device) < num_frames[:, None]
-        condition = self._condition(self.quantizer.decode(_without_padding(codes, num_tokens)), mask.shape[1])
+        condition = self._condition(self.quantizer.decode(_without_padding(codes, num_codes)), mask.shape[1])
         shape = (*mask.shape, self.encoder.latent_dim)
         if self.objective == "mse":
             nothing, start = condition.new_zeros(shape), condition.new_zeros(len(codes))
@@ -276,9 +279,14 @@ class SoundTokenizer(nn.Module):
         return torch.arange(latents.shape[1], device=latents.device) < num_frames[:, None]
 
 
-def _without_padding(codes: Tensor, num_tokens: Tensor) -> Tensor:
-    """codes (B, N) with 0 beyond num_tokens (B)."""
-    return codes.masked_fill(torch.arange(codes.shape[1], device=codes.device) >= num_tokens[:, None], 0)
+def _first(counts: Tensor, length: int) -> Tensor:
+    """counts (B) -> (B, length) bool: True for the first so many."""
+    return torch.arange(length, device=counts.device) < counts[:, None]
+
+
+def _without_padding(codes: Tensor, num_codes: Tensor) -> Tensor:
+    """codes (B, S) with 0 beyond num_codes (B)."""
+    return codes.masked_fill(~_first(num_codes, codes.shape[1]), 0)
 
 
 def _key_mask(mask: Tensor) -> Tensor | None:

@@ -7,7 +7,7 @@
       + level x codebook_size      level 1, code 0 │ codes; every level of a residual quantiser has its own
     size                                           ┘
 
-    a sound of two levels, codes 7 3 7 5:   start, level 0 code 7, level 1 code 3, level 0 code 7, level 1 code 5, end
+    a sound of levels (0, 1), codes 7 3 7 5:   start, level 0 code 7, level 1 code 3, level 0 code 7, level 1 code 5, end
 
 The text ids end where the tokenizer's end. An embedding with more rows than that (many are padded to a round number)
 keeps them unused.
@@ -51,20 +51,23 @@ class Vocabulary:
         self,
         tokenizer: PreTrainedTokenizerBase,
         codebook_size: int,
-        num_codebooks: int,
+        levels: Sequence[int],
         prompt_format: Literal["chat", "ltu"],
         system: str | None,
     ) -> None:
-        """prompt_format: `chat`, the tokenizer's own template, or `ltu` (Gong et al. 2023, arXiv:2305.10790).
+        """levels: of each code of one block, as `Quantizer.levels` gives them.
+
+        prompt_format: `chat`, the tokenizer's own template, or `ltu` (Gong et al. 2023, arXiv:2305.10790).
 
         system: the system message of a chat; None passes none, and the template's own default stands, where it has one.
         Raises ValueError for a tokenizer without the template, or whose template does not end a turn.
         """
         self.tokenizer, self.prompt_format, self.system = tokenizer, prompt_format, system
-        self.codebook_size, self.num_codebooks = codebook_size, num_codebooks
+        self.codebook_size, self.levels = codebook_size, tuple(levels)
+        self.num_codebooks = max(levels) + 1
         self.text_size = max(tokenizer.get_vocab().values()) + 1  # ids may have holes: not the number of tokens
         self.start_id, self.end_id, self.first_code_id = self.text_size, self.text_size + 1, self.text_size + 2
-        self.size = self.first_code_id + num_codebooks * codebook_size
+        self.size = self.first_code_id + self.num_codebooks * codebook_size
         self._check_template()
         self._reader = copy.deepcopy(tokenizer)
         self._reader.add_tokens([SOUND], special_tokens=True)
@@ -87,14 +90,13 @@ class Vocabulary:
         return ids >= self.text_size
 
     def sound_ids(self, codes: Sequence[int]) -> list[int]:
-        """Flat codes (N x Q, a step's levels together) -> start, codes, end. Inverse: `codes`. Raises ValueError."""
-        if len(codes) % self.num_codebooks:
-            raise ValueError(f"{len(codes)} codes are no whole number of steps of {self.num_codebooks} levels")
+        """Flat codes, block after block -> start, codes, end. Inverse: `codes`. Raises ValueError."""
+        self._check_blocks(codes)
         wrong = [code for code in codes if not 0 <= code < self.codebook_size]
         if wrong:
             raise ValueError(f"code {wrong[0]} is outside the codebook of {self.codebook_size}")
         ids = [
-            self.first_code_id + (n % self.num_codebooks) * self.codebook_size + int(code)
+            self.first_code_id + self.levels[n % len(self.levels)] * self.codebook_size + int(code)
             for n, code in enumerate(codes)
         ]
         return [self.start_id, *ids, self.end_id]
@@ -109,13 +111,11 @@ class Vocabulary:
         found = []
         for n, token in enumerate(ids[1:-1]):
             level, code = divmod(int(token) - self.first_code_id, self.codebook_size)
-            if level != n % self.num_codebooks:
-                raise ValueError(
-                    f"id {token} at position {n + 1} of the sound is no code of level {n % self.num_codebooks}"
-                )
+            wanted = self.levels[n % len(self.levels)]
+            if level != wanted:
+                raise ValueError(f"id {token} at position {n + 1} of the sound is no code of level {wanted}")
             found.append(code)
-        if len(found) % self.num_codebooks:
-            raise ValueError(f"{len(found)} codes are no whole number of steps of {self.num_codebooks} levels")
+        self._check_blocks(found)
         return found
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -183,6 +183,12 @@ class Vocabulary:
                 f"the chat template refuses the turns {roles}: {error}. "
                 "Set prompts.system=null if it takes no system message, or prompts.format=ltu"
             ) from error
+
+    def _check_blocks(self, codes: Sequence[int]) -> None:
+        if len(codes) % len(self.levels):
+            raise ValueError(
+                f"{len(codes)} codes are no whole number of blocks of {len(self.levels)}, levels {list(self.levels)}"
+            )
 
     def _check_template(self) -> None:
         if not self.tokenizer.is_fast:

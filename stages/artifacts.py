@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from models.dit import DiffusionTransformer
 from models.oobleck import Oobleck
-from models.quantizer import VectorQuantizer
+from models.quantizer import LexicalQuantizer, Lexicon, build, whole_words
 from models.tokenizer import CausalEncoder, SoundTokenizer, TokenGrid
 from models.vae import LatentCodec, MelCodec
+from stages import assets
 
 
 def save(folder: Path, config: dict[str, Any], state: dict[str, Tensor]) -> None:
@@ -45,22 +46,48 @@ def load_codec(folder: Path) -> LatentCodec:
     return codec.eval().requires_grad_(False)
 
 
-def build_tokenizer(conf: dict[str, Any], facts: dict[str, Any]) -> SoundTokenizer:
-    """conf: the stage's configuration; facts: of `latents` (latent_dim, frame_rate)."""
-    size, rate = conf["quantizer"]["codebook_size"], conf["rate"]
-    token_rate = rate["token_rate"] or TokenGrid.rate(facts["frame_rate"], rate["stride"], rate["bitrate"], size)
-    width = conf["encoder"]["width"]
+def build_tokenizer(conf: dict[str, Any], facts: dict[str, Any], lexicon: Lexicon | None = None) -> SoundTokenizer:
+    """conf: the stage's configuration; facts: of `latents` (latent_dim, frame_rate). lexicon: of the kind `lexical`,
+    which else takes it from its LLM.
+    """
+    width, rate = conf["encoder"]["width"], conf["rate"]
+    if conf["quantizer"]["kind"] == "lexical" and lexicon is None:
+        lexicon = load_lexicon(conf["quantizer"]["words_from"], conf["quantizer"]["words"])
+    quantizer = build(dim=width, lexicon=lexicon, **conf["quantizer"])
+    token_rate = rate["token_rate"] or TokenGrid.rate(
+        facts["frame_rate"], rate["stride"], rate["bitrate"], quantizer.bits_per_token
+    )
     return SoundTokenizer(
         encoder=CausalEncoder(latent_dim=facts["latent_dim"], **conf["encoder"]),
-        quantizer=VectorQuantizer(dim=width, **conf["quantizer"]),
+        quantizer=quantizer,
         decoder=DiffusionTransformer(latent_dim=facts["latent_dim"], condition_dim=width, **conf["decoder"]),
         grid=TokenGrid(facts["frame_rate"], token_rate),
         **conf["flow"],
     )
 
 
+def load_lexicon(source: str, count: int) -> Lexicon:
+    """The first `count` whole words of an LLM, and its embeddings of them. Raises ValueError where it has fewer."""
+    model, tokenizer = assets.load_language_model(source, None, "float32")
+    words, ids = whole_words(tokenizer, count)
+    if len(words) < count:
+        raise ValueError(
+            f"quantizer.words_from {source} has {len(words)} whole words of one token; {count} are asked for. "
+            + (f"Type --quantizer.words={len(words)}" if words else "Choose an LLM whose tokens are words")
+        )
+    return Lexicon(words, model.get_input_embeddings().weight.detach()[ids].clone())
+
+
+def save_tokenizer(folder: Path, conf: dict[str, Any], facts: dict[str, Any], tokenizer: SoundTokenizer) -> None:
+    """The words of a lexical codebook lie in config.json and their embeddings in the weights: loading needs no LLM."""
+    quantizer = tokenizer.quantizer
+    words = quantizer.words if isinstance(quantizer, LexicalQuantizer) else None
+    save(folder, {"conf": conf, "facts": facts, "words": words}, tokenizer.state_dict())
+
+
 def load_tokenizer(folder: Path) -> SoundTokenizer:
     config, state = load(folder)
-    tokenizer = build_tokenizer(config["conf"], config["facts"])
+    lexicon = Lexicon(config["words"], state["quantizer.embeddings"]) if config["words"] else None
+    tokenizer = build_tokenizer(config["conf"], config["facts"], lexicon)
     tokenizer.load_state_dict(state)
     return tokenizer.eval().requires_grad_(False)

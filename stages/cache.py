@@ -55,7 +55,7 @@ class Cache(L.LightningModule):
         for start in range(0, len(items), size):
             batch = collate([window for _, window in items[start : start + size]])
             found = self.tokenizer.encode(batch.latents.to(self.device), batch.num_frames.to(self.device))
-            rows = zip(items[start : start + size], found.codes.tolist(), found.num_tokens.tolist(), strict=True)
+            rows = zip(items[start : start + size], found.codes.tolist(), found.num_codes.tolist(), strict=True)
             for (cut_id, _), codes, count in rows:
                 writer.add_codes(cut_id, codes[:count])
         writer.finish()
@@ -67,7 +67,7 @@ class Cache(L.LightningModule):
 
     def export(self, artifact: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         cuts = chunks.read(self.folder / "chunks")
-        use = CodebookUse(self.facts["codebook_size"])
+        use = CodebookUse(self.facts["codebook_size"], self.facts["levels"])
         for cut in cuts:
             codes = torch.tensor(cut.custom["codes"])
             use.update(codes, torch.ones_like(codes, dtype=torch.bool))

@@ -144,18 +144,19 @@ class Evaluate(L.LightningModule):
                 continue
             tokenizer = artifacts.load_tokenizer(self.parents[name].artifact).to(self.device)
             flow = self.parents[name].facts["objective"] == "flow"
-            use = CodebookUse(self.parents[name].facts["codebook_size"])
+            facts = self.parents[name].facts
+            use = CodebookUse(facts["codebook_size"], facts["levels"])
             for steps in self.conf["reconstruction_steps"] if flow else [1]:
                 errors = {"error": LatentError(std), "shuffled": LatentError(std)}
                 for number, batch in enumerate(batches):
                     codes = tokenizer.encode(batch.latents, batch.num_frames)
                     if steps == self.conf["reconstruction_steps"][0]:
                         use.update(
-                            codes.codes.cpu(), (torch.arange(codes.codes.shape[1]) < codes.num_tokens.cpu()[:, None])
+                            codes.codes.cpu(), (torch.arange(codes.codes.shape[1]) < codes.num_codes.cpu()[:, None])
                         )
                     for condition, order in (("error", slice(None)), ("shuffled", _rolled(len(batch.ids)))):
                         decoded = tokenizer.decode(
-                            codes.codes[order], codes.num_tokens[order], batch.num_frames[order], num_steps=steps,
+                            codes.codes[order], codes.num_codes[order], batch.num_frames[order], num_steps=steps,
                             solver=self.parents[name].facts["sampling"]["solver"], guidance=1.0,
                             generator=torch.Generator(device=self.device).manual_seed(self.conf["seed"] + number),
                         )  # fmt: skip

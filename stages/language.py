@@ -22,7 +22,7 @@ from stages import artifacts, assets, chain, optim
 def build(
     conf: dict[str, Any], facts: dict[str, Any], codebook: Tensor | None
 ) -> tuple[SoundLanguageModel, Vocabulary]:
-    """conf: of a language stage; facts: of the tokenizer (codebook_size, num_codebooks); codebook (K, D) starts the new rows, or None."""
+    """conf: of a language stage; facts: of the tokenizer (codebook_size, levels); codebook (Q, K, d) starts the new rows, or None."""
     model, tokenizer = assets.load_language_model(
         conf["model"]["source"], conf["model"]["revision"], conf["model"]["dtype"]
     )
@@ -30,7 +30,7 @@ def build(
     vocabulary = Vocabulary(
         tokenizer,
         facts["codebook_size"],
-        facts["num_codebooks"],
+        facts["levels"],
         prompt_format=prompts["format"],
         system=prompts["system"],
     )
@@ -62,9 +62,10 @@ class Language(L.LightningModule):
         super().__init__()
         self.stage, self.conf, self.parents = stage, conf, parents
         self.facts = {
-            key: parents["tokenizer"].facts[key] for key in ("codebook_size", "num_codebooks", "token_rate", "bitrate")
+            key: parents["tokenizer"].facts[key]
+            for key in ("codebook_size", "num_codebooks", "levels", "token_rate", "bitrate")
         }
-        codebook = artifacts.load_tokenizer(parents["tokenizer"].artifact).quantizer.codebook
+        codebook = artifacts.load_tokenizer(parents["tokenizer"].artifact).quantizer.vectors
         self.language, self.vocabulary = build(conf, self.facts, codebook)
         if "caption" in parents:
             config, state = artifacts.load(parents["caption"].artifact)

@@ -51,9 +51,9 @@ def markdown(report: dict[str, Any]) -> str:
     lines = [f"# {report['experiment']}: held-out scores", ""]
     facts = report["facts"]
     lines += [
-        f"{facts['token_rate']:.2f} tokens a second, {facts['codebook_size']} codes, {facts['bitrate'] / 1000:.3f} kbps nominal. "
+        f"{facts['token_rate']:.2f} tokens a second, {_codes(facts)}, {facts['bitrate'] / 1000:.3f} kbps nominal. "
         f"Codebook on held-out sound: perplexity {report['codebook']['codebook_perplexity']:.0f}, "
-        f"{100 * report['codebook']['codebook_used']:.0f} % of the codes used, {report['codebook']['codebook_bits']:.2f} bits a token.",
+        f"{100 * report['codebook']['codebook_used']:.0f} % of the codes used, {report['codebook']['codebook_bits']:.2f} bits a code.",
         "",
         f"## Reconstruction, {report['reconstruction_clips']} windows",
         "",
@@ -103,3 +103,8 @@ def _percent(interval: Interval) -> str:
 
 def _number(value: float) -> str:
     return "n/a" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def _codes(facts: dict[str, Any]) -> str:
+    levels = facts["num_codebooks"]
+    return f"{facts['codebook_size']} codes" + (f" on each of {levels} levels" if levels > 1 else "")

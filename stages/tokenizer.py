@@ -37,7 +37,7 @@ class Tokenizer(L.LightningModule):
         )
         self.decoder_average.requires_grad_(False)
         self.latent_error = LatentError(statistics["std"])
-        self.codebook_use = CodebookUse(conf["quantizer"]["codebook_size"])
+        self.codebook_use = CodebookUse(self.tokenizer.quantizer.codebook_size, self.tokenizer.quantizer.levels)
 
     def datamodule(self) -> LatentDataModule:
         return LatentDataModule(
@@ -76,7 +76,7 @@ class Tokenizer(L.LightningModule):
     def validation_step(self, batch: LatentBatch, batch_idx: int) -> None:
         codes = self.tokenizer.encode(batch.latents, batch.num_frames)
         self.latent_error.update(self.decode(batch, seed=batch_idx), batch.latents, batch.num_frames)
-        valid = torch.arange(codes.codes.shape[1], device=self.device) < codes.num_tokens[:, None]
+        valid = torch.arange(codes.codes.shape[1], device=self.device) < codes.num_codes[:, None]
         self.codebook_use.update(codes.codes, valid)
 
     def on_validation_epoch_end(self) -> None:
@@ -92,7 +92,7 @@ class Tokenizer(L.LightningModule):
         codes = tokenizer.encode(batch.latents, batch.num_frames)
         generator = torch.Generator(device=self.device).manual_seed(seed)
         return tokenizer.decode(
-            codes.codes, codes.num_tokens, batch.num_frames, generator=generator, **self.conf["sampling"]
+            codes.codes, codes.num_codes, batch.num_frames, generator=generator, **self.conf["sampling"]
         )
 
     def averaged(self) -> Any:
@@ -108,15 +108,16 @@ class Tokenizer(L.LightningModule):
 
     def export(self, artifact: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         self.tokenizer.decoder.load_state_dict(self.decoder_average.module.state_dict())
-        grid = self.tokenizer.grid
+        grid, quantizer = self.tokenizer.grid, self.tokenizer.quantizer
         facts = self.facts | {
-            "codebook_size": self.conf["quantizer"]["codebook_size"],
-            "num_codebooks": 1,
+            "codebook_size": quantizer.codebook_size,
+            "num_codebooks": quantizer.num_codebooks,
+            "levels": list(quantizer.levels),
             "token_rate": float(grid.token_rate),
             "bitrate": float(self.tokenizer.bitrate),
             "objective": self.conf["flow"]["objective"],
             "sampling": self.conf["sampling"],
         }
-        artifacts.save(artifact, {"conf": self.conf, "facts": self.facts}, self.tokenizer.state_dict())
+        artifacts.save_tokenizer(artifact, self.conf, self.facts, self.tokenizer)
         metrics = {key: float(value) for key, value in self.trainer.callback_metrics.items()}
         return facts, metrics

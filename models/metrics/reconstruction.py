@@ -1,5 +1,7 @@
 """How far decoded latents are from the true ones (the paper's Table I measures in this space), and sound from sound."""
 
+from collections.abc import Sequence
+
 import torch
 import torchaudio.functional as AF
 from torch import Tensor
@@ -35,27 +37,32 @@ class LatentError(Metric):
 
 
 class CodebookUse(Metric):
-    """Counts of codes over an epoch: perplexity 2^H, share of entries used, and H in bits a token."""
+    """Counts of codes over an epoch: perplexity 2^H, share of entries used, and H in bits a code; means over levels."""
 
     higher_is_better = True
     full_state_update = False
 
-    def __init__(self, codebook_size: int) -> None:
+    def __init__(self, codebook_size: int, levels: Sequence[int] = (0,)) -> None:
+        """levels: the level of each code of one block; code s of a clip is of level levels[s % len(levels)]."""
         super().__init__()
-        self.codebook_size = codebook_size
-        self.add_state("counts", torch.zeros(codebook_size, dtype=torch.long), dist_reduce_fx="sum")
+        self.codebook_size, self.levels = codebook_size, tuple(levels)
+        self.add_state(
+            "counts", torch.zeros(max(levels) + 1, codebook_size, dtype=torch.long), dist_reduce_fx="sum"
+        )  # (Q, K)
 
     def update(self, codes: Tensor, mask: Tensor) -> None:
-        """codes, mask (B, N): masked-out codes are padding and do not count."""
-        self.counts += torch.bincount(codes[mask], minlength=self.codebook_size)
+        """codes, mask (..., S): masked-out codes are padding and do not count."""
+        places = torch.arange(codes.shape[-1], device=codes.device) % len(self.levels)
+        rows = torch.tensor(self.levels, device=codes.device)[places] * self.codebook_size + codes
+        self.counts += torch.bincount(rows[mask], minlength=self.counts.numel()).view_as(self.counts)
 
     def compute(self) -> dict[str, Tensor]:
-        share = self.counts.double() / self.counts.sum().clamp(min=1)
-        bits = -(share * share.clamp(min=1e-300).log2()).sum()
+        share = self.counts.double() / self.counts.sum(-1, keepdim=True).clamp(min=1)
+        bits = -(share * share.clamp(min=1e-300).log2()).sum(-1)
         return {
-            "codebook_perplexity": bits.exp2(),
+            "codebook_perplexity": bits.exp2().mean(),
             "codebook_used": (self.counts > 0).double().mean(),
-            "codebook_bits": bits,
+            "codebook_bits": bits.mean(),
         }
 
 

@@ -12,7 +12,7 @@ import conf
 from conf import schema
 from models.discriminator import Discriminator
 from models.dit import DiffusionTransformer
-from models.quantizer import VectorQuantizer
+from models.quantizer import build
 from models.spectral import SpectralLoss
 from models.tokenizer import CausalEncoder, SoundTokenizer
 from models.vae import MelCodec
@@ -212,6 +212,24 @@ def test_laws_between_values_name_the_layer_that_broke_them(tmp_path: Path):
         conf.compose("caption", overrides=["prompts.text_to_sound=Sing."])
 
 
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["kind=lexical"], r"words_from: lexical needs the LLM .*--quantizer\.words_from=smollm2-135m-instruct"),
+        (["kind=residual", "strides=[4,3]"], r"strides: \[4, 3\]: each must divide the one before it"),
+        (["kind=residual", "strides=[]"], r"strides: \[\]; one of at least 1 a level"),
+        (["kind=fsq", "levels=[8,1]"], r"levels: \[8, 1\]; one dimension or more of 2 to 1000"),
+        (["kind=simvq", "variational=gumbel"], r"variational: gumbel is of the kinds vq and residual, here simvq"),
+    ],
+    ids=str,
+)
+def test_what_a_kind_of_quantizer_needs(overrides: list[str], message: str):
+    """And no other kind: the same values with another one compose."""
+    with pytest.raises(ValueError, match=rf": quantizer\.{message}"):
+        conf.compose("tokenizer", overrides=[f"quantizer.{text}" for text in overrides])
+    conf.compose("tokenizer", overrides=["quantizer.kind=vq", *(f"quantizer.{text}" for text in overrides[1:])])
+
+
 def test_no_schema_key_is_the_name_of_a_unit():
     """Else `--tokenizer.x=1` and a section of a --conf FILE would mean two things."""
     assert not {unit: keys for unit, (owner, _) in schema.UNITS.items() if (keys := names(owner) & set(schema.UNITS))}
@@ -232,7 +250,7 @@ FED = {  # section -> (constructor, what comes from parents, other modules or an
     schema.Spectral: (SpectralLoss, {"sample_rate", "channels"}),
     schema.Discriminator: (Discriminator, {"channels"}),
     schema.Encoder: (CausalEncoder, {"latent_dim"}),
-    schema.Quantizer: (VectorQuantizer, {"dim"}),
+    schema.Quantizer: (build, {"dim", "lexicon"}),
     schema.Decoder: (DiffusionTransformer, {"latent_dim", "condition_dim"}),
     schema.Flow: (SoundTokenizer, {"encoder", "quantizer", "decoder", "grid"}),
 }
@@ -241,8 +259,8 @@ FED = {  # section -> (constructor, what comes from parents, other modules or an
 @pytest.mark.parametrize("section", FED, ids=lambda section: section.__name__)
 def test_sections_fit_the_constructors_they_feed(section: type):
     constructor, inherited = FED[section]
-    assert names(section) == parameters(constructor.__init__) - inherited
-    assert inherited <= parameters(constructor.__init__)
+    assert names(section) == parameters(constructor) - inherited
+    assert inherited <= parameters(constructor)
 
 
 def test_trainer_and_sampling_sections_are_arguments():
@@ -251,9 +269,9 @@ def test_trainer_and_sampling_sections_are_arguments():
     )
     assert names(schema.Sampling) == parameters(SoundTokenizer.decode) - {
         "codes",
-        "num_tokens",
+        "num_codes",
         "num_frames",
-        "generator",
+        "noise",
     }
 
 

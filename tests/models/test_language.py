@@ -21,11 +21,16 @@ SOURCES = ["random:tiny", "random:tiny-untied"]
 
 
 def build(
-    source: str, seed: int = 0, trained: bool = True, dtype: str = "float32", **changes: object
+    source: str,
+    seed: int = 0,
+    trained: bool = True,
+    dtype: str = "float32",
+    levels: tuple[int, ...] = (0, 1),
+    **changes: object,
 ) -> SoundLanguageModel:
     """trained: LoRA's second matrices are not zero, as after training."""
     base, tokenizer = load_language_model(source, None, dtype)
-    words = Vocabulary(tokenizer, 5, 2, prompt_format="chat", system=None)
+    words = Vocabulary(tokenizer, 5, levels, prompt_format="chat", system=None)
     settings = {
         "rank": 4,
         "alpha": 8,
@@ -215,6 +220,17 @@ def test_an_answer_ends_at_its_end_of_turn_and_a_sound_at_its_marker():
         model.generate(prompt, torch.ones_like(prompt), 3, "audio")
 
 
+@pytest.mark.parametrize("room", [5, 7, 8, 12])
+def test_a_sound_of_strides_2_and_1_is_whole_blocks(room: int):
+    """One code of level 0, then two of level 1; `codes` raises for anything else."""
+    model = build("random:tiny", levels=(0, 1, 1))
+    prompt = torch.tensor([model.vocabulary.render(TALKS[1][:1], generate=True).input_ids])
+    found = model.generate(prompt, torch.ones_like(prompt), room, "audio")[0]
+    assert len(found) <= room and len(model.vocabulary.codes(found)) >= 3
+    with pytest.raises(ValueError, match="the shortest sound with its markers has 5"):
+        model.generate(prompt, torch.ones_like(prompt), 4, "audio")
+
+
 @pytest.mark.parametrize("source", SOURCES)
 def test_state_comes_back_and_is_refused_by_name(source: str):
     model, other = build(source), build(source, seed=1)
@@ -289,7 +305,7 @@ def test_half_precision_weights_train_in_float32():
 
 def test_models_of_another_build_are_refused():
     base, tokenizer = load_language_model("random:tiny", None, "float32")
-    words = Vocabulary(tokenizer, 5, 2, prompt_format="chat", system=None)
+    words = Vocabulary(tokenizer, 5, (0, 1), prompt_format="chat", system=None)
     settings = {"rank": 4, "alpha": 8, "dropout": 0.0, "initialization": "mean", "codebook": None, "seed": 0}
     small = copy.deepcopy(base)
     small.resize_token_embeddings(200)

@@ -54,6 +54,18 @@ def test_codebook_use_by_hand():
     assert found == pytest.approx({"codebook_perplexity": 2**1.5, "codebook_used": 3 / 8, "codebook_bits": 1.5})
 
 
+def test_codebook_use_is_a_mean_over_levels():
+    """Strides 2 and 1. Level 0: codes 3, 3 (0 bits); level 1: 0, 1, 2, 3 (2 bits), in two clips, one shorter."""
+    metric = CodebookUse(4, (0, 1, 1))
+    clips = torch.tensor([[3, 0, 1, 3, 2, 3], [0, 1, 1, 0, 0, 0]])
+    metric.update(clips, torch.tensor([[True] * 6, [False] * 6]))
+    found = {name: value.item() for name, value in metric.compute().items()}
+    assert found == pytest.approx({"codebook_perplexity": (1 + 4) / 2, "codebook_used": 5 / 8, "codebook_bits": 1.0})
+    flat = CodebookUse(4, (0, 1, 1))
+    flat.update(clips[0], torch.ones(6, dtype=torch.bool))
+    assert torch.equal(flat.counts, metric.counts)
+
+
 def test_codebook_use_at_its_ends():
     one, all_codes = CodebookUse(16), CodebookUse(16)
     one.update(torch.full((2, 9), 3), torch.ones(2, 9, dtype=torch.bool))

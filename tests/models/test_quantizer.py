@@ -5,6 +5,7 @@ one, and nothing changes when nothing should.
 import copy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.quantizer import VectorQuantizer, gather, kmeans, nearest
+from models.quantizer import Quantizer, ResidualQuantizer, VectorQuantizer, gather, kmeans, nearest
 
 ROOT = Path(__file__).parents[2]
 DIM, SIZE = 6, 8
 SETTINGS = {
     "dim": DIM, "codebook_size": SIZE, "code_dim": 4, "decay": 0.6, "commitment_weight": 0.25, "kmeans_iterations": 5,
     "reservoir_size": 40, "revive_threshold": 0.3, "revive_every": 4, "revive_until": 30, "seed": 3,
+    "variational": "none", "kl_weight": 0.0, "temperature": 1.0,
 }  # fmt: skip
 
 
@@ -34,6 +36,10 @@ def one_thread():
 def quantizer(**changes: float) -> VectorQuantizer:
     torch.manual_seed(0)
     return VectorQuantizer(**(SETTINGS | changes))  # type: ignore[arg-type]
+
+
+def residual(**changes: float) -> ResidualQuantizer:
+    return ResidualQuantizer([quantizer(seed=level, **changes) for level in range(2)], (2, 1))
 
 
 def batch(step: int, size: int = 4) -> tuple[Tensor, Tensor]:
@@ -95,7 +101,7 @@ def test_masked_positions_change_nothing(steps: int):
         one, other = clean(latents, mask, update=True), dirty(garbage, mask, update=True)
         assert torch.equal(one.codes[mask], other.codes[mask])
         assert torch.equal(one.quantized[mask], other.quantized[mask])
-        assert torch.equal(one.commitment_loss, other.commitment_loss)
+        assert torch.equal(one.loss, other.loss)
     assert clean.ready
     assert_equal(state(clean), state(dirty))
 
@@ -130,8 +136,9 @@ def test_before_the_start_nothing_is_quantised():
     model = quantizer(reservoir_size=1000)
     latents, mask = batch(0)
     found = model(latents, mask, update=True)
-    torch.testing.assert_close(found.quantized, model.project_out(F.normalize(model.project_in(latents), dim=-1)))
-    assert found.commitment_loss == 0 and not model.ready and model.filled == mask.sum()
+    wanted = model.project_out(F.normalize(model.project_in(latents), dim=-1))
+    torch.testing.assert_close(found.quantized[mask], wanted[mask])
+    assert found.loss == 0 and not model.ready and model.filled == mask.sum()
 
 
 def test_the_start_is_k_means_over_the_reservoir():
@@ -243,9 +250,9 @@ def test_commitment_by_hand_and_the_straight_gradient():
     latents = torch.tensor([[[1e-6, 5.0], [3.0, 0.0]]], requires_grad=True)
     found = model(latents, None, update=False)
     assert found.codes.tolist() == [[0, 0]]
-    assert found.commitment_loss.item() == pytest.approx(0.25 * (2 + 0) / 2, rel=1e-4)
+    assert found.loss.item() == pytest.approx(0.25 * (2 + 0) / 2, rel=1e-4)
     masked = model(latents, torch.tensor([[True, False]]), update=False)
-    assert masked.commitment_loss.item() == pytest.approx(0.25 * 2, rel=1e-4)
+    assert masked.loss.item() == pytest.approx(0.25 * 2, rel=1e-4)
     direction = torch.tensor([[[2.0, 3.0], [5.0, 7.0]]])
     (straight,) = torch.autograd.grad((found.quantized * direction).sum(), latents)
     (plain,) = torch.autograd.grad((F.normalize(latents, dim=-1) * direction).sum(), latents)
@@ -255,9 +262,9 @@ def test_commitment_by_hand_and_the_straight_gradient():
 def test_commitment_pulls_vectors_to_their_codes():
     model = trained(8).eval()
     latents = batch(50)[0].requires_grad_()
-    loss = model(latents, None, update=False).commitment_loss
+    loss = model(latents, None, update=False).loss
     (gradient,) = torch.autograd.grad(loss, latents)
-    assert model(latents - 0.1 * gradient, None, update=False).commitment_loss < loss
+    assert model(latents - 0.1 * gradient, None, update=False).loss < loss
 
 
 def test_nearest_is_the_first_of_equals_and_goes_on_after_a_part():
@@ -290,13 +297,13 @@ import datetime, importlib.util, sys
 import torch
 import torch.distributed as dist
 torch.set_num_threads(1)
-rank, file, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+rank, file, folder, kind = int(sys.argv[1]), *sys.argv[2:]
 spec = importlib.util.spec_from_file_location("laws", file)
 laws = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(laws)
-model = laws.quantizer()
+model = getattr(laws, kind)()
 dist.init_process_group("gloo", f"file://{folder}/meet", datetime.timedelta(seconds=60), world_size=2, rank=rank)
-for step in range(14):
+for step in range(22):
     latents, mask = laws.batch(step)
     model(*((latents[:3], mask[:3]) if rank == 0 else (latents[3:], mask[3:] & (step != 9))), update=True)
 torch.save(model.state_dict(), f"{folder}/{rank}.pt")
@@ -304,26 +311,29 @@ dist.destroy_process_group()
 """
 
 
-def test_two_ranks_equal_one_process(tmp_path: Path):
+@pytest.mark.parametrize("kind", [quantizer, residual], ids=["vq", "residual"])
+def test_two_ranks_equal_one_process(kind: Callable[..., Quantizer], tmp_path: Path):
     """Batches of three clips and one, once of no valid vector; over the start, running means and revivals."""
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-c", RANK, str(rank), __file__, str(tmp_path)],
+            [sys.executable, "-c", RANK, str(rank), __file__, str(tmp_path), kind.__name__],
             cwd=ROOT,
             stderr=subprocess.PIPE,
             text=True,
         )
         for rank in range(2)
     ]
-    alone, unrevived = quantizer(), quantizer(revive_until=0)
-    for step in range(14):
+    alone, unrevived = kind(), kind(revive_until=0)
+    for step in range(22):
         latents, mask = batch(step)
         mask[3:] &= step != 9
         alone(latents, mask, update=True)
         unrevived(latents, mask, update=True)
     assert [(rank.communicate(timeout=60)[1][-2000:], rank.returncode)[1] for rank in ranks] == [0, 0]
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    assert alone.ready and not torch.equal(alone.codebook, unrevived.codebook)
+    assert alone.ready
+    for revived, other in zip(alone.vectors, unrevived.vectors, strict=True):
+        assert not torch.equal(revived, other)
     assert_equal(first, second)
     for name, value in alone.state_dict().items():
         torch.testing.assert_close(

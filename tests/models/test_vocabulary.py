@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, pre_tokenizers
@@ -42,7 +44,10 @@ def tokenizer(template: str | None) -> PreTrainedTokenizerFast:
 
 
 def vocabulary(
-    template: str | None = CHATML, prompt_format: str = "chat", levels: int = 2, system: str | None = None
+    template: str | None = CHATML,
+    prompt_format: str = "chat",
+    levels: Sequence[int] = (0, 1),
+    system: str | None = None,
 ) -> Vocabulary:
     return Vocabulary(tokenizer(template), 5, levels, prompt_format=prompt_format, system=system)
 
@@ -57,12 +62,25 @@ def test_ids_are_text_then_markers_then_each_level():
     assert words.is_audio(torch.tensor([0, a - 1, a, words.size - 1])).tolist() == [False, False, True, True]
 
 
-@pytest.mark.parametrize("levels", [1, 2, 3])
-def test_codes_invert_sound_ids(levels: int):
+@pytest.mark.parametrize("levels", [(0,), (0, 1), (0, 1, 2), (0, 1, 1, 2, 2, 2, 2)], ids=str)
+def test_codes_invert_sound_ids(levels: tuple[int, ...]):
     words = vocabulary(levels=levels)
-    codes = torch.randint(0, 5, (4 * levels,), generator=torch.Generator().manual_seed(0)).tolist()
+    codes = torch.randint(0, 5, (4 * len(levels),), generator=torch.Generator().manual_seed(0)).tolist()
     assert words.codes(words.sound_ids(codes)) == codes
     assert words.codes(words.sound_ids([])) == []
+
+
+def test_a_level_may_have_several_codes_in_a_block():
+    """Strides 2 and 1: one code of level 0, two of level 1, over two levels of ids."""
+    words = vocabulary(levels=(0, 1, 1))
+    first = words.first_code_id
+    assert (words.num_codebooks, words.size) == (2, first + 10)
+    ids = words.sound_ids([4, 0, 3, 1, 2, 2])
+    assert ids[1:-1] == [first + 4, first + 5, first + 8, first + 1, first + 7, first + 7]
+    with pytest.raises(ValueError, match=r"position 2 of the sound is no code of level 1"):
+        words.codes([words.start_id, first, first + 1, first + 5, words.end_id])
+    with pytest.raises(ValueError, match=r"2 codes are no whole number of blocks of 3, levels \[0, 1, 1\]"):
+        words.codes([words.start_id, first, first + 5, words.end_id])
 
 
 def test_bad_codes_and_ids_are_refused():

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from datamodules import chunks
+
 
 def test_run_all_ends_with_the_table_and_skips_what_is_done(stage, tones: Path, capsys):
     assert stage("run", "all", "--experiment=all") == 0
@@ -40,3 +42,16 @@ def test_another_tokenizers_cache_is_refused_by_name(stage, tones: Path, capsys)
     assert stage("run", "openaqa", "--experiment=two", "--parents.caption=one") == 1
     message = capsys.readouterr().err
     assert "different runs of 'tokenizer'" in message and "--restart" in message
+
+
+def test_two_levels_go_through_the_cache_into_the_llm(stage, tones: Path):
+    """Strides 2 and 1: blocks of three codes, from the codebook to the LLM's rows."""
+    words = ["--experiment=levels", "--quantizer.kind=residual", "--quantizer.strides=[2,1]"]
+    assert stage("run", "latents", "--experiment=levels") == 0
+    assert stage("run", "tokenizer", *words) == 0
+    for name in ("cache", "caption"):
+        assert stage("run", name, "--experiment=levels") == 0
+    facts = json.loads((tones / "runs/levels/caption/receipt.json").read_text())["facts"]
+    assert (facts["levels"], facts["num_codebooks"], facts["codebook_size"]) == ([0, 1, 1], 2, 16)
+    cuts = chunks.read(tones / "runs/levels/cache/chunks")
+    assert cuts and all(len(cut.custom["codes"]) % 3 == 0 for cut in cuts)

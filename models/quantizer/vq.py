@@ -9,23 +9,18 @@ out of use start anew from vectors of the batch.
     quantised (B, N, D) ◄──project── (B, N, d) ◄──codebook──────────────────┘
 """
 
-from typing import NamedTuple
-
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.quantizer import variational as posterior
+from models.quantizer.interface import Quantized, Quantizer, masked_mean, straight_through, without_padding
+from models.quantizer.ranks import add_up, agree, gather, rank
+from models.quantizer.search import kmeans, nearest
 
-class Quantized(NamedTuple):
-    quantized: Tensor  # (B, N, D), with the gradient of the unquantised
-    codes: Tensor  # (B, N) long
-    commitment_loss: Tensor  # (), weighted
 
-
-class VectorQuantizer(nn.Module):
-    """Every random choice is drawn from (seed, step), and all that the future depends on is in `state_dict`: a resumed
-    run equals the undisturbed one.
+class VectorQuantizer(Quantizer):
+    """The default: one code a token, out of a book that follows.
 
     Ranks agree: they add up their statistics and share the vectors that codes start from. `eval()`, or update=False,
     changes nothing. Each training forward counts as a step, so with gradient accumulation a step is a batch, not an
@@ -53,11 +48,15 @@ class VectorQuantizer(nn.Module):
         revive_every: int,
         revive_until: int,
         seed: int,
+        variational: posterior.Variational,
+        kl_weight: float,
+        temperature: float,
     ) -> None:
         """reservoir_size: vectors that k-means starts from. revive_threshold: share of the mean use below which a code
-        starts anew, every `revive_every` steps, before step `revive_until`.
+        starts anew, every `revive_every` steps, before step `revive_until`. variational: see the module of that name;
+        kl_weight is of its divergence, temperature of gumbel's posterior.
         """
-        super().__init__()
+        super().__init__(dim, codebook_size)
         if reservoir_size < codebook_size:
             raise ValueError(
                 f"reservoir_size {reservoir_size} is below codebook_size {codebook_size}: "
@@ -69,13 +68,18 @@ class VectorQuantizer(nn.Module):
             raise ValueError(
                 f"revive_every {revive_every}; at least 1 is allowed. To revive nothing, set revive_until to 0"
             )
-        self.dim, self.codebook_size, self.code_dim = dim, codebook_size, code_dim
+        if variational not in ("none", "gumbel", "gaussian"):
+            raise ValueError(f"variational {variational!r}; none, gumbel and gaussian are allowed")
+        if temperature <= 0:
+            raise ValueError(f"temperature {temperature}; above 0 is allowed")
+        self.code_dim = code_dim
         self.decay, self.commitment_weight = decay, commitment_weight
         self.kmeans_iterations, self.reservoir_size = kmeans_iterations, reservoir_size
         self.revive_threshold, self.revive_every, self.revive_until = revive_threshold, revive_every, revive_until
         self.seed = seed
+        self.variational, self.kl_weight, self.temperature = variational, kl_weight, temperature
 
-        self.project_in = nn.Linear(dim, code_dim, bias=False)
+        self.project_in = nn.Linear(dim, 2 * code_dim if variational == "gaussian" else code_dim, bias=False)
         self.project_out = nn.Linear(code_dim, dim, bias=False)
         nn.init.normal_(self.project_out.weight)  # a code of length 1 gives entries of variance 1
         start = torch.randn(codebook_size, code_dim, generator=torch.Generator().manual_seed(seed))
@@ -88,41 +92,47 @@ class VectorQuantizer(nn.Module):
         self.register_buffer("ready", torch.tensor(False))
 
     def forward(self, latents: Tensor, mask: Tensor | None, update: bool) -> Quantized:
-        """latents (B, N, D); mask (B, N) bool, False for padding, which has no part in statistics and loss. In float32,
-        under autocast too.
-
-        In training with update, until the reservoir is full: nothing is quantised (the vectors themselves go on, codes
-        are the nearest of a random book).
+        """In training with update, until the reservoir is full: nothing is quantised (the vectors themselves go on,
+        codes are the nearest of a random book).
         """
         with torch.autocast(latents.device.type, enabled=False):
-            vectors = F.normalize(self.project_in(latents.float()), dim=-1)
-            flat = vectors.detach().flatten(0, 1)
-            codes = nearest(flat, self.codebook)
-            chosen = self.codebook[codes].view_as(vectors)
-            mask = torch.ones(vectors.shape[:2], dtype=torch.bool, device=vectors.device) if mask is None else mask
+            latents, mask = without_padding(latents, mask)
             update = update and self.training
-            if update and not self.ready:
-                passed, commitment = vectors, vectors.new_zeros(())
+            started = bool(self.ready) or not update
+            noise = self._noise(latents.device) if update and self.variational != "none" else None
+            projected, divergence = self.project_in(latents), None
+            if self.variational == "gaussian":
+                projected, divergence = posterior.gaussian(projected, noise)
+            vectors = F.normalize(projected, dim=-1)
+            if self.variational == "gumbel" and started:
+                codes, divergence = posterior.gumbel(vectors, self.codebook.clone(), self.temperature, noise)
             else:
-                passed = vectors + (chosen - vectors).detach()
-                distances = (vectors - chosen).square().sum(-1) * mask
-                commitment = self.commitment_weight * distances.sum() / mask.sum().clamp(min=1)
+                codes = nearest(vectors.detach().flatten(0, 1), self.codebook).view(mask.shape)
+            chosen = self.codebook[codes]
+            loss = vectors.new_zeros(())
+            if started:
+                loss = self.commitment_weight * masked_mean((vectors - chosen).square().sum(-1), mask)
+            if divergence is not None:
+                loss = loss + self.kl_weight * masked_mean(divergence, mask)
             if update:
-                self._update(flat[mask.flatten()], codes[mask.flatten()])
-            return Quantized(self.project_out(passed), codes.view(vectors.shape[:2]), commitment)
+                self._update(vectors.detach()[mask], codes[mask])
+            return Quantized(self.project_out(straight_through(vectors, chosen) if started else vectors), codes, loss)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """codes (B, N) -> (B, N, D): what `forward` gave with them. Raises ValueError for a code that is not in the
-        book.
-        """
-        low, high = (int(codes.min()), int(codes.max())) if codes.numel() else (0, 0)
-        if low < 0 or high >= self.codebook_size:
-            raise ValueError(
-                f"codes from {low} to {high}; 0 to {self.codebook_size - 1} are allowed. "
-                "Were they made by another tokenizer?"
-            )
+        self._check(codes)
         with torch.autocast(codes.device.type, enabled=False):
             return self.project_out(self.codebook[codes])
+
+    @property
+    def vectors(self) -> Tensor:
+        return self.codebook[None]
+
+    def _noise(self, device: torch.device) -> torch.Generator:
+        """Of this step, and of this rank, whose vectors are others."""
+        return torch.Generator(device=device).manual_seed(self._step_seed() ^ (rank() + 1) << 40)
+
+    def _step_seed(self) -> int:
+        return (self.seed * 1_000_003 + int(self.step)) % (1 << 62)
 
     @torch.no_grad()
     def _update(self, vectors: Tensor, codes: Tensor) -> None:
@@ -130,7 +140,7 @@ class VectorQuantizer(nn.Module):
         it takes part in the collectives.
         """
         step = int(self.step)
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + step) % (1 << 62))
+        generator = torch.Generator().manual_seed(self._step_seed())
         if not self.ready:
             self._fill(gather(vectors), generator)
         else:
@@ -143,8 +153,7 @@ class VectorQuantizer(nn.Module):
         """Running means, summed over ranks; a code that nobody used keeps its direction."""
         totals = vectors.new_zeros(self.codebook_size, self.code_dim + 1)
         totals.index_add_(0, codes, F.pad(vectors, (0, 1), value=1.0))
-        if is_distributed():
-            dist.all_reduce(totals)
+        add_up(totals)
         uses = totals[:, -1]
         self.counts.lerp_(uses, 1 - self.decay)
         self.sums.lerp_(totals[:, :-1], 1 - self.decay)
@@ -176,56 +185,8 @@ class VectorQuantizer(nn.Module):
         if int(self.filled) < self.reservoir_size:
             return
         codebook, uses = kmeans(self.reservoir, self.codebook_size, self.kmeans_iterations, generator)
-        if is_distributed():  # sums on a GPU differ in their last bits from rank to rank
-            dist.broadcast(codebook, 0)
-            dist.broadcast(uses, 0)
+        agree(codebook, uses)
         self.codebook.copy_(codebook)
         self.counts.copy_(uses * (vectors_a_step / self.reservoir_size))  # one step, spread like the reservoir
         self.sums.copy_(self.codebook * self.counts[:, None])
         self.ready.fill_(True)
-
-
-def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
-    """vectors (M, d) -> index (M) of the code with the largest inner product; the first of equals. At most 2^25
-    products are held at a time.
-    """
-    rows = max(1, (1 << 25) // len(codebook))
-    with torch.no_grad():
-        return torch.cat([(part @ codebook.T).argmax(-1) for part in vectors.split(rows)])
-
-
-def kmeans(vectors: Tensor, size: int, iterations: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """vectors (M, d) of length 1 -> codebook (size, d) of length 1 and the number of vectors of each code (size).
-    Dhillon and Modha 2001.
-
-    A code that loses all its vectors starts anew from a random one.
-    """
-
-    def draw() -> Tensor:
-        return vectors[torch.randperm(len(vectors), generator=generator)[:size].to(vectors.device)]
-
-    codebook = draw()
-    for _ in range(iterations):
-        totals = vectors.new_zeros(size, vectors.shape[1] + 1)
-        totals.index_add_(0, nearest(vectors, codebook), F.pad(vectors, (0, 1), value=1.0))
-        codebook = torch.where(totals[:, -1:] > 0, F.normalize(totals[:, :-1], dim=-1), draw())
-    return codebook, torch.bincount(nearest(vectors, codebook), minlength=size).to(vectors)
-
-
-def gather(vectors: Tensor) -> Tensor:
-    """vectors (M, d) of every rank, joined in the order of ranks; M may differ, and be 0."""
-    if not is_distributed():
-        return vectors
-    count = torch.tensor([len(vectors)], device=vectors.device)
-    counts = [torch.zeros_like(count) for _ in range(dist.get_world_size())]
-    dist.all_gather(counts, count)
-    longest = max(int(other) for other in counts)
-    padded = F.pad(vectors, (0, 0, 0, longest - len(vectors)))
-    parts = [torch.empty_like(padded) for _ in counts]
-    dist.all_gather(parts, padded)
-    return torch.cat([part[: int(other)] for part, other in zip(parts, counts, strict=True)])
-
-
-def is_distributed() -> bool:
-    """Asked at call time: modules are built before the process group is."""
-    return dist.is_available() and dist.is_initialized()

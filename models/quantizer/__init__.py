@@ -1,0 +1,77 @@
+"""Continuous vectors to codes and back: five kinds behind one interface (`interface.Quantizer`).
+
+kind        codebook                                                learns by            codes a block
+vq          follows its vectors by running means, cosine            statistics           1
+simvq       frozen random vectors through one learned matrix        gradients            1
+fsq         a fixed grid in a few dimensions                        nothing to learn     1
+residual    a vq each level, each with a stride                     statistics           the sum of block / stride
+lexical     an LLM's words through one learned matrix               gradients            1
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from models.quantizer.fsq import FSQ
+from models.quantizer.interface import Quantized, Quantizer
+from models.quantizer.lexical import LexicalQuantizer, Lexicon, whole_words
+from models.quantizer.ranks import gather
+from models.quantizer.residual import ResidualQuantizer
+from models.quantizer.search import kmeans, nearest
+from models.quantizer.simvq import SimVQ
+from models.quantizer.variational import Variational
+from models.quantizer.vq import VectorQuantizer
+
+__all__ = [
+    "FSQ", "LexicalQuantizer", "Lexicon", "Quantized", "Quantizer", "ResidualQuantizer", "SimVQ", "VectorQuantizer",
+    "build", "gather", "kmeans", "nearest", "whole_words",
+]  # fmt: skip
+
+Kind = Literal["vq", "simvq", "fsq", "residual", "lexical"]
+
+
+def build(
+    dim: int,
+    kind: Kind,
+    codebook_size: int,
+    code_dim: int,
+    decay: float,
+    commitment_weight: float,
+    kmeans_iterations: int,
+    reservoir_size: int,
+    revive_threshold: float,
+    revive_every: int,
+    revive_until: int,
+    seed: int,
+    strides: Sequence[int],
+    levels: Sequence[int],
+    words: int,
+    words_from: str | None,
+    variational: Variational,
+    kl_weight: float,
+    temperature: float,
+    lexicon: Lexicon | None = None,
+) -> Quantizer:
+    """strides: of residual; levels: of fsq; lexicon: for lexical, the `words` words of the LLM `words_from`."""
+
+    def book(seed: int) -> VectorQuantizer:
+        return VectorQuantizer(
+            dim, codebook_size, code_dim, decay, commitment_weight, kmeans_iterations, reservoir_size,
+            revive_threshold, revive_every, revive_until, seed, variational, kl_weight, temperature,
+        )  # fmt: skip
+
+    if variational != "none" and kind not in ("vq", "residual"):
+        raise ValueError(f"variational {variational} is of the kinds vq and residual, here {kind}. Set it to none")
+    match kind:
+        case "vq":
+            return book(seed)
+        case "simvq":
+            return SimVQ(dim, codebook_size, code_dim, commitment_weight, seed)
+        case "fsq":
+            return FSQ(dim, list(levels))
+        case "residual":
+            return ResidualQuantizer([book(seed + level) for level in range(len(strides))], strides)
+        case "lexical":
+            if lexicon is None:
+                raise ValueError(f"kind lexical needs its lexicon: {words} words of words_from ({words_from})")
+            return LexicalQuantizer(dim, code_dim, commitment_weight, lexicon)
+    raise ValueError(f"kind {kind!r}; vq, simvq, fsq, residual and lexical are allowed")

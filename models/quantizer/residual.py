@@ -1,0 +1,103 @@
+"""Several books, each for what the ones before it left, the first ones for several tokens at once.
+
+Multi-scale as in LLM-Codec (Yang et al. 2024, arXiv:2406.10056: strides 4, 2, 1); all strides 1 is plain residual
+quantisation (Zeghidour et al. 2021, arXiv:2107.03312) of factorised codes (Kumar et al. 2023, arXiv:2306.06546).
+
+    residual (B, N, D) ──mean of `stride` tokens──► its own book ──► codes ──► repeated, subtracted ──► next level
+    codes of a block, strides 4, 2, 1:   level 0 │ level 1, level 1 │ level 2, level 2, level 2, level 2
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.quantizer.interface import Quantized, Quantizer, masked_mean, without_padding
+from models.quantizer.vq import VectorQuantizer
+
+
+class ResidualQuantizer(Quantizer):
+    """Padding takes no part in means, statistics or loss. Where a clip's last block has places without a valid token,
+    they repeat the last code of their level.
+
+    Loss: the books' own, and for each started one the mean square of (sg residual - its decoded code), which moves its
+    projection back to D alone: without it nothing would make a residual smaller than what it is the residual of.
+    """
+
+    def __init__(self, books: Sequence[VectorQuantizer], strides: Sequence[int]) -> None:
+        """books: of one dim and codebook_size, a seed each; strides: tokens a code, the coarsest first. Raises
+        ValueError where a stride does not divide the one before it.
+        """
+        if not strides or len(books) != len(strides) or min(strides) < 1:
+            raise ValueError(f"strides {list(strides)} for {len(books)} books; one of at least 1 for each is allowed")
+        for coarse, fine in pairwise(strides):
+            if coarse % fine:
+                raise ValueError(f"strides {list(strides)}: {fine} does not divide {coarse}, the one before it")
+        block = strides[0]
+        levels = tuple(level for level, stride in enumerate(strides) for _ in range(block // stride))
+        super().__init__(books[0].dim, books[0].codebook_size, levels, block)
+        self.books, self.strides = nn.ModuleList(books), tuple(strides)
+
+    @property
+    def ready(self) -> bool:
+        return all(bool(book.ready) for book in self.books)
+
+    def forward(self, latents: Tensor, mask: Tensor | None, update: bool) -> Quantized:
+        count = latents.shape[1]
+        with torch.autocast(latents.device.type, enabled=False):
+            latents, mask = without_padding(latents, mask)
+            more = -count % self.block
+            mask = F.pad(mask, (0, more), value=False)
+            residual = F.pad(latents, (0, 0, 0, more))
+            quantized, loss, codes = torch.zeros_like(residual), residual.new_zeros(()), []
+            for book, stride in zip(self.books, self.strides, strict=True):
+                started = bool(book.ready)
+                pooled, valid = pool(residual, mask, stride)
+                found = book(pooled, valid, update)
+                loss = loss + found.loss
+                if started:
+                    miss = pooled.detach() - book.decode(found.codes)
+                    loss = loss + masked_mean(miss.square().mean(-1), valid)
+                codes.append(hold(found.codes, valid))
+                part = found.quantized.repeat_interleave(stride, 1)
+                quantized, residual = quantized + part, residual - part
+            return Quantized(quantized[:, :count], self._join(codes), loss)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        self._check(codes)
+        parts = self._split(codes)
+        decoded = [
+            book.decode(part).repeat_interleave(stride, 1)
+            for book, part, stride in zip(self.books, parts, self.strides, strict=True)
+        ]
+        return torch.stack(decoded).sum(0)
+
+    @property
+    def vectors(self) -> Tensor:
+        return torch.cat([book.vectors for book in self.books])
+
+    def _join(self, codes: list[Tensor]) -> Tensor:
+        """(B, N / stride) of each level -> (B, S), block after block."""
+        batch = len(codes[0])
+        parts = [part.view(batch, -1, self.block // stride) for part, stride in zip(codes, self.strides, strict=True)]
+        return torch.cat(parts, 2).flatten(1)
+
+    def _split(self, codes: Tensor) -> list[Tensor]:
+        """Inverse of `_join`."""
+        sizes = [self.block // stride for stride in self.strides]
+        parts = codes.view(len(codes), -1, sum(sizes)).split(sizes, 2)
+        return [part.flatten(1) for part in parts]
+
+
+def hold(codes: Tensor, mask: Tensor) -> Tensor:
+    """codes (B, N), each that is not valid replaced by the last valid one before it."""
+    index = torch.arange(codes.shape[1], device=codes.device).expand_as(codes)
+    return codes.gather(1, index.masked_fill(~mask, 0).cummax(1).values)
+
+
+def pool(latents: Tensor, mask: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+    """latents (B, N, D) -> means (B, N / stride, D) over the valid tokens, 0 where none is; and where one is."""
+    parts, inside = latents.unflatten(1, (-1, stride)), mask.unflatten(1, (-1, stride))
+    return (parts * inside[..., None]).sum(2) / inside.sum(2, keepdim=True).clamp(min=1), inside.any(-1)

@@ -1,0 +1,38 @@
+"""The nearest code of each vector, and k-means (Dhillon and Modha 2001: on the sphere) that a codebook starts from."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
+    """vectors (M, d) -> index (M) of the code with the largest inner product; the first of equals. At most 2^25
+    products are held at a time.
+    """
+    rows = max(1, (1 << 25) // len(codebook))
+    with torch.no_grad():
+        return torch.cat([(part @ codebook.T).argmax(-1) for part in vectors.split(rows)])
+
+
+def closest(vectors: Tensor, codebook: Tensor) -> Tensor:
+    """vectors (M, d) -> index (M) of the code (K, d) at the smallest distance: argmax of <x, c> - |c|^2 / 2."""
+    with torch.no_grad():
+        lengths = -codebook.square().sum(-1, keepdim=True) / 2
+        return nearest(F.pad(vectors, (0, 1), value=1.0), torch.cat([codebook, lengths], -1))
+
+
+def kmeans(vectors: Tensor, size: int, iterations: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """vectors (M, d) of length 1 -> codebook (size, d) of length 1 and the number of vectors of each code (size).
+
+    A code that loses all its vectors starts anew from a random one.
+    """
+
+    def draw() -> Tensor:
+        return vectors[torch.randperm(len(vectors), generator=generator)[:size].to(vectors.device)]
+
+    codebook = draw()
+    for _ in range(iterations):
+        totals = vectors.new_zeros(size, vectors.shape[1] + 1)
+        totals.index_add_(0, nearest(vectors, codebook), F.pad(vectors, (0, 1), value=1.0))
+        codebook = torch.where(totals[:, -1:] > 0, F.normalize(totals[:, :-1], dim=-1), draw())
+    return codebook, torch.bincount(nearest(vectors, codebook), minlength=size).to(vectors)
