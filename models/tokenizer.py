@@ -168,6 +168,18 @@ class SoundTokenizer(nn.Module):
         """Bits a second, if all codes came equally often."""
         return self.quantizer.bits_per_token * float(self.grid.token_rate)
 
+    def num_codes(self, num_frames: Count) -> Count:
+        """Codes of a clip of so many frames."""
+        return self.quantizer.num_codes(self.grid.num_tokens(num_frames))
+
+    def num_complete_codes(self, num_frames: int) -> int:
+        """Those that no further frame can change."""
+        return self.grid.num_complete_tokens(num_frames) // self.quantizer.block * len(self.quantizer.levels)
+
+    def num_frames(self, num_codes: int) -> int:
+        """Most frames that so many codes stand for."""
+        return self.grid.num_frames(num_codes // len(self.quantizer.levels) * self.quantizer.block)
+
     def set_latent_statistics(self, mean: Tensor, std: Tensor) -> None:
         """Of the training latents, by channel (D)."""
         if not (torch.isfinite(mean).all() and torch.isfinite(std).all() and (std > 0).all()):
@@ -227,20 +239,21 @@ class SoundTokenizer(nn.Module):
         num_steps: int,
         solver: flow.Solver,
         guidance: float,
-        generator: torch.Generator,
+        noise: Tensor,
     ) -> Tensor:
         """codes (B, S), of which num_codes (B) are valid -> latents (B, F, D), F the largest of num_frames (B); zeros
         beyond a clip's own.
 
         guidance 1 is the trained velocity; w gives v(nothing) + w (v(tokens) - v(nothing)). With the objective mse,
-        num_steps, solver, guidance and generator have no effect. Raises ValueError where frames have no code.
+        num_steps, solver, guidance and noise have no effect. noise (B, F or more, D): standard normal. Raises
+        ValueError where frames have no code.
         """
-        needed = self.quantizer.num_codes(self.grid.num_tokens(num_frames))
+        needed = self.num_codes(num_frames)
         if (needed > num_codes).any() or int(num_codes.max()) > codes.shape[1]:
             raise ValueError(
                 f"num_frames {num_frames.tolist()} need {needed.tolist()} codes; "
                 f"{num_codes.tolist()} came, in codes of shape {tuple(codes.shape)}. "
-                "grid.num_frames(num_tokens) says how many frames tokens stand for"
+                "num_frames(num_codes) says how many frames codes stand for"
             )
         mask = torch.arange(int(num_frames.max()), device=codes.device) < num_frames[:, None]
         condition = self._condition(self.quantizer.decode(_without_padding(codes, num_codes)), mask.shape[1])
@@ -249,8 +262,10 @@ class SoundTokenizer(nn.Module):
             nothing, start = condition.new_zeros(shape), condition.new_zeros(len(codes))
             latents = self.decoder(nothing, start, condition, _key_mask(mask))
         else:
-            noise = torch.randn(shape, generator=generator, device=generator.device).to(codes.device)
-            latents = flow.sample(lambda x, t: self.velocity(x, t, condition, mask, guidance), noise, num_steps, solver)
+            if noise.shape[::2] != shape[::2] or noise.shape[1] < shape[1]:
+                raise ValueError(f"noise of shape {tuple(noise.shape)}; {shape}, or more frames, is allowed")
+            start = noise[:, : shape[1]].to(codes.device)
+            latents = flow.sample(lambda x, t: self.velocity(x, t, condition, mask, guidance), start, num_steps, solver)
         return (latents * self.latent_std + self.latent_mean) * mask[..., None]
 
     def velocity(self, x_t: Tensor, t: Tensor, condition: Tensor, mask: Tensor, guidance: float) -> Tensor:
@@ -261,6 +276,29 @@ class SoundTokenizer(nn.Module):
         both = self.decoder.without_tokens(condition.repeat(2, 1, 1), dropped)
         told, untold = self.decoder(x_t.repeat(2, 1, 1), t.repeat(2), both, _key_mask(mask.repeat(2, 1))).chunk(2)
         return untold + guidance * (told - untold)
+
+    @torch.no_grad()
+    def token_gap(self, latents: Tensor, num_frames: Tensor, time: float, noise: Tensor) -> Tensor:
+        """How much the decoder's loss at a time in [0, 1] grows when each clip is told the tokens of the next one, over
+        the frames that both have: near 0 where the decoder does not listen. NaN for a single clip. With the objective
+        mse the time has no effect. latents, noise (B, F, D); num_frames (B).
+        """
+        if len(latents) < 2:
+            return latents.new_tensor(float("nan"))
+        frame_mask = self._valid_frames(latents, num_frames)
+        x_1 = self._standardized(latents, frame_mask)
+        codes = self.encode(latents, num_frames)
+        condition = self._condition(self.quantizer.decode(codes.codes), x_1.shape[1])
+        x_t, t, target = torch.zeros_like(x_1), x_1.new_zeros(len(x_1)), x_1
+        if self.objective == "flow":
+            t = torch.full_like(t, time)
+            x_t, target = flow.interpolate(noise, x_1, t)
+        both = frame_mask & frame_mask.roll(1, 0)
+        losses = [
+            flow.masked_mean_square(self.decoder(x_t, t, told, _key_mask(frame_mask)), target, both)
+            for told in (condition, condition.roll(1, 0))
+        ]
+        return losses[1] - losses[0]
 
     def _condition(self, embeddings: Tensor, num_frames: int) -> Tensor:
         frames = torch.arange(num_frames, device=embeddings.device)

@@ -4,6 +4,7 @@ One class for both: the paper's flow-matching tokenizer and its VQ-MSE baseline 
 """
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from datamodules.latents import LatentBatch, LatentDataModule
 from models.metrics.reconstruction import CodebookUse, LatentError
 from stages import artifacts, chain, optim
 
+GAP_TIMES = (0.1, 0.5, 0.9)
+COLLAPSED = 0.005  # share of the codebook below which a perplexity is a collapse
+
 
 class Tokenizer(L.LightningModule):
     trains = True
@@ -27,7 +31,8 @@ class Tokenizer(L.LightningModule):
 
     def __init__(self, stage: str, conf: dict[str, Any], parents: dict[str, chain.Parent], folder: Path) -> None:
         super().__init__()
-        self.conf, self.parents = conf, parents
+        self.stage, self.conf, self.parents = stage, conf, parents
+        self.collapsed = False
         self.facts = parents["latents"].facts
         statistics = load_file(parents["latents"].artifact / "statistics.safetensors")
         self.tokenizer = artifacts.build_tokenizer(conf, self.facts)
@@ -78,22 +83,45 @@ class Tokenizer(L.LightningModule):
         self.latent_error.update(self.decode(batch, seed=batch_idx), batch.latents, batch.num_frames)
         valid = torch.arange(codes.codes.shape[1], device=self.device) < codes.num_codes[:, None]
         self.codebook_use.update(codes.codes, valid)
+        noise = self._noise(batch, batch_idx)
+        for time in GAP_TIMES:
+            gap = self.averaged().token_gap(batch.latents, batch.num_frames, time, noise)
+            self.log(f"val/token_gap_{time:g}", gap, batch_size=len(batch.ids), sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
         self.log("val/latent_nmse", self.latent_error.compute().float())
-        for name, value in self.codebook_use.compute().items():
+        found = self.codebook_use.compute()
+        for name, value in found.items():
             self.log(f"val/{name}", value.float())
+        rate = self.tokenizer.bitrate / math.log2(self.codebook_use.codebook_size)  # codes a second
+        self.log("val/entropy_kbps", found["codebook_bits"].float() * rate / 1000)
+        self.log("val/nominal_kbps", self.tokenizer.bitrate / 1000)
+        self._warn_of_collapse(float(found["codebook_perplexity"]))
         self.latent_error.reset()
         self.codebook_use.reset()
+
+    def _warn_of_collapse(self, perplexity: float) -> None:
+        """Says once, in one line, that nearly all sounds have the same code."""
+        size = self.codebook_use.codebook_size
+        if self.collapsed or not self.tokenizer.quantizer.ready or perplexity >= max(1.5, COLLAPSED * size):
+            return
+        self.collapsed = True
+        if self.trainer.is_global_zero:
+            print(
+                f"{self.stage}: the codebook has collapsed at step {self.trainer.global_step}: perplexity {perplexity:.1f} of {size} codes. "
+                "Lower optimizer.learning_rate, raise flow.prior_weight, or revive longer (quantizer.revive_until)"
+            )
 
     def decode(self, batch: LatentBatch, seed: int) -> Tensor:
         """Latents (B, F, D) after encoder, codes and the averaged decoder, with the configured sampler."""
         tokenizer = self.averaged()
         codes = tokenizer.encode(batch.latents, batch.num_frames)
+        noise = self._noise(batch, seed)
+        return tokenizer.decode(codes.codes, codes.num_codes, batch.num_frames, noise=noise, **self.conf["sampling"])
+
+    def _noise(self, batch: LatentBatch, seed: int) -> Tensor:
         generator = torch.Generator(device=self.device).manual_seed(seed)
-        return tokenizer.decode(
-            codes.codes, codes.num_codes, batch.num_frames, generator=generator, **self.conf["sampling"]
-        )
+        return torch.randn(batch.latents.shape, generator=generator, device=self.device)
 
     def averaged(self) -> Any:
         """The tokenizer with its averaged decoder; shares encoder and quantiser with the live one."""

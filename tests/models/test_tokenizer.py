@@ -58,8 +58,8 @@ def tokenizer(objective: str = "flow", rate: str = "0.23 kbps", token_dropout: f
 
 def clips(frames: int, *num_frames: int) -> tuple[Tensor, Tensor]:
     """latents (B, frames, D) in the VAE's scale, and their lengths."""
-    noise = torch.randn(len(num_frames), frames, LATENT, generator=torch.Generator().manual_seed(1))
-    return noise * torch.tensor([0.5, 2.0, 1.0, 3.0]) + torch.tensor([1.0, -2.0, 0.0, 5.0]), torch.tensor(num_frames)
+    drawn = torch.randn(len(num_frames), frames, LATENT, generator=torch.Generator().manual_seed(1))
+    return drawn * torch.tensor([0.5, 2.0, 1.0, 3.0]) + torch.tensor([1.0, -2.0, 0.0, 5.0]), torch.tensor(num_frames)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -71,7 +71,12 @@ def loss(model: SoundTokenizer, latents: Tensor, num_frames: Tensor, seed: int =
 
 
 def decode(model: SoundTokenizer, found: Codes, num_frames: Tensor, seed: int = 0, guidance: float = 1.5) -> Tensor:
-    return model.decode(found.codes, found.num_codes, num_frames, 3, "midpoint", guidance, seeded(seed))
+    return model.decode(found.codes, found.num_codes, num_frames, 3, "midpoint", guidance, noise(num_frames, seed))
+
+
+def noise(num_frames: Tensor, seed: int = 0) -> Tensor:
+    """(B, F, D), the same for a clip whatever its length."""
+    return torch.randn(len(num_frames), 24, LATENT, generator=seeded(seed))[:, : int(num_frames.max())]
 
 
 @pytest.mark.parametrize("rate", GRIDS)
@@ -299,12 +304,13 @@ def test_decode_padding_changes_nothing(objective: str, rate: str):
     assert torch.equal(decode(model, Codes(garbage, found.num_codes), num_frames), decoded)
 
 
-def test_decode_a_batch_equals_its_items():
-    """One regression, and the guided velocity, whose noise is not drawn by the clip."""
-    model = tokenizer("mse")
+@pytest.mark.parametrize("objective", ["flow", "mse"])
+def test_decode_a_batch_equals_its_items(objective: str):
+    model = tokenizer(objective)
     latents, num_frames = clips(24, 24, 13, 1)
     found = model.encode(latents, num_frames)
-    decoded = decode(model, found, num_frames)
+    drawn = noise(num_frames)
+    decoded = model.decode(*found, num_frames, 3, "heun", 1.5, drawn)
     mask = torch.arange(24) < num_frames[:, None]
     x_t, t = latents, torch.tensor([0.1, 0.5, 0.9])
     condition = model._condition(model.quantizer.decode(found.codes), 24)
@@ -313,9 +319,8 @@ def test_decode_a_batch_equals_its_items():
         for i, frames in enumerate(num_frames.tolist()):
             one = slice(i, i + 1)
             alone = Codes(found.codes[one, : found.num_codes[i]], found.num_codes[one])
-            torch.testing.assert_close(
-                decode(model, alone, num_frames[one])[0], decoded[i, :frames], atol=1e-4, rtol=1e-4
-            )
+            single = model.decode(*alone, num_frames[one], 3, "heun", 1.5, drawn[one])
+            torch.testing.assert_close(single[0], decoded[i, :frames], atol=1e-4, rtol=1e-4)
             single = model.velocity(x_t[one, :frames], t[one], condition[one, :frames], mask[one, :frames], 1.5)
             torch.testing.assert_close(single[0], velocity[i, :frames], atol=1e-4, rtol=1e-4)
 
@@ -334,7 +339,7 @@ def test_guidance_is_a_line_through_told_and_untold():
     assert not torch.allclose(told, untold, atol=1e-2)
 
 
-def test_sampling_is_reproduced_by_its_generator():
+def test_sampling_hangs_on_the_noise_alone():
     model, (latents, num_frames) = tokenizer(), clips(24, 24, 13)
     found = model.encode(latents, num_frames)
     once, again, other = (decode(model, found, num_frames, seed) for seed in (5, 5, 6))
@@ -347,7 +352,7 @@ def test_the_mse_objective_draws_nothing():
     model, (latents, num_frames) = tokenizer("mse"), clips(24, 24, 13)
     found = model.encode(latents, num_frames)
     assert torch.equal(
-        decode(model, found, num_frames, 5), model.decode(*found, num_frames, 1, "euler", 1.0, seeded(6))
+        decode(model, found, num_frames, 5), model.decode(*found, num_frames, 1, "euler", 1.0, noise(num_frames, 6))
     )
     assert torch.equal(loss(model, latents, num_frames, 5).loss, loss(model, latents, num_frames, 6).loss)
     generator = seeded()
@@ -382,12 +387,34 @@ def test_a_few_steps_teach_latents_to_pass_through_the_tokens():
     assert loss(model.eval(), latents, num_frames).reconstruction < 0.05
 
 
+def test_the_token_gap_is_what_a_wrong_clip_costs():
+    """Against two regressions by hand; nothing where the decoder is deaf, or there is no other clip."""
+    model = tokenizer("mse")
+    latents, num_frames = clips(24, 24, 13, 20)
+    gap = model.token_gap(latents, num_frames, 0.5, noise(num_frames))
+    found, both = model.encode(latents, num_frames), torch.minimum(num_frames, num_frames.roll(1))
+    errors = []
+    for order in (torch.arange(3), torch.arange(3).roll(1)):
+        codes = Codes(found.codes[order], torch.full((3,), found.codes.shape[1]))
+        difference = (model.decode(*codes, num_frames, 1, "euler", 1.0, noise(num_frames)) - latents) / model.latent_std
+        mask = torch.arange(24) < both[:, None]
+        errors.append(difference[mask].square().mean())
+    torch.testing.assert_close(gap, errors[1] - errors[0], atol=1e-4, rtol=1e-4)
+    deaf = tokenizer("flow")
+    torch.nn.init.zeros_(deaf.decoder.output.weight)
+    assert deaf.token_gap(latents, num_frames, 0.5, noise(num_frames)) == 0
+    assert deaf.token_gap(latents[:1], num_frames[:1], 0.5, noise(num_frames[:1])).isnan()
+
+
 def test_refusals():
     model, (latents, num_frames) = tokenizer(rate="stride 2"), clips(24, 24)
+    drawn = noise(num_frames)
     with pytest.raises(ValueError, match=r"num_frames \[24\] need \[12\] codes; \[11\] came"):
-        model.decode(torch.zeros(1, 12, dtype=torch.long), torch.tensor([11]), num_frames, 1, "euler", 1.0, seeded())
+        model.decode(torch.zeros(1, 12, dtype=torch.long), torch.tensor([11]), num_frames, 1, "euler", 1.0, drawn)
     with pytest.raises(ValueError, match=r"came, in codes of shape \(1, 11\)"):
-        model.decode(torch.zeros(1, 11, dtype=torch.long), torch.tensor([12]), num_frames, 1, "euler", 1.0, seeded())
+        model.decode(torch.zeros(1, 11, dtype=torch.long), torch.tensor([12]), num_frames, 1, "euler", 1.0, drawn)
+    with pytest.raises(ValueError, match=r"noise of shape \(1, 23, 4\); \(1, 24, 4\), or more frames, is allowed"):
+        model.decode(*model.encode(latents, num_frames), num_frames, 1, "euler", 1.0, drawn[:, 1:])
     for wrong in (0, 25):
         with pytest.raises(ValueError, match=rf"num_frames \[{wrong}\]; 1 to F = 24"):
             model.encode(latents, torch.tensor([wrong]))

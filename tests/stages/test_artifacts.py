@@ -49,7 +49,7 @@ def test_a_tokenizer_comes_back(kind: str, llm: Path, tmp_path: Path):
     found, again = tokenizer.encode(latents, num_frames), loaded.encode(latents, num_frames)
     assert torch.equal(found.codes, again.codes) and found.codes.shape[1] == int(found.num_codes.max())
     assert found.num_codes.tolist() == tokenizer.quantizer.num_codes(tokenizer.grid.num_tokens(num_frames)).tolist()
-    decoded = loaded.decode(*again, num_frames, 1, "euler", 1.0, torch.Generator().manual_seed(0))
+    decoded = loaded.decode(*again, num_frames, 1, "euler", 1.0, torch.randn(3, 50, 4))
     assert decoded.shape == latents.shape and decoded.isfinite().all()
     assert loaded.bitrate == pytest.approx(loaded.quantizer.bits_per_token * float(loaded.grid.token_rate))
 
