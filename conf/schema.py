@@ -259,6 +259,19 @@ class TokenizerConf(StageConf):
 
 
 @dataclass
+class ReconstructConf(StageConf):
+    trainer: Hardware
+    batch_size: int  # windows
+    clips_per_group: int  # windows of the test split, of each corpus, or of each family of sounds where it names them
+    steps: list[int]  # numbers of function evaluations of the flow
+    mean_of: int  # samples that the mean is of; 1 for none
+    sound: bool  # decode to sound and measure that too
+    sound_steps: list[int]  # those of `steps` whose sound is measured
+    embedder: str | None  # of the kernel audio distance: a name of stages/assets.py
+    probe: bool  # linear classifier on the codes
+
+
+@dataclass
 class CacheConf(StageConf):
     trainer: Hardware
     batch_size: int  # windows
@@ -333,8 +346,6 @@ class EvaluateConf(StageConf):
     trainer: Hardware
     batch_size: int
     max_new_tokens: int
-    reconstruction_clips: int  # of the test split
-    reconstruction_steps: list[int]  # numbers of function evaluations
     questions_per_kind: int
     captions: int
     bootstrap_samples: int
@@ -380,6 +391,7 @@ UNITS = {
     "latents": Unit(LatentsConf, ("", "latents")),
     "tokenizer": Unit(TokenizerConf, ("", "tokenizer")),
     "tokenizer_mse": Unit(TokenizerConf, ("", "tokenizer", "tokenizer_mse")),
+    "reconstruct": Unit(ReconstructConf, ("", "reconstruct")),
     "cache": Unit(CacheConf, ("", "cache")),
     "caption": Unit(LanguageConf, ("", "language", "caption")),
     "openaqa": Unit(LanguageConf, ("", "language", "openaqa")),

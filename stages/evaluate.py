@@ -10,18 +10,14 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
-from safetensors.torch import load_file
-from torch import Tensor
 
 from callbacks.progress import Line
 from datamodules import chunks
 from datamodules.evaluation import Asked, EvaluationDataModule, captions, questions, texts
-from datamodules.latents import collate, windows
 from models.metrics.answers import BestGuess
 from models.metrics.captions import caption_scores
-from models.metrics.reconstruction import CodebookUse, LatentError
 from models.vocabulary import Turn
-from stages import artifacts, chain, language, report
+from stages import chain, language, report
 
 
 class Evaluate(L.LightningModule):
@@ -88,14 +84,11 @@ class Evaluate(L.LightningModule):
         predictions = self._predictions()
         rows = [row | {"answer": row["references"][0]} for row in predictions if row["kind"] != "caption"]
         guess = BestGuess(texts(self.train_cuts))
-        reconstruction, codebook, clips = self._reconstruct()
         captioned = [row for row in predictions if row["kind"] == "caption"]
         found = {
             "experiment": self.conf["experiment"],
             "facts": facts,
-            "codebook": codebook,
-            "reconstruction": reconstruction,
-            "reconstruction_clips": clips,
+            "reconstruction": self._reconstruction(),
             "questions": report.answers(rows, guess, self.conf["bootstrap_samples"], self.conf["seed"]),
             "captions": {"count": len(captioned) // 3}
             | {
@@ -110,8 +103,7 @@ class Evaluate(L.LightningModule):
         print(report.markdown(found))
         return facts, {
             "questions": found["questions"],
-            "reconstruction": reconstruction,
-            "codebook": codebook,
+            "reconstruction": found["reconstruction"],
             "captions": found["captions"],
         }
 
@@ -125,52 +117,10 @@ class Evaluate(L.LightningModule):
             rows |= {row["id"]: row for row in map(json.loads, whole.splitlines())}
         return [rows[item.id] for item in self.asked if item.id in rows]
 
-    @torch.no_grad()
-    def _reconstruct(self) -> tuple[list[dict[str, Any]], dict[str, float], int]:
-        """Latent error of each decoder at each number of function evaluations, beside the error with tokens of other clips."""
-        latents = self.parents["latents"]
-        std = load_file(latents.artifact / "statistics.safetensors")["std"]
-        cuts = [cut for cut in chunks.read(latents.folder / "chunks") if cut.custom["split"] == "test"]
-        items = [window for cut in cuts for window in windows(cut, latents.facts["window_frames"])]
-        step = max(1, len(items) // self.conf["reconstruction_clips"])
-        items = items[::step][: self.conf["reconstruction_clips"]]
-        batches = [
-            collate(items[start : start + self.conf["batch_size"]])
-            for start in range(0, len(items), self.conf["batch_size"])
-        ]
-        rows, codebook = [], {}
-        for name in ("tokenizer", "tokenizer_mse"):
-            if name not in self.parents:
-                continue
-            tokenizer = artifacts.load_tokenizer(self.parents[name].artifact).to(self.device)
-            flow = self.parents[name].facts["objective"] == "flow"
-            facts = self.parents[name].facts
-            use = CodebookUse(facts["codebook_size"], facts["levels"])
-            for steps in self.conf["reconstruction_steps"] if flow else [1]:
-                errors = {"error": LatentError(std), "shuffled": LatentError(std)}
-                for number, batch in enumerate(batches):
-                    codes = tokenizer.encode(batch.latents, batch.num_frames)
-                    if steps == self.conf["reconstruction_steps"][0]:
-                        use.update(
-                            codes.codes.cpu(), (torch.arange(codes.codes.shape[1]) < codes.num_codes.cpu()[:, None])
-                        )
-                    for condition, order in (("error", slice(None)), ("shuffled", _rolled(len(batch.ids)))):
-                        decoded = tokenizer.decode(
-                            codes.codes[order], codes.num_codes[order], batch.num_frames[order], num_steps=steps,
-                            solver=self.parents[name].facts["sampling"]["solver"], guidance=1.0,
-                            generator=torch.Generator(device=self.device).manual_seed(self.conf["seed"] + number),
-                        )  # fmt: skip
-                        errors[condition].update(decoded, batch.latents, batch.num_frames)
-                scores = {condition: float(metric.compute()) for condition, metric in errors.items()}
-                rows.append({"decoder": "flow matching" if flow else "MSE", "steps": steps, **scores})
-            if name == "tokenizer":
-                codebook = {key: float(value) for key, value in use.compute().items()}
-        return rows, codebook, len(items)
-
-
-def _rolled(count: int) -> Tensor:
-    """Each clip gets the tokens of its neighbour."""
-    return torch.arange(count).roll(1)
+    def _reconstruction(self) -> dict[str, Any]:
+        """What the stage `reconstruct` found, where it was run."""
+        parent = self.parents.get("reconstruct")
+        return json.loads((parent.artifact / "report.json").read_text()) if parent else {}
 
 
 def _score(rows: list[dict[str, Any]]) -> dict[str, float]:

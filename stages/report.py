@@ -1,4 +1,4 @@
-"""The table: what `evaluate` measured, as one JSON and one Markdown page."""
+"""The tables: what `reconstruct` and `evaluate` measured, as JSON and Markdown."""
 
 import json
 import math
@@ -42,6 +42,48 @@ def answers(predictions: list[dict[str, Any]], guess: BestGuess, samples: int, s
     return table
 
 
+def reconstruction(found: dict[str, Any]) -> str:
+    """The tokenizer's table, group by group."""
+    facts = found["facts"]
+    lines = [
+        f"# {found['experiment']}: reconstruction of held-out windows",
+        "",
+        f"{facts['token_rate']:.2f} tokens a second, {facts['bitrate'] / 1000:.3f} kbps nominal. Latent error: normalised MSE, 0 is perfect, 1 the mean "
+        f"latent of the training data. `mean`: of {found['mean_of']} samples. Mel: mean absolute log-mel difference; STFT: spectral convergence plus "
+        f"log-magnitude difference; KAD: kernel audio distance[{found['embedder']}] x 100, to the recordings.",
+        "",
+        "| codebook on held-out sound | perplexity | used | dead | bits a code | nominal |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in found["codebook"].items():
+        lines.append(
+            f"| {name} | {row['codebook_perplexity']:.0f} | {100 * row['codebook_used']:.0f} % | {100 * (1 - row['codebook_used']):.0f} % "
+            f"| {row['codebook_bits']:.2f} | {math.log2(facts['codebook_size']):.2f} |"
+        )
+    for group, clips in found["clips"].items():
+        lines += [
+            "",
+            f"## {group}, {clips} windows",
+            "",
+            "| decoder | evaluations | | latent error | mel | STFT | KAD |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for row in found["rows"]:
+            if row["group"] == group:
+                values = [_number(row.get(key, math.nan)) for key in ("latent_nmse", "mel", "stft", "kad")]
+                lines.append(
+                    f"| {row['decoder']} | {row['steps'] or ''} | {row['condition']} | " + " | ".join(values) + " |"
+                )
+    for corpus, row in found["probe"].items():
+        scores = ", ".join(f"{name} {100 * row[name]:.1f}" for name in row if name not in ("train", "test", "classes"))
+        lines += [
+            "",
+            f"Linear probe, {corpus}, {row['classes']} classes, {row['train']} training and {row['test']} test recordings: {scores} % "
+            "(latents: mean and deviation; decoders: histogram of their codes).",
+        ]
+    return "\n".join([*lines, ""])
+
+
 def write(folder: Path, report: dict[str, Any]) -> None:
     (folder / "report.json").write_text(json.dumps(report, indent=1))
     (folder / "report.md").write_text(markdown(report))
@@ -51,21 +93,12 @@ def markdown(report: dict[str, Any]) -> str:
     lines = [f"# {report['experiment']}: held-out scores", ""]
     facts = report["facts"]
     lines += [
-        f"{facts['token_rate']:.2f} tokens a second, {_codes(facts)}, {facts['bitrate'] / 1000:.3f} kbps nominal. "
-        f"Codebook on held-out sound: perplexity {report['codebook']['codebook_perplexity']:.0f}, "
-        f"{100 * report['codebook']['codebook_used']:.0f} % of the codes used, {report['codebook']['codebook_bits']:.2f} bits a code.",
+        f"{facts['token_rate']:.2f} tokens a second, {_codes(facts)}, {facts['bitrate'] / 1000:.3f} kbps nominal.",
         "",
-        f"## Reconstruction, {report['reconstruction_clips']} windows",
-        "",
-        "Normalised latent MSE: 0 is perfect, 1 is the mean latent.",
-        "",
-        "| decoder | function evaluations | error | error with shuffled tokens |",
-        "|---|---|---|---|",
     ]
-    for row in report["reconstruction"]:
-        lines.append(f"| {row['decoder']} | {row['steps']} | {_number(row['error'])} | {_number(row['shuffled'])} |")
+    if report["reconstruction"]:
+        lines += _summary(report["reconstruction"])
     lines += [
-        "",
         "## Questions",
         "",
         "Accuracy by exact match, in percent, with the 95 % interval by clip. Best guess: the best way, on training questions, to "
@@ -95,6 +128,33 @@ def markdown(report: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _summary(found: dict[str, Any]) -> list[str]:
+    """Of the tokenizer's table: latent error by decoder, over all windows."""
+    lines = [
+        "## Reconstruction",
+        "",
+        f"Normalised latent MSE, mean over {sum(found['clips'].values())} windows: 0 is perfect, 1 is the mean latent. Codebook on held-out sound: "
+        + "; ".join(
+            f"{name}: perplexity {row['codebook_perplexity']:.0f}, {100 * row['codebook_used']:.0f} % of the codes used"
+            for name, row in found["codebook"].items()
+        )
+        + ".",
+        "",
+        "| decoder | function evaluations | | error |",
+        "|---|---|---|---|",
+    ]
+    rows: dict[tuple[str, int, str], float] = {}
+    for row in found["rows"]:
+        share = found["clips"][row["group"]] / sum(found["clips"].values())
+        key = (row["decoder"], row["steps"], row["condition"])
+        rows[key] = rows.get(key, 0.0) + share * row["latent_nmse"]
+    lines += [
+        f"| {name} | {steps or ''} | {condition} | {_number(value)} |"
+        for (name, steps, condition), value in rows.items()
+    ]
+    return [*lines, ""]
 
 
 def _percent(interval: Interval) -> str:

@@ -1,0 +1,77 @@
+"""Sounds as vectors: the sound-effects network of aiSFX (Ma and Lerch, ISMIR 2022), whose weights the wheel `aisfx` carries.
+
+Its network is the 9-layer CNN of Kong et al. 2018 (arXiv:1808.00773); its front end here is the package's librosa one, in
+torchaudio. Scores with it compare with each other and with nothing that another embedder printed.
+"""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchaudio.functional as AF
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+NAME = "aisfx-0.1.2"
+SAMPLE_RATE = 44100  # Hz
+FRAMES = 100  # a block, 2.3 s
+LARGEST = 9.457798957824707  # of the training spectra: the package's normalisation
+
+
+class SoundEffectsEmbedding(nn.Module):
+    """waveform -> (512): the mean over blocks of 2.3 s, half overlapping."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (1, 64, 128, 256, 512)
+        self.blocks = nn.ModuleList(_Block(a, b) for a, b in itertools.pairwise(widths))
+        filters = AF.melscale_fbanks(1025, 0.0, SAMPLE_RATE / 2, 96, SAMPLE_RATE, norm=None, mel_scale="htk")
+        self.register_buffer("filters", filters / filters.sum(0).clamp(min=1e-8), persistent=False)
+
+    @classmethod
+    def from_checkpoint(cls, path: Path) -> "SoundEffectsEmbedding":
+        """path: `aisfx/models/checkpoint.pth` of the wheel."""
+        import numpy
+
+        scalar: Any = (numpy._core.multiarray.scalar, "numpy.core.multiarray.scalar")  # the name that numpy 1 wrote
+        allowed: list[Any] = [numpy.dtype, scalar, type(numpy.dtype("int64")), type(numpy.dtype("float64"))]
+        with torch.serialization.safe_globals(allowed):
+            state, _ = torch.load(path, map_location="cpu", weights_only=True)
+        model = cls()
+        prefix = "embedding_net.conv_block"
+        model.blocks.load_state_dict(
+            {
+                f"{int(name[len(prefix)]) - 1}{name[len(prefix) + 1 :]}": value
+                for name, value in state.items()
+                if name.startswith(prefix)
+            }
+        )
+        return model.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, sound: Tensor, sample_rate: int) -> Tensor:
+        """sound (C, T) at sample_rate Hz -> (512). Channels are averaged; the level has no effect."""
+        sound = AF.resample(sound.mean(0), sample_rate, SAMPLE_RATE)
+        sound = sound / sound.abs().max().clamp(min=1e-8)
+        window = torch.hann_window(2048, device=sound.device)
+        power = torch.stft(sound, 2048, 1024, window=window, return_complex=True, pad_mode="constant").abs().square()
+        spectra = (power.T @ self.filters * 10000 + 1).log10() / LARGEST
+        count = max(1, (len(spectra) - FRAMES) // (FRAMES // 2) + 1)
+        spectra = F.pad(spectra, (0, 0, 0, max(0, FRAMES - len(spectra))))
+        x = torch.stack([spectra[k * FRAMES // 2 :][:FRAMES] for k in range(count)])[:, None]
+        for number, block in enumerate(self.blocks):
+            x = block(x, 2 if number < 3 else 1)
+        return x.mean(3).amax(2).mean(0)
+
+
+class _Block(nn.Module):
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.bn1, self.bn2 = nn.BatchNorm2d(out_channels), nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: Tensor, pool: int) -> Tensor:
+        x = F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
+        return F.max_pool2d(x, pool)

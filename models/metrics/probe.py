@@ -1,0 +1,21 @@
+"""Linear probe (Alain and Bengio 2016, arXiv:1610.01644): how much of a label a representation holds in plain sight."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+
+def linear_probe(
+    features: Tensor, labels: Sequence[str], test_features: Tensor, test_labels: Sequence[str], penalty: float = 0.1
+) -> float:
+    """Accuracy on the test set of a logistic regression trained on the other; features (M, E) are standardised by the
+    training set. penalty: weight of the squared norm (scikit-learn's 1 / C). Raises ValueError without scikit-learn.
+    """
+    try:
+        from sklearn.linear_model import LogisticRegression
+    except ImportError as error:
+        raise ValueError("the linear probe needs scikit-learn: pip install scikit-learn, or --probe=false") from error
+    mean, std = features.mean(0), features.std(0, correction=0).clamp(min=1e-6)
+    model = LogisticRegression(C=1 / penalty, max_iter=2000)
+    model.fit(((features - mean) / std).numpy(), list(labels))
+    return float(model.score(((test_features - mean) / std).numpy(), list(test_labels)))

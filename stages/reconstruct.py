@@ -1,0 +1,244 @@
+"""Stage `reconstruct`: what the tokenizer keeps of a sound, beside its baselines: the tokenizer's table (Table I of the paper).
+
+latent error   normalised, a single sample and the mean of several, for each number of function evaluations
+sound          mel and multi-resolution STFT distance, kernel audio distance with a named embedder
+probe          accuracy of a linear classifier on the codes, and on the latents
+references     the VAE alone (no tokenizer can be better), the mean latent, the tokens of another clip
+"""
+
+import json
+import zlib
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from callbacks.progress import Line
+from datamodules import chunks
+from datamodules.latents import collate, windows
+from datamodules.reconstruction import ReconstructionDataModule, SoundBatch, choose
+from models.metrics.kernel import KernelAudioDistance
+from models.metrics.probe import linear_probe
+from models.metrics.reconstruction import CodebookUse, LatentError, MelDistance, MultiResolutionStftDistance
+from models.tokenizer import SoundTokenizer
+from stages import artifacts, assets, chain, prepare, report
+
+DECODERS = {"tokenizer": "flow matching", "tokenizer_mse": "MSE"}
+
+
+class Reconstruct(L.LightningModule):
+    trains = False
+    watch = ()
+
+    def __init__(self, stage: str, conf: dict[str, Any], parents: dict[str, chain.Parent], folder: Path) -> None:
+        super().__init__()
+        self.conf, self.parents = conf, parents
+        latents = parents["latents"]
+        self.facts = latents.facts
+        self.statistics = load_file(latents.artifact / "statistics.safetensors")
+        self.codec = artifacts.load_codec(latents.artifact / "codec")
+        self.tokenizers = nn.ModuleDict(
+            {DECODERS[name]: artifacts.load_tokenizer(parents[name].artifact) for name in DECODERS if name in parents}
+        )
+        self.sampling = {DECODERS[name]: parents[name].facts["sampling"] for name in DECODERS if name in parents}
+        cuts = chunks.read(latents.folder / "chunks")
+        self.train_cuts = [cut for cut in cuts if cut.custom["split"] == "train"]
+        self.test_cuts = [cut for cut in cuts if cut.custom["split"] == "test"]
+        self.chosen = choose(self.test_cuts, self.facts["window_frames"], conf["clips_per_group"])
+        if not self.chosen:
+            raise ValueError(
+                f"reconstruct: no recording of {', '.join(conf['data']['corpora'])} is in the split 'test'. Prepare the corpus "
+                "with a column `split`, or with --split_by=COLUMN --test=VALUE"
+            )
+        self.embedder = assets.load_embedder(conf["embedder"]) if conf["embedder"] else None
+        self.groups = list(dict.fromkeys(window.group for window in self.chosen))
+        self.scores = nn.ModuleDict({group: nn.ModuleDict() for group in self.groups})
+        for group in self.groups:
+            for row in self._rows():
+                self.scores[group][_key(*row)] = nn.ModuleDict(self._metrics(*row))
+        self.codebooks = nn.ModuleDict(
+            {
+                name: CodebookUse(tokenizer.quantizer.codebook_size, tokenizer.quantizer.levels)
+                for name, tokenizer in self.tokenizers.items()
+            }
+        )
+
+    def datamodule(self) -> ReconstructionDataModule:
+        roots = {name: Path(receipt["root"]) for name, receipt in prepare.corpora(self.conf).items()}
+        return ReconstructionDataModule(
+            self.chosen, roots, self.facts, self.conf["batch_size"], self.conf["data"]["num_workers"]
+        )
+
+    def callbacks(self) -> list[Callback]:
+        return []
+
+    def _rows(self) -> list[tuple[str, int, str]]:
+        """(decoder, function evaluations, condition); the references have 0 evaluations."""
+        rows = [("VAE alone", 0, "sample"), ("mean latent", 0, "sample")]
+        for name, tokenizer in self.tokenizers.items():
+            steps = self.conf["steps"] if tokenizer.objective == "flow" else [1]
+            rows += [(name, count, "sample") for count in steps]
+            if self.conf["mean_of"] > 1 and tokenizer.objective == "flow":
+                rows += [(name, count, "mean") for count in steps]
+            rows += [(name, steps[0], "shuffled tokens")]
+        return rows
+
+    def _metrics(self, decoder: str, steps: int, condition: str) -> dict[str, Any]:
+        found: dict[str, Any] = {"latent_nmse": LatentError(self.statistics["std"])}
+        if self._is_heard(decoder, steps, condition):
+            found |= {"mel": MelDistance(self.facts["sample_rate"]), "stft": MultiResolutionStftDistance()}
+            if self.embedder is not None:
+                found["kad"] = KernelAudioDistance()
+        return found
+
+    def _is_heard(self, decoder: str, steps: int, condition: str) -> bool:
+        if not self.conf["sound"] or condition != "sample":
+            return False
+        return decoder != "flow matching" or steps in self.conf["sound_steps"]
+
+    def on_predict_start(self) -> None:
+        self.line = Line("reconstruct", len(self.chosen), "windows", self.global_rank == 0)
+        self.done = 0
+        self.line.start()
+
+    @torch.no_grad()
+    def predict_step(self, batch: SoundBatch, batch_idx: int) -> None:
+        latents, num_frames = batch.latents.latents, batch.latents.num_frames
+        real = None if self.embedder is None or not self.conf["sound"] else self._embed(batch.waveform, batch)
+        self._score(batch, ("VAE alone", 0, "sample"), latents, real)
+        self._score(batch, ("mean latent", 0, "sample"), self.statistics["mean"].to(latents).expand_as(latents), real)
+        for name, tokenizer in self.tokenizers.items():
+            codes = tokenizer.encode(latents, num_frames)
+            valid = torch.arange(codes.codes.shape[1], device=self.device) < codes.num_codes[:, None]
+            self.codebooks[name].update(codes.codes, valid)
+            flow = tokenizer.objective == "flow"
+            for steps in self.conf["steps"] if flow else [1]:
+                samples = [
+                    self._decode(name, tokenizer, codes, num_frames, steps, f"{batch_idx}-{number}")
+                    for number in range(self.conf["mean_of"] if flow else 1)
+                ]
+                self._score(batch, (name, steps, "sample"), samples[0], real)
+                if len(samples) > 1:
+                    self._score(batch, (name, steps, "mean"), torch.stack(samples).mean(0), real)
+            order = torch.arange(len(num_frames)).roll(1)
+            others = type(codes)(codes.codes[order], codes.num_codes[order])
+            frames = torch.minimum(num_frames, num_frames[order])
+            steps = self.conf["steps"][0] if flow else 1
+            decoded = self._decode(name, tokenizer, others, frames, steps, f"{batch_idx}-0")
+            self.scores[batch.group][_key(name, steps, "shuffled tokens")]["latent_nmse"].update(
+                decoded, latents[:, : decoded.shape[1]], frames
+            )
+        self.done += len(num_frames) * self.trainer.world_size
+        self.line.update(min(self.done, len(self.chosen)))
+
+    def _decode(
+        self, name: str, tokenizer: SoundTokenizer, codes: Any, num_frames: Tensor, steps: int, position: str
+    ) -> Tensor:
+        seed = zlib.crc32(f"{self.conf['seed']} {position}".encode())
+        generator = torch.Generator(device=self.device).manual_seed(seed)
+        shape = (len(num_frames), int(num_frames.max()), self.facts["latent_dim"])
+        noise = torch.randn(shape, generator=generator, device=self.device)
+        sampling = self.sampling[name] | {"num_steps": steps}
+        return tokenizer.decode(codes.codes, codes.num_codes, num_frames, noise=noise, **sampling)
+
+    def _score(self, batch: SoundBatch, row: tuple[str, int, str], decoded: Tensor, real: Tensor | None) -> None:
+        metrics: Any = self.scores[batch.group][_key(*row)]
+        latents, num_frames = batch.latents.latents, batch.latents.num_frames
+        metrics["latent_nmse"].update(decoded, latents, num_frames)
+        if "mel" in metrics:
+            sound = self.codec.decode(decoded)
+            for one, true, count in zip(sound, batch.waveform, batch.num_samples.tolist(), strict=True):
+                for name in ("mel", "stft"):
+                    metrics[name].update(one[None, :, :count], true[None, :, :count])
+            if real is not None:
+                metrics["kad"].update(real, real=True)
+                metrics["kad"].update(self._embed(sound, batch), real=False)
+
+    def _embed(self, sound: Tensor, batch: SoundBatch) -> Tensor:
+        assert self.embedder is not None
+        return torch.stack(
+            [
+                self.embedder(one[:, :count], self.facts["sample_rate"])
+                for one, count in zip(sound, batch.num_samples.tolist(), strict=True)
+            ]
+        )
+
+    def on_predict_end(self) -> None:
+        """On every rank, in one order: computing is a collective."""
+        self.line.stop()
+        counts: dict[str, int] = defaultdict(int)
+        for window in self.chosen:
+            counts[window.group] += 1
+        self.found = {
+            "clips": dict(counts),
+            "rows": [
+                {"group": group, "decoder": row[0], "steps": row[1], "condition": row[2]}
+                | {name: float(metric.compute()) for name, metric in self.scores[group][_key(*row)].items()}
+                for group in self.groups
+                for row in self._rows()
+            ],
+            "codebook": {
+                name: {key: float(value) for key, value in metric.compute().items()}
+                for name, metric in self.codebooks.items()
+            },
+        }
+
+    def export(self, artifact: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+        facts = self.parents["tokenizer"].facts
+        found = self.found | {
+            "experiment": self.conf["experiment"],
+            "facts": facts,
+            "embedder": self.conf["embedder"],
+            "mean_of": self.conf["mean_of"],
+            "probe": self._probe() if self.conf["probe"] else {},
+        }
+        (artifact / "report.json").write_text(json.dumps(found, indent=1))
+        text = report.reconstruction(found)
+        (artifact / "report.md").write_text(text)
+        print(text)
+        return facts, {key: found[key] for key in ("clips", "rows", "codebook", "probe")}
+
+    @torch.no_grad()
+    def _probe(self) -> dict[str, dict[str, Any]]:
+        """By corpus: accuracy of a linear classifier of recordings with one label, trained on the training split."""
+        found: dict[str, dict[str, Any]] = {}
+        for corpus in self.conf["data"]["corpora"]:
+            splits = [
+                [cut for cut in cuts if cut.custom["corpus"] == corpus and len(cut.custom["labels"]) == 1]
+                for cuts in (self.train_cuts, self.test_cuts)
+            ]
+            labels = [[cut.custom["labels"][0] for cut in cuts] for cuts in splits]
+            if not labels[1] or len(set(labels[0])) < 2:
+                continue
+            row: dict[str, Any] = {"train": len(labels[0]), "test": len(labels[1]), "classes": len(set(labels[0]))}
+            features = [torch.stack([_pooled(cut) for cut in cuts]) for cuts in splits]
+            row["latents"] = linear_probe(features[0], labels[0], features[1], labels[1])
+            for name, tokenizer in self.tokenizers.items():
+                features = [torch.stack([self._histogram(tokenizer, cut) for cut in cuts]) for cuts in splits]
+                row[name] = linear_probe(features[0], labels[0], features[1], labels[1])
+            found[corpus] = row
+        return found
+
+    def _histogram(self, tokenizer: SoundTokenizer, cut: Any) -> Tensor:
+        """log(1 + count) of each code of a recording, level by level."""
+        batch = collate(windows(cut, self.facts["window_frames"]))
+        codes = tokenizer.encode(batch.latents.to(self.device), batch.num_frames.to(self.device))
+        valid = torch.arange(codes.codes.shape[1], device=self.device) < codes.num_codes[:, None]
+        use = CodebookUse(tokenizer.quantizer.codebook_size, tokenizer.quantizer.levels).to(self.device)
+        use.update(codes.codes, valid)
+        return use.counts.flatten().float().log1p().cpu()
+
+
+def _pooled(cut: Any) -> Tensor:
+    """Mean and standard deviation over the frames of a recording's latents (2 D)."""
+    latents = torch.from_numpy(chunks.load_array(cut).astype("float32"))
+    return torch.cat([latents.mean(0), latents.std(0, correction=0)])
+
+
+def _key(decoder: str, steps: int, condition: str) -> str:
+    return f"{decoder}|{steps}|{condition}"
