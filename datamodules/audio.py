@@ -43,7 +43,15 @@ class AudioBatch(NamedTuple):
 
 def load_windows(cut: Any, root: Path, sample_rate: int, channels: int, window_samples: int) -> Windows:
     """All windows of a recording, one or more, whatever its rate and length. Raises ValueError as `load_sound` does."""
-    sound = load_sound(cut, root, sample_rate, channels)
+    return _split(load_sound(cut, root, sample_rate, channels), channels, window_samples)
+
+
+def split_windows(sound: Tensor, rate: int, sample_rate: int, channels: int, window_samples: int, name: str) -> Windows:
+    """The same of a sound (C, T) at `rate` Hz that is in memory; `name` stands in errors."""
+    return _split(resample(_with_channels(sound, channels, name), rate, sample_rate), channels, window_samples)
+
+
+def _split(sound: Tensor, channels: int, window_samples: int) -> Windows:
     length = sound.shape[1]
     count = max(1, -(-length // window_samples))
     padded = torch.nn.functional.pad(sound, (0, count * window_samples - length))

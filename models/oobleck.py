@@ -11,20 +11,13 @@ diffusers' `enable_tiling` steps by 26 s, which is no multiple of the hop: its l
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.vae import Posterior, check_waveform, pad_to_hop
-
-
-class Context(NamedTuple):
-    """Frames before and after a frame that what belongs to it hangs on."""
-
-    before: int
-    after: int
+from models.vae import Context, Posterior, check_waveform, pad_to_hop
 
 
 class Oobleck(nn.Module):

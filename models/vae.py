@@ -17,6 +17,13 @@ class Posterior(NamedTuple):
     std: Tensor  # (B, F, D)
 
 
+class Context(NamedTuple):
+    """Frames before and after a frame that what belongs to it hangs on."""
+
+    before: int
+    after: int
+
+
 class LatentCodec(Protocol):
     """Latent frame f stands for the samples f * hop_length to (f + 1) * hop_length. Shapes: waveform (B, C, T) in [-1,
     1], latents (B, F, D).
@@ -26,6 +33,7 @@ class LatentCodec(Protocol):
     hop_length: int  # samples
     channels: int
     latent_dim: int
+    encoder_context: Context
 
     def encode(self, waveform: Tensor) -> Posterior:
         """waveform (B, C, T) -> (B, F, D), F = ceil(T / hop_length): zeros are put on the right of the last frame."""
@@ -86,6 +94,8 @@ class MelCodec(nn.Module):
         self.sample_rate, self.hop_length, self.channels, self.latent_dim = sample_rate, hop_length, 1, latent_dim
         self.fft_size, self.mel_hop, self.mel_bands = fft_size, mel_hop, mel_bands
         self.log_floor, self.griffin_lim_iterations = log_floor, griffin_lim_iterations
+        reach = -(-((fft_size - mel_hop) // 2) // hop_length)
+        self.encoder_context = Context(reach, reach)
 
         filters = AF.melscale_fbanks(
             fft_size // 2 + 1, min_hz, max_hz, mel_bands, sample_rate, norm=None, mel_scale="slaney"
