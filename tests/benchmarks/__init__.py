@@ -1,1 +1,1 @@
-"""Ours beside a peer, in one run; by hand: `python -m tests.benchmarks.NAME`. Needs `pip install -e .[benchmarks]`."""
+"""Ours beside a named peer, and experiments over seeds; by hand: `python -m tests.benchmarks.NAME`. Needs `pip install -e .[dev,benchmarks]`."""
