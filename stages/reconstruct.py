@@ -57,10 +57,9 @@ class Reconstruct(L.LightningModule):
             )
         self.embedder = assets.load_embedder(conf["embedder"]) if conf["embedder"] else None
         self.groups = list(dict.fromkeys(window.group for window in self.chosen))
-        self.scores = nn.ModuleDict({group: nn.ModuleDict() for group in self.groups})
-        for group in self.groups:
-            for row in self._rows():
-                self.scores[group][_key(*row)] = nn.ModuleDict(self._metrics(*row))
+        self.scores = nn.ModuleList(  # by group
+            nn.ModuleDict({_key(*row): nn.ModuleDict(self._metrics(*row)) for row in self._rows()}) for _ in self.groups
+        )
         self.codebooks = nn.ModuleDict(
             {
                 name: CodebookUse(tokenizer.quantizer.codebook_size, tokenizer.quantizer.levels)
@@ -76,6 +75,9 @@ class Reconstruct(L.LightningModule):
 
     def callbacks(self) -> list[Callback]:
         return []
+
+    def _of(self, group: str) -> Any:
+        return self.scores[self.groups.index(group)]
 
     def _rows(self) -> list[tuple[str, int, str]]:
         """(decoder, function evaluations, condition); the references have 0 evaluations."""
@@ -130,7 +132,7 @@ class Reconstruct(L.LightningModule):
             frames = torch.minimum(num_frames, num_frames[order])
             steps = self.conf["steps"][0] if flow else 1
             decoded = self._decode(name, tokenizer, others, frames, steps, f"{batch_idx}-0")
-            self.scores[batch.group][_key(name, steps, "shuffled tokens")]["latent_nmse"].update(
+            self._of(batch.group)[_key(name, steps, "shuffled tokens")]["latent_nmse"].update(
                 decoded, latents[:, : decoded.shape[1]], frames
             )
         self.done += len(num_frames) * self.trainer.world_size
@@ -147,7 +149,7 @@ class Reconstruct(L.LightningModule):
         return tokenizer.decode(codes.codes, codes.num_codes, num_frames, noise=noise, **sampling)
 
     def _score(self, batch: SoundBatch, row: tuple[str, int, str], decoded: Tensor, real: Tensor | None) -> None:
-        metrics: Any = self.scores[batch.group][_key(*row)]
+        metrics: Any = self._of(batch.group)[_key(*row)]
         latents, num_frames = batch.latents.latents, batch.latents.num_frames
         metrics["latent_nmse"].update(decoded, latents, num_frames)
         if "mel" in metrics:
@@ -178,7 +180,7 @@ class Reconstruct(L.LightningModule):
             "clips": dict(counts),
             "rows": [
                 {"group": group, "decoder": row[0], "steps": row[1], "condition": row[2]}
-                | {name: float(metric.compute()) for name, metric in self.scores[group][_key(*row)].items()}
+                | {name: float(metric.compute()) for name, metric in self._of(group)[_key(*row)].items()}
                 for group in self.groups
                 for row in self._rows()
             ],
