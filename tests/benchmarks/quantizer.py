@@ -3,9 +3,10 @@
     python -m tests.benchmarks.quantizer
 
 The paper's book (8196 codes of 16 dimensions, found by cosine) on 16 clips of 10 s at the VAE's rate (16 x 215 vectors),
-with running means, no revival. The peer twice: set to compute the same as ours (plain straight-through gradient), and with its
-own defaults (Euclidean distance, rotation trick) at the same sizes. Seconds: medians of alternating steps. Memory: the peak of resident memory in one step over what was resident before it, in a fresh process
-each, after imports and a small step.
+with running means, no revival. The peer twice: set to compute the same as ours (plain straight-through gradient), and
+with its own defaults (Euclidean distance, rotation trick) at the same sizes. Seconds: medians of alternating steps.
+Memory: the peak of resident memory in one step over what was resident before it, in a fresh process each, after imports
+and a small step.
 """
 
 import argparse
