@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, get_origin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from conf.schema import UNITS, check
+from conf.laws import check
+from conf.schema import UNITS
 
 ROOT = Path(__file__).parent
 COMMAND_LINE = "command line"

@@ -1,0 +1,104 @@
+"""What values may stand together: laws that a type cannot say. Each is told with the key it is about and what to type."""
+
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any
+
+
+def check(unit: str, conf: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    """Laws between values: yields (key, what is wrong and what to type)."""
+    if "rate" in conf:
+        given = {key: value for key, value in conf["rate"].items() if value is not None}
+        if len(given) != 1:
+            yield (
+                "rate",
+                f"exactly one of token_rate, stride and bitrate is given, here {given or 'none'}; set the others to null",
+            )
+    for section in ("encoder", "decoder"):
+        if section in conf and conf[section]["width"] % (2 * conf[section]["heads"]):
+            width, heads = conf[section]["width"], conf[section]["heads"]
+            yield (
+                f"{section}.width",
+                f"{width} is no multiple of 2 x heads = {2 * heads} (rotary positions need an even head width)",
+            )
+    if unit == "vae":
+        sizes = conf["codec"]["oobleck"]
+        if conf["codec"]["source"] is None and sizes["encoder_hidden_size"] != 2 * sizes["decoder_input_channels"]:
+            yield (
+                "codec.oobleck.encoder_hidden_size",
+                f"{sizes['encoder_hidden_size']} is not 2 x decoder_input_channels = "
+                f"{2 * sizes['decoder_input_channels']}: the encoder ends with means and deviations",
+            )
+        if len(sizes["downsampling_ratios"]) != len(sizes["channel_multiples"]):
+            yield "codec.oobleck.channel_multiples", "one is given for each of downsampling_ratios"
+    if unit == "latents" and conf["codec"]["kind"] == "oobleck" and not conf["codec"]["source"]:
+        yield "codec.source", "oobleck needs a hub id or a folder, as --codec.source=stabilityai/stable-audio-open-1.0"
+    if unit == "latents" and conf["codec"]["mel"]["hop_length"] % conf["codec"]["mel"]["mel_hop"]:
+        yield (
+            "codec.mel.hop_length",
+            "a latent frame holds a whole number of mel frames: hop_length is a multiple of mel_hop",
+        )
+    if "trainer" in conf and "max_steps" in conf["trainer"] and conf["trainer"]["max_steps"] < 1:
+        yield "trainer.max_steps", f"{conf['trainer']['max_steps']} steps; at least 1 is allowed"
+    if "quantizer" in conf:
+        yield from _check_quantizer(conf["quantizer"])
+    for key, low, high in _RANGES:
+        value = _get(conf, key)
+        if isinstance(value, int | float) and not low <= value <= high:
+            yield key, f"{value} is outside {low} to {high}"
+    if "prompts" in conf:
+        for text in conf["prompts"]["text_to_sound"]:
+            if "{caption}" not in text:
+                yield "prompts.text_to_sound", f"{text!r} has no {{caption}} in it"
+
+
+def _check_quantizer(conf: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    kind, strides, levels = conf["kind"], conf["strides"], conf["levels"]
+    if kind == "lexical" and not conf["words_from"]:
+        yield (
+            "quantizer.words_from",
+            "lexical needs the LLM whose words are the codes, as --quantizer.words_from=smollm2-135m-instruct",
+        )
+    if kind == "residual" and (not strides or min(strides) < 1):
+        yield "quantizer.strides", f"{strides}; one of at least 1 a level is allowed, as --quantizer.strides=[4,2,1]"
+    elif kind == "residual" and any(coarse % fine for coarse, fine in pairwise(strides)):
+        yield "quantizer.strides", f"{strides}: each must divide the one before it, as 4, 2, 1"
+    if kind == "fsq" and (not levels or min(levels) < 2 or max(levels) > 1000):
+        yield "quantizer.levels", f"{levels}; one dimension or more of 2 to 1000 values each is allowed"
+    if conf["variational"] != "none" and kind not in ("vq", "residual"):
+        yield (
+            "quantizer.variational",
+            f"{conf['variational']} is of the kinds vq and residual, here {kind}; set it to none",
+        )
+
+
+_RANGES = (
+    ("ema_decay", 0.0, 1.0),
+    ("quantizer.decay", 0.0, 1.0),
+    ("flow.token_dropout", 0.0, 1.0),
+    ("flow.logit_normal_share", 0.0, 1.0),
+    ("quantizer.codebook_size", 2, 1 << 20),
+    ("quantizer.words", 2, 1 << 20),
+    ("quantizer.kl_weight", 0.0, 1e6),
+    ("quantizer.temperature", 1e-4, 1e4),
+    ("batch_size", 1, 1 << 20),
+    ("crop_samples", 1, 1 << 30),
+    ("discriminator_warmup", 0, 1 << 30),
+    ("codec.oobleck.audio_channels", 1, 2),
+    ("recordings_per_chunk", 1, 1 << 20),
+    ("window_seconds", 0.1, 3600.0),
+    ("lora.rank", 1, 4096),
+    ("lora.dropout", 0.0, 1.0),
+    ("data.num_workers", 0, 1024),
+    ("checkpoints.every_n_steps", 1, 1 << 30),
+    ("checkpoints.keep", 1, 1000),
+    ("validation_fraction", 0.0, 0.9),
+)
+
+
+def _get(conf: dict[str, Any], key: str) -> Any:
+    for part in key.split("."):
+        if not isinstance(conf, dict) or part not in conf:
+            return None
+        conf = conf[part]
+    return conf
