@@ -8,9 +8,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from models.dit import DiffusionTransformer
+from models.grid import TokenGrid
 from models.oobleck import Oobleck
 from models.quantizer import LexicalQuantizer, Lexicon, build, whole_words
-from models.tokenizer import CausalEncoder, SoundTokenizer, TokenGrid
+from models.tokenizer import CausalEncoder, SoundTokenizer
 from models.vae import LatentCodec, MelCodec
 from stages import assets
 
