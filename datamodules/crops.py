@@ -12,12 +12,11 @@ from typing import Any, NamedTuple
 
 import torch
 from lhotse import CutSet
-from lhotse.dataset.sampling import SimpleCutSampler
 from lhotse.dataset.sampling.base import CutSampler
 from torch import Tensor
 
 from datamodules.audio import load_sound
-from datamodules.sampler import ResumableDataModule, hash_ids
+from datamodules.sampler import ResumableDataModule, fixed_batches, hash_ids
 
 
 class CropBatch(NamedTuple):
@@ -104,11 +103,15 @@ class CropDataModule(ResumableDataModule):
             raise ValueError("no recording is in the split 'train'")
 
     def train_sampler(self, rank: int, world: int) -> Any:
-        return RandomCrops(self._sampler(self.train_cuts, rank, world, shuffle=True), self.crop_seconds, self.seed)
+        return RandomCrops(
+            fixed_batches(self.train_cuts, self.batch_size, self.seed, rank, world, shuffle=True),
+            self.crop_seconds,
+            self.seed,
+        )
 
     def validation_sampler(self, rank: int, world: int) -> CutSampler | None:
         cuts = [crop(cut, 0.0, self.crop_seconds) for cut in self.validation_cuts]
-        return self._sampler(cuts, rank, world, shuffle=False) if cuts else None
+        return fixed_batches(cuts, self.batch_size, self.seed, rank, world, shuffle=False) if cuts else None
 
     def validation_batches(self, limit: int) -> Iterator[CropBatch]:
         """The first `limit` validation batches, all of them in this process."""
@@ -118,13 +121,3 @@ class CropDataModule(ResumableDataModule):
 
     def fingerprint(self) -> str:
         return hash_ids(self.train_cuts)
-
-    def _sampler(self, items: list[Any], rank: int, world: int, shuffle: bool) -> CutSampler:
-        return SimpleCutSampler(
-            CutSet.from_cuts(items),
-            max_cuts=self.batch_size,
-            shuffle=shuffle,
-            seed=self.seed,
-            rank=rank,
-            world_size=world,
-        )

@@ -5,12 +5,11 @@ from typing import Any, NamedTuple
 
 import torch
 from lhotse import CutSet, MonoCut
-from lhotse.dataset.sampling import SimpleCutSampler
 from lhotse.dataset.sampling.base import CutSampler
 from torch import Tensor
 
 from datamodules import chunks
-from datamodules.sampler import ResumableDataModule, hash_ids
+from datamodules.sampler import ResumableDataModule, fixed_batches, hash_ids
 
 
 class LatentBatch(NamedTuple):
@@ -68,20 +67,14 @@ class LatentDataModule(ResumableDataModule):
             raise ValueError(f"{folder}: no recording is in the split 'train'")
 
     def train_sampler(self, rank: int, world: int) -> CutSampler:
-        return self._sampler(self.train_windows, rank, world, shuffle=True)
+        return fixed_batches(self.train_windows, self.batch_size, self.seed, rank, world, shuffle=True)
 
     def validation_sampler(self, rank: int, world: int) -> CutSampler | None:
-        return self._sampler(self.validation_windows, rank, world, shuffle=False) if self.validation_windows else None
+        return (
+            fixed_batches(self.validation_windows, self.batch_size, self.seed, rank, world, shuffle=False)
+            if self.validation_windows
+            else None
+        )
 
     def fingerprint(self) -> str:
         return hash_ids(self.train_windows)
-
-    def _sampler(self, items: list[MonoCut], rank: int, world: int, shuffle: bool) -> CutSampler:
-        return SimpleCutSampler(
-            CutSet.from_cuts(items),
-            max_cuts=self.batch_size,
-            shuffle=shuffle,
-            seed=self.seed,
-            rank=rank,
-            world_size=world,
-        )

@@ -12,6 +12,7 @@ from typing import Any
 import lightning as L
 from lhotse import CutSet
 from lhotse.dataset.dataloading import make_worker_init_fn
+from lhotse.dataset.sampling import SimpleCutSampler
 from lhotse.dataset.sampling.base import CutSampler
 from torch.utils.data import DataLoader, Sampler
 
@@ -132,6 +133,13 @@ class ResumableDataModule(L.LightningDataModule):
 
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+
+def fixed_batches(items: list[Any], size: int, seed: int, rank: int, world: int, shuffle: bool) -> CutSampler:
+    """`size` cuts a batch, rank r taking every world-th batch."""
+    return SimpleCutSampler(
+        CutSet.from_cuts(items), max_cuts=size, shuffle=shuffle, seed=seed, rank=rank, world_size=world
+    )
 
 
 def hash_ids(*groups: list[Any]) -> str:

@@ -11,15 +11,6 @@ from torch import Tensor
 from models.oobleck import Oobleck, build
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """These convolutions are too small to share."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def oobleck(folder: Path, ratios: list[int]) -> Oobleck:
     torch.manual_seed(0)
     AutoencoderOobleck(

@@ -24,15 +24,6 @@ SETTINGS = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """These matrices are too small to share."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def quantizer(**changes: float) -> VectorQuantizer:
     torch.manual_seed(0)
     return VectorQuantizer(**(SETTINGS | changes))  # type: ignore[arg-type]

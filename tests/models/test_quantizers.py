@@ -50,15 +50,6 @@ BLOCK = {"residual 4 2 1": 4, "residual gumbel": 2}
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """These matrices are too small to share."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def make(kind: str, **changes: object) -> Quantizer:
     torch.manual_seed(0)
     return build(**(SETTINGS | KINDS[kind] | changes))  # type: ignore[arg-type]

@@ -18,15 +18,6 @@ GRIDS = {"native": OOBLECK, "stride 2": OOBLECK / 2, "0.23 kbps": PAPER, "5.4 Hz
 LATENT = 4
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """These matrices are too small to share."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def book(size: int, code_dim: int, dim: int, reservoir_size: int) -> VectorQuantizer:
     return VectorQuantizer(
         dim=dim, codebook_size=size, code_dim=code_dim, decay=0.9, commitment_weight=0.25, kmeans_iterations=3,

@@ -12,15 +12,6 @@ from models.transformer import Block, RMSNorm, Transformer, rotary, rotate
 WIDTH, HEADS = 16, 2
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """These matrices are too small to share."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def randomised(module: nn.Module, seed: int) -> nn.Module:
     """Every parameter drawn: what starts at zero would hide mistakes."""
     generator = torch.Generator().manual_seed(seed)

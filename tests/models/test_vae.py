@@ -15,15 +15,6 @@ SETTINGS = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """These matrices are too small to share."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def sounds(samples: int, count: int) -> Tensor:
     """Noise whose level changes with the latent frames, (count, 1, samples)."""
     generator = torch.Generator().manual_seed(0)
