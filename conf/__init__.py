@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, get_origin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from conf.schema import UNITS, check
+from conf.schema import OPERATIONAL, UNITS, check
 
 ROOT = Path(__file__).parent
 COMMAND_LINE = "command line"
@@ -217,3 +217,10 @@ def concerns(unit: str, override: str) -> bool:
     key = override.split("=", 1)[0]
     head = key.split(".")[0]
     return head == unit if head in UNITS else _known(unit, key)
+
+
+def decides(override: str) -> bool:
+    """Whether an override decides results: not where a run lies, what it reads, or how fast it goes."""
+    path = override.split("=", 1)[0].split(".")
+    path = path[1:] if path[0] in UNITS else path
+    return not any(".".join(path[:length]) in OPERATIONAL for length in range(1, len(path) + 1))

@@ -12,7 +12,7 @@ from typing import Any
 
 import conf
 from conf.schema import UNITS
-from stages import STAGES, chain
+from stages import STAGES, chain, status
 
 CORPORA = tuple(unit for unit in UNITS if unit not in STAGES)
 EPILOG = """\
@@ -97,31 +97,20 @@ def _show(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _status(arguments: argparse.Namespace, overrides: list[str]) -> int:
-    """Without a preset, a file or an override each run is held against its own configuration, with them against what they give."""
-    compare = bool(
-        arguments.preset
-        or arguments.conf
-        or [item for item in overrides if not item.startswith(("experiment=", "runs="))]
-    )
+    """Without a preset, a file or a key that decides results each run is held against its own configuration, with them against what they give."""
+    compare = bool(arguments.preset or arguments.conf or any(map(conf.decides, overrides)))
+    conf.check_shared(UNITS, overrides)
     confs = _composed(list(STAGES), arguments, overrides)
-    runs, experiment = (confs["latents"][key] for key in ("runs", "experiment"))
-    chosen = arguments.preset or arguments.conf or any(item.startswith("experiment=") for item in overrides)
+    runs, experiment, root = confs["latents"]["runs"], confs["latents"]["experiment"], confs["latents"]["data"]["root"]
+    given = {item.split("=", 1)[0] for item in overrides}
+    chosen = arguments.preset or arguments.conf or "experiment" in given
     experiments = [experiment] if chosen else sorted(path.name for path in Path(runs).glob("*") if path.is_dir())
     if not experiments:
         print(f"no experiment in {runs}/. Start one:   stage run all --preset demo")
     for name in experiments:
         print(f"{runs}/{name}")
-        fresh: dict[str, bool] = {}
-        for stage in STAGES:
-            state = chain.state(stage, confs[stage] | {"experiment": name}, compare)
-            receipt = chain.read_receipt(chain.run_folder(confs[stage] | {"experiment": name}, stage))
-            old = [parent for parent in (receipt or {"parents": ()})["parents"] if not fresh[parent]]
-            if state.word == "done" and old:
-                state = chain.State("stale", f"its parent {old[0]} is not done")
-            if stage == "vae" and state.word == "missing" and "vae" not in chain.required("latents", confs["latents"]):
-                state = chain.State("missing", f"not needed: codec.kind is {confs['latents']['codec']['kind']}")
-            fresh[stage] = state.word == "done"
-            print(f"  {stage:<14} {state.word:<8} {state.detail}")
+        for line in status.report(confs, name, compare, root if "data.root" in given else None):
+            print(f"  {line}")
     return 0
 
 
