@@ -1,6 +1,7 @@
 """Corpora: what `stage prepare` makes, and what `run all` needs before its first stage."""
 
 import argparse
+import glob
 import gzip
 import hashlib
 import json
@@ -55,7 +56,7 @@ def require(
             if receipt is None or receipt["conf_hash"] != chain.fingerprint(composed):
                 prepare("diagnostic", composed)
         elif receipt is None:
-            missing.append(f"corpus {where_from(name)}")
+            missing.append(f"corpus {where_from(name, Path(data['root']))}")
     if not missing:
         return
     codec, model = confs["latents"]["codec"], confs["caption"]["model"]
@@ -79,7 +80,7 @@ def corpora(configuration: dict[str, Any]) -> dict[str, dict[str, Any]]:
     for name in configuration["data"]["corpora"]:
         receipt = chain.read_receipt(root / name)
         if receipt is None:
-            raise ValueError(f"the corpus {name!r} is not in {root}/.\n{where_from(name)}")
+            raise ValueError(f"there is no corpus {name!r}.\n{where_from(name, root)}")
         found[name] = receipt
     if not found:
         raise ValueError("data.corpora is empty: name at least one prepared corpus, as --data.corpora=[mine]")
@@ -120,12 +121,17 @@ def recordings(stage: str, configuration: dict[str, Any]) -> Recordings:
     return Recordings([cut for cut in cuts if cut.id not in bad], roots, list(bad.values()))
 
 
-def where_from(corpus: str) -> str:
-    """What a corpus is, where people get it, and what makes it ready."""
-    what, where, how = SOURCES.get(corpus, ("recordings of your own", "your disk", FOLDER.format(corpus)))
+def where_from(corpus: str, root: Path) -> str:
+    """Of a corpus that is not under `root`: what it is, and the data root near by that has it, or where people get it and what makes it ready."""
+    what, where = SOURCES.get(corpus, ("recordings of your own", "your disk"))
+    place = "" if root == Path("data") else f" --data.root={root}"
+    how = FOLDER.format(f"{corpus}{place}")
     if corpus == "diagnostic":
-        what, where, how = "scenes that this project renders", "this project", "stage prepare diagnostic --preset demo"
-    return f"{corpus}: {what}\n    from   {where}\n    then   {how}"
+        what, where = "scenes that this project renders", "this project"
+        how = f"stage prepare diagnostic --preset demo{place}"
+    near = _near(corpus, root)
+    then = [f"it is in {other}/:   --data.root={other}" for other in near] or [f"from   {where}", f"then   {how}"]
+    return f"{corpus} (not in {root}/): {what}" + "".join(f"\n    {line}" for line in then)
 
 
 def run_in_process(stage: str, arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -139,6 +145,18 @@ def run_in_process(stage: str, arguments: argparse.Namespace, overrides: Sequenc
     code = subprocess.run(words, env=os.environ).returncode
     if code:
         raise SystemExit(code)
+
+
+def _near(corpus: str, root: Path) -> list[Path]:
+    """Data roots above, in and beside `root`, and in data/, where the corpus was prepared."""
+    found: dict[Path, Path] = {}
+    if not corpus or "/" in corpus:
+        return []
+    for base in dict.fromkeys((root.parent, root, Path("data"))):
+        for pattern in ("", "*/"):
+            for receipt in sorted(base.glob(f"{pattern}{glob.escape(corpus)}/receipt.json")):
+                found[receipt.resolve()] = receipt.parents[1]
+    return list(found.values())
 
 
 def _render(configuration: dict[str, Any]) -> dict[str, Any]:

@@ -41,6 +41,13 @@ def test_every_unit_composes_with_every_preset(unit: str, preset: str | None):
     assert set(composed.origins.values()) <= files | {conf.COMMAND_LINE}, "a value that no YAML gives has no reason"
 
 
+@pytest.mark.parametrize("preset", conf.presets())
+def test_a_run_finds_what_the_same_preset_prepared(preset: str):
+    needed = {"folder": ["root=recordings", "metadata=m.csv"], "diagnostic": [], "latents": []}
+    roots = {conf.compose(unit, [preset], overrides=words).conf["data"]["root"] for unit, words in needed.items()}
+    assert len(roots) == 1
+
+
 def test_every_yaml_is_a_layer_of_some_unit():
     """A file that no unit reads is a setting without effect."""
     read = {

@@ -45,10 +45,10 @@ MISTAKES = {
     "a word that is none": ("run tokenizer demo", r"cannot read 'demo'"),
     "unknown preset": ("run all --preset dmeo", r"--preset dmeo: no such preset\. There are: .*demo"),
     "no such file": ("show tokenizer --conf gone.yaml", r"--conf gone\.yaml: no such file"),
-    "missing corpus": ("run latents --preset demo --data.corpora=mine", r"'mine'(.*\n)+.*stage prepare folder ROOT"),
+    "missing corpus": ("run latents --preset demo --data.corpora=mine", r"'mine'.*\nmine \(not in data/\)(.*\n)+.*stage prepare folder ROOT"),
     "missing corpus, all": (
         "run all --preset demo --data.corpora=mine",
-        r"corpus mine(.*\n)+.*stage prepare folder ROOT",
+        r"corpus mine \(not in data/\)(.*\n)+.*stage prepare folder ROOT",
     ),
     "missing parent": ("run tokenizer --preset demo", r"needs latents.*\n.*stage run latents --experiment=demo"),
     "its parent": ("run openaqa --experiment=x", r"openaqa needs tokenizer.*\n.*stage run tokenizer --experiment=x"),
@@ -136,7 +136,7 @@ def test_run_all_on_a_fresh_machine_says_what_is_missing_and_where_it_is(
     assert main(["run", "all"]) == 1
     said = capsys.readouterr().err
     for name in ("openaqa", "wavcaps", "fma"):
-        assert f"corpus {name}: " in said and f"--name={name}" in said
+        assert f"corpus {name} (not in data/): " in said and f"--name={name}" in said
     assert (
         "github.com/YuanGongND/ltu" in said
         and "huggingface.co/datasets/cvssp/WavCaps" in said
@@ -190,3 +190,24 @@ def test_a_recording_that_broke_since_it_was_prepared_ends_the_run_before_it_wri
     said = capsys.readouterr().err
     assert re.search(r"1 of 3 recordings cannot be used:\n.*0\.wav: truncated", said), said
     assert left(place) == before
+
+
+@pytest.mark.parametrize("stage", ["all", "latents"])
+def test_a_corpus_under_another_data_root_is_pointed_to(place: Path, capsys: pytest.CaptureFixture[str], stage: str):
+    recordings(place)
+    words = ["run", stage, "--preset", "smoke", "--data.corpora=mine"]
+    assert main(words) == 1
+    said = capsys.readouterr().err
+    assert "mine (not in data/smoke/): " in said and "--name=mine --data.root=data/smoke " in said
+    assert main([*PREPARE, "--data.root=data"]) == 0
+    assert main(words) == 1
+    said = capsys.readouterr().err
+    assert re.search(r"mine \(not in data/smoke/\): .*\n    it is in data/:   --data\.root=data\n", f"{said}\n"), said
+    assert "stage prepare" not in said
+    assert main(["run", stage, "--preset", "demo", "--data.corpora=mine", "--data.root=elsewhere/deep"]) == 1
+    assert "--data.root=data\n" in f"{capsys.readouterr().err}\n", "data/ is always looked in"
+    (place / "data").rename(place / "smoke")
+    (place / "data").mkdir()
+    (place / "smoke").rename(place / "data" / "smoke")
+    assert main(["run", stage, "--preset", "demo", "--data.corpora=mine"]) == 1
+    assert "--data.root=data/smoke\n" in f"{capsys.readouterr().err}\n"
