@@ -128,7 +128,7 @@ def _run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     if arguments.stage == "all":
         return _run_all(arguments, overrides)
     confs = _composed([arguments.stage], arguments, overrides)
-    _run_stage(arguments.stage, confs[arguments.stage], arguments.restart)
+    _run_stage(arguments.stage, confs[arguments.stage], arguments, overrides)
     return 0
 
 
@@ -146,24 +146,26 @@ def _run_all(arguments: argparse.Namespace, overrides: list[str]) -> int:
         if stage in confs[stage]["parents"]:
             print(f"{stage:<14} taken from {confs[stage]['parents'][stage]}")
         elif confs[stage]["trainer"]["devices"] == 1:
-            _run_stage(stage, confs[stage], arguments.restart)
+            _run_stage(stage, confs[stage], arguments, overrides)
         else:
-            prepare.run_in_process(stage, arguments, overrides)
+            prepare.run_in_process(stage, _typed(stage, arguments, overrides), arguments.restart)
     return 0
 
 
-def _run_stage(stage: str, configuration: dict[str, Any], restart: bool) -> None:
+def _run_stage(
+    stage: str, configuration: dict[str, Any], arguments: argparse.Namespace, overrides: list[str]
+) -> None:
     if stage in configuration["parents"]:
         raise ValueError(
             f"parents.{stage} says where {stage} is taken from, so there is nothing to run; leave it out to make your own"
         )
     state = chain.state(stage, configuration, compare=True)
-    if state.word == "done" and not restart:
+    if state.word == "done" and not arguments.restart:
         print(f"{stage:<14} done ({state.detail})")
         if stage == "evaluate":
             print((chain.run_folder(configuration, stage) / "artifact" / "report.md").read_text())
         return
-    chain.parents(stage, configuration)  # before the long imports
+    chain.parents(stage, configuration, lambda parent: _typed(parent, arguments, overrides))  # before the long imports
     if not STAGES[stage].parents:
         from stages import prepare
 
@@ -172,7 +174,7 @@ def _run_stage(stage: str, configuration: dict[str, Any], restart: bool) -> None
         print(f"{stage:<14} {state.word}: {state.detail}")
     from stages import run
 
-    receipt = run.run(stage, configuration, restart)
+    receipt = run.run(stage, configuration, arguments.restart)
     if receipt:
         print(f"{stage:<14} done in {receipt['seconds']:.0f} s: {chain.run_folder(configuration, stage)}", flush=True)
 
@@ -180,6 +182,13 @@ def _run_stage(stage: str, configuration: dict[str, Any], restart: bool) -> None
 def _composed(units: list[str], arguments: argparse.Namespace, overrides: list[str]) -> dict[str, dict[str, Any]]:
     shared = len(units) > 1
     return {unit: conf.compose(unit, arguments.preset, arguments.conf, overrides, shared).conf for unit in units}
+
+
+def _typed(stage: str, arguments: argparse.Namespace, overrides: list[str]) -> list[str]:
+    """The configuration that was typed, as words of a command for one stage."""
+    words = [word for name in arguments.preset for word in ("--preset", name)]
+    words += [word for name in arguments.conf for word in ("--conf", name)]
+    return words + [f"--{item}" for item in overrides if conf.concerns(stage, item)]
 
 
 def _refuse(overrides: list[str]) -> None:

@@ -1,6 +1,5 @@
 """Corpora: what `stage prepare` makes, and what `run all` needs before its first stage."""
 
-import argparse
 import glob
 import gzip
 import hashlib
@@ -134,15 +133,10 @@ def where_from(corpus: str, root: Path) -> str:
     return f"{corpus} (not in {root}/): {what}" + "".join(f"\n    {line}" for line in then)
 
 
-def run_in_process(stage: str, arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """A stage in a process of its own: Lightning starts its other ranks with the same command line."""
-    words = [sys.executable, "-m", "stages.cli", "run", stage]
-    words += [word for name in arguments.preset for word in ("--preset", name)]
-    words += [word for name in arguments.conf for word in ("--conf", name)]
-    words += [f"--{item}" for item in overrides if conf.concerns(stage, item)] + (
-        ["--restart"] if arguments.restart else []
-    )
-    code = subprocess.run(words, env=os.environ).returncode
+def run_in_process(stage: str, words: Sequence[str], restart: bool) -> None:
+    """A stage in a process of its own: Lightning starts its other ranks with the same command line. words: its configuration."""
+    command = [sys.executable, "-m", "stages.cli", "run", stage, *words, *(["--restart"] if restart else [])]
+    code = subprocess.run(command, env=os.environ).returncode
     if code:
         raise SystemExit(code)
 

@@ -50,8 +50,16 @@ MISTAKES = {
         "run all --preset demo --data.corpora=mine",
         r"corpus mine \(not in data/\)(.*\n)+.*stage prepare folder ROOT",
     ),
-    "missing parent": ("run tokenizer --preset demo", r"needs latents.*\n.*stage run latents --experiment=demo"),
+    "missing parent": ("run tokenizer --preset demo", r"needs latents.*\n.*stage run latents --preset demo\n"),
     "its parent": ("run openaqa --experiment=x", r"openaqa needs tokenizer.*\n.*stage run tokenizer --experiment=x"),
+    "missing parent, all that was typed": (
+        "run cache --preset smoke --preset demo --experiment=x --data.root=d --batch_size=3 --tokenizer.seed=4 --latents.seed=5",
+        r"stage run latents --preset smoke --preset demo --experiment=x --data\.root=d --batch_size=3 --latents\.seed=5\n",
+    ),
+    "a parent elsewhere": (
+        "run tokenizer --preset demo --parents.latents=x",
+        r"runs/x/latents has no finished run .*is x misspelt",
+    ),
     "no such folder": ("prepare folder gone --metadata=m.csv", r"gone: no such folder"),
     "no metadata": ("prepare folder .", r"folder: .*metadata.*--KEY=VALUE"),
     "keys for a verb without": ("list --seed=1", r"takes no configuration"),
