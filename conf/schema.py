@@ -3,6 +3,7 @@
 A section that feeds a constructor has that constructor's argument names (a test holds them equal).
 """
 
+import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -417,6 +418,15 @@ OPERATIONAL = (
 
 def check(unit: str, conf: dict[str, Any]) -> Iterable[tuple[str, str]]:
     """Laws between values: yields (key, what is wrong and what to type)."""
+    if "parents" in conf:
+        stages = [name for name, (schema, _) in UNITS.items() if issubclass(schema, StageConf)]
+        for name in set(conf["parents"]) - set(stages):
+            near = difflib.get_close_matches(name, stages, n=1)
+            yield (
+                f"parents.{name}",
+                f"no stage is called {name!r}. "
+                + (f"Did you mean: 'parents.{near[0]}'?" if near else f"There are: {', '.join(stages)}"),
+            )
     if "rate" in conf:
         given = {key: value for key, value in conf["rate"].items() if value is not None}
         if len(given) != 1:

@@ -189,6 +189,14 @@ def test_a_parent_may_be_named_though_it_is_a_stage():
     assert composed.origins["parents.tokenizer"] == "command line"
 
 
+def test_a_parent_that_is_no_stage_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"^command line: parents\.tokeniser: .*'tokeniser'.*mean: 'parents\.tokenizer'"):
+        conf.compose("caption", overrides=["parents.tokeniser=x"], shared=True)
+    file = write(tmp_path / "mine.yaml", "parents: {x: y}\n")
+    with pytest.raises(ValueError, match=r"mine\.yaml: parents\.x: .*There are: vae, latents, .*evaluate$"):
+        conf.compose("caption", files=[file])
+
+
 def test_a_file_with_sections_for_stages(tmp_path: Path):
     file = write(tmp_path / "mine.yaml", "seed: 4\ntokenizer:\n  batch_size: 3\ncaption:\n  lora: {rank: 3}\n")
     tokenizer, caption = (conf.compose(unit, ["demo"], [file]) for unit in ("tokenizer", "caption"))
