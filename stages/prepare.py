@@ -93,25 +93,27 @@ class Recordings(NamedTuple):
 
 
 def recordings(stage: str, configuration: dict[str, Any]) -> Recordings:
-    """The cuts of the corpora whose file is what was prepared: a file whose size changed is decoded again. The others are refused by name, or left out."""
+    """The cuts of the corpora whose file is what was prepared. The others are refused by name, or left out.
+
+    A file whose size or header is not what it was is decoded again: rendered corpora keep no size, and a file of the same size may be another sound.
+    """
     from lhotse import CutSet
 
-    from datamodules.corpora.inspect import Bad, inspect, refuse
+    from datamodules.corpora.inspect import Bad, declared, inspect, refuse
 
     data = configuration["data"]
     roots = {name: Path(receipt["root"]) for name, receipt in corpora(configuration).items()}
     cuts = [cut for name in roots for cut in CutSet.from_file(Path(data["root"]) / name / "cuts.jsonl.gz")]
     paths = {cut.id: roots[cut.custom["corpus"]] / cut.recording.sources[0].source for cut in cuts}
-    changed = [cut for cut in cuts if not _is_as_prepared(paths[cut.id], cut.custom.get("size"))]
-    found = inspect([paths[cut.id] for cut in changed], max(1, data["num_workers"]))
-    bad = {cut.id: Bad(item.path, item.reason) for cut, item in zip(changed, found, strict=True) if item.reason}
-    bad |= {
-        cut.id: Bad(
-            item.path, f"is {item.seconds:.2f} s, was prepared as {cut.duration:.2f} s: prepare its corpus again"
-        )
-        for cut, item in zip(changed, found, strict=True)
-        if not item.reason and abs(item.seconds - cut.duration) > 0.025
-    }
+    headers = declared(list(paths.values()), data["num_workers"])
+    suspect = [
+        cut
+        for cut, header in zip(cuts, headers, strict=True)
+        if _changes(header, cut) or not _has_size(paths[cut.id], cut.custom.get("size"))
+    ]
+    found = inspect([paths[cut.id] for cut in suspect], max(1, data["num_workers"]))
+    reasons = {cut.id: item.reason or _changes(item, cut) for cut, item in zip(suspect, found, strict=True)}
+    bad = {name: Bad(str(paths[name]), reason) for name, reason in reasons.items() if reason}
     refuse(list(bad.values()), len(cuts), data["on_bad"])
     if bad:
         print(f"{stage}: {len(bad)} of {len(cuts)} recordings are left out (data.on_bad=skip):")
@@ -201,9 +203,24 @@ def _read_folder(name: str, configuration: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _is_as_prepared(path: Path, size: int | None) -> bool:
+def _has_size(path: Path, size: int | None) -> bool:
     """size None: a corpus of the project's own, whose files were made and not found."""
     return path.is_file() and size in (None, path.stat().st_size)
+
+
+def _changes(now: Any, cut: Any) -> str | None:
+    """How a file (of inspect's Shape or Found) differs from what was prepared; None where it does not."""
+    from datamodules.corpora.inspect import DURATION_TOLERANCE
+
+    if now is None:
+        return "has no header"
+    seconds = now.num_samples / now.sample_rate if now.sample_rate else 0.0
+    if abs(seconds - cut.duration) > DURATION_TOLERANCE:
+        return f"has changed since prepare: {seconds:.2f} s, was {cut.duration:.2f} s"
+    if (now.sample_rate, now.num_channels) != (cut.sampling_rate, cut.num_channels):
+        was = f"{cut.sampling_rate} Hz and {cut.num_channels} channels"
+        return f"has changed since prepare: {now.sample_rate} Hz and {now.num_channels} channels, was {was}"
+    return None
 
 
 def _hash_cuts(path: Path) -> str:

@@ -1,5 +1,7 @@
 """The command, as it is typed: one clear error and exit status 1 for a mistake, and nothing half-written."""
 
+import gzip
+import json
 import re
 import subprocess
 import sys
@@ -9,7 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from stages import STAGES
+import conf
+from stages import STAGES, prepare
 from stages.cli import CORPORA, main
 
 
@@ -219,3 +222,61 @@ def test_a_corpus_under_another_data_root_is_pointed_to(place: Path, capsys: pyt
     (place / "smoke").rename(place / "data" / "smoke")
     assert main(["run", stage, "--preset", "demo", "--data.corpora=mine"]) == 1
     assert "--data.root=data/smoke\n" in f"{capsys.readouterr().err}\n"
+
+
+def rewrite(path: Path, seconds: float, rate: int = 8000, size: int | None = None) -> None:
+    """Another sound in its place, padded to `size` bytes where that is given."""
+    soundfile.write(path, 0.3 * np.sin(np.arange(int(seconds * rate)) * 0.1), rate)
+    if size:
+        assert path.stat().st_size < size
+        with path.open("ab") as file:
+            file.write(bytes(size - path.stat().st_size))
+
+
+REPLACED = {
+    "another size": (lambda path: rewrite(path, 0.31), r"has changed since prepare: 0\.31 s, was 0\.50 s"),
+    "the same size": (
+        lambda path: rewrite(path, 0.31, size=path.stat().st_size),
+        r"has changed since prepare: 0\.31 s, was 0\.50 s",
+    ),
+    "another rate": (
+        lambda path: rewrite(path, 0.5, 16000),
+        "has changed since prepare: 16000 Hz and 1 channels, was 8000 Hz and 1 channels",
+    ),
+}
+
+
+@pytest.mark.parametrize("rendered", [False, True], ids=["found", "rendered"])
+@pytest.mark.parametrize("how", REPLACED)
+def test_a_recording_of_another_length_is_found_before_anything_is_written(
+    place: Path, capsys: pytest.CaptureFixture[str], how: str, rendered: bool
+):
+    """rendered: the project's own corpora keep no file sizes."""
+    recordings(place)
+    assert main(PREPARE) == 0
+    if rendered:
+        forget_sizes(place / "data" / "mine" / "cuts.jsonl.gz")
+    spoil, said = REPLACED[how]
+    spoil(place / "in" / "0.wav")
+    capsys.readouterr()
+    before = left(place)
+    words = ["run", "latents", "--preset", "smoke", "--data.root=data", "--data.corpora=mine"]
+    assert main(words) == 1
+    printed = capsys.readouterr().err
+    assert re.search(rf"1 of 3 recordings cannot be used:\n.*0\.wav: {said}\n", printed), printed
+    assert left(place) == before
+    skipped = prepare.recordings("latents", conf.compose("latents", overrides=[*SKIP]).conf)
+    assert re.search(rf"1 of 3 recordings are left out.*\n.*0\.wav: {said}\n", capsys.readouterr().out)
+    assert [cut.id for cut in skipped.cuts] == ["mine-1", "mine-2"]
+
+
+SKIP = ("data.corpora=mine", "data.on_bad=skip")
+
+
+def forget_sizes(path: Path) -> None:
+    with gzip.open(path, "rt") as file:
+        cuts = [json.loads(line) for line in file]
+    for cut in cuts:
+        del cut["custom"]["size"]
+    with gzip.open(path, "wt") as file:
+        file.writelines(json.dumps(cut) + "\n" for cut in cuts)
