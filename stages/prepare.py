@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import conf
 from datamodules.corpora import FOLDER, SOURCES
-from stages import assets, chain
+from stages import assets, chain, enough
 
 
 def prepare(corpus: str, configuration: dict[str, Any]) -> None:
@@ -34,6 +34,7 @@ def prepare(corpus: str, configuration: dict[str, Any]) -> None:
         "conf_hash": chain.fingerprint(configuration),
         "hash": _hash_cuts(folder / "cuts.jsonl.gz"),
         **report,
+        "said": enough.count(folder / "cuts.jsonl.gz"),
     }
     chain.write_atomically(folder / "receipt.json", json.dumps(receipt, indent=1))
     counts = ", ".join(f"{count} {split}" for split, count in report["splits"].items() if count)
@@ -45,7 +46,10 @@ def prepare(corpus: str, configuration: dict[str, Any]) -> None:
 def require(
     confs: dict[str, dict[str, Any]], presets: Sequence[str], files: Sequence[str], overrides: Sequence[str]
 ) -> None:
-    """Before `run all`: renders the embedded corpus where it is asked for and not there, and raises ValueError that lists all that is missing."""
+    """Before `run all`: renders the embedded corpus where it is asked for and not there.
+
+    Raises ValueError that lists all that is missing, or what the corpora hold nothing for.
+    """
     missing = []
     data = confs["latents"]["data"]
     for name in data["corpora"]:
@@ -57,6 +61,7 @@ def require(
         elif receipt is None:
             missing.append(f"corpus {where_from(name, Path(data['root']))}")
     if not missing:
+        enough.require(corpora(confs["latents"]), Path(data["root"]), confs)
         return
     codec, model = confs["latents"]["codec"], confs["caption"]["model"]
     if codec["kind"] == "oobleck":

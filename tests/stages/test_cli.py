@@ -280,3 +280,72 @@ def forget_sizes(path: Path) -> None:
         del cut["custom"]["size"]
     with gzip.open(path, "wt") as file:
         file.writelines(json.dumps(cut) + "\n" for cut in cuts)
+
+
+ALL = ["run", "all", "--preset", "smoke", "--data.root=data", "--data.corpora=mine"]
+LACKING = {
+    "no caption": (
+        "path,label,split\n0.wav,low,train\n1.wav,mid,test\n2.wav,high,train\n",
+        [],
+        [r"caption: no training recording has a caption \(column caption\)"],
+    ),
+    "nothing said": (
+        "path,caption,split\n0.wav,,train\n1.wav,mid,test\n2.wav,,train\n",
+        [],
+        ["caption: .*", r"openaqa: .* a caption \(column caption\) or a question \(columns question and answer, or label\)"],
+    ),
+    "no test": ("path,caption\n0.wav,low\n1.wav,mid\n2.wav,high\n", [], [r"evaluate: .*split test.*column split.*--split_by"]),
+    "other kinds": (
+        "path,caption,label,split\n0.wav,low,a,train\n1.wav,mid,b,test\n2.wav,high,c,train\n",
+        ["--openaqa.kinds=[order,class]"],
+        [r"openaqa: no question is of the kinds order; there are class\. --openaqa\.kinds=\[\] takes all"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("counted", [True, False], ids=["counted", "an older receipt"])
+@pytest.mark.parametrize("name", LACKING)
+def test_run_all_asks_first_whether_every_stage_has_something(
+    place: Path, capsys: pytest.CaptureFixture[str], name: str, counted: bool
+):
+    table, words, lacks = LACKING[name]
+    recordings(place)
+    (place / "in" / "m.csv").write_text(table)
+    assert main(PREPARE) == 0
+    receipt = place / "data" / "mine" / "receipt.json"
+    if not counted:
+        receipt.write_text(json.dumps({k: v for k, v in json.loads(receipt.read_text()).items() if k != "said"}))
+    before = left(place)
+    capsys.readouterr()
+    assert main([*ALL, *words]) == 1
+    said = capsys.readouterr().err
+    assert re.search("\n  - ".join(["mine cannot go through the whole chain:", *lacks]) + "\nAdd that", said), said
+    assert left(place) == before, "no stage was begun"
+
+
+def test_a_stage_that_is_taken_from_elsewhere_needs_nothing_of_the_corpora(place: Path):
+    recordings(place)
+    (place / "in" / "m.csv").write_text("path,label\n0.wav,low\n1.wav,mid\n")
+    assert main(PREPARE) == 0
+
+    def require(*taken: str) -> None:
+        overrides = [*ALL[4:], *(f"parents.{stage}=other" for stage in taken)]
+        overrides = conf.parse_overrides(overrides)
+        confs = {stage: conf.compose(stage, ["smoke"], [], overrides, shared=True).conf for stage in STAGES}
+        prepare.require(confs, ["smoke"], [], overrides)
+
+    for taken in (["caption", "evaluate"], ["cache"], ["latents"]):
+        require(*taken)
+    with pytest.raises(ValueError, match=r"chain:\n  - evaluate: "):
+        require("caption")
+
+
+def test_a_receipt_counts_what_is_said(place: Path):
+    recordings(place)
+    (place / "in" / "m.csv").write_text(
+        "path,caption,label,question,answer,split\n0.wav,a,low,,,train\n0.wav,b,,Is it?,yes,train\n1.wav,,,,,test\n"
+    )
+    assert main(PREPARE) == 0
+    said = json.loads((place / "data" / "mine" / "receipt.json").read_text())["said"]
+    assert said["train"] == {"recordings": 1, "captions": 2, "questions": {"class": 1, "question": 1}}
+    assert said["test"] == {"recordings": 1, "captions": 0, "questions": {}}
