@@ -16,6 +16,13 @@ import conf
 from datamodules.corpora import FOLDER, SOURCES
 from stages import assets, chain, enough
 
+WITHOUT = {  # split -> what it means to have none of it
+    "validation": "nothing is measured while the stages train. Write validation in the column split of some, leave it empty (then "
+    "--validation_fraction of those are), or --split_by=COLUMN --validation=VALUE",
+    "test": "reconstruct and evaluate have nothing to measure, and run all does not start. Write test in the column split of some, or "
+    "--split_by=COLUMN --test=VALUE",
+}
+
 
 def prepare(corpus: str, configuration: dict[str, Any]) -> None:
     """Makes `data/<corpus>/{cuts.jsonl.gz, receipt.json}`; the receipt last. Raises ValueError, and leaves no receipt, where the input is bad."""
@@ -41,6 +48,9 @@ def prepare(corpus: str, configuration: dict[str, Any]) -> None:
     print(
         f"{name:<14} {report['recordings']} recordings ({counts}), {report['seconds'] / 60:.1f} min of sound, {time.monotonic() - started:.0f} s: {folder}"
     )
+    for split, meaning in WITHOUT.items():
+        if not report["splits"][split]:
+            print(f"{name:<14} no recording is for {split}: {meaning}")
 
 
 def require(

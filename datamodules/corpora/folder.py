@@ -48,6 +48,7 @@ class Plan(NamedTuple):
     rows: list[Row]
     split: str
     source: str
+    free: bool  # no row of it names a split: it may be held out for validation
 
 
 def prepare(
@@ -68,7 +69,8 @@ def prepare(
 
     split_by: a column whose values in `test` and `validation` decide the split, all others train; None takes the
     column `split`, and train where that says nothing. Where no recording is for validation, `validation_fraction` of
-    the training sources, chosen by hash, is. A source is what the column `source` says, or the path without its suffix.
+    the training sources, chosen by hash, is; those whose column `split` says train stay. A source is what the column
+    `source` says, or the path without its suffix.
     Raises ValueError for a table that cannot be read so, and for bad recordings unless on_bad is skip.
     """
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
@@ -207,7 +209,8 @@ def _plan(
         splits = {_split(row, split_by, test, validation, metadata) for row in speaking} or {"train"}
         sources = {row.values["source"] for row in group if row.values.get("source")} or {os.path.splitext(path)[0]}
         split = _one(splits, "splits", path, group, metadata)
-        plans.append(Plan(ids[path], path, group, split, _one(sources, "sources", path, group, metadata)))
+        free = split_by is not None or not speaking
+        plans.append(Plan(ids[path], path, group, split, _one(sources, "sources", path, group, metadata), free))
     places: dict[str, set[str]] = defaultdict(set)
     for plan in plans:
         places[plan.source].add(plan.split)
@@ -279,11 +282,13 @@ def _one(values: set[str], what: str, path: str, group: list[Row], metadata: Pat
 
 
 def _hold_out(plans: list[Plan], fraction: float) -> list[Plan]:
-    """Where no recording is for validation: the share of the training sources with the lowest hashes.
+    """Where no recording is for validation: the share of the free training sources with the lowest hashes.
 
     At least one where there are two, and never all.
     """
-    sources = sorted({plan.source for plan in plans if plan.split == "train"}, key=_hash)
+    train = [plan for plan in plans if plan.split == "train"]
+    kept = {plan.source for plan in train if not plan.free}
+    sources = sorted({plan.source for plan in train} - kept, key=_hash)
     if not fraction or len(sources) < 2 or any(plan.split == "validation" for plan in plans):
         return plans
     held = set(sources[: min(max(1, round(fraction * len(sources))), len(sources) - 1)])

@@ -168,6 +168,19 @@ def test_a_named_validation_split_is_not_added_to(tmp_path: Path):
     assert report.splits == {"train": 19, "validation": 1, "test": 0}
 
 
+def test_what_the_split_column_says_is_never_moved(tmp_path: Path):
+    """Not a recording that it calls train, nor another one of its source; those it says nothing of are shared out."""
+    for number in range(20):
+        sound(tmp_path / f"{number}.wav", 0.05)
+    said = [{"path": f"{number}.wav", "split": "train" if number < 15 else "test"} for number in range(20)]
+    report, _ = prepared(tmp_path, said, validation_fraction=0.5)
+    assert report.splits == {"train": 15, "validation": 0, "test": 5}
+    mixed = [row | {"source": f"s{n % 10}", "split": row["split"] if n in (0, 1) else ""} for n, row in enumerate(said)]
+    _, cuts = prepared(tmp_path, mixed, validation_fraction=0.9)
+    held = {int(path.split(".")[0]) for path, cut in cuts.items() if cut.custom["split"] == "validation"}
+    assert held and not held & {0, 1, 10, 11}
+
+
 def test_ids_are_unique_and_plain(tmp_path: Path):
     paths = ["a b.wav", "a-b.wav", "a/b.wav", "a/b.flac", "ä.wav", "ö.wav", "c.wav"]
     for path in paths:

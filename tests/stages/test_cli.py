@@ -349,3 +349,14 @@ def test_a_receipt_counts_what_is_said(place: Path):
     said = json.loads((place / "data" / "mine" / "receipt.json").read_text())["said"]
     assert said["train"] == {"recordings": 1, "captions": 2, "questions": {"class": 1, "question": 1}}
     assert said["test"] == {"recordings": 1, "captions": 0, "questions": {}}
+
+
+@pytest.mark.parametrize("splits", [("train", "train", "train"), ("train", "val", "test"), ("", "", "test")], ids=str)
+def test_a_split_without_recordings_is_said(place: Path, capsys: pytest.CaptureFixture[str], splits: tuple[str, ...]):
+    recordings(place)
+    rows = [f"{number}.wav,a,{split}\n" for number, split in enumerate(splits)]
+    (place / "in" / "m.csv").write_text("".join(["path,caption,split\n", *rows]))
+    assert main(PREPARE) == 0
+    printed = capsys.readouterr().out
+    assert ("no recording is for validation: " in printed) == (splits[1] == "train")
+    assert ("no recording is for test: " in printed) == ("test" not in splits)
