@@ -36,6 +36,7 @@ def compose(
     files: Sequence[str] = (),
     overrides: Sequence[str] = (),
     shared: bool = False,
+    complete: bool = True,
 ) -> Composed:
     """The configuration of one unit (a stage, or a corpus that `stage prepare` makes) and where each value came from.
 
@@ -55,7 +56,7 @@ def compose(
             origins.pop(key, None)  # the last one set stands last: _origin of a section
             origins[key] = layer.origin
     try:
-        conf = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
+        conf = OmegaConf.to_container(merged, resolve=True, throw_on_missing=complete)
     except OmegaConfBaseException as error:
         raise ValueError(f"{unit}: {_first_line(error)}. Give it a value in a --conf FILE or as --KEY=VALUE.") from None
     assert isinstance(conf, dict)

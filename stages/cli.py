@@ -23,6 +23,22 @@ examples        stage run all --preset demo          the whole chain, small, on 
                 stage status --experiment=demo
 """
 
+PREPARE = """\
+keys of folder        (--KEY VALUE or --KEY=VALUE; `stage show folder` says their values)
+  metadata            the CSV, TSV or JSONL that says what is heard: a column path (relative to ROOT), and any of caption, label, question,
+                      answer, split, source; several rows of one path are several captions or questions
+  name                of the corpus, for --data.corpora; else the folder's
+  split_by            a column whose values decide the split, as --split_by=fold --test=4; else the column split does
+  test                its values that are the test split, as 4 or [4,5]
+  validation          its values that are the validation split
+  validation_fraction where no recording is for validation: the share of the sources not called train that is held out for it; 0 for none
+  label_question      asked about a row that has a label and no question
+  data.on_bad         error, or skip: go on without recordings that cannot be read, and say which
+  data.root           folder of the prepared corpora; `stage run` must be given the same
+  data.num_workers    processes that read the recordings
+keys of diagnostic    `stage show diagnostic` lists them
+"""
+
 
 def main(words: Sequence[str] | None = None) -> int:
     arguments, rest = _parser().parse_known_args(words)
@@ -64,7 +80,10 @@ def _parser() -> argparse.ArgumentParser:
     verb.set_defaults(verb=_show)
     verb = verbs.add_parser("status", parents=[layers], help="done, partial, stale or missing", allow_abbrev=False)
     verb.set_defaults(verb=_status)
-    verb = verbs.add_parser("prepare", parents=[layers], help="a corpus, to Lhotse cuts", allow_abbrev=False)
+    verb = verbs.add_parser(
+        "prepare", parents=[layers], help="a corpus, to Lhotse cuts", allow_abbrev=False,
+        epilog=PREPARE, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     verb.add_argument("corpus", choices=CORPORA, metavar="CORPUS", help=" | ".join(CORPORA))
     verb.add_argument("root", nargs="?", metavar="ROOT", help="folder of the recordings")
     verb.set_defaults(verb=_prepare)
@@ -88,7 +107,7 @@ def _list(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _show(arguments: argparse.Namespace, overrides: list[str]) -> int:
-    composed = conf.compose(arguments.unit, arguments.preset, arguments.conf, overrides)
+    composed = conf.compose(arguments.unit, arguments.preset, arguments.conf, overrides, complete=False)
     rows = [(key, _value(composed.conf, key), origin) for key, origin in composed.origins.items()]
     left, middle = (max(len(row[column]) for row in rows) for column in (0, 1))
     for key, value, origin in rows:
@@ -117,7 +136,7 @@ def _status(arguments: argparse.Namespace, overrides: list[str]) -> int:
 def _prepare(arguments: argparse.Namespace, overrides: list[str]) -> int:
     if arguments.root is not None:
         overrides = [f"root={arguments.root}", *overrides]
-    composed = conf.compose(arguments.corpus, arguments.preset, arguments.conf, overrides)
+    composed = conf.compose(arguments.corpus, arguments.preset, arguments.conf, overrides, complete=False)
     from stages import prepare
 
     prepare.prepare(arguments.corpus, composed.conf)

@@ -31,6 +31,7 @@ def prepare(corpus: str, configuration: dict[str, Any]) -> None:
     if corpus == "diagnostic":
         name, root, report = corpus, "", _render(configuration)
     else:
+        _check_given(configuration)
         name = configuration["name"] or Path(configuration["root"]).resolve().name
         root, report = str(Path(configuration["root"]).resolve()), _read_folder(name, configuration)
     folder = Path(data["root"]) / name
@@ -51,6 +52,13 @@ def prepare(corpus: str, configuration: dict[str, Any]) -> None:
     for split, meaning in WITHOUT.items():
         if not report["splits"][split]:
             print(f"{name:<14} no recording is for {split}: {meaning}")
+
+
+def _check_given(configuration: dict[str, Any]) -> None:
+    for key, missing in (("root", "ROOT, the folder of the recordings"), ("metadata", "--metadata FILE.csv")):
+        if configuration[key] == "???":
+            name = configuration["name"] or "mine"
+            raise ValueError(f"prepare folder: {key} is not given: give {missing}, as\n  {FOLDER.format(name)}")
 
 
 def require(

@@ -64,7 +64,8 @@ MISTAKES = {
         r"runs/x/latents has no finished run .*is x misspelt",
     ),
     "no such folder": ("prepare folder gone --metadata=m.csv", r"gone: no such folder"),
-    "no metadata": ("prepare folder .", r"folder: .*metadata.*--KEY=VALUE"),
+    "no metadata": ("prepare folder .", r"give --metadata FILE\.csv, as\n.*--name=mine .*columns: path, and caption, label"),
+    "no root": ("prepare folder --metadata=m.csv --name=x", r"give ROOT, the folder.*\n.*folder ROOT --metadata FILE\.csv --name=x"),
     "keys for a verb without": ("list --seed=1", r"takes no configuration"),
 }
 
@@ -179,6 +180,17 @@ def test_show_names_the_layer_of_every_value(capsys: pytest.CaptureFixture[str])
     assert rows["encoder.depth"].split(None, 1) == ["3", "command line"]
     assert rows["encoder.width"].split() == ["128", "conf/tokenizer/demo.yaml"]
     assert rows["runs"].split() == ["runs", "conf/base.yaml"]
+
+
+def test_help_and_show_say_what_preparing_takes(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(["prepare", "folder", "--help"])
+    explained = {line.split()[0] for line in capsys.readouterr().out.splitlines() if re.match(r"  \w[\w.]+ ", line)}
+    keys = set(conf.compose("folder", complete=False).origins) - {"root", "data.corpora"}
+    assert keys <= explained, "root is the argument ROOT"
+    assert main(["show", "folder"]) == 0
+    rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
+    assert rows["metadata"][1] == rows["root"][1] == "???" and rows["validation_fraction"][1] == "0.1"
 
 
 def test_the_process_ends_with_the_status():
