@@ -195,7 +195,8 @@ def _known(unit: str, key: str) -> bool:
 
 
 def _nearest(key: str, units: Iterable[str]) -> str:
-    known = {path for unit in units for path in _paths(UNITS[unit].schema)}
+    paths = {(unit, path) for unit in units for path in _paths(UNITS[unit].schema)}
+    known = {path for _, path in paths} | {f"{unit}.{path}" for unit, path in paths}
     near = difflib.get_close_matches(key, sorted(known), n=1)
     return f" Did you mean: {near[0]!r}?" if near else ""
 

@@ -122,8 +122,10 @@ def _status(arguments: argparse.Namespace, overrides: list[str]) -> int:
     confs = _composed(list(STAGES), arguments, overrides)
     runs, experiment, root = confs["latents"]["runs"], confs["latents"]["experiment"], confs["latents"]["data"]["root"]
     given = {item.split("=", 1)[0] for item in overrides}
-    chosen = arguments.preset or arguments.conf or "experiment" in given
-    experiments = [experiment] if chosen else sorted(path.name for path in Path(runs).glob("*") if path.is_dir())
+    there = sorted(path.name for path in Path(runs).glob("*") if path.is_dir())
+    experiments = [experiment] if arguments.preset or arguments.conf or "experiment" in given else there
+    if "experiment" in given and experiment not in there:
+        raise ValueError(f"no experiment {experiment!r} in {runs}/. There are: {', '.join(there) or 'none'}")
     if not experiments:
         print(f"no experiment in {runs}/. Start one:   stage run all --preset demo")
     for name in experiments:
@@ -171,9 +173,7 @@ def _run_all(arguments: argparse.Namespace, overrides: list[str]) -> int:
     return 0
 
 
-def _run_stage(
-    stage: str, configuration: dict[str, Any], arguments: argparse.Namespace, overrides: list[str]
-) -> None:
+def _run_stage(stage: str, configuration: dict[str, Any], arguments: argparse.Namespace, overrides: list[str]) -> None:
     if stage in configuration["parents"]:
         raise ValueError(
             f"parents.{stage} says where {stage} is taken from, so there is nothing to run; leave it out to make your own"

@@ -91,7 +91,9 @@ def require(
         )
     missing += assets.missing("LLM", model["source"], "--model.source=FOLDER_OR_HUB_ID")
     raise ValueError(
-        f"{len(missing)} things are missing:\n  - " + "\n  - ".join(missing) + "\n"
+        f"{len(missing)} {'thing is' if len(missing) == 1 else 'things are'} missing:\n  - "
+        + "\n  - ".join(missing)
+        + "\n"
         "The whole chain, small, with nothing to find or download by hand:   stage run all --preset demo"
     )
 
@@ -218,6 +220,10 @@ def _read_folder(name: str, configuration: dict[str, Any]) -> dict[str, Any]:
         print(f"{name}: {len(report.skipped)} recordings were left out (--data.on_bad=skip):")
         for path, reason in report.skipped:
             print(f"  {path}: {reason}")
+    if report.short:
+        print(
+            f"{name}: {report.short} recordings are shorter than {folder.SHORT} s: a token or two is all there is of each"
+        )
     return {
         "recordings": report.recordings,
         "seconds": report.seconds,

@@ -27,12 +27,15 @@ SPLITS = {
     "test": "test", "eval": "test", "evaluation": "test",
 }  # fmt: skip
 
+SHORT = 0.1  # seconds
+
 
 class Report(NamedTuple):
     recordings: int
     seconds: float
     splits: dict[str, int]
     skipped: list[Bad]
+    short: int  # recordings shorter than SHORT
 
 
 class Row(NamedTuple):
@@ -105,7 +108,8 @@ def prepare(
         part.unlink(missing_ok=True)
     counts = Counter(plan.split for plan, _ in good)
     splits = {split: counts[split] for split in ("train", "validation", "test")}
-    return Report(len(good), sum(item.seconds for _, item in good), splits, bad)
+    short = sum(item.seconds < SHORT for _, item in good)
+    return Report(len(good), sum(item.seconds for _, item in good), splits, bad, short)
 
 
 def hold_durations() -> None:
@@ -179,9 +183,11 @@ def _objects(metadata: Path) -> Iterator[Row]:
 
 def _require_path(columns: Sequence[str], metadata: Path) -> None:
     if "path" not in columns:
+        joined = len(columns) == 1 and re.search("[;\t]", columns[0])
+        hint = ". Separate columns by commas; by tabs in a .tsv" if joined else ""
         raise ValueError(
             f"{metadata}: no column 'path'. It has {', '.join(columns) or 'none'}; known are {', '.join(KNOWN)}, "
-            "others are kept"
+            f"others are kept{hint}"
         )
 
 

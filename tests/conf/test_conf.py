@@ -92,6 +92,13 @@ def test_an_unknown_key_names_its_layer_and_the_nearest_right_one(tmp_path: Path
         conf.compose("tokenizer", overrides=["encoder.depht=1"])
     with pytest.raises(ValueError, match=r"command line: no stage has a key 'trainer.max_step'.*'trainer.max_steps'"):
         conf.check_shared(schema.UNITS, ["trainer.max_step=3"])
+    for wrong, right in (
+        ("tokenzer.trainer.max_steps", "tokenizer.trainer.max_steps"),
+        ("evaluat.captions", "evaluate.captions"),
+        ("experimnt", "experiment"),
+    ):
+        with pytest.raises(ValueError, match=rf"no stage has a key '{wrong}'\. Did you mean: '{right}'\?"):
+            conf.check_shared(schema.UNITS, [f"{wrong}=3"])
 
 
 def test_a_wrong_type_names_its_layer_and_key(tmp_path: Path):
@@ -190,7 +197,9 @@ def test_a_parent_may_be_named_though_it_is_a_stage():
 
 
 def test_a_parent_that_is_no_stage_is_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match=r"^command line: parents\.tokeniser: .*'tokeniser'.*mean: 'parents\.tokenizer'"):
+    with pytest.raises(
+        ValueError, match=r"^command line: parents\.tokeniser: .*'tokeniser'.*mean: 'parents\.tokenizer'"
+    ):
         conf.compose("caption", overrides=["parents.tokeniser=x"], shared=True)
     file = write(tmp_path / "mine.yaml", "parents: {x: y}\n")
     with pytest.raises(ValueError, match=r"mine\.yaml: parents\.x: .*There are: vae, latents, .*evaluate$"):

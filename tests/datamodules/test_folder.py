@@ -277,6 +277,13 @@ def test_skip_goes_on_without_them_and_reports(tmp_path: Path):
         prepared(tmp_path, [{"path": "silent.wav"}, {"path": "nan.wav"}], on_bad="skip")
 
 
+def test_very_short_recordings_are_counted(tmp_path: Path):
+    for name, seconds in {"a": 0.09, "b": 0.1, "c": 0.02}.items():
+        sound(tmp_path / f"{name}.wav", seconds, 8000)
+    report, _ = prepared(tmp_path, [{"path": f"{name}.wav"} for name in "abc"])
+    assert report.short == 2
+
+
 def test_a_failed_preparation_keeps_the_earlier_one(tmp_path: Path):
     sound(tmp_path / "a.wav")
     prepared(tmp_path, [{"path": "a.wav", "caption": "x"}])
@@ -299,6 +306,9 @@ def test_a_long_list_is_cut_and_counted(tmp_path: Path):
     [
         ("file,caption\na.wav,x\n", r"no column 'path'\. It has file, caption; known are path, caption"),
         ("", r"no column 'path'\. It has none"),
+        ("file\na.wav\n", "others are kept$"),
+        ("path;caption\na.wav;x\n", r"It has path;caption; .*others are kept\. Separate columns by commas"),
+        ("path\tcaption\na.wav\tx\n", "Separate columns by commas; by tabs in a .tsv$"),
         ("path,caption\n", "no rows"),
         ("path,caption\n,x\n", "line 2: the path is empty"),
         ("path,question\na.wav,why\n", "line 2: a question and its answer go together"),

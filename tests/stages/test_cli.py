@@ -48,7 +48,10 @@ MISTAKES = {
     "a word that is none": ("run tokenizer demo", r"cannot read 'demo'"),
     "unknown preset": ("run all --preset dmeo", r"--preset dmeo: no such preset\. There are: .*demo"),
     "no such file": ("show tokenizer --conf gone.yaml", r"--conf gone\.yaml: no such file"),
-    "missing corpus": ("run latents --preset demo --data.corpora=mine", r"'mine'.*\nmine \(not in data/\)(.*\n)+.*stage prepare folder ROOT"),
+    "missing corpus": (
+        "run latents --preset demo --data.corpora=mine",
+        r"'mine'.*\nmine \(not in data/\)(.*\n)+.*stage prepare folder ROOT",
+    ),
     "missing corpus, all": (
         "run all --preset demo --data.corpora=mine",
         r"corpus mine \(not in data/\)(.*\n)+.*stage prepare folder ROOT",
@@ -64,8 +67,14 @@ MISTAKES = {
         r"runs/x/latents has no finished run .*is x misspelt",
     ),
     "no such folder": ("prepare folder gone --metadata=m.csv", r"gone: no such folder"),
-    "no metadata": ("prepare folder .", r"give --metadata FILE\.csv, as\n.*--name=mine .*columns: path, and caption, label"),
-    "no root": ("prepare folder --metadata=m.csv --name=x", r"give ROOT, the folder.*\n.*folder ROOT --metadata FILE\.csv --name=x"),
+    "no metadata": (
+        "prepare folder .",
+        r"give --metadata FILE\.csv, as\n.*--name=mine .*columns: path, and caption, label",
+    ),
+    "no root": (
+        "prepare folder --metadata=m.csv --name=x",
+        r"give ROOT, the folder.*\n.*folder ROOT --metadata FILE\.csv --name=x",
+    ),
     "keys for a verb without": ("list --seed=1", r"takes no configuration"),
 }
 
@@ -167,7 +176,7 @@ def test_list_and_status_name_every_stage(place: Path, capsys: pytest.CaptureFix
     assert all(corpus in listed.splitlines()[-1] for corpus in CORPORA)
     assert main(["status"]) == 0
     assert "stage run all --preset demo" in capsys.readouterr().out
-    assert main(["status", "--experiment=x"]) == 0
+    assert main(["status", "--preset", "demo"]) == 0
     assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()[1:]] == [
         [stage, "missing"] for stage in STAGES
     ]
@@ -306,7 +315,7 @@ LACKING = {
         [],
         ["caption: .*", r"openaqa: .* a caption \(column caption\) or a question \(columns question and answer, or label\)"],
     ),
-    "no test": ("path,caption\n0.wav,low\n1.wav,mid\n2.wav,high\n", [], [r"evaluate: .*split test.*column split.*--split_by"]),
+    "no test": ("path,caption\n0.wav,low\n1.wav,mid\n2.wav,high\n", [], [r"evaluate: .*split test.*column split.*--split_by.*"]),
     "other kinds": (
         "path,caption,label,split\n0.wav,low,a,train\n1.wav,mid,b,test\n2.wav,high,c,train\n",
         ["--openaqa.kinds=[order,class]"],
@@ -331,7 +340,9 @@ def test_run_all_asks_first_whether_every_stage_has_something(
     capsys.readouterr()
     assert main([*ALL, *words]) == 1
     said = capsys.readouterr().err
-    assert re.search("\n  - ".join(["mine cannot go through the whole chain:", *lacks]) + "\nAdd that", said), said
+    assert re.search(
+        "\n  - ".join(["mine cannot go through the whole chain:", *lacks]) + "\nWhere the CSV changes", said
+    ), said
     assert left(place) == before, "no stage was begun"
 
 
@@ -372,3 +383,21 @@ def test_a_split_without_recordings_is_said(place: Path, capsys: pytest.CaptureF
     printed = capsys.readouterr().out
     assert ("no recording is for validation: " in printed) == (splits[1] == "train")
     assert ("no recording is for test: " in printed) == ("test" not in splits)
+
+
+def test_an_experiment_that_is_not_there(place: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["status", "--experiment=nope"]) == 1
+    assert capsys.readouterr().err == "stage: no experiment 'nope' in runs/. There are: none\n"
+    for name in "ab":
+        (place / "runs" / name).mkdir(parents=True)
+    assert main(["status", "--experiment=nope", "--preset", "demo"]) == 1
+    assert capsys.readouterr().err == "stage: no experiment 'nope' in runs/. There are: a, b\n"
+
+
+def test_one_thing_is_missing_and_short_recordings_are_said(place: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(ALL) == 1
+    assert capsys.readouterr().err.startswith("stage: 1 thing is missing:\n  - corpus mine ")
+    recordings(place)
+    rewrite(place / "in" / "0.wav", 0.09)
+    assert main(PREPARE) == 0
+    assert "mine: 1 recordings are shorter than 0.1 s" in capsys.readouterr().out
