@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.laws import check
-from conf.schema import UNITS
+from conf.schema import OPERATIONAL, UNITS
 
 ROOT = Path(__file__).parent
 COMMAND_LINE = "command line"
@@ -37,6 +37,7 @@ def compose(
     files: Sequence[str] = (),
     overrides: Sequence[str] = (),
     shared: bool = False,
+    complete: bool = True,
 ) -> Composed:
     """The configuration of one unit (a stage, or a corpus that `stage prepare` makes) and where each value came from.
 
@@ -56,7 +57,7 @@ def compose(
             origins.pop(key, None)  # the last one set stands last: _origin of a section
             origins[key] = layer.origin
     try:
-        conf = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
+        conf = OmegaConf.to_container(merged, resolve=True, throw_on_missing=complete)
     except OmegaConfBaseException as error:
         raise ValueError(f"{unit}: {_first_line(error)}. Give it a value in a --conf FILE or as --KEY=VALUE.") from None
     assert isinstance(conf, dict)
@@ -195,7 +196,8 @@ def _known(unit: str, key: str) -> bool:
 
 
 def _nearest(key: str, units: Iterable[str]) -> str:
-    known = {path for unit in units for path in _paths(UNITS[unit].schema)}
+    paths = {(unit, path) for unit in units for path in _paths(UNITS[unit].schema)}
+    known = {path for _, path in paths} | {f"{unit}.{path}" for unit, path in paths}
     near = difflib.get_close_matches(key, sorted(known), n=1)
     return f" Did you mean: {near[0]!r}?" if near else ""
 
@@ -218,3 +220,10 @@ def concerns(unit: str, override: str) -> bool:
     key = override.split("=", 1)[0]
     head = key.split(".")[0]
     return head == unit if head in UNITS else _known(unit, key)
+
+
+def decides(override: str) -> bool:
+    """Whether an override decides results: not where a run lies, what it reads, or how fast it goes."""
+    path = override.split("=", 1)[0].split(".")
+    path = path[1:] if path[0] in UNITS else path
+    return not any(".".join(path[:length]) in OPERATIONAL for length in range(1, len(path) + 1))

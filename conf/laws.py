@@ -1,12 +1,24 @@
 """What values may stand together: laws that a type cannot say. Each is told with the key it is about and what to type."""
 
+import difflib
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
+from conf.schema import UNITS, StageConf
+
 
 def check(unit: str, conf: dict[str, Any]) -> Iterable[tuple[str, str]]:
     """Laws between values: yields (key, what is wrong and what to type)."""
+    if "parents" in conf:
+        stages = [name for name, (schema, _) in UNITS.items() if issubclass(schema, StageConf)]
+        for name in set(conf["parents"]) - set(stages):
+            near = difflib.get_close_matches(name, stages, n=1)
+            yield (
+                f"parents.{name}",
+                f"no stage is called {name!r}. "
+                + (f"Did you mean: 'parents.{near[0]}'?" if near else f"There are: {', '.join(stages)}"),
+            )
     if "rate" in conf:
         given = {key: value for key, value in conf["rate"].items() if value is not None}
         if len(given) != 1:

@@ -76,7 +76,10 @@ def load_sound(
     try:
         sound = torch.from_numpy(recording.load_audio(offset=start, duration=duration))
     except (AudioLoadingError, DurationMismatchError, OSError) as error:
-        raise ValueError(f"{path} cannot be read: {str(error).splitlines()[0]}. Prepare its corpus again") from error
+        raise ValueError(
+            f"{path} cannot be read as the {recording.duration:.2f} s that were prepared: it is gone, broken or another "
+            "sound by now. Prepare its corpus again"
+        ) from error
     if not sound.isfinite().all():
         raise ValueError(f"{path}: NaN or infinite samples. Prepare its corpus again")
     return resample(_with_channels(sound, channels, path), recording.sampling_rate, sample_rate)

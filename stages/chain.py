@@ -15,8 +15,10 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +39,8 @@ PACKAGES = (
     "omegaconf",
     "diffusers",
 )
+
+Typed = Callable[[str], list[str]]  # stage -> the words that configure it
 
 
 class Parent(NamedTuple):
@@ -77,41 +81,93 @@ def optional(stage: str) -> tuple[str, ...]:
     return tuple(name for name in STAGES[stage].optional if name != "vae")
 
 
-def parents(stage: str, conf: dict[str, Any]) -> dict[str, Parent]:
-    """The stage's parents with their receipts.
+def parents(stage: str, conf: dict[str, Any], typed: Typed | None = None) -> dict[str, Parent]:
+    """The stage's parents with their receipts. typed: the configuration that was typed, for the commands that errors propose.
 
     Raises ValueError for one that is missing (and the command that makes it), stale, or made from another ancestor than its siblings.
     """
+    typed = typed or (lambda _: [f"--experiment={conf['experiment']}"])
     found: dict[str, Parent] = {}
-    seen: dict[str, tuple[str, str]] = {}
     needed = required(stage, conf)
     for name in (*needed, *optional(stage)):
         folder = run_folder(conf, name)
         receipt = read_receipt(folder)
         if receipt is None:
-            if name not in needed:
+            if name not in needed and name not in conf["parents"]:
                 continue
-            raise ValueError(
-                f"{stage} needs {name}, and {folder} has no finished one ({state(name, conf).detail}).\n"
-                f"Make it:   stage run {name} --experiment={conf['experiment']}\n"
-                f"or use another experiment's:   --parents.{name}=EXPERIMENT"
-            )
+            raise ValueError(_absent(stage, name, conf, typed))
         if STAGES[receipt["stage"]].target != STAGES[name].target:
             raise ValueError(
                 f"{folder} holds a run of {receipt['stage']}, and {stage} needs one of {name}: --parents.{name}=EXPERIMENT"
             )
         if not (folder / "artifact").is_dir():
-            raise ValueError(f"{folder} has a receipt and no artifact/. Make it again:   stage run {name} --restart")
-        ancestors = {**receipt["ancestors"], name: receipt["artifact_hash"]}
-        for ancestor, digest in ancestors.items():
-            other = seen.setdefault(ancestor, (digest, name))
-            if other[0] != digest:
-                raise ValueError(
-                    f"{stage} cannot join {other[1]} and {name}: they come from different runs of {ancestor!r} "
-                    f"({other[0][:12]} and {digest[:12]}).\nMake {name} again from the one you want:   stage run {name} --restart"
-                )
+            raise ValueError(
+                f"{folder} has a receipt and no artifact/. Make it again:   {_command(name, typed, '--restart')}"
+            )
         found[name] = Parent(folder, receipt)
+    _check_ancestors(stage, found, conf, typed)
     return found
+
+
+def _absent(stage: str, name: str, conf: dict[str, Any], typed: Typed) -> str:
+    folder, detail = run_folder(conf, name), state(name, conf).detail
+    if name not in conf["parents"]:
+        return (
+            f"{stage} needs {name}, and {folder} has no finished one ({detail}).\n"
+            f"Make it:   {_command(name, typed)}\n"
+            f"or use another experiment's:   --parents.{name}=EXPERIMENT"
+        )
+    there = ", ".join(experiments(conf, name))
+    return (
+        f"{stage} needs {name}, and {folder} has no finished run ({detail}): is {conf['parents'][name]} misspelt? "
+        + (f"There are: {there}" if there else f"No experiment in {conf['runs']}/ has a finished {name}")
+    )
+
+
+def _command(stage: str, typed: Typed, *flags: str) -> str:
+    return shlex.join(["stage", "run", stage, *flags, *typed(stage)])
+
+
+def experiments(conf: dict[str, Any], stage: str, artifact_hash: str | None = None) -> list[str]:
+    """Those that finished the stage; with `artifact_hash`, to that artifact."""
+    found = {path.parents[1].name: path.parent for path in sorted(Path(conf["runs"]).glob(f"*/{stage}/receipt.json"))}
+    receipts = {name: read_receipt(folder) or {} for name, folder in found.items()}
+    return [name for name, receipt in receipts.items() if artifact_hash in (None, receipt["artifact_hash"])]
+
+
+def _check_ancestors(stage: str, found: dict[str, Parent], conf: dict[str, Any], typed: Typed) -> None:
+    """Raises ValueError where two parents come from different runs of one ancestor."""
+    seen: dict[str, tuple[str, str]] = {}
+    for name, parent in found.items():
+        for ancestor, digest in _line(name, parent).items():
+            other = seen.setdefault(ancestor, (digest, name))
+            if other[0] == digest:
+                continue
+            cures = [cure for follow in (name, other[1]) if (cure := _cure(follow, found, conf))]
+            raise ValueError(
+                f"{stage} cannot join {other[1]} and {name}: they come from different runs of {ancestor!r} "
+                f"({other[0][:12]} and {digest[:12]}).\nMake {name} again from the one you want:   {_command(name, typed, '--restart')}"
+                + "".join(f"\nor take what goes together:   {' '.join(cure)}" for cure in cures)
+            )
+
+
+def _line(name: str, parent: Parent) -> dict[str, str]:
+    """A parent's ancestors and itself: stage -> hash of the artifact."""
+    return {**parent.receipt["ancestors"], name: parent.receipt["artifact_hash"]}
+
+
+def _cure(follow: str, found: dict[str, Parent], conf: dict[str, Any]) -> list[str]:
+    """The keys that replace each parent that `follow` was not made with by the one it was; [] where no experiment has them all."""
+    wanted, keys = _line(follow, found[follow]), []
+    for name, parent in found.items():
+        if name in wanted and parent.receipt["artifact_hash"] != wanted[name]:
+            homes = experiments(conf, name, wanted[name])
+            if not homes:
+                return []
+            keys.append(f"--parents.{name}={homes[0]}")
+        elif name not in wanted and any(wanted.get(ancestor, it) != it for ancestor, it in _line(name, parent).items()):
+            return []
+    return keys
 
 
 def state(stage: str, conf: dict[str, Any], compare: bool = False) -> State:

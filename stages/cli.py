@@ -12,7 +12,7 @@ from typing import Any
 
 import conf
 from conf.schema import UNITS
-from stages import STAGES, chain
+from stages import STAGES, chain, status
 
 CORPORA = tuple(unit for unit in UNITS if unit not in STAGES)
 EPILOG = """\
@@ -21,6 +21,22 @@ examples        stage run all --preset demo          the whole chain, small, on 
                 stage run tokenizer --trainer.devices=8
                 stage prepare folder recordings --metadata recordings/metadata.csv --name mine
                 stage status --experiment=demo
+"""
+
+PREPARE = """\
+keys of folder        (--KEY VALUE or --KEY=VALUE; `stage show folder` says their values)
+  metadata            the CSV, TSV or JSONL that says what is heard: a column path (relative to ROOT), and any of caption, label, question,
+                      answer, split, source; several rows of one path are several captions or questions
+  name                of the corpus, for --data.corpora; else the folder's
+  split_by            a column whose values decide the split, as --split_by=fold --test=4; else the column split does
+  test                its values that are the test split, as 4 or [4,5]
+  validation          its values that are the validation split
+  validation_fraction where no recording is for validation: the share of the sources not called train that is held out for it; 0 for none
+  label_question      asked about a row that has a label and no question
+  data.on_bad         error, or skip: go on without recordings that cannot be read, and say which
+  data.root           folder of the prepared corpora; `stage run` must be given the same
+  data.num_workers    processes that read the recordings
+keys of diagnostic    `stage show diagnostic` lists them
 """
 
 
@@ -64,7 +80,10 @@ def _parser() -> argparse.ArgumentParser:
     verb.set_defaults(verb=_show)
     verb = verbs.add_parser("status", parents=[layers], help="done, partial, stale or missing", allow_abbrev=False)
     verb.set_defaults(verb=_status)
-    verb = verbs.add_parser("prepare", parents=[layers], help="a corpus, to Lhotse cuts", allow_abbrev=False)
+    verb = verbs.add_parser(
+        "prepare", parents=[layers], help="a corpus, to Lhotse cuts", allow_abbrev=False,
+        epilog=PREPARE, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     verb.add_argument("corpus", choices=CORPORA, metavar="CORPUS", help=" | ".join(CORPORA))
     verb.add_argument("root", nargs="?", metavar="ROOT", help="folder of the recordings")
     verb.set_defaults(verb=_prepare)
@@ -88,7 +107,7 @@ def _list(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _show(arguments: argparse.Namespace, overrides: list[str]) -> int:
-    composed = conf.compose(arguments.unit, arguments.preset, arguments.conf, overrides)
+    composed = conf.compose(arguments.unit, arguments.preset, arguments.conf, overrides, complete=False)
     rows = [(key, _value(composed.conf, key), origin) for key, origin in composed.origins.items()]
     left, middle = (max(len(row[column]) for row in rows) for column in (0, 1))
     for key, value, origin in rows:
@@ -97,38 +116,29 @@ def _show(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _status(arguments: argparse.Namespace, overrides: list[str]) -> int:
-    """Without a preset, a file or an override each run is held against its own configuration, with them against what they give."""
-    compare = bool(
-        arguments.preset
-        or arguments.conf
-        or [item for item in overrides if not item.startswith(("experiment=", "runs="))]
-    )
+    """Without a preset, a file or a key that decides results each run is held against its own configuration, with them against what they give."""
+    compare = bool(arguments.preset or arguments.conf or any(map(conf.decides, overrides)))
+    conf.check_shared(UNITS, overrides)
     confs = _composed(list(STAGES), arguments, overrides)
-    runs, experiment = (confs["latents"][key] for key in ("runs", "experiment"))
-    chosen = arguments.preset or arguments.conf or any(item.startswith("experiment=") for item in overrides)
-    experiments = [experiment] if chosen else sorted(path.name for path in Path(runs).glob("*") if path.is_dir())
+    runs, experiment, root = confs["latents"]["runs"], confs["latents"]["experiment"], confs["latents"]["data"]["root"]
+    given = {item.split("=", 1)[0] for item in overrides}
+    there = sorted(path.name for path in Path(runs).glob("*") if path.is_dir())
+    experiments = [experiment] if arguments.preset or arguments.conf or "experiment" in given else there
+    if "experiment" in given and experiment not in there:
+        raise ValueError(f"no experiment {experiment!r} in {runs}/. There are: {', '.join(there) or 'none'}")
     if not experiments:
         print(f"no experiment in {runs}/. Start one:   stage run all --preset demo")
     for name in experiments:
         print(f"{runs}/{name}")
-        fresh: dict[str, bool] = {}
-        for stage in STAGES:
-            state = chain.state(stage, confs[stage] | {"experiment": name}, compare)
-            receipt = chain.read_receipt(chain.run_folder(confs[stage] | {"experiment": name}, stage))
-            old = [parent for parent in (receipt or {"parents": ()})["parents"] if not fresh[parent]]
-            if state.word == "done" and old:
-                state = chain.State("stale", f"its parent {old[0]} is not done")
-            if stage == "vae" and state.word == "missing" and "vae" not in chain.required("latents", confs["latents"]):
-                state = chain.State("missing", f"not needed: codec.kind is {confs['latents']['codec']['kind']}")
-            fresh[stage] = state.word == "done"
-            print(f"  {stage:<14} {state.word:<8} {state.detail}")
+        for line in status.report(confs, name, compare, root if "data.root" in given else None):
+            print(f"  {line}")
     return 0
 
 
 def _prepare(arguments: argparse.Namespace, overrides: list[str]) -> int:
     if arguments.root is not None:
         overrides = [f"root={arguments.root}", *overrides]
-    composed = conf.compose(arguments.corpus, arguments.preset, arguments.conf, overrides)
+    composed = conf.compose(arguments.corpus, arguments.preset, arguments.conf, overrides, complete=False)
     from stages import prepare
 
     prepare.prepare(arguments.corpus, composed.conf)
@@ -139,7 +149,7 @@ def _run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     if arguments.stage == "all":
         return _run_all(arguments, overrides)
     confs = _composed([arguments.stage], arguments, overrides)
-    _run_stage(arguments.stage, confs[arguments.stage], arguments.restart)
+    _run_stage(arguments.stage, confs[arguments.stage], arguments, overrides)
     return 0
 
 
@@ -157,24 +167,24 @@ def _run_all(arguments: argparse.Namespace, overrides: list[str]) -> int:
         if stage in confs[stage]["parents"]:
             print(f"{stage:<14} taken from {confs[stage]['parents'][stage]}")
         elif confs[stage]["trainer"]["devices"] == 1:
-            _run_stage(stage, confs[stage], arguments.restart)
+            _run_stage(stage, confs[stage], arguments, overrides)
         else:
-            prepare.run_in_process(stage, arguments, overrides)
+            prepare.run_in_process(stage, _typed(stage, arguments, overrides), arguments.restart)
     return 0
 
 
-def _run_stage(stage: str, configuration: dict[str, Any], restart: bool) -> None:
+def _run_stage(stage: str, configuration: dict[str, Any], arguments: argparse.Namespace, overrides: list[str]) -> None:
     if stage in configuration["parents"]:
         raise ValueError(
             f"parents.{stage} says where {stage} is taken from, so there is nothing to run; leave it out to make your own"
         )
     state = chain.state(stage, configuration, compare=True)
-    if state.word == "done" and not restart:
+    if state.word == "done" and not arguments.restart:
         print(f"{stage:<14} done ({state.detail})")
         if stage == "evaluate":
             print((chain.run_folder(configuration, stage) / "artifact" / "report.md").read_text())
         return
-    chain.parents(stage, configuration)  # before the long imports
+    chain.parents(stage, configuration, lambda parent: _typed(parent, arguments, overrides))  # before the long imports
     if not STAGES[stage].parents:
         from stages import prepare
 
@@ -183,7 +193,7 @@ def _run_stage(stage: str, configuration: dict[str, Any], restart: bool) -> None
         print(f"{stage:<14} {state.word}: {state.detail}")
     from stages import run
 
-    receipt = run.run(stage, configuration, restart)
+    receipt = run.run(stage, configuration, arguments.restart)
     if receipt:
         print(f"{stage:<14} done in {receipt['seconds']:.0f} s: {chain.run_folder(configuration, stage)}", flush=True)
 
@@ -191,6 +201,13 @@ def _run_stage(stage: str, configuration: dict[str, Any], restart: bool) -> None
 def _composed(units: list[str], arguments: argparse.Namespace, overrides: list[str]) -> dict[str, dict[str, Any]]:
     shared = len(units) > 1
     return {unit: conf.compose(unit, arguments.preset, arguments.conf, overrides, shared).conf for unit in units}
+
+
+def _typed(stage: str, arguments: argparse.Namespace, overrides: list[str]) -> list[str]:
+    """The configuration that was typed, as words of a command for one stage."""
+    words = [word for name in arguments.preset for word in ("--preset", name)]
+    words += [word for name in arguments.conf for word in ("--conf", name)]
+    return words + [f"--{item}" for item in overrides if conf.concerns(stage, item)]
 
 
 def _refuse(overrides: list[str]) -> None:

@@ -1,6 +1,6 @@
 """Corpora: what `stage prepare` makes, and what `run all` needs before its first stage."""
 
-import argparse
+import glob
 import gzip
 import hashlib
 import json
@@ -14,7 +14,14 @@ from typing import Any, NamedTuple
 
 import conf
 from datamodules.corpora import FOLDER, SOURCES
-from stages import assets, chain
+from stages import assets, chain, enough
+
+WITHOUT = {  # split -> what it means to have none of it
+    "validation": "nothing is measured while the stages train. Write validation in the column split of some, leave it empty (then "
+    "--validation_fraction of those are), or --split_by=COLUMN --validation=VALUE",
+    "test": "reconstruct and evaluate have nothing to measure, and run all does not start. Write test in the column split of some, or "
+    "--split_by=COLUMN --test=VALUE",
+}
 
 
 def prepare(corpus: str, configuration: dict[str, Any]) -> None:
@@ -24,6 +31,7 @@ def prepare(corpus: str, configuration: dict[str, Any]) -> None:
     if corpus == "diagnostic":
         name, root, report = corpus, "", _render(configuration)
     else:
+        _check_given(configuration)
         name = configuration["name"] or Path(configuration["root"]).resolve().name
         root, report = str(Path(configuration["root"]).resolve()), _read_folder(name, configuration)
     folder = Path(data["root"]) / name
@@ -34,18 +42,32 @@ def prepare(corpus: str, configuration: dict[str, Any]) -> None:
         "conf_hash": chain.fingerprint(configuration),
         "hash": _hash_cuts(folder / "cuts.jsonl.gz"),
         **report,
+        "said": enough.count(folder / "cuts.jsonl.gz"),
     }
     chain.write_atomically(folder / "receipt.json", json.dumps(receipt, indent=1))
     counts = ", ".join(f"{count} {split}" for split, count in report["splits"].items() if count)
     print(
         f"{name:<14} {report['recordings']} recordings ({counts}), {report['seconds'] / 60:.1f} min of sound, {time.monotonic() - started:.0f} s: {folder}"
     )
+    for split, meaning in WITHOUT.items():
+        if not report["splits"][split]:
+            print(f"{name:<14} no recording is for {split}: {meaning}")
+
+
+def _check_given(configuration: dict[str, Any]) -> None:
+    for key, missing in (("root", "ROOT, the folder of the recordings"), ("metadata", "--metadata FILE.csv")):
+        if configuration[key] == "???":
+            name = configuration["name"] or "mine"
+            raise ValueError(f"prepare folder: {key} is not given: give {missing}, as\n  {FOLDER.format(name)}")
 
 
 def require(
     confs: dict[str, dict[str, Any]], presets: Sequence[str], files: Sequence[str], overrides: Sequence[str]
 ) -> None:
-    """Before `run all`: renders the embedded corpus where it is asked for and not there, and raises ValueError that lists all that is missing."""
+    """Before `run all`: renders the embedded corpus where it is asked for and not there.
+
+    Raises ValueError that lists all that is missing, or what the corpora hold nothing for.
+    """
     missing = []
     data = confs["latents"]["data"]
     for name in data["corpora"]:
@@ -55,8 +77,9 @@ def require(
             if receipt is None or receipt["conf_hash"] != chain.fingerprint(composed):
                 prepare("diagnostic", composed)
         elif receipt is None:
-            missing.append(f"corpus {where_from(name)}")
+            missing.append(f"corpus {where_from(name, Path(data['root']))}")
     if not missing:
+        enough.require(corpora(confs["latents"]), Path(data["root"]), confs)
         return
     codec, model = confs["latents"]["codec"], confs["caption"]["model"]
     if codec["kind"] == "oobleck":
@@ -68,7 +91,9 @@ def require(
         )
     missing += assets.missing("LLM", model["source"], "--model.source=FOLDER_OR_HUB_ID")
     raise ValueError(
-        f"{len(missing)} things are missing:\n  - " + "\n  - ".join(missing) + "\n"
+        f"{len(missing)} {'thing is' if len(missing) == 1 else 'things are'} missing:\n  - "
+        + "\n  - ".join(missing)
+        + "\n"
         "The whole chain, small, with nothing to find or download by hand:   stage run all --preset demo"
     )
 
@@ -79,7 +104,7 @@ def corpora(configuration: dict[str, Any]) -> dict[str, dict[str, Any]]:
     for name in configuration["data"]["corpora"]:
         receipt = chain.read_receipt(root / name)
         if receipt is None:
-            raise ValueError(f"the corpus {name!r} is not in {root}/.\n{where_from(name)}")
+            raise ValueError(f"there is no corpus {name!r}.\n{where_from(name, root)}")
         found[name] = receipt
     if not found:
         raise ValueError("data.corpora is empty: name at least one prepared corpus, as --data.corpora=[mine]")
@@ -93,25 +118,27 @@ class Recordings(NamedTuple):
 
 
 def recordings(stage: str, configuration: dict[str, Any]) -> Recordings:
-    """The cuts of the corpora whose file is what was prepared: a file whose size changed is decoded again. The others are refused by name, or left out."""
+    """The cuts of the corpora whose file is what was prepared. The others are refused by name, or left out.
+
+    A file whose size or header is not what it was is decoded again: rendered corpora keep no size, and a file of the same size may be another sound.
+    """
     from lhotse import CutSet
 
-    from datamodules.corpora.inspect import Bad, inspect, refuse
+    from datamodules.corpora.inspect import Bad, declared, inspect, refuse
 
     data = configuration["data"]
     roots = {name: Path(receipt["root"]) for name, receipt in corpora(configuration).items()}
     cuts = [cut for name in roots for cut in CutSet.from_file(Path(data["root"]) / name / "cuts.jsonl.gz")]
     paths = {cut.id: roots[cut.custom["corpus"]] / cut.recording.sources[0].source for cut in cuts}
-    changed = [cut for cut in cuts if not _is_as_prepared(paths[cut.id], cut.custom.get("size"))]
-    found = inspect([paths[cut.id] for cut in changed], max(1, data["num_workers"]))
-    bad = {cut.id: Bad(item.path, item.reason) for cut, item in zip(changed, found, strict=True) if item.reason}
-    bad |= {
-        cut.id: Bad(
-            item.path, f"is {item.seconds:.2f} s, was prepared as {cut.duration:.2f} s: prepare its corpus again"
-        )
-        for cut, item in zip(changed, found, strict=True)
-        if not item.reason and abs(item.seconds - cut.duration) > 0.025
-    }
+    headers = declared(list(paths.values()), data["num_workers"])
+    suspect = [
+        cut
+        for cut, header in zip(cuts, headers, strict=True)
+        if _changes(header, cut) or not _has_size(paths[cut.id], cut.custom.get("size"))
+    ]
+    found = inspect([paths[cut.id] for cut in suspect], max(1, data["num_workers"]))
+    reasons = {cut.id: item.reason or _changes(item, cut) for cut, item in zip(suspect, found, strict=True)}
+    bad = {name: Bad(str(paths[name]), reason) for name, reason in reasons.items() if reason}
     refuse(list(bad.values()), len(cuts), data["on_bad"])
     if bad:
         print(f"{stage}: {len(bad)} of {len(cuts)} recordings are left out (data.on_bad=skip):")
@@ -120,25 +147,37 @@ def recordings(stage: str, configuration: dict[str, Any]) -> Recordings:
     return Recordings([cut for cut in cuts if cut.id not in bad], roots, list(bad.values()))
 
 
-def where_from(corpus: str) -> str:
-    """What a corpus is, where people get it, and what makes it ready."""
-    what, where, how = SOURCES.get(corpus, ("recordings of your own", "your disk", FOLDER.format(corpus)))
+def where_from(corpus: str, root: Path) -> str:
+    """Of a corpus that is not under `root`: what it is, and the data root near by that has it, or where people get it and what makes it ready."""
+    what, where = SOURCES.get(corpus, ("recordings of your own", "your disk"))
+    place = "" if root == Path("data") else f" --data.root={root}"
+    how = FOLDER.format(f"{corpus}{place}")
     if corpus == "diagnostic":
-        what, where, how = "scenes that this project renders", "this project", "stage prepare diagnostic --preset demo"
-    return f"{corpus}: {what}\n    from   {where}\n    then   {how}"
+        what, where = "scenes that this project renders", "this project"
+        how = f"stage prepare diagnostic --preset demo{place}"
+    near = _near(corpus, root)
+    then = [f"it is in {other}/:   --data.root={other}" for other in near] or [f"from   {where}", f"then   {how}"]
+    return f"{corpus} (not in {root}/): {what}" + "".join(f"\n    {line}" for line in then)
 
 
-def run_in_process(stage: str, arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """A stage in a process of its own: Lightning starts its other ranks with the same command line."""
-    words = [sys.executable, "-m", "stages.cli", "run", stage]
-    words += [word for name in arguments.preset for word in ("--preset", name)]
-    words += [word for name in arguments.conf for word in ("--conf", name)]
-    words += [f"--{item}" for item in overrides if conf.concerns(stage, item)] + (
-        ["--restart"] if arguments.restart else []
-    )
-    code = subprocess.run(words, env=os.environ).returncode
+def run_in_process(stage: str, words: Sequence[str], restart: bool) -> None:
+    """A stage in a process of its own: Lightning starts its other ranks with the same command line. words: its configuration."""
+    command = [sys.executable, "-m", "stages.cli", "run", stage, *words, *(["--restart"] if restart else [])]
+    code = subprocess.run(command, env=os.environ).returncode
     if code:
         raise SystemExit(code)
+
+
+def _near(corpus: str, root: Path) -> list[Path]:
+    """Data roots above, in and beside `root`, and in data/, where the corpus was prepared."""
+    found: dict[Path, Path] = {}
+    if not corpus or "/" in corpus:
+        return []
+    for base in dict.fromkeys((root.parent, root, Path("data"))):
+        for pattern in ("", "*/"):
+            for receipt in sorted(base.glob(f"{pattern}{glob.escape(corpus)}/receipt.json")):
+                found[receipt.resolve()] = receipt.parents[1]
+    return list(found.values())
 
 
 def _render(configuration: dict[str, Any]) -> dict[str, Any]:
@@ -181,6 +220,10 @@ def _read_folder(name: str, configuration: dict[str, Any]) -> dict[str, Any]:
         print(f"{name}: {len(report.skipped)} recordings were left out (--data.on_bad=skip):")
         for path, reason in report.skipped:
             print(f"  {path}: {reason}")
+    if report.short:
+        print(
+            f"{name}: {report.short} recordings are shorter than {folder.SHORT} s: a token or two is all there is of each"
+        )
     return {
         "recordings": report.recordings,
         "seconds": report.seconds,
@@ -189,9 +232,24 @@ def _read_folder(name: str, configuration: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _is_as_prepared(path: Path, size: int | None) -> bool:
+def _has_size(path: Path, size: int | None) -> bool:
     """size None: a corpus of the project's own, whose files were made and not found."""
     return path.is_file() and size in (None, path.stat().st_size)
+
+
+def _changes(now: Any, cut: Any) -> str | None:
+    """How a file (of inspect's Shape or Found) differs from what was prepared; None where it does not."""
+    from datamodules.corpora.inspect import DURATION_TOLERANCE
+
+    if now is None:
+        return "has no header"
+    seconds = now.num_samples / now.sample_rate if now.sample_rate else 0.0
+    if abs(seconds - cut.duration) > DURATION_TOLERANCE:
+        return f"has changed since prepare: {seconds:.2f} s, was {cut.duration:.2f} s"
+    if (now.sample_rate, now.num_channels) != (cut.sampling_rate, cut.num_channels):
+        was = f"{cut.sampling_rate} Hz and {cut.num_channels} channels"
+        return f"has changed since prepare: {now.sample_rate} Hz and {now.num_channels} channels, was {was}"
+    return None
 
 
 def _hash_cuts(path: Path) -> str:

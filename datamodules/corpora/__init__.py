@@ -5,17 +5,15 @@ FOLDER = (
     "(CSV columns: path, and caption, label, question, answer, split)"
 )
 
-# name -> (what it is, where people get it, what makes it ready)
+# name -> (what it is, where people get it)
 SOURCES = {
     "openaqa": (
         "5.6 M questions and answers about AudioSet, FSD50K, VGGSound, Clotho, AudioCaps clips (LTU)",
         "github.com/YuanGongND/ltu; the audio from each data set's own site",
-        FOLDER.format("openaqa"),
     ),
     "wavcaps": (
         "400 k captioned clips of FreeSound, BBC, SoundBible, AudioSet",
         "huggingface.co/datasets/cvssp/WavCaps",
-        FOLDER.format("wavcaps"),
     ),
-    "fma": ("106,574 music tracks with genres", "github.com/mdeff/fma", FOLDER.format("fma")),
+    "fma": ("106,574 music tracks with genres", "github.com/mdeff/fma"),
 }

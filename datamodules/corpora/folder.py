@@ -27,12 +27,15 @@ SPLITS = {
     "test": "test", "eval": "test", "evaluation": "test",
 }  # fmt: skip
 
+SHORT = 0.1  # seconds
+
 
 class Report(NamedTuple):
     recordings: int
     seconds: float
     splits: dict[str, int]
     skipped: list[Bad]
+    short: int  # recordings shorter than SHORT
 
 
 class Row(NamedTuple):
@@ -48,6 +51,7 @@ class Plan(NamedTuple):
     rows: list[Row]
     split: str
     source: str
+    free: bool  # no row of it names a split: it may be held out for validation
 
 
 def prepare(
@@ -68,7 +72,8 @@ def prepare(
 
     split_by: a column whose values in `test` and `validation` decide the split, all others train; None takes the
     column `split`, and train where that says nothing. Where no recording is for validation, `validation_fraction` of
-    the training sources, chosen by hash, is. A source is what the column `source` says, or the path without its suffix.
+    the training sources, chosen by hash, is; those whose column `split` says train stay. A source is what the column
+    `source` says, or the path without its suffix.
     Raises ValueError for a table that cannot be read so, and for bad recordings unless on_bad is skip.
     """
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
@@ -103,7 +108,8 @@ def prepare(
         part.unlink(missing_ok=True)
     counts = Counter(plan.split for plan, _ in good)
     splits = {split: counts[split] for split in ("train", "validation", "test")}
-    return Report(len(good), sum(item.seconds for _, item in good), splits, bad)
+    short = sum(item.seconds < SHORT for _, item in good)
+    return Report(len(good), sum(item.seconds for _, item in good), splits, bad, short)
 
 
 def hold_durations() -> None:
@@ -177,9 +183,11 @@ def _objects(metadata: Path) -> Iterator[Row]:
 
 def _require_path(columns: Sequence[str], metadata: Path) -> None:
     if "path" not in columns:
+        joined = len(columns) == 1 and re.search("[;\t]", columns[0])
+        hint = ". Separate columns by commas; by tabs in a .tsv" if joined else ""
         raise ValueError(
             f"{metadata}: no column 'path'. It has {', '.join(columns) or 'none'}; known are {', '.join(KNOWN)}, "
-            "others are kept"
+            f"others are kept{hint}"
         )
 
 
@@ -207,7 +215,8 @@ def _plan(
         splits = {_split(row, split_by, test, validation, metadata) for row in speaking} or {"train"}
         sources = {row.values["source"] for row in group if row.values.get("source")} or {os.path.splitext(path)[0]}
         split = _one(splits, "splits", path, group, metadata)
-        plans.append(Plan(ids[path], path, group, split, _one(sources, "sources", path, group, metadata)))
+        free = split_by is not None or not speaking
+        plans.append(Plan(ids[path], path, group, split, _one(sources, "sources", path, group, metadata), free))
     places: dict[str, set[str]] = defaultdict(set)
     for plan in plans:
         places[plan.source].add(plan.split)
@@ -279,11 +288,13 @@ def _one(values: set[str], what: str, path: str, group: list[Row], metadata: Pat
 
 
 def _hold_out(plans: list[Plan], fraction: float) -> list[Plan]:
-    """Where no recording is for validation: the share of the training sources with the lowest hashes.
+    """Where no recording is for validation: the share of the free training sources with the lowest hashes.
 
     At least one where there are two, and never all.
     """
-    sources = sorted({plan.source for plan in plans if plan.split == "train"}, key=_hash)
+    train = [plan for plan in plans if plan.split == "train"]
+    kept = {plan.source for plan in train if not plan.free}
+    sources = sorted({plan.source for plan in train} - kept, key=_hash)
     if not fraction or len(sources) < 2 or any(plan.split == "validation" for plan in plans):
         return plans
     held = set(sources[: min(max(1, round(fraction * len(sources))), len(sources) - 1)])

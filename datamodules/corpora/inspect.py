@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
@@ -44,6 +44,26 @@ def inspect(paths: Sequence[Path], workers: int) -> list[Found]:
         return [_look(path) for path in paths]
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         return list(pool.map(_look, paths, chunksize=16))
+
+
+class Shape(NamedTuple):
+    sample_rate: int  # Hz
+    num_samples: int  # a channel
+    num_channels: int
+
+
+def declared(paths: Sequence[Path], workers: int) -> list[Shape | None]:
+    """What each file's header says, without decoding it; None for a file without a readable one. In the order given."""
+    with ThreadPoolExecutor(max(1, workers)) as pool:  # it is waiting for a disk, not work
+        return list(pool.map(_header, paths))
+
+
+def _header(path: Path) -> Shape | None:
+    try:
+        with soundfile.SoundFile(path) as file:
+            return Shape(file.samplerate, file.frames, file.channels)
+    except (soundfile.SoundFileError, RuntimeError, ValueError, OSError):
+        return None
 
 
 def refuse(bad: Sequence[Bad], checked: int, on_bad: str) -> None:

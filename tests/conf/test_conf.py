@@ -41,6 +41,13 @@ def test_every_unit_composes_with_every_preset(unit: str, preset: str | None):
     assert set(composed.origins.values()) <= files | {conf.COMMAND_LINE}, "a value that no YAML gives has no reason"
 
 
+@pytest.mark.parametrize("preset", conf.presets())
+def test_a_run_finds_what_the_same_preset_prepared(preset: str):
+    needed = {"folder": ["root=recordings", "metadata=m.csv"], "diagnostic": [], "latents": []}
+    roots = {conf.compose(unit, [preset], overrides=words).conf["data"]["root"] for unit, words in needed.items()}
+    assert len(roots) == 1
+
+
 def test_every_yaml_is_a_layer_of_some_unit():
     """A file that no unit reads is a setting without effect."""
     read = {
@@ -85,6 +92,13 @@ def test_an_unknown_key_names_its_layer_and_the_nearest_right_one(tmp_path: Path
         conf.compose("tokenizer", overrides=["encoder.depht=1"])
     with pytest.raises(ValueError, match=r"command line: no stage has a key 'trainer.max_step'.*'trainer.max_steps'"):
         conf.check_shared(schema.UNITS, ["trainer.max_step=3"])
+    for wrong, right in (
+        ("tokenzer.trainer.max_steps", "tokenizer.trainer.max_steps"),
+        ("evaluat.captions", "evaluate.captions"),
+        ("experimnt", "experiment"),
+    ):
+        with pytest.raises(ValueError, match=rf"no stage has a key '{wrong}'\. Did you mean: '{right}'\?"):
+            conf.check_shared(schema.UNITS, [f"{wrong}=3"])
 
 
 def test_a_wrong_type_names_its_layer_and_key(tmp_path: Path):
@@ -180,6 +194,16 @@ def test_a_parent_may_be_named_though_it_is_a_stage():
     composed = conf.compose("caption", ["demo"], overrides=["parents.tokenizer=other"], shared=True)
     assert composed.conf["parents"] == {"tokenizer": "other"}
     assert composed.origins["parents.tokenizer"] == "command line"
+
+
+def test_a_parent_that_is_no_stage_is_refused(tmp_path: Path):
+    with pytest.raises(
+        ValueError, match=r"^command line: parents\.tokeniser: .*'tokeniser'.*mean: 'parents\.tokenizer'"
+    ):
+        conf.compose("caption", overrides=["parents.tokeniser=x"], shared=True)
+    file = write(tmp_path / "mine.yaml", "parents: {x: y}\n")
+    with pytest.raises(ValueError, match=r"mine\.yaml: parents\.x: .*There are: vae, latents, .*evaluate$"):
+        conf.compose("caption", files=[file])
 
 
 def test_a_file_with_sections_for_stages(tmp_path: Path):

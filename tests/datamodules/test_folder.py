@@ -168,6 +168,19 @@ def test_a_named_validation_split_is_not_added_to(tmp_path: Path):
     assert report.splits == {"train": 19, "validation": 1, "test": 0}
 
 
+def test_what_the_split_column_says_is_never_moved(tmp_path: Path):
+    """Not a recording that it calls train, nor another one of its source; those it says nothing of are shared out."""
+    for number in range(20):
+        sound(tmp_path / f"{number}.wav", 0.05)
+    said = [{"path": f"{number}.wav", "split": "train" if number < 15 else "test"} for number in range(20)]
+    report, _ = prepared(tmp_path, said, validation_fraction=0.5)
+    assert report.splits == {"train": 15, "validation": 0, "test": 5}
+    mixed = [row | {"source": f"s{n % 10}", "split": row["split"] if n in (0, 1) else ""} for n, row in enumerate(said)]
+    _, cuts = prepared(tmp_path, mixed, validation_fraction=0.9)
+    held = {int(path.split(".")[0]) for path, cut in cuts.items() if cut.custom["split"] == "validation"}
+    assert held and not held & {0, 1, 10, 11}
+
+
 def test_ids_are_unique_and_plain(tmp_path: Path):
     paths = ["a b.wav", "a-b.wav", "a/b.wav", "a/b.flac", "ä.wav", "ö.wav", "c.wav"]
     for path in paths:
@@ -264,6 +277,13 @@ def test_skip_goes_on_without_them_and_reports(tmp_path: Path):
         prepared(tmp_path, [{"path": "silent.wav"}, {"path": "nan.wav"}], on_bad="skip")
 
 
+def test_very_short_recordings_are_counted(tmp_path: Path):
+    for name, seconds in {"a": 0.09, "b": 0.1, "c": 0.02}.items():
+        sound(tmp_path / f"{name}.wav", seconds, 8000)
+    report, _ = prepared(tmp_path, [{"path": f"{name}.wav"} for name in "abc"])
+    assert report.short == 2
+
+
 def test_a_failed_preparation_keeps_the_earlier_one(tmp_path: Path):
     sound(tmp_path / "a.wav")
     prepared(tmp_path, [{"path": "a.wav", "caption": "x"}])
@@ -286,6 +306,9 @@ def test_a_long_list_is_cut_and_counted(tmp_path: Path):
     [
         ("file,caption\na.wav,x\n", r"no column 'path'\. It has file, caption; known are path, caption"),
         ("", r"no column 'path'\. It has none"),
+        ("file\na.wav\n", "others are kept$"),
+        ("path;caption\na.wav;x\n", r"It has path;caption; .*others are kept\. Separate columns by commas"),
+        ("path\tcaption\na.wav\tx\n", "Separate columns by commas; by tabs in a .tsv$"),
         ("path,caption\n", "no rows"),
         ("path,caption\n,x\n", "line 2: the path is empty"),
         ("path,question\na.wav,why\n", "line 2: a question and its answer go together"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from datamodules.corpora.inspect import SILENCE, inspect
+from datamodules.corpora.inspect import SILENCE, Shape, declared, inspect
 
 RATE = 22_050
 
@@ -117,6 +117,16 @@ def test_processes_find_what_one_finds_in_the_order_given(tmp_path: Path):
     assert [item.path for item in here] == [str(path) for path in paths]
     assert {item.reason for item in here} == {None, "missing", "empty file"}
     assert inspect(paths, workers=2) == here
+
+
+@pytest.mark.parametrize("workers", [0, 4])
+def test_a_header_says_what_decoding_finds(tmp_path: Path, workers: int):
+    paths = [tmp_path / f"{channels}.{suffix}" for suffix in ("wav", "flac", "ogg", "mp3") for channels in (1, 2)]
+    for path in paths:
+        soundfile.write(path, noise(RATE, int(path.stem)), RATE)
+    (tmp_path / "none.wav").touch()
+    found = [Shape(item.sample_rate, item.num_samples, item.num_channels) for item in inspect(paths, workers=1)]
+    assert declared([*paths, tmp_path / "none.wav", tmp_path / "gone.wav"], workers) == [*found, None, None]
 
 
 def test_inspecting_needs_no_torch():

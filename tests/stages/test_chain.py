@@ -203,6 +203,39 @@ def test_parents_of_two_tokenizers_are_refused_by_name(house: House):
         chain.parents("caption", house.conf("caption"))
 
 
+def test_the_cure_of_parents_that_do_not_fit_is_named_and_cures(house: House):
+    """What one parent was made with is another experiment's: that is what the other parents are to be taken from."""
+    house.make_all()
+    for stage in ("latents", "tokenizer", "cache"):
+        house.make(stage, f"{stage} of p", "experiment=p")
+    for stage, taken, cure in (
+        ("cache", "tokenizer", ["parents.latents=demo"]),
+        ("openaqa", "caption", ["parents.tokenizer=demo", "parents.cache=demo"]),
+    ):
+        words = ["experiment=p", f"parents.{taken}=demo"]
+        typed = " ".join(f"--{key}" for key in cure)
+        with pytest.raises(ValueError, match=rf"cannot join .*\n.*\nor take what goes together:   {typed}$"):
+            chain.parents(stage, house.conf(stage, *words))
+        chain.parents(stage, house.conf(stage, *words, *cure))
+    house.make("latents", "latents of nobody else", "experiment=demo")
+    with pytest.raises(ValueError, match="cannot join") as caught:
+        chain.parents("cache", house.conf("cache", "experiment=p", "parents.tokenizer=demo"))
+    assert "goes together" not in str(caught.value), "nobody has those latents any more"
+
+
+def test_a_parent_elsewhere_that_is_not_there_names_those_that_are(house: House):
+    house.make_all()
+    house.make("latents", "a", "experiment=other")
+    said = r"runs/dmeo/{} has no finished run \(not started\): is dmeo misspelt\? {}$"
+    with pytest.raises(ValueError, match=said.format("latents", "There are: demo, other")):
+        chain.parents("tokenizer", house.conf("tokenizer", "experiment=p", "parents.latents=dmeo"))
+    (house.root / "runs" / "demo" / "vae" / "receipt.json").unlink()
+    with pytest.raises(ValueError, match=said.format("vae", r"No experiment in .*runs/ has a finished vae")):
+        chain.parents("latents", house.conf("latents", "codec.kind=trained", "parents.vae=dmeo"))
+    with pytest.raises(ValueError, match=said.format("tokenizer_mse", "There are: demo")):
+        chain.parents("reconstruct", house.conf("reconstruct", "parents.tokenizer_mse=dmeo"))
+
+
 def test_a_parent_may_come_from_another_experiment_or_folder(house: House):
     house.make_all()
     folder = house.root / "runs" / "demo" / "latents"

@@ -1,0 +1,81 @@
+"""Whether the prepared corpora hold something for every stage: asked before the first one, for the last ones come hours later. No torch here."""
+
+import gzip
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from datamodules.corpora import FOLDER
+
+SPLITS = ("train", "validation", "test")
+
+
+class Said(NamedTuple):
+    """Of one split."""
+
+    recordings: int
+    captions: int
+    questions: dict[str, int]  # by kind
+
+
+def count(cuts: Path) -> dict[str, dict[str, Any]]:
+    """What a corpus holds, by split: the fields of Said, as a receipt keeps them."""
+    recordings: Counter[str] = Counter()
+    tasks: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
+    kinds: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
+    with gzip.open(cuts, "rt", encoding="utf-8") as file:
+        for cut in map(json.loads, file):
+            split, said = cut["custom"]["split"], [supervision["custom"] for supervision in cut["supervisions"]]
+            recordings[split] += 1
+            tasks[split].update(item["task"] for item in said)
+            kinds[split].update(item["kind"] for item in said if item["task"] == "question")
+    return {split: Said(recordings[split], tasks[split]["caption"], dict(kinds[split]))._asdict() for split in SPLITS}
+
+
+def require(corpora: dict[str, dict[str, Any]], root: Path, confs: dict[str, dict[str, Any]]) -> None:
+    """corpora: name -> receipt; confs: of the stages that are run. Raises ValueError where a stage of them would have nothing to learn, or to ask."""
+    if {"latents", "cache"} & set(confs["cache"]["parents"]):
+        return  # the recordings are another experiment's
+    there = [receipt.get("said") or count(root / name / "cuts.jsonl.gz") for name, receipt in corpora.items()]
+    total = {split: _sum([Said(**said[split]) for said in there]) for split in SPLITS}
+    lacks = [
+        f"{stage}: {lack}"
+        for stage, conf in confs.items()
+        if stage not in conf["parents"] and (lack := _lacks(stage, conf, total))
+    ]
+    if lacks:
+        raise ValueError(
+            f"{', '.join(corpora)} cannot go through the whole chain:\n  - " + "\n  - ".join(lacks) + "\n"
+            f"Where the CSV changes, prepare again:   {FOLDER.format(next(iter(corpora)))}"
+        )
+
+
+def _sum(parts: Sequence[Said]) -> Said:
+    kinds = sum((Counter(part.questions) for part in parts), Counter())
+    return Said(sum(part.recordings for part in parts), sum(part.captions for part in parts), dict(kinds))
+
+
+def _lacks(stage: str, conf: dict[str, Any], total: dict[str, Said]) -> str | None:
+    """What a stage does not find, and where it is to be written; None where nothing is missing."""
+    if stage == "evaluate" and not total["test"].recordings:
+        return "no recording is in the split test. Write test in the column split of some, or --split_by=COLUMN --test=VALUE"
+    if stage not in ("caption", "openaqa"):
+        return None
+    train, mixture, kinds = total["train"], conf["mixture"], conf["kinds"]
+    known = {kind for said in total.values() for kind in said.questions}
+    if unknown := [kind for kind in kinds if kind not in known]:
+        return (
+            f"no question is of the kinds {', '.join(unknown)}; there are {', '.join(sorted(known)) or 'no questions'}. "
+            f"--{stage}.kinds=[] takes all"
+        )
+    wanted = []
+    if mixture["sound_to_text"] or mixture["text_to_sound"]:
+        wanted.append(("caption (column caption)", train.captions))
+    if mixture["question"]:
+        asked = sum(number for kind, number in train.questions.items() if not kinds or kind in kinds)
+        wanted.append(("question (columns question and answer, or label)", asked))
+    if not wanted or any(number for _, number in wanted):
+        return None
+    return f"no training recording has a {' or a '.join(text for text, _ in wanted)}"
