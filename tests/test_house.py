@@ -75,8 +75,6 @@ def test_it_answers_in_half_a_second(words: list[str]):
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_nobody_else_owns_our_names(package: str):
+    """An editable install owns no name in its records, so ours may be missing there."""
     owners = importlib.metadata.packages_distributions()
-    if not any("make-some-noise" in owners.get(name, []) for name in PACKAGES):
-        assert package not in owners, f"{owners[package]} owns it, and make-some-noise is not installed"
-        pytest.skip("make-some-noise is not installed")
-    assert set(owners[package]) == {"make-some-noise"}
+    assert set(owners.get(package, [])) <= {"make-some-noise"}
