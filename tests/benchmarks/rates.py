@@ -7,6 +7,7 @@ codebook: the bit rates printed are those of the codebook used. What is done is 
 """
 
 import argparse
+import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -31,15 +32,11 @@ def main() -> None:
     def measure(preset: str) -> dict[str, Any]:
         experiment, parents = f"rates-{preset}", "--parents.latents=rates"
         chosen = () if preset == "base" else ("--preset", preset)
-        rate = {"base": ("--rate.token_rate=null", "--rate.bitrate=230"), "native": ()}.get(
-            preset, ("--rate.token_rate=null",)
-        )
-        scale = _bits(options.codes)  # the same token rates as with 8196 codes
-        if preset not in ("native",):
-            bits = 230 if preset == "base" else 1000 * float(preset.removeprefix("kbps_"))
-            rate = ("--rate.token_rate=null", f"--rate.bitrate={bits * scale / _bits(8196)}")
-        else:
+        if preset == "native":
             rate = ("--rate.token_rate=null", "--rate.stride=1")
+        else:  # the demo's own token rate gives way to the preset's, as it is with 8196 codes
+            bits = 230 if preset == "base" else 1000 * float(preset.removeprefix("kbps_"))
+            rate = ("--rate.token_rate=null", f"--rate.bitrate={bits * _bits(options.codes) / _bits(8196)}")
         run(
             "tokenizer", experiment, *shared, *chosen, parents, *rate, f"--quantizer.codebook_size={options.codes}",
             f"--quantizer.reservoir_size={20 * options.codes}", f"--trainer.max_steps={options.steps}", "--sample_clips=0",
@@ -68,8 +65,6 @@ def main() -> None:
 
 
 def _bits(codes: int) -> float:
-    import math
-
     return math.log2(codes)
 
 
