@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+SAME = 1e-6  # squared distance of directions below which they are one, in float32
+
 
 def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
     """vectors (M, d) -> index (M) of the code with the largest inner product; the first of equals.
@@ -22,18 +24,33 @@ def closest(vectors: Tensor, codebook: Tensor) -> Tensor:
         return nearest(F.pad(vectors, (0, 1), value=1.0), torch.cat([codebook, lengths], -1))
 
 
+def far(vectors: Tensor, codebook: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """vectors (M, d) of length 1 -> up to `count` of them, drawn without repetition by the square of the distance to the
+    nearest code (K, d); those that a code tells exactly are never drawn.
+    """
+    chosen = codebook[nearest(vectors, codebook)]
+    weights = (2 - 2 * (vectors * chosen).sum(-1)).cpu().double()
+    weights = torch.where(weights > SAME, weights, 0.0)
+    count = min(count, int((weights > 0).sum()))
+    if not count:
+        return vectors[:0]
+    # the largest of log(u) / w are a draw without repetition (Efraimidis and Spirakis 2006); multinomial ends at 2^24
+    keys = torch.rand(len(weights), generator=generator, dtype=torch.float64).log() / weights
+    return vectors[keys.topk(count).indices.to(vectors.device)]
+
+
 def kmeans(vectors: Tensor, size: int, iterations: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """vectors (M, d) of length 1 -> codebook (size, d) of length 1 and the number of vectors of each code (size).
 
-    A code that loses all its vectors starts anew from a random one.
+    A code that loses all its vectors starts anew from one that is told badly, as long as there are such.
     """
-
-    def draw() -> Tensor:
-        return vectors[torch.randperm(len(vectors), generator=generator)[:size].to(vectors.device)]
-
-    codebook = draw()
+    codebook = vectors[torch.randperm(len(vectors), generator=generator)[:size].to(vectors.device)]
     for _ in range(iterations):
         totals = vectors.new_zeros(size, vectors.shape[1] + 1)
         totals.index_add_(0, nearest(vectors, codebook), F.pad(vectors, (0, 1), value=1.0))
-        codebook = torch.where(totals[:, -1:] > 0, F.normalize(totals[:, :-1], dim=-1), draw())
+        used = totals[:, -1] > 0
+        codebook = torch.where(used[:, None], F.normalize(totals[:, :-1], dim=-1), codebook)
+        empty = (~used).nonzero()[:, 0]
+        new = far(vectors, codebook, len(empty), generator)
+        codebook[empty[: len(new)]] = new
     return codebook, torch.bincount(nearest(vectors, codebook), minlength=size).to(vectors)

@@ -3,7 +3,7 @@ arXiv:1711.00937, appendix A.1).
 
 Codes are factorised and compared by angle (Yu et al. 2022, arXiv:2110.04627): a vector is projected to few dimensions
 and to length 1, so that a large book stays in use. The book starts from k-means over the first vectors; codes that fall
-out of use start anew from vectors of the batch.
+out of use start anew from vectors of the batch, the worse told the likelier (Arthur and Vassilvitskii 2007: k-means++).
 
     latents (B, N, D) ──project, length 1──► (B, N, d) ──nearest──► codes (B, N)
     quantised (B, N, D) ◄──project── (B, N, d) ◄──codebook──────────────────┘
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from models.quantizer import variational as posterior
 from models.quantizer.interface import Quantized, Quantizer, masked_mean, straight_through, without_padding
 from models.quantizer.ranks import add_up, agree, gather, rank
-from models.quantizer.search import kmeans, nearest
+from models.quantizer.search import far, kmeans, nearest
 
 
 class VectorQuantizer(Quantizer):
@@ -161,12 +161,13 @@ class VectorQuantizer(Quantizer):
 
     def _revive(self, vectors: Tensor, generator: torch.Generator) -> None:
         """Codes used below the threshold, the least used first, start anew from vectors (M, d) of this step, each taken
-        once.
+        once, drawn by the square of the distance to its code: none is wasted on what is told already, as silence is.
         """
         mean = self.counts.mean()
         order = self.counts.argsort(stable=True)
-        dead = order[: int((self.counts < self.revive_threshold * mean).sum())][: len(vectors)]
-        chosen = vectors[torch.randperm(len(vectors), generator=generator)[: len(dead)].to(vectors.device)]
+        dead = order[: int((self.counts < self.revive_threshold * mean).sum())]
+        chosen = far(vectors, self.codebook, len(dead), generator)
+        dead = dead[: len(chosen)]
         self.codebook[dead] = chosen
         self.sums[dead] = chosen * mean
         self.counts[dead] = mean

@@ -48,8 +48,8 @@ def main() -> None:
         run(
             "tokenizer", experiment, *shared, f"--parents.latents={options.name}", *SETTINGS, f"--seed={seed}",
             f"--quantizer.seed={seed}", "--quantizer.reservoir_size=40980", f"--trainer.max_steps={options.steps}",
-            f"--quantizer.revive_until={options.steps * 8 // 10}", f"--trainer.val_check_interval={options.steps // 2}",
-            "--sample_clips=0", *(f"--{word}" for word in options.set),
+            f"--quantizer.revive_until={options.steps * 39 // 40}", f"--trainer.val_check_interval={options.steps // 2}",
+            "--quantizer.revive_every=10", "--sample_clips=0", *(f"--{word}" for word in options.set),
         )  # fmt: skip
         return Path("runs") / experiment / "tokenizer/artifact"
 

@@ -5,7 +5,8 @@ as many frames, with the same flow-matching loss and optimiser, step by step in 
                                           [--precision 32|bf16] [--compile]
 
 Ours trains encoder, codebook and decoder; the peer, a decoder alone, is told through cross-attention by as many token
-embeddings. Prints medians, their ratio, and the share of our step that is spent in matrix products and attention; on a GPU
+embeddings. Prints medians (of processor time on a CPU, which other work disturbs less than the clock on the wall; set
+OMP_NUM_THREADS=1 there), their ratio, and the share of our step that is spent in matrix products and attention; on a GPU
 also the share of the peak that `--peak-tflops` names (MFU, by 6 x parameters x tokens and attention's own products).
 """
 
@@ -57,15 +58,16 @@ def main() -> None:
         print(f"ours {count:,} parameters, peer {sum(p.numel() for p in peer.parameters()):,}")
     else:
         print(f"ours {count:,} parameters")
+    clock = time.process_time if options.device == "cpu" else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(options.steps + 3):
         for name, step in steps.items():
-            begun = time.perf_counter()
+            begun = clock()
             step()
             if options.device != "cpu":
                 torch.cuda.synchronize()
             if turn >= 3:
-                seconds[name].append(time.perf_counter() - begun)
+                seconds[name].append(clock() - begun)
     medians = {name: statistics.median(found) for name, found in seconds.items()}
     print(
         f"{options.size}, batch {options.batch} x {options.frames} frames, {options.precision}, {options.device}, median of {options.steps} steps"

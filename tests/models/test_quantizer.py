@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.quantizer import Quantizer, ResidualQuantizer, VectorQuantizer, gather, kmeans, nearest
+from models.quantizer.search import far
 
 ROOT = Path(__file__).parents[2]
 DIM, SIZE = 6, 8
@@ -191,6 +192,28 @@ def test_revival_moves_dead_codes_onto_the_steps_vectors():
     assert from_step.sum(0).max() == 1  # each vector once
     torch.testing.assert_close(model.counts, torch.where(dead, mean, counts))
     torch.testing.assert_close(model.sums[dead], model.codebook[dead] * mean)
+
+
+def test_revival_wastes_no_code_on_what_is_told_already():
+    """Nine vectors of ten are one and the same, as digital silence is: k-means and revival spend one code on them."""
+    silence, generator = F.normalize(torch.ones(4), dim=0), torch.Generator().manual_seed(0)
+    others = F.normalize(torch.randn(30, 4, generator=generator), dim=-1)
+    vectors = torch.cat([silence.expand(270, 4), others])[torch.randperm(300, generator=generator)]
+    codebook, uses = kmeans(vectors, 16, 20, generator)
+    assert (uses > 0).all() and ((codebook - silence).norm(dim=-1) < 0.05).sum() == 1
+    chosen = far(vectors, torch.cat([silence[None], others[:20]]), 40, generator)
+    assert len(chosen) == 10 and {tuple(row) for row in chosen.tolist()} == {tuple(row) for row in others[20:].tolist()}
+    assert len(far(vectors, torch.cat([silence[None], others]), 5, generator)) == 0
+
+
+def test_far_vectors_are_drawn_by_their_squared_distance():
+    book = torch.tensor([[1.0, 0.0]])
+    angles = torch.tensor([0.2, 0.4, 0.8])
+    vectors = torch.stack([angles.cos(), angles.sin()], -1)
+    draws = torch.cat([far(vectors, book, 1, torch.Generator().manual_seed(seed)) for seed in range(3000)])
+    counts = torch.stack([(draws == vector).all(-1).sum() for vector in vectors]).double()
+    squares = (vectors - book).square().sum(-1).double()
+    torch.testing.assert_close(counts / 3000, squares / squares.sum(), atol=0.03, rtol=0)
 
 
 def test_no_revival_from_revive_until_on():
