@@ -342,6 +342,10 @@ class LanguageConf(StageConf):
 @dataclass
 class EvaluateConf(StageConf):
     trainer: Hardware
+    after: Literal[
+        "none", "caption", "openaqa"
+    ]  # what the LLM has learned; none: the caption stage's, untrained, with its new rows as they start
+    kinds: list[str] | None  # of questions; null: those that it was trained on, empty: all
     batch_size: int
     max_new_tokens: int
     questions_per_kind: int

@@ -71,9 +71,14 @@ def run_folder(conf: dict[str, Any], stage: str) -> Path:
 
 
 def required(stage: str, conf: dict[str, Any]) -> tuple[str, ...]:
-    """The stages whose artifacts it must read: a VAE of one's own is a parent of latents where codec.kind is trained, and else nothing to it."""
+    """The stages whose artifacts it must read: a VAE of one's own is a parent of latents where codec.kind is trained, and else nothing to it; `evaluate`
+    reads the LLM of the stage that `after` says.
+    """
     own = ("vae",) if stage == "latents" and conf["codec"]["kind"] == "trained" else ()
-    return (*own, *STAGES[stage].parents)
+    parents = (*own, *STAGES[stage].parents)
+    if stage == "evaluate" and conf["after"] != "openaqa":
+        return tuple("caption" if name == "openaqa" else name for name in parents)
+    return parents
 
 
 def optional(stage: str) -> tuple[str, ...]:

@@ -27,7 +27,8 @@ class Evaluate(L.LightningModule):
     def __init__(self, stage: str, conf: dict[str, Any], parents: dict[str, chain.Parent], folder: Path) -> None:
         super().__init__()
         self.conf, self.parents, self.folder = conf, parents, folder
-        self.language, self.vocabulary = language.load(parents["openaqa"].artifact)
+        model = parents["openaqa" if conf["after"] == "openaqa" else "caption"]
+        self.language, self.vocabulary = language.load(model.artifact, trained=conf["after"] != "none")
         cuts = chunks.read(parents["cache"].folder / "chunks")
         self.train_cuts = [cut for cut in cuts if cut.custom["split"] == "train"]
         self.test_cuts = [cut for cut in cuts if cut.custom["split"] == "test"]
@@ -36,9 +37,10 @@ class Evaluate(L.LightningModule):
                 f"evaluate: no recording of {', '.join(conf['data']['corpora'])} is in the split 'test'. Prepare the corpus with a column `split`, "
                 "or with --split_by=COLUMN --test=VALUE"
             )
-        trained = parents["openaqa"].receipt["conf"]
+        trained = model.receipt["conf"]
+        kinds = trained["kinds"] if conf["kinds"] is None else conf["kinds"]
         prompt = trained["prompts"]["sound_to_text"][0]
-        self.asked = questions(self.test_cuts, conf["questions_per_kind"], trained["kinds"]) + captions(
+        self.asked = questions(self.test_cuts, conf["questions_per_kind"], kinds) + captions(
             self.test_cuts, conf["captions"], prompt
         )
 

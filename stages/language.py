@@ -45,11 +45,15 @@ def build(
     return language, vocabulary
 
 
-def load(artifact: Path) -> tuple[SoundLanguageModel, Vocabulary]:
-    """The trained model of a `caption` or `openaqa` artifact: base LLM from its source, adapter and new rows from the artifact. Strict."""
+def load(artifact: Path, trained: bool = True) -> tuple[SoundLanguageModel, Vocabulary]:
+    """The model of a `caption` or `openaqa` artifact: base LLM from its source, adapter and new rows from the artifact. Strict.
+
+    trained=False: as it was before its first step, but that new rows are the text rows' mean and noise.
+    """
     config, state = artifacts.load(artifact)
     model, vocabulary = build(config["conf"] | {"embedding_initialization": "mean"}, config["facts"], None)
-    model.load_trainable_state(state)
+    if trained:
+        model.load_trainable_state(state)
     return model.eval(), vocabulary
 
 

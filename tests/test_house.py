@@ -2,9 +2,9 @@
 
 import ast
 import importlib.metadata
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -63,14 +63,16 @@ def test_what_answers_imports_nothing_heavy(words: list[str]):
 
 
 @pytest.mark.parametrize("words", [["--help"], ["list"], ["show", "tokenizer"]], ids=" ".join)
-def test_it_answers_in_half_a_second(words: list[str]):
-    def seconds() -> float:
-        started = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "stages.cli", *words], cwd=ROOT, capture_output=True, check=True)
-        return time.perf_counter() - started
+def test_it_answers_with_half_a_second_of_work(words: list[str]):
+    """Processor time, which a busy machine does not stretch."""
 
-    best = min(seconds() for _ in range(3))
-    assert best < 0.5
+    def seconds() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-m", "stages.cli", *words], cwd=ROOT, capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert min(seconds() for _ in range(3)) < 0.5
 
 
 @pytest.mark.parametrize("package", PACKAGES)
