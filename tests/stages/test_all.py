@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from datamodules import chunks
+from stages import language
 
 
 def test_run_all_ends_with_the_table_and_skips_what_is_done(stage, tones: Path, capsys):
@@ -56,3 +57,23 @@ def test_two_levels_go_through_the_cache_into_the_llm(stage, tones: Path):
     assert (facts["levels"], facts["num_codebooks"], facts["codebook_size"]) == ([0, 1, 1], 2, 16)
     cuts = chunks.read(tones / "runs/levels/cache/chunks")
     assert cuts and all(len(cut.custom["codes"]) % 3 == 0 for cut in cuts)
+
+
+def test_evaluate_asks_the_llm_before_and_after_each_stage(stage, tones: Path):
+    """Each in an experiment of its own, on the same questions."""
+    assert stage("run", "all", "--without", "tokenizer_mse", "--experiment=before") == 0
+    found = {}
+    for after, parent in (("none", "caption"), ("caption", "caption"), ("openaqa", "openaqa")):
+        words = [f"--parents.{name}=before" for name in ("tokenizer", "cache", parent)]
+        assert stage("run", "evaluate", f"--after={after}", *words, f"--experiment={after}") == 0
+        receipt = json.loads((Path("runs") / after / "evaluate/receipt.json").read_text())
+        assert set(receipt["parents"]) == {"tokenizer", "cache", parent}
+        answers = [json.loads(line) for line in (Path("runs") / after / "evaluate/artifact/predictions.jsonl").open()]
+        found[after] = [row["id"] for row in answers]
+    assert found["none"] == found["caption"] == found["openaqa"]
+    trained, untrained = (
+        language.load(Path("runs/before/caption/artifact"), trained)[0].trainable_state() for trained in (True, False)
+    )
+    assert all(not untrained[name].any() for name in untrained if "lora_B" in name)
+    assert all(trained[name].any() for name in trained if "lora_B" in name)
+    assert stage("run", "evaluate", "--after=nothing") == 1
