@@ -252,6 +252,7 @@ class TokenizerConf(StageConf):
     sampling: Sampling
     sample_posterior: bool  # train on draws from the VAE's posterior, where it has a spread, instead of on its mean
     ema_decay: float
+    compile: bool  # the two transformers, by torch.compile: needs a C++ compiler, and minutes at the start
     batch_size: int  # windows
     sample_clips: int  # validation clips whose sound and spectrogram go to TensorBoard
 
@@ -414,4 +415,5 @@ OPERATIONAL = (
     "trainer.log_every_n_steps",
     "checkpoints",
     "sample_clips",
+    "compile",
 )

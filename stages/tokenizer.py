@@ -62,6 +62,11 @@ class Tokenizer(L.LightningModule):
             )
         ]
 
+    def on_fit_start(self) -> None:
+        if self.conf["compile"]:
+            self.tokenizer.encoder.transformer.compile()
+            self.tokenizer.decoder.compile()
+
     def training_step(self, batch: LatentBatch, batch_idx: int) -> Tensor:
         position = position_seed(self.conf["seed"], self.trainer.fit_loop.epoch_loop.total_batch_idx, self.global_rank)
         generator = torch.Generator(device=self.device).manual_seed(position)
