@@ -144,7 +144,13 @@ class Vae(L.LightningModule):
         self.to(self.trainer.strategy.root_device)
         before, after = self.untrained.tolist(), self.held_out().tolist()
         self.vae.cpu().save_pretrained(artifact)
-        print(f"vae            held-out mel distance: {before[0]:.4f} untrained, {after[0]:.4f} trained")
+        if self.data.validation_cuts:
+            print(f"vae            held-out mel distance: {before[0]:.4f} untrained, {after[0]:.4f} trained")
+        else:
+            print(
+                f"vae            no recording of {', '.join(self.conf['data']['corpora'])} is held out for validation, so no distance was measured. "
+                "Prepare the corpus with --validation_fraction=0.1"
+            )
         facts = {
             "sample_rate": self.sample_rate,
             "hop_length": self.vae.hop_length,
