@@ -19,7 +19,7 @@ from tokenizers import AddedToken
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from callbacks.progress import Line
+from callbacks.line import Line
 from models.vocabulary import Turn, Vocabulary
 from stages import artifacts, assets, card, chain
 from stages.pretrained import SoundTokenizer

@@ -51,12 +51,14 @@ def find(runs: str, default: str, experiment: str | None, model: str | None, lan
 
 def load(place: Place) -> Trained:
     """Raises ValueError where the folder holds no model that can be used."""
-    from stages import export, language_model
-
     assert place.language is not None
     if (place.language / EXPORT).is_file():
+        from stages import export
+
         lm, vocabulary, prompts = export.load(place.language)
     else:
+        from stages import language_model
+
         model, vocabulary = language_model.load(place.language / "artifact")
         lm, prompts = model.lm, chain.read_receipt(place.language)["conf"]["prompts"]  # type: ignore[index]
     context = getattr(lm.config.get_text_config(), "max_position_embeddings", None)

@@ -109,7 +109,7 @@ def generate(arguments: argparse.Namespace, overrides: list[str]) -> int:
     settings = _settings("generate", arguments)
     targets = _targets(arguments, settings["n"])
     place = _place(arguments)
-    from callbacks.progress import Line
+    from callbacks.line import Line
     from stages.pretrained import SoundTokenizer
 
     _quiet()
