@@ -35,7 +35,7 @@ def run(tones: Path) -> Path:
     os.chdir(tones)
     try:
         for name in ("latents", "tokenizer", "cache", "caption", "openaqa"):
-            taught = TAUGHT if name == "openaqa" else ()
+            taught = TAUGHT if name in ("caption", "openaqa") else ()
             assert main(["run", name, "--experiment=used", "--runs=runs_of_verbs", *SMOKE, *taught]) == 0
     finally:
         os.chdir(before)
