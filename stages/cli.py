@@ -51,7 +51,8 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"stage: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stage: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        goes_on = "; the same command goes on from the last checkpoint" if arguments.verb is _run else ""
+        print(f"stage: interrupted{goes_on}", file=sys.stderr)
         return 130
 
 

@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -113,14 +114,16 @@ def _of_run(folder: Path) -> Place:
         )
     if receipt["stage"] not in LANGUAGE:
         return Place(None, folder)
-    conf = receipt["conf"] | {"runs": str(folder.parents[1]), "experiment": folder.parent.name}
+    home = Path(os.path.abspath(folder))  # which has parents where `folder` is "openaqa", "." or "../openaqa"
+    here = folder.parents[1] if len(folder.parents) > 2 and ".." not in folder.parts else home.parents[1]
+    conf = receipt["conf"] | {"runs": str(here), "experiment": home.parent.name}
     place = chain.run_folder(conf, "tokenizer")
     found, wanted = chain.read_receipt(place), receipt["parents"]["tokenizer"]
     if found is None or found["artifact_hash"] != wanted:
         state = "is not finished" if found is None else f"is another one ({found['artifact_hash'][:12]})"
         raise ValueError(
             f"{folder} was trained with the tokenizer {wanted[:12]}, and {place} {state}. Train again:   "
-            f"stage run all --experiment={folder.parent.name}"
+            f"stage run all --experiment={home.parent.name}"
         )
     return Place(folder, place)
 

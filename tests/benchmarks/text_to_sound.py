@@ -24,7 +24,7 @@ from datamodules.evaluation import spread
 from models.metrics.probe import linear_probe
 from stages import chain, trained, verbs
 
-BATCH = 10  # sounds at a time
+BATCH = 50  # sounds at a time
 
 
 def main() -> None:

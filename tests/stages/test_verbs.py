@@ -238,6 +238,10 @@ def test_caption_is_used_where_openaqa_is_not_there(place: Path, run: Path):
         Path("runs/half/caption"), Path("runs/half/tokenizer")
     )
     assert trained.find("runs", "main", "half", None, language=False).tokenizer == Path("runs/half/tokenizer")
+    os.chdir("runs/half/caption")
+    for name in (".", "../caption"):
+        assert trained.find("runs", "main", None, name).tokenizer.resolve() == (run / "tokenizer").resolve()
+    os.chdir(place)
     receipt = json.loads((run / "tokenizer/receipt.json").read_text())
     (place / "runs/half/tokenizer").unlink()
     (place / "runs/half/tokenizer").mkdir()
