@@ -58,6 +58,8 @@ def check(unit: str, conf: dict[str, Any]) -> Iterable[tuple[str, str]]:
         value = _get(conf, key)
         if isinstance(value, int | float) and not low <= value <= high:
             yield key, f"{value} is outside {low} to {high}"
+    if unit == "generate" and conf["n"] > 1 and conf["temperature"] == 0:
+        yield "temperature", f"at 0 all {conf['n']} sounds would be the same; more than 0, or --n=1"
     if "prompts" in conf:
         for text in conf["prompts"]["text_to_sound"]:
             if "{caption}" not in text:
@@ -105,6 +107,12 @@ _RANGES = (
     ("checkpoints.every_n_steps", 1, 1 << 30),
     ("checkpoints.keep", 1, 1000),
     ("validation_fraction", 0.0, 0.9),
+    ("max_new_tokens", 1, 1 << 20),
+    ("n", 1, 1000),
+    ("seconds_max", 0.01, 3600.0),
+    ("temperature", 0.0, 100.0),
+    ("top_p", 1e-6, 1.0),
+    ("guidance", 0.0, 100.0),
 )
 
 

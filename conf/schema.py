@@ -384,6 +384,27 @@ class DiagnosticConf:
     kinds: list[str]  # of sound, of those in datamodules/diagnostic; empty for all
 
 
+@dataclass
+class AskConf:
+    """`stage ask`."""
+
+    max_new_tokens: int
+    temperature: float  # 0 is greedy
+    seed: int
+
+
+@dataclass
+class GenerateConf:
+    """`stage generate`."""
+
+    n: int
+    seconds_max: float
+    temperature: float  # 0 is greedy
+    top_p: float  # of the nucleus; 1 keeps every code
+    guidance: float  # 0 forgets the caption, 1 is the plain model, above 1 holds to the caption more
+    seed: int
+
+
 class Unit(NamedTuple):
     schema: type
     folders: tuple[str, ...]  # of conf/, weakest first
@@ -401,6 +422,8 @@ UNITS = {
     "evaluate": Unit(EvaluateConf, ("", "evaluate")),
     "folder": Unit(FolderConf, ("corpora", "corpora/folder")),
     "diagnostic": Unit(DiagnosticConf, ("corpora", "corpora/diagnostic")),
+    "ask": Unit(AskConf, ("ask",)),
+    "generate": Unit(GenerateConf, ("generate",)),
 }
 
 # Keys that change how long a run takes or where it lies, not what comes out of it: a receipt stays fresh when they change.

@@ -31,7 +31,7 @@ def questions(cuts: Sequence[Any], per_kind: int, kinds: Sequence[str]) -> list[
                 by_kind[sup.custom["kind"]].append((cut, sup))
     found = []
     for kind, pairs in sorted(by_kind.items()):
-        for cut, sup in _spread(pairs, per_kind, lambda pair: pair[1].id):
+        for cut, sup in spread(pairs, per_kind, lambda pair: pair[1].id):
             question, answer = sup.custom["question"], [sup.custom["answer"]]
             for condition, segments in (("sound", [list(cut.custom["codes"]), f"\n{question}"]), ("text", [question])):
                 name = f"{sup.id}:{condition}"
@@ -42,7 +42,7 @@ def questions(cuts: Sequence[Any], per_kind: int, kinds: Sequence[str]) -> list[
 def captions(cuts: Sequence[Any], count: int, prompt: str) -> list[Asked]:
     """One caption a clip, with its sound, with another clip's, and without."""
     captioned = [cut for cut in cuts if any(sup.custom["task"] == "caption" for sup in cut.supervisions)]
-    chosen = _spread(captioned, count, lambda cut: cut.id)
+    chosen = spread(captioned, count, lambda cut: cut.id)
     found = []
     for index, cut in enumerate(chosen):
         references = [sup.text for sup in cut.supervisions if sup.custom["task"] == "caption"]
@@ -94,7 +94,7 @@ def _length(item: Asked) -> int:
     return sum(len(segment) for _, segments in item.turns for segment in segments)
 
 
-def _spread(items: Sequence[Any], count: int, name: Callable[[Any], str]) -> list[Any]:
+def spread(items: Sequence[Any], count: int, name: Callable[[Any], str]) -> list[Any]:
     """`count` items, chosen by the hash of their names: the same ones on every run, and no pattern of the order among them."""
     chosen = sorted(items, key=lambda item: hashlib.sha256(name(item).encode()).digest())[:count]
     return sorted(chosen, key=name)

@@ -1,4 +1,4 @@
-"""A causal LM that also reads and writes sound: new rows for its ids, LoRA on every linear layer, the loss, generation.
+"""A causal LM that also reads and writes sound: new rows for its ids, LoRA on every linear layer, the loss.
 
     ids ──► text rows, frozen ─┬─► blocks, frozen, with LoRA ──► hidden (D) ──► text head, frozen ─┬─► logits (V)
             new rows ──────────┘                                                new rows ──────────┘
@@ -15,8 +15,9 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
+from models.generation import Guidance, Sampling, generate
 from models.vocabulary import AUDIO, IGNORED, PROMPT, TEXT, Vocabulary
 
 CHUNK = 512  # positions whose logits (CHUNK, V) exist at one time
@@ -127,35 +128,24 @@ class SoundLanguageModel(nn.Module):
         counts = [torch.tensor(len(part), device=loss.device) for part in (text, audio)]
         return LanguageLoss(loss, text.mean(), audio.mean(), z_loss.detach(), *counts)
 
-    @torch.no_grad()
     def generate(
-        self, input_ids: Tensor, attention_mask: Tensor, max_new_tokens: int, allow: Literal["text", "audio"]
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        max_new_tokens: int,
+        allow: Literal["text", "audio"],
+        sampling: Sampling | None = None,
+        guidance: Guidance | None = None,
     ) -> list[list[int]]:
-        """Greedy answers to left-padded prompts (B, S): text without its end of turn, or one sound with both markers.
-
-        A text answer holds no sound id. A sound holds nothing else, its levels in turn, one block at least; it is ended
-        before max_new_tokens. Batch and padding change nothing. Raises ValueError where max_new_tokens holds no sound.
-        """
-        words = self.vocabulary
-        if allow == "audio" and max_new_tokens < len(words.levels) + 2:
-            raise ValueError(
-                f"max_new_tokens {max_new_tokens}: the shortest sound with its markers has {len(words.levels) + 2}"
-            )
-        stops = words.stop_ids if allow == "text" else [words.end_id]
-        width = input_ids.shape[1]
-        grammar = TextOnly(words) if allow == "text" else SoundOnly(words, width, max_new_tokens)
+        """`models.generation.generate` of this model, in evaluation mode."""
         mode = self.training
         self.eval()
-        found = self.lm.generate(
-            input_ids=input_ids, attention_mask=attention_mask, max_new_tokens=max_new_tokens, do_sample=False,
-            eos_token_id=stops, pad_token_id=words.pad_id, logits_processor=LogitsProcessorList([grammar]),
-        )  # fmt: skip
-        self.train(mode)
-        answers = []
-        for row in found[:, width:].tolist():
-            end = next((n for n, token in enumerate(row) if token in stops), len(row))
-            answers.append(row[: end + (allow == "audio")])
-        return answers
+        try:
+            return generate(
+                self.lm, self.vocabulary, input_ids, attention_mask, max_new_tokens, allow, sampling, guidance
+            )
+        finally:
+            self.train(mode)
 
     def trainable_state(self) -> dict[str, Tensor]:
         """LoRA (`...lora_A.default.weight`) and new rows (`...new_rows`), by their names in the LLM; tied rows once."""
@@ -233,38 +223,6 @@ class ExtendedHead(nn.Module):
         bias = None if self.text.bias is None else self.text.bias[: self.text_size]
         text = F.linear(hidden, self.text.weight[: self.text_size], bias)
         return torch.cat([text, F.linear(hidden, self.new_rows.to(hidden.dtype))], -1)
-
-
-class TextOnly(LogitsProcessor):
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self.text_size = vocabulary.text_size
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        scores[:, self.text_size :] = -torch.inf
-        return scores
-
-
-class SoundOnly(LogitsProcessor):
-    """start, then blocks of codes of the vocabulary's levels, then end."""
-
-    def __init__(self, vocabulary: Vocabulary, prompt_length: int, max_new_tokens: int) -> None:
-        self.vocabulary, self.prompt_length, self.max_new_tokens = vocabulary, prompt_length, max_new_tokens
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        words = self.vocabulary
-        allowed = torch.full_like(scores, -torch.inf)
-        position = input_ids.shape[1] - self.prompt_length  # of the token to come
-        if position == 0:
-            allowed[:, words.start_id] = 0
-            return allowed
-        block, place = divmod(position - 1, len(words.levels))
-        room = self.max_new_tokens - position - 1  # tokens after this one
-        if place or room >= len(words.levels):
-            first = words.first_code_id + words.levels[place] * words.codebook_size
-            allowed[:, first : first + words.codebook_size] = scores[:, first : first + words.codebook_size]
-        if block and not place:
-            allowed[:, words.end_id] = scores[:, words.end_id]
-        return allowed
 
 
 def new_rows(

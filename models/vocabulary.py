@@ -54,8 +54,11 @@ class Vocabulary:
         levels: Sequence[int],
         prompt_format: Literal["chat", "ltu"],
         system: str | None,
+        text_size: int | None = None,
     ) -> None:
         """levels: of each code of one block, as `Quantizer.levels` gives them.
+
+        text_size: of a tokenizer that has the new ids as tokens already, as that of an export; None counts it.
 
         prompt_format: `chat`, the tokenizer's own template, or `ltu` (Gong et al. 2023, arXiv:2305.10790).
 
@@ -65,7 +68,8 @@ class Vocabulary:
         self.tokenizer, self.prompt_format, self.system = tokenizer, prompt_format, system
         self.codebook_size, self.levels = codebook_size, tuple(levels)
         self.num_codebooks = max(levels) + 1
-        self.text_size = max(tokenizer.get_vocab().values()) + 1  # ids may have holes: not the number of tokens
+        # ids may have holes: not the number of tokens
+        self.text_size = text_size or max(tokenizer.get_vocab().values()) + 1
         self.start_id, self.end_id, self.first_code_id = self.text_size, self.text_size + 1, self.text_size + 2
         self.size = self.first_code_id + self.num_codebooks * codebook_size
         self._check_template()
@@ -84,6 +88,16 @@ class Vocabulary:
     @property
     def new_ids(self) -> range:
         return range(self.text_size, self.size)
+
+    def token_names(self) -> list[str]:
+        """The new ids as tokens of text, in their order: <|sound_start|>, <|sound_end|>, <|sound_17|>; with levels <|sound_1_17|>."""
+        several = self.num_codebooks > 1
+        codes = [
+            f"<|sound_{level}_{code}|>" if several else f"<|sound_{code}|>"
+            for level in range(self.num_codebooks)
+            for code in range(self.codebook_size)
+        ]
+        return ["<|sound_start|>", "<|sound_end|>", *codes]
 
     def is_audio(self, ids: Tensor) -> Tensor:
         """True for codes and markers."""

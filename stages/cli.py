@@ -1,4 +1,4 @@
-"""The command `stage`: list, show, status, prepare, run. Light: torch is imported by what runs, not by what answers.
+"""The command `stage`: list, show, status, prepare, run, and what uses a trained model (verbs.py). Light: torch is imported by what runs.
 
 Configuration keys are given as --trainer.devices=8, trainer.devices=8 or --trainer.devices 8; with `all`, --tokenizer.trainer.max_steps=100 is
 for one stage. Exit status: 0 done, 1 a mistake in what was given (one message), 2 wrong usage, 130 interrupted (the same command goes on).
@@ -12,15 +12,17 @@ from typing import Any
 
 import conf
 from conf.schema import UNITS
-from stages import STAGES, chain, status
+from stages import STAGES, chain, status, verbs
 
-CORPORA = tuple(unit for unit in UNITS if unit not in STAGES)
+CORPORA = tuple(unit for unit in UNITS if unit not in (*STAGES, *verbs.UNITS))
 EPILOG = """\
 configuration   --trainer.devices=8, trainer.devices=8 or --trainer.devices 8; `stage show STAGE` lists every key
 examples        stage run all --preset demo          the whole chain, small, on a CPU, from sound that it renders itself
                 stage run tokenizer --trainer.devices=8
                 stage prepare folder recordings --metadata recordings/metadata.csv --name mine
                 stage status --experiment=demo
+                stage ask clip.wav "What do you hear?"
+                stage generate "a dog barks twice" --out dog.wav
 """
 
 PREPARE = """\
@@ -49,7 +51,8 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"stage: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stage: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        goes_on = "; the same command goes on from the last checkpoint" if arguments.verb is _run else ""
+        print(f"stage: interrupted{goes_on}", file=sys.stderr)
         return 130
 
 
@@ -58,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="stage", description="Make Some Noise: teach a text LLM to hear and to make sound, stage by stage.",
         epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
-    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    subparsers = parser.add_subparsers(required=True, metavar="VERB")
     layers = argparse.ArgumentParser(add_help=False)
     layers.add_argument(
         "--preset",
@@ -71,29 +74,32 @@ def _parser() -> argparse.ArgumentParser:
         "--conf", action="append", default=[], metavar="FILE", help="a YAML of your own; may be repeated"
     )
 
-    verb = verbs.add_parser("list", help="the stages and corpora, in their order", allow_abbrev=False)
+    verb = subparsers.add_parser("list", help="the stages and corpora, in their order", allow_abbrev=False)
     verb.set_defaults(verb=_list)
-    verb = verbs.add_parser(
+    verb = subparsers.add_parser(
         "show", parents=[layers], help="every value of a stage and the layer that set it", allow_abbrev=False
     )
     verb.add_argument("unit", choices=list(UNITS), metavar="STAGE")
     verb.set_defaults(verb=_show)
-    verb = verbs.add_parser("status", parents=[layers], help="done, partial, stale or missing", allow_abbrev=False)
+    verb = subparsers.add_parser("status", parents=[layers], help="done, partial, stale or missing", allow_abbrev=False)
     verb.set_defaults(verb=_status)
-    verb = verbs.add_parser(
+    verb = subparsers.add_parser(
         "prepare", parents=[layers], help="a corpus, to Lhotse cuts", allow_abbrev=False,
         epilog=PREPARE, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     verb.add_argument("corpus", choices=CORPORA, metavar="CORPUS", help=" | ".join(CORPORA))
     verb.add_argument("root", nargs="?", metavar="ROOT", help="folder of the recordings")
     verb.set_defaults(verb=_prepare)
-    verb = verbs.add_parser("run", parents=[layers], help="run or resume a stage, or all of them", allow_abbrev=False)
+    verb = subparsers.add_parser(
+        "run", parents=[layers], help="run or resume a stage, or all of them", allow_abbrev=False
+    )
     verb.add_argument("stage", choices=[*STAGES, "all"], metavar="STAGE", help=" | ".join([*STAGES, "all"]))
     verb.add_argument("--restart", action="store_true", help="begin again; the earlier run is moved aside")
     verb.add_argument(
         "--without", action="append", default=[], choices=["tokenizer_mse"], help="leave an optional stage out of `all`"
     )
     verb.set_defaults(verb=_run)
+    verbs.add(subparsers)
     return parser
 
 

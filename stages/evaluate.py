@@ -17,7 +17,7 @@ from datamodules.evaluation import Asked, EvaluationDataModule, captions, questi
 from models.metrics.answers import BestGuess
 from models.metrics.captions import caption_scores
 from models.vocabulary import Turn
-from stages import chain, language, report
+from stages import chain, language_model, report
 
 
 class Evaluate(L.LightningModule):
@@ -28,7 +28,7 @@ class Evaluate(L.LightningModule):
         super().__init__()
         self.conf, self.parents, self.folder = conf, parents, folder
         model = parents["openaqa" if conf["after"] == "openaqa" else "caption"]
-        self.language, self.vocabulary = language.load(model.artifact, trained=conf["after"] != "none")
+        self.language, self.vocabulary = language_model.load(model.artifact, trained=conf["after"] != "none")
         cuts = chunks.read(parents["cache"].folder / "chunks")
         self.train_cuts = [cut for cut in cuts if cut.custom["split"] == "train"]
         self.test_cuts = [cut for cut in cuts if cut.custom["split"] == "test"]

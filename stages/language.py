@@ -13,48 +13,9 @@ from torch import Tensor
 
 from datamodules import chunks
 from datamodules.language import Encoded, LanguageBatch, LanguageDataModule, Mixture, Turn, conversations
-from models.language import SoundLanguageModel
 from models.vocabulary import Turn as ChatTurn
-from models.vocabulary import Vocabulary
-from stages import artifacts, assets, chain, optim
-
-
-def build(
-    conf: dict[str, Any], facts: dict[str, Any], codebook: Tensor | None
-) -> tuple[SoundLanguageModel, Vocabulary]:
-    """conf: of a language stage; facts: of the tokenizer (codebook_size, levels); codebook (Q, K, d) starts the new rows, or None."""
-    model, tokenizer = assets.load_language_model(
-        conf["model"]["source"], conf["model"]["revision"], conf["model"]["dtype"]
-    )
-    prompts = conf["prompts"]
-    vocabulary = Vocabulary(
-        tokenizer,
-        facts["codebook_size"],
-        facts["levels"],
-        prompt_format=prompts["format"],
-        system=prompts["system"],
-    )
-    language = SoundLanguageModel(
-        model,
-        vocabulary,
-        **conf["lora"],
-        initialization=conf["embedding_initialization"],
-        codebook=codebook,
-        seed=conf["seed"],
-    )
-    return language, vocabulary
-
-
-def load(artifact: Path, trained: bool = True) -> tuple[SoundLanguageModel, Vocabulary]:
-    """The model of a `caption` or `openaqa` artifact: base LLM from its source, adapter and new rows from the artifact. Strict.
-
-    trained=False: as it was before its first step, but that new rows are the text rows' mean and noise.
-    """
-    config, state = artifacts.load(artifact)
-    model, vocabulary = build(config["conf"] | {"embedding_initialization": "mean"}, config["facts"], None)
-    if trained:
-        model.load_trainable_state(state)
-    return model.eval(), vocabulary
+from stages import artifacts, chain, optim
+from stages.language_model import build
 
 
 class Language(L.LightningModule):

@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 
 from callbacks.progress import Line
 from datamodules import chunks
-from datamodules.audio import AudioBatch, AudioDataModule, ChunkedWindows, load_windows
+from datamodules.audio import load_windows
+from datamodules.windows import AudioBatch, AudioDataModule, ChunkedWindows
 from models.vae import MelCodec
 from stages import artifacts, chain, prepare
 

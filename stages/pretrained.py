@@ -11,6 +11,7 @@ sound costs no more memory than a short one, and a prefix of whole windows has t
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,17 @@ class SoundTokenizer:
         for name, source in self.folders.items():
             shutil.copytree(source, folder / name, dirs_exist_ok=True)
         chain.write_atomically(folder / MANIFEST, json.dumps(self.facts, indent=1))
+
+    @cached_property
+    def hash(self) -> str:
+        """What the receipt of its run calls `artifact_hash`: codes of another hash mean nothing to it."""
+        return chain.hash_folder(self.folders["tokenizer"])
+
+    def num_codes(self, seconds: float) -> int:
+        """Codes that a sound of so many seconds has, at most."""
+        samples = max(1, int(seconds * self.sample_rate))
+        windows, rest = divmod(-(-samples // self.codec.hop_length), self.window_frames)
+        return windows * self._codes_per_window + (int(self.tokenizer.num_codes(rest)) if rest else 0)
 
     def to(self, device: str | torch.device) -> "SoundTokenizer":
         self.device = torch.device(device)

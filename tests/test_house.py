@@ -15,6 +15,8 @@ HEAVY = ("torch", "numpy", "lightning", "lhotse", "transformers")
 QUICK = [
     ["--help"],
     *[[verb, "--help"] for verb in ("list", "show", "status", "prepare", "run")],
+    *[[verb, "--help"] for verb in ("ask", "generate", "encode", "decode", "export")],
+    ["show", "generate"],
     ["list"],
     ["show", "tokenizer"],
 ]

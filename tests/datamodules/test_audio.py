@@ -11,8 +11,9 @@ import torch
 from lhotse import MultiCut, Recording
 from torchaudio.functional import resample as reference
 
-from datamodules.audio import AudioBatch, AudioDataModule, ChunkedWindows, load_windows, resample
+from datamodules.audio import load_windows, resample
 from datamodules.chunks import plan
+from datamodules.windows import AudioBatch, AudioDataModule, ChunkedWindows
 
 RATE = 16_000
 WINDOW = 4_096

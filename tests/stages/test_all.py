@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from datamodules import chunks
-from stages import language
+from stages import language_model
 
 
 def test_run_all_ends_with_the_table_and_skips_what_is_done(stage, tones: Path, capsys):
@@ -72,7 +72,8 @@ def test_evaluate_asks_the_llm_before_and_after_each_stage(stage, tones: Path):
         found[after] = [row["id"] for row in answers]
     assert found["none"] == found["caption"] == found["openaqa"]
     trained, untrained = (
-        language.load(Path("runs/before/caption/artifact"), trained)[0].trainable_state() for trained in (True, False)
+        language_model.load(Path("runs/before/caption/artifact"), trained)[0].trainable_state()
+        for trained in (True, False)
     )
     assert all(not untrained[name].any() for name in untrained if "lora_B" in name)
     assert all(trained[name].any() for name in trained if "lora_B" in name)

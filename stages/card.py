@@ -1,0 +1,120 @@
+"""The model card of an export: what it is, what it was trained on and how well, and ten lines of code that use it. No torch here."""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+from stages import assets, chain
+
+MERGED = """\
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "."  # this one
+tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+"""
+ADAPTER = """\
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+{own}
+folder = "."  # this one
+base = {base}
+base.resize_token_embeddings({size}, mean_resizing=False)
+tokenizer, model = AutoTokenizer.from_pretrained(folder), PeftModel.from_pretrained(base, folder)
+"""
+ASK = """\
+codes = {codes}  # of: stage encode clip.wav --model {folder}
+sound = "<|sound_start|>" + "".join({name} for {each}) + "<|sound_end|>"
+messages = [{system}{{"role": "user", "content": sound + "\\nWhat do you hear?"}}]
+text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+inputs = tokenizer(text, add_special_tokens={special}, return_tensors="pt")
+words_only = list(range({text_size}, {size}))  # no sound in an answer of text
+found = model.generate(**inputs, max_new_tokens=64, do_sample=False, suppress_tokens=words_only)
+print(tokenizer.decode(found[0, inputs.input_ids.shape[1] :], skip_special_tokens=True).strip())
+"""
+
+
+def model_card(run: Path, about: dict[str, Any]) -> str:
+    """run: of the stage that was exported; about: the export's make_some_noise.json."""
+    receipt = chain.read_receipt(run)
+    assert receipt is not None
+    rows = {
+        "stage": f"{receipt['stage']}, {receipt['steps']} steps, seed {receipt['seed']}",
+        "LLM": f"{about['source']} ({about['dtype']})",
+        "LoRA": ", ".join(f"{key} {value}" for key, value in receipt["conf"]["lora"].items()),
+        "sound": f"{about['codebook_size']} codes, levels {about['levels']}, {about['token_rate']:.4g} tokens a second, "
+        f"{about['bitrate'] / 1000:.4g} kbps",
+        "ids": f"text below {about['text_size']}, sounds from there to {about['size'] - 1}",
+        "corpora": ", ".join(receipt["conf"]["data"]["corpora"]),
+        "artifact": f"{receipt['artifact_hash'][:12]}; tokenizer {about['tokenizer'][:12]}",
+        "made with": ", ".join(f"{name} {receipt['versions'][name]}" for name in ("torch", "transformers", "peft")),
+    }
+    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+    return f"""\
+---
+license: other
+license_name: FILL-IN   # yours to choose; the licences of {about["source"]} and of the corpora bind it
+base_model: {about["source"]}
+library_name: {"peft" if about["adapter"] else "transformers"}
+pipeline_tag: audio-text-to-text
+tags: [audio, sound-tokens, make-some-noise]
+---
+
+# A text LLM that hears and makes sound
+
+Trained as in *Make Some Noise* (LM-MSN, arXiv 2503.22275): sound is a few discrete tokens of the LLM's own vocabulary.
+
+| | |
+|---|---|
+{table}
+
+## Measured
+
+{_metrics(run, receipt)}
+## Use
+
+With the project: `stage ask clip.wav "What do you hear?" --model DIR`, `stage generate "a dog barks" --out dog.wav --model DIR`.
+With {"peft" if about["adapter"] else "transformers"} alone, the codes of a sound as tokens of text:
+
+```python
+{_code(about)}```
+
+Sound to codes and back is `sound_tokenizer/`: `stages.pretrained.SoundTokenizer.from_pretrained`.
+"""
+
+
+def _code(about: dict[str, Any]) -> str:
+    ltu, several = about["prompts"]["format"] == "ltu", max(about["levels"]) > 0
+    system = about["prompts"]["system"]
+    own = about["source"] in assets.ASSETS or about["source"].startswith("random:") or about["source"].endswith(".gguf")
+    head = MERGED
+    if about["adapter"]:  # what the hub does not have is loaded as it was for the training
+        call = (
+            "load_language_model({0}, None, {1}).model"
+            if own
+            else "AutoModelForCausalLM.from_pretrained({0}, dtype={1})"
+        )
+        base = call.format(repr(about["source"]), repr(about["dtype"]))
+        imported = "\nfrom stages.assets import load_language_model\n" if own else ""
+        head = ADAPTER.format(base=base, own=imported, size=about["size"])
+    return head + ASK.format(
+        codes=[0] * len(about["levels"]),
+        folder="DIR",
+        name='f"<|sound_{levels[n % len(levels)]}_{code}|>"' if several else 'f"<|sound_{code}|>"',
+        each=f"levels in [{about['levels']}] for n, code in enumerate(codes)" if several else "code in codes",
+        system="" if ltu or system is None else json.dumps({"role": "system", "content": system}) + ", ",
+        special=ltu,
+        text_size=about["text_size"],
+        size=about["size"],
+    )
+
+
+def _metrics(run: Path, receipt: dict[str, Any]) -> str:
+    lines = [f"- {key}: {value:.4g}" for key, value in receipt["metrics"].items() if not math.isnan(value)]
+    evaluated = chain.read_receipt(run.parent / "evaluate")
+    if evaluated is not None and evaluated["parents"].get(receipt["stage"]) == receipt["artifact_hash"]:
+        report = run.parent / "evaluate" / "artifact" / "report.md"
+        found = re.sub(r"^#", "###", report.read_text().strip(), flags=re.MULTILINE)
+        return "\n".join(lines) + f"\n\n{found}\n\n"
+    return "\n".join(lines) + "\n\nNot evaluated on held-out sound.\n\n"
