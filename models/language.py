@@ -46,7 +46,7 @@ class SoundLanguageModel(nn.Module):
         activation_checkpointing: bool = False,
         compile: bool = False,
     ) -> None:
-        """model is taken over and changed. codebook: vectors of the codes, (K, d) or (Q, K, d), for the `new_rows`.
+        """model is taken over and changed; the whole is in evaluation mode after it. codebook: vectors of the codes, (K, d) or (Q, K, d), for the `new_rows`.
 
         seed: of LoRA and of the new rows. activation_checkpointing: training keeps only what enters each layer, and computes it again. compile: the
         layers of training and of `logits`, not of `generate`, by torch.compile.
@@ -206,9 +206,8 @@ class SoundLanguageModel(nn.Module):
     def _probe(self) -> None:
         """Are the logits those of the model's own forward? And do two talks that share a beginning have the logits that each has alone?"""
         words = self.vocabulary
-        ids = torch.tensor([[1, words.start_id, words.first_code_id, 2, 3]], device=self.lm.device) % words.size
-        mode = self.training
         self.eval()
+        ids = torch.tensor([[1, words.start_id, words.first_code_id, 2, 3]], device=self.lm.device) % words.size
         one, other = ids[:, :4], torch.cat([ids[:, :3], ids[:, 4:]], 1)
         wanted, second = self.lm(input_ids=one).logits, self.logits(other, torch.ones_like(other))[:, 3]
         if not _near(self.logits(one, torch.ones_like(one)), wanted):
@@ -224,7 +223,6 @@ class SoundLanguageModel(nn.Module):
             self.shares = _near(shared[:, 3], wanted[:, 3]) and _near(shared[:, 4], second)
         except (RuntimeError, TypeError, ValueError, KeyError):  # a model that takes no mask of its own
             self.shares = False
-        self.train(mode)
 
 
 def _near(found: Tensor, wanted: Tensor) -> bool:
