@@ -4,7 +4,7 @@ Both train the same adapter on cached codes; `openaqa` starts from `caption`'s. 
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -19,36 +19,46 @@ from models.vocabulary import Vocabulary
 from stages import artifacts, assets, chain, optim
 
 
-def build(
-    conf: dict[str, Any], facts: dict[str, Any], codebook: Tensor | None
-) -> tuple[SoundLanguageModel, Vocabulary]:
+class Built(NamedTuple):
+    model: SoundLanguageModel
+    vocabulary: Vocabulary
+    base: str  # fingerprint of the LLM as it came
+
+
+def build(conf: dict[str, Any], facts: dict[str, Any], codebook: Tensor | None) -> Built:
     """conf: of a language stage; facts: of the tokenizer (codebook_size, levels); codebook (Q, K, d) starts the new rows, or None."""
+    chosen, prompts = conf["model"], conf["prompts"]
     model, tokenizer = assets.load_language_model(
-        conf["model"]["source"], conf["model"]["revision"], conf["model"]["dtype"]
+        chosen["source"], chosen["revision"], chosen["dtype"], chosen["attention"]
     )
-    prompts = conf["prompts"]
     vocabulary = Vocabulary(
         tokenizer,
         facts["codebook_size"],
         facts["levels"],
         prompt_format=prompts["format"],
         system=prompts["system"],
+        template_options=prompts["template_options"],
     )
+    base = assets.fingerprint(model)
     language = SoundLanguageModel(
         model,
         vocabulary,
         **conf["lora"],
+        activation_checkpointing=chosen["activation_checkpointing"],
+        compile=chosen["compile"],
         initialization=conf["embedding_initialization"],
         codebook=codebook,
         seed=conf["seed"],
     )
-    return language, vocabulary
+    return Built(language, vocabulary, base)
 
 
 def load(artifact: Path) -> tuple[SoundLanguageModel, Vocabulary]:
     """The trained model of a `caption` or `openaqa` artifact: base LLM from its source, adapter and new rows from the artifact. Strict."""
     config, state = artifacts.load(artifact)
-    model, vocabulary = build(config["conf"] | {"embedding_initialization": "mean"}, config["facts"], None)
+    conf = config["conf"] | {"embedding_initialization": "mean"}
+    model, vocabulary, base = build(conf, config["facts"], None)
+    _check_base(artifact, config, base, conf)
     model.load_trainable_state(state)
     return model.eval(), vocabulary
 
@@ -66,10 +76,11 @@ class Language(L.LightningModule):
             for key in ("codebook_size", "num_codebooks", "levels", "token_rate", "bitrate")
         }
         codebook = artifacts.load_tokenizer(parents["tokenizer"].artifact).quantizer.vectors
-        self.language, self.vocabulary = build(conf, self.facts, codebook)
+        self.language, self.vocabulary, self.base = build(conf, self.facts, codebook)
         if "caption" in parents:
             config, state = artifacts.load(parents["caption"].artifact)
             _same_model(config["conf"], conf, parents["caption"].folder)
+            _check_base(parents["caption"].folder, config, self.base, conf)
             self.language.load_trainable_state(state)
         self.language.train()  # transformers hands models over in evaluation mode
         self.data = self._data()  # here, so that data without a conversation is refused before anything is written
@@ -161,21 +172,36 @@ class Language(L.LightningModule):
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["state_dict"] = self.language.trainable_state()
+        checkpoint["state_dict"], checkpoint["base"] = self.language.trainable_state(), self.base
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        _check_base("the checkpoint", checkpoint, self.base, self.conf)
         self.language.load_trainable_state(checkpoint["state_dict"])
         checkpoint["state_dict"] = {}
 
     def export(self, artifact: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-        artifacts.save(artifact, {"conf": self.conf, "facts": self.facts}, self.language.trainable_state())
+        config = {"conf": self.conf, "facts": self.facts, "base": self.base}
+        artifacts.save(artifact, config, self.language.trainable_state())
         metrics = {key: float(value) for key, value in self.trainer.callback_metrics.items()}
         return self.facts | {"model": self.conf["model"]["source"], "vocabulary_size": self.vocabulary.size}, metrics
 
 
 def _same_model(parent: dict[str, Any], conf: dict[str, Any], folder: Path) -> None:
+    """What the numbers hang on; dropout and how the layers are computed may differ."""
+    free = {"dropout": 0, "attention": None, "activation_checkpointing": False, "compile": False}
     for section in ("model", "lora"):
-        if {**parent[section], "dropout": 0} != {**conf[section], "dropout": 0}:
+        if {**parent[section], **free} != {**conf[section], **free}:
             raise ValueError(
                 f"{folder} was trained with {section} {parent[section]}, this stage asks for {conf[section]}. Make them equal."
             )
+
+
+def _check_base(owner: Path | str, saved: dict[str, Any], base: str, conf: dict[str, Any]) -> None:
+    """saved: a config or a checkpoint, with the fingerprint `base` of the LLM that its adapter was trained on."""
+    if "base" not in saved:
+        raise ValueError(f"{owner} is of an earlier version, which did not write down its LLM's fingerprint. Train it again with --restart")
+    if saved["base"] != base:
+        raise ValueError(
+            f"{owner} was trained on other weights than those that {conf['model']['source']} holds now: its adapter fits them "
+            "alone. Put the old ones back (name their folder, or a model.revision), or train again with --restart"
+        )
