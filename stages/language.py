@@ -199,7 +199,9 @@ def _same_model(parent: dict[str, Any], conf: dict[str, Any], folder: Path) -> N
 def _check_base(owner: Path | str, saved: dict[str, Any], base: str, conf: dict[str, Any]) -> None:
     """saved: a config or a checkpoint, with the fingerprint `base` of the LLM that its adapter was trained on."""
     if "base" not in saved:
-        raise ValueError(f"{owner} is of an earlier version, which did not write down its LLM's fingerprint. Train it again with --restart")
+        raise ValueError(
+            f"{owner} is of an earlier version, which did not write down its LLM's fingerprint. Train it again with --restart"
+        )
     if saved["base"] != base:
         raise ValueError(
             f"{owner} was trained on other weights than those that {conf['model']['source']} holds now: its adapter fits them "

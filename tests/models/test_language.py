@@ -28,10 +28,11 @@ def build(
     trained: bool = True,
     dtype: str = "float32",
     levels: tuple[int, ...] = (0, 1),
+    attention: str | None = None,
     **changes: object,
 ) -> SoundLanguageModel:
     """trained: LoRA's second matrices are not zero, as after training."""
-    base, tokenizer = load_language_model(source, None, dtype)
+    base, tokenizer = load_language_model(source, None, dtype, attention)
     words = Vocabulary(tokenizer, 5, levels, prompt_format="chat", system=None)
     settings = {
         "rank": 4,
