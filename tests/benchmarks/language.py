@@ -137,7 +137,7 @@ def _our_trainer(module: Language, steps: int) -> Callable[[], Speed]:
 def _peer_trainer(module: Language, size: int, steps: int) -> Callable[[], Speed]:
     model, tokenizer = load_language_model(module.conf["model"]["source"], None, module.conf["model"]["dtype"])
     words = module.vocabulary
-    model.resize_token_embeddings(words.size)
+    model.resize_token_embeddings(words.size, mean_resizing=False)
     lora = module.conf["lora"]
     adapter = LoraConfig(
         r=lora["rank"], lora_alpha=lora["alpha"], lora_dropout=lora["dropout"], target_modules="all-linear",
