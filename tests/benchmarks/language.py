@@ -11,6 +11,8 @@ it is computed alone or shares its sound with others (`questions_together`). Our
 
 Answers: the demo's trained adapter on held-out questions, in batches as `evaluate` makes them, against one `generate` a question on the same weights in a
 plain model of transformers and peft; the share of equal answers is told.
+
+Both on one thread; seconds are the process' own (time.process_time), so that what else runs on the machine counts for little.
 """
 
 import argparse
@@ -110,11 +112,11 @@ def _our_trainer(module: Language, steps: int) -> Callable[[], Speed]:
     class Clock(L.Callback):
         def on_train_batch_end(self, trainer: Any, _: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
             if batch_idx == 0:
-                self.begun, self.speed = time.perf_counter(), Speed(0, 0, 0.0)
+                self.begun, self.speed = time.process_time(), Speed(0, 0, 0.0)
             else:
                 tokens = self.speed.useful + sum(useful[name.split("_dup")[0]] for name in batch.ids)
                 computed = self.speed.computed + batch.input_ids.numel()
-                self.speed = Speed(tokens, computed, time.perf_counter() - self.begun)
+                self.speed = Speed(tokens, computed, time.process_time() - self.begun)
 
     def way() -> Speed:
         nonlocal seen
@@ -158,8 +160,8 @@ def _peer_trainer(module: Language, size: int, steps: int) -> Callable[[], Speed
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if state.global_step == 1:
-                self.begun = time.perf_counter()
-            self.seconds = time.perf_counter() - self.begun
+                self.begun = time.process_time()
+            self.seconds = time.process_time() - self.begun
 
     def way() -> Speed:
         nonlocal seen
@@ -237,9 +239,9 @@ def answers(options: argparse.Namespace) -> None:
     said: dict[str, dict[str, str]] = {}
     for _ in range(options.turns):
         for name, way in ways.items():
-            begun = time.perf_counter()
+            begun = time.process_time()
             said[name] = way()
-            seconds[name].append(time.perf_counter() - begun)
+            seconds[name].append(time.process_time() - begun)
     one, other = said.values()
     same = sum(one[name] == other[name] for name in one) / len(one)
     print(f"{len(asked)} questions, {sum(map(len, data.batches))} different prompts, equal answers {100 * same:.0f} %")
