@@ -4,7 +4,7 @@ A section that feeds a constructor has that constructor's argument names (a test
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 
 @dataclass
@@ -281,7 +281,10 @@ class CacheConf(StageConf):
 class Model:
     source: str  # hub id, folder, GGUF file, or a name of stages/assets.py
     revision: str | None
-    dtype: Literal["float32", "bfloat16"]
+    dtype: Literal["float32", "bfloat16"]  # of the frozen weights
+    attention: Literal["sdpa", "eager"] | None  # null: what transformers takes for this LLM
+    activation_checkpointing: bool
+    compile: bool
 
 
 @dataclass
@@ -295,6 +298,7 @@ class Lora:
 class Prompts:
     format: Literal["chat", "ltu"]
     system: str | None
+    template_options: dict[str, Any]  # what the chat template may be told, as enable_thinking
     sound_to_text: list[str]
     text_to_sound: list[str]  # each with {caption}
 

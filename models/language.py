@@ -13,16 +13,13 @@ from typing import Literal, NamedTuple
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 from transformers import GenerationConfig, PreTrainedModel
 
+from models.branches import attention_masks
+from models.entropy import Shape, weighted_entropy
 from models.generation import Guidance, Sampling, generate
+from models.rows import ExtendedEmbedding, ExtendedHead, Initialization, check, new_rows
 from models.vocabulary import AUDIO, IGNORED, PROMPT, TEXT, Vocabulary
-
-CHUNK = 512  # positions whose logits (CHUNK, V) exist at one time
-
-Initialization = Literal["mean", "random", "codebook"]
 
 
 class LanguageLoss(NamedTuple):
@@ -47,14 +44,19 @@ class SoundLanguageModel(nn.Module):
         initialization: Initialization,
         codebook: Tensor | None,
         seed: int,
+        activation_checkpointing: bool = False,
+        compile: bool = False,
     ) -> None:
-        """model is taken over and changed. codebook: vectors of the codes, (K, d) or (Q, K, d), for the `new_rows`.
+        """model is taken over and changed; the whole is in evaluation mode after it. codebook: vectors of the codes, (K, d) or (Q, K, d), for the `new_rows`.
 
-        seed: of LoRA and of the new rows. Raises ValueError for a model of another build (embedding, head, logits).
+        seed: of LoRA and of the new rows. activation_checkpointing: training keeps only what enters each layer, and computes it again. compile: the
+        layers of training and of `logits`, not of `generate`, by torch.compile.
+        Raises ValueError for a model of another build (embedding, head, logits), found by asking it for a few logits both ways.
         """
         super().__init__()
-        _check(model, vocabulary)
+        check(model, vocabulary)
         self.vocabulary = vocabulary
+        self.shape = Shape.of(model.config.get_text_config())
         model.requires_grad_(False)
         embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
         with torch.random.fork_rng(devices=[]):
@@ -76,10 +78,16 @@ class SoundLanguageModel(nn.Module):
         for parameter in self.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
+        self._body = self._run
+        self._probe()
+        if activation_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        if compile:
+            self._body = torch.compile(self._run, dynamic=True)
 
     def logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(B, S), right-padded -> (B, S, V). All of them: for a look, not for training."""
-        return self.lm.get_output_embeddings()(self._hidden(input_ids, attention_mask))
+        return self.shape(self.lm.get_output_embeddings()(self._hidden(input_ids, attention_mask)))
 
     def loss(
         self,
@@ -100,7 +108,7 @@ class SoundLanguageModel(nn.Module):
         positions and branches, for several talks that share their beginning: branch 0 is shared, the others are blind to each other; each label's loss is
         what it would be in a sequence of its own. The first token of a branch after the first is no label, for its telling position is the shared one.
         Where the kind is PROMPT the label is -100 and the input id counts, with the prompt's weight. The head sees only
-        positions that have a weight, CHUNK at a time, in float32. Raises ValueError where none has one.
+        positions that have a weight, a few hundred at a time, in float32. Raises ValueError where none has one.
         """
         table = torch.zeros(3, device=input_ids.device)
         table[PROMPT], table[TEXT], table[AUDIO] = prompt_weight, text_weight, audio_weight
@@ -114,19 +122,15 @@ class SoundLanguageModel(nn.Module):
         targets = torch.where(labels == IGNORED, input_ids, labels)[:, 1:][keep]
         kept, kinds = weights[:, 1:][keep], label_kinds[:, 1:][keep]
 
-        entropies, log_partitions = [], []
-        for h, target in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True):
-            several = len(hidden) > CHUNK and torch.is_grad_enabled()
-            pair = checkpoint(self._entropy, h, target, use_reentrant=False) if several else self._entropy(h, target)
-            entropies.append(pair[0])
-            log_partitions.append(pair[1])
-        entropy, log_partition = torch.cat(entropies), torch.cat(log_partitions)
+        head = self.lm.get_output_embeddings()
+        summed, entropy, log_partition = weighted_entropy(
+            hidden, *head.text_rows(), head.new_rows, targets, kept, z_loss_weight, self.shape
+        )
         total = kept.sum()
-        z_loss = (kept * log_partition.square()).sum() / total
-        loss = (kept * entropy).sum() / total + z_loss_weight * z_loss
-        text, audio = entropy[kinds == TEXT].detach(), entropy[kinds == AUDIO].detach()
+        loss, z_loss = summed / total, (kept * log_partition.square()).sum() / total
+        text, audio = entropy[kinds == TEXT], entropy[kinds == AUDIO]
         counts = [torch.tensor(len(part), device=loss.device) for part in (text, audio)]
-        return LanguageLoss(loss, text.mean(), audio.mean(), z_loss.detach(), *counts)
+        return LanguageLoss(loss, text.mean(), audio.mean(), z_loss, *counts)
 
     def generate(
         self,
@@ -173,120 +177,45 @@ class SoundLanguageModel(nn.Module):
         """(B, S, D) after the last norm. Causal: padding on the right needs no mask, and attention takes its fast path."""
         assert attention_mask[:, 0].all(), "right-padded"
         if branches is None or not branches.any():
-            return self.lm.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
-        mask = branch_mask(branches, attention_mask)
-        found = self.lm.base_model(input_ids=input_ids, attention_mask=mask, position_ids=positions, use_cache=False)
-        return found.last_hidden_state
-
-    def _entropy(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """(M, D), (M) -> cross-entropy (M) in nats, log Z (M)."""
-        logits = self.lm.get_output_embeddings()(hidden).float()
-        log_partition = logits.logsumexp(-1)
-        return log_partition - logits.gather(-1, targets[:, None]).squeeze(-1), log_partition
-
-
-def branch_mask(branches: Tensor, attention_mask: Tensor) -> Tensor:
-    """(B, S), (B, S) -> (B, 1, S, S) bool, query by key: not later, not padding, and of the shared branch 0 or of its own."""
-    size = branches.shape[1]
-    causal = torch.ones(size, size, dtype=torch.bool, device=branches.device).tril()
-    visible = (branches[:, None, :] == 0) | (branches[:, None, :] == branches[:, :, None])
-    return (causal & visible & attention_mask[:, None, :].bool())[:, None]
-
-
-class ExtendedEmbedding(nn.Module):
-    """Text rows and new rows as one embedding of V rows."""
-
-    def __init__(self, text: nn.Embedding, text_size: int, new_rows: nn.Parameter) -> None:
-        super().__init__()
-        self.text, self.text_size, self.new_rows = text, text_size, new_rows
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """(...) -> (..., D)"""
-        is_new = ids >= self.text_size
-        text = self.text(ids.masked_fill(is_new, 0))
-        new = F.embedding((ids - self.text_size).clamp(min=0), self.new_rows).to(text.dtype)
-        return torch.where(is_new[..., None], new, text)
-
-
-class ExtendedHead(nn.Module):
-    """The logits of the text ids, then those of the new ids.
-
-    peft's `trainable_token_indices` gives the same numbers, and copies the whole matrix in each step.
-    """
-
-    def __init__(self, text: nn.Linear, text_size: int, new_rows: nn.Parameter) -> None:
-        super().__init__()
-        self.text, self.text_size, self.new_rows = text, text_size, new_rows
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """(..., D) -> (..., V)"""
-        bias = None if self.text.bias is None else self.text.bias[: self.text_size]
-        text = F.linear(hidden, self.text.weight[: self.text_size], bias)
-        return torch.cat([text, F.linear(hidden, self.new_rows.to(hidden.dtype))], -1)
-
-
-def new_rows(
-    text_rows: Tensor,
-    vocabulary: Vocabulary,
-    initialization: Initialization,
-    codebook: Tensor | None,
-    std: float,
-    seed: int,
-) -> Tensor:
-    """text_rows (>= text_size, D) -> the rows of the new ids (V - text_size, D), float32.
-
-    random    normal, of the LLM's own `std`: the paper's resized embedding
-    mean      mean of the text rows and noise of their deviation, dimension by dimension
-    codebook  as mean, but the noise of a code is its vector in the codebook, standardised and turned into D dimensions
-              by a fixed random projection with orthogonal rows: sounds near in the codebook start as near rows
-    """
-    text = text_rows[: vocabulary.text_size].float()
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(len(vocabulary.new_ids), text.shape[1], generator=generator)
-    if initialization == "random":
-        return std * noise
-    if initialization == "codebook":
-        codes = vocabulary.num_codebooks * vocabulary.codebook_size
-        if codebook is None or codebook.shape[:-1].numel() != codes:
-            shape = None if codebook is None else tuple(codebook.shape)
+            return self._body(input_ids)
+        if not self.shares:
             raise ValueError(
-                f"initialization codebook needs the vectors of {codes} codes, (K, D) or (Q, K, D); came {shape}"
+                f"{type(self.lm).__name__} with attention {self.lm.config._attn_implementation} does not keep talks of one "
+                "sequence apart. Set batching.questions_together=1"
             )
-        vectors = codebook.detach().float().cpu().reshape(codes, -1)
-        vectors = (vectors - vectors.mean(0)) / vectors.std(0).clamp(min=1e-6)
-        square = torch.randn(
-            max(vectors.shape[1], text.shape[1]), min(vectors.shape[1], text.shape[1]), generator=generator
-        )
-        basis = torch.linalg.qr(square).Q  # orthonormal columns
-        projected = vectors @ (basis if vectors.shape[1] > text.shape[1] else basis.T)
-        noise[-codes:] = projected / projected.std().clamp(min=1e-6)
-    return text.mean(0).cpu() + text.std(0).cpu() * noise
+        return self._body(input_ids, attention_masks(self.lm, branches, positions, attention_mask), positions)
+
+    def _run(
+        self, input_ids: Tensor, masks: Tensor | dict[str, Tensor] | None = None, positions: Tensor | None = None
+    ) -> Tensor:
+        return self.lm.base_model(
+            input_ids=input_ids, attention_mask=masks, position_ids=positions, use_cache=False
+        ).last_hidden_state
+
+    @torch.no_grad()
+    def _probe(self) -> None:
+        """Are the logits those of the model's own forward? And do two talks that share a beginning have the logits that each has alone?"""
+        words = self.vocabulary
+        self.eval()
+        ids = torch.tensor([[1, words.start_id, words.first_code_id, 2, 3]], device=self.lm.device) % words.size
+        one, other = ids[:, :4], torch.cat([ids[:, :3], ids[:, 4:]], 1)
+        wanted, second = self.lm(input_ids=one).logits, self.logits(other, torch.ones_like(other))[:, 3]
+        if not _near(self.logits(one, torch.ones_like(one)), wanted):
+            raise ValueError(
+                f"{type(self.lm).__name__} changes its logits after the head in a way that the loss does not know. "
+                "Choose another model.source (Llama, Vicuna, Qwen, SmolLM, Gemma)"
+            )
+        self.shares = True
+        branches, positions = torch.tensor([[0, 0, 0, 1, 2]]), torch.tensor([[0, 1, 2, 3, 3]])
+        try:
+            hidden = self._hidden(ids, torch.ones_like(ids), positions.to(ids.device), branches.to(ids.device))
+            shared = self.shape(self.lm.get_output_embeddings()(hidden))
+            self.shares = _near(shared[:, 3], wanted[:, 3]) and _near(shared[:, 4], second)
+        except (RuntimeError, TypeError, ValueError, KeyError):  # a model that takes no mask of its own
+            self.shares = False
 
 
-def _check(model: PreTrainedModel, vocabulary: Vocabulary) -> None:
-    embedding, head, config = (
-        model.get_input_embeddings(),
-        model.get_output_embeddings(),
-        model.config.get_text_config(),
-    )
-    name = type(model).__name__
-    if type(embedding) is not nn.Embedding or type(head) is not nn.Linear:
-        raise ValueError(
-            f"{name} embeds with {type(embedding).__name__} and ends with {type(head).__name__}; allowed: nn.Embedding "
-            "and nn.Linear. Choose another model.source (Llama, Vicuna, Qwen, SmolLM)"
-        )
-    changed = [
-        key
-        for key in ("final_logit_softcapping", "logits_scaling", "logit_scale")
-        if getattr(config, key, None) not in (None, 1)
-    ]
-    if changed:
-        raise ValueError(
-            f"{name} changes its logits after the head ({', '.join(changed)}), which the loss does not. "
-            "Choose another model.source"
-        )
-    if embedding.num_embeddings < vocabulary.text_size:
-        raise ValueError(
-            f"{name} has {embedding.num_embeddings} rows and the tokenizer ids up to {vocabulary.text_size - 1}: "
-            "they do not belong together"
-        )
+def _near(found: Tensor, wanted: Tensor) -> bool:
+    """As near as the dtype lets two ways of computing the same be."""
+    tolerance = 1e-3 if wanted.dtype in (torch.float32, torch.float64) else 0.1
+    return bool((found.float() - wanted.float()).abs().max() <= tolerance * wanted.float().std())

@@ -14,8 +14,8 @@ keeps them unused.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 from jinja2 import TemplateError
 from torch import Tensor
@@ -54,6 +54,7 @@ class Vocabulary:
         levels: Sequence[int],
         prompt_format: Literal["chat", "ltu"],
         system: str | None,
+        template_options: Mapping[str, Any] = {},
         text_size: int | None = None,
     ) -> None:
         """levels: of each code of one block, as `Quantizer.levels` gives them.
@@ -63,8 +64,10 @@ class Vocabulary:
         prompt_format: `chat`, the tokenizer's own template, or `ltu` (Gong et al. 2023, arXiv:2305.10790).
 
         system: the system message of a chat; None passes none, and the template's own default stands, where it has one.
+        template_options: variables of the chat template, as enable_thinking.
         Raises ValueError for a tokenizer without the template, or whose template does not end a turn.
         """
+        self.template_options = dict(template_options)
         self.tokenizer, self.prompt_format, self.system = tokenizer, prompt_format, system
         self.codebook_size, self.levels = codebook_size, tuple(levels)
         self.num_codebooks = max(levels) + 1
@@ -172,7 +175,10 @@ class Vocabulary:
                     messages[: n + 1], False
                 ).rstrip()  # what follows the end of turn is the next turn's
                 if not (whole.startswith(head) and text.startswith(whole)):
-                    raise ValueError("the chat template rewrites earlier turns. Set prompts.format=ltu")
+                    raise ValueError(
+                        "the chat template rewrites earlier turns (one for thoughts, as Qwen 3's, does). Ask one question at a "
+                        "time, choose a model.source that does not think (Qwen3-4B-Instruct-2507), or set prompts.format=ltu"
+                    )
                 answers.append((len(head), len(whole)))
         return Rendered(text, answers)
 
@@ -190,7 +196,9 @@ class Vocabulary:
 
     def _template(self, messages: list[dict[str, str]], generate: bool) -> str:
         try:
-            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate)
+            return self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=generate, **self.template_options
+            )
         except TemplateError as error:
             roles = ", ".join(message["role"] for message in messages)
             raise ValueError(
@@ -208,6 +216,10 @@ class Vocabulary:
         if not self.tokenizer.is_fast:
             raise ValueError(
                 f"{type(self.tokenizer).__name__} gives no offsets. Choose a model.source that has a tokenizer.json"
+            )
+        if SOUND in self.tokenizer.get_vocab():
+            raise ValueError(
+                f"the tokenizer has a token {SOUND}, which stands for a sound here. Choose another model.source"
             )
         if self.prompt_format == "chat" and not self.tokenizer.chat_template:
             raise ValueError(

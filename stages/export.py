@@ -22,6 +22,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from callbacks.line import Line
 from models.vocabulary import Turn, Vocabulary
 from stages import artifacts, assets, card, chain
+from stages.language_model import check_base
 from stages.pretrained import SoundTokenizer
 from stages.trained import EXPORT, SOUND_TOKENIZER, Place, read_export
 
@@ -79,8 +80,9 @@ def load(folder: Path) -> Exported:
     else:
         lm, tokenizer = assets.load_language_model(str(folder), None, about["dtype"])
     vocabulary = Vocabulary(
-        tokenizer, about["codebook_size"], about["levels"], prompts["format"], prompts["system"], about["text_size"]
-    )
+        tokenizer, about["codebook_size"], about["levels"], prompts["format"], prompts["system"],
+        prompts["template_options"], about["text_size"],
+    )  # fmt: skip
     return Exported(lm, vocabulary, prompts)
 
 
@@ -107,7 +109,15 @@ def _write(place: Place, folder: Path, adapter: bool) -> None:
     source = conf["model"]
     lm, tokenizer = assets.load_language_model(source["source"], source["revision"], source["dtype"])
     prompts = conf["prompts"]
-    vocabulary = Vocabulary(tokenizer, facts["codebook_size"], facts["levels"], prompts["format"], prompts["system"])
+    check_base(place.language, config, assets.fingerprint(lm), conf)
+    vocabulary = Vocabulary(
+        tokenizer,
+        facts["codebook_size"],
+        facts["levels"],
+        prompts["format"],
+        prompts["system"],
+        prompts["template_options"],
+    )
     sound_tokens(tokenizer, vocabulary)
     if prompts["format"] == "ltu":
         tokenizer.chat_template = LTU

@@ -15,7 +15,7 @@ from datamodules import chunks
 from datamodules.language import Encoded, LanguageBatch, LanguageDataModule, Mixture, Turn, conversations
 from models.vocabulary import Turn as ChatTurn
 from stages import artifacts, chain, optim
-from stages.language_model import build
+from stages.language_model import build, check_base
 
 
 class Language(L.LightningModule):
@@ -31,10 +31,11 @@ class Language(L.LightningModule):
             for key in ("codebook_size", "num_codebooks", "levels", "token_rate", "bitrate")
         }
         codebook = artifacts.load_tokenizer(parents["tokenizer"].artifact).quantizer.vectors
-        self.language, self.vocabulary = build(conf, self.facts, codebook)
+        self.language, self.vocabulary, self.base = build(conf, self.facts, codebook)
         if "caption" in parents:
             config, state = artifacts.load(parents["caption"].artifact)
             _same_model(config["conf"], conf, parents["caption"].folder)
+            check_base(parents["caption"].folder, config, self.base, conf)
             self.language.load_trainable_state(state)
         self.language.train()  # transformers hands models over in evaluation mode
         self.data = self._data()  # here, so that data without a conversation is refused before anything is written
@@ -126,21 +127,25 @@ class Language(L.LightningModule):
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["state_dict"] = self.language.trainable_state()
+        checkpoint["state_dict"], checkpoint["base"] = self.language.trainable_state(), self.base
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        check_base("the checkpoint", checkpoint, self.base, self.conf)
         self.language.load_trainable_state(checkpoint["state_dict"])
         checkpoint["state_dict"] = {}
 
     def export(self, artifact: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-        artifacts.save(artifact, {"conf": self.conf, "facts": self.facts}, self.language.trainable_state())
+        config = {"conf": self.conf, "facts": self.facts, "base": self.base}
+        artifacts.save(artifact, config, self.language.trainable_state())
         metrics = {key: float(value) for key, value in self.trainer.callback_metrics.items()}
         return self.facts | {"model": self.conf["model"]["source"], "vocabulary_size": self.vocabulary.size}, metrics
 
 
 def _same_model(parent: dict[str, Any], conf: dict[str, Any], folder: Path) -> None:
+    """What the numbers hang on; dropout and how the layers are computed may differ."""
+    free = {"dropout": 0, "attention": None, "activation_checkpointing": False, "compile": False}
     for section in ("model", "lora"):
-        if {**parent[section], "dropout": 0} != {**conf[section], "dropout": 0}:
+        if {**parent[section], **free} != {**conf[section], **free}:
             raise ValueError(
                 f"{folder} was trained with {section} {parent[section]}, this stage asks for {conf[section]}. Make them equal."
             )

@@ -6,8 +6,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from datamodules.language import Encoded, collate, pack
-from models import language as module
-from models.language import SoundLanguageModel, new_rows
+from models import entropy
+from models.entropy import Shape
+from models.language import SoundLanguageModel
+from models.rows import new_rows
 from models.vocabulary import AUDIO, IGNORED, PROMPT, TEXT, Turn, Vocabulary
 from stages.assets import load_language_model
 
@@ -26,10 +28,11 @@ def build(
     trained: bool = True,
     dtype: str = "float32",
     levels: tuple[int, ...] = (0, 1),
+    attention: str | None = None,
     **changes: object,
 ) -> SoundLanguageModel:
     """trained: LoRA's second matrices are not zero, as after training."""
-    base, tokenizer = load_language_model(source, None, dtype)
+    base, tokenizer = load_language_model(source, None, dtype, attention)
     words = Vocabulary(tokenizer, 5, levels, prompt_format="chat", system=None)
     settings = {
         "rank": 4,
@@ -78,13 +81,23 @@ def plain_loss(
 
 
 @pytest.mark.parametrize("source", SOURCES)
-@pytest.mark.parametrize(("prompt_weight", "chunk"), [(0.0, 512), (0.5, 512), (0.5, 7)])
+@pytest.mark.parametrize(
+    ("prompt_weight", "chunk", "shape"),
+    [
+        (0.0, 512, Shape(1.0, None)),
+        (0.5, 512, Shape(1.0, None)),
+        (0.5, 7, Shape(1.0, None)),
+        (0.5, 7, Shape(3.0, None)),
+        (0.0, 7, Shape(1.0, 0.3)),
+        (0.0, 7, Shape(0.5, 0.7)),
+    ],
+)
 def test_loss_and_gradients_equal_the_plain_formula(
-    source: str, prompt_weight: float, chunk: int, monkeypatch: pytest.MonkeyPatch
+    source: str, prompt_weight: float, chunk: int, shape: Shape, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(module, "CHUNK", chunk)
-    monkeypatch.setattr(Tensor, "float", Tensor.double)  # the float32 of the logits would hide small faults
+    monkeypatch.setattr(entropy, "CHUNK", chunk)
     model = build(source).double()
+    model.shape = shape
     data = batch(model)
     parameters = [p for p in model.parameters() if p.requires_grad]
     found = model.loss(*data, **(WEIGHTS | {"prompt_weight": prompt_weight}))
@@ -309,20 +322,32 @@ def test_models_of_another_build_are_refused():
     settings = {"rank": 4, "alpha": 8, "dropout": 0.0, "initialization": "mean", "codebook": None, "seed": 0}
     small = copy.deepcopy(base)
     small.resize_token_embeddings(200)
-    with pytest.raises(ValueError, match="200 rows"):
+    with pytest.raises(ValueError, match="200 rows in its embedding"):
         SoundLanguageModel(small, words, **settings)
-    capped = copy.deepcopy(base)
-    capped.config.final_logit_softcapping = 30.0
-    with pytest.raises(ValueError, match="final_logit_softcapping"):
-        SoundLanguageModel(capped, words, **settings)
 
-    class Scaled(nn.Embedding):
-        pass
+    class Squared(type(base)):
+        def forward(self, **inputs: object) -> object:
+            found = super().forward(**inputs)
+            found.logits = found.logits.square()
+            return found
 
-    scaled = copy.deepcopy(base)
-    scaled.set_input_embeddings(Scaled(264, 64))
-    with pytest.raises(ValueError, match="embeds with Scaled"):
-        SoundLanguageModel(scaled, words, **settings)
+    squared = copy.deepcopy(base)
+    squared.__class__ = Squared
+    with pytest.raises(ValueError, match="Squared changes its logits after the head in a way that the loss does not"):
+        SoundLanguageModel(squared, words, **settings)
+
+    class Hashed(nn.Embedding):
+        def forward(self, ids: Tensor) -> Tensor:
+            return super().forward(ids).square()
+
+    class Factored(nn.Module):
+        weight = base.get_input_embeddings().weight
+
+    for embedding, message in ((Hashed(264, 64), "Hashed is more than a table"), (Factored(), "embeds with Factored")):
+        strange = copy.deepcopy(base)
+        strange.set_input_embeddings(embedding)
+        with pytest.raises(ValueError, match=message):
+            SoundLanguageModel(strange, words, **settings)
 
 
 def test_talks_that_share_a_sound_have_the_loss_and_gradients_of_talks_apart():

