@@ -59,8 +59,8 @@ def check(unit: str, conf: dict[str, Any]) -> Iterable[tuple[str, str]]:
         if isinstance(value, int | float) and not low <= value <= high:
             yield key, f"{value} is outside {low} to {high}"
     if "mixture" in conf:
-        yield from _check_mixtures(conf)
         yield from _check_curriculum(conf)
+        yield from _check_mixtures(conf)
         yield from _check_timestamps(conf["timestamps"])
     if "batching" in conf and conf["batching"]["max_tokens"] > conf["batching"]["tokens_per_batch"]:
         most = conf["batching"]["tokens_per_batch"]
@@ -97,6 +97,11 @@ def _check_curriculum(conf: dict[str, Any]) -> Iterable[tuple[str, str]]:
     entries, corpora = conf["curriculum"], conf["data"]["corpora"]
     names = [entry["name"] for entry in entries]
     for number, entry in enumerate(entries):
+        if missing := [key for key, value in entry.items() if value == "???"]:
+            yield (
+                "curriculum",
+                f"entry {number + 1} says nothing of {', '.join(missing)}; every entry gives all of {', '.join(entry)}",
+            )
         here = f"entry {entry['name']!r}"
         if entry["name"] in names[:number]:
             yield "curriculum", f"two entries are called {entry['name']!r}; each needs a name of its own"

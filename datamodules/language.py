@@ -14,6 +14,7 @@ from lhotse.dataset.sampling.base import CutSampler
 from lhotse.dataset.sampling.dynamic_bucketing import FixedBucketBatchSizeConstraint
 from torch import Tensor
 
+from datamodules.buckets import bucket_ends
 from datamodules.conversations import Conversation, Segment, Turn
 from datamodules.curriculum import Lessons
 from datamodules.sampler import ResumableDataModule, hash_ids
@@ -111,25 +112,20 @@ class LanguageDataModule(ResumableDataModule):
         return "-".join([hash_ids(*self.train_items), *map(str, self.batches)])
 
     def _sampler(self, items: list[MonoCut], rank: int, world: int, shuffle: bool, seed: int) -> CutSampler:
-        """Buckets of like length; fewer buckets than asked where there are few different lengths.
+        """Buckets of like length; fewer than asked where there are few different lengths.
 
         A bucket's batches have as many items as fit the budget at its greatest length: Lhotse's TokenConstraint looks at what is in the batch
         already, so one longer item at its end goes beyond the budget.
         """
-        lengths = sorted(cut.duration for cut in items)
-        edges = sorted(
-            {lengths[len(lengths) * number // self.num_buckets] for number in range(1, self.num_buckets)}
-            - {lengths[-1]}
-        )
-        if not edges:
+        longest = bucket_ends([int(cut.duration) for cut in items], self.num_buckets)
+        if len(longest) == 1:
             return SimpleCutSampler(
-                CutSet.from_cuts(items), max_cuts=max(1, self.tokens_per_batch // int(lengths[-1])), shuffle=shuffle,
+                CutSet.from_cuts(items), max_cuts=max(1, self.tokens_per_batch // longest[0]), shuffle=shuffle,
                 seed=seed, rank=rank, world_size=world,
             )  # fmt: skip
-        longest = [*edges, lengths[-1]]  # of each bucket
         sizes = [max(1, int(self.tokens_per_batch // length)) for length in longest]
         return DynamicBucketingSampler(
-            CutSet.from_cuts(items), constraint=FixedBucketBatchSizeConstraint(longest, sizes), duration_bins=edges,
+            CutSet.from_cuts(items), constraint=FixedBucketBatchSizeConstraint(longest, sizes), duration_bins=longest[:-1],
             buffer_size=20_000, shuffle=shuffle, seed=seed, rank=rank, world_size=world, drop_last=False,
         )  # fmt: skip
 

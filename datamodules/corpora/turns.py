@@ -6,7 +6,9 @@
 What a turn's content lists is written one after the other, nothing between. "self" is the recording that carries the conversation.
 """
 
-from typing import Any
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 SELF = "self"
 ROLES = ("user", "assistant")
@@ -36,6 +38,47 @@ def read_turns(value: Any, where: str) -> list[dict[str, Any]]:
         turns.append({"role": wanted, "content": content})
     if len(turns) % 2:
         raise ValueError(f"{where}: it ends with the user; the assistant has the last turn")
+    return turns
+
+
+class Place(Protocol):
+    """A recording of a table."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def split(self) -> str: ...
+
+
+def placed(
+    text: str, where: str, own: Place, table: Mapping[str, Place], path: Callable[[str], str]
+) -> list[dict[str, Any]]:
+    """The JSON of a recording's conversation -> its turns, with the ids of the recordings whose paths they name.
+
+    path: what a name is in `table`. Raises ValueError for a sound that the table has no row of, or that is of another split.
+    """
+    try:
+        turns = read_turns(json.loads(text), where)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: no JSON ({error})") from None
+    for part in (part for turn in turns for part in turn["content"] if isinstance(part, dict)):
+        if part["sound"] == SELF:
+            continue
+        other = table.get(path(part["sound"]))
+        if other is None:
+            raise ValueError(
+                f"{where}: the sound {part['sound']!r} has no row of its own; name a path of the table, or {SELF!r}"
+            )
+        if other.split != own.split:
+            raise ValueError(
+                f"{where}: {own.path} is in the split {own.split} and {other.path} in {other.split}; the sounds of a conversation "
+                "are in one. Give both the same split"
+            )
+        part["sound"] = other.id
     return turns
 
 
