@@ -310,8 +310,8 @@ def new_rows(
 
 
 def smooth_noise(count: int, dim: int, generator: torch.Generator) -> Tensor:
-    """(count, dim), normal in each place, and the nearer two rows the more alike: waves of random phase, 2 to 2 x count rows long."""
-    periods = 2 * torch.logspace(0, 1, 8, base=max(count, 2))
+    """(count, dim), normal in each place, and the nearer two rows the more alike: waves of random phase, 8 to 2 x count rows long."""
+    periods = 8 * torch.logspace(0, 1, 8, base=max(count / 4, 2))
     angles = 2 * torch.pi * torch.arange(count)[:, None] / periods
     waves = torch.cat([angles.sin(), angles.cos()], 1)
     return waves @ torch.randn(16, dim, generator=generator) / 8**0.5
