@@ -17,11 +17,13 @@ class Perplexity(NamedTuple):
 def perplexity(logits: Callable[[Tensor], Tensor], input_ids: Tensor, is_text: Tensor) -> Perplexity:
     """exp of the mean cross-entropy in nats of each token, given those before it.
 
-    logits: ids (1, S) -> (1, S, V); input_ids (S), of text; is_text (V) bool. Laws: 1 <= text <= whole <= infinity; V where all
-    logits are equal. Raises ValueError for fewer than two ids, or an id that is no text.
+    logits: ids (1, S) -> (1, S, V); input_ids (S), of text; is_text (V) bool. Laws: 1 <= text <= whole; V where all logits
+    are equal. Raises ValueError for fewer than two ids, or an id that is no text.
     """
     if len(input_ids) < 2 or not is_text[input_ids].all():
-        raise ValueError(f"perplexity is of two text ids or more, here {len(input_ids)} ids, all text: False")
+        raise ValueError(
+            f"perplexity is of two text ids or more and of nothing else; here {len(input_ids)} ids, {int((~is_text[input_ids]).sum())} no text"
+        )
     scores = logits(input_ids[None])[0, :-1].float()
     told = scores.gather(1, input_ids[1:, None]).squeeze(1)
     means = [(part.logsumexp(1) - told).mean().exp().item() for part in (scores, scores[:, is_text])]

@@ -1,5 +1,6 @@
 """Conversations made from cuts, and batches of like length: nothing twice, nothing cut, little padding."""
 
+import itertools
 import math
 from collections import Counter
 
@@ -8,8 +9,13 @@ import pytest
 import torch
 from lhotse import MonoCut, SupervisionSegment
 
+from datamodules.buckets import bucket_ends
 from datamodules.conversations import Conversation, Mixture, Turn, conversations
 from datamodules.language import Encoded, LanguageDataModule, Part, collate, pack
+from datamodules.language import lengths as lengths_of
+from models.vocabulary import Turn as ChatTurn
+from models.vocabulary import Vocabulary
+from stages.assets import load_language_model
 
 TO_TEXT = ["Describe this sound.", "What is happening?"]
 TO_SOUND = ["Generate a sound: {caption}", "Make {caption}"]
@@ -216,17 +222,88 @@ def test_what_is_too_long_is_counted_and_never_cut():
     assert sorted(name for batch in data.train_dataloader() for name in batch.ids) == ["item-0", "item-1", "item-4"]
 
 
-def test_buckets_keep_padding_low_and_hold_the_budget():
-    """1,500 items of log-normal lengths (median 90, most below 400), 2,000 tokens a batch with its padding."""
-    lengths = np.clip(np.exp(np.random.default_rng(0).normal(4.5, 0.6, 1500)), 8, 600).astype(int).tolist()
-    data = module(lengths, budget=2000, num_buckets=20)
-    real, padded, seen = 0, 0, 0
-    for batch in data.train_sampler(0, 1):
-        longest = max(cut.duration for cut in batch)
-        assert len(batch) * longest <= 2000
-        real, padded, seen = real + sum(cut.duration for cut in batch), padded + len(batch) * longest, seen + len(batch)
-    assert seen == 1500
-    assert 1 - real / padded < 0.10
+def epoch(data: LanguageDataModule) -> tuple[float, int, int]:
+    """(share of padding, most positions of a batch, items) of an epoch's real batches."""
+    real = padded = most = seen = 0
+    for batch in data.train_dataloader():
+        mask = batch.attention_mask
+        real, padded, most, seen = (
+            real + int(mask.sum()),
+            padded + mask.numel(),
+            max(most, mask.numel()),
+            seen + len(mask),
+        )
+    return 1 - real / padded, most, seen
+
+
+@pytest.mark.parametrize(("budget", "buckets"), [(16384, 30), (4000, 30)])
+def test_log_normal_lengths_pad_less_than_a_twentieth(budget: int, buckets: int):
+    """4,000 items, median 200, a tail to 2,000; the base configuration's buckets. No batch is above the budget."""
+    lengths = np.clip(np.exp(np.random.default_rng(0).normal(5.3, 0.5, 4000)), 16, 2048).astype(int).tolist()
+    fraction, most, seen = epoch(module(lengths, budget=budget, num_buckets=buckets))
+    assert fraction < 0.05 and most <= budget and seen == 4000
+
+
+def test_the_demos_lengths_pad_less_than_a_twentieth():
+    """As its captions (49 to 85 tokens) and its packs of questions (two kinds of scene, near 83 and near 130) come, with its budget and buckets."""
+    generator = np.random.default_rng(0)
+    captions = generator.integers(49, 86, 1500).tolist()
+    packs = [*generator.integers(78, 90, 400).tolist(), *generator.integers(110, 148, 600).tolist()]
+    for lengths in (captions, packs):
+        fraction, most, seen = epoch(module(lengths, budget=400, num_buckets=8))
+        assert fraction < 0.05 and most <= 400 and seen == len(lengths)
+
+
+def test_bucket_ends_are_the_best_of_all():
+    """Against every choice of ends; and few lengths make few buckets."""
+    generator = np.random.default_rng(1)
+    for count in (1, 2, 3, 4):
+        for _ in range(20):
+            lengths = generator.integers(1, 12, 15).tolist()
+            values = sorted(set(lengths))
+            padded = {
+                ends: sum(min(end for end in ends if end >= length) - length for length in lengths)
+                for chosen in itertools.combinations(values[:-1], min(count, len(values)) - 1)
+                for ends in [(*chosen, values[-1])]
+            }
+            assert padded[tuple(bucket_ends(lengths, count))] == min(padded.values())
+    assert bucket_ends([3, 3, 3], 8) == [3] and bucket_ends([3, 5], 8) == [3, 5]
+    many = np.arange(1, 100_001)
+    assert len(bucket_ends(many.tolist(), 4)) == 4 and bucket_ends(many.tolist(), 4)[-1] == 100_000
+
+
+def test_lengths_are_counted_as_they_are_packed():
+    """Without writing a code: every kind of item, questions that share their sound, several sounds, no sound."""
+    cuts = [make_cut(number, captions=2, questions=5) for number in range(12)]
+    items = make(cuts, Mixture(1, 1, 1, 0, 0), 3)
+    turns = [
+        ("user", [[1, 2, 3], [4, 5], "one?"]),
+        ("assistant", ["no"]),
+        ("user", ["make"]),
+        ("assistant", ["so: ", [9] * 7]),
+    ]
+    items += [
+        Conversation("told", "conversation", "s", [turns]),
+        Conversation("text", "text", "s", [[("text", ["It rains."])]]),
+    ]
+    _, tokenizer = load_language_model("random:tiny", None, "float32")
+    for prompt_format in ("chat", "ltu"):
+        words = Vocabulary(tokenizer, 20, [0], prompt_format, None)
+        counted = lengths_of(items, lambda talks, words=words: render(words, talks))
+        assert counted == [len(pack(render(words, item.talks)).input_ids) for item in items]
+
+
+def render(words: Vocabulary, talks: list[list[Turn]]) -> list[Encoded]:
+    return [
+        Encoded(
+            *(
+                words.render_text(talk[0][1][0])
+                if talk[0][0] == "text"
+                else words.render([ChatTurn(*turn) for turn in talk])
+            )
+        )
+        for talk in talks
+    ]
 
 
 @pytest.mark.parametrize("lengths", [[10] * 7, [10, 10, 10, 11], [4]])
