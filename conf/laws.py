@@ -60,10 +60,90 @@ def check(unit: str, conf: dict[str, Any]) -> Iterable[tuple[str, str]]:
             yield key, f"{value} is outside {low} to {high}"
     if unit == "generate" and conf["n"] > 1 and conf["temperature"] == 0:
         yield "temperature", f"at 0 all {conf['n']} sounds would be the same; more than 0, or --n=1"
+    if "mixture" in conf:
+        yield from _check_curriculum(conf)
+        yield from _check_mixtures(conf)
+        yield from _check_timestamps(conf["timestamps"])
+    if "batching" in conf and conf["batching"]["max_tokens"] > conf["batching"]["tokens_per_batch"]:
+        most = conf["batching"]["tokens_per_batch"]
+        yield (
+            "batching.max_tokens",
+            f"{conf['batching']['max_tokens']} is more than a batch holds: tokens_per_batch is {most}",
+        )
     if "prompts" in conf:
         for text in conf["prompts"]["text_to_sound"]:
             if "{caption}" not in text:
                 yield "prompts.text_to_sound", f"{text!r} has no {{caption}} in it"
+
+
+def _check_mixtures(conf: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    """Of the stage and of each entry of its curriculum; what an entry says is told with the key `curriculum`."""
+    named = [
+        ("mixture", conf["mixture"]),
+        *((f"curriculum {entry['name']}: mixture", entry["mixture"]) for entry in conf["curriculum"]),
+    ]
+    for place, mixture in named:
+        key = place.split()[0]
+        for name, weight in mixture.items():
+            if not 0 <= weight <= 1000:
+                yield key, f"{place}.{name} is {weight}; 0 to 1000 is allowed"
+        if not any(mixture.values()):
+            yield key, f"{place} has no weight above 0: nothing would be trained"
+        if mixture["text"] and not conf["text"]["files"]:
+            yield key, f"{place}.text is {mixture['text']} and text.files is empty. Type --text.files=FILE.jsonl"
+    if conf["text"]["files"] and not any(mixture["text"] for _, mixture in named):
+        yield "text.files", "no mixture takes them: give mixture.text a weight, as --mixture.text=0.1"
+
+
+def _check_curriculum(conf: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    entries, corpora = conf["curriculum"], conf["data"]["corpora"]
+    names = [entry["name"] for entry in entries]
+    for number, entry in enumerate(entries):
+        if missing := [key for key, value in entry.items() if value == "???"]:
+            yield (
+                "curriculum",
+                f"entry {number + 1} says nothing of {', '.join(missing)}; every entry gives all of {', '.join(entry)}",
+            )
+        here = f"entry {entry['name']!r}"
+        if entry["name"] in names[:number]:
+            yield "curriculum", f"two entries are called {entry['name']!r}; each needs a name of its own"
+        if entry["steps"] < 1:
+            yield "curriculum", f"{here}: {entry['steps']} steps; at least 1 is allowed"
+        for key in ("learning_rate", "embedding_learning_rate"):
+            if entry[key] < 0:
+                yield "curriculum", f"{here}: {key} is {entry[key]}; 0 or more is allowed"
+        most = conf["batching"]["tokens_per_batch"]
+        if entry["max_tokens"] is not None and not 1 <= entry["max_tokens"] <= most:
+            yield (
+                "curriculum",
+                f"{here}: max_tokens is {entry['max_tokens']}; 1 to batching.tokens_per_batch={most} is allowed",
+            )
+        for name in set(entry["corpora"]) - set(corpora):
+            yield "curriculum", f"{here}: data.corpora has no {name!r}. {nearest(name, corpora)}"
+    total, most = sum(entry["steps"] for entry in entries), conf["trainer"]["max_steps"]
+    if entries and total != most:
+        yield (
+            "curriculum",
+            f"its steps add up to {total} and trainer.max_steps is {most}. Type --trainer.max_steps={total}",
+        )
+
+
+def _check_timestamps(conf: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    step, most = conf["step"], conf["max_seconds"]
+    if step < 0.01 or abs(100 * step - round(100 * step)) > 1e-6:
+        yield "timestamps.step", f"{step} s; a whole number of hundredths is allowed, for times are written <|0.00|>"
+    elif most is not None and (not 0 < most <= 3600 or abs(most / step - round(most / step)) > 1e-6):
+        yield "timestamps.max_seconds", f"{most} s; a multiple of timestamps.step={step} up to 3600 is allowed"
+
+
+def nearest(name: str, there: Iterable[str]) -> str:
+    there = sorted(there)
+    near = difflib.get_close_matches(name, there, n=1)
+    return (
+        f"Did you mean {near[0]!r}? There are: {', '.join(there)}"
+        if near
+        else f"There are: {', '.join(there) or 'none'}"
+    )
 
 
 def _check_quantizer(conf: dict[str, Any]) -> Iterable[tuple[str, str]]:
@@ -103,6 +183,10 @@ _RANGES = (
     ("window_seconds", 0.1, 3600.0),
     ("lora.rank", 1, 4096),
     ("lora.dropout", 0.0, 1.0),
+    ("caption_dropout", 0.0, 1.0),
+    ("batching.max_tokens", 1, 1 << 30),
+    ("batching.num_buckets", 1, 10_000),
+    ("batching.questions_together", 1, 10_000),
     ("data.num_workers", 0, 1024),
     ("checkpoints.every_n_steps", 1, 1 << 30),
     ("checkpoints.keep", 1, 1000),

@@ -310,6 +310,37 @@ class Mixture:
     sound_to_text: float
     text_to_sound: float
     question: float
+    conversation: float
+    text: float  # of text.files
+
+
+@dataclass
+class Text:
+    files: list[str]  # JSONL: {"text": ...} or {"messages": [...]} a line
+
+
+@dataclass
+class Timestamps:
+    """Times in texts, a token each: `<|1.20|>`."""
+
+    max_seconds: float | None  # null: no times, and a text that holds one is refused
+    step: float  # seconds; a time in a text is rounded to it
+
+
+@dataclass
+class Lesson:
+    """An entry of a curriculum. Empty lists: all."""
+
+    name: str
+    steps: int
+    learning_rate: float  # its peak, of LoRA: warm-up and decay are each entry's own, as `optimizer` says
+    embedding_learning_rate: float
+    train: Literal["all", "new_rows"]  # what moves: LoRA and the new rows, or the new rows alone
+    mixture: Mixture
+    kinds: list[str]  # of questions
+    corpora: list[str]  # of data.corpora
+    datasets: list[str]  # values of a corpus' column `dataset`
+    max_tokens: int | None  # null: batching.max_tokens
 
 
 @dataclass
@@ -338,8 +369,12 @@ class LanguageConf(StageConf):
     embedding_initialization: Literal["mean", "random", "codebook"]
     embedding_learning_rate: float  # of the new rows, which start from almost nothing
     prompts: Prompts
+    timestamps: Timestamps
     kinds: list[str]  # of questions, to train on and to evaluate; empty for all
     mixture: Mixture
+    caption_dropout: float  # share of the text-to-sound items without their caption, for classifier-free guidance
+    text: Text
+    curriculum: list[Lesson]  # instead of kinds and mixture, which are then the validation's; empty: none
     loss: Loss
     batching: Batching
 

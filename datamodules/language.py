@@ -1,16 +1,11 @@
-"""Cached cuts to conversations, and conversations to batches of ids.
+"""Conversations to batches of ids.
 
-    cut: codes, captions, questions ──► conversation: turns of text and sound ──► ids, labels, kinds ──► LanguageBatch
-                                         (one direction, or several questions)     (encode, from the stage)
-
-Sound to text and text to sound are the paper's two directions; questions on one sound share its tokens in one
-sequence, each blind to the others, so that none learns its answer from another's.
+datamodules/conversations.py ──► turns of text and sound ──► ids, labels, kinds ──► LanguageBatch
+                                                (encode, from the stage)
 """
 
-import hashlib
-import random
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from lhotse import CutSet, MonoCut
@@ -19,17 +14,26 @@ from lhotse.dataset.sampling.base import CutSampler
 from lhotse.dataset.sampling.dynamic_bucketing import FixedBucketBatchSizeConstraint
 from torch import Tensor
 
+from datamodules.buckets import bucket_ends
+from datamodules.conversations import Conversation, Segment, Turn
+from datamodules.curriculum import Lessons
 from datamodules.sampler import ResumableDataModule, hash_ids
 
-Segment = str | list[int]  # text, or the codes of a sound
-Turn = tuple[str, list[Segment]]  # ("user" | "assistant", segments)
+MEASURED_TOGETHER = 256  # conversations, in one call of the tokenizer
 
 
-class Conversation(NamedTuple):
+class Part(NamedTuple):
+    """Training data: all of it, or an entry of a curriculum."""
+
+    items: list[Conversation]
+    max_tokens: int
+    batches: int | None  # that it is trained for; None: without end, which is of an only part
+
+
+class TooLong(NamedTuple):
     id: str
-    kind: str  # sound_to_text | text_to_sound | question
-    source: str
-    talks: list[list[Turn]]  # several share their beginning, the sound, and are blind to each other
+    kind: str
+    tokens: int
 
 
 class Encoded(NamedTuple):
@@ -62,71 +66,21 @@ class LanguageBatch(NamedTuple):
     branches: Tensor  # (B, S) long
 
 
-class Mixture(NamedTuple):
-    sound_to_text: float
-    text_to_sound: float
-    question: float
-
-
-def conversations(
-    cuts: Iterable[Any],
-    mixture: Mixture,
-    sound_to_text: Sequence[str],
-    text_to_sound: Sequence[str],
-    questions_together: int,
-    kinds: Sequence[str] = (),
-) -> list[Conversation]:
-    """All conversations of one epoch; of the questions those of `kinds`, or all where it is empty.
-
-    Wordings, shares and orders hang on the cut's id alone: the same on every rank and every run.
-    """
-    found: list[Conversation] = []
-    for cut in cuts:
-        codes, source = list(cut.custom["codes"]), cut.custom["source"]
-        captions = [sup for sup in cut.supervisions if sup.custom["task"] == "caption"]
-        questions = [sup for sup in cut.supervisions if is_asked(sup, kinds)]
-        for sup in captions:
-            for copy in range(_copies(mixture.sound_to_text, f"{sup.id}>text")):
-                prompt = sound_to_text[_number(f"{sup.id}>{copy}") % len(sound_to_text)]
-                turn = [("user", [codes, f"\n{prompt}"]), ("assistant", [sup.text])]
-                found.append(Conversation(f"{sup.id}-text-{copy}", "sound_to_text", source, [turn]))
-            for copy in range(_copies(mixture.text_to_sound, f"{sup.id}>sound")):
-                prompt = text_to_sound[_number(f"{sup.id}<{copy}") % len(text_to_sound)].format(caption=sup.text)
-                turn = [("user", [prompt]), ("assistant", [codes])]
-                found.append(Conversation(f"{sup.id}-sound-{copy}", "text_to_sound", source, [turn]))
-        for copy in range(max(_copies(mixture.question, f"{sup.id}?") for sup in questions) if questions else 0):
-            asked = [sup for sup in questions if copy < _copies(mixture.question, f"{sup.id}?")]
-            random.Random(_number(f"{cut.id}?{copy}")).shuffle(asked)
-            for begin in range(0, len(asked), questions_together):
-                talks: list[list[Turn]] = [
-                    [("user", [codes, f"\n{sup.custom['question']}"]), ("assistant", [sup.custom["answer"]])]
-                    for sup in asked[begin : begin + questions_together]
-                ]
-                found.append(Conversation(f"{cut.id}-questions-{copy}-{begin}", "question", source, talks))
-    return found
-
-
-def is_asked(supervision: Any, kinds: Sequence[str]) -> bool:
-    """Whether it is a question of one of the kinds; of any where `kinds` is empty."""
-    return supervision.custom["task"] == "question" and (not kinds or supervision.custom["kind"] in kinds)
-
-
 class LanguageDataModule(ResumableDataModule):
     """Conversations bucketed by token count, a token budget a batch.
 
-    `encode` turns the turns of a conversation into ids (the vocabulary is the stage's). A conversation above `max_tokens` is left out, counted in
-    `too_long` and never cut.
+    `encode` turns talks into ids (the vocabulary is the stage's). A conversation above the `max_tokens` of its part is left out, listed in `too_long`
+    and never cut. train: one part, or the entries of a curriculum in their order, each with its number of batches.
     """
 
     def __init__(
         self,
-        train: list[Conversation],
-        validation: list[Conversation],
-        encode: Callable[[list[Turn]], Encoded],
+        train: Sequence[Part],
+        validation: Part,
+        encode: Callable[[list[list[Turn]]], list[Encoded]],
         pad_id: int,
         tokens_per_batch: int,
         num_buckets: int,
-        max_tokens: int,
         seed: int,
         num_workers: int,
     ) -> None:
@@ -134,67 +88,89 @@ class LanguageDataModule(ResumableDataModule):
         self.encode = encode
         self.dataset = _Encode(encode, pad_id)
         self.tokens_per_batch, self.num_buckets = tokens_per_batch, num_buckets
-        self.too_long: list[str] = []
-        self.train_items = self._measure(train, max_tokens)
-        self.validation_items = self._measure(validation, max_tokens)
+        self.too_long: list[TooLong] = []
+        self.train_items = [self._measure(part) for part in train]
+        self.batches = [part.batches for part in train if part.batches is not None]
+        assert len(self.batches) == len(train) or (not self.batches and len(train) == 1)
+        self.validation_items = self._measure(validation)
 
-    def train_sampler(self, rank: int, world: int) -> CutSampler:
-        return self._sampler(self.train_items, rank, world, shuffle=True)
+    def train_sampler(self, rank: int, world: int) -> CutSampler | Lessons:
+        samplers = [
+            self._sampler(
+                items, rank, world, shuffle=True, seed=self.seed + 10_007 * number
+            )  # equal items, another order
+            for number, items in enumerate(self.train_items)
+        ]
+        return Lessons(samplers, self.batches) if self.batches else samplers[0]
 
     def validation_sampler(self, rank: int, world: int) -> CutSampler | None:
-        return self._sampler(self.validation_items, rank, world, shuffle=False) if self.validation_items else None
+        if not self.validation_items:
+            return None
+        return self._sampler(self.validation_items, rank, world, shuffle=False, seed=self.seed)
 
     def fingerprint(self) -> str:
-        return hash_ids(self.train_items)
+        return "-".join([hash_ids(*self.train_items), *map(str, self.batches)])
 
-    def _sampler(self, items: list[MonoCut], rank: int, world: int, shuffle: bool) -> CutSampler:
-        """Buckets of like length; fewer buckets than asked where there are few different lengths.
+    def _sampler(self, items: list[MonoCut], rank: int, world: int, shuffle: bool, seed: int) -> CutSampler:
+        """Buckets of like length; fewer than asked where there are few different lengths.
 
         A bucket's batches have as many items as fit the budget at its greatest length: Lhotse's TokenConstraint looks at what is in the batch
         already, so one longer item at its end goes beyond the budget.
         """
-        lengths = sorted(cut.duration for cut in items)
-        edges = sorted(
-            {lengths[len(lengths) * number // self.num_buckets] for number in range(1, self.num_buckets)}
-            - {lengths[-1]}
-        )
-        if not edges:
+        longest = bucket_ends([int(cut.duration) for cut in items], self.num_buckets)
+        if len(longest) == 1:
             return SimpleCutSampler(
-                CutSet.from_cuts(items), max_cuts=max(1, self.tokens_per_batch // int(lengths[-1])), shuffle=shuffle,
-                seed=self.seed, rank=rank, world_size=world,
+                CutSet.from_cuts(items), max_cuts=max(1, self.tokens_per_batch // longest[0]), shuffle=shuffle,
+                seed=seed, rank=rank, world_size=world,
             )  # fmt: skip
-        longest = [*edges, lengths[-1]]  # of each bucket
         sizes = [max(1, int(self.tokens_per_batch // length)) for length in longest]
         return DynamicBucketingSampler(
-            CutSet.from_cuts(items), constraint=FixedBucketBatchSizeConstraint(longest, sizes), duration_bins=edges,
-            buffer_size=20_000, shuffle=shuffle, seed=self.seed, rank=rank, world_size=world, drop_last=False,
+            CutSet.from_cuts(items), constraint=FixedBucketBatchSizeConstraint(longest, sizes), duration_bins=longest[:-1],
+            buffer_size=20_000, shuffle=shuffle, seed=seed, rank=rank, world_size=world, drop_last=False,
         )  # fmt: skip
 
-    def _measure(self, items: list[Conversation], max_tokens: int) -> list[MonoCut]:
+    def _measure(self, part: Part) -> list[MonoCut]:
         cuts = []
-        for item in items:
-            length = len(pack([self.encode(talk) for talk in item.talks]).input_ids)
-            if length > max_tokens:
-                self.too_long.append(item.id)
-            else:
-                cuts.append(
-                    MonoCut(
-                        item.id, start=0, duration=length, channel=0, custom={"num_tokens": length, "talks": item.talks}
-                    )
-                )
+        for begin in range(0, len(part.items), MEASURED_TOGETHER):
+            items = part.items[begin : begin + MEASURED_TOGETHER]
+            for item, length in zip(items, lengths(items, self.encode), strict=True):
+                if length > part.max_tokens:
+                    self.too_long.append(TooLong(item.id, item.kind, length))
+                else:
+                    custom = {"num_tokens": length, "talks": item.talks}
+                    cuts.append(MonoCut(item.id, start=0, duration=length, channel=0, custom=custom))
         return cuts
+
+
+def lengths(items: Sequence[Conversation], encode: Callable[[list[list[Turn]]], list[Encoded]]) -> list[int]:
+    """Ids of each conversation's packed sequence, without writing its codes: a code is one id, and a sound that talks share is written once."""
+    silent = [
+        [[(role, [_silent(part) for part in parts]) for role, parts in talk] for talk in item.talks] for item in items
+    ]
+    encoded = iter(encode([talk for talks in silent for talk in talks]))
+    found = []
+    for item in items:
+        packed = pack([next(encoded) for _ in item.talks])
+        first, *others = [
+            [len(part) for _, parts in talk for part in parts if not isinstance(part, str)] for talk in item.talks
+        ]
+        found.append(len(packed.input_ids) + sum(first) + sum(sum(codes[1:]) for codes in others))
+    return found
+
+
+def _silent(segment: Segment) -> Segment:
+    return segment if isinstance(segment, str) else []
 
 
 class _Encode(torch.utils.data.Dataset):
     """CutSet of conversations -> LanguageBatch."""
 
-    def __init__(self, encode: Callable[[list[Turn]], Encoded], pad_id: int) -> None:
+    def __init__(self, encode: Callable[[list[list[Turn]]], list[Encoded]], pad_id: int) -> None:
         self.encode, self.pad_id = encode, pad_id
 
     def __getitem__(self, cuts: CutSet) -> LanguageBatch:
-        return collate(
-            [(cut.id, pack([self.encode(talk) for talk in cut.custom["talks"]])) for cut in cuts], self.pad_id
-        )
+        encoded = iter(self.encode([talk for cut in cuts for talk in cut.custom["talks"]]))
+        return collate([(cut.id, pack([next(encoded) for _ in cut.custom["talks"]])) for cut in cuts], self.pad_id)
 
 
 def pack(talks: Sequence[Encoded]) -> Packed:
@@ -237,13 +213,3 @@ def collate(items: Sequence[tuple[str, Packed]], pad_id: int) -> LanguageBatch:
     mask = (torch.arange(length) < lengths[:, None]).long()
     ids = [name for name, _ in items]
     return LanguageBatch(ids, padded(0, pad_id), mask, padded(1, -100), padded(2, 0), padded(3, 0), padded(4, 0))
-
-
-def _copies(weight: float, name: str) -> int:
-    """How often an item of this weight comes in an epoch: its whole part, and once more for the fractional share of the names."""
-    whole = int(weight)
-    return whole + (_number(name) % 10_000 < 10_000 * (weight - whole))
-
-
-def _number(name: str) -> int:
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")

@@ -102,11 +102,13 @@ class Guided(LogitsProcessor):
 
 
 class TextOnly(LogitsProcessor):
+    """Text and, where they are on, times."""
+
     def __init__(self, vocabulary: Vocabulary) -> None:
-        self.text_size = vocabulary.text_size
+        self.text_size, self.first_time_id = vocabulary.text_size, vocabulary.first_time_id
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        scores[:, self.text_size :] = -torch.inf
+        scores[:, self.text_size : self.first_time_id] = -torch.inf
         return scores
 
 

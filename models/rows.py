@@ -66,6 +66,8 @@ def new_rows(
     text = text_rows[: vocabulary.text_size].float()
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(len(vocabulary.new_ids), text.shape[1], generator=generator)
+    if vocabulary.num_times:
+        noise[-vocabulary.num_times :] = smooth_noise(vocabulary.num_times, text.shape[1], generator)
     if initialization == "random":
         return std * noise
     if initialization == "codebook":
@@ -82,8 +84,16 @@ def new_rows(
         )
         basis = torch.linalg.qr(square).Q  # orthonormal columns
         projected = vectors @ (basis if vectors.shape[1] > text.shape[1] else basis.T)
-        noise[-codes:] = projected / projected.std().clamp(min=1e-6)
+        noise[2 : 2 + codes] = projected / projected.std().clamp(min=1e-6)  # after the two markers
     return text.mean(0).cpu() + text.std(0).cpu() * noise
+
+
+def smooth_noise(count: int, dim: int, generator: torch.Generator) -> Tensor:
+    """(count, dim), normal in each place, and the nearer two rows the more alike: waves of random phase, 8 to 2 x count rows long."""
+    periods = 8 * torch.logspace(0, 1, 8, base=max(count / 4, 2))
+    angles = 2 * torch.pi * torch.arange(count)[:, None] / periods
+    waves = torch.cat([angles.sin(), angles.cos()], 1)
+    return waves @ torch.randn(16, dim, generator=generator) / 8**0.5
 
 
 def embedding_scale(embedding: nn.Embedding) -> float:

@@ -1,29 +1,34 @@
-"""One id space for text, sounds and their markers, and conversations written in it.
+"""One id space for text, sounds, their markers and times, and conversations written in it.
 
     0 ............ text_size - 1   text: every id that the LLM's tokenizer knows
     text_size                      start of sound  ┐
     text_size + 1                  end of sound    │ the new ids, each with a new row of the embedding and of the head
     text_size + 2 ...              level 0, code 0 │
       + level x codebook_size      level 1, code 0 │ codes; every level of a residual quantiser has its own
+    first_time_id ...              0, step, ...    │ times in seconds, where they are on: none of the ids above moves for them
     size                                           ┘
 
     a sound of levels (0, 1), codes 7 3 7 5:   start, level 0 code 7, level 1 code 3, level 0 code 7, level 1 code 5, end
+
+A time is text that is written `<|1.20|>`, in captions, questions and answers; it is one token, of the kind TEXT, and no part of a sound.
 
 The text ids end where the tokenizer's end. An embedding with more rows than that (many are padded to a round number)
 keeps them unused.
 """
 
 import copy
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from jinja2 import TemplateError
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import AddedToken, PreTrainedTokenizerBase
 
 PROMPT, TEXT, AUDIO = 0, 1, 2  # kind of a position's label; markers are AUDIO
 IGNORED = -100
 SOUND = "<|a sound stands here|>"  # in the text that the template renders, until its ids are put there
+TIME = re.compile(r"<\|(\d+(?:\.\d+)?)\|>")
 
 Segment = str | Sequence[int]  # text, or the codes of a sound
 
@@ -56,6 +61,8 @@ class Vocabulary:
         system: str | None,
         template_options: Mapping[str, Any] = {},
         text_size: int | None = None,
+        max_seconds: float | None = None,
+        step: float = 0.1,
     ) -> None:
         """levels: of each code of one block, as `Quantizer.levels` gives them.
 
@@ -65,6 +72,9 @@ class Vocabulary:
 
         system: the system message of a chat; None passes none, and the template's own default stands, where it has one.
         template_options: variables of the chat template, as enable_thinking.
+
+        max_seconds, step: times from 0 to max_seconds (s), a token each, `step` (s) apart; None: no times.
+
         Raises ValueError for a tokenizer without the template, or whose template does not end a turn.
         """
         self.template_options = dict(template_options)
@@ -74,11 +84,20 @@ class Vocabulary:
         # ids may have holes: not the number of tokens
         self.text_size = text_size or max(tokenizer.get_vocab().values()) + 1
         self.start_id, self.end_id, self.first_code_id = self.text_size, self.text_size + 1, self.text_size + 2
-        self.size = self.first_code_id + self.num_codebooks * codebook_size
+        self.first_time_id = self.first_code_id + self.num_codebooks * codebook_size
+        self.max_seconds, self.step = max_seconds, step
+        self.num_times = 0 if max_seconds is None else round(max_seconds / step) + 1
+        self.size = self.first_time_id + self.num_times
         self._check_template()
+        self._has_bos = tokenizer.bos_token_id is not None and tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
         self._reader = copy.deepcopy(tokenizer)
         self._reader.add_tokens([SOUND], special_tokens=True)
         self._sound_id = self._reader.convert_tokens_to_ids(SOUND)
+        labels = self.token_names()[len(self.new_ids) - self.num_times :]
+        self._reader.add_tokens([AddedToken(label, normalized=False) for label in labels])
+        known = self._reader.convert_tokens_to_ids(labels)
+        self._time_ids = {reader: self.first_time_id + number for number, reader in enumerate(known)}
+        self._reader_ids = {own: reader for reader, own in self._time_ids.items()}
         probe = self.render([Turn("user", ["a"]), Turn("assistant", ["b"])])
         ending = next(label for label in reversed(probe.labels) if label != IGNORED)
         if ending not in (*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder):
@@ -100,11 +119,12 @@ class Vocabulary:
             for level in range(self.num_codebooks)
             for code in range(self.codebook_size)
         ]
-        return ["<|sound_start|>", "<|sound_end|>", *codes]
+        times = [_time(number * self.step) for number in range(self.num_times)]
+        return ["<|sound_start|>", "<|sound_end|>", *codes, *times]
 
     def is_audio(self, ids: Tensor) -> Tensor:
-        """True for codes and markers."""
-        return ids >= self.text_size
+        """True for codes and markers, not for times."""
+        return (ids >= self.text_size) & (ids < self.first_time_id)
 
     def sound_ids(self, codes: Sequence[int]) -> list[int]:
         """Flat codes, block after block -> start, codes, end. Inverse: `codes`. Raises ValueError."""
@@ -136,11 +156,37 @@ class Vocabulary:
         return found
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The words of text ids. Raises ValueError for a sound among them."""
-        sound = [token for token in ids if token >= self.text_size]
+        """The words of text ids, times as `<|1.20|>`. Raises ValueError for a sound among them."""
+        sound = [token for token in ids if self.text_size <= token < self.first_time_id]
         if sound:
             raise ValueError(f"id {sound[0]} is sound, not text; text ids are below {self.text_size}")
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
+        return self._reader.decode(
+            [self._reader_ids.get(token, token) for token in ids], skip_special_tokens=True
+        ).strip()
+
+    def time(self, seconds: float) -> str:
+        """1.23 -> `<|1.20|>`: the nearest time, for the text of a caption or an answer. Raises ValueError beyond the last, or where times are off."""
+        if self.max_seconds is None:
+            raise ValueError(
+                f"the text holds the time {_time(seconds)} and times are off. Turn them on, as --timestamps.max_seconds=10, "
+                "or take it out of the text"
+            )
+        number = round(seconds / self.step)
+        if number >= self.num_times:
+            raise ValueError(
+                f"the time {_time(seconds)} lies beyond the last one, {_time(self.max_seconds)}. "
+                f"Type --timestamps.max_seconds={seconds:g} or more, or cut the sound"
+            )
+        return _time(number * self.step)
+
+    def render_text(self, text: str) -> TokenSequence:
+        """Running text, without a template: every token is labelled, to the end-of-text token, but the one that begins all texts."""
+        text = self._timed(text)
+        ids = [self.tokenizer.bos_token_id] if self._has_bos else []
+        begin = len(ids)
+        ids += self._own(self._reader(text, add_special_tokens=False)["input_ids"])
+        ids += [self.tokenizer.eos_token_id] if self.tokenizer.eos_token_id is not None else []
+        return TokenSequence(ids, [IGNORED] * begin + ids[begin:], [PROMPT] * begin + [TEXT] * (len(ids) - begin))
 
     def render(self, turns: Sequence[Turn], generate: bool = False) -> TokenSequence:
         """A conversation in ids: what the template writes, with a sound's ids in its place.
@@ -148,32 +194,61 @@ class Vocabulary:
         The assistant's turns are labelled, to their end of turn. generate=True adds the head of an answer; these ids
         begin those of the same conversation with an answer. Raises ValueError for turns that the template refuses.
         """
-        text, answers = self._ltu(turns, generate) if self.prompt_format == "ltu" else self._chat(turns, generate)
-        encoded = self._reader(text, add_special_tokens=False, return_offsets_mapping=True)
+        return self.render_all([turns], generate)[0]
+
+    def render_all(self, conversations: Sequence[Sequence[Turn]], generate: bool = False) -> list[TokenSequence]:
+        """`render` of each, the tokenizer called once: its own threads share the work."""
+        written = [
+            self._ltu(turns, generate) if self.prompt_format == "ltu" else self._chat(turns, generate)
+            for turns in conversations
+        ]
+        encoded = self._reader([one.text for one in written], add_special_tokens=False, return_offsets_mapping=True)
+        found = zip(conversations, written, encoded["input_ids"], encoded["offset_mapping"], strict=True)
+        return [self._assemble(turns, one.answers, ids, offsets) for turns, one, ids, offsets in found]
+
+    def _assemble(
+        self, turns: Sequence[Turn], answers: list[tuple[int, int]], tokens: list[int], offsets: list[tuple[int, int]]
+    ) -> TokenSequence:
         sounds = self._sounds(turns)
         ids, labels, kinds = [], [], []
-        if self.prompt_format == "ltu" and self.tokenizer.bos_token_id in self.tokenizer("a").input_ids[:1]:
+        if self.prompt_format == "ltu" and self._has_bos:
             ids, labels, kinds = [self.tokenizer.bos_token_id], [IGNORED], [PROMPT]
-        for token, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
-            said = any(start < to and end > begin for begin, to in answers)
-            new = self.sound_ids(next(sounds)) if token == self._sound_id else [token]
+        for token, own, (start, end) in zip(tokens, self._own(tokens), offsets, strict=True):
+            said = False
+            for begin, to in answers:
+                said = said or (start < to and end > begin)
+            new = self.sound_ids(next(sounds)) if token == self._sound_id else [own]
             ids += new
             labels += new if said else [IGNORED] * len(new)
             kinds += [(AUDIO if token == self._sound_id else TEXT) if said else PROMPT] * len(new)
         assert next(sounds, None) is None, "the template lost a sound"
         return TokenSequence(ids, labels, kinds)
 
+    def _own(self, reader_ids: Sequence[int]) -> list[int]:
+        """The reader knows times by ids of its own."""
+        return [self._time_ids.get(token, token) for token in reader_ids] if self._time_ids else list(reader_ids)
+
+    def _timed(self, text: str) -> str:
+        """Every time of a text on the grid."""
+        return TIME.sub(lambda found: self.time(float(found[1])), text)
+
+    def _written(self, turn: Turn) -> str:
+        for segment in turn.segments:
+            if isinstance(segment, str) and SOUND in segment:
+                raise ValueError(f"the text {segment!r} holds {SOUND}, which stands for a sound")
+        return "".join(self._timed(segment) if isinstance(segment, str) else SOUND for segment in turn.segments)
+
     def _chat(self, turns: Sequence[Turn], generate: bool) -> Rendered:
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
-        messages = system + [{"role": turn.role, "content": _written(turn)} for turn in turns]
+        messages = system + [{"role": turn.role, "content": self._written(turn)} for turn in turns]
         text = self._template(messages, generate)
         answers = []
         for n, message in enumerate(messages):
             if message["role"] == "assistant":
                 head = self._template(messages[:n], True)
-                whole = self._template(
-                    messages[: n + 1], False
-                ).rstrip()  # what follows the end of turn is the next turn's
+                last = n + 1 == len(messages) and not generate
+                whole = text if last else self._template(messages[: n + 1], False)
+                whole = whole.rstrip()  # what follows the end of turn is the next turn's
                 if not (whole.startswith(head) and text.startswith(whole)):
                     raise ValueError(
                         "the chat template rewrites earlier turns (one for thoughts, as Qwen 3's, does). Ask one question at a "
@@ -186,9 +261,9 @@ class Vocabulary:
         text, answers = "", []
         for turn in turns:
             if turn.role == "user":
-                text += f"### Instruction:\n{_written(turn)}\n\n### Response:\n"
+                text += f"### Instruction:\n{self._written(turn)}\n\n### Response:\n"
             else:
-                answer = _written(turn) + self.tokenizer.eos_token
+                answer = self._written(turn) + self.tokenizer.eos_token
                 answers.append((len(text), len(text) + len(answer)))
                 text += answer
         assert not generate or turns[-1].role == "user", "an answer follows a user's turn"
@@ -233,8 +308,5 @@ class Vocabulary:
         return (segment for turn in turns for segment in turn.segments if not isinstance(segment, str))
 
 
-def _written(turn: Turn) -> str:
-    for segment in turn.segments:
-        if isinstance(segment, str) and SOUND in segment:
-            raise ValueError(f"the text {segment!r} holds {SOUND}, which stands for a sound")
-    return "".join(segment if isinstance(segment, str) else SOUND for segment in turn.segments)
+def _time(seconds: float) -> str:
+    return f"<|{seconds:.2f}|>"

@@ -18,6 +18,7 @@ class Said(NamedTuple):
     recordings: int
     captions: int
     questions: dict[str, int]  # by kind
+    conversations: int = 0  # a receipt from before there were any has none
 
 
 def count(cuts: Path) -> dict[str, dict[str, Any]]:
@@ -31,7 +32,12 @@ def count(cuts: Path) -> dict[str, dict[str, Any]]:
             recordings[split] += 1
             tasks[split].update(item["task"] for item in said)
             kinds[split].update(item["kind"] for item in said if item["task"] == "question")
-    return {split: Said(recordings[split], tasks[split]["caption"], dict(kinds[split]))._asdict() for split in SPLITS}
+    return {
+        split: Said(
+            recordings[split], tasks[split]["caption"], dict(kinds[split]), tasks[split]["conversation"]
+        )._asdict()
+        for split in SPLITS
+    }
 
 
 def require(corpora: dict[str, dict[str, Any]], root: Path, confs: dict[str, dict[str, Any]]) -> None:
@@ -54,7 +60,8 @@ def require(corpora: dict[str, dict[str, Any]], root: Path, confs: dict[str, dic
 
 def _sum(parts: Sequence[Said]) -> Said:
     kinds = sum((Counter(part.questions) for part in parts), Counter())
-    return Said(sum(part.recordings for part in parts), sum(part.captions for part in parts), dict(kinds))
+    recordings, captions, told = (sum(part[column] for part in parts) for column in (0, 1, 3))
+    return Said(recordings, captions, dict(kinds), told)
 
 
 def _lacks(stage: str, conf: dict[str, Any], total: dict[str, Said]) -> str | None:
@@ -63,19 +70,31 @@ def _lacks(stage: str, conf: dict[str, Any], total: dict[str, Said]) -> str | No
         return "no recording is in the split test. Write test in the column split of some, or --split_by=COLUMN --test=VALUE"
     if stage not in ("caption", "openaqa"):
         return None
-    train, mixture, kinds = total["train"], conf["mixture"], conf["kinds"]
     known = {kind for said in total.values() for kind in said.questions}
-    if unknown := [kind for kind in kinds if kind not in known]:
-        return (
-            f"no question is of the kinds {', '.join(unknown)}; there are {', '.join(sorted(known)) or 'no questions'}. "
-            f"--{stage}.kinds=[] takes all"
-        )
+    for entry in conf["curriculum"] or [conf]:
+        if unknown := [kind for kind in entry["kinds"] if kind not in known]:
+            return (
+                f"no question is of the kinds {', '.join(unknown)}; there are {', '.join(sorted(known)) or 'no questions'}. "
+                + (
+                    f"They are named by the curriculum's entry {entry['name']!r}"
+                    if conf["curriculum"]
+                    else f"--{stage}.kinds=[] takes all"
+                )
+            )
+        if lack := _lacks_items(entry["mixture"], entry["kinds"], total["train"]):
+            return lack
+    return None
+
+
+def _lacks_items(mixture: dict[str, float], kinds: Sequence[str], train: Said) -> str | None:
     wanted = []
     if mixture["sound_to_text"] or mixture["text_to_sound"]:
         wanted.append(("caption (column caption)", train.captions))
     if mixture["question"]:
         asked = sum(number for kind, number in train.questions.items() if not kinds or kind in kinds)
         wanted.append(("question (columns question and answer, or label)", asked))
-    if not wanted or any(number for _, number in wanted):
+    if mixture["conversation"]:
+        wanted.append(("conversation (column conversation)", train.conversations))
+    if not wanted or mixture["text"] or any(number for _, number in wanted):
         return None
     return f"no training recording has a {' or a '.join(text for text, _ in wanted)}"

@@ -22,7 +22,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from callbacks.line import Line
 from models.vocabulary import Turn, Vocabulary
 from stages import artifacts, assets, card, chain
-from stages.language_model import check_base
+from stages.language_model import check_base, times
 from stages.pretrained import SoundTokenizer
 from stages.trained import EXPORT, SOUND_TOKENIZER, Place, read_export
 
@@ -81,7 +81,7 @@ def load(folder: Path) -> Exported:
         lm, tokenizer = assets.load_language_model(str(folder), None, about["dtype"])
     vocabulary = Vocabulary(
         tokenizer, about["codebook_size"], about["levels"], prompts["format"], prompts["system"],
-        prompts["template_options"], about["text_size"],
+        prompts["template_options"], about["text_size"], **about["timestamps"],
     )  # fmt: skip
     return Exported(lm, vocabulary, prompts)
 
@@ -117,6 +117,7 @@ def _write(place: Place, folder: Path, adapter: bool) -> None:
         prompts["format"],
         prompts["system"],
         prompts["template_options"],
+        **times(conf),
     )
     sound_tokens(tokenizer, vocabulary)
     if prompts["format"] == "ltu":
@@ -142,6 +143,7 @@ def _write(place: Place, folder: Path, adapter: bool) -> None:
         "text_size": vocabulary.text_size,
         "size": vocabulary.size,
         "prompts": prompts,
+        "timestamps": times(conf),
         "tokenizer": chain.read_receipt(place.tokenizer)["artifact_hash"],  # type: ignore[index]
     }
     (folder / EXPORT).write_text(json.dumps(about, indent=1))

@@ -12,10 +12,11 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from datamodules import chunks
-from datamodules.language import Encoded, LanguageBatch, LanguageDataModule, Mixture, Turn, conversations
+from datamodules.conversations import Turn
+from datamodules.language import Encoded, LanguageBatch, LanguageDataModule
 from models.vocabulary import Turn as ChatTurn
-from stages import artifacts, chain, optim
-from stages.language_model import build, check_base
+from stages import artifacts, chain, lessons, optim
+from stages.language_model import build, check_base, times
 
 
 class Language(L.LightningModule):
@@ -37,52 +38,23 @@ class Language(L.LightningModule):
             _same_model(config["conf"], conf, parents["caption"].folder)
             check_base(parents["caption"].folder, config, self.base, conf)
             self.language.load_trainable_state(state)
+        self.entry: str | None = None  # of the curriculum, that is trained now
         self.language.train()  # transformers hands models over in evaluation mode
-        self.data = self._data()  # here, so that data without a conversation is refused before anything is written
+        cuts = chunks.read(parents["cache"].folder / "chunks")
+        self.data = lessons.data(
+            stage, conf, cuts, self.encode, self.vocabulary.pad_id
+        )  # here, so that data without a conversation is refused before anything is written
 
     def datamodule(self) -> LanguageDataModule:
         return self.data
 
-    def _data(self) -> LanguageDataModule:
-        cuts = chunks.read(self.parents["cache"].folder / "chunks")
-        there = {sup.custom["kind"] for cut in cuts for sup in cut.supervisions if sup.custom["task"] == "question"}
-        if unknown := sorted(set(self.conf["kinds"]) - there):
-            raise ValueError(
-                f"kinds: no question of {', '.join(unknown)} in these corpora, which have {', '.join(sorted(there))}. "
-                "Name some of those, or --kinds=[] for all"
-            )
-        prompts, batching = self.conf["prompts"], self.conf["batching"]
-
-        def items(split: str) -> list[Any]:
-            chosen = [cut for cut in cuts if cut.custom["split"] == split]
-            return conversations(
-                chosen,
-                Mixture(**self.conf["mixture"]),
-                prompts["sound_to_text"],
-                prompts["text_to_sound"],
-                batching["questions_together"],
-                self.conf["kinds"],
-            )
-
-        data = LanguageDataModule(
-            items("train"), items("validation"), self.encode, self.vocabulary.pad_id,
-            tokens_per_batch=batching["tokens_per_batch"], num_buckets=batching["num_buckets"], max_tokens=batching["max_tokens"],
-            seed=self.conf["seed"], num_workers=self.conf["data"]["num_workers"],
-        )  # fmt: skip
-        if not data.train_items:
-            raise ValueError(
-                f"{self.stage}: the training split of {', '.join(self.conf['data']['corpora'])} gives no conversation. It takes captions, or questions "
-                f"with answers; mixture is {self.conf['mixture']}, max_tokens {batching['max_tokens']}, too long {len(data.too_long)}."
-            )
-        if data.too_long:
-            print(
-                f"{self.stage}: {len(data.too_long)} conversations are longer than batching.max_tokens={batching['max_tokens']} and left out"
-            )
-        return data
-
-    def encode(self, turns: list[Turn]) -> Encoded:
-        found = self.vocabulary.render([ChatTurn(role, segments) for role, segments in turns])
-        return Encoded(found.input_ids, found.labels, found.kinds)
+    def encode(self, talks: list[list[Turn]]) -> list[Encoded]:
+        """Ids of each talk; running text, a talk of the role `text`, has no template."""
+        running = [talk for talk in talks if talk[0][0] == "text"]
+        rest = [[ChatTurn(role, segments) for role, segments in talk] for talk in talks if talk[0][0] != "text"]
+        written = iter([self.vocabulary.render_text(segments[0]) for ((_, segments),) in running])
+        rendered = iter(self.vocabulary.render_all(rest) if rest else [])
+        return [Encoded(*next(written if talk[0][0] == "text" else rendered)) for talk in talks]
 
     def callbacks(self) -> list[Callback]:
         return []
@@ -99,8 +71,34 @@ class Language(L.LightningModule):
         losses = self.loss(batch)
         for name in ("loss", "text_loss", "audio_loss", "z_loss"):
             self.log(f"train/{name}", getattr(losses, name), batch_size=len(batch.ids))
+        if self.conf["curriculum"]:
+            number = lessons.position(self.conf["curriculum"], self.trainer.global_step).number + 1
+            self.log("train/curriculum_entry", float(number), batch_size=len(batch.ids))
         self.log("train/padding_fraction", 1 - batch.attention_mask.float().mean(), batch_size=len(batch.ids))
         return losses.loss
+
+    def on_train_batch_start(self, batch: LanguageBatch, batch_idx: int) -> None:
+        """Says which entry of the curriculum begins, or is taken up again."""
+        if not self.conf["curriculum"]:
+            return
+        entries, step = self.conf["curriculum"], self.trainer.global_step
+        now = lessons.position(entries, step)
+        if now.name != self.entry:
+            self.entry = now.name
+            text = f"{now.name} (entry {now.number + 1} of {len(entries)}), step {now.step} of {entries[now.number]['steps']}"
+            if self.trainer.is_global_zero:
+                print(f"{self.stage}: curriculum: {text}, {len(self.data.train_items[now.number])} items", flush=True)
+                self.logger.experiment.add_text("train/curriculum", text, step)  # type: ignore[union-attr]
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """What an entry does not train has no gradient: AdamW leaves it, and its own moments, as they are."""
+        if not self.conf["curriculum"]:
+            return
+        now = lessons.position(self.conf["curriculum"], self.trainer.global_step)
+        if self.conf["curriculum"][now.number]["train"] == "new_rows":
+            for name, parameter in self.language.named_parameters():
+                if "new_rows" not in name:
+                    parameter.grad = None
 
     def on_validation_epoch_start(self) -> None:
         self.sums = torch.zeros(4, dtype=torch.float64, device=self.device)
@@ -123,11 +121,14 @@ class Language(L.LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         rates = {"new_rows": self.conf["embedding_learning_rate"]}
         return optim.configure(
-            self.language.named_parameters(), self.conf["optimizer"], self.conf["trainer"]["max_steps"], rates
-        )
+            self.language.named_parameters(), self.conf["optimizer"], self.conf["trainer"]["max_steps"], rates,
+            lessons.phases(self.conf),
+        )  # fmt: skip
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["state_dict"], checkpoint["base"] = self.language.trainable_state(), self.base
+        if self.conf["curriculum"]:
+            checkpoint["curriculum"] = lessons.position(self.conf["curriculum"], self.trainer.global_step)._asdict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_base("the checkpoint", checkpoint, self.base, self.conf)
@@ -138,11 +139,22 @@ class Language(L.LightningModule):
         config = {"conf": self.conf, "facts": self.facts, "base": self.base}
         artifacts.save(artifact, config, self.language.trainable_state())
         metrics = {key: float(value) for key, value in self.trainer.callback_metrics.items()}
-        return self.facts | {"model": self.conf["model"]["source"], "vocabulary_size": self.vocabulary.size}, metrics
+        facts = self.facts | {"model": self.conf["model"]["source"], "vocabulary_size": self.vocabulary.size}
+        facts["too_long"] = lessons.write_too_long(self.data.too_long, artifact / "too_long.jsonl")
+        facts["items"] = [len(items) for items in self.data.train_items]
+        facts["curriculum"] = [
+            {"name": entry["name"], "steps": entry["steps"], "items": count}
+            for entry, count in zip(self.conf["curriculum"], facts["items"], strict=False)
+        ]
+        return facts, metrics
 
 
 def _same_model(parent: dict[str, Any], conf: dict[str, Any], folder: Path) -> None:
     """What the numbers hang on; dropout and how the layers are computed may differ."""
+    if times(parent) != times(conf):
+        raise ValueError(
+            f"{folder} was trained with timestamps {times(parent)}, this stage asks for {times(conf)}. Make them equal."
+        )
     free = {"dropout": 0, "attention": None, "activation_checkpointing": False, "compile": False}
     for section in ("model", "lora"):
         if {**parent[section], **free} != {**conf[section], **free}:

@@ -29,6 +29,7 @@ def build(conf: dict[str, Any], facts: dict[str, Any], codebook: Tensor | None) 
         prompt_format=prompts["format"],
         system=prompts["system"],
         template_options=prompts["template_options"],
+        **times(conf),
     )
     base = assets.fingerprint(model)
     language = SoundLanguageModel(
@@ -42,6 +43,11 @@ def build(conf: dict[str, Any], facts: dict[str, Any], codebook: Tensor | None) 
         seed=conf["seed"],
     )
     return Built(language, vocabulary, base)
+
+
+def times(conf: dict[str, Any]) -> dict[str, Any]:
+    """The section `timestamps`; an artifact from before there was one has no times."""
+    return conf.get("timestamps", {"max_seconds": None, "step": 0.1})
 
 
 def load(artifact: Path, trained: bool = True) -> tuple[SoundLanguageModel, Vocabulary]:

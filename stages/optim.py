@@ -1,12 +1,21 @@
 """AdamW with warm-up and cosine decay, the same for every stage that trains."""
 
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
+
+
+class Phase(NamedTuple):
+    """A part of training with a schedule of its own: warm-up from 0 to its peak rates, and decay."""
+
+    steps: int
+    learning_rate: float
+    learning_rates: dict[str, float]  # for parameters whose name contains a key
 
 
 def configure(
@@ -14,26 +23,45 @@ def configure(
     optimizer: dict[str, Any],
     max_steps: int,
     learning_rates: dict[str, float] | None = None,
+    phases: Sequence[Phase] = (),
 ) -> dict[str, Any]:
     """What Lightning's `configure_optimizers` returns. Weight decay falls on matrices alone, not on norms, biases and single vectors.
 
     learning_rates: for parameters whose name contains a key, that peak rate instead of the common one; the schedule's shape is shared.
+    phases: one after the other, instead of that one schedule; their steps add up to max_steps. The optimizer goes on through all.
     """
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    phases = phases or [Phase(max_steps, optimizer["learning_rate"], learning_rates or {})]
+    assert sum(phase.steps for phase in phases) == max_steps
+    groups: dict[tuple[str, float], list[nn.Parameter]] = {}
     for name, parameter in named_parameters:
         if parameter.requires_grad:
-            rate = next(
-                (rate for part, rate in (learning_rates or {}).items() if part in name), optimizer["learning_rate"]
-            )
+            key = next((part for part in phases[0].learning_rates if part in name), "")
             decay = optimizer["weight_decay"] if parameter.dim() >= 2 else 0.0
-            groups.setdefault((rate, decay), []).append(parameter)
+            groups.setdefault((key, decay), []).append(parameter)
+    rates = [[phase.learning_rates.get(key, phase.learning_rate) for phase in phases] for key, _ in groups]
     built = AdamW(
-        [{"params": parameters, "lr": rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()],
+        [
+            {"params": parameters, "lr": max(peaks) or 1.0, "weight_decay": decay}
+            for ((_, decay), parameters), peaks in zip(groups.items(), rates, strict=True)
+        ],
         betas=tuple(optimizer["betas"]),
     )
-    floor = optimizer["final_learning_rate"] / optimizer["learning_rate"]
-    schedule = LambdaLR(built, lambda step: factor(step, optimizer["warmup_steps"], max_steps, floor))
+    schedule = LambdaLR(built, [_shares(peaks, phases, optimizer) for peaks in rates])
     return {"optimizer": built, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _shares(peaks: list[float], phases: Sequence[Phase], optimizer: dict[str, Any]) -> Callable[[int], float]:
+    """Step -> share of the highest of a group's peak rates."""
+    ends = list(accumulate(phase.steps for phase in phases))
+
+    def share(step: int) -> float:
+        number = min(sum(end <= step for end in ends), len(phases) - 1)
+        phase = phases[number]
+        floor = optimizer["final_learning_rate"] / phase.learning_rate if phase.learning_rate else 0.0
+        within = step - (ends[number] - phase.steps)
+        return peaks[number] / (max(peaks) or 1.0) * factor(within, optimizer["warmup_steps"], phase.steps, floor)
+
+    return share
 
 
 def factor(step: int, warmup_steps: int, max_steps: int, floor: float) -> float:

@@ -2,7 +2,7 @@
 
 FOLDER = (
     "stage prepare folder ROOT --metadata FILE.csv --name={}   "
-    "(CSV columns: path, and caption, label, question, answer, split)"
+    "(CSV columns: path, and caption, label, question, answer, kind, conversation, split)"
 )
 
 # name -> (what it is, where people get it)

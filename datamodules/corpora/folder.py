@@ -1,6 +1,7 @@
-"""Anybody's own recordings: a CSV with a column `path`, and any of caption, label, question, answer, split, source.
+"""Anybody's own recordings: a CSV with a column `path`, and any of caption, label, question, answer, kind, conversation, split, source.
 
-Other columns are kept. Rows of one path are several captions or questions about one recording. A row with a label and
+`kind` is the question's, and `question` where it says nothing. `conversation` holds the JSON of datamodules/corpora/turns.py, its sounds paths as
+in the column `path`. Other columns are kept. Rows of one path are several captions or questions about one recording. A row with a label and
 no question gets the class question. TSV and JSONL (one object a line) are read as well.
 """
 
@@ -13,14 +14,15 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lhotse import AudioSource, CutSet, Recording, SupervisionSegment
 from lhotse.audio.utils import set_audio_duration_mismatch_tolerance
 
 from datamodules.corpora.inspect import DURATION_TOLERANCE, Bad, Found, inspect, refuse
+from datamodules.corpora.turns import SELF, placed, sounds_of
 
-KNOWN = ("path", "caption", "label", "question", "answer", "split", "source")
+KNOWN = ("path", "caption", "label", "question", "answer", "kind", "conversation", "split", "source")
 SPLITS = {
     "train": "train", "training": "train",
     "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
@@ -82,6 +84,7 @@ def prepare(
         )
     plans = _plan(_read(root, metadata), root, metadata, name, split_by, test, validation)
     plans = _hold_out(plans, validation_fraction)
+    told = _told(plans, root, metadata)
     if not any((root / plan.path).exists() for plan in plans):
         raise ValueError(
             f"{root} holds none of the {len(plans)} recordings that {metadata} names, the first {plans[0].path!r}. "
@@ -92,6 +95,7 @@ def prepare(
     bad = [Bad(plan.path, item.reason) for plan, item in pairs if item.reason]
     refuse(bad, len(found), on_bad)
     good = [(plan, item) for plan, item in pairs if item.reason is None]
+    _require_sounds(told, {plan.id for plan, _ in good}, metadata)
     if not good:
         raise ValueError(
             f"{metadata}: none of its {len(found)} recordings can be used. The first: {bad[0].path}: {bad[0].reason}"
@@ -101,7 +105,7 @@ def prepare(
     try:
         with CutSet.open_writer(part, overwrite=True) as writer:
             for plan, item in good:
-                writer.write(_cut(plan, item, name, label_question))
+                writer.write(_cut(plan, item, name, label_question, told[plan.id]))
         (out / "receipt.json").unlink(missing_ok=True)
         os.replace(part, out / "cuts.jsonl.gz")
     finally:
@@ -178,6 +182,8 @@ def _objects(metadata: Path) -> Iterator[Row]:
                     f'{metadata}, line {line}: one object a line is expected, as {{"path": "a.wav", "caption": "rain"}}'
                 )
             _require_path(list(values), metadata)
+            told = values.get("conversation")
+            values |= {"conversation": json.dumps(told)} if isinstance(told, list) else {}
             yield Row(line, {key: "" if value is None else str(value).strip() for key, value in values.items()})
 
 
@@ -303,7 +309,36 @@ def _hold_out(plans: list[Plan], fraction: float) -> list[Plan]:
     ]
 
 
-def _cut(plan: Plan, item: Found, name: str, label_question: str) -> object:
+class Told(NamedTuple):
+    """A conversation whose sounds are recordings' ids."""
+
+    line: int
+    turns: list[dict[str, Any]]
+
+
+def _told(plans: list[Plan], root: Path, metadata: Path) -> dict[str, list[Told]]:
+    """The conversations of each recording, by its id. Raises ValueError."""
+    by_path: dict[str, Plan] = {plan.path: plan for plan in plans}
+    found: dict[str, list[Told]] = {plan.id: [] for plan in plans}
+    for plan in plans:
+        for row in plan.rows:
+            if row.values.get("conversation"):
+                where = f"{metadata}, line {row.line}: conversation"
+                paths = lambda name, line=row.line: _inside(Row(line, {"path": name}), root, metadata)  # noqa: E731
+                found[plan.id].append(Told(row.line, placed(row.values["conversation"], where, plan, by_path, paths)))
+    return found
+
+
+def _require_sounds(told: dict[str, list[Told]], good: set[str], metadata: Path) -> None:
+    for name in good:
+        for line, turns in told[name]:
+            if missing := [sound for sound in sounds_of(turns) if sound not in {*good, SELF}]:
+                raise ValueError(
+                    f"{metadata}, line {line}: the conversation names {missing[0]}, which cannot be read. Take the row out"
+                )
+
+
+def _cut(plan: Plan, item: Found, name: str, label_question: str, told: list[Told]) -> object:
     channels = list(range(item.num_channels))
     source = AudioSource("file", channels, plan.path)  # relative to the corpus' root
     recording = Recording(
@@ -324,7 +359,12 @@ def _cut(plan: Plan, item: Found, name: str, label_question: str) -> object:
         SupervisionSegment(
             f"{plan.id}-{number}", plan.id, 0, recording.duration, channel=channel, text=text, custom=custom
         )
-        for number, (text, custom) in enumerate(_said(plan.rows, label_question))
+        for number, (text, custom) in enumerate(
+            [
+                *_said(plan.rows, label_question),
+                *((None, {"task": "conversation", "turns": turns}) for _, turns in told),
+            ]
+        )
     ]
     return cut
 
@@ -341,7 +381,12 @@ def _said(rows: list[Row], label_question: str) -> list[tuple[str | None, dict[s
         if question:
             said["question", question, answer] = (
                 None,
-                {"task": "question", "kind": "question", "question": question, "answer": answer},
+                {
+                    "task": "question",
+                    "kind": row.values.get("kind") or "question",
+                    "question": question,
+                    "answer": answer,
+                },
             )
         elif label:
             said["class", label] = (

@@ -254,6 +254,50 @@ def test_what_a_kind_of_quantizer_needs(overrides: list[str], message: str):
     conf.compose("tokenizer", overrides=["quantizer.kind=vq", *(f"quantizer.{text}" for text in overrides[1:])])
 
 
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["trainer.max_steps=5"], r"curriculum: its steps add up to 48285 .* 5\. Type --trainer\.max_steps=48285"),
+        (
+            ["data.corpora=[openaqx]"],
+            r"curriculum: entry 'rows': data\.corpora has no 'openaqa'\. Did you mean 'openaqx'",
+        ),
+        (["batching.tokens_per_batch=100"], r"batching\.max_tokens: 2048 is more than a batch holds"),
+        (["mixture.text=0.5"], r"mixture: mixture\.text is 0\.5 and text\.files is empty"),
+        (["mixture.question=-1"], r"mixture: mixture\.question is -1\.0; 0 to 1000"),
+        (["mixture={sound_to_text: 0, question: 0, conversation: 0}"], r"mixture: mixture has no weight above 0"),
+        (["text.files=[a.jsonl]"], r"text\.files: no mixture takes them"),
+        (["caption_dropout=1.5"], r"caption_dropout: 1\.5 is outside"),
+        (["timestamps.step=0.005"], r"timestamps\.step: 0\.005 s; a whole number of hundredths"),
+        (["timestamps.max_seconds=10.05"], r"timestamps\.max_seconds: 10\.05 s; a multiple of timestamps\.step=0\.1"),
+        (["curriculum=[{name: a, steps: 48285}]"], r"curriculum\[0\]\.learning_rate: Missing mandatory value"),
+        (["curriculum=[{name: a, stps: 3}]"], r"stps.*Did you mean: 'steps'"),
+    ],
+    ids=str,
+)
+def test_what_a_language_stage_is_taught_must_fit_together(overrides: list[str], message: str):
+    with pytest.raises(ValueError, match=message):
+        conf.compose("openaqa", ["curriculum"], overrides=overrides)
+
+
+def test_entries_of_a_curriculum_have_names_of_their_own_and_steps():
+    import copy
+
+    from conf import laws
+
+    composed = conf.compose("openaqa", ["curriculum"]).conf
+    for change, message in (
+        ({"name": "rows"}, "two entries are called 'rows'"),
+        ({"steps": 0}, "0 steps; at least 1"),
+        ({"learning_rate": -1.0}, "learning_rate is -1.0"),
+        ({"max_tokens": 20000}, "max_tokens is 20000; 1 to batching.tokens_per_batch=16384"),
+    ):
+        changed = copy.deepcopy(composed)
+        changed["curriculum"][1] |= change
+        assert any(message in problem for _, problem in laws.check("openaqa", changed)), change
+    assert not list(laws.check("openaqa", composed))
+
+
 def test_no_schema_key_is_the_name_of_a_unit():
     """Else `--tokenizer.x=1` and a section of a --conf FILE would mean two things."""
     assert not {unit: keys for unit, (owner, _) in schema.UNITS.items() if (keys := names(owner) & set(schema.UNITS))}

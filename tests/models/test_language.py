@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from datamodules.language import Encoded, collate, pack
 from models import entropy
 from models.entropy import Shape
+from models.generation import TextOnly
 from models.language import SoundLanguageModel
 from models.rows import new_rows
 from models.vocabulary import AUDIO, IGNORED, PROMPT, TEXT, Turn, Vocabulary
@@ -373,3 +374,25 @@ def test_talks_that_share_a_sound_have_the_loss_and_gradients_of_talks_apart():
     for one, other in zip(gradients, others, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
     assert len(pack(talks).input_ids) < sum(len(talk.input_ids) for talk in talks)
+
+
+def test_times_start_near_their_neighbours_and_are_said_in_text_alone():
+    """Next to one another their rows are alike (cosine above 0.75), far apart they are not; their spread is the text rows'."""
+    model, tokenizer = load_language_model("random:tiny", None, "float32")
+    words = Vocabulary(tokenizer, 5, (0, 1), "chat", None, max_seconds=10.0, step=0.1)
+    weight = model.get_input_embeddings().weight.detach()
+    for initialization in ("mean", "codebook", "random"):
+        codebook = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
+        rows = new_rows(weight, words, initialization, codebook, 0.02, 0)
+        assert rows.shape == (words.size - words.text_size, weight.shape[1])
+        times = rows[-words.num_times :]
+        near = torch.nn.functional.cosine_similarity(times[:-1] - times.mean(0), times[1:] - times.mean(0)).mean()
+        far = torch.nn.functional.cosine_similarity(times[:50] - times.mean(0), times[50:100] - times.mean(0)).mean()
+        assert near > 0.75 and near > far + 0.5
+        assert times.isfinite().all() and len(times.unique(dim=0)) == len(times)
+    language = SoundLanguageModel(model, words, 2, 4, 0.0, "mean", None, 0)
+    allowed = TextOnly(words)(torch.zeros(1, 1).long(), torch.zeros(1, words.size))[0] == 0
+    assert allowed.nonzero().flatten().tolist() == [*range(words.text_size), *range(words.first_time_id, words.size)]
+    prompt = torch.tensor([words.render([Turn("user", ["Make it."])], generate=True).input_ids])
+    (sound,) = language.generate(prompt, torch.ones_like(prompt), 12, allow="audio")
+    assert words.codes(sound)

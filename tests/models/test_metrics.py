@@ -8,6 +8,7 @@ from torch import Tensor
 
 from models.metrics.answers import BestGuess, Interval, bootstrap, is_right, normalise
 from models.metrics.captions import caption_scores
+from models.metrics.perplexity import perplexity
 from models.metrics.reconstruction import CodebookUse, LatentError, MelDistance, MultiResolutionStftDistance
 
 
@@ -233,3 +234,16 @@ def test_a_batch_of_sounds_equals_its_clips(metric):
     for row in range(4):
         metric.update(made[row : row + 1], true[row : row + 1])
     torch.testing.assert_close(metric.compute(), together)
+
+
+def test_perplexity_worked_by_hand():
+    """Four ids, of which 3 is sound. After 0 the model says 1 with 1/2, 2 with 1/4, 3 with 1/4; after 1 all alike."""
+    table = torch.tensor([[0.0, 0.5, 0.25, 0.25], [0.25] * 4, [0.25] * 4, [0.25] * 4]).log()
+    is_text = torch.tensor([True, True, True, False])
+    found = perplexity(lambda ids: table[ids], torch.tensor([0, 1, 2]), is_text)
+    assert found.tokens == 2
+    assert found.whole == pytest.approx((2 * 4) ** 0.5)  # 1/2, then 1/4
+    assert found.text == pytest.approx((1.5 * 3) ** 0.5)  # 2/3, then 1/3
+    for ids in ([0], [0, 3]):
+        with pytest.raises(ValueError, match="two text ids or more"):
+            perplexity(lambda ids: table[ids], torch.tensor(ids), is_text)

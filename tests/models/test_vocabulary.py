@@ -174,3 +174,70 @@ def test_what_cannot_work_is_refused():
         vocabulary().render([Turn("user", [f"what is {SOUND}"])])
     with pytest.raises(ValueError, match=r"rewrites earlier turns.*prompts.format=ltu"):
         vocabulary(FORGETFUL).render(TALK)
+
+
+def timed(step: float = 0.1, prompt_format: str = "chat") -> Vocabulary:
+    template = CHATML if prompt_format == "chat" else None
+    return Vocabulary(tokenizer(template), 5, (0, 1), prompt_format, None, max_seconds=10.0, step=step)
+
+
+def test_times_come_after_all_other_ids_and_move_none():
+    plain, words = vocabulary(), timed()
+    for name in ("text_size", "start_id", "end_id", "first_code_id", "stop_ids", "pad_id"):
+        assert getattr(words, name) == getattr(plain, name)
+    assert (words.first_time_id, words.num_times, words.size) == (plain.size, 101, plain.size + 101)
+    assert plain.num_times == 0 and plain.new_ids == range(plain.text_size, plain.size)
+    assert words.render(TALK) == plain.render(TALK)
+    assert words.is_audio(torch.tensor([words.first_time_id - 1, words.first_time_id])).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("prompt_format", ["chat", "ltu"])
+def test_a_time_in_a_text_is_one_token_of_it(prompt_format: str):
+    """1.23 s is 1.20 on the grid: the 13th time. An answer says it as text; decode writes it back."""
+    words = timed(prompt_format=prompt_format)
+    found = words.render([Turn("user", ["What is at <|10.00|>?"]), Turn("assistant", ["A bell <|0.00|> to <|1.23|>."])])
+    times = [
+        (token - words.first_time_id, kind) for token, _, kind in zip(*found, strict=True) if token >= words.text_size
+    ]
+    assert times == [(100, PROMPT), (0, TEXT), (12, TEXT)]
+    said = [label for label in found.labels if label != IGNORED]
+    assert words.decode(said) == "A bell <|0.00|> to <|1.20|>."
+    running = words.render_text("rain <|0.30|> on")
+    assert words.first_time_id + 3 in running.input_ids and words.decode(running.input_ids) == "rain <|0.30|> on"
+
+
+@pytest.mark.parametrize("step", [0.02, 0.04, 0.1, 0.5])
+def test_every_time_of_the_grid_inverts(step: float):
+    words = timed(step)
+    ids = list(range(words.first_time_id, words.size))
+    text = words.decode(ids)
+    rendered = words.render_text(text).input_ids
+    assert [token for token in rendered if token >= words.first_time_id] == ids and len(ids) == round(10 / step) + 1
+
+
+def test_times_that_cannot_be_said_are_refused():
+    talk = [Turn("user", ["when"]), Turn("assistant", ["at <|12.50|>"])]
+    with pytest.raises(
+        ValueError, match=r"the time <\|12\.50\|> lies beyond the last one, <\|10\.00\|>.*max_seconds=12\.5"
+    ):
+        timed().render(talk)
+    with pytest.raises(
+        ValueError, match=r"holds the time <\|12\.50\|> and times are off.*--timestamps\.max_seconds=10"
+    ):
+        vocabulary().render(talk)
+    with pytest.raises(ValueError, match="no code of level"):
+        timed().codes([timed().start_id, timed().first_time_id, timed().first_code_id + 5, timed().end_id])
+
+
+def test_running_text_is_said_to_its_end():
+    words = vocabulary()
+    found = words.render_text("A bell.")
+    assert words.decode(found.input_ids) == "A bell." and found.input_ids[-1] == words.tokenizer.eos_token_id
+    assert found.labels == found.input_ids and set(found.kinds) == {TEXT}  # this tokenizer begins no text with a token
+
+
+@pytest.mark.parametrize("prompt_format", ["chat", "ltu"])
+def test_conversations_rendered_together_are_those_rendered_alone(prompt_format: str):
+    words = vocabulary(CHATML, prompt_format)
+    talks = [TALK, TALK[:2], [Turn("user", ["x"]), Turn("assistant", [[1, 2, 3, 4]])]]
+    assert words.render_all(talks) == [words.render(talk) for talk in talks]

@@ -1,0 +1,34 @@
+"""Buckets of like length with the least padding that their number allows."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+RESOLUTION = 2048  # different lengths that are told apart
+
+
+def bucket_ends(lengths: Sequence[int], count: int) -> list[int]:
+    """The greatest length of each of at most `count` buckets, ascending; the last is the greatest of all.
+
+    Such that the sum over all items of (end of its bucket - its length) is least: exact, by dynamic programming over the different lengths
+    (Bellman 1961), which are rounded up to 1/RESOLUTION of the greatest. Quantiles of the lengths leave one wide bucket to a long tail.
+    """
+    unit = -(-max(lengths) // RESOLUTION)
+    rounded = np.minimum(-(-np.asarray(lengths) // unit) * unit, max(lengths))
+    values, numbers = np.unique(rounded, return_counts=True)
+    size, count = len(values), min(count, len(values))
+    items = np.concatenate([[0], np.cumsum(numbers)])  # of the first n lengths
+    least = np.array([0.0] + [np.inf] * size)  # padded length of the first n lengths in the buckets so far
+    begins = np.zeros((count, size + 1), dtype=int)
+    for bucket in range(count):
+        before, least = least, np.full(size + 1, np.inf)
+        for end in range(1, size + 1):
+            padded = before[:end] + values[end - 1] * (items[end] - items[:end])
+            begins[bucket, end] = padded.argmin()
+            least[end] = padded[begins[bucket, end]]
+    ends, end = [], size
+    for bucket in reversed(range(count)):
+        ends.append(int(values[end - 1]))
+        end = begins[bucket, end]
+    assert end == 0
+    return ends[::-1]
