@@ -33,10 +33,13 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     bases: dict[str, Perplexity] = {}  # by LLM
     for experiment in options.runs:
-        for stage in ("caption", "openaqa"):
+        there = [stage for stage in ("caption", "openaqa") if (Path("runs") / experiment / stage / "artifact").is_dir()]
+        if not there:
+            raise SystemExit(
+                f"runs/{experiment} has neither caption nor openaqa. Make one:   stage run caption --experiment={experiment}"
+            )
+        for stage in there:
             artifact = Path("runs") / experiment / stage / "artifact"
-            if not artifact.is_dir():
-                raise SystemExit(f"{artifact} is not there. Make it:   stage run {stage} --experiment={experiment}")
             model, vocabulary = language.load(artifact)
             source = artifacts.load(artifact)[0]["conf"]["model"]
             if source["source"] not in bases:

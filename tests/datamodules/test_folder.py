@@ -1,6 +1,7 @@
 """Anybody's own recordings: every format in, every row kept, every bad file named once, nothing half-written."""
 
 import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -447,3 +448,63 @@ def test_the_manifest_says_what_was_decoded(tmp_path: Path):
     np.testing.assert_allclose(
         cut.recording.with_path_prefix(tmp_path).load_audio(), soundfile.read(tmp_path / "a.mp3")[0].T, atol=1e-4
     )
+
+
+def talk(*sounds: str) -> str:
+    content = [*({"sound": name} for name in sounds), "Which?"]
+    return json.dumps([{"role": "user", "content": content}, {"role": "assistant", "content": "the first"}])
+
+
+def test_conversations_name_their_sounds_by_path_and_carry_their_ids(tmp_path: Path):
+    """In a CSV cell; and a question has the kind that its column says."""
+    for name in ("a.wav", "in/b.wav"):
+        sound(tmp_path / name)
+    rows = [
+        {
+            "path": "a.wav",
+            "conversation": talk("self", "in/b.wav"),
+            "question": "Which?",
+            "answer": "it",
+            "kind": "order",
+        },
+        {"path": "a.wav", "conversation": "", "question": "What?", "answer": "it", "kind": ""},
+        {"path": "in/b.wav", "conversation": talk(str(tmp_path / "a.wav")), "question": "", "answer": "", "kind": ""},
+    ]
+    _, cuts = prepared(tmp_path, rows)
+    first, second = cuts["a.wav"], cuts["in/b.wav"]
+    assert [sup.custom.get("kind") for sup in first.supervisions] == ["order", "question", None]
+    told = first.supervisions[-1].custom
+    assert told["task"] == "conversation"
+    assert told["turns"][0] == {"role": "user", "content": [{"sound": "self"}, {"sound": second.id}, "Which?"]}
+    assert told["turns"][1] == {"role": "assistant", "content": ["the first"]}
+    assert second.supervisions[0].custom["turns"][0]["content"][0] == {"sound": first.id}
+    assert "conversation" not in first.custom["metadata"] and "kind" not in first.custom["metadata"]
+
+
+@pytest.mark.parametrize(
+    "conversation, message",
+    [
+        (talk("gone.wav"), r"line 2: conversation: the sound 'gone\.wav' has no row of its own"),
+        (talk("test.wav"), r"line 2: conversation: a\.wav is in the split train and test\.wav in test"),
+        (talk("../x.wav"), r"line 2: '\.\./x\.wav' lies outside"),
+        ("hello", r"line 2: conversation: no JSON"),
+        (
+            '[{"role": "assistant", "content": "x"}]',
+            r"line 2: conversation, turn 1: the role is 'assistant'; user is expected",
+        ),
+    ],
+)
+def test_a_conversation_that_cannot_be_is_refused(tmp_path: Path, conversation: str, message: str):
+    for name in ("a.wav", "test.wav"):
+        sound(tmp_path / name)
+    rows = [{"path": "a.wav", "conversation": conversation, "split": "train"}, {"path": "test.wav", "split": "test"}]
+    with pytest.raises(ValueError, match=message):
+        prepared(tmp_path, rows)
+
+
+def test_a_conversation_about_a_bad_recording_is_refused_when_bad_ones_are_left_out(tmp_path: Path):
+    sound(tmp_path / "a.wav")
+    (tmp_path / "bad.wav").write_bytes(b"no sound")
+    rows = [{"path": "a.wav", "conversation": talk("bad.wav")}, {"path": "bad.wav", "conversation": ""}]
+    with pytest.raises(ValueError, match=r"line 2: the conversation names mine-bad, which cannot be read"):
+        prepared(tmp_path, rows, on_bad="skip", name="mine")

@@ -313,7 +313,7 @@ LACKING = {
     "nothing said": (
         "path,caption,split\n0.wav,,train\n1.wav,mid,test\n2.wav,,train\n",
         [],
-        ["caption: .*", r"openaqa: .* a caption \(column caption\) or a question \(columns question and answer, or label\)"],
+        ["caption: .*", r"openaqa: .* a caption \(column caption\) or a question \(columns question and answer, or label\) or a conversation \(column conversation\)"],
     ),
     "no test": ("path,caption\n0.wav,low\n1.wav,mid\n2.wav,high\n", [], [r"evaluate: .*split test.*column split.*--split_by.*"]),
     "other kinds": (
@@ -370,8 +370,13 @@ def test_a_receipt_counts_what_is_said(place: Path):
     )
     assert main(PREPARE) == 0
     said = json.loads((place / "data" / "mine" / "receipt.json").read_text())["said"]
-    assert said["train"] == {"recordings": 1, "captions": 2, "questions": {"class": 1, "question": 1}}
-    assert said["test"] == {"recordings": 1, "captions": 0, "questions": {}}
+    assert said["train"] == {
+        "recordings": 1,
+        "captions": 2,
+        "questions": {"class": 1, "question": 1},
+        "conversations": 0,
+    }
+    assert said["test"] == {"recordings": 1, "captions": 0, "questions": {}, "conversations": 0}
 
 
 @pytest.mark.parametrize("splits", [("train", "train", "train"), ("train", "val", "test"), ("", "", "test")], ids=str)
