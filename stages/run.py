@@ -144,6 +144,7 @@ def _quiet() -> None:
         ".*eagerly read CutSet.*",
         ".*in eval mode at the start.*",
         ".*is_gradient_checkpointing.*",
+        ".*gradient_checkpointing_enable. is deprecated.*",  # its new name is younger than our oldest transformers
         ".*weight_norm. is deprecated.*",  # diffusers' Oobleck
     ):
         warnings.filterwarnings("ignore", message)
