@@ -416,7 +416,6 @@ class DiagnosticConf:
     train_scenes: int
     validation_scenes: int
     test_scenes: int
-    train_presence_pairs: int  # questions "is there an X" a training scene: so many with yes, so many with no
     scene_seconds: float
     sample_rate: int
     seed: int

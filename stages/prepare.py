@@ -192,7 +192,6 @@ def _render(configuration: dict[str, Any]) -> dict[str, Any]:
     render(
         folder,
         train_scenes=splits["train"], validation_scenes=splits["validation"], test_scenes=splits["test"],
-        train_presence_pairs=configuration["train_presence_pairs"],
         scene_seconds=configuration["scene_seconds"], sample_rate=configuration["sample_rate"], seed=configuration["seed"], kinds=configuration["kinds"],
         sound_font=Path(assets.resolve("timgm6mb")), workers=max(configuration["data"]["num_workers"], 1),
         progress=lambda done, total: line.update(done),

@@ -33,7 +33,6 @@ def render(
     train_scenes: int,
     validation_scenes: int,
     test_scenes: int,
-    train_presence_pairs: int,
     scene_seconds: float,
     sample_rate: int,
     seed: int,
@@ -61,7 +60,7 @@ def render(
     for done, _ in enumerate(_each(write, waiting, workers), len(scenes) - len(waiting) + 1):
         if progress is not None:
             progress(done, len(scenes))
-    _write_cuts(folder, splits, sample_rate, seed, {"train": train_presence_pairs})
+    _write_cuts(folder, splits, sample_rate, seed)
 
 
 def _each(write: Callable[[Scene], None], scenes: list[Scene], workers: int) -> Iterator[None]:
@@ -107,15 +106,12 @@ def _prepare(audio: Path, scenes: list[Scene], settings: str) -> None:
     os.replace(part, written)
 
 
-def _write_cuts(
-    folder: Path, splits: list[list[Scene]], sample_rate: int, seed: int, presence_pairs: dict[str, int]
-) -> None:
-    """presence_pairs: by split; 1 where it says nothing."""
+def _write_cuts(folder: Path, splits: list[list[Scene]], sample_rate: int, seed: int) -> None:
     part = folder / "cuts.jsonl.gz.part"
     # no name and no time in the header: equal corpora are equal bytes
     with part.open("wb") as raw, gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as stream:
-        for split, scenes in zip(SPLITS, splits, strict=True):
-            for scene, asked in zip(scenes, questions(scenes, seed, presence_pairs.get(split, 1)), strict=True):
+        for scenes in splits:
+            for scene, asked in zip(scenes, questions(scenes, seed), strict=True):
                 cut = _cut(scene, captions(scene, seed), asked, sample_rate, seed)
                 stream.write(json.dumps(cut, ensure_ascii=False).encode() + b"\n")
     os.replace(part, folder / "cuts.jsonl.gz")

@@ -96,13 +96,10 @@ TEMPLATES = (
 )
 
 
-def questions(scenes: list[Scene], seed: int, presence_pairs: int = 1) -> list[list[Question]]:
-    """For every scene all kinds of question that apply. Balanced over the list, so pass a whole split.
-
-    presence_pairs: how often a scene is asked for a sound that it has and for one that it lacks.
-    """
+def questions(scenes: list[Scene], seed: int) -> list[list[Question]]:
+    """For every scene all kinds of question that apply. Balanced over the list, so pass a whole split."""
     asked = []
-    presence = [_presence(scenes, seed, number) for number in range(presence_pairs)]
+    present, absent = _presence(scenes, seed)
     counted = _counted(scenes)
     for place, scene in enumerate(scenes):
         rng = generator(seed, scene.split, scene.index, QUESTIONS)
@@ -113,10 +110,9 @@ def questions(scenes: list[Scene], seed: int, presence_pairs: int = 1) -> list[l
             found.append(_ask(rng, "what first", events[0].kind))
             found.append(_ask(rng, "what last", events[-1].kind))
             found.append(_compare(rng, "order", *_pair(rng, events)))
-        for present, absent in presence:
-            found.append(_ask(rng, "presence", "yes", noun=present[place].phrases.noun))
-            if (no := absent[place]) is not None:
-                found.append(_ask(rng, "presence", "no", noun=no.phrases.noun))
+        found.append(_ask(rng, "presence", "yes", noun=present[place].phrases.noun))
+        if (no := absent[place]) is not None:
+            found.append(_ask(rng, "presence", "no", noun=no.phrases.noun))
         if scene.index in counted:
             found.append(_ask(rng, "count", NUMBERS[len(events) - 1]))
         timed = events[rng.integers(len(events))]
@@ -150,14 +146,14 @@ def _pick(rng: Generator, options: tuple[str, ...]) -> str:
     return options[rng.integers(len(options))]
 
 
-def _presence(scenes: list[Scene], seed: int, number: int) -> tuple[list[Event], list[Event | None]]:
-    """The number-th round: an event of each scene to ask "yes" about; the same events, dealt to scenes that lack their kind, for "no".
+def _presence(scenes: list[Scene], seed: int) -> tuple[list[Event], list[Event | None]]:
+    """An event of each scene to ask "yes" about; the same events, dealt to scenes that lack their kind, for "no".
 
     So every kind is asked about equally often with either answer. None where no other scene can give one (tiny splits).
     """
     if not scenes:
         return [], []
-    rng = generator(seed, scenes[0].split, number, ABSENT)
+    rng = generator(seed, scenes[0].split, 0, ABSENT)
     present = [scene.events[rng.integers(len(scene.events))] for scene in scenes]
     kinds = [{event.kind for event in scene.events} for scene in scenes]
     dealt = [present[k] for k in rng.permutation(len(scenes))]

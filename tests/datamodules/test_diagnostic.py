@@ -324,28 +324,12 @@ def test_scenes_hold_only_the_kinds_that_were_asked_for() -> None:
         plan(0, "train", 1, 5.0, only[:3])
 
 
-def test_more_presence_questions_stay_balanced_and_true() -> None:
-    scenes = plan(0, "train", 120, 5.0)
-    once, thrice = questions(scenes, 0), questions(scenes, 0, presence_pairs=3)
-    for answer in ("yes", "no"):
-        counts = [sum(q.kind == "presence" and q.answer == answer for q in asked) for asked in thrice]
-        assert counts == [3] * len(scenes)
-    others = [[q.kind for q in asked if q.kind != "presence"] for asked in once]
-    assert others == [[q.kind for q in asked if q.kind != "presence"] for asked in thrice]
-    nouns = {kind.phrases.noun: name for name, kind in KINDS.items()}
-    for scene, asked in zip(scenes, thrice, strict=True):
-        for question in (q for q in asked if q.kind == "presence"):
-            asked_for = max((noun for noun in nouns if noun in question.question), key=len)
-            assert (nouns[asked_for] in {event.kind for event in scene.events}) == (question.answer == "yes")
-
-
 # ---- files
 
 SIZES = {
     "train_scenes": 6,
     "validation_scenes": 2,
     "test_scenes": 2,
-    "train_presence_pairs": 2,
     "kinds": [],
     "scene_seconds": 4.0,
     "sample_rate": 16000,
