@@ -313,7 +313,11 @@ LACKING = {
     "nothing said": (
         "path,caption,split\n0.wav,,train\n1.wav,mid,test\n2.wav,,train\n",
         [],
-        ["caption: .*", r"openaqa: .* a caption \(column caption\) or a question \(columns question and answer, or label\) or a conversation \(column conversation\)"],
+        [
+            "caption: .*",
+            r"openaqa: .* a caption \(column caption\) or a question \(columns question and answer, or label\) "
+            r"or a conversation \(column conversation\)",
+        ],
     ),
     "no test": ("path,caption\n0.wav,low\n1.wav,mid\n2.wav,high\n", [], [r"evaluate: .*split test.*column split.*--split_by.*"]),
     "other kinds": (
