@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
-from conf.schema import UNITS, StageConf
+from conf.schema import UNITS
+from conf.sections.common import StageConf
 
 
 def check(unit: str, conf: dict[str, Any]) -> Iterable[tuple[str, str]]:

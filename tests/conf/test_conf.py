@@ -10,6 +10,7 @@ from diffusers import AutoencoderOobleck
 
 import conf
 from conf import schema
+from conf.sections import common, sound
 from models.discriminator import Discriminator
 from models.dit import DiffusionTransformer
 from models.quantizer import build
@@ -313,14 +314,14 @@ def test_schema_has_no_defaults():
 
 
 FED = {  # section -> (constructor, what comes from parents, other modules or another section)
-    schema.MelCodec: (MelCodec, set()),
-    schema.Oobleck: (AutoencoderOobleck, set()),
-    schema.Spectral: (SpectralLoss, {"sample_rate", "channels"}),
-    schema.Discriminator: (Discriminator, {"channels"}),
-    schema.Encoder: (CausalEncoder, {"latent_dim"}),
-    schema.Quantizer: (build, {"dim", "lexicon"}),
-    schema.Decoder: (DiffusionTransformer, {"latent_dim", "condition_dim"}),
-    schema.Flow: (SoundTokenizer, {"encoder", "quantizer", "decoder", "grid"}),
+    sound.MelCodec: (MelCodec, set()),
+    sound.Oobleck: (AutoencoderOobleck, set()),
+    sound.Spectral: (SpectralLoss, {"sample_rate", "channels"}),
+    sound.Discriminator: (Discriminator, {"channels"}),
+    sound.Encoder: (CausalEncoder, {"latent_dim"}),
+    sound.Quantizer: (build, {"dim", "lexicon"}),
+    sound.Decoder: (DiffusionTransformer, {"latent_dim", "condition_dim"}),
+    sound.Flow: (SoundTokenizer, {"encoder", "quantizer", "decoder", "grid"}),
 }
 
 
@@ -333,9 +334,9 @@ def test_sections_fit_the_constructors_they_feed(section: type):
 
 def test_trainer_and_sampling_sections_are_arguments():
     assert (
-        names(schema.Hardware) < names(schema.Steps) < names(schema.Training) < parameters(lightning.Trainer.__init__)
+        names(common.Hardware) < names(common.Steps) < names(common.Training) < parameters(lightning.Trainer.__init__)
     )
-    assert names(schema.Sampling) == parameters(SoundTokenizer.decode) - {
+    assert names(sound.Sampling) == parameters(SoundTokenizer.decode) - {
         "codes",
         "num_codes",
         "num_frames",

@@ -1,0 +1,68 @@
+"""What every stage has, and what those that train have."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass
+class Data:
+    root: str  # folder of the prepared corpora
+    corpora: list[str]
+    on_bad: Literal["error", "skip"]  # a recording that cannot be read: end at once, or go on without it and say so
+    num_workers: int  # processes that read and prepare
+
+
+@dataclass
+class Hardware:
+    accelerator: str
+    devices: int | str
+    num_nodes: int
+    strategy: str
+    precision: (
+        str  # of lightning.Trainer; or auto: bf16-mixed where the processor multiplies bfloat16 itself, else 32-true
+    )
+
+
+@dataclass
+class Steps(Hardware):
+    """Arguments of `lightning.Trainer`; steps are optimizer steps."""
+
+    max_steps: int
+    log_every_n_steps: int
+    val_check_interval: int
+    limit_val_batches: int
+
+
+@dataclass
+class Training(Steps):
+    """What the Trainer does by itself where a stage has one optimizer."""
+
+    accumulate_grad_batches: int
+    gradient_clip_val: float | None
+
+
+@dataclass
+class Optimizer:
+    learning_rate: float
+    final_learning_rate: float
+    warmup_steps: int
+    weight_decay: float
+    betas: list[float]
+
+
+@dataclass
+class Checkpoints:
+    every_n_steps: int
+    keep: int
+
+
+@dataclass
+class StageConf:
+    """What every stage has."""
+
+    experiment: str
+    runs: str
+    seed: int
+    threads: int  # of torch on the CPU; 0 leaves torch's own choice
+    parents: dict[str, str]  # stage -> another experiment's name, or a run folder, to take that parent from
+    data: Data

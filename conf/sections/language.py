@@ -1,0 +1,143 @@
+"""The stages of the LLM, its evaluation, and the verbs that use it."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from conf.sections.common import Checkpoints, Hardware, Optimizer, StageConf, Training
+
+
+@dataclass
+class Model:
+    source: str  # hub id, folder, GGUF file, or a name of stages/assets.py
+    revision: str | None
+    dtype: Literal["float32", "bfloat16"]  # of the frozen weights
+    attention: Literal["sdpa", "eager"] | None  # null: what transformers takes for this LLM
+    activation_checkpointing: bool
+    compile: bool
+
+
+@dataclass
+class Lora:
+    rank: int
+    alpha: float
+    dropout: float
+
+
+@dataclass
+class Prompts:
+    format: Literal["chat", "ltu"]
+    system: str | None
+    template_options: dict[str, Any]  # what the chat template may be told, as enable_thinking
+    sound_to_text: list[str]
+    text_to_sound: list[str]  # each with {caption}
+
+
+@dataclass
+class Mixture:
+    """How often an item of each kind comes in one epoch: 1 once, 0 never, 2 twice, 0.25 for a quarter of the items."""
+
+    sound_to_text: float
+    text_to_sound: float
+    question: float
+    conversation: float
+    text: float  # of text.files
+
+
+@dataclass
+class Text:
+    files: list[str]  # JSONL: {"text": ...} or {"messages": [...]} a line
+
+
+@dataclass
+class Timestamps:
+    """Times in texts, a token each: `<|1.20|>`."""
+
+    max_seconds: float | None  # null: no times, and a text that holds one is refused
+    step: float  # seconds; a time in a text is rounded to it
+
+
+@dataclass
+class Lesson:
+    """An entry of a curriculum. Empty lists: all."""
+
+    name: str
+    steps: int
+    learning_rate: float  # its peak, of LoRA: warm-up and decay are each entry's own, as `optimizer` says
+    embedding_learning_rate: float
+    train: Literal["all", "new_rows"]  # what moves: LoRA and the new rows, or the new rows alone
+    mixture: Mixture
+    kinds: list[str]  # of questions
+    corpora: list[str]  # of data.corpora
+    datasets: list[str]  # values of a corpus' column `dataset`
+    max_tokens: int | None  # null: batching.max_tokens
+
+
+@dataclass
+class Loss:
+    audio_weight: float
+    text_weight: float
+    prompt_weight: float
+    z_loss_weight: float
+
+
+@dataclass
+class Batching:
+    tokens_per_batch: int
+    num_buckets: int
+    max_tokens: int  # an item above it is left out, counted and reported
+    questions_together: int  # on one sound: they share its tokens in one training sequence and are blind to each other
+
+
+@dataclass
+class LanguageConf(StageConf):
+    trainer: Training
+    checkpoints: Checkpoints
+    optimizer: Optimizer
+    model: Model
+    lora: Lora
+    embedding_initialization: Literal["mean", "random", "codebook"]
+    embedding_learning_rate: float  # of the new rows, which start from almost nothing
+    prompts: Prompts
+    timestamps: Timestamps
+    kinds: list[str]  # of questions, to train on and to evaluate; empty for all
+    mixture: Mixture
+    caption_dropout: float  # share of the text-to-sound items without their caption, for classifier-free guidance
+    text: Text
+    curriculum: list[Lesson]  # instead of kinds and mixture, which are then the validation's; empty: none
+    loss: Loss
+    batching: Batching
+
+
+@dataclass
+class EvaluateConf(StageConf):
+    trainer: Hardware
+    after: Literal[
+        "none", "caption", "openaqa"
+    ]  # what the LLM has learned; none: the caption stage's, untrained, with its new rows as they start
+    kinds: list[str] | None  # of questions; null: those that it was trained on, empty: all
+    batch_size: int
+    max_new_tokens: int
+    questions_per_kind: int
+    captions: int
+    bootstrap_samples: int
+
+
+@dataclass
+class AskConf:
+    """`stage ask`."""
+
+    max_new_tokens: int
+    temperature: float  # 0 is greedy
+    seed: int
+
+
+@dataclass
+class GenerateConf:
+    """`stage generate`."""
+
+    n: int
+    seconds_max: float
+    temperature: float  # 0 is greedy
+    top_p: float  # of the nucleus; 1 keeps every code
+    guidance: float  # 0 forgets the caption, 1 is the plain model, above 1 holds to the caption more
+    seed: int
