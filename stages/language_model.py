@@ -56,6 +56,7 @@ def load(artifact: Path, trained: bool = True) -> tuple[SoundLanguageModel, Voca
     trained=False: as it was before its first step, but that new rows are the text rows' mean and noise.
     """
     config, state = artifacts.load(artifact)
+    _check_written(artifact, config)
     conf = config["conf"] | {"embedding_initialization": "mean"}
     model, vocabulary, base = build(conf, config["facts"], None)
     check_base(artifact, config, base, conf)
@@ -66,12 +67,16 @@ def load(artifact: Path, trained: bool = True) -> tuple[SoundLanguageModel, Voca
 
 def check_base(owner: Path | str, saved: dict[str, Any], base: str, conf: dict[str, Any]) -> None:
     """saved: a config or a checkpoint, with the fingerprint `base` of the LLM that its adapter was trained on."""
-    if "base" not in saved:
-        raise ValueError(
-            f"{owner} is of an earlier version, which did not write down its LLM's fingerprint. Train it again with --restart"
-        )
+    _check_written(owner, saved)
     if saved["base"] != base:
         raise ValueError(
             f"{owner} was trained on other weights than those that {conf['model']['source']} holds now: its adapter fits them "
             "alone. Put the old ones back (name their folder, or a model.revision), or train again with --restart"
+        )
+
+
+def _check_written(owner: Path | str, saved: dict[str, Any]) -> None:
+    if "base" not in saved:
+        raise ValueError(
+            f"{owner} is of an earlier version, which did not write down its LLM's fingerprint. Train it again with --restart"
         )

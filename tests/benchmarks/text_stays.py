@@ -16,7 +16,7 @@ from torch import Tensor
 
 from models.metrics.perplexity import Perplexity, perplexity
 from models.vocabulary import Vocabulary
-from stages import artifacts, assets, language
+from stages import artifacts, assets, language_model
 
 TEXT = Path(__file__).with_suffix(".txt")
 
@@ -40,7 +40,7 @@ def main() -> None:
             )
         for stage in there:
             artifact = Path("runs") / experiment / stage / "artifact"
-            model, vocabulary = language.load(artifact)
+            model, vocabulary = language_model.load(artifact)
             source = artifacts.load(artifact)[0]["conf"]["model"]
             if source["source"] not in bases:
                 base, _ = assets.load_language_model(source["source"], source["revision"], source["dtype"])
