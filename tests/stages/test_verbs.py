@@ -18,8 +18,7 @@ from safetensors.torch import load_file
 from datamodules import chunks
 from models.generation import Guidance, Sampling, generate, pad_left
 from models.vocabulary import Turn
-from stages import assets, chain, export, trained
-from stages import language as language_stage
+from stages import assets, chain, export, language_model, trained
 from stages.cli import main
 from stages.pretrained import SoundTokenizer
 from tests.conftest import SMOKE
@@ -86,7 +85,7 @@ def test_an_answer_is_the_model_s_to_the_cached_codes(run, place, clip, model, c
     for words in (["--experiment=used"], ["--model=runs/used/openaqa"], ["--model", "runs/used"], ["--runs=runs"]):
         assert main(["ask", str(clip), QUESTION, *words]) == 0
         assert said(capsys) == wanted
-    loaded, _ = language_stage.load(run / "openaqa/artifact")
+    loaded, _ = language_model.load(run / "openaqa/artifact")
     assert torch.equal(next(loaded.parameters()), next(model.lm.parameters()))
 
 
