@@ -199,23 +199,24 @@ def text_to_sound(
 
     The prompt is the first of the wordings that the LLM was trained with.
     """
+    from datamodules.conversations import without_caption
     from models.generation import Guidance, Sampling, generate, pad_left
     from models.vocabulary import Turn
 
     words, wording = model.vocabulary, model.prompts["text_to_sound"][0]
 
     def prompts(texts: Sequence[str]) -> Any:
-        rendered = [words.render([Turn("user", [wording.format(caption=text)])], generate=True) for text in texts]
+        rendered = [words.render([Turn("user", [text])], generate=True) for text in texts]
         return pad_left([one.input_ids for one in rendered], words.pad_id)
 
-    ids, mask = prompts(captions)
+    ids, mask = prompts([wording.format(caption=caption) for caption in captions])
     room = most + 2
     _check_context(model, ids.shape[1], room, "type a smaller --seconds-max")
     sampling, guidance = None, None
     if settings["temperature"] > 0:
         sampling = Sampling(settings["temperature"], settings["top_p"], seeds)
     if settings["guidance"] != 1:
-        guidance = Guidance(settings["guidance"], *prompts([""] * len(captions)))
+        guidance = Guidance(settings["guidance"], *prompts([without_caption(wording)] * len(captions)))
     found = generate(model.lm, words, ids, mask, room, "audio", sampling, guidance)
     return [words.codes(answer) for answer in found]
 
