@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import conf
-from datamodules.corpora import FOLDER, SOURCES
+from datamodules.corpora import FOLDER, SOURCES, published
 from stages import assets, chain, enough
 
+LISTED = 100  # of the skipped recordings in a receipt
 WITHOUT = {  # split -> what it means to have none of it
     "validation": "nothing is measured while the stages train. Write validation in the column split of some, leave it empty (then "
     "--validation_fraction of those are), or --split_by=COLUMN --validation=VALUE",
@@ -30,6 +31,10 @@ def prepare(corpus: str, configuration: dict[str, Any]) -> None:
     data = configuration["data"]
     if corpus == "diagnostic":
         name, root, report = corpus, "", _render(configuration)
+    elif corpus != "folder":
+        _check_root(corpus, configuration)
+        name = configuration["name"] or corpus
+        root, report = str(Path(configuration["root"]).resolve()), _read_published(corpus, name, configuration)
     else:
         _check_given(configuration)
         name = configuration["name"] or Path(configuration["root"]).resolve().name
@@ -59,6 +64,13 @@ def _check_given(configuration: dict[str, Any]) -> None:
         if configuration[key] == "???":
             name = configuration["name"] or "mine"
             raise ValueError(f"prepare folder: {key} is not given: give {missing}, as\n  {FOLDER.format(name)}")
+
+
+def _check_root(corpus: str, configuration: dict[str, Any]) -> None:
+    if configuration["root"] == "???":
+        raise ValueError(
+            f"prepare {corpus}: ROOT is not given: stage prepare {corpus} ROOT. What lies in it:\n{published.listing(corpus)}"
+        )
 
 
 def require(
@@ -152,6 +164,11 @@ def where_from(corpus: str, root: Path) -> str:
     what, where = SOURCES.get(corpus, ("recordings of your own", "your disk"))
     place = "" if root == Path("data") else f" --data.root={root}"
     how = FOLDER.format(f"{corpus}{place}")
+    if corpus in published.NAMES:
+        about = published.corpus(corpus).about
+        what, where, how = about.what, about.where, f"stage prepare {corpus} ROOT{place}"
+    elif corpus == "openaqa":
+        how = f"stage prepare openaqa FILE.json{place}"
     if corpus == "diagnostic":
         what, where = "scenes that this project renders", "this project"
         how = f"stage prepare diagnostic --preset demo{place}"
@@ -206,7 +223,7 @@ def _render(configuration: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_folder(name: str, configuration: dict[str, Any]) -> dict[str, Any]:
-    from datamodules.corpora import folder
+    from datamodules.corpora import folder, writer
 
     out = Path(configuration["data"]["root"]) / name
     report = folder.prepare(
@@ -221,7 +238,7 @@ def _read_folder(name: str, configuration: dict[str, Any]) -> dict[str, Any]:
             print(f"  {path}: {reason}")
     if report.short:
         print(
-            f"{name}: {report.short} recordings are shorter than {folder.SHORT} s: a token or two is all there is of each"
+            f"{name}: {report.short} recordings are shorter than {writer.SHORT} s: a token or two is all there is of each"
         )
     return {
         "recordings": report.recordings,
@@ -229,6 +246,47 @@ def _read_folder(name: str, configuration: dict[str, Any]) -> dict[str, Any]:
         "splits": report.splits,
         "skipped": [[str(path), reason] for path, reason in report.skipped],
     }
+
+
+def _read_published(corpus: str, name: str, configuration: dict[str, Any]) -> dict[str, Any]:
+    from datamodules.corpora import prepared
+
+    out = Path(configuration["data"]["root"]) / name
+    done = prepared.prepare(
+        corpus, Path(configuration["root"]), out, name=name, split=configuration["split"], fold=configuration["fold"],
+        validation_fraction=configuration["validation_fraction"], label_question=configuration["label_question"],
+        contamination=configuration["contamination"], on_bad=configuration["data"]["on_bad"],
+        workers=max(configuration["data"]["num_workers"], 1),
+    )  # fmt: skip
+    report = done.report
+    if report.skipped:
+        print(f"{name}: {len(report.skipped)} recordings were left out, listed in {out / 'missing.jsonl'}")
+    if done.repeated:
+        print(f"{name}: {done.repeated} rows say what an earlier one has said; they count once")
+    _say_contaminated(name, out, len(done.contaminated), configuration["contamination"])
+    return {
+        "recordings": report.recordings,
+        "seconds": report.seconds,
+        "splits": report.splits,
+        "skipped": [[path, reason] for path, reason in report.skipped[:LISTED]],
+        "missing": len(report.skipped),
+        "repeated": done.repeated,
+        "contaminated": len(done.contaminated),
+    }
+
+
+def _say_contaminated(name: str, out: Path, count: int, contamination: str) -> None:
+    """Both ways: this corpus' training recordings in a test split, and others' in this one's."""
+    from datamodules.corpora import contamination as shared
+
+    if count:
+        what = "left out" if contamination == "drop" else "kept"
+        listed = out / "contaminated.jsonl"
+        print(f"{name}: {count} training recordings are in a test split and are {what}, listed in {listed}")
+    for other, number in shared.trained(out).items():
+        print(
+            f"{name}: {number} training recordings of {other} are in this test split: prepare {other} again, and they are left out"
+        )
 
 
 def _has_size(path: Path, size: int | None) -> bool:

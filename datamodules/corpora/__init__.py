@@ -1,4 +1,4 @@
-"""Corpora: disk to Lhotse cuts, one file a corpus. SOURCES says where the ones that a user must fetch come from."""
+"""Corpora: disk to Lhotse cuts, one file a corpus (published/). SOURCES says where the ones that a user must fetch come from."""
 
 FOLDER = (
     "stage prepare folder ROOT --metadata FILE.csv --name={}   "
