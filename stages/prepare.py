@@ -31,6 +31,10 @@ def prepare(corpus: str, configuration: dict[str, Any]) -> None:
     data = configuration["data"]
     if corpus == "diagnostic":
         name, root, report = corpus, "", _render(configuration)
+    elif corpus == "openaqa":
+        _check_root(corpus, configuration)
+        name = configuration["name"]
+        root, report = _read_openaqa(name, configuration)
     elif corpus != "folder":
         _check_root(corpus, configuration)
         name = configuration["name"] or corpus
@@ -68,6 +72,10 @@ def _check_given(configuration: dict[str, Any]) -> None:
 
 def _check_root(corpus: str, configuration: dict[str, Any]) -> None:
     if configuration["root"] == "???":
+        if corpus == "openaqa":
+            raise ValueError(
+                "prepare openaqa: which file? stage prepare openaqa openaqa_5.6M.json, from github.com/YuanGongND/ltu"
+            )
         raise ValueError(
             f"prepare {corpus}: ROOT is not given: stage prepare {corpus} ROOT. What lies in it:\n{published.listing(corpus)}"
         )
@@ -272,6 +280,39 @@ def _read_published(corpus: str, name: str, configuration: dict[str, Any]) -> di
         "missing": len(report.skipped),
         "repeated": done.repeated,
         "contaminated": len(done.contaminated),
+    }
+
+
+def _read_openaqa(name: str, configuration: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    from datamodules.corpora import openaqa
+
+    out = Path(configuration["data"]["root"]) / name
+    keys = ("tasks", "datasets", "closed_prefix", "corpora", "validation_fraction", "contamination")
+    done = openaqa.prepare(
+        Path(configuration["root"]), out, name=name, on_bad=configuration["data"]["on_bad"],
+        **{key: configuration[key] for key in keys},
+    )  # fmt: skip
+    print(f"{'dataset':<24} {'records':>9} {'found':>9} {'missing':>9} {'duplicated':>10}")
+    for dataset, told in done.datasets.items():
+        print(f"{dataset or '(none)':<24} {told.records:>9} {told.found:>9} {told.missing:>9} {told.duplicated:>10}")
+    if done.missing:
+        print(f"{name}: {done.missing} recordings are in no prepared corpus, listed in {out / 'missing.jsonl'}")
+    if done.filtered:
+        print(f"{name}: {done.filtered} records are of other tasks or datasets")
+    if done.repeated:
+        print(f"{name}: {done.repeated} records say what an earlier one has said; they count once")
+    _say_contaminated(name, out, done.contaminated, configuration["contamination"])
+    report = done.report
+    return str(done.root.resolve()), {
+        "recordings": report.recordings,
+        "seconds": report.seconds,
+        "splits": report.splits,
+        "skipped": [],
+        "datasets": {dataset: told._asdict() for dataset, told in done.datasets.items()},
+        "filtered": done.filtered,
+        "missing": done.missing,
+        "repeated": done.repeated,
+        "contaminated": done.contaminated,
     }
 
 

@@ -68,12 +68,24 @@ def lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
             file.close()
 
 
+def prepared_in(folder: Path, but: Path) -> dict[str, dict[str, Any]]:
+    """The prepared corpora of a folder and their receipts; `but` is passed over."""
+    found = sorted(folder.glob("*/receipt.json"))
+    return {
+        path.parent.name: json.loads(path.read_text())
+        for path in found
+        if path.parent != but and (path.parent / "cuts.jsonl.gz").is_file()
+    }
+
+
+def read_cuts(path: Path) -> Iterator[dict[str, Any]]:
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        yield from map(json.loads, file)
+
+
 def _others(folder: Path, but: Path) -> list[Path]:
-    found = sorted(folder.glob("*/cuts.jsonl.gz"))
-    return [cuts for cuts in found if cuts.parent != but and (cuts.parent / "receipt.json").is_file()]
+    return [folder / name / "cuts.jsonl.gz" for name in prepared_in(folder, but)]
 
 
 def _customs(cuts: Path) -> Iterator[dict[str, Any]]:
-    with gzip.open(cuts, "rt", encoding="utf-8") as file:
-        for line in file:
-            yield json.loads(line)["custom"]
+    return (cut["custom"] for cut in read_cuts(cuts))
