@@ -86,6 +86,150 @@ def audiocaps(root: Path) -> None:
     )
 
 
+def audioset(root: Path) -> None:
+    top = [
+        "# Segments csv created Sun Mar  5 10:54:31 2017\n",
+        "# num_ytids=2\n",
+        "# YTID, start_seconds, end_seconds, positive_labels\n",
+    ]
+    rows = {
+        "balanced_train_segments": [
+            '--PJHxphWEs, 30.000, 40.000, "/m/09x0r,/t/dd00088"\n',
+            '--aE2O5G5WE, 0.000, 10.000, "/m/0bt9lr"\n',
+        ],
+        "eval_segments": ['--4gqARaEJE, 0.000, 10.000, "/m/0bt9lr"\n'],
+    }
+    root.mkdir(parents=True)
+    for part, lines in rows.items():
+        (root / f"{part}.csv").write_text("".join([*top, *lines]))
+    names = [("/m/09x0r", "Speech"), ("/t/dd00088", "Gush"), ("/m/0bt9lr", "Dog, barking")]
+    write(
+        root / "class_labels_indices.csv",
+        [["index", "mid", "display_name"], *([str(n), *pair] for n, pair in enumerate(names))],
+    )
+    write(root / "mid_to_display_name.tsv", names, delimiter="\t")
+    header = ["segment_id", "start_time_seconds", "end_time_seconds", "label"]
+    events = [["--PJHxphWEs_30000", "0.5", "1.25", "/m/09x0r"], ["--PJHxphWEs_30000", "2.0", "10.0", "/t/dd00088"]]
+    write(root / "audioset_train_strong.tsv", [header, *events], delimiter="\t")
+    sounds(
+        root,
+        "balanced_train/Y--PJHxphWEs.wav",
+        "balanced_train/--aE2O5G5WE_0_10000.flac",
+        "eval/--4gqARaEJE_0.000_10.000.wav",
+    )
+
+
+def vggsound(root: Path) -> None:
+    write(
+        root / "vggsound.csv",
+        [["---g-f_I2yQ", "1", "people marching, loud", "test"], ["--0PQM4-hqg", "30", "waterfall burbling", "train"]],
+    )
+    sounds(root, "audio/---g-f_I2yQ_000001.wav", "audio/--0PQM4-hqg_30000_40000.wav")
+
+
+def fsd50k(root: Path) -> None:
+    truth = root / "FSD50K.ground_truth"
+    write(
+        truth / "vocabulary.csv",
+        [["0", "Electric_guitar", "/m/02sgy"], ["1", "Guitar", "/m/0342h"], ["2", "Crow", "/m/04s8yn"]],
+    )
+    rows = [["64760", "Electric_guitar,Guitar", "/m/02sgy,/m/0342h", "train"], ["16399", "Crow", "/m/04s8yn", "val"]]
+    write(truth / "dev.csv", [["fname", "labels", "mids", "split"], *rows])
+    write(truth / "eval.csv", [["fname", "labels", "mids"], ["37199", "Guitar", "/m/0342h"]])
+    sounds(root, "FSD50K.dev_audio/64760.wav", "FSD50K.dev_audio/16399.wav", "FSD50K.eval_audio/37199.wav")
+
+
+def wavcaps(root: Path) -> None:
+    data = {
+        "AudioSet_SL/as_final.json": [{"id": "Yb0RFKhbpFJA.wav", "caption": "Wind blows.", "duration": 10.0}],
+        "BBC_Sound_Effects/bbc_final.json": [{"id": "NHU05051096", "title": "x", "caption": "Birds.", "href": "y"}],
+        "FreeSound/fsd_final.json": [{"id": "2219", "caption": "A bell.", "tags": ["a", "b"]}],
+    }
+    for name, items in data.items():
+        (root / "json_files" / name).parent.mkdir(parents=True)
+        (root / "json_files" / name).write_text(json.dumps({"num_captions_per_audio": 1, "data": items}))
+    (root / "json_files/SoundBible").mkdir()
+    (root / "json_files/SoundBible/sb_final.json").write_text(
+        json.dumps([{"id": "2219", "caption": "An airplane is landing."}])
+    )
+    sounds(
+        root, "AudioSet_SL_flac/Yb0RFKhbpFJA.flac", "BBC_Sound_Effects_flac/NHU05051096.flac", "FreeSound_flac/2219.flac",
+        "SoundBible_flac/2219.flac",
+    )  # fmt: skip
+
+
+def musiccaps(root: Path) -> None:
+    header = [
+        "ytid",
+        "start_s",
+        "end_s",
+        "audioset_positive_labels",
+        "aspect_list",
+        "caption",
+        "author_id",
+        "is_balanced_subset",
+        "is_audioset_eval",
+    ]
+    rows = [
+        [
+            "-0Gj8-vB1q4",
+            "30",
+            "40",
+            "/m/0140xf,/m/02cjck",
+            "['sad', \"it's slow\"]",
+            "A ballad, slow.",
+            "4",
+            "False",
+            "True",
+        ],
+        ["-0SdAVK79lg", "30", "40", "/m/0155w", "['guitar']", "A guitar.", "0", "False", "False"],
+    ]
+    write(root / "musiccaps-public.csv", [header, *rows])
+    sounds(root, "wav/[-0Gj8-vB1q4]-[30-40].wav", "wav/-0SdAVK79lg.wav")
+
+
+def fma(root: Path) -> None:
+    first = ["", "album", "artist", "set", "set", "track", "track", "track"]
+    second = ["", "title", "name", "split", "subset", "genre_top", "genres", "title"]
+    rows = [
+        ["2", "AWOL", "AWOL", "training", "small", "Hip-Hop", "[21, 15]", "Food"],
+        ["1005", "x", "y", "test", "small", "", "[]", "z"],
+        ["3", "x", "y", "training", "large", "Rock", "[12]", "z"],
+    ]
+    write(root / "fma_metadata/tracks.csv", [first, second, ["track_id", *[""] * 7], *rows])
+    genres = [["21", "1", "0", "Hip-Hop", "21"], ["15", "1", "0", "Electronic", "15"], ["12", "1", "0", "Rock", "12"]]
+    write(root / "fma_metadata/genres.csv", [["genre_id", "#tracks", "parent", "title", "top_level"], *genres])
+    sounds(root, "fma_small/000/000002.mp3", "fma_small/001/001005.mp3")
+
+
+def vctk(root: Path) -> None:
+    for name, text in (
+        ("p225_001", "Please call Stella.\n"),
+        ("p280_001", "No second microphone."),
+        ("s5_002", "Ask her."),
+    ):
+        path = root / "txt" / name.split("_")[0] / f"{name}.txt"
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    (root / "speaker-info.txt").write_text(
+        "ID  AGE  GENDER  ACCENTS  REGION COMMENTS\np225  23  F    English    Southern  England\n"
+    )
+    sounds(root, "wav48_silence_trimmed/p225/p225_001_mic2.flac", "wav48_silence_trimmed/s5/s5_002_mic2.flac")
+
+
+def mmau(root: Path) -> None:
+    one = {
+        "id": "3fe64f3d", "audio_id": "./test-mini-audios/3fe64f3d.wav", "question": "Which came first?", "choices": ["Dog", "Cat"], "answer": "Cat",
+        "dataset": "x", "task": "sound", "split": "test-mini", "category": "Reasoning", "sub-category": "Order", "difficulty": "easy",
+    }  # fmt: skip
+    other = dict(
+        reversed({**one, "id": "b1", "audio_id": "./test-mini-audios/b1.wav", "task": "music", "answer": "Dog"}.items())
+    )
+    root.mkdir()
+    (root / "mmau-test-mini.json").write_text(json.dumps([one, other]))
+    sounds(root, "test-mini-audios/3fe64f3d.wav", "test-mini-audios/b1.wav")
+
+
 TREES: dict[str, tuple[Callable[[Path], None], dict[str, tuple[str, str, list[str], list[str], int]]]] = {
     # path -> split, origin, captions, labels, how many questions
     "esc50": (
@@ -146,6 +290,72 @@ TREES: dict[str, tuple[Callable[[Path], None], dict[str, tuple[str, str, list[st
             "clips/aaaaaaaaaaa_000000.wav": ("train", "youtube:aaaaaaaaaaa", ["A cat"], [], 0),
             "clips/val________7.wav": ("validation", "youtube:val_______", [f"val {n}" for n in range(5)], [], 0),
             "clips/10.wav": ("test", "youtube:test_______", ["test 0"], [], 0),
+        },
+    ),
+    "audioset": (
+        audioset,
+        {
+            "balanced_train/Y--PJHxphWEs.wav": ("train", "youtube:--PJHxphWEs", [], ["Speech", "Gush"], 2),
+            "balanced_train/--aE2O5G5WE_0_10000.flac": ("train", "youtube:--aE2O5G5WE", [], ["Dog, barking"], 1),
+            "eval/--4gqARaEJE_0.000_10.000.wav": ("test", "youtube:--4gqARaEJE", [], ["Dog, barking"], 1),
+        },
+    ),
+    "vggsound": (
+        vggsound,
+        {
+            "audio/---g-f_I2yQ_000001.wav": ("test", "youtube:---g-f_I2yQ", [], ["people marching, loud"], 1),
+            "audio/--0PQM4-hqg_30000_40000.wav": ("train", "youtube:--0PQM4-hqg", [], ["waterfall burbling"], 1),
+        },
+    ),
+    "fsd50k": (
+        fsd50k,
+        {
+            "FSD50K.dev_audio/64760.wav": ("train", "freesound:64760", [], ["Electric guitar", "Guitar"], 1),
+            "FSD50K.dev_audio/16399.wav": ("validation", "freesound:16399", [], ["Crow"], 1),
+            "FSD50K.eval_audio/37199.wav": ("test", "freesound:37199", [], ["Guitar"], 1),
+        },
+    ),
+    "wavcaps": (
+        wavcaps,
+        {
+            "AudioSet_SL_flac/Yb0RFKhbpFJA.flac": ("train", "youtube:b0RFKhbpFJA", ["Wind blows."], [], 0),
+            "BBC_Sound_Effects_flac/NHU05051096.flac": ("train", "bbc:NHU05051096", ["Birds."], [], 0),
+            "FreeSound_flac/2219.flac": ("train", "freesound:2219", ["A bell."], [], 0),
+            "SoundBible_flac/2219.flac": ("train", "soundbible:2219", ["An airplane is landing."], [], 0),
+        },
+    ),
+    "musiccaps": (
+        musiccaps,
+        {
+            "wav/[-0Gj8-vB1q4]-[30-40].wav": ("test", "youtube:-0Gj8-vB1q4", ["A ballad, slow."], [], 0),
+            "wav/-0SdAVK79lg.wav": ("train", "youtube:-0SdAVK79lg", ["A guitar."], [], 0),
+        },
+    ),
+    "fma": (
+        fma,
+        {
+            "fma_small/000/000002.mp3": (
+                "train",
+                "fma:2",
+                ["A piece of music. Genre: Hip-Hop, Electronic."],
+                ["Hip-Hop"],
+                1,
+            ),
+            "fma_small/001/001005.mp3": ("test", "fma:1005", [], [], 0),
+        },
+    ),
+    "vctk": (
+        vctk,
+        {
+            "wav48_silence_trimmed/p225/p225_001_mic2.flac": ("test", "vctk:p225_001", [], [], 1),
+            "wav48_silence_trimmed/s5/s5_002_mic2.flac": ("test", "vctk:s5_002", [], [], 1),
+        },
+    ),
+    "mmau": (
+        mmau,
+        {
+            "test-mini-audios/3fe64f3d.wav": ("test", "mmau:3fe64f3d", [], [], 1),
+            "test-mini-audios/b1.wav": ("test", "mmau:b1", [], [], 1),
         },
     ),
 }
@@ -288,3 +498,74 @@ def test_training_recordings_of_anothers_test_split(tmp_path: Path):
     assert [path.split("/")[0] for path in cuts] == ["validation", "evaluation"]
     (row,) = (tmp_path / "data/clotho/contaminated.jsonl").read_text().splitlines()
     assert json.loads(row) == dropped.contaminated[0]._asdict()
+
+
+def test_the_details_that_only_one_publisher_has(tmp_path: Path):
+    """Times of strong labels, choices, speakers, aspects, and the word that WavCaps' subsets go by."""
+    found = {}
+    for name in ("audioset", "mmau", "vctk", "musiccaps", "wavcaps"):
+        TREES[name][0](tmp_path / name)
+        found |= made(name, tmp_path / name, tmp_path / "data" / name, contamination="keep")[1]
+    times, heard = asked(found["balanced_train/Y--PJHxphWEs.wav"])
+    assert (times["kind"], times["answer"]) == ("times", "Speech from 0.5 to 1.2 s; Gush from 2.0 to 10.0 s")
+    assert (heard["kind"], heard["question"], heard["answer"]) == ("labels", "What sounds are heard?", "Speech; Gush")
+    (choice,) = asked(found["test-mini-audios/3fe64f3d.wav"])
+    assert (choice["kind"], choice["answer"], choice["choices"]) == ("sound", "Cat", ["Dog", "Cat"])
+    assert choice["question"] == "Which came first? Choose one of: Dog; Cat."
+    read = found["wav48_silence_trimmed/p225/p225_001_mic2.flac"]
+    assert asked(read)[0]["answer"] == "Please call Stella."
+    assert read.custom["metadata"] == {"speaker": "p225", "age": "23", "gender": "F", "accent": "English"}
+    assert found["wav/[-0Gj8-vB1q4]-[30-40].wav"].custom["metadata"]["aspects"] == ["sad", "it's slow"]
+    assert found["SoundBible_flac/2219.flac"].custom["metadata"]["subset"] == "SoundBible"
+
+
+BROKEN = {
+    "audioset": ("class_labels_indices.csv", "index,mid,display_name\n", r"line 4: /m/09x0r is not in .*class_labels"),
+    "vggsound": ("vggsound.csv", "a,1,x,dev\n", r"line 1: split 'dev'; train and test"),
+    "fsd50k": (
+        "FSD50K.ground_truth/eval.csv",
+        "fname,labels,mids\n1,Cat,/m/1\n",
+        r"line 2: the label 'Cat' is not in .*vocabulary",
+    ),
+    "wavcaps": (
+        "json_files/FreeSound/fsd_final.json",
+        '{"data": [{"id": "1"}]}',
+        r"fsd_final\.json, record 1: an object with id and caption",
+    ),
+    "musiccaps": (
+        "musiccaps-public.csv",
+        "ytid,start_s,end_s,aspect_list,caption,is_audioset_eval\na,0,10,pop,x,True\n",
+        r"line 2: aspect_list is a list",
+    ),
+    "fma": ("fma_metadata/tracks.csv", "a,b\nc,d\n", r"tracks\.csv: its three header lines"),
+    "mmau": (
+        "mmau-test-mini.json",
+        '[{"id": "a", "audio_id": "a.wav", "question": "?", "choices": ["x"], "answer": "y", "task": "sound"}]',
+        r"record 1: the answer 'y' is none of its choices",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_table_is_named_with_its_line(tmp_path: Path, name: str):
+    file, text, message = BROKEN[name]
+    TREES[name][0](tmp_path / "in")
+    (tmp_path / "in" / file).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        made(name, tmp_path / "in", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_all_of_a_corpus_in_one_split(tmp_path: Path):
+    """--split=train takes VCTK, which its file calls test, for training."""
+    vctk(tmp_path / "in")
+    done, _ = made("vctk", tmp_path / "in", tmp_path / "out", split="train", validation_fraction=0.5)
+    assert done.report.splits == {"train": 2, "validation": 0, "test": 0}
+
+
+def test_mmau_leaves_no_path_out_of_the_root(tmp_path: Path):
+    mmau(tmp_path / "in")
+    path = tmp_path / "in/mmau-test-mini.json"
+    path.write_text(path.read_text().replace("./test-mini-audios/b1.wav", "../../etc/b1.wav"))
+    with pytest.raises(ValueError, match=r"record 2: '\.\./\.\./etc/b1\.wav' lies outside"):
+        made("mmau", tmp_path / "in", tmp_path / "out")

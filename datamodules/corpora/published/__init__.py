@@ -13,6 +13,14 @@ NAMES = (
     "gtzan",
     "clotho",
     "audiocaps",
+    "audioset",
+    "vggsound",
+    "fsd50k",
+    "wavcaps",
+    "musiccaps",
+    "fma",
+    "vctk",
+    "mmau",
 )
 
 

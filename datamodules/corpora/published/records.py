@@ -107,7 +107,7 @@ class Files:
     def find(self, stems: Sequence[str], inside: Sequence[str] = (), strict: bool = False) -> str:
         """Path relative to the root of the first stem that is there; of several files, one in a folder whose name begins with one of `inside`.
 
-        strict: only files in such folders. Where none is there, the path that was expected.
+        strict: only files in such folders. Where none is there, the path that was expected; strict, none.
         """
         for stem in stems:
             places = self.found.get(stem, [])
@@ -118,7 +118,7 @@ class Files:
             ]
             if wanted or (places and not strict):
                 return (wanted or places)[0]
-        return f"{stems[0]}.wav"
+        return "" if strict else f"{stems[0]}.wav"
 
 
 def youtube(clip: str, start: float, end: float | None = None) -> list[str]:
