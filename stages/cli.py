@@ -152,7 +152,7 @@ def _status(arguments: argparse.Namespace, overrides: list[str]) -> int:
 def _prepare(arguments: argparse.Namespace, overrides: list[str]) -> int:
     if arguments.list:
         _refuse(overrides)
-        print("\n".join(published.listing(name) for name in published.NAMES))
+        print("\n".join(published.listing(name) for name in (*published.NAMES, "openaqa")))
         return 0
     if arguments.corpus is None:
         raise ValueError(f"prepare: which corpus? {', '.join(CORPORA)}.   stage prepare --list   says what they are")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import conf
-from datamodules.corpora import FOLDER, SOURCES, published
+from datamodules.corpora import FOLDER, published
 from stages import assets, chain, enough
 
 LISTED = 100  # of the skipped recordings in a receipt
@@ -72,10 +72,6 @@ def _check_given(configuration: dict[str, Any]) -> None:
 
 def _check_root(corpus: str, configuration: dict[str, Any]) -> None:
     if configuration["root"] == "???":
-        if corpus == "openaqa":
-            raise ValueError(
-                "prepare openaqa: which file? stage prepare openaqa openaqa_5.6M.json, from github.com/YuanGongND/ltu"
-            )
         raise ValueError(
             f"prepare {corpus}: ROOT is not given: stage prepare {corpus} ROOT. What lies in it:\n{published.listing(corpus)}"
         )
@@ -169,15 +165,13 @@ def recordings(stage: str, configuration: dict[str, Any]) -> Recordings:
 
 def where_from(corpus: str, root: Path) -> str:
     """Of a corpus that is not under `root`: what it is, and the data root near by that has it, or where people get it and what makes it ready."""
-    what, where = SOURCES.get(corpus, ("recordings of your own", "your disk"))
+    what, where = "recordings of your own", "your disk"
     place = "" if root == Path("data") else f" --data.root={root}"
     how = FOLDER.format(f"{corpus}{place}")
-    if corpus in published.NAMES:
-        about = published.corpus(corpus).about
+    if corpus in (*published.NAMES, "openaqa"):
+        about = published.described(corpus)
         what, where, how = about.what, about.where, f"stage prepare {corpus} ROOT{place}"
-    elif corpus == "openaqa":
-        how = f"stage prepare openaqa FILE.json{place}"
-    if corpus == "diagnostic":
+    elif corpus == "diagnostic":
         what, where = "scenes that this project renders", "this project"
         how = f"stage prepare diagnostic --preset demo{place}"
     near = _near(corpus, root)

@@ -96,7 +96,7 @@ def _plans(records: list[Record], root: Path, name: str, kind: str, split: str |
                 f"{other.where}: {path} is in {other.split}, and by {group[0].where} in {group[0].split}; one is allowed"
             )
         source = group[0].origin or f"{kind}:{group[0].clip}"
-        free = split is None and group[0].split == "train"
+        free = (split or group[0].split) == "train"
         plans.append(Plan(ids[path], path, split or group[0].split, source, free, group))
     return plans, repeated
 

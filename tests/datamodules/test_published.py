@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 from lhotse import CutSet
 
+import conf
 from datamodules.corpora import prepared, published
+from stages import prepare
+from stages.cli import main
 from tests.datamodules.test_folder import sound
 
 DEFAULTS: dict[str, Any] = dict(
@@ -560,7 +563,7 @@ def test_all_of_a_corpus_in_one_split(tmp_path: Path):
     """--split=train takes VCTK, which its file calls test, for training."""
     vctk(tmp_path / "in")
     done, _ = made("vctk", tmp_path / "in", tmp_path / "out", split="train", validation_fraction=0.5)
-    assert done.report.splits == {"train": 2, "validation": 0, "test": 0}
+    assert done.report.splits == {"train": 1, "validation": 1, "test": 0}
 
 
 def test_mmau_leaves_no_path_out_of_the_root(tmp_path: Path):
@@ -569,3 +572,51 @@ def test_mmau_leaves_no_path_out_of_the_root(tmp_path: Path):
     path.write_text(path.read_text().replace("./test-mini-audios/b1.wav", "../../etc/b1.wav"))
     with pytest.raises(ValueError, match=r"record 2: '\.\./\.\./etc/b1\.wav' lies outside"):
         made("mmau", tmp_path / "in", tmp_path / "out")
+
+
+def test_the_command_prepares_lists_and_joins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Two corpora and OpenAQA's questions about them, by the command; the stages find every recording again."""
+    monkeypatch.chdir(tmp_path)
+    audioset(tmp_path / "as")
+    fsd50k(tmp_path / "fsd")
+    assert main(["prepare", "--list"]) == 0
+    listed = capsys.readouterr().out
+    assert all(f"{name}: " in listed for name in (*TREES, "openaqa"))
+    assert main(["prepare", "audioset", "as", "--validation_fraction=0"]) == 0
+    assert main(["prepare", "fsd50k", "fsd"]) == 0
+    records = [
+        {
+            "instruction": "What?",
+            "output": "Speech.",
+            "audio_id": f"/x/{clip}.flac",
+            "dataset": dataset,
+            "task": "open-ended question",
+        }
+        for clip, dataset in (
+            ("--PJHxphWEs", "as_20k"),
+            ("--4gqARaEJE", "as_20k"),
+            ("64760", "fsd50k_tr"),
+            ("1", "fsd50k_tr"),
+        )
+    ]
+    Path("q.json").write_text(json.dumps(records))
+    capsys.readouterr()
+    assert main(["prepare", "openaqa", "q.json"]) == 1
+    assert "1 recordings are in no prepared corpus" in capsys.readouterr().err
+    assert main(["prepare", "openaqa", "q.json", "--data.on_bad=skip"]) == 0
+    said = capsys.readouterr().out
+    assert [line.split() for line in said.splitlines()[1:3]] == [
+        ["as_20k", "2", "2", "0", "0"],
+        ["fsd50k_tr", "2", "1", "1", "0"],
+    ]
+    assert "openaqa: 1 training recordings are in a test split and are left out" in said
+    receipt = json.loads(Path("data/openaqa/receipt.json").read_text())
+    assert (receipt["recordings"], receipt["missing"], receipt["contaminated"]) == (2, 1, 1)
+    found = prepare.recordings(
+        "latents", conf.compose("latents", overrides=["data.corpora=[audioset,fsd50k,openaqa]"]).conf
+    )
+    assert len(found.cuts) == 3 + 3 + 2
+    assert main(["prepare", "openaqa"]) == 1
+    assert "ROOT is not given" in capsys.readouterr().err
