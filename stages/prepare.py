@@ -265,6 +265,8 @@ def _read_published(corpus: str, name: str, configuration: dict[str, Any]) -> di
         print(f"{name}: {len(report.skipped)} recordings were left out, listed in {out / 'missing.jsonl'}")
     if done.repeated:
         print(f"{name}: {done.repeated} rows say what an earlier one has said; they count once")
+    for taken, others in list(done.several.items())[:1]:
+        print(f"{name}: {len(done.several)} clips have several files; one is taken, as {taken} and not {others[0]}")
     _say_contaminated(name, out, len(done.contaminated), configuration["contamination"])
     return {
         "recordings": report.recordings,
@@ -273,6 +275,7 @@ def _read_published(corpus: str, name: str, configuration: dict[str, Any]) -> di
         "skipped": [[path, reason] for path, reason in report.skipped[:LISTED]],
         "missing": len(report.skipped),
         "repeated": done.repeated,
+        "several": len(done.several),
         "contaminated": len(done.contaminated),
     }
 

@@ -8,7 +8,7 @@ from datamodules.corpora import writer
 from datamodules.corpora.contamination import Shared, lines, refuse_shared, tested
 from datamodules.corpora.inspect import Bad, Refused
 from datamodules.corpora.published import corpus
-from datamodules.corpora.published.records import Asked, Options, Record
+from datamodules.corpora.published.records import Asked, Files, Options, Record
 
 
 class Plan(NamedTuple):
@@ -25,6 +25,7 @@ class Plan(NamedTuple):
 class Prepared(NamedTuple):
     report: writer.Report
     repeated: int  # records that say what another has said
+    several: dict[str, list[str]]  # path that was taken -> other files of the clip
     contaminated: list[Shared]  # recordings whose origin is in a test split
 
 
@@ -52,7 +53,8 @@ def prepare(
             f"{root}: no such folder. It is where the files of {kind} lie; `stage prepare --list` says which"
         )
     about, read = corpus(kind)
-    records = list(read(root, Options(fold)))
+    files = Files(root)
+    records = list(read(root, Options(files, fold)))
     if not records:
         raise ValueError(f"{root}: no recordings. {kind} is expected as `stage prepare --list` says")
     plans, repeated = _plans(records, root, name, kind, split)
@@ -69,7 +71,7 @@ def prepare(
         raise ValueError(f"{refused}\nAll of them: {missing}") from None
     list_bad(missing, report.skipped, plans)
     lines(out / "contaminated.jsonl", (row._asdict() for row in contaminated))
-    return Prepared(report, repeated, contaminated)
+    return Prepared(report, repeated, files.several, contaminated)
 
 
 def list_bad(path: Path, bad: Iterable[Bad], plans: Iterable[Plan]) -> None:

@@ -84,8 +84,7 @@ def audiocaps(root: Path) -> None:
         "clips/Y-0xzrMun0Rs.wav",
         "clips/aaaaaaaaaaa_000000.wav",
         "clips/val________7.wav",
-        "clips/00.wav",
-        "clips/10.wav",
+        "clips/13.wav",
     )
 
 
@@ -292,7 +291,7 @@ TREES: dict[str, tuple[Callable[[Path], None], dict[str, tuple[str, str, list[st
             "clips/Y-0xzrMun0Rs.wav": ("train", "youtube:-0xzrMun0Rs", ["Rain, then thunder"], [], 0),
             "clips/aaaaaaaaaaa_000000.wav": ("train", "youtube:aaaaaaaaaaa", ["A cat"], [], 0),
             "clips/val________7.wav": ("validation", "youtube:val_______", [f"val {n}" for n in range(5)], [], 0),
-            "clips/10.wav": ("test", "youtube:test_______", ["test 0"], [], 0),
+            "clips/13.wav": ("test", "youtube:test_______", [f"test {n}" for n in range(5)], [], 0),
         },
     ),
     "audioset": (
@@ -391,7 +390,7 @@ def test_a_publishers_layout_becomes_cuts(tmp_path: Path, name: str):
     """The right text for the right audio."""
     lay, expected = TREES[name]
     lay(tmp_path / "in")
-    _, cuts = made(name, tmp_path / "in", tmp_path / "data" / name, on_bad="skip" if name == "audiocaps" else "error")
+    _, cuts = made(name, tmp_path / "in", tmp_path / "data" / name)
     found = {
         path: (cut.custom["split"], cut.custom["origin"], captions(cut), cut.custom["labels"], len(asked(cut)))
         for path, cut in cuts.items()
@@ -620,3 +619,17 @@ def test_the_command_prepares_lists_and_joins(
     assert len(found.cuts) == 3 + 3 + 2
     assert main(["prepare", "openaqa"]) == 1
     assert "ROOT is not given" in capsys.readouterr().err
+
+
+def test_a_clip_with_several_files_is_taken_once_and_said(tmp_path: Path):
+    """The one in the folder of its split comes first; a number of another subset is no other file of it."""
+    audiocaps(tmp_path / "in")
+    sounds(tmp_path / "in", "train/aaaaaaaaaaa.wav", "zoo/Yaaaaaaaaaaa.flac")
+    done, cuts = made("audiocaps", tmp_path / "in", tmp_path / "out")
+    assert "train/aaaaaaaaaaa.wav" in cuts and "clips/aaaaaaaaaaa_000000.wav" not in cuts
+    assert done.several == {}, "the others lie in no folder of the split"
+    sounds(tmp_path / "in", "training/Yaaaaaaaaaaa.flac")
+    done, cuts = made("audiocaps", tmp_path / "in", tmp_path / "out")
+    assert done.several == {"train/aaaaaaaaaaa.wav": ["training/Yaaaaaaaaaaa.flac"]} and len(cuts) == 4
+    wavcaps(tmp_path / "wav")
+    assert made("wavcaps", tmp_path / "wav", tmp_path / "other")[0].several == {}

@@ -1,9 +1,10 @@
 """AudioCaps (Kim et al. 2019): AudioSet clips of 10 s with a caption, in validation and test with five."""
 
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from datamodules.corpora.published.records import About, Files, Options, Record, first, table, youtube
+from datamodules.corpora.published.records import About, Options, Record, first, table, youtube
 
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
 ABOUT = About(
@@ -18,12 +19,15 @@ ABOUT = About(
 
 
 def records(root: Path, options: Options) -> Iterator[Record]:
-    files = Files(root)
+    files = options.files
     for part, split in SPLITS.items():
         path = first(root, [f"{place}{part}.csv" for place in ("dataset/", "", "dataset2.0/")], ABOUT)
-        for where, row in table(path, ["audiocap_id", "youtube_id", "start_time", "caption"]):
+        lines, numbers = list(table(path, ["audiocap_id", "youtube_id", "start_time", "caption"])), defaultdict(list)
+        for _, row in lines:
+            numbers[row["youtube_id"]].append(row["audiocap_id"])  # each caption of a clip has its own
+        for where, row in lines:
             clip = row["youtube_id"]
-            stems = [*youtube(clip, float(row["start_time"])), row["audiocap_id"]]
+            stems = [*youtube(clip, float(row["start_time"])), *numbers[clip]]
             yield Record(
                 files.find(stems, [part]),
                 clip,

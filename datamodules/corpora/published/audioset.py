@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from datamodules.corpora.published.records import About, Asked, Files, Options, Record, first, table, youtube
+from datamodules.corpora.published.records import About, Asked, Options, Record, first, table, youtube
 
 PARTS = {"balanced_train_segments": "train", "unbalanced_train_segments": "train", "eval_segments": "test"}
 STRONG = ("audioset_train_strong.tsv", "audioset_eval_strong.tsv")
@@ -28,7 +28,7 @@ def records(root: Path, options: Options) -> Iterator[Record]:
     names = {
         line.values["mid"]: line.values["display_name"] for line in table(labels, ["index", "mid", "display_name"])
     }
-    events, files = _events(root), Files(root)
+    events, files = _events(root), options.files
     columns = ["YTID", "start_seconds", "end_seconds", "positive_labels"]
     for part, split in PARTS.items():
         if not (root / f"{part}.csv").is_file():

@@ -4,7 +4,7 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-from datamodules.corpora.published.records import About, Files, Options, Record, first, table, youtube
+from datamodules.corpora.published.records import About, Options, Record, first, table, youtube
 
 ABOUT = About(
     "5,521 clips of 10 s of music with a caption",
@@ -15,7 +15,7 @@ ABOUT = About(
 
 
 def records(root: Path, options: Options) -> Iterator[Record]:
-    path, files = first(root, ["musiccaps-public.csv"], ABOUT), Files(root)
+    path, files = first(root, ["musiccaps-public.csv"], ABOUT), options.files
     for where, row in table(path, ["ytid", "start_s", "end_s", "aspect_list", "caption", "is_audioset_eval"]):
         clip, start, end = row["ytid"], float(row["start_s"]), float(row["end_s"])
         try:

@@ -4,6 +4,7 @@ import csv
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -19,10 +20,6 @@ class About(NamedTuple):
     splits: str
     question: str = "What sound is this?"  # asked about its labels
     known_bad: tuple[str, ...] = ()  # file stems that are shipped broken
-
-
-class Options(NamedTuple):
-    fold: int  # of the corpora with folds: the one that is tested on
 
 
 class Asked(NamedTuple):
@@ -78,10 +75,10 @@ def table(
     """
     with path.open(encoding=encoding, newline="") as file:
         reader = csv.reader(file, delimiter=delimiter, skipinitialspace=comment is not None)
-        named = [name.strip() for name in next(reader, [])] if header else list(columns)
-        if lacking := [name for name in columns if name not in named]:
-            raise ValueError(f"{path}: no column {lacking[0]!r}. It has {', '.join(named) or 'none'}")
         try:
+            named = [name.strip() for name in next(reader, [])] if header else list(columns)
+            if lacking := [name for name in columns if name not in named]:
+                raise ValueError(f"{path}: no column {lacking[0]!r}. It has {', '.join(named) or 'none'}")
             for fields in reader:
                 if not fields or (comment and fields[0].startswith(comment)):
                     continue
@@ -90,35 +87,48 @@ def table(
                 yield Line(f"{path}, line {reader.line_num}", dict(zip(named, map(str.strip, fields), strict=True)))
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} is not {encoding} ({error.reason} at byte {error.start})") from None
+        except csv.Error as error:
+            raise ValueError(f"{path} cannot be read as CSV: {error}") from None
 
 
 class Files:
     """The sound files under a folder by their stem, for corpora whose audio everybody fetches and names alone."""
 
     def __init__(self, root: Path):
-        self.root, self.found = root, defaultdict[str, list[str]](list)
-        for folder, folders, names in os.walk(root):
+        self.root = root
+        self.several: dict[str, list[str]] = {}  # path that was taken -> the clip's other files
+
+    @cached_property
+    def found(self) -> Mapping[str, list[str]]:
+        found: dict[str, list[str]] = defaultdict(list)
+        for folder, folders, names in os.walk(self.root, followlinks=True):
             folders.sort()
             for name in sorted(names):
                 stem, suffix = os.path.splitext(name)
                 if suffix.lower() in SOUNDS:
-                    self.found[stem].append(os.path.relpath(os.path.join(folder, name), root))
+                    found[stem].append(os.path.relpath(os.path.join(folder, name), self.root))
+        return found
 
     def find(self, stems: Sequence[str], inside: Sequence[str] = (), strict: bool = False) -> str:
-        """Path relative to the root of the first stem that is there; of several files, one in a folder whose name begins with one of `inside`.
+        """Path relative to the root of the first stem that is there; those in a folder whose name begins with one of `inside` come first.
 
         strict: only files in such folders. Where none is there, the path that was expected; strict, none.
         """
-        for stem in stems:
-            places = self.found.get(stem, [])
-            wanted = [
-                path
-                for path in places
-                if any(part.lower().startswith(name.lower()) for part in path.split(os.sep)[:-1] for name in inside)
-            ]
-            if wanted or (places and not strict):
-                return (wanted or places)[0]
-        return "" if strict else f"{stems[0]}.wav"
+        places = [path for stem in dict.fromkeys(stems) for path in self.found.get(stem, [])]
+        wanted = [path for path in places if _lies_in(path, inside)]
+        taken = wanted or ([] if strict else places)
+        if len(taken) > 1:
+            self.several[taken[0]] = taken[1:]
+        return taken[0] if taken else "" if strict else f"{stems[0]}.wav"
+
+
+def _lies_in(path: str, folders: Sequence[str]) -> bool:
+    return any(part.lower().startswith(name.lower()) for part in path.split(os.sep)[:-1] for name in folders)
+
+
+class Options(NamedTuple):
+    files: Files
+    fold: int  # of the corpora with folds: the one that is tested on
 
 
 def youtube(clip: str, start: float, end: float | None = None) -> list[str]:

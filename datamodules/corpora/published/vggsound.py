@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from datamodules.corpora.published.records import About, Files, Options, Record, first, table, youtube
+from datamodules.corpora.published.records import About, Options, Record, first, table, youtube
 
 ABOUT = About(
     "200 k clips of 10 s, 309 classes",
@@ -17,7 +17,7 @@ ABOUT = About(
 
 
 def records(root: Path, options: Options) -> Iterator[Record]:
-    path, files = first(root, ["vggsound.csv", "data/vggsound.csv"], ABOUT), Files(root)
+    path, files = first(root, ["vggsound.csv", "data/vggsound.csv"], ABOUT), options.files
     for where, row in table(path, ["video", "start", "label", "split"], header=False):
         if row["split"] not in ("train", "test"):
             raise ValueError(f"{where}: split {row['split']!r}; train and test are allowed")

@@ -26,7 +26,7 @@ ABOUT = About(
 
 def records(root: Path, options: Options) -> Iterator[Record]:
     first(root, [f"json_files/{subset}/{name}" for subset, (name, _) in SUBSETS.items()], ABOUT)
-    files = Files(root)
+    files = options.files
     for subset, (name, numbers) in SUBSETS.items():
         path = root / "json_files" / subset / name
         if not path.is_file():
