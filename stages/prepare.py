@@ -58,7 +58,7 @@ def prepare(corpus: str, configuration: dict[str, Any]) -> None:
     print(
         f"{name:<14} {report['recordings']} recordings ({counts}), {report['seconds'] / 60:.1f} min of sound, {time.monotonic() - started:.0f} s: {folder}"
     )
-    for split, meaning in WITHOUT.items():
+    for split, meaning in WITHOUT.items() if corpus == "folder" else ():  # the others' publishers say what is in them
         if not report["splits"][split]:
             print(f"{name:<14} no recording is for {split}: {meaning}")
 
@@ -225,7 +225,7 @@ def _render(configuration: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_folder(name: str, configuration: dict[str, Any]) -> dict[str, Any]:
-    from datamodules.corpora import folder, writer
+    from datamodules.corpora import folder
 
     out = Path(configuration["data"]["root"]) / name
     report = folder.prepare(
@@ -238,10 +238,7 @@ def _read_folder(name: str, configuration: dict[str, Any]) -> dict[str, Any]:
         print(f"{name}: {len(report.skipped)} recordings were left out (--data.on_bad=skip):")
         for path, reason in report.skipped:
             print(f"  {path}: {reason}")
-    if report.short:
-        print(
-            f"{name}: {report.short} recordings are shorter than {writer.SHORT} s: a token or two is all there is of each"
-        )
+    _say_short(name, report.short)
     return {
         "recordings": report.recordings,
         "seconds": report.seconds,
@@ -265,6 +262,7 @@ def _read_published(corpus: str, name: str, configuration: dict[str, Any]) -> di
         print(f"{name}: {len(report.skipped)} recordings were left out, listed in {out / 'missing.jsonl'}")
     if done.repeated:
         print(f"{name}: {done.repeated} rows say what an earlier one has said; they count once")
+    _say_short(name, report.short)
     for taken, others in list(done.several.items())[:1]:
         print(f"{name}: {len(done.several)} clips have several files; one is taken, as {taken} and not {others[0]}")
     _say_contaminated(name, out, len(done.contaminated), configuration["contamination"])
@@ -311,6 +309,13 @@ def _read_openaqa(name: str, configuration: dict[str, Any]) -> tuple[str, dict[s
         "repeated": done.repeated,
         "contaminated": done.contaminated,
     }
+
+
+def _say_short(name: str, count: int) -> None:
+    from datamodules.corpora.writer import SHORT
+
+    if count:
+        print(f"{name}: {count} recordings are shorter than {SHORT} s: a token or two is all there is of each")
 
 
 def _say_contaminated(name: str, out: Path, count: int, contamination: str) -> None:

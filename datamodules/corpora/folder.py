@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from datamodules.corpora.turns import SELF, placed, sounds_of
-from datamodules.corpora.writer import Entry, Report, hold_out, identities, inside, plain, require_any, write
+from datamodules.corpora.writer import Entry, Report, check_name, hold_out, identities, inside, require_any, write
 
 KNOWN = ("path", "caption", "label", "question", "answer", "kind", "conversation", "split", "source")
 SPLITS = {
@@ -63,10 +63,7 @@ def prepare(
     `source` says, or the path without its suffix.
     Raises ValueError for a table that cannot be read so, and for bad recordings unless on_bad is skip.
     """
-    if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
-        raise ValueError(
-            f"--name={name}: letters, digits, '_', '.' and '-' are allowed. Give one:   --name={plain(name)}"
-        )
+    check_name(name)
     plans = _plan(_read(root, metadata), root, metadata, name, split_by, test, validation)
     plans = hold_out(plans, validation_fraction)
     told = _told(plans, root, metadata)

@@ -72,6 +72,7 @@ def prepare(
     captions. A recording is for validation where its own corpus says so, or by `validation_fraction` and the hash of its origin. Raises ValueError for
     records that are none, and where a sound is missing unless on_bad is skip.
     """
+    writer.check_name(name)
     if not file.is_file():
         raise ValueError(
             f"{file}: no such file. It is one of LTU's, as openaqa_5.6M.json: a JSON list, or JSONL (github.com/YuanGongND/ltu)"

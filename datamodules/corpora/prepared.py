@@ -48,6 +48,7 @@ def prepare(
     split: for all recordings, whatever their publisher says; None keeps the publisher's. contamination: of training recordings whose
     origin is in a test split, this corpus' or that of another beside `out`: drop, keep, or error. Raises ValueError.
     """
+    writer.check_name(name)
     if not root.is_dir():
         raise ValueError(
             f"{root}: no such folder. It is where the files of {kind} lie; `stage prepare --list` says which"

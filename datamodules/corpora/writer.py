@@ -84,6 +84,14 @@ def write(
     return Report(len(good), sum(item.seconds for _, item in good), splits, bad, short)
 
 
+def check_name(name: str) -> None:
+    """Raises ValueError for a corpus' name that cannot be a folder's and begin ids."""
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", name):
+        raise ValueError(
+            f"--name={name}: letters, digits, '_', '.' and '-' are allowed. Give one:   --name={plain(name).lstrip('.')}"
+        )
+
+
 @contextmanager
 def writing(out: Path) -> Iterator[Callable[[Any], None]]:
     """Takes cuts; out/cuts.jsonl.gz is there when all of them are."""

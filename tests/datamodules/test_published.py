@@ -633,3 +633,10 @@ def test_a_clip_with_several_files_is_taken_once_and_said(tmp_path: Path):
     assert done.several == {"train/aaaaaaaaaaa.wav": ["training/Yaaaaaaaaaaa.flac"]} and len(cuts) == 4
     wavcaps(tmp_path / "wav")
     assert made("wavcaps", tmp_path / "wav", tmp_path / "other")[0].several == {}
+
+
+def test_a_name_that_leaves_the_data_root_is_refused(tmp_path: Path):
+    esc50(tmp_path / "in")
+    for name in ("../x", "..", "a b"):
+        with pytest.raises(ValueError, match=r"--name=.*letters, digits"):
+            prepared.prepare("esc50", tmp_path / "in", tmp_path / "out", name=name, **DEFAULTS)
