@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from conf.sections.corpora import DiagnosticConf, FolderConf
+from conf.sections.corpora import DiagnosticConf, FolderConf, PublishedConf, QuestionsConf
 from conf.sections.language import AskConf, EvaluateConf, GenerateConf, LanguageConf
 from conf.sections.sound import CacheConf, LatentsConf, ReconstructConf, TokenizerConf, VaeConf
 
@@ -23,6 +23,8 @@ UNITS = {
     "openaqa": Unit(LanguageConf, ("", "language", "openaqa")),
     "evaluate": Unit(EvaluateConf, ("", "evaluate")),
     "folder": Unit(FolderConf, ("corpora", "corpora/folder")),
+    "published": Unit(PublishedConf, ("corpora", "corpora/published")),
+    "questions": Unit(QuestionsConf, ("corpora", "corpora/questions")),
     "diagnostic": Unit(DiagnosticConf, ("corpora", "corpora/diagnostic")),
     "ask": Unit(AskConf, ("ask",)),
     "generate": Unit(GenerateConf, ("generate",)),

@@ -15,7 +15,7 @@ from lhotse.audio.utils import AudioLoadingError, DurationMismatchError
 from torch import Tensor
 from torchaudio.transforms import Resample
 
-from datamodules.corpora.folder import hold_durations
+from datamodules.corpora.writer import hold_durations
 
 LARGEST_KERNEL = 1 << 20  # entries of a resampling filter; 44099 to 44100 Hz would need 2 x 10^9
 

@@ -12,9 +12,15 @@ from typing import Any
 
 import conf
 from conf.schema import UNITS
+from datamodules.corpora import published
 from stages import STAGES, chain, status, verbs
 
-CORPORA = tuple(unit for unit in UNITS if unit not in (*STAGES, *verbs.UNITS))
+CORPORA = {  # what `stage prepare` makes -> its unit of the configuration
+    "folder": "folder",
+    "diagnostic": "diagnostic",
+    "openaqa": "questions",
+    **dict.fromkeys(published.NAMES, "published"),
+}
 EPILOG = """\
 configuration   --trainer.devices=8, trainer.devices=8 or --trainer.devices 8; `stage show STAGE` lists every key
 examples        stage run all --preset demo          the whole chain, small, on a CPU, from sound that it renders itself
@@ -38,7 +44,8 @@ keys of folder        (--KEY VALUE or --KEY=VALUE; `stage show folder` says thei
   data.on_bad         error, or skip: go on without recordings that cannot be read, and say which
   data.root           folder of the prepared corpora; `stage run` must be given the same
   data.num_workers    processes that read the recordings
-keys of diagnostic    `stage show diagnostic` lists them
+keys of the others    `stage show published`, `stage show questions` (openaqa) and `stage show diagnostic` list them;
+                      `stage prepare --list` says of each corpus what it is, where people get it and how ROOT is laid out
 """
 
 
@@ -87,8 +94,9 @@ def _parser() -> argparse.ArgumentParser:
         "prepare", parents=[layers], help="a corpus, to Lhotse cuts", allow_abbrev=False,
         epilog=PREPARE, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    verb.add_argument("corpus", choices=CORPORA, metavar="CORPUS", help=" | ".join(CORPORA))
-    verb.add_argument("root", nargs="?", metavar="ROOT", help="folder of the recordings")
+    verb.add_argument("corpus", nargs="?", choices=CORPORA, metavar="CORPUS", help=" | ".join(CORPORA))
+    verb.add_argument("root", nargs="?", metavar="ROOT", help="folder of the recordings; of openaqa the JSON")
+    verb.add_argument("--list", action="store_true", help="what each corpus is, where people get it, what lies where")
     verb.set_defaults(verb=_prepare)
     verb = subparsers.add_parser(
         "run", parents=[layers], help="run or resume a stage, or all of them", allow_abbrev=False
@@ -142,9 +150,15 @@ def _status(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _prepare(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    if arguments.list:
+        _refuse(overrides)
+        print("\n".join(published.listing(name) for name in (*published.NAMES, "openaqa")))
+        return 0
+    if arguments.corpus is None:
+        raise ValueError(f"prepare: which corpus? {', '.join(CORPORA)}.   stage prepare --list   says what they are")
     if arguments.root is not None:
         overrides = [f"root={arguments.root}", *overrides]
-    composed = conf.compose(arguments.corpus, arguments.preset, arguments.conf, overrides, complete=False)
+    composed = conf.compose(CORPORA[arguments.corpus], arguments.preset, arguments.conf, overrides, complete=False)
     from stages import prepare
 
     prepare.prepare(arguments.corpus, composed.conf)

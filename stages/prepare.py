@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import conf
-from datamodules.corpora import FOLDER, SOURCES
+from datamodules.corpora import FOLDER, published
 from stages import assets, chain, enough
 
+LISTED = 100  # of the skipped recordings in a receipt
 WITHOUT = {  # split -> what it means to have none of it
     "validation": "nothing is measured while the stages train. Write validation in the column split of some, leave it empty (then "
     "--validation_fraction of those are), or --split_by=COLUMN --validation=VALUE",
@@ -30,6 +31,14 @@ def prepare(corpus: str, configuration: dict[str, Any]) -> None:
     data = configuration["data"]
     if corpus == "diagnostic":
         name, root, report = corpus, "", _render(configuration)
+    elif corpus == "openaqa":
+        _check_root(corpus, configuration)
+        name = configuration["name"]
+        root, report = _read_openaqa(name, configuration)
+    elif corpus != "folder":
+        _check_root(corpus, configuration)
+        name = configuration["name"] or corpus
+        root, report = str(Path(configuration["root"]).resolve()), _read_published(corpus, name, configuration)
     else:
         _check_given(configuration)
         name = configuration["name"] or Path(configuration["root"]).resolve().name
@@ -49,7 +58,7 @@ def prepare(corpus: str, configuration: dict[str, Any]) -> None:
     print(
         f"{name:<14} {report['recordings']} recordings ({counts}), {report['seconds'] / 60:.1f} min of sound, {time.monotonic() - started:.0f} s: {folder}"
     )
-    for split, meaning in WITHOUT.items():
+    for split, meaning in WITHOUT.items() if corpus == "folder" else ():  # the others' publishers say what is in them
         if not report["splits"][split]:
             print(f"{name:<14} no recording is for {split}: {meaning}")
 
@@ -59,6 +68,13 @@ def _check_given(configuration: dict[str, Any]) -> None:
         if configuration[key] == "???":
             name = configuration["name"] or "mine"
             raise ValueError(f"prepare folder: {key} is not given: give {missing}, as\n  {FOLDER.format(name)}")
+
+
+def _check_root(corpus: str, configuration: dict[str, Any]) -> None:
+    if configuration["root"] == "???":
+        raise ValueError(
+            f"prepare {corpus}: ROOT is not given: stage prepare {corpus} ROOT. What lies in it:\n{published.listing(corpus)}"
+        )
 
 
 def require(
@@ -149,10 +165,13 @@ def recordings(stage: str, configuration: dict[str, Any]) -> Recordings:
 
 def where_from(corpus: str, root: Path) -> str:
     """Of a corpus that is not under `root`: what it is, and the data root near by that has it, or where people get it and what makes it ready."""
-    what, where = SOURCES.get(corpus, ("recordings of your own", "your disk"))
+    what, where = "recordings of your own", "your disk"
     place = "" if root == Path("data") else f" --data.root={root}"
     how = FOLDER.format(f"{corpus}{place}")
-    if corpus == "diagnostic":
+    if corpus in (*published.NAMES, "openaqa"):
+        about = published.described(corpus)
+        what, where, how = about.what, about.where, f"stage prepare {corpus} ROOT{place}"
+    elif corpus == "diagnostic":
         what, where = "scenes that this project renders", "this project"
         how = f"stage prepare diagnostic --preset demo{place}"
     near = _near(corpus, root)
@@ -219,16 +238,98 @@ def _read_folder(name: str, configuration: dict[str, Any]) -> dict[str, Any]:
         print(f"{name}: {len(report.skipped)} recordings were left out (--data.on_bad=skip):")
         for path, reason in report.skipped:
             print(f"  {path}: {reason}")
-    if report.short:
-        print(
-            f"{name}: {report.short} recordings are shorter than {folder.SHORT} s: a token or two is all there is of each"
-        )
+    _say_short(name, report.short)
     return {
         "recordings": report.recordings,
         "seconds": report.seconds,
         "splits": report.splits,
         "skipped": [[str(path), reason] for path, reason in report.skipped],
     }
+
+
+def _read_published(corpus: str, name: str, configuration: dict[str, Any]) -> dict[str, Any]:
+    from datamodules.corpora import prepared
+
+    out = Path(configuration["data"]["root"]) / name
+    done = prepared.prepare(
+        corpus, Path(configuration["root"]), out, name=name, split=configuration["split"], fold=configuration["fold"],
+        validation_fraction=configuration["validation_fraction"], label_question=configuration["label_question"],
+        contamination=configuration["contamination"], on_bad=configuration["data"]["on_bad"],
+        workers=max(configuration["data"]["num_workers"], 1),
+    )  # fmt: skip
+    report = done.report
+    if report.skipped:
+        print(f"{name}: {len(report.skipped)} recordings were left out, listed in {out / 'missing.jsonl'}")
+    if done.repeated:
+        print(f"{name}: {done.repeated} rows say what an earlier one has said; they count once")
+    _say_short(name, report.short)
+    for taken, others in list(done.several.items())[:1]:
+        print(f"{name}: {len(done.several)} clips have several files; one is taken, as {taken} and not {others[0]}")
+    _say_contaminated(name, out, len(done.contaminated), configuration["contamination"])
+    return {
+        "recordings": report.recordings,
+        "seconds": report.seconds,
+        "splits": report.splits,
+        "skipped": [[path, reason] for path, reason in report.skipped[:LISTED]],
+        "missing": len(report.skipped),
+        "repeated": done.repeated,
+        "several": len(done.several),
+        "contaminated": len(done.contaminated),
+    }
+
+
+def _read_openaqa(name: str, configuration: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    from datamodules.corpora import openaqa
+
+    out = Path(configuration["data"]["root"]) / name
+    keys = ("tasks", "datasets", "closed_prefix", "corpora", "validation_fraction", "contamination")
+    done = openaqa.prepare(
+        Path(configuration["root"]), out, name=name, on_bad=configuration["data"]["on_bad"],
+        **{key: configuration[key] for key in keys},
+    )  # fmt: skip
+    print(f"{'dataset':<24} {'records':>9} {'found':>9} {'missing':>9} {'duplicated':>10}")
+    for dataset, told in done.datasets.items():
+        print(f"{dataset or '(none)':<24} {told.records:>9} {told.found:>9} {told.missing:>9} {told.duplicated:>10}")
+    if done.missing:
+        print(f"{name}: {done.missing} recordings are in no prepared corpus, listed in {out / 'missing.jsonl'}")
+    if done.filtered:
+        print(f"{name}: {done.filtered} records are of other tasks or datasets")
+    if done.repeated:
+        print(f"{name}: {done.repeated} records say what an earlier one has said; they count once")
+    _say_contaminated(name, out, done.contaminated, configuration["contamination"])
+    report = done.report
+    return str(done.root.resolve()), {
+        "recordings": report.recordings,
+        "seconds": report.seconds,
+        "splits": report.splits,
+        "skipped": [],
+        "datasets": {dataset: told._asdict() for dataset, told in done.datasets.items()},
+        "filtered": done.filtered,
+        "missing": done.missing,
+        "repeated": done.repeated,
+        "contaminated": done.contaminated,
+    }
+
+
+def _say_short(name: str, count: int) -> None:
+    from datamodules.corpora.writer import SHORT
+
+    if count:
+        print(f"{name}: {count} recordings are shorter than {SHORT} s: a token or two is all there is of each")
+
+
+def _say_contaminated(name: str, out: Path, count: int, contamination: str) -> None:
+    """Both ways: this corpus' training recordings in a test split, and others' in this one's."""
+    from datamodules.corpora import contamination as shared
+
+    if count:
+        what = "left out" if contamination == "drop" else "kept"
+        listed = out / "contaminated.jsonl"
+        print(f"{name}: {count} training recordings are in a test split and are {what}, listed in {listed}")
+    for other, number in shared.trained(out).items():
+        print(
+            f"{name}: {number} training recordings of {other} are in this test split: prepare {other} again, and they are left out"
+        )
 
 
 def _has_size(path: Path, size: int | None) -> bool:

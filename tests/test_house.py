@@ -18,6 +18,7 @@ QUICK = [
     *[[verb, "--help"] for verb in ("ask", "generate", "encode", "decode", "export")],
     ["show", "generate"],
     ["list"],
+    ["prepare", "--list"],
     ["show", "tokenizer"],
 ]
 

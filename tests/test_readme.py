@@ -27,12 +27,14 @@ def test_command_is_understood(command: str):
     arguments, rest = cli._parser().parse_known_args(words)
     overrides = conf.parse_overrides(rest)
     unit = getattr(arguments, "stage", None) or getattr(arguments, "unit", None) or getattr(arguments, "corpus", None)
+    unit = cli.CORPORA.get(unit, unit) if hasattr(arguments, "corpus") else unit
     units = list(STAGES) if unit in (None, "all") else [unit]
     if getattr(arguments, "root", None):
         overrides.append(f"root={arguments.root}")
     conf.check_shared(UNITS, overrides)
     for name in units if hasattr(arguments, "preset") else []:
-        conf.compose(name, arguments.preset, [], overrides, shared=len(units) > 1)
+        shown = words[0] == "show"
+        conf.compose(name, arguments.preset, [], overrides, shared=len(units) > 1, complete=not shown)
 
 
 def test_the_two_marked_blocks_are_there():

@@ -1,6 +1,7 @@
 """What `stage prepare` takes."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from conf.sections.common import Data
 
@@ -32,3 +33,32 @@ class DiagnosticConf:
     sample_rate: int
     seed: int
     kinds: list[str]  # of sound, of those in datamodules/diagnostic; empty for all
+
+
+@dataclass
+class PublishedConf:
+    """`stage prepare NAME ROOT`: a corpus of the field, as its publisher ships it."""
+
+    data: Data
+    root: str
+    name: str | None  # of the prepared corpus; null takes its own
+    split: Literal["train", "validation", "test"] | None
+    fold: int
+    validation_fraction: float
+    label_question: str | None
+    contamination: Literal["drop", "keep", "error"]
+
+
+@dataclass
+class QuestionsConf:
+    """`stage prepare openaqa FILE`: LTU's records about sounds of corpora that are prepared."""
+
+    data: Data
+    root: str  # a .json or .jsonl
+    name: str
+    tasks: list[str]
+    datasets: list[str]
+    closed_prefix: Literal["keep", "strip"]
+    corpora: dict[str, list[str]]  # beginning of a dataset's name -> prepared corpora
+    validation_fraction: float
+    contamination: Literal["drop", "keep", "error"]

@@ -6,21 +6,16 @@ no question gets the class question. TSV and JSONL (one object a line) are read 
 """
 
 import csv
-import hashlib
 import json
 import os
 import re
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from lhotse import AudioSource, CutSet, Recording, SupervisionSegment
-from lhotse.audio.utils import set_audio_duration_mismatch_tolerance
-
-from datamodules.corpora.inspect import DURATION_TOLERANCE, Bad, Found, inspect, refuse
 from datamodules.corpora.turns import SELF, placed, sounds_of
+from datamodules.corpora.writer import Entry, Report, check_name, hold_out, identities, inside, require_any, write
 
 KNOWN = ("path", "caption", "label", "question", "answer", "kind", "conversation", "split", "source")
 SPLITS = {
@@ -28,16 +23,6 @@ SPLITS = {
     "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
     "test": "test", "eval": "test", "evaluation": "test",
 }  # fmt: skip
-
-SHORT = 0.1  # seconds
-
-
-class Report(NamedTuple):
-    recordings: int
-    seconds: float
-    splits: dict[str, int]
-    skipped: list[Bad]
-    short: int  # recordings shorter than SHORT
 
 
 class Row(NamedTuple):
@@ -78,52 +63,17 @@ def prepare(
     `source` says, or the path without its suffix.
     Raises ValueError for a table that cannot be read so, and for bad recordings unless on_bad is skip.
     """
-    if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
-        raise ValueError(
-            f"--name={name}: letters, digits, '_', '.' and '-' are allowed. Give one:   --name={_plain(name)}"
-        )
+    check_name(name)
     plans = _plan(_read(root, metadata), root, metadata, name, split_by, test, validation)
-    plans = _hold_out(plans, validation_fraction)
+    plans = hold_out(plans, validation_fraction)
     told = _told(plans, root, metadata)
-    if not any((root / plan.path).exists() for plan in plans):
-        raise ValueError(
-            f"{root} holds none of the {len(plans)} recordings that {metadata} names, the first {plans[0].path!r}. "
-            f"Paths are relative to {root}"
-        )
-    found = inspect([root / plan.path for plan in plans], workers)
-    pairs = list(zip(plans, found, strict=True))
-    bad = [Bad(plan.path, item.reason) for plan, item in pairs if item.reason]
-    refuse(bad, len(found), on_bad)
-    good = [(plan, item) for plan, item in pairs if item.reason is None]
-    _require_sounds(told, {plan.id for plan, _ in good}, metadata)
-    if not good:
-        raise ValueError(
-            f"{metadata}: none of its {len(found)} recordings can be used. The first: {bad[0].path}: {bad[0].reason}"
-        )
-    out.mkdir(parents=True, exist_ok=True)
-    part = out / f".part-{os.getpid()}-cuts.jsonl.gz"
-    try:
-        with CutSet.open_writer(part, overwrite=True) as writer:
-            for plan, item in good:
-                writer.write(_cut(plan, item, name, label_question, told[plan.id]))
-        (out / "receipt.json").unlink(missing_ok=True)
-        os.replace(part, out / "cuts.jsonl.gz")
-    finally:
-        part.unlink(missing_ok=True)
-    counts = Counter(plan.split for plan, _ in good)
-    splits = {split: counts[split] for split in ("train", "validation", "test")}
-    short = sum(item.seconds < SHORT for _, item in good)
-    return Report(len(good), sum(item.seconds for _, item in good), splits, bad, short)
+    require_any(plans, root, metadata)
 
+    def check(good: set[str]) -> None:
+        _require_sounds(told, good, metadata)
 
-def hold_durations() -> None:
-    """Lhotse mends recordings up to 0.5 s off their manifest in silence: only rounding is mended from here on.
-
-    For the whole process; calling it again changes nothing.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its warning concerns perturbed speed, which nothing here uses
-        set_audio_duration_mismatch_tolerance(DURATION_TOLERANCE)
+    entries = [_entry(plan, name, label_question, told[plan.id]) for plan in plans]
+    return write(entries, root, out, on_bad, workers, metadata, check)
 
 
 def _read(root: Path, metadata: Path) -> list[Row]:
@@ -215,7 +165,7 @@ def _plan(
                 f"{metadata}, line {row.line}: a question and its answer go together, here only one of them is given"
             )
         groups[_inside(row, root, metadata)].append(row)
-    ids, plans = _ids(name, list(groups)), []
+    ids, plans = identities(name, list(groups)), []
     for path, group in groups.items():
         speaking = [row for row in group if split_by or row.values.get("split")]
         splits = {_split(row, split_by, test, validation, metadata) for row in speaking} or {"train"}
@@ -259,19 +209,7 @@ def _check_split_by(
 
 def _inside(row: Row, root: Path, metadata: Path) -> str:
     """The row's path relative to the root. Raises ValueError for one that is empty or leaves the root."""
-    given = row.values["path"]
-    if not given:
-        raise ValueError(f"{metadata}, line {row.line}: the path is empty")
-    path = (
-        os.path.relpath(os.path.normpath(given), os.path.abspath(root))
-        if os.path.isabs(given)
-        else os.path.normpath(given)
-    )
-    if path.split(os.sep)[0] == "..":
-        raise ValueError(
-            f"{metadata}, line {row.line}: {given!r} lies outside {root}. Paths are relative to it, or inside it"
-        )
-    return PurePosixPath(*Path(path).parts).as_posix()
+    return inside(row.values["path"], root, f"{metadata}, line {row.line}")
 
 
 def _split(row: Row, split_by: str | None, test: Sequence[str], validation: Sequence[str], metadata: Path) -> str:
@@ -291,22 +229,6 @@ def _one(values: set[str], what: str, path: str, group: list[Row], metadata: Pat
             f"{metadata}, lines {lines}: {path} is in the {what} {' and '.join(sorted(values))}; one is allowed"
         )
     return next(iter(values))
-
-
-def _hold_out(plans: list[Plan], fraction: float) -> list[Plan]:
-    """Where no recording is for validation: the share of the free training sources with the lowest hashes.
-
-    At least one where there are two, and never all.
-    """
-    train = [plan for plan in plans if plan.split == "train"]
-    kept = {plan.source for plan in train if not plan.free}
-    sources = sorted({plan.source for plan in train} - kept, key=_hash)
-    if not fraction or len(sources) < 2 or any(plan.split == "validation" for plan in plans):
-        return plans
-    held = set(sources[: min(max(1, round(fraction * len(sources))), len(sources) - 1)])
-    return [
-        plan._replace(split="validation") if plan.split == "train" and plan.source in held else plan for plan in plans
-    ]
 
 
 class Told(NamedTuple):
@@ -338,35 +260,20 @@ def _require_sounds(told: dict[str, list[Told]], good: set[str], metadata: Path)
                 )
 
 
-def _cut(plan: Plan, item: Found, name: str, label_question: str, told: list[Told]) -> object:
-    channels = list(range(item.num_channels))
-    source = AudioSource("file", channels, plan.path)  # relative to the corpus' root
-    recording = Recording(
-        plan.id, [source], item.sample_rate, item.num_samples, item.num_samples / item.sample_rate, channel_ids=channels
-    )
-    cut = recording.to_cut().with_id(plan.id)
+def _entry(plan: Plan, name: str, label_question: str, told: list[Told]) -> Entry:
     labels = list(dict.fromkeys(row.values["label"] for row in plan.rows if row.values.get("label")))
-    cut.custom = {
+    custom = {
         "split": plan.split,
         "corpus": name,
         "source": f"{name}-{plan.source}",
         "labels": labels,
         "metadata": _kept(plan.rows),
-        "size": item.size,
     }
-    channel = channels if len(channels) > 1 else 0
-    cut.supervisions = [
-        SupervisionSegment(
-            f"{plan.id}-{number}", plan.id, 0, recording.duration, channel=channel, text=text, custom=custom
-        )
-        for number, (text, custom) in enumerate(
-            [
-                *_said(plan.rows, label_question),
-                *((None, {"task": "conversation", "turns": turns}) for _, turns in told),
-            ]
-        )
+    said = [
+        *_said(plan.rows, label_question),
+        *((None, {"task": "conversation", "turns": turns}) for _, turns in told),
     ]
-    return cut
+    return Entry(plan.id, plan.path, custom, said)
 
 
 def _said(rows: list[Row], label_question: str) -> list[tuple[str | None, dict[str, str]]]:
@@ -401,20 +308,3 @@ def _kept(rows: list[Row]) -> dict[str, str | list[str]]:
     columns = dict.fromkeys(column for row in rows for column in row.values if column not in KNOWN)
     values = {column: list(dict.fromkeys(filter(None, (row.values.get(column) for row in rows)))) for column in columns}
     return {column: found if len(found) > 1 else "".join(found) for column, found in values.items()}
-
-
-def _ids(name: str, paths: Sequence[str]) -> dict[str, str]:
-    """Path -> id of letters, digits, '_', '.', '-'; paths that would share one get a hash of the path."""
-    plain = {path: f"{name}-{_plain(os.path.splitext(path)[0])}" for path in paths}
-    taken = Counter(plain.values())
-    ids = {path: short if taken[short] == 1 else f"{short}-{_hash(path)[:8]}" for path, short in plain.items()}
-    assert len(set(ids.values())) == len(paths)
-    return ids
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text)
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

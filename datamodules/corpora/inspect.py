@@ -66,15 +66,22 @@ def _header(path: Path) -> Shape | None:
         return None
 
 
+class Refused(ValueError):
+    def __init__(self, message: str, bad: Sequence[Bad]):
+        super().__init__(message)
+        self.bad = bad
+
+
 def refuse(bad: Sequence[Bad], checked: int, on_bad: str) -> None:
-    """Raises ValueError that names the bad recordings, unless on_bad is skip."""
+    """Raises Refused that names the bad recordings, unless on_bad is skip."""
     if bad and on_bad == "error":
         rows = [f"  {path}: {reason}" for path, reason in bad[:LISTED]]
         rows += [f"  and {len(bad) - LISTED} more"] if len(bad) > LISTED else []
-        raise ValueError(
+        raise Refused(
             f"{len(bad)} of {checked} recordings cannot be used:\n"
             + "\n".join(rows)
-            + "\nMend them, or go on without them: --data.on_bad=skip"
+            + "\nMend them, or go on without them: --data.on_bad=skip",
+            bad,
         )
 
 

@@ -35,7 +35,11 @@ def parameters(function: object) -> set[str]:
 @pytest.mark.parametrize("preset", [None, *conf.presets()])
 @pytest.mark.parametrize("unit", list(schema.UNITS))
 def test_every_unit_composes_with_every_preset(unit: str, preset: str | None):
-    needed = ["root=recordings", "metadata=m.csv"] if unit == "folder" else []
+    needed = {
+        "folder": ["root=recordings", "metadata=m.csv"],
+        "published": ["root=recordings"],
+        "questions": ["root=a.json"],
+    }.get(unit, [])
     composed = conf.compose(unit, [preset] if preset else [], overrides=needed)
     assert set(composed.conf) == names(schema.UNITS[unit].schema)
     files = {f"conf/{path.relative_to(conf.ROOT)}" for path in conf.ROOT.rglob("*.yaml")}

@@ -157,7 +157,7 @@ def test_run_all_on_a_fresh_machine_says_what_is_missing_and_where_it_is(
     assert main(["run", "all"]) == 1
     said = capsys.readouterr().err
     for name in ("openaqa", "wavcaps", "fma"):
-        assert f"corpus {name} (not in data/): " in said and f"--name={name}" in said
+        assert f"corpus {name} (not in data/): " in said and f"stage prepare {name} ROOT" in said
     assert (
         "github.com/YuanGongND/ltu" in said
         and "huggingface.co/datasets/cvssp/WavCaps" in said

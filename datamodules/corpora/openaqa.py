@@ -1,0 +1,330 @@
+"""OpenAQA (Gong et al. 2023, arXiv:2305.10790): 5.6 M questions about sounds of other corpora, joined to those that are prepared.
+
+A record is {"instruction", "output", "audio_id"} and, not always, "input", "dataset", "task". audio_id is a path on its authors' machine: its stem is looked
+up among the clips of the prepared corpora that hold the dataset, never the path. All that grows with the records lies in SQLite on the disk.
+"""
+
+import json
+import os
+import re
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import ijson
+
+from datamodules.corpora import writer
+from datamodules.corpora.contamination import Shared, lines, prepared_in, read_cuts, refuse_shared, tested
+from datamodules.corpora.inspect import Found
+
+PREFIX = re.compile(r"Close[d]?-ended question:\s*")
+CAPTION = re.compile(r"Audio caption\s*:\s*", re.IGNORECASE)
+LABELS = re.compile(r"Label\(s\)\s*:\s*")
+REQUIRED, OPTIONAL = ("instruction", "output", "audio_id"), ("input", "dataset", "task")
+BATCH = 10_000
+TABLES = """
+PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -65536; PRAGMA temp_store = FILE;
+CREATE TABLE audio (id INTEGER PRIMARY KEY, cut TEXT);
+CREATE TABLE clip (place TEXT, key TEXT, audio INTEGER, PRIMARY KEY (place, key, audio)) WITHOUT ROWID;
+CREATE TABLE record (audio INTEGER, dataset TEXT, kind TEXT, question TEXT, answer TEXT);
+CREATE TABLE missing (dataset TEXT, audio_id TEXT, reason TEXT, records INTEGER, PRIMARY KEY (dataset, audio_id)) WITHOUT ROWID;
+"""
+
+
+class Told(NamedTuple):
+    """What became of a dataset's records."""
+
+    records: int
+    found: int
+    missing: int
+    duplicated: int  # found in more than one place; the first counts
+
+
+class Prepared(NamedTuple):
+    report: writer.Report
+    root: Path  # that the recordings' paths are relative to
+    datasets: dict[str, Told]
+    filtered: int  # records of other tasks or datasets
+    repeated: int  # records that say what another has said
+    missing: int  # recordings
+    contaminated: int  # recordings
+
+
+def prepare(
+    file: Path,
+    out: Path,
+    *,
+    name: str,
+    tasks: Sequence[str],
+    datasets: Sequence[str],
+    closed_prefix: str,
+    corpora: Mapping[str, Sequence[str]],
+    validation_fraction: float,
+    contamination: str,
+    on_bad: str,
+) -> Prepared:
+    """Writes out/cuts.jsonl.gz, a cut for each recording with all that is asked about it, or nothing; and out/missing.jsonl, out/contaminated.jsonl.
+
+    corpora: the beginning of a dataset's name -> where its sounds are, corpora beside `out` or CORPUS/SUBSET of one. "Audio caption: " answers become
+    captions. A recording is for validation where its own corpus says so, or by `validation_fraction` and the hash of its origin. Raises ValueError for
+    records that are none, and where a sound is missing unless on_bad is skip.
+    """
+    writer.check_name(name)
+    if not file.is_file():
+        raise ValueError(
+            f"{file}: no such file. It is one of LTU's, as openaqa_5.6M.json: a JSON list, or JSONL (github.com/YuanGongND/ltu)"
+        )
+    places = list(dict.fromkeys(place for group in corpora.values() for place in group))
+    there = prepared_in(out.parent, out)
+    roots = {
+        corpus: Path(receipt["root"])
+        for corpus, receipt in there.items()
+        if corpus in {place.split("/")[0] for place in places}
+    }
+    if not roots:
+        raise ValueError(
+            f"{out.parent} holds none of {', '.join(places)}: OpenAQA's sounds are theirs. `stage prepare --list` says where they come from"
+        )
+    tests = tested(out.parent, out)
+    out.mkdir(parents=True, exist_ok=True)
+    part = out / f".part-{os.getpid()}.sqlite"
+    part.unlink(missing_ok=True)
+    db = sqlite3.connect(part, isolation_level=None)
+    try:
+        db.executescript(TABLES)
+        root = Path(os.path.commonpath(roots.values()))
+        _index(db, out.parent, roots, root)
+        told, filtered = _read(db, file, tasks, datasets, closed_prefix, corpora)
+        missing = _list_missing(db, out / "missing.jsonl")
+        counts = ", ".join(
+            f"{dataset or 'no dataset'} {item.missing} of {item.records}"
+            for dataset, item in told.items()
+            if item.missing
+        )
+        if not sum(item.found for item in told.values()):
+            raise ValueError(
+                f"{file}: no sound of its records is in {', '.join(roots)} ({counts or 'all were filtered out'})"
+            )
+        if missing and on_bad == "error":
+            raise ValueError(
+                f"{missing} recordings are in no prepared corpus, of the records of {counts}. All of them: {out / 'missing.jsonl'}\n"
+                "Prepare their corpora, or go on without them: --data.on_bad=skip"
+            )
+        report, repeated, shared = _write(db, out, name, tests, validation_fraction, contamination)
+    finally:
+        db.close()
+        part.unlink(missing_ok=True)
+    lines(out / "contaminated.jsonl", (row._asdict() for row in shared))
+    return Prepared(report, root, told, filtered, repeated, missing, len(shared))
+
+
+def records(file: Path) -> Iterator[dict[str, str]]:
+    """The records of a JSON list or of JSONL, one at a time. Raises ValueError that names the one that is none."""
+    with file.open("rb") as stream:
+        begin = stream.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+        if begin not in (b"[", b"{"):
+            raise ValueError(
+                f"{file}: a JSON list of records, or one record a line, is expected, here it begins with {begin!r}"
+            )
+        stream.seek(3 if stream.seek(0) or stream.read(3) == b"\xef\xbb\xbf" else 0)
+        number = 0
+        try:
+            for number, record in enumerate(
+                ijson.items(stream, "item" if begin == b"[" else "", multiple_values=begin == b"{"), 1
+            ):
+                _check(record, f"{file}, record {number}")
+                yield record
+        except ijson.JSONError as error:
+            raise ValueError(f"{file}: no JSON after record {number}: {str(error).strip().splitlines()[0]}") from None
+
+
+def _check(record: Any, where: str) -> None:
+    if not isinstance(record, dict):
+        raise ValueError(f"{where}: an object with {', '.join(REQUIRED)} is expected, here {str(record)[:60]!r}")
+    for key in REQUIRED:
+        if not isinstance(record.get(key), str) or not record[key].strip():
+            raise ValueError(
+                f"{where}: {key!r} is a text that is not empty, here {record.get(key)!r}; the record has {', '.join(record)}"
+            )
+    for key in OPTIONAL:
+        if not isinstance(record.get(key) or "", str):
+            raise ValueError(f"{where}: {key!r} is a text, here {record[key]!r}")
+
+
+def _index(db: sqlite3.Connection, folder: Path, roots: Mapping[str, Path], common: Path) -> None:
+    """Every recording of the corpora under its clip's id and its file's stem, in its corpus and in its subset."""
+    number = 0
+    for corpus, root in roots.items():
+        audios, clips = [], []
+        for cut in read_cuts(folder / corpus / "cuts.jsonl.gz"):
+            number += 1
+            recording, custom = cut["recording"], cut["custom"]
+            path = (root / recording["sources"][0]["source"]).relative_to(common).as_posix()
+            kept = {
+                "id": cut["id"], "path": path, "rate": recording["sampling_rate"], "samples": recording["num_samples"],
+                "channels": len(recording["channel_ids"]), "size": custom.get("size"), "split": custom["split"],
+                "origin": custom.get("origin") or custom["source"], "labels": custom["labels"],
+            }  # fmt: skip
+            audios.append((number, json.dumps(kept)))
+            subset = custom.get("metadata", {}).get("subset")
+            for place in (corpus, f"{corpus}/{subset}") if subset else (corpus,):
+                clips += [(place, key, number) for key in {custom.get("clip", ""), PurePosixPath(path).stem} if key]
+            if len(audios) >= BATCH:
+                _insert(db, "audio", audios)
+                _insert(db, "clip", clips)
+        _insert(db, "audio", audios)
+        _insert(db, "clip", clips)
+
+
+def _read(
+    db: sqlite3.Connection,
+    file: Path,
+    tasks: Sequence[str],
+    datasets: Sequence[str],
+    closed_prefix: str,
+    corpora: Mapping[str, Sequence[str]],
+) -> tuple[dict[str, Told], int]:
+    """The records into the database, and what became of them by dataset."""
+    everywhere = list(dict.fromkeys(place for group in corpora.values() for place in group))
+    count: dict[str, Counter[str]] = {}
+    filtered, rows, gone = 0, [], []
+    for record in records(file):
+        dataset, task = record.get("dataset") or "", record.get("task") or "question"
+        if (tasks and task not in tasks) or (datasets and dataset not in datasets):
+            filtered += 1
+            continue
+        counted = count.setdefault(dataset, Counter())
+        counted["records"] += 1
+        places = next(
+            (group for begin, group in corpora.items() if dataset.startswith(begin)), [] if dataset else everywhere
+        )
+        audios, reason = _lookup(db, record["audio_id"], places)
+        if not dataset and len(audios) > 1:
+            audios, reason = [], "several sounds have its name, and it names no dataset"
+        counted["duplicated"] += len(audios) > 1
+        if audios:
+            counted["found"] += 1
+            question = record["instruction"].strip()
+            question = PREFIX.sub("", question, count=1) if closed_prefix == "strip" else question
+            heard = (record.get("input") or "").strip()
+            rows.append(
+                (audios[0], dataset, task, f"{question}\n{heard}" if heard else question, record["output"].strip())
+            )
+        else:
+            counted["missing"] += 1
+            gone.append((dataset, record["audio_id"], reason))
+        if len(rows) >= BATCH:
+            _insert(db, "record", rows)
+        if len(gone) >= BATCH:
+            _insert_missing(db, gone)
+    _insert(db, "record", rows)
+    _insert_missing(db, gone)
+    return {dataset: Told(*(item[field] for field in Told._fields)) for dataset, item in count.items()}, filtered
+
+
+def _lookup(db: sqlite3.Connection, audio_id: str, places: Sequence[str]) -> tuple[list[int], str]:
+    """Recordings under the stem of a path, in the order of the places; or why there is none."""
+    if not places:
+        return [], "no corpora are named for its dataset, as --corpora.DATASET=[audioset]"
+    stem = os.path.splitext(audio_id.replace("\\", "/").rpartition("/")[2])[0]
+    keys = (stem, stem[1:]) if len(stem) == 12 and stem[0] == "Y" else (stem,)  # Y before a video's id of 11 characters
+    marks = ",".join("?" * len(places)), ",".join("?" * len(keys))
+    found = db.execute(
+        f"SELECT place, audio FROM clip WHERE place IN ({marks[0]}) AND key IN ({marks[1]})", (*places, *keys)
+    ).fetchall()
+    if len(found) > 1:
+        found.sort(key=lambda row: (places.index(row[0]), row[1]))
+    return list(dict.fromkeys(audio for _, audio in found)), f"not in {', '.join(places)}"
+
+
+def _insert(db: sqlite3.Connection, table: str, rows: list[tuple[Any, ...]]) -> None:
+    """And empties the list."""
+    if rows:
+        db.execute("BEGIN")
+        db.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({','.join('?' * len(rows[0]))})", rows)
+        db.execute("COMMIT")
+        rows.clear()
+
+
+def _insert_missing(db: sqlite3.Connection, rows: list[tuple[str, str, str]]) -> None:
+    db.execute("BEGIN")
+    db.executemany("INSERT INTO missing VALUES (?, ?, ?, 1) ON CONFLICT DO UPDATE SET records = records + 1", rows)
+    db.execute("COMMIT")
+    rows.clear()
+
+
+def _list_missing(db: sqlite3.Connection, path: Path) -> int:
+    columns = ("dataset", "audio_id", "reason", "records")
+    lines(path, (dict(zip(columns, row, strict=True)) for row in db.execute("SELECT * FROM missing")))
+    return db.execute("SELECT count(*) FROM missing").fetchone()[0]
+
+
+def _write(
+    db: sqlite3.Connection, out: Path, name: str, tests: Mapping[str, str], fraction: float, contamination: str
+) -> tuple[writer.Report, int, list[Shared]]:
+    db.execute("CREATE INDEX by_audio ON record (audio)")
+    every = db.execute(
+        "SELECT r.audio, a.cut, r.dataset, r.kind, r.question, r.answer FROM record r JOIN audio a ON a.id = r.audio ORDER BY r.audio, r.rowid"
+    )
+    splits: Counter[str] = Counter()
+    seconds, short, repeated, shared = 0.0, 0, 0, []
+    with writer.writing(out) as add:
+        for (_, text), rows in groupby(every, key=lambda row: row[:2]):
+            kept, said = json.loads(text), [row[2:] for row in rows]
+            if kept["origin"] in tests:
+                shared.append(Shared(f"{name}-{kept['id']}", kept["origin"], tests[kept["origin"]]))
+                if contamination == "drop":
+                    continue
+            first: dict[tuple[str, ...], tuple[str, ...]] = {}
+            for row in said:
+                first.setdefault(row[1:], row)
+            once = list(first.values())
+            repeated += len(said) - len(once)
+            held = kept["split"] == "validation" or int(writer.digest(kept["origin"])[:8], 16) < fraction * 2**32
+            entry = _entry(kept, once, name, "validation" if held else "train")
+            found = Found(
+                kept["path"],
+                None,
+                kept["samples"] / kept["rate"],
+                kept["size"],
+                kept["rate"],
+                kept["samples"],
+                kept["channels"],
+            )
+            add(writer.cut(entry, found))
+            splits[entry.custom["split"]] += 1
+            seconds, short = seconds + found.seconds, short + (found.seconds < writer.SHORT)
+        refuse_shared(shared, contamination)
+        if not splits:
+            raise ValueError(
+                f"{name}: all of its {len(shared)} recordings are in a test split; --contamination=keep trains on them"
+            )
+    report = writer.Report(splits.total(), seconds, {split: splits[split] for split in writer.SPLITS}, [], short)
+    return report, repeated, shared
+
+
+def _entry(kept: Mapping[str, Any], rows: Sequence[tuple[str, str, str, str]], name: str, split: str) -> writer.Entry:
+    """rows: dataset, kind, question, answer."""
+    labels: dict[str, None] = dict.fromkeys(kept["labels"])
+    said: dict[str, writer.Said] = {}
+    for number, (_, kind, question, answer) in enumerate(rows):
+        if heard := CAPTION.match(answer):
+            caption = answer[heard.end() :].strip()
+            said[f"caption {caption}"] = (caption, {"task": "caption"})
+            continue
+        if (listed := LABELS.match(answer)) and "->" not in answer:
+            labels |= dict.fromkeys(part.strip() for part in answer[listed.end() :].split(";") if part.strip())
+        said[f"question {number}"] = (None, {"task": "question", "kind": kind, "question": question, "answer": answer})
+    datasets = list(dict.fromkeys(row[0] for row in rows if row[0]))
+    custom = {
+        "split": split,
+        "corpus": name,
+        "source": kept["origin"],
+        "origin": kept["origin"],
+        "labels": list(labels),
+        "metadata": {"dataset": datasets if len(datasets) > 1 else "".join(datasets)},
+    }
+    return writer.Entry(f"{name}-{kept['id']}", kept["path"], custom, list(said.values()))

@@ -1,0 +1,70 @@
+"""FMA (Defferrard et al. 2017, arXiv:1612.01840): 106,574 tracks of the Free Music Archive with genres.
+
+FMA has no captions: one is made of what can be heard of the metadata, the genres. Titles and artists are kept as metadata.
+"""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from datamodules.corpora.published.records import About, Options, Record, first, table
+
+SPLITS = {"training": "train", "validation": "validation", "test": "test"}
+SUBSETS = ("small", "medium", "large", "full")  # each holds the one before it
+ABOUT = About(
+    "106,574 tracks with genres (the paper's pretraining); captions are made of the genres",
+    (
+        "fma_metadata/tracks.csv, genres.csv",
+        "fma_small/000/000002.mp3 (or fma_medium, fma_large, fma_full: the largest that is there)",
+    ),
+    "github.com/mdeff/fma (metadata CC BY 4.0; audio: each track's own)",
+    "the publisher's",
+    "What is the genre of this music?",
+)
+
+
+def records(root: Path, options: Options) -> Iterator[Record]:
+    folder = first(root, [f"fma_{subset}" for subset in reversed(SUBSETS)], ABOUT)
+    wanted = SUBSETS[: SUBSETS.index(folder.name.removeprefix("fma_")) + 1]
+    tracks, named = (first(root, [f"fma_metadata/{name}"], ABOUT) for name in ("tracks.csv", "genres.csv"))
+    titles = {line.values["genre_id"]: line.values["title"] for line in table(named, ["genre_id", "title"])}
+    with tracks.open(encoding="utf-8", newline="") as file:
+        reader = csv.reader(file)
+        try:
+            columns = {pair: number for number, pair in enumerate(zip(next(reader), next(reader), strict=True))}
+            next(reader)  # the third header names the index alone
+            split, subset, top, genres, title, artist = (
+                columns[pair]
+                for pair in (
+                    ("set", "split"),
+                    ("set", "subset"),
+                    ("track", "genre_top"),
+                    ("track", "genres"),
+                    ("track", "title"),
+                    ("artist", "name"),
+                )
+            )
+        except (StopIteration, KeyError, ValueError) as error:
+            raise ValueError(f"{tracks}: its three header lines are not FMA's ({error})") from None
+        for row in reader:
+            where = f"{tracks}, line {reader.line_num}"
+            if len(row) <= max(columns.values()) or row[split] not in SPLITS or not row[0].isdigit():
+                raise ValueError(f"{where}: no track, or a split that is none of {', '.join(SPLITS)}")
+            if row[subset] not in wanted:
+                continue
+            number = int(row[0])
+            numbers = json.loads(row[genres] or "[]")
+            if unknown := [genre for genre in numbers if str(genre) not in titles]:
+                raise ValueError(f"{where}: the genre {unknown[0]} is not in {named}")
+            heard = list(dict.fromkeys([*([row[top]] if row[top] else []), *(titles[str(genre)] for genre in numbers)]))
+            yield Record(
+                f"{folder.name}/{number // 1000:03d}/{number:06d}.mp3",
+                f"{number:06d}",
+                SPLITS[row[split]],
+                where,
+                f"fma:{number}",
+                captions=(f"A piece of music. Genre: {', '.join(heard)}.",) if heard else (),
+                labels=(row[top],) if row[top] else (),
+                metadata={"title": row[title], "artist": row[artist], "genres": heard},
+            )

@@ -1,0 +1,144 @@
+"""What a published corpus yields, and what its parsers share: tables that say what is missing, and audio found by its id."""
+
+import csv
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".au", ".aiff")  # of libsndfile
+NOTHING: Mapping[str, str | list[str]] = MappingProxyType({})
+
+
+class About(NamedTuple):
+    what: str
+    layout: tuple[str, ...]  # under ROOT
+    where: str  # people get it, and its licence
+    splits: str
+    question: str = "What sound is this?"  # asked about its labels
+    known_bad: tuple[str, ...] = ()  # file stems that are shipped broken
+
+
+class Asked(NamedTuple):
+    kind: str
+    question: str
+    answer: str
+    choices: tuple[str, ...] = ()
+
+
+class Record(NamedTuple):
+    """What one row of the publisher's says of a recording; several records of one path are joined."""
+
+    path: str  # relative to ROOT
+    clip: str  # the publisher's id of the clip
+    split: str  # train, validation, test
+    where: str  # file and line, for errors
+    origin: str = (
+        ""  # "youtube:ID", "freesound:ID": equal in all corpora that hold parts of it; else the clip of this corpus
+    )
+    captions: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    questions: tuple[Asked, ...] = ()
+    metadata: Mapping[str, str | list[str]] = NOTHING
+
+
+class Line(NamedTuple):
+    where: str
+    values: dict[str, str]
+
+
+def first(root: Path, names: Sequence[str], about: About) -> Path:
+    """The first of several places that is there. Raises ValueError that says what is missing and where people get it."""
+    for name in names:
+        if (root / name).exists():
+            return root / name
+    wanted = " or ".join(names)
+    raise ValueError(
+        f"{root}: no {wanted}. It is part of the download: {about.where}. `stage prepare --list` says what lies where"
+    )
+
+
+def table(
+    path: Path,
+    columns: Sequence[str],
+    header: bool = True,
+    delimiter: str = ",",
+    encoding: str = "utf-8-sig",
+    comment: str | None = None,
+) -> Iterator[Line]:
+    """The rows of a CSV. columns: those that must be there; without a header they are all of its columns.
+
+    Raises ValueError for a column or a field that is missing, with the line.
+    """
+    with path.open(encoding=encoding, newline="") as file:
+        reader = csv.reader(file, delimiter=delimiter, skipinitialspace=comment is not None)
+        try:
+            named = [name.strip() for name in next(reader, [])] if header else list(columns)
+            if lacking := [name for name in columns if name not in named]:
+                raise ValueError(f"{path}: no column {lacking[0]!r}. It has {', '.join(named) or 'none'}")
+            for fields in reader:
+                if not fields or (comment and fields[0].startswith(comment)):
+                    continue
+                if len(fields) != len(named):
+                    raise ValueError(f"{path}, line {reader.line_num}: {len(fields)} fields, {len(named)} are expected")
+                yield Line(f"{path}, line {reader.line_num}", dict(zip(named, map(str.strip, fields), strict=True)))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not {encoding} ({error.reason} at byte {error.start})") from None
+        except csv.Error as error:
+            raise ValueError(f"{path} cannot be read as CSV: {error}") from None
+
+
+class Files:
+    """The sound files under a folder by their stem, for corpora whose audio everybody fetches and names alone."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.several: dict[str, list[str]] = {}  # path that was taken -> the clip's other files
+
+    @cached_property
+    def found(self) -> Mapping[str, list[str]]:
+        found: dict[str, list[str]] = defaultdict(list)
+        for folder, folders, names in os.walk(self.root, followlinks=True):
+            folders.sort()
+            for name in sorted(names):
+                stem, suffix = os.path.splitext(name)
+                if suffix.lower() in SOUNDS:
+                    found[stem].append(os.path.relpath(os.path.join(folder, name), self.root))
+        return found
+
+    def find(self, stems: Sequence[str], inside: Sequence[str] = (), strict: bool = False) -> str:
+        """Path relative to the root of the first stem that is there; those in a folder whose name begins with one of `inside` come first.
+
+        strict: only files in such folders. Where none is there, the path that was expected; strict, none.
+        """
+        places = [path for stem in dict.fromkeys(stems) for path in self.found.get(stem, [])]
+        wanted = [path for path in places if _lies_in(path, inside)]
+        taken = wanted or ([] if strict else places)
+        if len(taken) > 1:
+            self.several[taken[0]] = taken[1:]
+        return taken[0] if taken else "" if strict else f"{stems[0]}.wav"
+
+
+def _lies_in(path: str, folders: Sequence[str]) -> bool:
+    return any(part.lower().startswith(name.lower()) for part in path.split(os.sep)[:-1] for name in folders)
+
+
+class Options(NamedTuple):
+    files: Files
+    fold: int  # of the corpora with folds: the one that is tested on
+
+
+def youtube(clip: str, start: float, end: float | None = None) -> list[str]:
+    """File stems under which the usual downloaders keep a part of a video; start and end in seconds."""
+    whole, milliseconds = int(start), round(start * 1000)
+    stems = [clip, f"Y{clip}", f"{clip}_{whole:06d}", f"{clip}_{whole}", f"{clip}_{milliseconds}"]
+    if end is not None:
+        stems += [
+            f"{clip}_{whole}_{int(end)}",
+            f"{clip}_{milliseconds}_{round(end * 1000)}",
+            f"{clip}_{start:.3f}_{end:.3f}",
+        ]
+    return stems

@@ -1,0 +1,222 @@
+"""OpenAQA: records that lie anywhere are joined on the sounds of prepared corpora; what is not there is counted and listed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lhotse import CutSet
+
+from datamodules.corpora import openaqa, writer
+from datamodules.corpora.inspect import Found
+from tests.benchmarks.openaqa import generate
+from tests.datamodules.test_folder import sound
+
+CORPORA = {
+    "as_": ["audioset", "wavcaps/AudioSet_SL"],
+    "fsd50k": ["fsd50k"],
+    "sound": ["wavcaps/SoundBible"],
+    "freesound": ["wavcaps/FreeSound"],
+}
+DEFAULTS: dict[str, Any] = dict(
+    name="openaqa",
+    tasks=[],
+    datasets=[],
+    closed_prefix="keep",
+    corpora=CORPORA,
+    validation_fraction=0.0,
+    contamination="drop",
+    on_bad="error",
+)
+
+
+def corpus(data: Path, name: str, *clips: str, split: str = "train", subset: str = "", seconds: float = 0.1) -> None:
+    """A prepared corpus of real tones; its clips' origins are their names."""
+    root = data.parent / "audio" / name
+    with writer.writing(data / name) as add:
+        for number, clip in enumerate(clips):
+            path = sound(root / subset / f"{clip}.wav", seconds + number / 100, 8000)
+            kept = Found(str(path), None, 0, path.stat().st_size, 8000, round(8000 * (seconds + number / 100)), 1)
+            custom = {
+                "split": split, "corpus": name, "source": f"youtube:{clip}", "origin": f"youtube:{clip}", "clip": clip, "labels": [],
+                "metadata": {"subset": subset} if subset else {},
+            }  # fmt: skip
+            add(
+                writer.cut(writer.Entry(f"{name}-{subset}{clip}", f"{subset}/{clip}.wav".lstrip("/"), custom, []), kept)
+            )
+    (data / name / "receipt.json").write_text(json.dumps({"root": str(root.resolve())}))
+
+
+def record(clip: str, question: str, answer: str, **others: str) -> dict[str, str]:
+    return {"instruction": question, "audio_id": f"/elsewhere/audio/{clip}.flac", "output": answer} | others
+
+
+def made(
+    data: Path, records: list[Any], jsonl: bool = False, **changes: Any
+) -> tuple[openaqa.Prepared, dict[str, Any]]:
+    """What preparing said, and the cuts by their recording's path."""
+    file = data.parent / ("r.jsonl" if jsonl else "r.json")
+    file.write_text("\n".join(map(json.dumps, records)) if jsonl else json.dumps(records, indent=1))
+    done = openaqa.prepare(file, data / "openaqa", **DEFAULTS | changes)
+    cuts = list(CutSet.from_file(data / "openaqa" / "cuts.jsonl.gz"))
+    return done, {cut.recording.sources[0].source: cut for cut in cuts}
+
+
+def said(cut: Any) -> list[tuple[str, ...]]:
+    return [
+        ("caption", sup.text)
+        if sup.custom["task"] == "caption"
+        else (sup.custom["kind"], sup.custom["question"], sup.custom["answer"])
+        for sup in cut.supervisions
+    ]
+
+
+@pytest.mark.parametrize("jsonl", [False, True])
+def test_all_that_is_asked_about_a_sound_stands_on_its_cut(tmp_path: Path, jsonl: bool):
+    data = tmp_path / "data"
+    corpus(data, "audioset", "LZq4Neh-oWU", "-xxxxxxxxxx")
+    corpus(data, "fsd50k", "17", split="validation")
+    closed = "Closed-ended question: What is it?"
+    records = [
+        record("LZq4Neh-oWU", "Why?", "Because.", dataset="as_20k", task="open-ended question", input=""),
+        record("17", closed, "Label(s): Dog; Bark, loud", dataset="fsd50k_tr", task="cla_label"),
+        record("-xxxxxxxxxx", "And?", "It is.", dataset="as_2m", input="what was spoken"),
+        record(
+            "LZq4Neh-oWU", "Describe it.", "Audio caption: Rain: and wind", dataset="as_strong_train", task="caption"
+        ),
+        record("LZq4Neh-oWU", "Why?", "Because.", dataset="as_20k", task="open-ended question"),
+        record("YLZq4Neh-oWU", "When?", "Now.", dataset="as_20k"),
+    ]
+    done, cuts = made(data, records, jsonl)
+    assert done.root == tmp_path / "audio"
+    first, second, third = cuts["audioset/LZq4Neh-oWU.wav"], cuts["audioset/-xxxxxxxxxx.wav"], cuts["fsd50k/17.wav"]
+    assert said(first) == [
+        ("open-ended question", "Why?", "Because."),
+        ("caption", "Rain: and wind"),
+        ("question", "When?", "Now."),
+    ]
+    assert first.custom["metadata"] == {"dataset": ["as_20k", "as_strong_train"]}
+    assert said(second) == [("question", "And?\nwhat was spoken", "It is.")]
+    assert said(third) == [("cla_label", closed, "Label(s): Dog; Bark, loud")]
+    assert third.custom["labels"] == ["Dog", "Bark, loud"]
+    assert (done.repeated, done.missing, third.custom["split"], first.custom["split"]) == (1, 0, "validation", "train")
+    for path, cut in cuts.items():
+        assert cut.recording.with_path_prefix(done.root).load_audio().shape == (1, cut.num_samples), path
+    _, cuts = made(data, records, closed_prefix="strip", tasks=["cla_label"])
+    assert said(cuts["fsd50k/17.wav"]) == [("cla_label", "What is it?", "Label(s): Dog; Bark, loud")] and len(cuts) == 1
+
+
+def test_what_is_missing_is_counted_listed_and_refused(tmp_path: Path):
+    data = tmp_path / "data"
+    corpus(data, "audioset", "aaaaaaaaaaa")
+    records = [
+        record("aaaaaaaaaaa", "1?", "a", dataset="as_20k"),
+        record("bbbbbbbbbbb", "2?", "b", dataset="as_20k"),
+        record("bbbbbbbbbbb", "3?", "b", dataset="as_20k"),
+        record("aaaaaaaaaaa", "4?", "c", dataset="nsynth"),
+    ]
+    with pytest.raises(
+        ValueError,
+        match=r"2 recordings are in no prepared corpus.*as_20k 2 of 3, nsynth 1 of 1.*missing\.jsonl\n.*on_bad=skip",
+    ):
+        made(data, records)
+    assert [path.name for path in (data / "openaqa").iterdir()] == ["missing.jsonl"]
+    done, cuts = made(data, records, on_bad="skip")
+    assert done.datasets == {"as_20k": openaqa.Told(3, 1, 2, 0), "nsynth": openaqa.Told(1, 0, 1, 0)}
+    assert len(cuts) == 1
+    rows = [json.loads(line) for line in (data / "openaqa" / "missing.jsonl").read_text().splitlines()]
+    assert [(row["dataset"], row["records"], row["reason"]) for row in rows] == [
+        ("as_20k", 2, "not in audioset, wavcaps/AudioSet_SL"),
+        ("nsynth", 1, "no corpora are named for its dataset, as --corpora.DATASET=[audioset]"),
+    ]
+    done, _ = made(data, records, datasets=["nsynth", "as_20k"], tasks=["question"], on_bad="skip")
+    with pytest.raises(ValueError, match=r"no sound of its records is in audioset \(all were filtered out\)"):
+        made(data, records, tasks=["caption"], on_bad="skip")
+
+
+def test_a_sound_in_two_places_counts_as_duplicated_and_the_first_is_taken(tmp_path: Path):
+    data = tmp_path / "data"
+    corpus(data, "audioset", "aaaaaaaaaaa")
+    corpus(data, "wavcaps", "aaaaaaaaaaa", subset="AudioSet_SL")
+    done, cuts = made(data, [record("aaaaaaaaaaa", "?", "a", dataset="as_20k")])
+    assert done.datasets["as_20k"] == openaqa.Told(1, 1, 0, 1) and list(cuts) == ["audioset/aaaaaaaaaaa.wav"]
+    done, _ = made(
+        data, [record("aaaaaaaaaaa", "?", "a"), record("aaaaaaaaaaa", "?", "a", dataset="as_20k")], on_bad="skip"
+    )
+    assert done.datasets[""].missing == 1, "no dataset says which of the two it is"
+
+
+def test_a_number_of_one_subset_is_not_that_of_another(tmp_path: Path):
+    data = tmp_path / "data"
+    corpus(data, "wavcaps", "1234", subset="FreeSound")
+    corpus(data, "fsd50k", "9")
+    records = [record("1234", "?", "a", dataset="sound_bible"), record("1234", "!", "b", dataset="freesound_10s")]
+    done, cuts = made(data, records, on_bad="skip")
+    assert (done.datasets["sound_bible"].missing, done.datasets["freesound_10s"].found) == (1, 1)
+    assert said(*cuts.values()) == [("question", "!", "b")]
+
+
+def test_what_others_test_on_is_not_trained_on(tmp_path: Path):
+    data = tmp_path / "data"
+    corpus(data, "audioset", "aaaaaaaaaaa", "bbbbbbbbbbb")
+    corpus(data, "audiocaps", "bbbbbbbbbbb", split="test")
+    records = [record(clip, "?", "a", dataset="as_20k") for clip in ("aaaaaaaaaaa", "bbbbbbbbbbb")]
+    done, cuts = made(data, records)
+    assert (list(cuts), done.contaminated) == (["aaaaaaaaaaa.wav"], 1), "one corpus: its own root"
+    with pytest.raises(ValueError, match=r"youtube:bbbbbbbbbbb, in the test split of audiocaps"):
+        made(data, records, contamination="error")
+    done, cuts = made(data, records, contamination="keep")
+    assert len(cuts) == 2 and done.contaminated == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "begins with b''"),
+        ("instruction,output", "begins with b'i'"),
+        ('[{"instruction": "a", "output": "b", "audio_id": "c"}, {"instr', "no JSON after record 1: "),
+        (
+            '[{"instruction": "a", "output": "b"}]',
+            "record 1: 'audio_id' is a text that is not empty, here None; the record has instruction, output",
+        ),
+        ('[{"instruction": 3, "output": "b", "audio_id": "c"}]', "record 1: 'instruction' is a text"),
+        (
+            '[{"instruction": "a", "output": "b", "audio_id": "c", "task": ["x"]}]',
+            r"record 1: 'task' is a text, here \['x'\]",
+        ),
+        ('{"instruction": "a", "output": "b", "audio_id": "c"}\n["a"]', "record 2: an object"),
+    ],
+)
+def test_what_is_no_record_is_named(tmp_path: Path, text: str, message: str):
+    corpus(tmp_path / "data", "audioset", "c")
+    (tmp_path / "r.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        openaqa.prepare(tmp_path / "r.json", tmp_path / "data/openaqa", **DEFAULTS)
+    assert not list((tmp_path / "data/openaqa").iterdir())
+
+
+def test_without_prepared_corpora_it_says_which_are_needed(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"holds none of audioset, wavcaps/AudioSet_SL, fsd50k.*stage prepare --list"):
+        made(tmp_path / "data", [record("a", "?", "b")])
+    with pytest.raises(ValueError, match=r"gone\.json: no such file"):
+        openaqa.prepare(tmp_path / "gone.json", tmp_path / "data/openaqa", **DEFAULTS)
+
+
+def test_thousands_of_shuffled_records_lose_none(tmp_path: Path):
+    """Against a plain dictionary."""
+    data = tmp_path / "data"
+    data.mkdir()
+    from tests.benchmarks.openaqa import corpus as many
+
+    many(data / "audioset", 300)
+    records = list(generate(4000, 300, 0.1))
+    expected: dict[str, int] = {}
+    for item in records:
+        expected[Path(item["audio_id"]).stem] = expected.get(Path(item["audio_id"]).stem, 0) + 1
+    done, cuts = made(data, records, on_bad="skip")
+    assert {path.removesuffix(".flac"): len(cut.supervisions) for path, cut in cuts.items()} == {
+        clip: count for clip, count in expected.items() if clip[0] == "_"
+    }
+    told = done.datasets["as_2m"]
+    assert told.missing == sum(count for clip, count in expected.items() if clip[0] == "-") and told.records == 4000
+    assert done.missing == sum(clip[0] == "-" for clip in expected)
