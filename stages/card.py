@@ -75,7 +75,7 @@ Trained as in *Make Some Noise* (LM-MSN, arXiv 2503.22275): sound is a few discr
 ## Use
 
 With the project: `stage ask clip.wav "What do you hear?" --model DIR`, `stage generate "a dog barks" --out dog.wav --model DIR`.
-With {"peft" if about["adapter"] else "transformers"} alone, the codes of a sound as tokens of text:
+With {_needs(about)}, the codes of a sound as tokens of text:
 
 ```python
 {_code(about)}```
@@ -84,10 +84,21 @@ Sound to codes and back is `sound_tokenizer/`: `stages.pretrained.SoundTokenizer
 """
 
 
+def _needs(about: dict[str, Any]) -> str:
+    if not about["adapter"]:
+        return "transformers alone"
+    return "peft and this project, which fetches the LLM" if _own(about["source"]) else "peft alone"
+
+
+def _own(source: str) -> bool:
+    """Not on the hub: it is loaded as it was for the training."""
+    return source in assets.ASSETS or source.startswith("random:") or source.endswith(".gguf")
+
+
 def _code(about: dict[str, Any]) -> str:
     ltu, several = about["prompts"]["format"] == "ltu", max(about["levels"]) > 0
     system = about["prompts"]["system"]
-    own = about["source"] in assets.ASSETS or about["source"].startswith("random:") or about["source"].endswith(".gguf")
+    own = _own(about["source"])
     head = MERGED
     if about["adapter"]:  # what the hub does not have is loaded as it was for the training
         call = (

@@ -315,12 +315,15 @@ def write_atomically(path: Path, text: str) -> None:
 
 def _unfinished(folder: Path, conf: dict[str, Any] | None) -> State:
     steps, chunks = _progress(folder)
-    if not steps and not chunks:
+    answers = sum(path.read_bytes().count(b"\n") for path in folder.glob("predictions-*.jsonl"))
+    if not steps and not chunks and not answers:
         return State("missing", "not started")
     stored = OmegaConf.to_container(OmegaConf.load(folder / "conf.yaml")) if (folder / "conf.yaml").is_file() else {}
     assert isinstance(stored, dict)
     if steps:
         detail = f"step {steps} of {stored.get('trainer', {}).get('max_steps', '?')}"
+    elif answers:
+        detail = f"{answers} answers"
     else:
         planned = folder / "chunks" / "plan.json"
         total = len(json.loads(planned.read_text())) if planned.is_file() else "?"

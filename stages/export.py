@@ -24,7 +24,7 @@ from models.vocabulary import Turn, Vocabulary
 from stages import artifacts, assets, card, chain
 from stages.language_model import check_base, times
 from stages.pretrained import SoundTokenizer
-from stages.trained import EXPORT, SOUND_TOKENIZER, Place, read_export
+from stages.trained import EXPORT, SOUND_TOKENIZER, Place, check_target, read_export
 
 LTU = (
     "{% for message in messages %}{% if message['role'] == 'user' %}"
@@ -47,8 +47,7 @@ def export(place: Place, to: Path, adapter: bool, force: bool) -> None:
     """
     if place.language is None or (place.language / EXPORT).is_file():
         raise ValueError(f"{place.language} is an export already; a run of openaqa or caption is exported")
-    if to.exists() and not (force and (to / EXPORT).is_file()):
-        raise ValueError(f"--to {to} is there already; choose another folder, or --force to replace an earlier export")
+    check_target(to, force)
     part = to.with_name(f".{to.name}.{os.getpid()}")
     line = Line("export", 3, "parts")
     line.start()
@@ -59,6 +58,8 @@ def export(place: Place, to: Path, adapter: bool, force: bool) -> None:
         SoundTokenizer.from_pretrained(place.tokenizer).save_pretrained(part / SOUND_TOKENIZER)
         line.update(2)
         (part / "README.md").write_text(card.model_card(place.language, read_export(part)))
+        for path in part.rglob("*.safetensors"):
+            path.chmod((part / "README.md").stat().st_mode)  # safetensors writes for the owner alone
         if to.exists():
             shutil.rmtree(to)
         part.rename(to)

@@ -94,6 +94,16 @@ class SoundTokenizer:
         windows, rest = divmod(-(-samples // self.codec.hop_length), self.window_frames)
         return windows * self._codes_per_window + (int(self.tokenizer.num_codes(rest)) if rest else 0)
 
+    def num_samples(self, num_codes: int) -> tuple[int, int]:
+        """Fewest and most samples of a sound that has so many codes."""
+
+        def most(codes: int) -> int:
+            windows, rest = divmod(codes, self._codes_per_window)
+            frames = windows * self.window_frames + (self._frames(rest) if rest else 0)
+            return frames * self.codec.hop_length
+
+        return most(num_codes - len(self.tokenizer.quantizer.levels)) + 1, most(num_codes)
+
     def to(self, device: str | torch.device) -> "SoundTokenizer":
         self.device = torch.device(device)
         self.tokenizer.to(self.device)

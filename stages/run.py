@@ -18,6 +18,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from callbacks.checkpoints import NewestCheckpoints
 from callbacks.progress import ProgressLine
 from callbacks.step_seed import StepSeed
+from callbacks.terminated import EndOnTerm
 from stages import STAGES, chain
 
 
@@ -82,7 +83,7 @@ def run(stage: str, conf: dict[str, Any], restart: bool = False) -> dict[str, An
 
 def _trainer(stage: str, conf: dict[str, Any], folder: Path, module: Any) -> L.Trainer:
     arguments = conf["trainer"] | {"precision": precision(conf["trainer"])}
-    callbacks: list[Callback] = [*module.callbacks()]
+    callbacks: list[Callback] = [*module.callbacks(), EndOnTerm()]
     logger: TensorBoardLogger | bool = False
     if module.trains:
         logger = TensorBoardLogger(folder, name="tensorboard", version="")

@@ -128,6 +128,12 @@ def _of_run(folder: Path) -> Place:
     return Place(folder, place)
 
 
+def check_target(to: Path, force: bool) -> None:
+    """Raises ValueError where an export may not go."""
+    if to.exists() and not (force and (to / EXPORT).is_file()):
+        raise ValueError(f"--to {to} is there already; choose another folder, or --force to replace an earlier export")
+
+
 def read_export(folder: Path) -> dict[str, Any]:
     """Raises ValueError for one of another format."""
     found = json.loads((folder / EXPORT).read_text())

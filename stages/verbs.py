@@ -107,6 +107,8 @@ def ask(arguments: argparse.Namespace, overrides: list[str]) -> int:
 def generate(arguments: argparse.Namespace, overrides: list[str]) -> int:
     refuse(overrides)
     settings = _settings("generate", arguments)
+    if not arguments.caption.strip():
+        raise ValueError('an empty caption; type what shall be heard, as   stage generate "a dog barks" --out dog.wav')
     targets = _targets(arguments, settings["n"])
     place = _place(arguments)
     from callbacks.line import Line
@@ -128,7 +130,8 @@ def generate(arguments: argparse.Namespace, overrides: list[str]) -> int:
     finally:
         line.stop()
     for target, one, seed in zip(targets, codes, seeds, strict=True):
-        _write_sound(target, tokenizer, one, seed, arguments.spectrogram)
+        longest = max(1, int(settings["seconds_max"] * tokenizer.sample_rate))  # the last code may reach beyond it
+        _write_sound(target, tokenizer, one, seed, arguments.spectrogram, longest)
     return 0
 
 
@@ -177,13 +180,20 @@ def decode(arguments: argparse.Namespace, overrides: list[str]) -> int:
             f"{arguments.codes} was made by the tokenizer {found['tokenizer'][:12]}, and {place.tokenizer} is "
             f"{tokenizer.hash[:12]}: its codes mean other sounds there. Name the right one with --experiment or --model"
         )
-    _write_sound(target, tokenizer, found["codes"], 0, arguments.spectrogram, found["num_samples"])
+    samples, most = found["num_samples"], tokenizer.num_samples(len(found["codes"]))
+    if found["sample_rate"] != tokenizer.sample_rate or not most[0] <= samples <= most[1]:
+        raise ValueError(
+            f"{arguments.codes} says {samples} samples at {found['sample_rate']} Hz; its {len(found['codes'])} codes stand for "
+            f"{most[0]} to {most[1]} at {tokenizer.sample_rate}. `stage encode CLIP --out codes.json` writes what belongs together"
+        )
+    _write_sound(target, tokenizer, found["codes"], 0, arguments.spectrogram, samples)
     return 0
 
 
 def export(arguments: argparse.Namespace, overrides: list[str]) -> int:
     refuse(overrides)
     place = _place(arguments)
+    trained.check_target(Path(arguments.to), arguments.force)
     from stages import export as exporting
 
     _quiet()
@@ -228,7 +238,8 @@ def refuse(overrides: list[str]) -> None:
 
 def _option(verb: argparse.ArgumentParser, unit: str, key: str, said: str) -> None:
     """An option whose value and type stand in conf/<unit>."""
-    verb.add_argument(f"--{key.replace('_', '-')}", dest=key, metavar="VALUE", help=f"{said} (`stage show {unit}`)")
+    names = dict.fromkeys((f"--{key.replace('_', '-')}", f"--{key}"))  # either spelling
+    verb.add_argument(*names, dest=key, metavar="VALUE", help=f"{said} (`stage show {unit}`)")
 
 
 def _settings(unit: str, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -249,6 +260,10 @@ def _clips(words: Sequence[str]) -> tuple[list[Path], str | None]:
     asked = len(words) > 1 and not (last.suffix.lower() in SUFFIXES and " " not in words[-1]) and not _is_file(last)
     clips = [Path(word) for word in (words[:-1] if asked else words)]
     for clip in clips:
+        if clip.is_dir():
+            raise ValueError(f"{clip} is a folder; a sound file is asked about")
+        if not _is_file(clip) and _is_file(last):
+            raise ValueError(f'the clips come first, then the question:   stage ask {last} "{clip}"')
         if not _is_file(clip):
             raise ValueError(f'no file {clip}. Type   stage ask CLIP "QUESTION", the question in quotation marks')
     return clips, words[-1] if asked else None
@@ -330,7 +345,7 @@ def _read_codes(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"{path} cannot be read as codes ({error}). `stage encode CLIP --out {path}` writes them"
+            f"{path} cannot be read as codes ({error}). `stage encode CLIP --out codes.json` writes them"
         ) from error
     missing = [key for key in CODES if not isinstance(found, dict) or key not in found]
     if missing:

@@ -60,4 +60,5 @@ def _in_hub_cache(name: str) -> bool:
 
 
 def names() -> str:
-    return ", ".join([*ASSETS, *RANDOM])
+    """Of language models."""
+    return ", ".join([*(name for name, spec in ASSETS.items() if ".gguf" in spec), *RANDOM])

@@ -1,6 +1,7 @@
 """Killed anywhere and started again, a stage ends with the same bytes as one that was not."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -19,13 +20,13 @@ import os, signal, sys
 import lightning as L
 from stages import STAGES
 import importlib
-stage, batches, *words = sys.argv[1:]
+stage, batches, sent, *words = sys.argv[1:]
 class Kill(L.Callback):
     seen = 0
     def _count(self):
         self.seen += 1
         if self.seen == int(batches):
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), int(sent))
     def on_train_batch_end(self, *arguments): self._count()
     def on_predict_batch_end(self, *arguments): self._count()
 name, _, attribute = STAGES[stage].target.partition(":")
@@ -37,11 +38,16 @@ main(["run", stage, *words])
 """
 
 
-def kill(place: Path, stage: str, batches: int, *words: str) -> None:
+def kill(place: Path, stage: str, batches: int, *words: str, sent: signal.Signals = signal.SIGKILL) -> int:
+    """The exit status."""
     found = subprocess.run(
-        [sys.executable, "-c", KILLED, stage, str(batches), *words, *SMOKE], cwd=place, capture_output=True, text=True
+        [sys.executable, "-c", KILLED, stage, str(batches), str(int(sent)), *words, *SMOKE],
+        cwd=place,
+        capture_output=True,
+        text=True,
     )
-    assert found.returncode == -signal.SIGKILL, found.stderr[-2000:]
+    assert sent != signal.SIGKILL or found.returncode == -signal.SIGKILL, found.stderr[-2000:]
+    return found.returncode
 
 
 @pytest.fixture
@@ -97,12 +103,18 @@ def test_killed_latents_equal_the_undisturbed_ones(stage, tones: Path, whole: Pa
     )
 
 
-def test_killed_evaluation_asks_each_question_once(stage, tones: Path, whole: Path):
+def test_killed_evaluation_asks_each_question_once(stage, tones: Path, whole: Path, capsys):
     words = [
         "--experiment=killed-evaluate",
         *(f"--parents.{parent}=whole" for parent in ("latents", "tokenizer", "cache", "openaqa")),
     ]
     kill(tones, "evaluate", 2, *words)
+    answered = tones / "runs/killed-evaluate/evaluate/predictions-0.jsonl"
+    early = len(answered.read_text().splitlines())
+    assert stage("status", "--experiment=killed-evaluate") == 0
+    assert re.search(rf"evaluate +partial +{early} answers", capsys.readouterr().out)
+    assert kill(tones, "evaluate", 1, *words, sent=signal.SIGTERM) == 143  # ends before the next batch, all written
+    assert early < len(answered.read_text().splitlines())
     assert stage("run", "evaluate", *words) == 0
     rows = [
         json.loads(line)
