@@ -111,9 +111,8 @@ class LanguageConf(StageConf):
 @dataclass
 class EvaluateConf(StageConf):
     trainer: Hardware
-    after: Literal[
-        "none", "caption", "openaqa"
-    ]  # what the LLM has learned; none: the caption stage's, untrained, with its new rows as they start
+    # what the LLM has learned; none: the caption stage's, untrained, new rows at the text rows' mean and noise
+    after: Literal["none", "caption", "openaqa"]
     kinds: list[str] | None  # of questions; null: those that it was trained on, empty: all
     batch_size: int
     max_new_tokens: int

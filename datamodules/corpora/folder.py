@@ -246,8 +246,11 @@ def _told(plans: list[Plan], root: Path, metadata: Path) -> dict[str, list[Told]
         for row in plan.rows:
             if row.values.get("conversation"):
                 where = f"{metadata}, line {row.line}: conversation"
-                paths = lambda name, line=row.line: _inside(Row(line, {"path": name}), root, metadata)  # noqa: E731
-                found[plan.id].append(Told(row.line, placed(row.values["conversation"], where, plan, by_path, paths)))
+
+                def inside(name: str, line: int = row.line) -> str:
+                    return _inside(Row(line, {"path": name}), root, metadata)
+
+                found[plan.id].append(Told(row.line, placed(row.values["conversation"], where, plan, by_path, inside)))
     return found
 
 
