@@ -90,8 +90,6 @@ def _check_mixtures(conf: dict[str, Any]) -> Iterable[tuple[str, str]]:
                 yield key, f"{place}.{name} is {weight}; 0 to 1000 is allowed"
         if not any(mixture.values()):
             yield key, f"{place} has no weight above 0: nothing would be trained"
-        if mixture["text"] and not conf["text"]["files"]:
-            yield key, f"{place}.text is {mixture['text']} and text.files is empty. Type --text.files=FILE.jsonl"
     if conf["text"]["files"] and not any(mixture["text"] for _, mixture in named):
         yield "text.files", "no mixture takes them: give mixture.text a weight, as --mixture.text=0.1"
 

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from conf.sections.corpora import DiagnosticConf, FolderConf, PublishedConf, QuestionsConf
-from conf.sections.language import AskConf, EvaluateConf, GenerateConf, LanguageConf
+from conf.sections.language import AskConf, EvaluateConf, GenerateConf, LanguageConf, RehearsalConf
 from conf.sections.sound import CacheConf, LatentsConf, ReconstructConf, TokenizerConf, VaeConf
 
 
@@ -19,8 +19,9 @@ UNITS = {
     "tokenizer_mse": Unit(TokenizerConf, ("", "tokenizer", "tokenizer_mse")),
     "reconstruct": Unit(ReconstructConf, ("", "reconstruct")),
     "cache": Unit(CacheConf, ("", "cache")),
-    "caption": Unit(LanguageConf, ("", "language", "caption")),
-    "openaqa": Unit(LanguageConf, ("", "language", "openaqa")),
+    "rehearsal": Unit(RehearsalConf, ("", "model", "rehearsal")),
+    "caption": Unit(LanguageConf, ("", "model", "language", "caption")),
+    "openaqa": Unit(LanguageConf, ("", "model", "language", "openaqa")),
     "evaluate": Unit(EvaluateConf, ("", "evaluate")),
     "folder": Unit(FolderConf, ("corpora", "corpora/folder")),
     "published": Unit(PublishedConf, ("corpora", "corpora/published")),

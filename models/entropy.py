@@ -40,8 +40,8 @@ class Shape(NamedTuple):
 
 
 class Entropy(NamedTuple):
-    loss: Tensor  # (): sum over M of weight x (cross-entropy + z_loss_weight x (log Z)^2)
-    entropy: Tensor  # (M) cross-entropy in nats, without gradient
+    loss: Tensor  # (): sum over M of weight x (entropy + z_loss_weight x (log Z)^2)
+    entropy: Tensor  # (M) cross-entropy with the target, or divergence from the teacher, in nats, without gradient
     log_partition: Tensor  # (M) log Z, without gradient
 
 
@@ -54,15 +54,18 @@ def weighted_entropy(
     weights: Tensor,
     z_loss_weight: float,
     shape: Shape,
+    teacher: Tensor | None = None,
 ) -> Entropy:
     """hidden (M, D), text_rows (T, D) and text_bias (T) frozen, new_rows (V - T, D), targets (M) long, weights (M).
 
+    teacher (M, D): hidden states of the LLM as it came, which knows the text ids alone. Then the entropy is the divergence KL(teacher || model), and
+    the targets are not looked at (Li and Hoiem 2016, arXiv:1606.09282).
     Logits are made in the dtype of hidden (under autocast, its dtype) and looked at in float32, or float64 where they are. One gradient, not two.
     """
     gradients = torch.is_grad_enabled() and (hidden.requires_grad or new_rows.requires_grad)
     return Entropy(
         *_WeightedEntropy.apply(
-            hidden, new_rows, text_rows, text_bias, targets, weights, z_loss_weight, shape, gradients
+            hidden, new_rows, text_rows, text_bias, targets, weights, z_loss_weight, shape, gradients, teacher
         )
     )
 
@@ -80,6 +83,7 @@ class _WeightedEntropy(torch.autograd.Function):
         z_loss_weight: float,
         shape: Shape,
         gradients: bool,
+        teacher: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         kind = hidden.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
@@ -97,10 +101,18 @@ class _WeightedEntropy(torch.autograd.Function):
                 h, target = hidden[part].to(dtype), targets[part]
                 logits = [shape(F.linear(h, text, bias).to(wide)), shape(F.linear(h, new).to(wide))]
                 log_z = torch.logaddexp(logits[0].logsumexp(-1), logits[1].logsumexp(-1))
+                log_partition[part] = log_z
                 is_new = target >= size
                 places = [target.masked_fill(is_new, 0)[:, None], (target - size).clamp(min=0)[:, None]]
-                own = torch.where(is_new, logits[1].gather(1, places[1])[:, 0], logits[0].gather(1, places[0])[:, 0])
-                entropy[part], log_partition[part] = log_z - own, log_z
+                if teacher is None:
+                    own = torch.where(
+                        is_new, logits[1].gather(1, places[1])[:, 0], logits[0].gather(1, places[0])[:, 0]
+                    )
+                    entropy[part] = log_z - own
+                else:
+                    told = shape(F.linear(teacher[part].to(dtype), text, bias).to(wide)).log_softmax(-1)
+                    share = told.exp()
+                    entropy[part] = log_z + (share * (told - logits[0])).sum(-1)
                 if not gradients:
                     continue
                 weight = weights[part].to(wide)
@@ -111,8 +123,11 @@ class _WeightedEntropy(torch.autograd.Function):
                     slope = (
                         found.sub_(log_z[:, None]).exp_().mul_(factor[:, None])
                     )  # in place: logits are gone after it
-                    here = weight * (is_new == bool(number))
-                    slope.scatter_add_(1, places[number], -here[:, None])
+                    if teacher is None:
+                        here = weight * (is_new == bool(number))
+                        slope.scatter_add_(1, places[number], -here[:, None])
+                    elif number == 0:
+                        slope.sub_(share.mul_(weight[:, None]))
                     slopes.append(slope.mul_(shape.scale if bend is None else bend))
                 inner = [slope.to(dtype) for slope in slopes]
                 grad_hidden[part] = (inner[0] @ text + inner[1] @ new).to(hidden.dtype)
@@ -127,4 +142,4 @@ class _WeightedEntropy(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_rows = ctx.saved_tensors
-        return grad_hidden * grad_loss.to(grad_hidden.dtype), grad_rows * grad_loss.to(grad_rows.dtype), *[None] * 7
+        return grad_hidden * grad_loss.to(grad_hidden.dtype), grad_rows * grad_loss.to(grad_rows.dtype), *[None] * 8

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
@@ -19,15 +20,16 @@ from models.branches import attention_masks
 from models.entropy import Shape, weighted_entropy
 from models.generation import Guidance, Sampling, generate
 from models.rows import ExtendedEmbedding, ExtendedHead, Initialization, check, new_rows
-from models.vocabulary import AUDIO, IGNORED, PROMPT, TEXT, Vocabulary
+from models.vocabulary import AUDIO, IGNORED, KEPT, PROMPT, TEXT, Vocabulary
 
 
 class LanguageLoss(NamedTuple):
-    """All (). text_loss and audio_loss: means over their tokens in nats, NaN where none; z_loss: before its weight."""
+    """All (). text_loss, audio_loss, kept_loss: means over their tokens in nats, NaN where none; z_loss: before its weight."""
 
-    loss: Tensor  # (sum of weight x cross-entropy) / (sum of weights) + z_loss_weight x z_loss
+    loss: Tensor  # (sum of weight x entropy) / (sum of weights) + z_loss_weight x z_loss
     text_loss: Tensor
     audio_loss: Tensor
+    kept_loss: Tensor  # divergence from what the base LLM says, of the positions of kind KEPT
     z_loss: Tensor  # (log Z)^2, under the same weights
     text_tokens: Tensor  # long
     audio_tokens: Tensor  # long
@@ -107,11 +109,12 @@ class SoundLanguageModel(nn.Module):
 
         positions and branches, for several talks that share their beginning: branch 0 is shared, the others are blind to each other; each label's loss is
         what it would be in a sequence of its own. The first token of a branch after the first is no label, for its telling position is the shared one.
-        Where the kind is PROMPT the label is -100 and the input id counts, with the prompt's weight. The head sees only
-        positions that have a weight, a few hundred at a time, in float32. Raises ValueError where none has one.
+        Where the kind is PROMPT the label is -100 and the input id counts, with the prompt's weight. Where it is KEPT, the loss is the divergence from what
+        the LLM says without LoRA, with the text's weight. The head sees only positions that have a weight, a few hundred at a time, in float32.
+        Raises ValueError where none has one.
         """
-        table = torch.zeros(3, device=input_ids.device)
-        table[PROMPT], table[TEXT], table[AUDIO] = prompt_weight, text_weight, audio_weight
+        table = torch.zeros(4, device=input_ids.device)
+        table[PROMPT], table[TEXT], table[AUDIO], table[KEPT] = prompt_weight, text_weight, audio_weight, text_weight
         weights = table[label_kinds] * attention_mask * ((labels != IGNORED) | (label_kinds == PROMPT))
         keep = weights[:, 1:] > 0  # position s is told by the hidden state of s - 1
         if branches is not None:
@@ -121,16 +124,41 @@ class SoundLanguageModel(nn.Module):
         hidden = self._hidden(input_ids, attention_mask, positions, branches)[:, :-1][keep]
         targets = torch.where(labels == IGNORED, input_ids, labels)[:, 1:][keep]
         kept, kinds = weights[:, 1:][keep], label_kinds[:, 1:][keep]
-
-        head = self.lm.get_output_embeddings()
-        summed, entropy, log_partition = weighted_entropy(
-            hidden, *head.text_rows(), head.new_rows, targets, kept, z_loss_weight, self.shape
-        )
+        head, parts = self.lm.get_output_embeddings(), []
+        for rows, told in ((kinds != KEPT, False), (kinds == KEPT, True)):
+            if not rows.any():
+                continue
+            teacher = self._untrained(input_ids, attention_mask, label_kinds)[keep][rows] if told else None
+            parts.append(weighted_entropy(
+                hidden[rows], *head.text_rows(), head.new_rows, targets[rows], kept[rows], z_loss_weight, self.shape, teacher
+            ))  # fmt: skip
+        order = torch.cat([(kinds != KEPT).nonzero(), (kinds == KEPT).nonzero()])[:, 0]
+        kept, kinds = kept[order], kinds[order]
+        entropy, log_partition = (torch.cat(column) for column in list(zip(*parts, strict=True))[1:])
+        summed = torch.stack([part.loss for part in parts]).sum()
         total = kept.sum()
         loss, z_loss = summed / total, (kept * log_partition.square()).sum() / total
-        text, audio = entropy[kinds == TEXT], entropy[kinds == AUDIO]
-        counts = [torch.tensor(len(part), device=loss.device) for part in (text, audio)]
-        return LanguageLoss(loss, text.mean(), audio.mean(), z_loss, *counts)
+        means = [entropy[kinds == kind].mean() for kind in (TEXT, AUDIO, KEPT)]
+        counts = [(kinds == kind).sum() for kind in (TEXT, AUDIO)]
+        return LanguageLoss(loss, *means, z_loss, *counts)
+
+    @torch.no_grad()
+    def _untrained(self, input_ids: Tensor, attention_mask: Tensor, kinds: Tensor) -> Tensor:
+        """What the LLM as it came says of the sequences with KEPT positions: hidden states (B, S - 1, D), zero for the others."""
+        rows, mode = (kinds == KEPT).any(1), self.training
+        self.eval()
+        layers = [module for module in self.lm.modules() if isinstance(module, BaseTunerLayer)]
+        for layer in layers:
+            layer.enable_adapters(False)
+        try:
+            hidden = self._hidden(input_ids[rows], attention_mask[rows])[:, :-1]
+        finally:
+            for layer in layers:
+                layer.enable_adapters(True)
+            self.train(mode)
+        whole = hidden.new_zeros(len(rows), *hidden.shape[1:])
+        whole[rows] = hidden
+        return whole
 
     def generate(
         self,

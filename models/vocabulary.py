@@ -25,7 +25,12 @@ from jinja2 import TemplateError
 from torch import Tensor
 from transformers import AddedToken, PreTrainedTokenizerBase
 
-PROMPT, TEXT, AUDIO = 0, 1, 2  # kind of a position's label; markers are AUDIO
+PROMPT, TEXT, AUDIO, KEPT = (
+    0,
+    1,
+    2,
+    3,
+)  # kind of a position's label; markers are AUDIO; KEPT: what the base LLM says of it is to stay
 IGNORED = -100
 SOUND = "<|a sound stands here|>"  # in the text that the template renders, until its ids are put there
 TIME = re.compile(r"<\|(\d+(?:\.\d+)?)\|>")
@@ -43,7 +48,7 @@ class TokenSequence(NamedTuple):
 
     input_ids: list[int]
     labels: list[int]
-    kinds: list[int]  # PROMPT, TEXT or AUDIO
+    kinds: list[int]  # PROMPT, TEXT, AUDIO or KEPT
 
 
 class Rendered(NamedTuple):

@@ -28,11 +28,20 @@ STAGES = {
         "the tokenizer's table: latent error, distances of the sound, probe, beside its references",
     ),
     "cache": Stage("stages.cache:Cache", ("latents", "tokenizer"), (), "every recording as codes, exactly once"),
+    "rehearsal": Stage(
+        "stages.rehearsal:Rehearsal",
+        (),
+        (),
+        "texts of the LLM's own, so that it keeps its text; read where mixture.text asks",
+    ),
     "caption": Stage(
-        "stages.language:Language", ("tokenizer", "cache"), (), "LoRA on captions, sound to text and text to sound"
+        "stages.language:Language",
+        ("tokenizer", "cache"),
+        ("rehearsal",),
+        "LoRA on captions, sound to text and text to sound",
     ),
     "openaqa": Stage(
-        "stages.language:Language", ("tokenizer", "cache", "caption"), (), "LoRA on questions and answers"
+        "stages.language:Language", ("tokenizer", "cache", "caption"), ("rehearsal",), "LoRA on questions and answers"
     ),
     "evaluate": Stage(
         "stages.evaluate:Evaluate",
@@ -41,3 +50,6 @@ STAGES = {
         "the table: answers, captions, reconstruction, each beside its baselines",
     ),
 }
+
+ON_DEMAND = ("vae", "rehearsal")  # made and read only where a configuration asks for them: stages.chain.required
+READ_SOUND = ("vae", "latents")  # the corpora's recordings, which are prepared before

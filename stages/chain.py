@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from omegaconf import OmegaConf
 
 from conf.schema import OPERATIONAL
-from stages import STAGES
+from stages import ON_DEMAND, READ_SOUND, STAGES
 
 PACKAGES = (
     "torch",
@@ -71,10 +71,15 @@ def run_folder(conf: dict[str, Any], stage: str) -> Path:
 
 
 def required(stage: str, conf: dict[str, Any]) -> tuple[str, ...]:
-    """The stages whose artifacts it must read: a VAE of one's own is a parent of latents where codec.kind is trained, and else nothing to it; `evaluate`
-    reads the LLM of the stage that `after` says.
+    """The stages whose artifacts it must read: a VAE of one's own is a parent of latents where codec.kind is trained, and else nothing to it; `rehearsal`
+    one of a language stage that mixes in texts and has no files of them; `evaluate` reads the LLM of the stage that `after` says.
     """
-    own = ("vae",) if stage == "latents" and conf["codec"]["kind"] == "trained" else ()
+    own: tuple[str, ...] = ()
+    if stage == "latents" and conf["codec"]["kind"] == "trained":
+        own = ("vae",)
+    if "rehearsal" in STAGES[stage].optional and not conf["text"]["files"]:
+        mixtures = [entry["mixture"] for entry in (conf, *conf["curriculum"])]
+        own = ("rehearsal",) if any(mixture["text"] for mixture in mixtures) else ()
     parents = (*own, *STAGES[stage].parents)
     if stage == "evaluate" and conf["after"] != "openaqa":
         return tuple("caption" if name == "openaqa" else name for name in parents)
@@ -83,7 +88,13 @@ def required(stage: str, conf: dict[str, Any]) -> tuple[str, ...]:
 
 def optional(stage: str) -> tuple[str, ...]:
     """The stages whose artifacts it reads where they are there."""
-    return tuple(name for name in STAGES[stage].optional if name != "vae")
+    return tuple(name for name in STAGES[stage].optional if name not in ON_DEMAND)
+
+
+def unused(confs: dict[str, dict[str, Any]]) -> set[str]:
+    """The stages on demand that none of these configurations asks for."""
+    asked = {name for stage in STAGES if stage in confs for name in required(stage, confs[stage])}
+    return set(ON_DEMAND) - asked
 
 
 def parents(stage: str, conf: dict[str, Any], typed: Typed | None = None) -> dict[str, Parent]:
@@ -251,9 +262,7 @@ def finish(
         "seed": conf["seed"],
         "parents": {name: parent.receipt["artifact_hash"] for name, parent in parents_.items()},
         "ancestors": ancestors,
-        "corpora": {name: found["hash"] for name, found in corpora.items() if found}
-        if not STAGES[stage].parents
-        else {},
+        "corpora": {name: found["hash"] for name, found in corpora.items() if found} if stage in READ_SOUND else {},
         "facts": facts,
         "metrics": metrics,
         "artifact_hash": hash_folder(folder / "artifact"),

@@ -14,7 +14,7 @@ from typing import Any
 import conf
 from conf.schema import UNITS
 from datamodules.corpora import published
-from stages import STAGES, chain, status, verbs
+from stages import READ_SOUND, STAGES, chain, status, verbs
 
 CORPORA = {  # what `stage prepare` makes -> its unit of the configuration
     "folder": "folder",
@@ -179,8 +179,7 @@ def _run_all(arguments: argparse.Namespace, overrides: list[str]) -> int:
     stages = [name for name in STAGES if name not in arguments.without]
     conf.check_shared(UNITS, overrides)
     confs = _composed(stages, arguments, overrides)
-    if "vae" not in chain.required("latents", confs["latents"]):
-        stages.remove("vae")
+    stages = [stage for stage in stages if stage not in chain.unused(confs)]
     from stages import prepare
 
     prepare.require(confs, arguments.preset, arguments.conf, overrides)
@@ -206,7 +205,7 @@ def _run_stage(stage: str, configuration: dict[str, Any], arguments: argparse.Na
             print((chain.run_folder(configuration, stage) / "artifact" / "report.md").read_text())
         return
     chain.parents(stage, configuration, lambda parent: _typed(parent, arguments, overrides))  # before the long imports
-    if not STAGES[stage].parents:
+    if stage in READ_SOUND:
         from stages import prepare
 
         prepare.corpora(configuration)

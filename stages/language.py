@@ -14,6 +14,7 @@ from torch import Tensor
 from datamodules import chunks
 from datamodules.conversations import Turn
 from datamodules.language import Encoded, LanguageBatch, LanguageDataModule
+from models.vocabulary import KEPT, PROMPT
 from models.vocabulary import Turn as ChatTurn
 from stages import artifacts, chain, lessons, optim
 from stages.language_model import build, check_base, times
@@ -42,7 +43,12 @@ class Language(L.LightningModule):
         self.language.train()  # transformers hands models over in evaluation mode
         cuts = chunks.read(parents["cache"].folder / "chunks")
         self.data = lessons.data(
-            stage, conf, cuts, self.encode, self.vocabulary.pad_id
+            stage,
+            conf,
+            cuts,
+            self.encode,
+            self.vocabulary.pad_id,
+            parents["rehearsal"].artifact / "texts.jsonl" if "rehearsal" in parents else None,
         )  # here, so that data without a conversation is refused before anything is written
 
     def datamodule(self) -> LanguageDataModule:
@@ -54,7 +60,10 @@ class Language(L.LightningModule):
         rest = [[ChatTurn(role, segments) for role, segments in talk] for talk in talks if talk[0][0] != "text"]
         written = iter([self.vocabulary.render_text(segments[0]) for ((_, segments),) in running])
         rendered = iter(self.vocabulary.render_all(rest) if rest else [])
-        return [Encoded(*next(written if talk[0][0] == "text" else rendered)) for talk in talks]
+        found = [Encoded(*next(written if talk[0][0] == "text" else rendered)) for talk in talks]
+        if self.conf["text"]["loss"] == "distillation":
+            found = [keep(one) if _has_no_sound(talk) else one for talk, one in zip(talks, found, strict=True)]
+        return found
 
     def callbacks(self) -> list[Callback]:
         return []
@@ -69,7 +78,7 @@ class Language(L.LightningModule):
 
     def training_step(self, batch: LanguageBatch, batch_idx: int) -> Tensor:
         losses = self.loss(batch)
-        for name in ("loss", "text_loss", "audio_loss", "z_loss"):
+        for name in ("loss", "text_loss", "audio_loss", "kept_loss", "z_loss"):
             self.log(f"train/{name}", getattr(losses, name), batch_size=len(batch.ids))
         if self.conf["curriculum"]:
             number = lessons.position(self.conf["curriculum"], self.trainer.global_step).number + 1
@@ -147,6 +156,15 @@ class Language(L.LightningModule):
             for entry, count in zip(self.conf["curriculum"], facts["items"], strict=False)
         ]
         return facts, metrics
+
+
+def keep(text: Encoded) -> Encoded:
+    """The same ids, of which the base LLM is asked at every position what comes next."""
+    return Encoded(text.input_ids, text.input_ids, [PROMPT] + [KEPT] * (len(text.input_ids) - 1))
+
+
+def _has_no_sound(talk: list[Turn]) -> bool:
+    return all(isinstance(segment, str) for _, segments in talk for segment in segments)
 
 
 def _same_model(parent: dict[str, Any], conf: dict[str, Any], folder: Path) -> None:

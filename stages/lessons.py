@@ -25,18 +25,27 @@ def data(
     cuts: Sequence[Any],
     encode: Callable[[list[list[Turn]]], list[Encoded]],
     pad_id: int,
+    written: Path | None = None,
 ) -> LanguageDataModule:
-    """Raises ValueError for filters that the corpora know nothing of, and for a part without a conversation."""
+    """written: what the stage `rehearsal` wrote, the texts where conf names no files.
+
+    Raises ValueError for filters that the corpora know nothing of, and for a part without a conversation.
+    """
     for entry in (conf, *conf["curriculum"]):
         _check_filters(entry, cuts)
     batching, accumulate_ = conf["batching"], conf["trainer"]["accumulate_grad_batches"]
+    files = conf["text"]["files"] or ([written] if written else [])
     train = [cut for cut in cuts if cut.custom["split"] == "train"]
     validation = [cut for cut in cuts if cut.custom["split"] == "validation"]
     parts = [
-        Part(_items(conf, entry, train), entry["max_tokens"] or batching["max_tokens"], entry["steps"] * accumulate_)
+        Part(
+            _items(conf, entry, train, files),
+            entry["max_tokens"] or batching["max_tokens"],
+            entry["steps"] * accumulate_,
+        )
         for entry in conf["curriculum"]
-    ] or [Part(_items(conf, conf, train), batching["max_tokens"], None)]
-    unseen = [item for item in _items(conf, conf, validation) if item.kind != "text"]  # text files train
+    ] or [Part(_items(conf, conf, train, files), batching["max_tokens"], None)]
+    unseen = _items(conf, conf, validation, [])  # texts train
     made = LanguageDataModule(
         parts, Part(unseen, batching["max_tokens"], None), encode, pad_id,
         tokens_per_batch=batching["tokens_per_batch"], num_buckets=batching["num_buckets"],
@@ -77,7 +86,9 @@ def position(curriculum: Sequence[dict[str, Any]], step: int) -> Position:
     return Position(number, curriculum[number]["name"], step - (ends[number] - curriculum[number]["steps"]))
 
 
-def _items(conf: dict[str, Any], entry: dict[str, Any], cuts: Sequence[Any]) -> list[Conversation]:
+def _items(
+    conf: dict[str, Any], entry: dict[str, Any], cuts: Sequence[Any], files: Sequence[str | Path]
+) -> list[Conversation]:
     """entry: of the curriculum, or the stage's own configuration, which filters kinds alone."""
     mixture, prompts = Mixture(**entry["mixture"]), conf["prompts"]
     chosen = cuts if entry is conf else [cut for cut in cuts if _is_taught(entry, cut)]
@@ -86,7 +97,7 @@ def _items(conf: dict[str, Any], entry: dict[str, Any], cuts: Sequence[Any]) -> 
         chosen, mixture, prompts["sound_to_text"], prompts["text_to_sound"], conf["batching"]["questions_together"],
         entry["kinds"], conf["caption_dropout"], sounds,
     )  # fmt: skip
-    return spoken + (texts(conf["text"]["files"], mixture.text) if mixture.text else [])
+    return spoken + (texts(files, mixture.text) if mixture.text else [])
 
 
 def _is_taught(entry: dict[str, Any], cut: Any) -> bool:

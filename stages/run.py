@@ -140,6 +140,7 @@ def _quiet() -> None:
         ".*exists and is not empty.*",
         ".*No positive class.*",
         ".*`isinstance.treespec.*",
+        ".*`srun` command is available.*",  # one machine of a cluster, used by hand
         ".*predict returned None.*",
         ".*duration mismatch tolerance.*",
         ".*eagerly read CutSet.*",

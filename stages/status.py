@@ -20,8 +20,8 @@ def report(confs: dict[str, dict[str, Any]], experiment: str, compare: bool, dat
         state = _state(stage, mine, compare)
         if state.word == "missing":
             state = _taken(stage, mine) or state
-        if stage == "vae" and state.word == "missing" and "vae" not in chain.required("latents", _latents(mine)):
-            state = chain.State("missing", f"not needed: codec.kind is {_latents(mine)['codec']['kind']}")
+        if state.word == "missing" and stage in chain.unused(mine | {"latents": _latents(mine)}):
+            state = chain.State("missing", f"not needed: {_unasked(stage, mine)}")
         lines.append(f"{stage:<14} {state.word:<8} {state.detail}".rstrip())
     return lines
 
@@ -84,3 +84,11 @@ def _latents(mine: dict[str, dict[str, Any]]) -> dict[str, Any]:
     places = [chain.run_folder(conf, "latents") for conf in mine.values() if "latents" in conf["parents"]]
     stored = [found for folder in places if (found := _stored(folder))]
     return stored[0] if stored else mine["latents"]
+
+
+def _unasked(stage: str, mine: dict[str, dict[str, Any]]) -> str:
+    return (
+        f"codec.kind is {_latents(mine)['codec']['kind']}"
+        if stage == "vae"
+        else "mixture.text is 0, or text.files are given"
+    )

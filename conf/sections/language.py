@@ -45,7 +45,9 @@ class Mixture:
 
 @dataclass
 class Text:
-    files: list[str]  # JSONL: {"text": ...} or {"messages": [...]} a line
+    files: list[str]  # JSONL: {"text": ...} or {"messages": [...]} a line; empty: those of the stage `rehearsal`
+    # what a text item teaches: what the base LLM says of it, so that it stays as it was, or the text itself
+    loss: Literal["distillation", "cross_entropy"]
 
 
 @dataclass
@@ -86,6 +88,16 @@ class Batching:
     num_buckets: int
     max_tokens: int  # an item above it is left out, counted and reported
     questions_together: int  # on one sound: they share its tokens in one training sequence and are blind to each other
+
+
+@dataclass
+class RehearsalConf(StageConf):
+    trainer: Hardware
+    model: Model
+    texts: int
+    max_tokens: int  # of a text, after its opening
+    batch_size: int
+    openings: list[str]  # a text begins with one of them, in turn
 
 
 @dataclass

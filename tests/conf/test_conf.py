@@ -268,7 +268,6 @@ def test_what_a_kind_of_quantizer_needs(overrides: list[str], message: str):
             r"curriculum: entry 'rows': data\.corpora has no 'openaqa'\. Did you mean 'openaqx'",
         ),
         (["batching.tokens_per_batch=100"], r"batching\.max_tokens: 2048 is more than a batch holds"),
-        (["mixture.text=0.5"], r"mixture: mixture\.text is 0\.5 and text\.files is empty"),
         (["mixture.question=-1"], r"mixture: mixture\.question is -1\.0; 0 to 1000"),
         (["mixture={sound_to_text: 0, question: 0, conversation: 0}"], r"mixture: mixture has no weight above 0"),
         (["text.files=[a.jsonl]"], r"text\.files: no mixture takes them"),
