@@ -19,7 +19,7 @@ from callbacks.checkpoints import NewestCheckpoints
 from callbacks.progress import ProgressLine
 from callbacks.step_seed import StepSeed
 from callbacks.terminated import EndOnTerm
-from stages import STAGES, chain
+from stages import STAGES, chain, slurm
 
 
 class StageModule(Protocol):
@@ -44,7 +44,8 @@ def run(stage: str, conf: dict[str, Any], restart: bool = False) -> dict[str, An
     _quiet()
     started = time.monotonic()
     parents = chain.parents(stage, conf)
-    first = os.environ.get("LOCAL_RANK", "0") == "0"  # Lightning starts the other ranks with this same command
+    # Lightning, or srun, starts the other ranks with this same command.
+    first = os.environ.get("LOCAL_RANK", "0") == "0" and slurm.task() == 0
     folder = chain.run_folder(conf, stage)
     if first and not restart:
         chain.check_unfinished(stage, conf)
@@ -58,6 +59,8 @@ def run(stage: str, conf: dict[str, Any], restart: bool = False) -> dict[str, An
     _check_world_size(trainer)
     if first:
         chain.begin(stage, conf, restart)  # bad data has been refused by now: nothing is moved or written for it
+    _meet(trainer)
+    module.prepare_data_per_node = False  # the nodes share the run folder
     if module.trains:
         trainer.fit(
             module, datamodule=module.datamodule(), ckpt_path=chain.newest_checkpoint(folder), weights_only=True
@@ -90,7 +93,7 @@ def _trainer(stage: str, conf: dict[str, Any], folder: Path, module: Any) -> L.T
         checkpoints = NewestCheckpoints(folder / "checkpoints", **conf["checkpoints"])
         callbacks += [StepSeed(conf["seed"]), ProgressLine(stage, module.watch), checkpoints]
         arguments |= {"check_val_every_n_epoch": None, "num_sanity_val_steps": 0, "max_epochs": -1}
-    plugins = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+    plugins = _slurm()
     return L.Trainer(
         **arguments,
         default_root_dir=folder,
@@ -122,6 +125,29 @@ def _cpu_flag(*names: str) -> bool:
     return path.is_file() and bool(set(names) & set(path.read_text().split()))
 
 
+def _slurm() -> list[SLURMEnvironment]:
+    """Raises ValueError for tasks that srun did not start, or started in a way that Lightning cannot count."""
+    if not SLURMEnvironment.detect():
+        return []
+    if os.environ["SLURM_NTASKS"] != "1" and "SLURM_STEP_ID" not in os.environ:
+        raise ValueError(
+            f"this job has {os.environ['SLURM_NTASKS']} tasks and srun did not start this process, so it would wait for the others for "
+            "ever. In the job type   srun stage run ...   or let `stage submit` write the job"
+        )
+    try:
+        return [SLURMEnvironment(auto_requeue=False)]
+    except RuntimeError as error:  # --ntasks without --ntasks-per-node
+        raise ValueError(str(error)) from None
+
+
+def _meet(trainer: L.Trainer) -> None:
+    """Ranks that srun started side by side: none looks into the run folder before the first has begun it."""
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if trainer.world_size > 1 and environment is not None and environment.creates_processes_externally:
+        trainer.strategy.setup_environment()
+        trainer.strategy.barrier()
+
+
 def _check_world_size(trainer: L.Trainer) -> None:
     """A job started inside sbatch without srun would silently train on a part of the data."""
     wanted = trainer.num_nodes * trainer.num_devices
@@ -137,6 +163,7 @@ def _quiet() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     for message in (
         ".*does not have many workers.*",
+        ".*`srun` command is available.*",
         ".*exists and is not empty.*",
         ".*No positive class.*",
         ".*`isinstance.treespec.*",
