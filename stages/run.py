@@ -69,6 +69,7 @@ def run(stage: str, conf: dict[str, Any], restart: bool = False) -> dict[str, An
             raise KeyboardInterrupt
     else:
         trainer.predict(module, datamodule=module.datamodule(), return_predictions=False)
+    trainer.strategy.barrier()  # what every rank writes is there
     receipt: dict[str, Any] = {}
     if trainer.is_global_zero:
         part, artifact = folder / ".artifact", folder / "artifact"
