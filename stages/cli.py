@@ -55,6 +55,8 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments, rest = _parser().parse_known_args(words)
     try:
         overrides = conf.parse_overrides(rest)
+        if arguments.verb not in (_submit, _show) and any(item.startswith("slurm.") for item in overrides):
+            raise ValueError("keys of slurm are for `stage submit`")
         return arguments.verb(arguments, overrides)
     except ValueError as error:
         print(f"stage: {error}", file=sys.stderr)

@@ -119,6 +119,11 @@ def test_mistakes_are_told_before_anything_is_written(submit, tones: Path, words
     assert not (tones / "runs/wrong").exists()
 
 
+def test_run_takes_no_key_of_slurm(stage, capsys: pytest.CaptureFixture[str]):
+    assert stage("run", "latents", "--slurm.partition=gpu") == 1
+    assert "keys of slurm are for `stage submit`" in capsys.readouterr().err
+
+
 def test_without_sbatch_it_says_so(submit, tones: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PATH", "/nowhere")
     status, said = submit("latents", "--experiment=wrong")
