@@ -41,6 +41,7 @@ OPERATIONAL = (
     "trainer.accelerator",
     "trainer.log_every_n_steps",
     "checkpoints",
+    "limits",
     "sample_clips",
     "compile",
 )
