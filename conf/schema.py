@@ -43,6 +43,7 @@ OPERATIONAL = (
     "trainer.accelerator",
     "trainer.log_every_n_steps",
     "checkpoints",
+    "limits",
     "sample_clips",
     "compile",
 )

@@ -1,17 +1,19 @@
 """The command `stage`: list, show, status, prepare, run, and what uses a trained model (verbs.py). Light: torch is imported by what runs.
 
 Configuration keys are given as --trainer.devices=8, trainer.devices=8 or --trainer.devices 8; with `all`, --tokenizer.trainer.max_steps=100 is
-for one stage. Exit status: 0 done, 1 a mistake in what was given (one message), 2 wrong usage, 130 interrupted, 143 ended by SIGTERM (the same
-command goes on).
+for one stage. Exit status: 0 done, 1 a mistake in what was given (one message), 2 wrong usage, 75 stopped by SIGUSR1, SIGTERM or
+`limits` (saved; the same command goes on), 130 interrupted.
 """
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import conf
+from callbacks.stop import Stop
 from conf.schema import UNITS
 from datamodules.corpora import published
 from stages import STAGES, chain, jobs, slurm, status, verbs
@@ -187,6 +189,7 @@ def _prepare(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _run(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    arguments.began = time.monotonic()
     if arguments.stage == "all":
         return _run_all(arguments, overrides)
     confs = _composed([arguments.stage], arguments, overrides)
@@ -206,7 +209,8 @@ def _run_all(arguments: argparse.Namespace, overrides: list[str]) -> int:
         elif confs[stage]["trainer"]["devices"] == 1:
             _run_stage(stage, confs[stage], arguments, overrides)
         else:
-            prepare.run_in_process(stage, _typed(stage, arguments, overrides), arguments.restart)
+            with Stop(**confs[stage]["limits"], began=arguments.began) as stop:
+                prepare.run_in_process(stage, _typed(stage, arguments, overrides), arguments.restart, stop)
     return 0
 
 
@@ -280,9 +284,10 @@ def _run_stage(stage: str, configuration: dict[str, Any], arguments: argparse.Na
         prepare.corpora(configuration)
     if state.word in ("partial", "stale") and slurm.task() == 0:
         print(f"{stage:<14} {state.word}: {state.detail}")
-    from stages import run
+    with Stop(**configuration["limits"], began=arguments.began) as stop:
+        from stages import run
 
-    receipt = run.run(stage, configuration, arguments.restart)
+        receipt = run.run(stage, configuration, stop, arguments.restart)
     if receipt:
         print(f"{stage:<14} done in {receipt['seconds']:.0f} s: {chain.run_folder(configuration, stage)}", flush=True)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import conf
+from callbacks.stop import Stop
 from datamodules.corpora import FOLDER, published
 from stages import assets, chain, enough
 
@@ -179,12 +180,27 @@ def where_from(corpus: str, root: Path) -> str:
     return f"{corpus} (not in {root}/): {what}" + "".join(f"\n    {line}" for line in then)
 
 
-def run_in_process(stage: str, words: Sequence[str], restart: bool) -> None:
-    """A stage in a process of its own: Lightning starts its other ranks with the same command line. words: its configuration."""
+def run_in_process(stage: str, words: Sequence[str], restart: bool, stop: Stop) -> None:
+    """A stage in a process of its own: Lightning starts its other ranks with the same command line. words: its configuration.
+
+    What `stop` notes is passed on to it. Raises SystemExit with its status where that is not 0.
+    """
     command = [sys.executable, "-m", "stages.cli", "run", stage, *words, *(["--restart"] if restart else [])]
-    code = subprocess.run(command, env=os.environ).returncode
-    if code:
-        raise SystemExit(code)
+    left = stop.left()
+    if left is not None:
+        command.append(f"--limits.seconds={max(left, 1.0)}")
+    process, passed = subprocess.Popen(command, env=os.environ), False
+    try:
+        while process.poll() is None:
+            if stop.noted and not passed:
+                process.send_signal(stop.noted)
+                passed = True
+            time.sleep(0.2)
+    except KeyboardInterrupt:  # a terminal's Ctrl-C went to the child too
+        process.wait(timeout=60)
+        raise
+    if code := process.returncode:
+        raise SystemExit(code if code > 0 else 128 - code)
 
 
 def _near(corpus: str, root: Path) -> list[Path]:
