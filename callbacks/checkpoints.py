@@ -23,8 +23,13 @@ class NewestCheckpoints(Checkpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        if trainer.global_step % self.every_n_steps == 0:
+            self.save(trainer)
+
+    def save(self, trainer: L.Trainer) -> None:
+        """At an optimizer step, by every rank; nothing where this step is saved already."""
         step = trainer.global_step
-        if step == self.saved or step % self.every_n_steps:
+        if step == self.saved:
             return
         self.saved = step
         trainer.save_checkpoint(self.folder / f"step-{step:08d}.ckpt")

@@ -72,12 +72,14 @@ def presets() -> list[str]:
 
 
 def parse_overrides(words: Sequence[str]) -> list[str]:
-    """`--a.b=c`, `a.b=c` and `--a.b c` -> "a.b=c". Raises ValueError on a word that is none of them."""
+    """`--a.b=c`, `a.b=c` and `--a.b c` -> "a.b=c"; of SLURM also `--slurm.flag` -> "slurm.flag=". Raises ValueError on a word that is none of them."""
     found, words = [], list(words)
     while words:
         word = words.pop(0)
         if "=" not in word and word.startswith("--") and words and not words[0].startswith("--"):
             word = f"{word}={words.pop(0)}"
+        elif "=" not in word and word.startswith("--slurm."):
+            word = f"{word}="
         if not re.match(r"^(--)?[A-Za-z_][\w.-]*=", word):
             raise ValueError(f"{COMMAND_LINE}: cannot read {word!r}. A configuration key is set as --trainer.devices=8")
         key, value = word.removeprefix("--").split("=", 1)
@@ -112,7 +114,8 @@ def _layers(
             raise ValueError(f"--conf {name}: no such file")
         layer = _load(Path(name), name)
         sections = {key: layer.values.pop(key) for key in list(layer.values) if key in UNITS}
-        yield layer
+        if unit != "slurm":  # what a file says outside of a unit's section is for the stages
+            yield layer
         if unit in sections:
             yield Layer(name, sections[unit])
     yield _command_line(unit, overrides, shared)

@@ -189,6 +189,8 @@ _RANGES = (
     ("data.num_workers", 0, 1024),
     ("checkpoints.every_n_steps", 1, 1 << 30),
     ("checkpoints.keep", 1, 1000),
+    ("limits.seconds", 1.0, 1e9),
+    ("limits.margin", 0.0, 1e6),
     ("validation_fraction", 0.0, 0.9),
     ("max_new_tokens", 1, 1 << 20),
     ("n", 1, 1000),

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from conf.sections.cluster import SlurmConf
 from conf.sections.corpora import DiagnosticConf, FolderConf, PublishedConf, QuestionsConf
 from conf.sections.language import AskConf, EvaluateConf, GenerateConf, LanguageConf, RehearsalConf
 from conf.sections.sound import CacheConf, LatentsConf, ReconstructConf, TokenizerConf, VaeConf
@@ -29,6 +30,7 @@ UNITS = {
     "diagnostic": Unit(DiagnosticConf, ("corpora", "corpora/diagnostic")),
     "ask": Unit(AskConf, ("ask",)),
     "generate": Unit(GenerateConf, ("generate",)),
+    "slurm": Unit(SlurmConf, ("slurm",)),
 }
 
 # Keys that change how long a run takes or where it lies, not what comes out of it: a receipt stays fresh when they change.
@@ -42,6 +44,7 @@ OPERATIONAL = (
     "trainer.accelerator",
     "trainer.log_every_n_steps",
     "checkpoints",
+    "limits",
     "sample_clips",
     "compile",
 )

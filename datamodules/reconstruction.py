@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.audio import load_windows
 from datamodules.latents import LatentBatch, collate, windows
+from datamodules.sampler import heedless
 
 
 class Window(NamedTuple):
@@ -76,7 +77,13 @@ class ReconstructionDataModule(L.LightningDataModule):
     def predict_dataloader(self) -> DataLoader:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         mine = self.batches[rank::world]
-        return DataLoader(self.dataset, sampler=mine, batch_size=None, num_workers=min(self.num_workers, len(mine)))
+        return DataLoader(
+            self.dataset,
+            sampler=mine,
+            batch_size=None,
+            num_workers=min(self.num_workers, len(mine)),
+            worker_init_fn=heedless,
+        )
 
 
 class _Loaded(Dataset):

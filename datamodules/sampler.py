@@ -6,6 +6,7 @@ order.
 """
 
 import hashlib
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -128,11 +129,28 @@ class ResumableDataModule(L.LightningDataModule):
             sampler=sampler,
             batch_size=None,
             num_workers=self.num_workers,
-            worker_init_fn=make_worker_init_fn(rank=rank, world_size=world, seed=self.seed),
+            worker_init_fn=_Worker(rank, world, self.seed),
         )
 
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+
+class _Worker:
+    """What a loader's worker does first: Lhotse's seeds, and `heedless`."""
+
+    def __init__(self, rank: int, world: int, seed: int) -> None:
+        self.seeded = make_worker_init_fn(rank=rank, world_size=world, seed=seed)
+
+    def __call__(self, worker: int) -> None:
+        self.seeded(worker)
+        heedless(worker)
+
+
+def heedless(worker: int) -> None:
+    """A loader's worker lives on where a whole job is told to stop: the main process needs its batches to the next step, and ends it."""
+    for signum in (signal.SIGUSR1, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
 
 
 def fixed_batches(items: list[Any], size: int, seed: int, rank: int, world: int, shuffle: bool) -> CutSampler:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from datamodules.audio import load_windows
 from datamodules.chunks import Chunk
+from datamodules.sampler import heedless
 
 
 class AudioBatch(NamedTuple):
@@ -79,7 +80,9 @@ class AudioDataModule(L.LightningDataModule):
     def predict_dataloader(self) -> DataLoader:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         mine = self.dataset.of(self.dataset.chunks[rank::world])
-        return DataLoader(mine, batch_size=None, num_workers=min(self.num_workers, len(mine.chunks)))
+        return DataLoader(
+            mine, batch_size=None, num_workers=min(self.num_workers, len(mine.chunks)), worker_init_fn=heedless
+        )
 
 
 def _batch(rows: list[tuple[Tensor, Tensor, str]], number: int, closes: bool) -> AudioBatch:

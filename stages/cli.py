@@ -1,20 +1,22 @@
 """The command `stage`: list, show, status, prepare, run, and what uses a trained model (verbs.py). Light: torch is imported by what runs.
 
 Configuration keys are given as --trainer.devices=8, trainer.devices=8 or --trainer.devices 8; with `all`, --tokenizer.trainer.max_steps=100 is
-for one stage. Exit status: 0 done, 1 a mistake in what was given (one message), 2 wrong usage, 130 interrupted, 143 ended by SIGTERM (the same
-command goes on).
+for one stage. Exit status: 0 done, 1 a mistake in what was given (one message), 2 wrong usage, 75 stopped by SIGUSR1, SIGTERM or
+`limits` (saved; the same command goes on), 130 interrupted.
 """
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import conf
+from callbacks.stop import Stop
 from conf.schema import UNITS
 from datamodules.corpora import published
-from stages import READ_SOUND, STAGES, chain, status, verbs
+from stages import READ_SOUND, STAGES, chain, jobs, slurm, status, verbs
 
 CORPORA = {  # what `stage prepare` makes -> its unit of the configuration
     "folder": "folder",
@@ -27,6 +29,7 @@ configuration   --trainer.devices=8, trainer.devices=8 or --trainer.devices 8; `
 examples        stage run all --preset demo          the whole chain, small, on a CPU, from sound that it renders itself
                 stage run tokenizer --trainer.devices=8
                 stage prepare folder recordings --metadata recordings/metadata.csv --name mine
+                stage submit all --trainer.devices=8 --slurm.partition=gpu --slurm.time=24:00:00
                 stage status --experiment=demo
                 stage ask clip.wav "What do you hear?"
                 stage generate "a dog barks twice" --out dog.wav
@@ -54,6 +57,8 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments, rest = _parser().parse_known_args(words)
     try:
         overrides = conf.parse_overrides(rest)
+        if arguments.verb not in (_submit, _show) and any(item.startswith("slurm.") for item in overrides):
+            raise ValueError("keys of slurm are for `stage submit`")
         return arguments.verb(arguments, overrides)
     except ValueError as error:
         print(f"stage: {error}", file=sys.stderr)
@@ -108,6 +113,23 @@ def _parser() -> argparse.ArgumentParser:
         "--without", action="append", default=[], choices=["tokenizer_mse"], help="leave an optional stage out of `all`"
     )
     verb.set_defaults(verb=_run)
+    verb = subparsers.add_parser(
+        "submit", parents=[layers], help="as run, in jobs of SLURM", allow_abbrev=False,
+        epilog="--slurm.KEY=VALUE is any option of sbatch, as --slurm.partition=gpu or --slurm.exclusive (`stage show slurm`)",
+    )  # fmt: skip
+    verb.add_argument("stage", choices=[*STAGES, "all"], metavar="STAGE", help=" | ".join([*STAGES, "all"]))
+    verb.add_argument("--dry-run", action="store_true", help="print the scripts, submit nothing")
+    verb.add_argument("--restart", action="store_true", help="begin again; the earlier run is moved aside now")
+    verb.add_argument(
+        "--without", action="append", default=[], choices=["tokenizer_mse"], help="leave an optional stage out of `all`"
+    )
+    verb.set_defaults(verb=_submit)
+    verb = subparsers.add_parser(
+        "logs", parents=[layers], help="what a submitted stage has printed", allow_abbrev=False
+    )
+    verb.add_argument("stage", choices=list(STAGES), metavar="STAGE", help=" | ".join(STAGES))
+    verb.add_argument("-f", "--follow", action="store_true", help="go on until its job is over")
+    verb.set_defaults(verb=_logs)
     verbs.add(subparsers)
     return parser
 
@@ -167,6 +189,7 @@ def _prepare(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _run(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    arguments.began = time.monotonic()
     if arguments.stage == "all":
         return _run_all(arguments, overrides)
     confs = _composed([arguments.stage], arguments, overrides)
@@ -176,20 +199,68 @@ def _run(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 def _run_all(arguments: argparse.Namespace, overrides: list[str]) -> int:
     """What is not done, in order. One process where one device is asked for, one process a stage where there are more."""
-    stages = [name for name in STAGES if name not in arguments.without]
-    conf.check_shared(UNITS, overrides)
-    confs = _composed(stages, arguments, overrides)
-    stages = [stage for stage in stages if stage not in chain.unused(confs)]
+    confs = _all(arguments, overrides)
     from stages import prepare
 
     prepare.require(confs, arguments.preset, arguments.conf, overrides)
-    for stage in stages:
+    for stage in confs:
         if stage in confs[stage]["parents"]:
             print(f"{stage:<14} taken from {confs[stage]['parents'][stage]}")
         elif confs[stage]["trainer"]["devices"] == 1:
             _run_stage(stage, confs[stage], arguments, overrides)
         else:
-            prepare.run_in_process(stage, _typed(stage, arguments, overrides), arguments.restart)
+            with Stop(**confs[stage]["limits"], began=arguments.began) as stop:
+                prepare.run_in_process(stage, _typed(stage, arguments, overrides), arguments.restart, stop)
+    return 0
+
+
+def _all(arguments: argparse.Namespace, overrides: list[str]) -> dict[str, dict[str, Any]]:
+    """The configurations of the stages of `all`, in order."""
+    conf.check_shared(UNITS, overrides)
+    stages = [name for name in STAGES if name not in arguments.without]
+    confs = _composed(stages, arguments, overrides)
+    return {stage: confs[stage] for stage in stages if stage not in chain.unused(confs)}
+
+
+def _submit(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    """Corpora that this project renders are rendered here, before a job begins: its ranks, and its node without a network, find them."""
+    options = slurm.options(arguments.conf, [item for item in overrides if item.startswith("slurm.")])
+    overrides = [item for item in overrides if not item.startswith("slurm.")]
+    if options["nodes"] is not None:
+        overrides = [f"trainer.num_nodes={options['nodes']}", *overrides]
+    stage = arguments.stage
+    confs = _all(arguments, overrides) if stage == "all" else _composed([stage], arguments, overrides)
+    for name, one in confs.items():
+        if options["nodes"] not in (None, one["trainer"]["num_nodes"]):
+            raise ValueError(
+                f"{name}: trainer.num_nodes is {one['trainer']['num_nodes']} and slurm.nodes {options['nodes']}; give one of them"
+            )
+    first = next(iter(confs.values()))
+
+    def typed(name: str) -> list[str]:
+        return _typed(name, arguments, overrides)
+
+    going = slurm.plan(list(confs), confs, typed, arguments.restart, jobs.of(jobs.folder(first)))
+    slurm.check_there(arguments.dry_run)
+    from stages import prepare
+
+    if stage == "all":
+        if not arguments.dry_run:
+            prepare.require(confs, arguments.preset, arguments.conf, overrides)
+    elif not STAGES[stage].parents:
+        prepare.corpora(first)
+    for planned in () if arguments.dry_run else going:
+        prepare.fetch(confs[planned.stage])
+    slurm.submit(going, confs, options, typed, arguments.restart, arguments.dry_run)
+    return 0
+
+
+def _logs(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    conf.check_shared(UNITS, overrides)
+    composed = _composed([arguments.stage], arguments, overrides)[arguments.stage]
+    named = arguments.preset or arguments.conf or any(item.startswith("experiment=") for item in overrides)
+    places = [jobs.folder(composed)] if named else sorted(Path(composed["runs"]).glob("*/slurm"))
+    jobs.show(arguments.stage, places, arguments.follow)
     return 0
 
 
@@ -200,6 +271,8 @@ def _run_stage(stage: str, configuration: dict[str, Any], arguments: argparse.Na
         )
     state = chain.state(stage, configuration, compare=True)
     if state.word == "done" and not arguments.restart:
+        if slurm.task():
+            return
         print(f"{stage:<14} done ({state.detail})")
         if stage == "evaluate":
             print((chain.run_folder(configuration, stage) / "artifact" / "report.md").read_text())
@@ -209,11 +282,12 @@ def _run_stage(stage: str, configuration: dict[str, Any], arguments: argparse.Na
         from stages import prepare
 
         prepare.corpora(configuration)
-    if state.word in ("partial", "stale"):
+    if state.word in ("partial", "stale") and slurm.task() == 0:
         print(f"{stage:<14} {state.word}: {state.detail}")
-    from stages import run
+    with Stop(**configuration["limits"], began=arguments.began) as stop:
+        from stages import run
 
-    receipt = run.run(stage, configuration, arguments.restart)
+        receipt = run.run(stage, configuration, stop, arguments.restart)
     if receipt:
         print(f"{stage:<14} done in {receipt['seconds']:.0f} s: {chain.run_folder(configuration, stage)}", flush=True)
 

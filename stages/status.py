@@ -1,4 +1,4 @@
-"""`stage status`: what of an experiment is done, partial, stale or missing, and what it takes from another one. No torch here.
+"""`stage status`: what of an experiment is done, partial, stale or missing, what it takes from another one, its jobs. No torch here.
 
 Each stage's own conf.yaml or receipt says whose parents it read: `stage status` needs no key of the command that ran it.
 """
@@ -8,13 +8,14 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from stages import chain
+from stages import chain, jobs
 
 
 def report(confs: dict[str, dict[str, Any]], experiment: str, compare: bool, data_root: str | None) -> list[str]:
     """A line a stage. confs: what the command line composes; compare: each run is held against it, not only against its own
     configuration. data_root: where the corpora lie; None for where each run found them."""
     mine = {stage: _own(stage, conf | {"experiment": experiment}, compare, data_root) for stage, conf in confs.items()}
+    submitted = jobs.of(Path(confs["latents"]["runs"]) / experiment / "slurm")
     lines = []
     for stage in mine:
         state = _state(stage, mine, compare)
@@ -22,7 +23,9 @@ def report(confs: dict[str, dict[str, Any]], experiment: str, compare: bool, dat
             state = _taken(stage, mine) or state
         if state.word == "missing" and stage in chain.unused(mine | {"latents": _latents(mine)}):
             state = chain.State("missing", f"not needed: {_unasked(stage, mine)}")
-        lines.append(f"{stage:<14} {state.word:<8} {state.detail}".rstrip())
+        job = submitted.get(stage)
+        said = f"   [{job}]" if job and (job.lives or state.word != "done") else ""
+        lines.append(f"{stage:<14} {state.word:<8} {state.detail}".rstrip() + said)
     return lines
 
 

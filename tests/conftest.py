@@ -70,4 +70,11 @@ def stage(tones: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     return lambda verb, *words: main([verb, *words, *SMOKE])
 
 
+@pytest.fixture
+def whole(stage: Callable[..., int], tones: Path) -> Path:
+    """Every stage of the experiment `whole`, done once for this session."""
+    assert stage("run", "all", "--experiment=whole") == 0
+    return tones / "runs" / "whole"
+
+
 SMOKE = ("--preset", "smoke", "--data.root=data", "--data.corpora=tones", "--threads=1")

@@ -14,9 +14,10 @@ PACKAGES = ("stages", "datamodules", "models", "callbacks", "conf")
 HEAVY = ("torch", "numpy", "lightning", "lhotse", "transformers")
 QUICK = [
     ["--help"],
-    *[[verb, "--help"] for verb in ("list", "show", "status", "prepare", "run")],
+    *[[verb, "--help"] for verb in ("list", "show", "status", "prepare", "run", "submit", "logs")],
     *[[verb, "--help"] for verb in ("ask", "generate", "encode", "decode", "export")],
     ["show", "generate"],
+    ["show", "slurm"],
     ["list"],
     ["prepare", "--list"],
     ["show", "tokenizer"],

@@ -57,6 +57,14 @@ class Checkpoints:
 
 
 @dataclass
+class Limits:
+    """When a run stops by itself, saved, to be gone on with."""
+
+    seconds: float | None  # after the command began; null: none
+    margin: float  # seconds before SLURM's own end of the job
+
+
+@dataclass
 class StageConf:
     """What every stage has."""
 
@@ -66,3 +74,4 @@ class StageConf:
     threads: int  # of torch on the CPU; 0 leaves torch's own choice
     parents: dict[str, str]  # stage -> another experiment's name, or a run folder, to take that parent from
     data: Data
+    limits: Limits

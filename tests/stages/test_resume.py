@@ -3,8 +3,6 @@
 import json
 import re
 import signal
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -12,49 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from datamodules import chunks
-from tests.conftest import SMOKE
-
-# The stage as it is, in a process that kills itself after a number of batches.
-KILLED = """
-import os, signal, sys
-import lightning as L
-from stages import STAGES
-import importlib
-stage, batches, sent, *words = sys.argv[1:]
-class Kill(L.Callback):
-    seen = 0
-    def _count(self):
-        self.seen += 1
-        if self.seen == int(batches):
-            os.kill(os.getpid(), int(sent))
-    def on_train_batch_end(self, *arguments): self._count()
-    def on_predict_batch_end(self, *arguments): self._count()
-name, _, attribute = STAGES[stage].target.partition(":")
-module = getattr(importlib.import_module(name), attribute)
-callbacks = module.callbacks
-module.callbacks = lambda self: [*callbacks(self), Kill()]
-from stages.cli import main
-main(["run", stage, *words])
-"""
-
-
-def kill(place: Path, stage: str, batches: int, *words: str, sent: signal.Signals = signal.SIGKILL) -> int:
-    """The exit status."""
-    found = subprocess.run(
-        [sys.executable, "-c", KILLED, stage, str(batches), str(int(sent)), *words, *SMOKE],
-        cwd=place,
-        capture_output=True,
-        text=True,
-    )
-    assert sent != signal.SIGKILL or found.returncode == -signal.SIGKILL, found.stderr[-2000:]
-    return found.returncode
-
-
-@pytest.fixture
-def whole(stage, tones: Path):
-    """Every stage of the experiment `whole`, done once for this session."""
-    assert stage("run", "all", "--experiment=whole") == 0
-    return tones / "runs" / "whole"
+from tests.interrupt import interrupt
 
 
 @pytest.mark.parametrize(("name", "batches"), [("tokenizer", 7), ("tokenizer_mse", 10), ("caption", 6), ("openaqa", 9)])
@@ -65,7 +21,7 @@ def test_killed_and_resumed_training_equals_the_undisturbed_run(
         f"--experiment=killed-{name}",
         *(f"--parents.{parent}=whole" for parent in ("latents", "tokenizer", "cache", "caption") if parent != name),
     ]
-    kill(tones, name, batches, *words)
+    interrupt(tones, name, batches, *words)
     run = tones / "runs" / f"killed-{name}" / name
     assert not (run / "receipt.json").exists()
     assert list((run / "checkpoints").glob("step-*.ckpt")), "it was killed before its first checkpoint"
@@ -83,7 +39,7 @@ def test_killed_and_resumed_training_equals_the_undisturbed_run(
 
 def test_killed_cache_holds_every_recording_exactly_once(stage, tones: Path, whole: Path):
     words = ["--experiment=killed-cache", "--parents.latents=whole", "--parents.tokenizer=whole"]
-    kill(tones, "cache", 2, *words)
+    interrupt(tones, "cache", 2, *words)
     folder = tones / "runs/killed-cache/cache/chunks"
     finished = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
     assert 0 < len(finished) < 3
@@ -94,7 +50,7 @@ def test_killed_cache_holds_every_recording_exactly_once(stage, tones: Path, who
 
 
 def test_killed_latents_equal_the_undisturbed_ones(stage, tones: Path, whole: Path):
-    kill(tones, "latents", 2, "--experiment=killed-latents")
+    interrupt(tones, "latents", 2, "--experiment=killed-latents")
     assert stage("run", "latents", "--experiment=killed-latents") == 0
     cuts, expected = (chunks.read(folder / "latents/chunks") for folder in (tones / "runs/killed-latents", whole))
     assert [cut.id for cut in cuts] == [cut.id for cut in expected]
@@ -108,12 +64,14 @@ def test_killed_evaluation_asks_each_question_once(stage, tones: Path, whole: Pa
         "--experiment=killed-evaluate",
         *(f"--parents.{parent}=whole" for parent in ("latents", "tokenizer", "cache", "openaqa")),
     ]
-    kill(tones, "evaluate", 2, *words)
+    interrupt(tones, "evaluate", 2, *words)
     answered = tones / "runs/killed-evaluate/evaluate/predictions-0.jsonl"
     early = len(answered.read_text().splitlines())
     assert stage("status", "--experiment=killed-evaluate") == 0
     assert re.search(rf"evaluate +partial +{early} answers", capsys.readouterr().out)
-    assert kill(tones, "evaluate", 1, *words, sent=signal.SIGTERM) == 143  # ends before the next batch, all written
+    assert (
+        interrupt(tones, "evaluate", 1, *words, sent=signal.SIGTERM).status == 75
+    )  # ends before the next batch, all written
     assert early < len(answered.read_text().splitlines())
     assert stage("run", "evaluate", *words) == 0
     rows = [

@@ -1,0 +1,68 @@
+"""A run that is told to stop saves once, at an optimizer step that all ranks agree on, and ends; the same command goes on.
+
+Lightning would save in the signal's handler, at any bytecode, or broadcast there. Here a handler only notes (stop.py).
+"""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from callbacks.checkpoints import NewestCheckpoints
+from callbacks.stop import Stop, Stopped
+
+
+class StopTraining(L.Callback):
+    """After each optimizer step the ranks take the largest of their reasons (one number all-reduced); with one, all save and raise Stopped.
+
+    Not at the last step: what follows it is the end.
+    """
+
+    def __init__(self, stop: Stop, checkpoints: NewestCheckpoints) -> None:
+        self.stop, self.checkpoints, self.step = stop, checkpoints, 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.step = trainer.global_step
+        if reason := agreed(trainer, self.stop.reason()):  # nothing is trained since the last checkpoint
+            raise Stopped(reason)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == self.step or trainer.global_step >= trainer.max_steps:
+            return  # gradients are accumulated, or it is done
+        self.step = trainer.global_step
+        if reason := agreed(trainer, self.stop.reason()):
+            self.checkpoints.save(trainer)
+            raise Stopped(reason)
+
+
+class StopPrediction(L.Callback):
+    """Ends a prediction before its next batch; what is written stays.
+
+    Ranks have different numbers of batches, so none waits for another there: a file in the run folder tells them. `agreed` after the end.
+    """
+
+    def __init__(self, stop: Stop, folder: Path) -> None:
+        self.stop, self.file, self.reason = stop, folder / ".stop", 0
+
+    def clear(self) -> None:
+        """By one process, before the others begin to predict."""
+        self.file.unlink(missing_ok=True)
+
+    def on_predict_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self.reason = self.stop.reason()
+        if self.reason:
+            self.file.write_text("")
+        if self.reason or self.file.exists():
+            raise StopIteration  # the prediction loop's own way to end
+
+
+def agreed(trainer: L.Trainer, reason: int) -> int:
+    """The largest over ranks; each must come here."""
+    if trainer.world_size == 1:
+        return reason
+    return int(trainer.strategy.reduce(torch.tensor(reason, device=trainer.strategy.root_device), reduce_op="max"))

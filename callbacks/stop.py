@@ -1,0 +1,65 @@
+"""Why a run shall stop before its end: a signal, or the clock. Handlers only note; the run looks where it can stop. No torch here."""
+
+import os
+import signal
+import threading
+import time
+from types import FrameType
+from typing import Any
+
+STOPPED = 75  # the exit status: EX_TEMPFAIL of sysexits.h, "try again later"
+SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
+LIMIT, JOB_END = 1001, 1002  # reasons beside the signals' numbers
+
+
+class Stop:
+    """In a `with`: notes SIGUSR1 and SIGTERM. Knows two ends: `seconds` after `began` (of time.monotonic), and `margin` seconds before SLURM's.
+
+    seconds: null is no limit. SLURM says in SLURM_JOB_END_TIME (seconds since 1970) when it ends a job.
+    """
+
+    def __init__(self, seconds: float | None, margin: float, began: float) -> None:
+        self.began, self.seconds, self.margin = began, seconds, margin
+        self.job_end = float(os.environ.get("SLURM_JOB_END_TIME") or "inf")
+        self.noted = 0
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Stop":
+        if threading.current_thread() is threading.main_thread():
+            self.before = {signum: signal.signal(signum, self._note) for signum in SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for signum, handler in self.before.items():
+            signal.signal(signum, handler)
+
+    def _note(self, signum: int, _: FrameType | None) -> None:
+        self.noted = self.noted or signum
+
+    def reason(self) -> int:
+        """0: go on. Else a signal's number, LIMIT or JOB_END: a number, so that ranks can agree on the largest."""
+        if self.noted:
+            return self.noted
+        left = self.left()
+        if left is not None and left <= 0:
+            return LIMIT
+        return JOB_END if time.time() >= self.job_end - self.margin else 0
+
+    def left(self) -> float | None:
+        """Seconds of `seconds`; None without a limit."""
+        return None if self.seconds is None else self.began + self.seconds - time.monotonic()
+
+    def words(self, reason: int) -> str:
+        if reason == LIMIT:
+            return f"limits.seconds={self.seconds:g}"
+        if reason == JOB_END:
+            return f"SLURM's end of the job in {self.margin:g} s (limits.margin)"
+        return signal.Signals(reason).name
+
+
+class Stopped(SystemExit):
+    """Raised at an optimizer step, on all ranks, once everything is saved. Its status is STOPPED."""
+
+    def __init__(self, reason: int) -> None:
+        super().__init__(STOPPED)
+        self.reason = reason
