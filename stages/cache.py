@@ -72,11 +72,13 @@ class Cache(L.LightningModule):
 
     def on_predict_end(self) -> None:
         self.behind.close()
+        self.trainer.strategy.barrier()  # rank 0 reads what all have written
         self.line.stop()
 
     def export(self, artifact: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         cuts = chunks.read(self.folder / "chunks")
         use = CodebookUse(self.facts["codebook_size"], self.facts["levels"])
+        use.distributed_available_fn = lambda: False  # rank 0 counts all of them
         for cut in cuts:
             codes = torch.tensor(cut.custom["codes"])
             use.update(codes, torch.ones_like(codes, dtype=torch.bool))

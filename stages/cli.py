@@ -6,6 +6,7 @@ command goes on).
 """
 
 import argparse
+import errno
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from conf.schema import UNITS
 from datamodules.corpora import published
 from stages import STAGES, chain, status, verbs
 
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+DISK_CURE = "give it room and leave to read and write, and the same command goes on"
 CORPORA = {  # what `stage prepare` makes -> its unit of the configuration
     "folder": "folder",
     "diagnostic": "diagnostic",
@@ -57,6 +60,12 @@ def main(words: Sequence[str] | None = None) -> int:
         return arguments.verb(arguments, overrides)
     except ValueError as error:
         print(f"stage: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"stage: {where}{error.strerror}. What was finished is kept: {DISK_CURE}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         goes_on = "; the same command goes on from the last checkpoint" if arguments.verb is _run else ""

@@ -97,6 +97,7 @@ class Latents(L.LightningModule):
 
     def on_predict_end(self) -> None:
         self.behind.close()
+        self.trainer.strategy.barrier()  # rank 0 reads what all have written
         self.line.stop()
 
     def export(self, artifact: Path) -> tuple[dict[str, Any], dict[str, Any]]:

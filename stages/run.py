@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +21,14 @@ from callbacks.progress import ProgressLine
 from callbacks.step_seed import StepSeed
 from callbacks.terminated import EndOnTerm
 from stages import STAGES, chain
+
+RANKS = (
+    "RANK",
+    "LOCAL_RANK",
+    "NODE_RANK",
+    "GROUP_RANK",
+    "SLURM_PROCID",
+)  # 0 or not there in the first process of a run
 
 
 class StageModule(Protocol):
@@ -42,6 +51,13 @@ class StageModule(Protocol):
 def run(stage: str, conf: dict[str, Any], restart: bool = False) -> dict[str, Any]:
     """Runs or resumes a stage to its end and returns its receipt. Raises ValueError for a missing or foreign parent, or bad data."""
     _quiet()
+    with ExitStack() as held:
+        if all(os.environ.get(name, "0") == "0" for name in RANKS):
+            held.enter_context(chain.claim(stage, conf))
+        return _run(stage, conf, restart)
+
+
+def _run(stage: str, conf: dict[str, Any], restart: bool) -> dict[str, Any]:
     started = time.monotonic()
     parents = chain.parents(stage, conf)
     first = os.environ.get("LOCAL_RANK", "0") == "0"  # Lightning starts the other ranks with this same command
