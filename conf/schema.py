@@ -48,3 +48,6 @@ OPERATIONAL = (
     "sample_clips",
     "compile",
 )
+
+# Beside those, of the stages that write chunks (latents, cache): any number of processes writes the same bytes.
+OPERATIONAL_OF_CHUNKS = ("trainer.devices", "trainer.num_nodes", "trainer.strategy")

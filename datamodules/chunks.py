@@ -7,28 +7,44 @@
     <folder>/<chunk>/std.npy       their posterior's standard deviation, of the same shape, where it is not all zero
 
 A chunk is written as `.tmp-<chunk>-<pid>` and renamed when it is whole. Rank r of W takes every W-th pending chunk, so
-a run may go on with another W.
+a run may go on with another W. Cuts whose recordings hold the same bytes lie in one chunk and share one result.
 """
 
+import gzip
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from lhotse import CutSet
 
+SECONDS_PER_CHUNK = 24 * 3600  # of sound: a chunk's results are held in memory, as latents of 21.5 Hz some 240 MB
+
 
 class Chunk(NamedTuple):
     id: str
     cuts: list[Any]
 
+    @property
+    def recordings(self) -> list[Any]:
+        """The cuts that are computed, one of each recording."""
+        shared = self.shared
+        return [cut for cut in self.cuts if shared[cut.id] == cut.id]
+
+    @property
+    def shared(self) -> dict[str, str]:
+        """Cut id -> id of the cut whose result it has: its own, or of the first whose recording has the same bytes."""
+        first: dict[Any, str] = {}
+        return {cut.id: first.setdefault(_sound(cut), cut.id) for cut in self.cuts}
+
 
 def plan(cuts: Iterable[Any], recordings_per_chunk: int) -> list[Chunk]:
-    """Cuts in their order, `recordings_per_chunk` to a chunk. Raises ValueError on an id that comes twice.
+    """Cuts in their order, but for those of one recording, which follow its first; `recordings_per_chunk` recordings to a
+    chunk, fewer where they are long. Raises ValueError on an id that comes twice.
 
     The chunk's id is its number and a hash of what it holds, so that a changed corpus never meets an old chunk.
     """
@@ -42,11 +58,33 @@ def plan(cuts: Iterable[Any], recordings_per_chunk: int) -> list[Chunk]:
             )
         seen.add(cut.id)
     chunks = []
-    for number, start in enumerate(range(0, len(cuts), recordings_per_chunk)):
-        held = cuts[start : start + recordings_per_chunk]
+    for number, held in enumerate(_held(cuts, recordings_per_chunk)):
         content = json.dumps([_content(cut) for cut in held], sort_keys=True)
         chunks.append(Chunk(f"{number:06d}-{hashlib.sha256(content.encode()).hexdigest()[:12]}", held))
     return chunks
+
+
+def _held(cuts: list[Any], recordings_per_chunk: int) -> Iterator[list[Any]]:
+    """The cuts of each chunk."""
+    sounds: dict[Any, list[Any]] = {}
+    for cut in cuts:
+        sounds.setdefault(_sound(cut), []).append(cut)
+    held: list[Any] = []
+    recordings, seconds = 0, 0.0
+    for group in sounds.values():
+        if recordings == recordings_per_chunk or (held and seconds + group[0].duration > SECONDS_PER_CHUNK):
+            yield held
+            held, recordings, seconds = [], 0, 0.0
+        held += group
+        recordings, seconds = recordings + 1, seconds + group[0].duration
+    if held:
+        yield held
+
+
+def _sound(cut: Any) -> Any:
+    """What two cuts of one recording have in common: its file's hash and which part of it; the id where no hash is known."""
+    digest = cut.custom.get("sha256")
+    return (digest, cut.start, cut.duration) if digest else cut.id
 
 
 def open_cache(folder: Path, chunks: Sequence[Chunk], key: dict[str, Any]) -> None:
@@ -109,37 +147,54 @@ class ChunkWriter:
             kept.setdefault(cut_id, []).append(values.astype(np.float16))
 
     def finish(self) -> None:
-        """Writes and renames. A chunk that another process finished in the meantime is left as it is."""
+        """Writes and renames; equal results are equal bytes. A chunk that another process finished in the meantime is left
+        as it is. Raises ValueError where the folder cannot be written: nothing of the chunk is left then.
+        """
         part = self.folder / f".tmp-{self.chunk.id}-{os.getpid()}"
         shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
+        try:
+            part.mkdir(parents=True)
+            self._write(part)
+            part.rename(self.folder / self.chunk.id)
+        except OSError as error:
+            shutil.rmtree(part, ignore_errors=True)
+            if (self.folder / self.chunk.id).is_dir():
+                return
+            raise ValueError(
+                f"{self.folder}: chunk {self.chunk.id} cannot be written: {error.strerror or error}. The finished ones are "
+                "kept: give the folder room and leave to write, and the same command goes on"
+            ) from error
+
+    def _write(self, part: Path) -> None:
+        shared = self.chunk.shared
         offset, blocks, cuts = 0, [], []
+        places: dict[str, dict[str, int]] = {}
         for cut in self.chunk.cuts:
-            assert (cut.id in self.codes) != (cut.id in self.arrays), f"{cut.id} has no result"
+            source = shared[cut.id]
+            assert (source in self.codes) != (source in self.arrays), f"{source} has no result"
             custom = {key: value for key, value in cut.custom.items() if key not in PLACE}
-            if cut.id in self.codes:
-                custom["codes"] = [int(code) for code in self.codes[cut.id]]
+            if source in self.codes:
+                custom["codes"] = [int(code) for code in self.codes[source]]
             else:
-                array = np.concatenate(self.arrays[cut.id])
-                custom |= {"offset": offset, "length": len(array)}
-                blocks.append(array)
-                offset += len(array)
+                if source not in places:
+                    array = np.concatenate(self.arrays[source])
+                    places[source] = {"offset": offset, "length": len(array)}
+                    blocks.append(array)
+                    offset += len(array)
+                custom |= places[source]
             copy = cut.with_id(cut.id)
             copy.custom = custom
             cuts.append(copy)
         if blocks:
-            np.save(part / "arrays.npy", np.concatenate(blocks))
+            _save(part / "arrays.npy", np.concatenate(blocks))
         if self.stds:
-            stds = np.concatenate([block for cut in self.chunk.cuts for block in self.stds.get(cut.id, [])])
+            stds = np.concatenate([block for name in places for block in self.stds.get(name, [])])
             assert len(stds) == offset, "some windows have a standard deviation and some have none"
-            np.save(part / "std.npy", stds)
-        CutSet.from_cuts(cuts).to_file(part / "cuts.jsonl.gz")
-        try:
-            part.rename(self.folder / self.chunk.id)
-        except OSError:
-            if not (self.folder / self.chunk.id).is_dir():
-                raise
-            shutil.rmtree(part)
+            _save(part / "std.npy", stds)
+        # no name and no time in the header: equal cuts are equal bytes
+        with (part / "cuts.jsonl.gz").open("wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as stream:
+            for cut in cuts:
+                stream.write(json.dumps(cut.to_dict(), ensure_ascii=False).encode() + b"\n")
 
 
 def read(folder: Path) -> list[Any]:
@@ -181,6 +236,13 @@ PLACE = ("array", "std", "offset", "length")  # where a cut's latents lie
 def _slice(cut: Any, name: str) -> np.ndarray:
     custom = cut.custom
     return np.load(custom[name], mmap_mode="r")[custom["offset"] : custom["offset"] + custom["length"]]
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    """As np.save, which does not say why a disk would take no more."""
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.data)
 
 
 def _content(cut: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
-"""Windows of cached latents: what the tokenizer is trained on."""
+"""Windows of cached latents: what the tokenizer is trained on, and what the stage `cache` turns into codes."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +10,8 @@ from lhotse.dataset.sampling.base import CutSampler
 from torch import Tensor
 
 from datamodules import chunks
+from datamodules.overlap import Ahead
+from datamodules.pending import PendingChunks
 from datamodules.sampler import ResumableDataModule, fixed_batches, hash_ids
 
 
@@ -78,3 +81,38 @@ class LatentDataModule(ResumableDataModule):
 
     def fingerprint(self) -> str:
         return hash_ids(self.train_windows)
+
+
+class ChunkBatch(NamedTuple):
+    """Windows of one chunk, with like numbers of frames, in no order of recordings."""
+
+    windows: LatentBatch
+    chunk: int  # index into the chunks of this rank
+    closes_chunk: bool
+
+
+class PendingLatents(PendingChunks):
+    """Batches of the windows that have no codes yet, read in a thread beside the model. Which windows share a batch hangs on
+    their chunk alone.
+    """
+
+    def __init__(self, folder: Path, planned: list[chunks.Chunk], window_frames: int, batch_size: int) -> None:
+        super().__init__(folder, planned)
+        self.window_frames, self.batch_size = window_frames, batch_size
+
+    def predict_dataloader(self) -> Any:
+        return Ahead(_Batches(self))
+
+
+class _Batches:
+    def __init__(self, data: PendingLatents) -> None:
+        self.data = data
+
+    def __iter__(self) -> Iterator[ChunkBatch]:
+        data = self.data
+        for number, chunk in enumerate(data.mine):
+            found = [window for cut in chunk.recordings for window in windows(cut, data.window_frames)]
+            found.sort(key=lambda window: window.custom["length"])
+            for start in range(0, len(found), data.batch_size):
+                held = found[start : start + data.batch_size]
+                yield ChunkBatch(collate(held), number, start + data.batch_size >= len(found))

@@ -97,8 +97,8 @@ class _Loaded(Dataset):
         sounds, counts = [], []
         for window in batch:
             root = self.roots[window.cut.custom["corpus"]]
-            loaded = load_windows(window.cut, root, facts["sample_rate"], facts["channels"], samples)
-            sounds.append(loaded.waveform[window.number])
-            counts.append(loaded.num_samples[window.number])
+            loaded = load_windows(window.cut, root, facts["sample_rate"], facts["channels"], samples, window.number, 1)
+            sounds.append(loaded.waveform[0])
+            counts.append(loaded.num_samples[0])
         length = latents.latents.shape[1] * facts["hop_length"]
         return SoundBatch(batch[0].group, latents, torch.stack(sounds)[..., :length], torch.stack(counts))

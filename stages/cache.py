@@ -7,11 +7,11 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
-from torch.utils.data import DataLoader
 
 from callbacks.progress import Line
 from datamodules import chunks
-from datamodules.latents import collate, windows
+from datamodules.latents import ChunkBatch, PendingLatents, windows
+from datamodules.overlap import Behind
 from models.metrics.reconstruction import CodebookUse
 from stages import artifacts, chain
 
@@ -19,6 +19,7 @@ from stages import artifacts, chain
 class Cache(L.LightningModule):
     trains = False
     watch = ()
+    prepare_data_per_node = False  # the run folder is one for all
 
     def __init__(self, stage: str, conf: dict[str, Any], parents: dict[str, chain.Parent], folder: Path) -> None:
         super().__init__()
@@ -35,34 +36,43 @@ class Cache(L.LightningModule):
         }
         chunks.open_cache(self.folder / "chunks", self.chunks, key)
 
-    def datamodule(self) -> "CacheDataModule":
-        self.pending = chunks.pending(self.folder / "chunks", self.chunks)
-        return CacheDataModule(self.pending)
+    def datamodule(self) -> PendingLatents:
+        return PendingLatents(self.folder / "chunks", self.chunks, self.facts["window_frames"], self.conf["batch_size"])
 
     def callbacks(self) -> list[Callback]:
         return []
 
     def on_predict_start(self) -> None:
+        data: Any = self.trainer.datamodule
+        self.mine, self.done = data.mine, data.done
+        self.codes: dict[str, list[int]] = {}  # by window, of the chunk at hand
+        self.behind = Behind()
         self.line = Line("cache", self.total, "recordings", self.global_rank == 0)
-        self.done = self.total - sum(len(chunk.cuts) for chunk in self.pending)
         self.line.start(self.done)
 
-    def predict_step(self, chunk: chunks.Chunk, batch_idx: int) -> None:
-        """One chunk, whole: its windows in batches."""
+    def predict_step(self, batch: ChunkBatch, batch_idx: int) -> None:
+        self.behind.check()
+        latents = batch.windows
+        found = self.tokenizer.encode(latents.latents, latents.num_frames)
+        for name, codes, count in zip(latents.ids, found.codes.tolist(), found.num_codes.tolist(), strict=True):
+            self.codes[name] = codes[:count]
+        if batch.closes_chunk:
+            chunk, found_codes = self.mine[batch.chunk], self.codes
+            self.codes = {}
+            self.behind.call(lambda: self._write(chunk, found_codes))
+            self.done += len(chunk.cuts) * self.trainer.world_size
+            self.line.update(min(self.done, self.total))
+
+    def _write(self, chunk: chunks.Chunk, codes: dict[str, list[int]]) -> None:
         writer = chunks.ChunkWriter(self.folder / "chunks", chunk)
-        items = [(cut.id, window) for cut in chunk.cuts for window in windows(cut, self.facts["window_frames"])]
-        size = self.conf["batch_size"]
-        for start in range(0, len(items), size):
-            batch = collate([window for _, window in items[start : start + size]])
-            found = self.tokenizer.encode(batch.latents.to(self.device), batch.num_frames.to(self.device))
-            rows = zip(items[start : start + size], found.codes.tolist(), found.num_codes.tolist(), strict=True)
-            for (cut_id, _), codes, count in rows:
-                writer.add_codes(cut_id, codes[:count])
+        for cut in chunk.recordings:
+            for window in windows(cut, self.facts["window_frames"]):
+                writer.add_codes(cut.id, codes[window.id])
         writer.finish()
-        self.done += len(chunk.cuts) * self.trainer.world_size
-        self.line.update(min(self.done, self.total))
 
     def on_predict_end(self) -> None:
+        self.behind.close()
+        self.trainer.strategy.barrier()  # rank 0 reads what all have written
         self.line.stop()
 
     def export(self, artifact: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -75,19 +85,3 @@ class Cache(L.LightningModule):
         metrics = {name: float(value) for name, value in use.compute().items()}
         tokens = sum(len(cut.custom["codes"]) for cut in cuts)
         return self.facts, {"recordings": len(cuts), "tokens": tokens, **metrics}
-
-
-class CacheDataModule(L.LightningDataModule):
-    """The pending chunks, rank r taking every world-th."""
-
-    def __init__(self, pending: list[chunks.Chunk]) -> None:
-        super().__init__()
-        self.pending = pending
-
-    def predict_dataloader(self) -> DataLoader:
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return DataLoader(self.pending[rank::world], batch_size=None, collate_fn=_as_it_is)
-
-
-def _as_it_is(chunk: chunks.Chunk) -> chunks.Chunk:
-    return chunk

@@ -11,21 +11,23 @@ A receipt holds the hashes of the artifact, of its parents and of their parents.
 come from different tokenizers are refused by name.
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from omegaconf import OmegaConf
 
-from conf.schema import OPERATIONAL
+from conf.schema import OPERATIONAL, OPERATIONAL_OF_CHUNKS
 from stages import ON_DEMAND, READ_SOUND, STAGES
 
 PACKAGES = (
@@ -202,7 +204,7 @@ def state(stage: str, conf: dict[str, Any], compare: bool = False) -> State:
         current = read_receipt(Path(conf["data"]["root"]) / name)
         if current is not None and current["hash"] != digest:
             return State("stale", f"the corpus {name} was prepared again")
-    if compare and fingerprint(conf) != receipt["conf_hash"]:
+    if compare and fingerprint(conf) != fingerprint(receipt["conf"]):
         return State("stale", "its configuration changed: " + ", ".join(differences(receipt["conf"], conf)))
     return State(
         "done",
@@ -237,6 +239,32 @@ def begin(stage: str, conf: dict[str, Any], restart: bool) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "conf.yaml", OmegaConf.to_yaml(OmegaConf.create(conf)))
     return folder
+
+
+def claim(stage: str, conf: dict[str, Any]) -> IO[str]:
+    """The stage's run folder is this process' (and its ranks') while the file that is returned is open, or it lives.
+
+    Raises ValueError where another process has it, or nothing can be written there.
+    """
+    path = run_folder(conf, stage).with_name(f".{stage}.lock")  # beside the folder, which may be moved aside
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a record lock: no child that outlives us inherits it
+        except BlockingIOError:
+            file.seek(0)
+            raise ValueError(
+                f"{run_folder(conf, stage)} is being written by another run ({file.read().strip()}). Wait for it or stop it, "
+                "or give this one another --experiment=NAME"
+            ) from None
+        file.truncate(0)
+        print(f"process {os.getpid()} on {socket.gethostname()}", file=file, flush=True)
+    except OSError as error:
+        raise ValueError(
+            f"{path.parent} cannot be written: {error.strerror}. Give it room and leave to write, or write elsewhere: --runs=FOLDER"
+        ) from error
+    return file
 
 
 def finish(
@@ -283,12 +311,12 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 def fingerprint(conf: dict[str, Any]) -> str:
     """Hash of what decides the result: `conf` without the operational keys."""
-    return hashlib.sha256(json.dumps(_flat(conf), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(_deciding(conf), sort_keys=True).encode()).hexdigest()
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """ "key: old -> new" for each key that decides the result."""
-    before, after = _flat(old), _flat(new)
+    before, after = _deciding(old), _deciding(new)
     keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
     return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys]
 
@@ -371,12 +399,19 @@ def _move_aside(folder: Path) -> None:
     print(f"{folder.name}: the earlier run was moved to {old / f'{folder.name}-{number}'}")
 
 
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    if prefix.rstrip(".") in OPERATIONAL:
+def _deciding(conf: dict[str, Any]) -> dict[str, Any]:
+    """ "key.key" -> value, without what decides nothing."""
+    return _flat(conf, OPERATIONAL + (OPERATIONAL_OF_CHUNKS if "recordings_per_chunk" in conf else ()))
+
+
+def _flat(node: Any, without: tuple[str, ...], prefix: str = "") -> dict[str, Any]:
+    if prefix.rstrip(".") in without:
         return {}
     if not isinstance(node, dict):
         return {prefix.rstrip("."): node}
-    return {path: value for key, child in node.items() for path, value in _flat(child, f"{prefix}{key}.").items()}
+    return {
+        path: value for key, child in node.items() for path, value in _flat(child, without, f"{prefix}{key}.").items()
+    }
 
 
 def _version(name: str) -> str:

@@ -6,6 +6,7 @@ for one stage. Exit status: 0 done, 1 a mistake in what was given (one message),
 """
 
 import argparse
+import errno
 import sys
 import time
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from conf.schema import UNITS
 from datamodules.corpora import published
 from stages import READ_SOUND, STAGES, chain, jobs, slurm, status, verbs
 
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+DISK_CURE = "give it room and leave to read and write, and the same command goes on"
 CORPORA = {  # what `stage prepare` makes -> its unit of the configuration
     "folder": "folder",
     "diagnostic": "diagnostic",
@@ -62,6 +65,12 @@ def main(words: Sequence[str] | None = None) -> int:
         return arguments.verb(arguments, overrides)
     except ValueError as error:
         print(f"stage: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"stage: {where}{error.strerror}. What was finished is kept: {DISK_CURE}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         goes_on = "; the same command goes on from the last checkpoint" if arguments.verb is _run else ""
@@ -247,7 +256,7 @@ def _submit(arguments: argparse.Namespace, overrides: list[str]) -> int:
     if stage == "all":
         if not arguments.dry_run:
             prepare.require(confs, arguments.preset, arguments.conf, overrides)
-    elif not STAGES[stage].parents:
+    elif stage in READ_SOUND:
         prepare.corpora(first)
     for planned in () if arguments.dry_run else going:
         prepare.fetch(confs[planned.stage])

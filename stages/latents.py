@@ -1,6 +1,7 @@
 """Stage `latents`: the frozen VAE is found or fitted, and every recording goes through it once.
 
 The codec that needs no download is fitted here, in closed form, on the training split; Oobleck comes from a folder, the hub, or stage `vae`.
+Reading, encoding and writing overlap. Recordings of the same bytes under several names are encoded once, and counted in the receipt.
 """
 
 import json
@@ -15,8 +16,8 @@ from safetensors.torch import save_file
 
 from callbacks.progress import Line
 from datamodules import chunks
-from datamodules.audio import load_windows
-from datamodules.windows import AudioBatch, AudioDataModule, ChunkedWindows
+from datamodules.overlap import Ahead, Behind
+from datamodules.windows import AudioBatch, AudioDataModule, Grid, Loaded, Windows, spans
 from models.vae import MelCodec
 from stages import artifacts, chain, prepare
 
@@ -24,6 +25,7 @@ from stages import artifacts, chain, prepare
 class Latents(L.LightningModule):
     trains = False
     watch = ()
+    prepare_data_per_node = False  # the run folder is one for all
 
     def __init__(self, stage: str, conf: dict[str, Any], parents: dict[str, chain.Parent], folder: Path) -> None:
         super().__init__()
@@ -33,7 +35,7 @@ class Latents(L.LightningModule):
         self.vae = parents.get("vae")
         self.codec = artifacts.build_codec(conf["codec"], self.vae.artifact if self.vae else None)
         self.window_frames = max(1, round(conf["window_seconds"] * self.codec.sample_rate / self.codec.hop_length))
-        self.writers: dict[str, chunks.ChunkWriter] = {}  # a DataLoader's workers read chunks side by side
+        self.duplicates = sum(len(chunk.cuts) - len(chunk.recordings) for chunk in self.chunks)
 
     def prepare_data(self) -> None:
         """On rank 0: fits the codec on the training split, once, and opens the cache."""
@@ -56,35 +58,46 @@ class Latents(L.LightningModule):
         self.codec = artifacts.load_codec(self.folder / "codec").to(self.device)
 
     def datamodule(self) -> AudioDataModule:
-        self.pending = chunks.pending(self.folder / "chunks", self.chunks)
-        dataset = self._windows(self.pending)
-        return AudioDataModule(dataset, self.conf["data"]["num_workers"])
+        return AudioDataModule(self.folder / "chunks", self.chunks, self._dataset(), self.conf["data"]["num_workers"])
 
     def callbacks(self) -> list[Callback]:
         return []
 
     def on_predict_start(self) -> None:
-        self.mine = self.pending[self.global_rank :: self.trainer.world_size]
+        data: Any = self.trainer.datamodule
+        self.mine, self.done = data.mine, data.done
+        self.writer: chunks.ChunkWriter | None = None
+        self.behind = Behind()
         self.line = Line("latents", len(self.cuts), "recordings", self.global_rank == 0)
-        self.done = len(self.cuts) - sum(len(chunk.cuts) for chunk in self.pending)
         self.line.start(self.done)
+        if self.duplicates and self.global_rank == 0:
+            print(
+                f"latents: {self.duplicates} of {len(self.cuts)} recordings hold another's bytes and share its latents"
+            )
 
     def predict_step(self, batch: AudioBatch, batch_idx: int) -> None:
+        self.behind.check()
         chunk = self.mine[batch.chunk]
-        writer = self.writers.setdefault(chunk.id, chunks.ChunkWriter(self.folder / "chunks", chunk))
-        posterior = self.codec.encode(batch.waveform)
-        latents, stds = posterior.mean.float().cpu(), posterior.std.float().cpu()
-        uncertain = bool(stds.any())  # the mel codec is not
-        for cut_id, array, std, samples in zip(batch.cut_ids, latents, stds, batch.num_samples.tolist(), strict=True):
-            frames = -(-samples // self.codec.hop_length)
-            writer.add_array(cut_id, array[:frames].numpy(), std[:frames].numpy() if uncertain else None)
+        self.writer = self.writer or chunks.ChunkWriter(self.folder / "chunks", chunk)
+        for group in batch.groups:
+            self._encode(group, self.writer)
         if batch.closes_chunk:
-            writer.finish()
-            del self.writers[chunk.id]
+            self.behind.call(self.writer.finish)
+            self.writer = None
             self.done += len(chunk.cuts) * self.trainer.world_size
             self.line.update(min(self.done, len(self.cuts)))
 
+    def _encode(self, group: Windows, writer: chunks.ChunkWriter) -> None:
+        posterior = self.codec.encode(group.waveform)
+        latents, stds = posterior.mean.float().cpu(), posterior.std.float().cpu()
+        uncertain = bool(stds.any())  # the mel codec is not
+        for cut_id, array, std, samples in zip(group.cut_ids, latents, stds, group.num_samples.tolist(), strict=True):
+            frames = -(-samples // self.codec.hop_length)
+            writer.add_array(cut_id, array[:frames].numpy(), std[:frames].numpy() if uncertain else None)
+
     def on_predict_end(self) -> None:
+        self.behind.close()
+        self.trainer.strategy.barrier()  # rank 0 reads what all have written
         self.line.stop()
 
     def export(self, artifact: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -104,29 +117,37 @@ class Latents(L.LightningModule):
             "latent_dim": codec.latent_dim,
             "frame_rate": codec.sample_rate / codec.hop_length,
             "window_frames": self.window_frames,
+            "window_rule": f"every {self.window_frames} frames from the beginning; the last window may be shorter, and nothing is dropped",
         }
-        metrics = {"recordings": len(cuts), "skipped": len(self.skipped), "training_frames": frames}
+        metrics = {
+            "recordings": len(cuts),
+            "duplicates": self.duplicates,
+            "skipped": len(self.skipped),
+            "training_frames": frames,
+        }
         if isinstance(codec, MelCodec):
             metrics["explained_variance"] = float(codec.explained_variance)
         return facts, metrics
 
-    def _windows(self, pending: list[chunks.Chunk]) -> ChunkedWindows:
+    def _dataset(self) -> Loaded:
         codec = self.codec
-        samples = self.window_frames * codec.hop_length
-        return ChunkedWindows(pending, self.roots, codec.sample_rate, codec.channels, samples, self.conf["batch_size"])
+        grid = Grid(
+            codec.sample_rate, codec.channels, codec.hop_length, self.window_frames, codec.encoder_context.after
+        )
+        return Loaded(self.roots, grid, self.conf["batch_size"])
 
     def _fit(self, codec: MelCodec) -> None:
         train = [cut for cut in self.cuts if cut.custom["split"] == "train"]
         train = train[:: -(-len(train) // self.conf["fit_recordings"])] if train else []  # at even distances
         line = Line("vae", len(train), "recordings")
         line.start()
-        for number, cut in enumerate(train, 1):
-            root = self.roots[cut.custom["corpus"]]
-            windows, samples = load_windows(
-                cut, root, codec.sample_rate, codec.channels, self.window_frames * codec.hop_length
-            )
-            codec.accumulate(windows, -(-samples // codec.hop_length))
-            line.update(number)
+        dataset = self._dataset()
+        each = [spans(cut, dataset.grid, dataset.batch_size) for cut in train]
+        ends = {id(found[-1]): number for number, found in enumerate(each, 1)}
+        loaded = Ahead((span, dataset.stack(dataset.windows(span))) for found in each for span in found)
+        for span, windows in loaded:
+            codec.accumulate(windows.waveform, -(-windows.num_samples // codec.hop_length))
+            line.update(ends.get(id(span), 0))
         codec.fit()
         line.stop()
         print(

@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -21,6 +22,14 @@ from callbacks.progress import ProgressLine
 from callbacks.step_seed import StepSeed
 from callbacks.stop import Stop, Stopped
 from stages import STAGES, chain, slurm
+
+RANKS = (
+    "RANK",
+    "LOCAL_RANK",
+    "NODE_RANK",
+    "GROUP_RANK",
+    "SLURM_PROCID",
+)  # 0 or not there in the first process of a run
 
 
 class StageModule(Protocol):
@@ -46,6 +55,13 @@ def run(stage: str, conf: dict[str, Any], stop: Stop, restart: bool = False) -> 
     Raises ValueError for a missing or foreign parent, or bad data; Stopped where `stop` has a reason, when everything is saved and said.
     """
     _quiet()
+    with ExitStack() as held:
+        if all(os.environ.get(name, "0") == "0" for name in RANKS):
+            held.enter_context(chain.claim(stage, conf))
+        return _run(stage, conf, restart)
+
+
+def _run(stage: str, conf: dict[str, Any], restart: bool) -> dict[str, Any]:
     started = time.monotonic()
     parents = chain.parents(stage, conf)
     # Lightning, or srun, starts the other ranks with this same command.

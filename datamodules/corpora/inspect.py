@@ -1,5 +1,6 @@
 """Which recordings cannot be used, and why: found by decoding them whole, before anything is written or trained on."""
 
+import hashlib
 import re
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -32,6 +33,7 @@ class Found(NamedTuple):
     sample_rate: int  # Hz
     num_samples: int  # a channel
     num_channels: int
+    sha256: str | None  # of the file's bytes: the same recording under another name; of a bad one it may be None
 
 
 def inspect(paths: Sequence[Path], workers: int) -> list[Found]:
@@ -87,7 +89,8 @@ def refuse(bad: Sequence[Bad], checked: int, on_bad: str) -> None:
 
 def _look(path: Path) -> Found:
     def found(reason: str | None, rate: int = 0, frames: int = 0, channels: int = 0) -> Found:
-        return Found(str(path), reason, frames / rate if rate else 0.0, size, rate, frames, channels)
+        seconds = frames / rate if rate else 0.0
+        return Found(str(path), reason, seconds, size, rate, frames, channels, None if reason else hash_file(path))
 
     size = 0
     if not path.is_file():
@@ -119,6 +122,11 @@ def _look(path: Path) -> Found:
     elif peak < SILENCE:
         reason = f"silent (peak {peak:.1e})"
     return found(reason, rate, frames, channels)
+
+
+def hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _missing_bytes(path: Path, size: int, notes: str) -> str | None:

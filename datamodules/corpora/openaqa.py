@@ -165,7 +165,7 @@ def _index(db: sqlite3.Connection, folder: Path, roots: Mapping[str, Path], comm
             path = (root / recording["sources"][0]["source"]).relative_to(common).as_posix()
             kept = {
                 "id": cut["id"], "path": path, "rate": recording["sampling_rate"], "samples": recording["num_samples"],
-                "channels": len(recording["channel_ids"]), "size": custom.get("size"), "split": custom["split"],
+                "channels": len(recording["channel_ids"]), "size": custom.get("size"), "sha256": custom.get("sha256"), "split": custom["split"],
                 "origin": custom.get("origin") or custom["source"], "labels": custom["labels"],
             }  # fmt: skip
             audios.append((number, json.dumps(kept)))
@@ -293,6 +293,7 @@ def _write(
                 kept["rate"],
                 kept["samples"],
                 kept["channels"],
+                kept["sha256"],
             )
             add(writer.cut(entry, found))
             splits[entry.custom["split"]] += 1

@@ -113,7 +113,7 @@ def cut(entry: Entry, item: Found) -> Any:
     seconds = item.num_samples / item.sample_rate
     recording = Recording(entry.id, [source], item.sample_rate, item.num_samples, seconds, channel_ids=channels)
     made = recording.to_cut().with_id(entry.id)
-    made.custom = {**entry.custom, "size": item.size}
+    made.custom = {**entry.custom, "size": item.size} | ({"sha256": item.sha256} if item.sha256 else {})
     channel = channels if len(channels) > 1 else 0
     made.supervisions = [
         SupervisionSegment(f"{entry.id}-{number}", entry.id, 0, seconds, channel=channel, text=text, custom=custom)

@@ -113,8 +113,14 @@ def _write_cuts(folder: Path, splits: list[list[Scene]], sample_rate: int, seed:
         for scenes in splits:
             for scene, asked in zip(scenes, questions(scenes, seed), strict=True):
                 cut = _cut(scene, captions(scene, seed), asked, sample_rate, seed)
+                cut["custom"]["sha256"] = _hash(folder / "audio" / _name(scene))
                 stream.write(json.dumps(cut, ensure_ascii=False).encode() + b"\n")
     os.replace(part, folder / "cuts.jsonl.gz")
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _cut(scene: Scene, texts: list[str], asked: list[Question], sample_rate: int, seed: int) -> dict:

@@ -106,7 +106,7 @@ def corpus(out: Path, clips: int) -> None:
                 "clip": clip,
                 "labels": [],
             }
-            found = Found(f"{clip}.flac", None, 10.0, 1, 16000, 160000, 1)
+            found = Found(f"{clip}.flac", None, 10.0, 1, 16000, 160000, 1, None)
             add(writer.cut(writer.Entry(f"audioset-{clip}", f"{clip}.flac", custom, []), found))
     (out / "receipt.json").write_text(json.dumps({"root": str(out.resolve())}))
 

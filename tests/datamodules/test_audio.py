@@ -11,9 +11,9 @@ import torch
 from lhotse import MultiCut, Recording
 from torchaudio.functional import resample as reference
 
-from datamodules.audio import load_windows, resample
-from datamodules.chunks import plan
-from datamodules.windows import AudioBatch, AudioDataModule, ChunkedWindows
+from datamodules.audio import load_sound, load_windows, resample
+from datamodules.chunks import Chunk, plan
+from datamodules.windows import AudioBatch, AudioDataModule, Grid, Loaded, plan_batches
 
 RATE = 16_000
 WINDOW = 4_096
@@ -116,8 +116,12 @@ def make_chunks(root: Path, lengths: list[int], per_chunk: int) -> list[Any]:
     return plan(cuts, per_chunk)
 
 
-def dataset(root: Path, chunks: list[Any], batch_size: int) -> ChunkedWindows:
-    return ChunkedWindows(chunks, {name: root / name for name in ("one", "two")}, RATE, 2, WINDOW, batch_size)
+GRID = Grid(RATE, 2, HOP, WINDOW // HOP, context_frames=1)
+
+
+def data(root: Path, chunks: list[Any], batch_size: int, num_workers: int) -> AudioDataModule:
+    loaded = Loaded({name: root / name for name in ("one", "two")}, GRID, batch_size)
+    return AudioDataModule(root / "none", chunks, loaded, num_workers)
 
 
 class Collect(L.LightningModule):
@@ -143,51 +147,79 @@ def predict(data: AudioDataModule) -> list[AudioBatch]:
 def test_batches_hold_every_window_once_and_never_cross_a_chunk(tmp_path: Path, num_workers: int):
     lengths, per_chunk, batch_size = [1, 3, 1, 9, 1, 2, 4, 1], 3, 4
     chunks = make_chunks(tmp_path, lengths, per_chunk)
-    batches = predict(AudioDataModule(dataset(tmp_path, chunks, batch_size), num_workers))
+    batches = predict(data(tmp_path, chunks, batch_size, num_workers))
+    assert [batch.chunk for batch in batches] == sorted(batch.chunk for batch in batches)
     for number, chunk in enumerate(chunks):
         mine = [batch for batch in batches if batch.chunk == number]
-        total = sum(lengths[per_chunk * number : per_chunk * (number + 1)])
-        assert [len(batch.cut_ids) for batch in mine[:-1]] == [batch_size] * (len(mine) - 1)
-        assert sum(len(batch.cut_ids) for batch in mine) == total
         assert [batch.closes_chunk for batch in mine] == [False] * (len(mine) - 1) + [True]
+        groups = [group for batch in mine for group in batch.groups]
+        assert max(len(group.cut_ids) for group in groups) <= batch_size
+        assert {name for group in groups for name in group.cut_ids} == {cut.id for cut in chunk.cuts}
         for cut in chunk.cuts:
             rows = [
                 (window, count)
-                for batch in mine
-                for window, count, name in zip(batch.waveform, batch.num_samples, batch.cut_ids, strict=True)
+                for group in groups
+                for window, count, name in zip(group.waveform, group.num_samples, group.cut_ids, strict=True)
                 if name == cut.id
             ]
-            source = soundfile.read(tmp_path / cut.custom["corpus"] / cut.recording.sources[0].source, dtype="float32")[
-                0
-            ]
-            torch.testing.assert_close(
-                torch.cat([window[:, :count] for window, count in rows], 1), torch.from_numpy(source).expand(2, -1)
-            )
-    if num_workers == 0:
-        assert [batch.chunk for batch in batches] == sorted(batch.chunk for batch in batches)
+            assert all(not window[:, count:].any() for window, count in rows)
+            path = tmp_path / cut.custom["corpus"] / cut.recording.sources[0].source
+            source = torch.from_numpy(soundfile.read(path, dtype="float32")[0])
+            found = torch.cat([window[:, :count] for window, count in rows], 1)
+            torch.testing.assert_close(found, source.expand(2, -1), rtol=0, atol=0)
 
 
-class Seat:
-    """A place among ranks."""
+def test_windows_of_like_length_share_a_batch(tmp_path: Path):
+    """10 s in windows of 9.98 s: a rest is not encoded as if it were a window."""
+    cuts = [cut_of(tmp_path, f"{n}.wav", noise(WINDOW + (n % 3) * HOP + 1, 1, n), RATE) for n in range(9)]
+    loaded = Loaded({"mine": tmp_path}, GRID, 3)
+    planned = list(plan_batches([Chunk("c", cuts)], GRID, 3))
+    assert [[span.rest for span in batch.spans] for batch in planned] == [[n * HOP + 1] * 3 for n in range(3)]
+    for number, batch in enumerate(planned):
+        whole, rests = loaded[batch].groups
+        assert whole.waveform.shape == (3, 2, WINDOW)
+        assert rests.waveform.shape == (3, 2, (number + 1 + GRID.context_frames) * HOP)
 
-    def __init__(self, rank: int, world: int) -> None:
-        self.global_rank, self.world_size = rank, world
 
-
-def test_ranks_share_the_chunks_and_asking_twice_changes_nothing(tmp_path: Path):
-    chunks = make_chunks(tmp_path, [1] * 7, 2)
-    seen: list[str] = []
-    for rank in range(2):
-        data = AudioDataModule(dataset(tmp_path, chunks, 4), 0)
-        data.trainer = Seat(rank, 2)  # type: ignore[assignment]
-        first = [batch.cut_ids for batch in data.predict_dataloader()]
-        assert [batch.cut_ids for batch in data.predict_dataloader()] == first
-        seen += [name for ids in first for name in ids]
-    assert sorted(seen) == sorted(cut.id for chunk in chunks for cut in chunk.cuts)
+def test_which_windows_share_a_batch_hangs_on_their_chunk_alone(tmp_path: Path):
+    chunks = make_chunks(tmp_path, [3, 1, 2, 6, 1, 5, 2], 3)
+    every = list(plan_batches(chunks, GRID, 4))
+    for number, chunk in enumerate(chunks):
+        alone = [batch.spans for batch in plan_batches([chunk], GRID, 4)]
+        assert alone == [batch.spans for batch in every if batch.chunk == number]
 
 
 def test_nothing_pending_is_no_batch(tmp_path: Path):
-    assert predict(AudioDataModule(dataset(tmp_path, [], 4), 2)) == []
+    assert predict(data(tmp_path, [], 4, 2)) == []
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_what_cannot_be_read_ends_the_run_with_its_message(tmp_path: Path, num_workers: int):
+    chunks = make_chunks(tmp_path, [1] * 6, 2)
+    (tmp_path / "two" / "5.wav").unlink()
+    with pytest.raises(ValueError, match=r"5\.wav cannot be read as the .* that were prepared"):
+        predict(data(tmp_path, chunks, 2, num_workers))
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3"])
+@pytest.mark.parametrize("rate", [16_000, 22_050, 44_100])
+def test_a_part_of_a_recording_is_that_part_of_the_whole(tmp_path: Path, name: str, rate: int):
+    """Law of resampling by parts, and of seeking in a file: what lies around a window decides its edges."""
+    cut = cut_of(tmp_path, name, noise(3 * rate + 17, 2), rate)
+    whole = load_sound(cut, tmp_path, RATE, 2)
+    parts = [load_windows(cut, tmp_path, RATE, 2, WINDOW, first, 2) for first in range(0, 12, 2)]
+    found = torch.cat([joined(part) for part in parts], 1)
+    assert found.shape == whole.shape
+    torch.testing.assert_close(found, whole, rtol=0, atol=2e-6)
+
+
+def test_rates_with_little_in_common_are_read_whole(tmp_path: Path):
+    cut = cut_of(tmp_path, "a.wav", noise(5 * WINDOW, 1), 15_999)
+    whole = load_windows(cut, tmp_path, RATE, 1, WINDOW)
+    part = load_windows(cut, tmp_path, RATE, 1, WINDOW, 3, 2)
+    assert part.waveform.equal(whole.waveform[3:5])
+    (batch,) = plan_batches([Chunk("c", [cut])], GRID, 2)
+    assert [(span.first, span.count) for span in batch.spans] == [(0, 6)]
 
 
 def test_what_changed_since_it_was_prepared_is_refused(tmp_path: Path):

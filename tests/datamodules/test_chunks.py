@@ -90,6 +90,69 @@ def test_an_id_that_comes_twice_is_refused():
         plan([*make_cuts(3), make_cuts(2)[1]], 10)
 
 
+def test_cuts_of_one_recording_lie_in_one_chunk_and_share_its_result(tmp_path: Path):
+    """The same bytes under two names; a part of them is another sound."""
+    cuts = make_cuts(7)
+    for number, digest in ((1, "a"), (2, "b"), (4, "a"), (5, "a"), (6, "b")):
+        cuts[number].custom["sha256"] = digest
+    cuts[5].duration = 0.5
+    planned = plan(cuts, 2)
+    assert [[cut.id for cut in chunk.cuts] for chunk in planned] == [
+        ["mine-0", "mine-1", "mine-4"],
+        ["mine-2", "mine-6", "mine-3"],
+        ["mine-5"],
+    ]
+    assert [[cut.id for cut in chunk.recordings] for chunk in planned] == [
+        ["mine-0", "mine-1"],
+        ["mine-2", "mine-3"],
+        ["mine-5"],
+    ]
+    assert [plan(list(reversed(planned[0].cuts)), 2)[0].shared["mine-1"]] == ["mine-4"]
+    for kind in ("latents", "codes"):
+        open_cache(tmp_path / kind, planned, KEY)
+        for chunk in planned:
+            writer = ChunkWriter(tmp_path / kind, chunk)
+            for cut in reversed(chunk.recordings):
+                if kind == "latents":
+                    writer.add_array(cut.id, latents(cut), latents(cut) / 8)
+                else:
+                    writer.add_codes(cut.id, [int(cut.id[-1])])
+            writer.finish()
+    found = {cut.id: cut for cut in read(tmp_path / "latents")}
+    assert sorted(found) == sorted(cut.id for cut in cuts)
+    for name, source in (("mine-4", 1), ("mine-6", 2), ("mine-1", 1), ("mine-5", 5), ("mine-0", 0)):
+        np.testing.assert_array_equal(load_array(found[name]), latents(cuts[source]))
+        np.testing.assert_array_equal(load_std(found[name]), latents(cuts[source]) / 8)
+    assert len(np.load(tmp_path / "latents" / planned[0].id / "arrays.npy")) == len(latents(cuts[0])) + len(
+        latents(cuts[1])
+    )
+    codes = {cut.id: cut.custom["codes"] for cut in read(tmp_path / "codes")}
+    assert codes == {"mine-0": [0], "mine-1": [1], "mine-4": [1], "mine-2": [2], "mine-6": [2], "mine-3": [3], "mine-5": [5]}  # fmt: skip
+    again = plan(read(tmp_path / "latents"), 2)
+    assert [chunk.id for chunk in again] == [chunk.id for chunk in planned]
+
+
+def test_long_recordings_make_short_chunks(tmp_path: Path):
+    cuts = [MonoCut(f"mine-{n}", 0, 9 * 3600.0, 0, custom={"split": "train"}) for n in range(5)]
+    assert [len(chunk.cuts) for chunk in plan(cuts, 4)] == [2, 2, 1]
+    cuts[0].duration = 100 * 3600.0
+    assert [len(chunk.cuts) for chunk in plan(cuts, 4)] == [1, 2, 2]
+
+
+def test_equal_results_are_equal_bytes(tmp_path: Path):
+    planned = plan(make_cuts(3), 3)
+    for name in ("one", "two"):
+        open_cache(tmp_path / name, planned, KEY)
+        write(tmp_path / name, planned[0])
+        time.sleep(1.1)  # a gzip header knows seconds
+    for file in ("cuts.jsonl.gz", "arrays.npy"):
+        one, two = ((tmp_path / name / planned[0].id / file).read_bytes() for name in ("one", "two"))
+        assert one == two
+    found = np.load(tmp_path / "one" / planned[0].id / "arrays.npy")
+    np.save(tmp_path / "same.npy", found)
+    assert (tmp_path / "same.npy").read_bytes() == (tmp_path / "one" / planned[0].id / "arrays.npy").read_bytes()
+
+
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_ranks_share_what_is_pending(tmp_path: Path, world: int):
     planned = plan(make_cuts(11), 2)
@@ -123,8 +186,8 @@ def test_a_killed_writer_leaves_whole_chunks_only(tmp_path: Path):
         "writer = importlib.util.module_from_spec(spec)\nspec.loader.exec_module(writer)\n"
         f"from pathlib import Path\nfolder = Path({str(tmp_path)!r})\nplanned = writer.plan(writer.make_cuts(40), 4)\n"
         "writer.open_cache(folder, planned, writer.KEY)\n"
-        "save = writer.np.save\n"
-        "writer.np.save = lambda *arguments: (save(*arguments), time.sleep(0.05))\n"
+        "save = writer.chunks._save\n"
+        "writer.chunks._save = lambda *arguments: (save(*arguments), time.sleep(0.05))\n"
         "for chunk in planned:\n    writer.write(folder, chunk)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code])

@@ -36,7 +36,7 @@ def corpus(data: Path, name: str, *clips: str, split: str = "train", subset: str
     with writer.writing(data / name) as add:
         for number, clip in enumerate(clips):
             path = sound(root / subset / f"{clip}.wav", seconds + number / 100, 8000)
-            kept = Found(str(path), None, 0, path.stat().st_size, 8000, round(8000 * (seconds + number / 100)), 1)
+            kept = Found(str(path), None, 0, path.stat().st_size, 8000, round(8000 * (seconds + number / 100)), 1, None)
             custom = {
                 "split": split, "corpus": name, "source": f"youtube:{clip}", "origin": f"youtube:{clip}", "clip": clip, "labels": [],
                 "metadata": {"subset": subset} if subset else {},
