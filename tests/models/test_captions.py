@@ -159,7 +159,7 @@ def test_meteor_that_does_not_answer_is_ended(monkeypatch: pytest.MonkeyPatch, t
     java.write_text("#!/bin/sh\necho broken jar >&2\nexit 1\n")
     with (
         Meteor(tmp_path / METEOR, seconds=20) as meteor,
-        pytest.raises(ValueError, match="ended by itself.*broken jar"),
+        pytest.raises(ValueError, match=r"ended by itself.*broken jar"),
     ):
         meteor.score(["a"], [["b"]])
 
