@@ -47,13 +47,13 @@ def missing(what: str, source: str, how: str) -> list[str]:
         resolved = resolve(source) if not ASSETS.get(source, source).startswith("wheel:") else Path()
     except ValueError as error:
         return [f"{what}: {error}\n    then   {how}"]
-    if isinstance(resolved, Path) or resolved in RANDOM or _in_hub_cache(resolved):
+    if isinstance(resolved, Path) or resolved in RANDOM or in_hub_cache(resolved):
         return []
     where = f"https://huggingface.co/{source} ({DOWNLOAD} hf download {source})"
     return [f"{what} {source}: pretrained weights\n    from   {where}\n    then   {how}"]
 
 
-def _in_hub_cache(name: str) -> bool:
+def in_hub_cache(name: str) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
     return isinstance(try_to_load_from_cache(name, "config.json"), str)

@@ -1,0 +1,72 @@
+"""COCO's caption scores (Chen et al. 2015, arXiv:1504.00325) on tokens: BLEU, CIDEr-D and ROUGE-L by pycocoevalcap's own scorers.
+
+Scales are shares of 1, but CIDEr-D, which is ten times a cosine. What pycocoevalcap calls CIDEr is CIDEr-D (Vedantam et al. 2015, arXiv:1411.5726: clipped
+counts, Gaussian penalty on length with sigma 6); it weighs words by their rarity among the references at hand, so that it hangs on the clips and n.
+"""
+
+import contextlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from models.metrics.captions.java import METEOR, PTB, Meteor, tokenize
+
+
+class Scored(NamedTuple):
+    corpus: float
+    items: list[float]  # one a caption, in their order
+
+
+class Tokens(NamedTuple):
+    captions: list[str]  # one a clip
+    references: list[list[str]]  # at least one each
+
+
+def tokens(package: Path, captions: Sequence[str], references: Sequence[Sequence[str]]) -> Tokens:
+    """package: the folder of pycocoevalcap. Raises ValueError for a clip without a reference."""
+    for index, texts in enumerate(references):
+        if not texts or not any(text.strip() for text in texts):
+            raise ValueError(f"caption {index}: no reference. Every clip needs at least one that is not empty")
+    flat = [*captions, *(text for texts in references for text in texts)]
+    found = tokenize(package / "tokenizer" / PTB, flat)
+    rest = iter(found[len(captions) :])
+    return Tokens(found[: len(captions)], [[next(rest) for _ in texts] for texts in references])
+
+
+def bleu(words: Tokens) -> dict[str, Scored]:
+    """bleu_1 to bleu_4 (Papineni et al. 2002): the closest reference length, the shorter one where two are as close; 0 for empty captions."""
+    from pycocoevalcap.bleu.bleu import Bleu
+
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints lengths
+        corpus, items = Bleu(4).compute_score(*_as_coco(words), verbose=0)
+    return {f"bleu_{n + 1}": Scored(float(corpus[n]), [float(value) for value in items[n]]) for n in range(4)}
+
+
+def cider_d(words: Tokens) -> Scored:
+    """Raises ValueError for fewer than two clips: among one clip's references no word is rarer than another, and all is 0."""
+    from pycocoevalcap.cider.cider import Cider
+
+    if len(words.captions) < 2:
+        raise ValueError(
+            f"CIDEr-D of {len(words.captions)} clips is always 0; two are the least, and hundreds are usual"
+        )
+    corpus, items = Cider().compute_score(*_as_coco(words))
+    return Scored(float(corpus), [float(value) for value in items])
+
+
+def rouge_l(words: Tokens) -> Scored:
+    """The longest common subsequence's F with beta 1.2, of the best precision and the best recall among the references (Lin 2004)."""
+    from pycocoevalcap.rouge.rouge import Rouge
+
+    corpus, items = Rouge().compute_score(*_as_coco(words))
+    return Scored(float(corpus), [float(value) for value in items])
+
+
+def meteor(package: Path, words: Tokens) -> Scored:
+    with Meteor(package / "meteor" / METEOR) as scorer:
+        return Scored(*scorer.score(words.captions, words.references))
+
+
+def _as_coco(words: Tokens) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
+    return dict(enumerate(words.references)), {index: [caption] for index, caption in enumerate(words.captions)}

@@ -1,0 +1,125 @@
+"""The two Java programs behind COCO's caption scores, each in a process that always ends: the PTB tokenizer and METEOR 1.5 (Denkowski and Lavie 2014).
+
+The jars are those of the package pycocoevalcap 1.2. Its own clients put captions on other clips at a carriage return or a Unicode line break, split a
+reference at "|||", and never end after a newline or in a locale that writes 0,5; these give the same numbers on every other input.
+"""
+
+import queue
+import subprocess
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+PTB = "stanford-corenlp-3.4.1.jar"
+METEOR = "meteor-1.5.jar"
+LOCALE = (
+    "-Duser.language=en",
+    "-Duser.country=US",
+    "-Dfile.encoding=UTF-8",
+)  # 0.5 and not 0,5, whatever the machine speaks
+PUNCTUATION = frozenset(
+    ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"]
+)  # that COCO's evaluation leaves out
+
+
+def one_line(text: str) -> str:
+    """A caption without anything that Java's readers take for the end of a line or of a field."""
+    return " ".join(text.encode("utf-8", "replace").decode().replace("|||", " ").split())
+
+
+def tokenize(jar: Path, texts: Sequence[str], seconds: float = 600) -> list[str]:
+    """Penn Treebank tokens in lower case, joined by blanks, without punctuation: one line for each text, an empty one for an empty text.
+
+    jar: stanford-corenlp-3.4.1.jar. Raises ValueError where Java is missing, fails or takes longer than `seconds`.
+    """
+    if not texts:
+        return []
+    command = [
+        "java",
+        *LOCALE,
+        "-cp",
+        str(jar),
+        "edu.stanford.nlp.process.PTBTokenizer",
+        "-preserveLines",
+        "-lowerCase",
+    ]
+    lines = [one_line(text) for text in texts]
+    try:
+        done = subprocess.run(command, input="\n".join([*lines, ""]).encode(), capture_output=True, timeout=seconds)
+    except OSError as error:
+        raise ValueError(
+            f"the PTB tokenizer did not start: {error}. Type   apt-get install default-jre-headless"
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise ValueError(f"the PTB tokenizer did not end within {seconds:.0f} s for {len(texts)} captions") from None
+    found = done.stdout.decode().split("\n")[:-1]
+    if done.returncode or len(found) != len(lines):
+        raise ValueError(f"the PTB tokenizer gave {len(found)} lines for {len(lines)} captions: {_tail(done.stderr)}")
+    return [" ".join(word for word in line.rstrip().split(" ") if word not in PUNCTUATION) for line in found]
+
+
+class Meteor:
+    """METEOR 1.5, English, its default parameters, as a context: `with Meteor(jar) as meteor: meteor.score(...)`."""
+
+    def __init__(self, jar: Path, seconds: float = 300) -> None:
+        """jar: meteor-1.5.jar with data/paraphrase-en.gz beside it; seconds: the longest wait for one line."""
+        self.jar, self.seconds = jar, seconds
+
+    def __enter__(self) -> "Meteor":
+        command = ["java", *LOCALE, "-Xmx2G", "-jar", self.jar.name, "-", "-", "-stdio", "-l", "en", "-norm"]
+        pipe: Any = subprocess.PIPE
+        try:
+            self.process = subprocess.Popen(command, cwd=self.jar.parent, stdin=pipe, stdout=pipe, stderr=pipe)
+        except OSError as error:
+            raise ValueError(f"METEOR did not start: {error}. Type   apt-get install default-jre-headless") from None
+        self.lines: queue.Queue[bytes] = queue.Queue()
+        self.errors: list[bytes] = []
+        for source, take in ((self.process.stdout, self.lines.put), (self.process.stderr, self.errors.append)):
+            threading.Thread(target=_drain, args=(source, take), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def score(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[float, list[float]]:
+        """captions and references as `tokenize` gives them -> the corpus' score, and each caption's."""
+        if not captions:
+            return float("nan"), []
+        stats = []
+        for caption, texts in zip(captions, references, strict=True):
+            self._tell(" ||| ".join(["SCORE", *map(one_line, texts), one_line(caption)]))
+            stats.append(self._line())
+        self._tell(" ||| ".join(["EVAL", *stats]))
+        scores = [float(self._line()) for _ in captions]
+        return float(self._line()), scores
+
+    def _tell(self, line: str) -> None:
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(f"{line}\n".encode())
+            self.process.stdin.flush()
+        except OSError:
+            raise ValueError(f"METEOR ended by itself: {_tail(b''.join(self.errors))}") from None
+
+    def _line(self) -> str:
+        try:
+            line = self.lines.get(timeout=self.seconds)
+        except queue.Empty:
+            raise ValueError(f"METEOR did not answer within {self.seconds:.0f} s") from None
+        if not line:
+            self.process.wait()
+            raise ValueError(f"METEOR ended by itself: {_tail(b''.join(self.errors))}")
+        return line.decode().strip()
+
+
+def _drain(source: Any, take: Any) -> None:
+    for line in source:
+        take(line)
+    take(b"")
+
+
+def _tail(errors: bytes) -> str:
+    lines = errors.decode(errors="replace").strip().splitlines()
+    return " / ".join(lines[-3:]) or "no message"

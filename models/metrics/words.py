@@ -1,0 +1,171 @@
+"""What the reading rules share: words of an answer, labels that it mentions, what it denies, and whether it refuses. English."""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+ARTICLES = ("a", "an", "the")
+IRREGULAR = {
+    "mice": "mouse", "geese": "goose", "children": "child", "men": "man", "women": "woman", "people": "person",
+    "wolves": "wolf", "knives": "knife", "leaves": "leaf", "calves": "calf", "oxen": "ox", "feet": "foot",
+}  # fmt: skip
+REFUSES = re.compile(
+    r"\b(?:(?:can(?:not|'t| not)|could(?:n't| not)|unable to|not able to|impossible to|not possible to)\s+(?:\w+\s+){0,2}?"
+    r"(?:determine|tell|identify|hear|say|know|be determined|be sure|answer|process|listen|recogni[sz]e|classify|access|provide|assist|help|make)"
+    r"|(?:do(?:n't| not)|did(?:n't| not)) (?:know|have (?:access|enough|any|the))|no idea|as an? (?:ai|language model|text)|no way to (?:tell|know)"
+    r"|not (?:enough|sufficient) (?:information|context)|insufficient (?:information|context)|unclear|unknown|not sure|unsure|n/a|no answer)\b",
+    re.IGNORECASE,
+)
+RESUMES = re.compile(
+    r"\b(?:but|however|though|still|my (?:best )?guess|i would guess|i guess|perhaps|maybe|probably|likely|sounds? like|may be|might be"
+    r"|(?<!whether )(?<!if )(?<!that )(?:it is|it's)|answer)\b",
+    re.IGNORECASE,
+)
+NOT_A_DENIAL = re.compile(
+    r"\b(?:no doubt|without (?:a |any )?doubt|not only|not just|no question|can(?:not|'t) be anything (?:but|other than)|nothing (?:but|other than))\b",
+    re.IGNORECASE,
+)
+DENIES = re.compile(
+    r"\b(?:not|no|never|neither|nor|without|cannot|isn't|wasn't|aren't|weren't|doesn't|don't|didn't|can't|hardly|rather than"
+    r"|instead of|except|excluding|rules? out|absence of|lacks?|anything but|other than|unlike)\b",
+    re.IGNORECASE,
+)
+DENIED_AFTER = re.compile(
+    r"\s*(?:sounds?\s+)?(?:(?:is|are|was|were|can|could)(?:\s+(?:not|never)|n't)\s+(?:be\s+)?"
+    r"(?:heard|audible|present|there|it|right|correct|the answer|here|possible)"
+    r"|cannot be (?:heard|right|it)|can't be (?:heard|right|it)"
+    r"|(?:is|are|was|were)\s+(?:absent|missing|ruled out|excluded|wrong|incorrect))",
+    re.IGNORECASE,
+)
+CLAUSE = re.compile(
+    r"[.;:!?\n]|\bbut\b|\bhowever\b|\binstead\b(?! of)|\bit is\b|\bit's\b|\bthis is\b|\bthere is\b|,", re.IGNORECASE
+)
+LIST_GOES_ON = re.compile(r",\s*(?:(?:a|an|the)\s+)?\w+(?:\s+\w+){0,2}\s*(?:,[^.;:!?]*)?\b(?:or|nor)\b", re.IGNORECASE)
+
+
+class Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def aliases(self) -> tuple[str, ...]: ...
+
+
+class Mention(NamedTuple):
+    name: str
+    begin: int  # of its first word, counted in words
+    end: int
+    denied: bool
+
+
+class _Word(NamedTuple):
+    text: str
+    begin: int  # in characters
+    end: int
+
+
+def words(text: str) -> list[str]:
+    """Lower case, without punctuation, without a leading article."""
+    found = _split(text)
+    article = len(found) > 1 and found[0].text in ARTICLES and text[found[0].end].isspace()  # "(A) cat" has none
+    return [word.text for word in found[article:]]
+
+
+def refusal(text: str) -> bool:
+    """Whether an answer says that it has none; one that refuses and then ventures a guess does not count."""
+    text = straight(text)
+    match = REFUSES.search(text)
+    return bool(match) and not RESUMES.search(text[match.end() :])
+
+
+def said(text: str, keep_questions: bool = False) -> str:
+    """An answer without the question it repeats and without the refusal before its guess; the whole where nothing else is there."""
+    text = straight(text)
+    if (match := REFUSES.search(text)) and (guess := RESUMES.search(text, match.end())):
+        text = text[guess.start() :]
+    sentences = re.findall(r"[^.!?\n]+[.!?\n]*", text)
+    kept = [sentence for sentence in sentences if keep_questions or "?" not in sentence]
+    return " ".join(" ".join(kept).split()) if kept else text
+
+
+def mentions(text: str, labels: Sequence[Named], negation: bool = True) -> list[Mention]:
+    """Labels, aliases and their plurals in whole words, the longest where one lies inside another, in the order of the text."""
+    tokens = _split(text)
+    spans = cues(text, {word for label in labels for form in _forms(label) for word in form}) if negation else []
+    first: dict[str, list[int]] = {}
+    for place, token in enumerate(tokens):
+        for form in singulars(token.text):
+            first.setdefault(form, []).append(place)
+    found = []
+    for label in labels:
+        for form in _forms(label):
+            for begin in first.get(form[0], []) if form else []:
+                end = begin + len(form)
+                if end <= len(tokens) and all(
+                    wanted in singulars(token.text) for wanted, token in zip(form, tokens[begin:end], strict=True)
+                ):
+                    place = tokens[begin].begin
+                    denied = any(low <= place < high for low, high in spans)
+                    denied |= negation and bool(DENIED_AFTER.match(straight(text), tokens[end - 1].end))
+                    found.append(Mention(label.name, begin, end, denied))
+    longest = [
+        one
+        for one in found
+        if not any(
+            other.begin <= one.begin and one.end <= other.end and other.end - other.begin > one.end - one.begin
+            for other in found
+        )
+    ]
+    return sorted(set(longest), key=lambda mention: (mention.begin, mention.end, mention.name))
+
+
+def cues(text: str, labels: set[str] | frozenset[str] = frozenset()) -> list[tuple[int, int]]:
+    """Stretches of characters that a negation covers: from it to the end of its clause. A cue that is a label itself ("no") is none."""
+    covered = NOT_A_DENIAL.sub(lambda match: " " * len(match.group(0)), straight(text))
+    found = []
+    for match in DENIES.finditer(covered):
+        if match.group(0).lower() in labels:
+            continue
+        if match.group(0).lower() == "no" and re.match(r"\s*[,.;:!]", covered[match.end() :]):
+            continue  # "No, it is a dog"
+        end = len(text)
+        for clause in CLAUSE.finditer(covered, match.end()):
+            if clause.group(0) == "," and (
+                LIST_GOES_ON.match(covered, clause.start()) or match.group(0).lower() == "neither"
+            ):
+                continue
+            end = clause.start()
+            break
+        found.append((match.start(), end))
+    return found
+
+
+def singulars(word: str) -> set[str]:
+    """The word, and what it may be the plural of."""
+    found = {word}
+    if word in IRREGULAR:
+        found.add(IRREGULAR[word])
+    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
+        found.add(word[:-1])
+        if word.endswith("es"):
+            found.add(word[:-2])
+        if word.endswith("ies"):
+            found.add(word[:-3] + "y")
+    return found
+
+
+def _forms(label: Named) -> list[list[str]]:
+    return [form for text in (label.name, *label.aliases) if (form := words(text))]
+
+
+def _split(text: str) -> list[_Word]:
+    """Words with their places; an apostrophe inside a word belongs to it, `'s` at its end does not."""
+    return [
+        _Word(re.sub(r"'s?$", "", match.group(0).lower()), match.start(), match.end())
+        for match in re.finditer(r"[^\W_]+(?:'[^\W_]+)*", straight(text))
+    ]
+
+
+def straight(text: str) -> str:
+    """With the typewriter's apostrophe, character for character."""
+    return text.replace("\u2019", "'")
