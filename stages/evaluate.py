@@ -17,7 +17,7 @@ from datamodules.evaluation import Asked, EvaluationDataModule, captions, questi
 from models.metrics.answers import BestGuess
 from models.metrics.captions import caption_scores
 from models.vocabulary import Turn
-from stages import chain, language_model, report
+from stages import chain, language_model, report, report_page
 
 
 class Evaluate(L.LightningModule):
@@ -101,8 +101,10 @@ class Evaluate(L.LightningModule):
             "scored": len(predictions),
         }
         report.write(artifact, found)
+        report_page.write(artifact, found, predictions, self.test_cuts, self.parents["tokenizer"].folder, self.conf)
         (artifact / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in predictions))
         print(report.markdown(found))
+        print(f"to read and to hear: {self.folder / 'artifact' / 'report.html'}")
         return facts, {
             "questions": found["questions"],
             "reconstruction": found["reconstruction"],

@@ -121,6 +121,16 @@ class LanguageConf(StageConf):
 
 
 @dataclass
+class Examples:
+    """What of report.html can be heard."""
+
+    clips: int  # test recordings, as they are, through the VAE and through the tokens; 0: no sound at all
+    answers: int  # right ones and wrong ones, of each kind of question
+    seconds: float  # heard of each recording
+    megabytes: float  # of sound and pictures; the recordings beyond are left out, and said
+
+
+@dataclass
 class EvaluateConf(StageConf):
     trainer: Hardware
     # what the LLM has learned; none: the caption stage's, untrained, new rows at the text rows' mean and noise
@@ -131,6 +141,7 @@ class EvaluateConf(StageConf):
     questions_per_kind: int
     captions: int
     bootstrap_samples: int
+    examples: Examples
 
 
 @dataclass

@@ -16,6 +16,10 @@ def test_run_all_ends_with_the_table_and_skips_what_is_done(stage, tones: Path, 
     assert decoders == {"VAE alone", "mean latent", "flow matching", "MSE"}
     assert report["questions"].keys() == {"class", "question"}
     assert report["scored"] == report["expected"] > 0
+    page = (run / "evaluate/artifact/report.html").read_text()
+    assert (
+        page.count('<audio controls preload="metadata" src="data:audio/mpeg;base64,') >= 4
+    )  # three of a clip, and an answer's
     times = {path: path.stat().st_mtime_ns for path in run.glob("*/receipt.json")}
     assert len(times) == 8
 

@@ -1,0 +1,199 @@
+"""report.html: what `evaluate` found, as one file to read and to listen to. No network, no framework; sound and pictures stand in it."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from datamodules.evaluation import spread
+from models.metrics.answers import is_right, normalise
+from stages import report_sound
+from stages.report_published import beside
+from stages.report_sound import Listening, Track
+
+MOST_LABELS = 60  # of a confusion matrix that a person can read
+OTHER = "another answer"
+DRAWN = (
+    "experiment",
+    "facts",
+    "reconstruction",
+    "questions",
+    "captions",
+    "expected",
+    "scored",
+)  # what the template has a place for
+NAMES = {
+    "with_sound": "with the sound",
+    "without_sound": "the same LLM without it",
+    "best_guess": "best text-only guess",
+    "above_both": "interval above the baselines",
+    "latent_nmse": "latent error",
+    "kad": "KAD x 100",
+    "stft": "STFT",
+}
+
+
+class Example(NamedTuple):
+    question: str
+    expected: list[str]
+    said: str
+    right: bool | None  # None: a caption, which is neither
+    sound: Track | None
+
+
+class Confusion(NamedTuple):
+    labels: list[str]  # rows: what is right
+    columns: list[str]  # what was answered: the labels, and `another answer` where there is one
+    counts: list[list[int]]  # by row and column
+    totals: list[int]  # of the rows
+    worst: list[tuple[str, str, int]]  # right, said, times
+
+
+def page(
+    found: dict[str, Any],
+    predictions: Sequence[dict[str, Any]],
+    corpora: Sequence[str],
+    examples: dict[str, list[Example]],
+    listening: Listening,
+) -> str:
+    """The whole file. found: as report.json; predictions: all rows; corpora: their names, for the paper's table; every text is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "percent": percent, "named": named}
+    return environment.get_template("report.html.jinja").render(
+        found=found,
+        further={key: value for key, value in found.items() if key not in DRAWN},
+        lanes={kind: _lanes(row) for kind, row in found["questions"].items()},
+        confusions=_confusions(found["questions"], predictions),
+        errors=_errors(found["reconstruction"]),
+        columns=[
+            key
+            for key in ("latent_nmse", "mel", "stft", "kad")
+            if any(key in row for row in found["reconstruction"].get("rows", []))
+        ],
+        published=beside(found, corpora),
+        examples=examples,
+        listening=listening,
+    )
+
+
+def choose(predictions: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """Up to `count` right and `count` wrong answers of each kind, and as many captions, all given with the sound; the same ones on every run."""
+    heard = [row for row in predictions if row["condition"] == "sound"]
+    found: list[dict[str, Any]] = []
+    for kind in sorted({row["kind"] for row in heard}):
+        rows = [row for row in heard if row["kind"] == kind]
+        for verdict in (None,) if kind == "caption" else (True, False):
+            found += spread([row for row in rows if _verdict(row) == verdict], count, lambda row: row["id"])
+    return found
+
+
+def shown(rows: Sequence[dict[str, Any]], cuts: dict[str, Any], listening: Listening) -> dict[str, list[Example]]:
+    """The chosen rows by kind, with their sound where it is there. cuts: `report_sound.cut_of`."""
+    found: dict[str, list[Example]] = {}
+    for row in rows:
+        cut = cuts.get(row["id"].rpartition(":")[0])
+        track = listening.recordings.get(cut.id) if cut else None
+        example = Example(row["question"], row["references"], row["prediction"], _verdict(row), track)
+        found.setdefault(row["kind"], []).append(example)
+    return found
+
+
+def write(
+    folder: Path,
+    found: dict[str, Any],
+    predictions: Sequence[dict[str, Any]],
+    cuts: Sequence[Any],
+    tokenizer: Path,
+    conf: dict[str, Any],
+) -> None:
+    """report.html in `folder`. cuts: of the test split; tokenizer: its run; conf: of the stage. Says on the terminal what could not be made heard."""
+    chosen, owners, settings = (
+        choose(predictions, conf["examples"]["answers"]),
+        report_sound.cut_of(cuts),
+        conf["examples"],
+    )
+    heard = [cut for row in chosen if (cut := owners.get(row["id"].rpartition(":")[0])) is not None]
+    listening = report_sound.listen(
+        tokenizer, conf["data"], cuts, heard, settings["clips"], settings["seconds"], int(1e6 * settings["megabytes"])
+    )
+    for reason in listening.missing:
+        print(f"report.html: {reason}")
+    text = page(found, predictions, conf["data"]["corpora"], shown(chosen, owners, listening), listening)
+    (folder / "report.html").write_text(text, encoding="utf-8")
+
+
+def _verdict(row: dict[str, Any]) -> bool | None:
+    return None if row["kind"] == "caption" else is_right(row["prediction"], row["references"][0])
+
+
+def _lanes(row: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Of a kind of question: what has a value, each as an interval; a plain share has none around it."""
+    found = []
+    for key, value in row.items():
+        if isinstance(value, dict) and {"value", "low", "high"} <= set(value):
+            found.append((key, value))
+        elif isinstance(value, float):
+            found.append((key, {"value": value, "low": value, "high": value}))
+    return [(key, value) for key, value in found if not math.isnan(value["value"])]
+
+
+def confusion(predictions: Sequence[dict[str, Any]], kind: str) -> Confusion | None:
+    """Of the answers with the sound; None where the kind is no closed set of at most 60 answers, or has fewer than two rows an answer."""
+    pairs = [
+        (normalise(row["references"][0]), normalise(row["prediction"]))
+        for row in predictions
+        if row["kind"] == kind and row["condition"] == "sound"
+    ]
+    labels = sorted({answer for answer, _ in pairs})
+    if not 2 <= len(labels) <= min(MOST_LABELS, len(pairs) // 2):
+        return None
+    place = {label: index for index, label in enumerate(labels)}
+    counts = [[0] * (len(labels) + 1) for _ in labels]
+    for answer, said in pairs:
+        counts[place[answer]][place.get(said, len(labels))] += 1
+    wrong = Counter((answer, said if said in place else OTHER) for answer, said in pairs if answer != said)
+    worst = sorted(wrong.items(), key=lambda item: (-item[1], item[0]))[:3]
+    totals = [sum(row) for row in counts]
+    columns = labels + [OTHER] * any(row[-1] for row in counts)
+    return Confusion(
+        labels, columns, [row[: len(columns)] for row in counts], totals, [(*pair, times) for pair, times in worst]
+    )
+
+
+def _confusions(kinds: Iterable[str], predictions: Sequence[dict[str, Any]]) -> dict[str, Confusion]:
+    """Of the closed kinds, the small ones first."""
+    found = {kind: matrix for kind in kinds if (matrix := confusion(predictions, kind))}
+    return dict(sorted(found.items(), key=lambda item: len(item[1].labels)))
+
+
+def _errors(found: dict[str, Any]) -> list[tuple[str, float]]:
+    """Latent error of each decoder over all windows, for the bars."""
+    rows: dict[str, float] = {}
+    for row in found.get("rows", []):
+        steps = f", {row['steps']} evaluation{'s' if row['steps'] > 1 else ''}" if row["steps"] else ""
+        name = row["decoder"] + steps + ("" if row["condition"] == "sample" else f", {row['condition']}")
+        rows[name] = rows.get(name, 0.0) + row["latent_nmse"] * found["clips"][row["group"]] / sum(
+            found["clips"].values()
+        )
+    return list(rows.items())
+
+
+def named(key: str) -> str:
+    return NAMES.get(key, key.replace("_", " "))
+
+
+def number(value: float | None) -> str:
+    return "n/a" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def percent(value: float | None) -> str:
+    return "n/a" if value is None or math.isnan(value) else f"{100 * value:.1f}"

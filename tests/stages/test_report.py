@@ -1,0 +1,226 @@
+"""report.html: whole, by itself, harmless, and with every number of report.json's tables."""
+
+import base64
+import io
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+from stages import report_page, report_sound
+from stages.report_sound import Clip, Listening, Track
+
+EVIL = '<script>alert("x")</script><img src=http://evil.example/x onerror=y>'
+VOID = {"meta", "link", "img", "br", "input", "hr"}
+
+
+class Read(HTMLParser):
+    """Every tag closed where it was opened; collects addresses, scripts and the cells of tables."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.handlers: list[str] = []
+        self.tags: list[str] = []
+        self.cells: list[str] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [
+            value or "" for key, value in attrs if key in ("src", "href", "srcset", "action", "data", "poster")
+        ]
+        self.handlers += [key for key, _ in attrs if key.startswith("on")]
+        if tag in ("td", "th"):
+            self.cells.append("")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if self.open and {"td", "th"} & set(self.open):
+            self.cells[-1] += data
+
+
+def interval(value: float) -> dict[str, float]:
+    return {"value": value, "low": value - 0.0123, "high": value + 0.0321, "count": 7}
+
+
+def found(evil: str = "") -> dict[str, Any]:
+    rows = [
+        {
+            "group": group,
+            "decoder": name,
+            "steps": steps,
+            "condition": "sample",
+            "latent_nmse": 0.1 * number + 0.0417,
+            "mel": math.nan,
+        }
+        for number, group in enumerate((f"a{evil}", "b"))
+        for name, steps in (("VAE alone", 0), ("flow matching", 1), ("MSE", 1))
+    ]
+    facts = {"token_rate": 17.69, "codebook_size": 8196, "num_codebooks": 1, "bitrate": 230.0}
+    return {
+        "experiment": f"mine{evil}",
+        "facts": facts,
+        "reconstruction": {
+            "clips": {f"a{evil}": 3, "b": 1},
+            "rows": rows,
+            "codebook": {"MSE": {"codebook_perplexity": 17.181, "codebook_used": 0.3941, "codebook_bits": 4.1028}},
+            "probe": {"a": {"train": 11, "test": 13, "classes": 3, "latents": 0.975, "MSE": 0.8625}},
+        },
+        "questions": {
+            f"class{evil}": {
+                "with_sound": interval(0.6), "without_sound": interval(0.25), "best_guess": interval(0.3),
+                "chance": 0.3333, "above_both": True,
+            },
+            "free": {
+                "with_sound": interval(0.5), "without_sound": interval(0.2), "best_guess": interval(0.1),
+                "chance": math.nan, "above_both": False,
+            },
+        },
+        "captions": {"count": 2} | {name: {"rouge_l": 0.2619 + n} for n, name in enumerate(("sound", "other", "text"))},
+        "expected": 14,
+        "scored": 12,
+        "added_later": {"silence": 0.7654, "rows": [1, 2.5]},
+    }  # fmt: skip
+
+
+def row(number: int, kind: str, answer: str, said: str, condition: str = "sound") -> dict[str, Any]:
+    return {
+        "id": f"q{number}:{condition}", "source": "s", "kind": kind, "condition": condition, "question": f"What is {said}?",
+        "references": [answer], "prediction": said,
+    }  # fmt: skip
+
+
+def render(report: dict[str, Any], rows: list[dict[str, Any]], listening: Listening = report_sound.NOTHING) -> str:
+    chosen = report_page.choose(rows, 3)
+    return report_page.page(report, rows, ["mine"], report_page.shown(chosen, {}, listening), listening)
+
+
+def test_every_number_of_the_tables_is_there():
+    report = found()
+    read = Read(render(report, []))
+    cells = [" ".join(cell.split()) for cell in read.cells]
+    for kind, values in report["questions"].items():
+        at = cells.index(kind)
+        wanted = [
+            f"{100 * one['value']:.1f} [{100 * one['low']:.1f}, {100 * one['high']:.1f}]"
+            for one in (values["with_sound"], values["without_sound"], values["best_guess"])
+        ]
+        assert cells[at + 1 : at + 7] == [
+            "7",
+            *wanted,
+            report_page.percent(values["chance"]),
+            "yes" if values["above_both"] else "no",
+        ]
+    for one in report["reconstruction"]["rows"]:
+        assert f"{one['latent_nmse']:.3f}" in cells
+    for wanted in ("17.181", "39.4", "4.103", "97.5", "86.2", "11", "13", "0.262", "1.262", "2.262", "n/a", "0.765"):
+        assert wanted in cells, wanted
+    assert "12 of 14 answers scored, 2 failed" in read.text
+    assert "0.067" in read.text  # 0.0417 of 3 windows and 0.1417 of one
+
+
+def test_the_papers_numbers_stand_beside_ours_only_where_they_are_of_one_thing():
+    cells = Read(render(found(), [])).cells
+    assert cells[cells.index("0.636") + 2] == "0.067"
+    assert "gtzan is not in this run" in cells
+    report = found() | {"questions": {"class": found()["questions"]["class"]}}
+    text = report_page.page(report, [], ["gtzan"], {}, report_sound.NOTHING)
+    cells = Read(text).cells
+    assert cells[cells.index("61.2") + 2] == "60.0"
+
+
+def test_what_the_model_and_the_corpus_say_is_escaped():
+    rows = [row(number, f"class{EVIL}", EVIL, EVIL) for number in range(4)]
+    rows += [row(9, f"class{EVIL}", "b", "b"), row(10, f"class{EVIL}", "b", "c")]
+    evil = Listening(
+        [Clip(EVIL, EVIL, 1.0, [Track(EVIL, "data:audio/mpeg;base64,", "data:image/png;base64,")])], {}, [EVIL]
+    )
+    harmless = Read(render(found(), []))
+    read = Read(render(found(EVIL), rows, evil))
+    assert read.tags.count("script") == harmless.tags.count("script") == 1
+    assert not read.handlers
+    assert all(address.startswith(("data:", "#")) for address in read.addresses)
+    assert read.text.count(EVIL) > 10
+
+
+def test_nothing_is_fetched():
+    read = Read(render(found(), []))
+    assert read.addresses and all(address.startswith(("data:", "#")) for address in read.addresses)
+    assert not re.search(r"url\(|@import|fetch\(|https?://", render(found(), []))
+
+
+def test_confusions_count_what_was_said_for_what():
+    """dog, dog, cat heard as dog, cat, a cow: one right, one taken for a cat, one beyond the labels."""
+    rows = [
+        row(0, "class", "dog", "A dog."),
+        row(1, "class", "dog", "cat"),
+        row(2, "class", "cat", "cow"),
+        row(3, "class", "cat", "cat"),
+    ]
+    rows += [row(4, "class", "cat", "dog", "text")]
+    matrix = report_page.confusion(rows, "class")
+    assert matrix is not None and matrix.labels == ["cat", "dog"]
+    assert matrix.columns == ["cat", "dog", report_page.OTHER]
+    assert matrix.counts == [[1, 0, 1], [1, 1, 0]] and matrix.totals == [2, 2]
+    assert matrix.worst == [("cat", report_page.OTHER, 1), ("dog", "cat", 1)]
+    assert report_page.confusion([row(n, "free", f"text {n}", "b") for n in range(9)], "free") is None
+
+
+def test_examples_are_right_and_wrong_ones_and_always_the_same():
+    rows = [row(number, "class", "dog", "dog" if number % 3 else "cat") for number in range(30)]
+    rows += [row(number, "class", "dog", "dog", "text") for number in range(30, 40)]
+    chosen = report_page.choose(rows, 4)
+    assert chosen == report_page.choose(rows[::-1], 4)
+    shown = report_page.shown(chosen, {}, report_sound.NOTHING)["class"]
+    assert [one.right for one in shown] == [True] * 4 + [False] * 4
+    cut = SimpleNamespace(id="the recording")
+    track = Track("recording", "data:audio/mpeg;base64,QUJD", "data:image/png;base64,QUJD")
+    heard = report_page.shown(chosen[:1], {chosen[0]["id"].split(":")[0]: cut}, Listening([], {cut.id: track}, []))
+    assert heard["class"][0].sound == track
+
+
+@pytest.mark.parametrize("rate", [44100, 16000, 96000])
+def test_a_sound_in_the_page_is_the_sound(rate: int):
+    """A tone of 1 kHz comes back from the MP3 as that tone, and is a line in the picture, above silence."""
+    sound = 0.5 * torch.sin(2 * math.pi * 1000 * torch.arange(rate) / rate)
+    sound[: rate // 2] = 0
+    held = base64.b64decode(report_sound.mp3(sound, rate).split(",")[1])
+    wave, played = soundfile.read(io.BytesIO(held))
+    assert played == (rate if rate < 48000 else 44100) and abs(len(wave) / played - 1) < 0.1
+    tail = wave[-played // 4 : -played // 8]
+    peak = np.abs(np.fft.rfft(tail * np.hanning(len(tail)))).argmax() * played / len(tail)
+    assert abs(peak - 1000) < 20 and abs(np.abs(tail).max() - 0.45) < 0.1
+    image = Image.open(io.BytesIO(base64.b64decode(report_sound.picture(sound, rate).split(",")[1])))
+    levels = np.asarray(image).astype(int)
+    assert levels.shape[0] == report_sound.BANDS and levels[:, 2].max() == 0
+    middle = levels[:, -levels.shape[1] // 4]
+    assert middle.max() > 200 and 20 < middle.argmax() < 85
+
+
+def test_a_run_whose_sound_is_gone_says_so(tmp_path: Path, capsys):
+    conf = {
+        "examples": {"clips": 1, "answers": 1, "seconds": 1.0, "megabytes": 1.0},
+        "data": {"root": str(tmp_path), "corpora": ["gone"]},
+    }
+    report_page.write(tmp_path, found(), [], [], tmp_path, conf)
+    assert "there is no corpus 'gone'" in capsys.readouterr().out
+    read = Read((tmp_path / "report.html").read_text())
+    assert "there is no corpus 'gone'" in read.text and "audio" not in read.tags
