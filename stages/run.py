@@ -58,10 +58,10 @@ def run(stage: str, conf: dict[str, Any], stop: Stop, restart: bool = False) -> 
     with ExitStack() as held:
         if all(os.environ.get(name, "0") == "0" for name in RANKS):
             held.enter_context(chain.claim(stage, conf))
-        return _run(stage, conf, restart)
+        return _run(stage, conf, stop, restart)
 
 
-def _run(stage: str, conf: dict[str, Any], restart: bool) -> dict[str, Any]:
+def _run(stage: str, conf: dict[str, Any], stop: Stop, restart: bool) -> dict[str, Any]:
     started = time.monotonic()
     parents = chain.parents(stage, conf)
     # Lightning, or srun, starts the other ranks with this same command.
