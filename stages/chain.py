@@ -20,10 +20,11 @@ import shlex
 import shutil
 import socket
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
@@ -241,8 +242,9 @@ def begin(stage: str, conf: dict[str, Any], restart: bool) -> Path:
     return folder
 
 
-def claim(stage: str, conf: dict[str, Any]) -> IO[str]:
-    """The stage's run folder is this process' (and its ranks') while the file that is returned is open, or it lives.
+@contextmanager
+def claim(stage: str, conf: dict[str, Any]) -> Iterator[None]:
+    """The stage's run folder is this process' (and its ranks'). What was refused before it began leaves nothing behind.
 
     Raises ValueError where another process has it, or nothing can be written there.
     """
@@ -264,7 +266,14 @@ def claim(stage: str, conf: dict[str, Any]) -> IO[str]:
         raise ValueError(
             f"{path.parent} cannot be written: {error.strerror}. Give it room and leave to write, or write elsewhere: --runs=FOLDER"
         ) from error
-    return file
+    try:
+        yield
+    finally:
+        if not run_folder(conf, stage).exists():
+            path.unlink()
+            with suppress(OSError):  # other stages have theirs there
+                path.parent.rmdir()
+        file.close()
 
 
 def finish(

@@ -9,9 +9,7 @@ from safetensors.torch import load_file
 
 from stages import chain, lessons
 from tests.conftest import SMOKE, write_tones
-from tests.stages.test_resume import kill, whole
-
-__all__ = ["whole"]  # a fixture
+from tests.interrupt import interrupt
 
 CURRICULUM = """
 openaqa:
@@ -45,7 +43,7 @@ def test_a_curriculum_killed_in_its_second_entry_ends_with_the_same_weights(
     said = capsys.readouterr().out
     for number, (name, steps) in enumerate((("rows", 4), ("closed", 7), ("all", 4)), 1):
         assert f"openaqa: curriculum: {name} (entry {number} of 3), step 0 of {steps}, " in said
-    kill(tones, "openaqa", 9, "--experiment=killed-taught", *taught)
+    interrupt(tones, "openaqa", 9, "--experiment=killed-taught", *taught)
     run = tones / "runs/killed-taught/openaqa"
     newest = chain.newest_checkpoint(run)
     assert newest is not None and newest.name == "step-00000008.ckpt"

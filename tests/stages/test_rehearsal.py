@@ -9,9 +9,6 @@ from lightning.pytorch.loggers import TensorBoardLogger
 import conf
 from stages import chain
 from stages.rehearsal import Rehearsal
-from tests.stages.test_resume import whole
-
-__all__ = ["whole"]  # a fixture
 
 PARENTS = [f"--parents.{name}=whole" for name in ("latents", "tokenizer", "cache", "caption")]
 
