@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from datamodules import chunks
 from stages import chain
-from tests.stages.test_resume import kill
+from tests.interrupt import interrupt
 
 WEIGHTS = "artifact/diffusion_pytorch_model.safetensors"
 # Cheap steps: hop 64 at 8 kHz, 0.26 s crops, and a discriminator of one small scale.
@@ -75,7 +75,7 @@ def whole(tones: Path):
 def test_killed_and_resumed_equals_the_undisturbed_run(stage, tones: Path, whole: Path, batches: int):
     """Killed within an epoch, and within the discriminator's time."""
     words = [f"--experiment=vae-killed-{batches}"]
-    kill(tones, "vae", batches, *words)
+    interrupt(tones, "vae", batches, *words)
     run = tones / f"runs/vae-killed-{batches}/vae"
     assert list((run / "checkpoints").glob("step-*.ckpt")) and not (run / "receipt.json").exists()
     assert stage("run", "vae", *words) == 0
