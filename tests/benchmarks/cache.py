@@ -5,7 +5,8 @@ save; then load, encode, save.
 
 Both on the same recordings (FLAC, WAV and Ogg of 44.1, 32 and 16 kHz, mono and stereo, 0.4 to 1.6 times `--seconds`, and as many that are
 just `--seconds` long), codec, weights and number of torch's threads. mel: the embedded codec, fitted before; oobleck: Stable Audio Open's sizes
-(156 M, random weights). The tokenizer is the demo's beside mel and the base preset's, the paper's size, beside oobleck (random weights). The loop encodes each recording whole, in windows of 10 s, with no padding at
+(156 M, random weights). The tokenizer is the demo's beside mel
+and the base preset's, the paper's size, beside oobleck (random weights). The loop encodes each recording whole, in windows of 10 s, with no padding at
 all, and saves a .npy and a .json. Turn by turn ours and the loop alternate which goes first; printed are medians of the wall clock and of
 the process' own seconds (which other work on the machine disturbs less), and the median of the turns' ratios. The share of the model is what codec and
 tokenizer take of the wall clock of ours, while reading and writing go on beside them.
