@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -207,7 +208,7 @@ def read(folder: Path) -> list[Any]:
         path = folder / planned["id"]
         if not path.is_dir():
             raise ValueError(f"{folder} is not whole: chunk {planned['id']} is missing. Run its stage again")
-        cuts = list(CutSet.from_file(path / "cuts.jsonl.gz"))
+        cuts = read_cuts(path / "cuts.jsonl.gz", f"Remove the folder {path} and run its stage again")
         if [cut.id for cut in cuts] != planned["cuts"]:
             raise ValueError(f"{path} holds other recordings than planned. Begin its stage again with --restart")
         if (path / "arrays.npy").is_file():
@@ -218,6 +219,14 @@ def read(folder: Path) -> list[Any]:
                 cut.custom["std"] = str(path / "std.npy")
         found += cuts
     return found
+
+
+def read_cuts(path: Path, cure: str) -> list[Any]:
+    """All cuts of a file. Raises ValueError, with what mends it, where it was cut off or is no such file."""
+    try:
+        return list(CutSet.from_file(path))
+    except (EOFError, OSError, zlib.error, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is cut off, damaged or no list of cuts ({error}). {cure}") from error
 
 
 def load_array(cut: Any) -> np.ndarray:

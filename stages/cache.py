@@ -84,4 +84,5 @@ class Cache(L.LightningModule):
         chain.write_atomically(artifact / "chunks.json", json.dumps([chunk.id for chunk in self.chunks]))
         metrics = {name: float(value) for name, value in use.compute().items()}
         tokens = sum(len(cut.custom["codes"]) for cut in cuts)
-        return self.facts, {"recordings": len(cuts), "tokens": tokens, **metrics}
+        duplicates = sum(len(chunk.cuts) - len(chunk.recordings) for chunk in self.chunks)
+        return self.facts, {"recordings": len(cuts), "duplicates": duplicates, "tokens": tokens, **metrics}

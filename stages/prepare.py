@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import conf
@@ -139,13 +139,17 @@ def recordings(stage: str, configuration: dict[str, Any]) -> Recordings:
 
     A file whose size or header is not what it was is decoded again: rendered corpora keep no size, and a file of the same size may be another sound.
     """
-    from lhotse import CutSet
-
+    from datamodules.chunks import read_cuts
     from datamodules.corpora.inspect import Bad, declared, inspect, refuse
 
     data = configuration["data"]
     roots = {name: Path(receipt["root"]) for name, receipt in corpora(configuration).items()}
-    cuts = [cut for name in roots for cut in CutSet.from_file(Path(data["root"]) / name / "cuts.jsonl.gz")]
+    cuts = []
+    for name in roots:
+        path = Path(data["root"]) / name / "cuts.jsonl.gz"
+        held = read_cuts(path, f"Prepare {name} again")
+        _check_places(held, name, path)
+        cuts += held
     paths = {cut.id: roots[cut.custom["corpus"]] / cut.recording.sources[0].source for cut in cuts}
     headers = declared(list(paths.values()), data["num_workers"])
     suspect = [
@@ -354,6 +358,20 @@ def _say_contaminated(name: str, out: Path, count: int, contamination: str) -> N
         print(
             f"{name}: {number} training recordings of {other} are in this test split: prepare {other} again, and they are left out"
         )
+
+
+def _check_places(cuts: Sequence[Any], corpus: str, path: Path) -> None:
+    """Raises ValueError for a recording that is not a file under the corpus' root, and for one of another corpus."""
+    for cut in cuts:
+        (source,) = cut.recording.sources
+        place = PurePosixPath(source.source)
+        if source.type != "file" or place.is_absolute() or ".." in place.parts:
+            raise ValueError(
+                f"{path}: the recording of {cut.id} is the {source.type} {source.source!r}; a file under the corpus' root is allowed, "
+                f"by its path relative to it. Prepare {corpus} again"
+            )
+        if cut.custom.get("corpus") != corpus:
+            raise ValueError(f"{path}: {cut.id} is of the corpus {cut.custom.get('corpus')!r}. Prepare {corpus} again")
 
 
 def _has_size(path: Path, size: int | None) -> bool:

@@ -1,0 +1,269 @@
+"""What may befall a cache while it is written, or between two runs: one clear error each, and what was finished stays."""
+
+import ctypes
+import gzip
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from datamodules import chunks
+from tests.conftest import SMOKE
+
+ROOT = Path(__file__).parents[2]
+MS_RDONLY, MS_REMOUNT, MS_BIND = 1, 32, 4096
+
+
+@pytest.fixture
+def made(stage, tones: Path) -> Path:
+    """latents and tokenizer of the experiment `faults`, done once for this session."""
+    for name in ("latents", "tokenizer"):
+        assert stage("run", name, "--experiment=faults") == 0
+    return tones / "runs" / "faults"
+
+
+PARENTS = ("--parents.latents=faults", "--parents.tokenizer=faults")
+
+
+def run(place: Path, *words: str, before: str = "") -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own; before: Python that it runs first."""
+    code = f"import sys\n{before}\nfrom stages.cli import main\nsys.exit(main(sys.argv[1:]))"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-c", code, *words, *SMOKE], cwd=place, capture_output=True, text=True, env=environment
+    )
+
+
+def finished(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("[!.]*") if path.is_dir())
+
+
+def whole(folder: Path, expected: Path) -> None:
+    """Each recording once, no half chunk, and every byte that of the undisturbed cache."""
+    assert [cut.id for cut in chunks.read(folder)] == [cut.id for cut in chunks.read(expected)]
+    names = [{str(p.relative_to(f)) for p in f.rglob("*") if p.is_file()} for f in (folder, expected)]
+    assert names[0] == names[1]
+    for name in names[0] - {"key.json"}:
+        assert (folder / name).read_bytes() == (expected / name).read_bytes(), name
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    error = capsys.readouterr().err
+    lines = [line for line in error.splitlines() if line.startswith("stage: ")]
+    assert len(lines) == 1 and "Traceback" not in error, error
+    return lines[0]
+
+
+@pytest.fixture
+def apart(stage, tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in whose manifests may be spoiled."""
+    shutil.copytree(tones / "data", tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_manifest_that_was_cut_off(stage, apart: Path, capsys: pytest.CaptureFixture[str]):
+    path = apart / "data/tones/cuts.jsonl.gz"
+    path.write_bytes(path.read_bytes()[:-200])
+    assert stage("run", "latents", "--experiment=cut-off") == 1
+    error = said(capsys)
+    assert "data/tones/cuts.jsonl.gz is cut off, damaged" in error and "Prepare tones again" in error
+    assert not (apart / "runs/cut-off/latents/chunks").exists()
+
+
+def test_a_chunk_that_was_cut_off(stage, tones: Path, made: Path, capsys: pytest.CaptureFixture[str]):
+    shutil.copytree(made, tones / "runs/cut-chunk")
+    folder = tones / "runs/cut-chunk/latents/chunks"
+    name = finished(folder)[1]
+    path = folder / name / "cuts.jsonl.gz"
+    path.write_bytes(path.read_bytes()[:-20])
+    assert stage("run", "cache", "--experiment=cut-chunk") == 1
+    error = said(capsys)
+    assert f"{name}/cuts.jsonl.gz is cut off, damaged" in error
+    assert f"Remove the folder runs/cut-chunk/latents/chunks/{name} and run its stage again" in error
+    shutil.rmtree(folder / name)  # as it says
+    assert stage("run", "latents", "--experiment=cut-chunk") == 0
+    whole(tones / "runs/cut-chunk/latents/chunks", made / "latents/chunks")
+
+
+@pytest.mark.parametrize("place", ["../../etc/passwd", "/etc/passwd"])
+def test_a_manifest_that_leaves_its_root(stage, apart: Path, place: str, capsys: pytest.CaptureFixture[str]):
+    path = apart / "data/tones/cuts.jsonl.gz"
+    cuts = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+    cuts[3]["recording"]["sources"][0]["source"] = place
+    path.write_bytes(gzip.compress("".join(json.dumps(cut) + "\n" for cut in cuts).encode()))
+    assert stage("run", "latents", "--experiment=leaves") == 1
+    assert f"is the file {place!r}; a file under the corpus' root is allowed" in said(capsys)
+
+
+def test_a_table_that_leaves_its_root(tones: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    from stages.cli import main
+
+    for place in ("../secret.wav", "/etc/passwd"):
+        (tmp_path / "table.csv").write_text(f"path,caption\n{place},secret\n")
+        words = [
+            "prepare",
+            "folder",
+            str(tones / "recordings"),
+            "--metadata",
+            str(tmp_path / "table.csv"),
+            "--name=out",
+        ]
+        assert main([*words, f"--data.root={tmp_path / 'data'}"]) == 1
+        assert f"{place!r} lies outside" in said(capsys)
+
+
+def test_a_recording_twice(stage, apart: Path, capsys: pytest.CaptureFixture[str]):
+    path = apart / "data/tones/cuts.jsonl.gz"
+    lines = gzip.decompress(path.read_bytes()).splitlines(keepends=True)
+    path.write_bytes(gzip.compress(b"".join([*lines, lines[2]])))
+    assert stage("run", "latents", "--experiment=twice") == 1
+    assert "comes twice in the prepared corpora" in said(capsys)
+
+
+def test_the_same_bytes_under_two_names_are_encoded_once(stage, tones: Path, made: Path):
+    from stages.cli import main
+
+    shutil.copytree(tones / "recordings", tones / "again", dirs_exist_ok=True)
+    rows = (tones / "again/metadata.csv").read_text().splitlines(keepends=True)
+    (tones / "again/metadata.csv").write_text("".join(rows[:13]))  # two rows a recording
+    words = ["prepare", "folder", str(tones / "again"), "--metadata", str(tones / "again/metadata.csv")]
+    assert main([*words, "--name=twin", "--data.root=data"]) == 0
+    for name in ("latents", "cache"):
+        for needed in ("tokenizer", name) if name == "cache" else (name,):
+            assert stage("run", needed, "--experiment=twins", "--data.corpora=[tones,twin]") == 0
+        cuts = {cut.id: cut for cut in chunks.read(tones / "runs/twins" / name / "chunks")}
+        assert len(cuts) == 24 + 6
+        for number in range(6):
+            one, two = cuts[f"tones-{number:02d}"].custom, cuts[f"twin-{number:02d}"].custom
+            keys = ("array", "offset", "length") if name == "latents" else ("codes",)
+            assert [one[key] for key in keys] == [two[key] for key in keys] and one["corpus"] != two["corpus"]
+        receipt = json.loads((tones / "runs/twins" / name / "receipt.json").read_text())
+        assert receipt["metrics"]["recordings"] == 30 and receipt["metrics"]["duplicates"] == 6
+
+
+def test_a_tokenizer_that_changed_under_a_cache(stage, tones: Path, made: Path, capsys: pytest.CaptureFixture[str]):
+    words = ["--experiment=changed", *PARENTS]
+    assert run(tones, "run", "cache", *words, before=STOP.format(after=1)).returncode == -signal.SIGKILL
+    folder = tones / "runs/changed/cache/chunks"
+    before = finished(folder)
+    assert before
+    assert stage("run", "tokenizer", "--experiment=changed", PARENTS[0], "--seed=7") == 0
+    capsys.readouterr()
+    assert stage("run", "cache", "--experiment=changed", PARENTS[0]) == 1
+    error = said(capsys)
+    assert "runs/changed/cache/chunks was made otherwise (tokenizer: " in error and "--restart" in error
+    assert finished(folder) == before
+
+
+STOP = """
+import os, signal
+from datamodules import chunks
+_finish, _left = chunks.ChunkWriter.finish, [{after}]
+def finish(self):
+    _finish(self)
+    _left[0] -= 1
+    if not _left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+chunks.ChunkWriter.finish = finish
+"""
+WAIT = """
+import time
+from pathlib import Path
+from datamodules import chunks
+_finish = chunks.ChunkWriter.finish
+def finish(self):
+    Path("writing").touch()
+    while not Path("go on").exists():
+        time.sleep(0.01)
+    _finish(self)
+chunks.ChunkWriter.finish = finish
+"""
+
+
+def test_two_runs_of_one_cache(stage, tones: Path, made: Path, capsys: pytest.CaptureFixture[str]):
+    """The second is refused by name, --restart too; the first ends as if it had been alone."""
+    assert stage("run", "cache", "--experiment=faults") == 0
+    words = ["run", "cache", "--experiment=two", *PARENTS]
+    code = f"import sys\n{WAIT}\nfrom stages.cli import main\nsys.exit(main(sys.argv[1:]))"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    first = subprocess.Popen([sys.executable, "-c", code, *words, *SMOKE], cwd=tones, env=environment)
+    try:
+        limit = time.monotonic() + 300
+        while not (tones / "writing").exists():
+            assert first.poll() is None and time.monotonic() < limit
+            time.sleep(0.01)
+        for more in ((), ("--restart",)):
+            capsys.readouterr()
+            assert stage(words[0], *words[1:], *more) == 1
+            assert f"runs/two/cache is being written by another run (process {first.pid} on " in said(capsys)
+    finally:
+        (tones / "go on").touch()
+    assert first.wait() == 0
+    whole(tones / "runs/two/cache/chunks", made / "cache/chunks")
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Callable[..., None]]:
+    """mount(2), undone at the end; skips where this process may not."""
+    libc, points = ctypes.CDLL(None, use_errno=True), []
+
+    def mount(source: str, target: Path, kind: str, flags: int, data: str = "") -> None:
+        if libc.mount(source.encode(), str(target).encode(), kind.encode(), flags, data.encode()):
+            pytest.skip(f"nothing can be mounted here: {os.strerror(ctypes.get_errno())}")
+        points.append(target)
+
+    yield mount
+    for target in reversed(points):
+        libc.umount2(str(target).encode(), 2)
+
+
+def test_a_full_disk(stage, tones: Path, made: Path, mounted: Callable[..., None]):
+    """A tmpfs that holds the first chunks and no more; with more room the same command ends with the undisturbed bytes."""
+    runs = tones / "small"
+    runs.mkdir()
+    size = sum(path.stat().st_size for path in (made / "latents/chunks").rglob("*") if path.is_file())
+    mounted("tmpfs", runs, "tmpfs", 0, f"size={size * 5 // 8}")
+    shutil.copytree(made / "latents/codec", runs / "full/latents/codec")
+    words = ["run", "latents", "--runs=small", "--experiment=full"]
+    done = run(tones, *words)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert "small/full/latents/chunks: chunk 00000" in done.stderr and "No space left on device" in done.stderr
+    assert "The finished ones are kept" in done.stderr
+    folder = runs / "full/latents/chunks"
+    assert 0 < len(finished(folder)) < 3 and not list(folder.glob(".tmp-*"))
+    mounted("tmpfs", runs, "tmpfs", MS_REMOUNT, "size=64m")
+    assert run(tones, *words).returncode == 0
+    whole(folder, made / "latents/chunks")
+
+
+def test_a_quota(tones: Path, made: Path):
+    """No file may grow beyond a limit: the same error without a mount, for those who may not."""
+    words = ["run", "latents", "--experiment=quota"]
+    size = max(path.stat().st_size for path in (made / "latents/chunks").rglob("arrays.npy"))
+    limit = f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({size - 1}, {size - 1}))"
+    (tones / "runs/quota/latents").mkdir(parents=True)
+    shutil.copytree(made / "latents/codec", tones / "runs/quota/latents/codec")
+    done = run(tones, *words, before=limit)
+    assert done.returncode == 1 and "cannot be written: File too large" in done.stderr, done.stderr
+    assert run(tones, *words).returncode == 0
+    whole(tones / "runs/quota/latents/chunks", made / "latents/chunks")
+
+
+def test_a_folder_that_is_read_only(stage, tones: Path, made: Path, mounted: Callable[..., None]):
+    runs = tones / "sealed"
+    shutil.copytree(made.parent / "faults", runs / "faults")
+    shutil.rmtree(runs / "faults/cache", ignore_errors=True)
+    mounted(str(runs), runs, "", MS_BIND)
+    mounted(str(runs), runs, "", MS_BIND | MS_REMOUNT | MS_RDONLY)
+    done = run(tones, "run", "cache", "--runs=sealed", "--experiment=faults")
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert "sealed/faults cannot be written: Read-only file system" in done.stderr
+    assert "--runs=FOLDER" in done.stderr
