@@ -67,8 +67,8 @@ def compose(
 
 
 def presets() -> list[str]:
-    """Names that `--preset` takes: every YAML that is not a base."""
-    return sorted({path.stem for path in ROOT.rglob("*.yaml")} - {"base"})
+    """Names that `--preset` takes: every YAML that is no base and no evaluation task."""
+    return sorted({path.stem for path in ROOT.rglob("*.yaml") if path.parent.name != "tasks"} - {"base"})
 
 
 def parse_overrides(words: Sequence[str]) -> list[str]:

@@ -65,6 +65,8 @@ def check(unit: str, conf: dict[str, Any]) -> Iterable[tuple[str, str]]:
         yield from _check_curriculum(conf)
         yield from _check_mixtures(conf)
         yield from _check_timestamps(conf["timestamps"])
+    if unit == "evaluate" and conf["tasks"] is not None:
+        yield from _check_tasks(conf["tasks"])
     if "batching" in conf and conf["batching"]["max_tokens"] > conf["batching"]["tokens_per_batch"]:
         most = conf["batching"]["tokens_per_batch"]
         yield (
@@ -75,6 +77,18 @@ def check(unit: str, conf: dict[str, Any]) -> Iterable[tuple[str, str]]:
         for text in conf["prompts"]["text_to_sound"]:
             if "{caption}" not in text:
                 yield "prompts.text_to_sound", f"{text!r} has no {{caption}} in it"
+
+
+def _check_tasks(names: list[str]) -> Iterable[tuple[str, str]]:
+    from conf import evaluation
+
+    if not names or len(set(names)) < len(names):
+        yield "tasks", f"{names}; one or more, each once, or null. There are: {', '.join(evaluation.names())}"
+    for name in names:
+        try:
+            evaluation.task(name)
+        except ValueError as error:
+            yield "tasks", str(error)
 
 
 def _check_mixtures(conf: dict[str, Any]) -> Iterable[tuple[str, str]]:

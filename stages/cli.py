@@ -285,6 +285,7 @@ def _run_stage(stage: str, configuration: dict[str, Any], arguments: argparse.Na
         print(f"{stage:<14} done ({state.detail})")
         if stage == "evaluate":
             print((chain.run_folder(configuration, stage) / "artifact" / "report.md").read_text())
+            _refuse_failed(chain.read_receipt(chain.run_folder(configuration, stage)))
         return
     chain.parents(stage, configuration, lambda parent: _typed(parent, arguments, overrides))  # before the long imports
     if stage in READ_SOUND:
@@ -299,6 +300,13 @@ def _run_stage(stage: str, configuration: dict[str, Any], arguments: argparse.Na
         receipt = run.run(stage, configuration, stop, arguments.restart)
     if receipt:
         print(f"{stage:<14} done in {receipt['seconds']:.0f} s: {chain.run_folder(configuration, stage)}", flush=True)
+        _refuse_failed(receipt)
+
+
+def _refuse_failed(receipt: dict[str, Any] | None) -> None:
+    """Of `evaluate`: its table stands, and the exit status says that it is not whole."""
+    if receipt and (failed := receipt["metrics"].get("failed")):
+        raise ValueError(f"{failed} items failed and count as wrong; predictions.jsonl says why (key `failed`)")
 
 
 def _composed(units: list[str], arguments: argparse.Namespace, overrides: list[str]) -> dict[str, dict[str, Any]]:

@@ -1,23 +1,27 @@
 """Stage `evaluate`: asks the trained model, reads its answers, prints the table.
 
-Answers are appended to `predictions-<rank>.jsonl` as they come, so that a killed evaluation goes on; scoring is done anew from that file.
+Three steps. Generate: answers are appended to `predictions-<rank>.jsonl` as they come, so that a killed evaluation goes on. Read and score are done
+anew from that file, and `stage evaluate --predictions FILE` does them alone.
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import Callback
 
 from callbacks.progress import Line
+from conf import evaluation
 from datamodules import chunks
-from datamodules.evaluation import Asked, EvaluationDataModule, captions, questions, texts
+from datamodules.evaluation import Asked, EvaluationDataModule, captions, label_names, of_task, questions, texts
+from models.generation import pad_left
+from models.likelihood import answer_scores
 from models.metrics.answers import BestGuess
 from models.metrics.captions import caption_scores
 from models.vocabulary import Turn
-from stages import chain, language_model, report, report_page
+from stages import chain, language_model, report, report_page, scores
 
 
 class Evaluate(L.LightningModule):
@@ -27,6 +31,9 @@ class Evaluate(L.LightningModule):
     def __init__(self, stage: str, conf: dict[str, Any], parents: dict[str, chain.Parent], folder: Path) -> None:
         super().__init__()
         self.conf, self.parents, self.folder = conf, parents, folder
+        self.tasks = {task["name"]: task for task in map(evaluation.task, conf["tasks"] or [])}
+        for task in self.tasks.values():
+            scores.require(task, None)  # before anything is loaded or asked
         model = parents["openaqa" if conf["after"] == "openaqa" else "caption"]
         self.language, self.vocabulary = language_model.load(model.artifact, trained=conf["after"] != "none")
         cuts = chunks.read(parents["cache"].folder / "chunks")
@@ -40,9 +47,23 @@ class Evaluate(L.LightningModule):
         trained = model.receipt["conf"]
         kinds = trained["kinds"] if conf["kinds"] is None else conf["kinds"]
         prompt = trained["prompts"]["sound_to_text"][0]
-        self.asked = questions(self.test_cuts, conf["questions_per_kind"], kinds) + captions(
-            self.test_cuts, conf["captions"], prompt
-        )
+        counts = (conf["questions_per_kind"], conf["captions"])
+        self.labels: dict[str, list[str]] = {}
+        if not self.tasks:
+            self.asked = questions(self.test_cuts, counts[0], kinds) + captions(self.test_cuts, counts[1], prompt)
+            return
+        self.asked = []
+        for name, task in self.tasks.items():
+            self.labels[name] = self._labels(task, cuts)
+            count = counts[task["ask"] == "captions"]
+            asked = of_task(task, self.test_cuts, count, kinds, prompt, self.labels[name])
+            scores.require(task, sum(item.condition == "sound" for item in asked))
+            self.asked += asked
+
+    def _labels(self, task: dict[str, Any], cuts: list[Any]) -> list[str]:
+        if task["ask"] != "labels":
+            return []
+        return label_names(cuts, task["corpora"]) if task["labels"] == "corpus" else list(task["labels"])
 
     def datamodule(self) -> EvaluationDataModule:
         return EvaluationDataModule(self.asked, {row["id"] for row in self._predictions()}, self.conf["batch_size"])
@@ -52,28 +73,46 @@ class Evaluate(L.LightningModule):
 
     def on_predict_start(self) -> None:
         self.line = Line("evaluate", len(self.asked), "answers", self.global_rank == 0)
-        self.answered = len(self.asked) - sum(
-            len(items) for batch in self.trainer.datamodule.batches for items in batch
-        )
+        self.done = {row["id"] for row in self._predictions()}
+        self.answered = len(self.done)
+        config = self.language.lm.config.get_text_config()
+        self._room = getattr(config, "max_position_embeddings", None) or 1 << 30  # tokens
         self.line.start(self.answered)
 
     def predict_step(self, batch: list[list[Asked]], batch_idx: int) -> None:
         """batch: prompts, each the items that ask the same."""
-        prompts = [self._prompt(items[0]) for items in batch]
-        width = max(len(prompt) for prompt in prompts)
-        ids = torch.tensor(
-            [[self.vocabulary.pad_id] * (width - len(prompt)) + prompt for prompt in prompts], device=self.device
-        )
-        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=self.device)
-        answers = self.language.generate(ids, mask, self.conf["max_new_tokens"], allow="text")
+        told = [(items, self._answer(items[0])) for items in batch if items[0].labels]
+        rest = [items for items in batch if not items[0].labels]
+        prompts = [self._prompt(items[0]) for items in rest]
+        fits = [len(prompt) + self.conf["max_new_tokens"] <= self._room for prompt in prompts]
+        whole = [prompt for prompt, fit in zip(prompts, fits, strict=True) if fit]
+        answers = iter(self._generated(whole))
+        for items, prompt, fit in zip(rest, prompts, fits, strict=True):
+            reason = f"a prompt of {len(prompt)} tokens and an answer; the LLM takes {self._room}"
+            told.append((items, {"prediction": next(answers)} if fit else {"prediction": None, "failed": reason}))
         with (self.folder / f"predictions-{self.global_rank}.jsonl").open("a") as file:
-            for items, answer in zip(batch, answers, strict=True):
-                for item in items:
-                    row = {**item._asdict(), "prediction": self.vocabulary.decode(answer)}
-                    del row["turns"]
+            for items, answer in told:
+                new = [item for item in items if item.id not in self.done]
+                for item in new:
+                    row = {**item._asdict(), "asked": _digest(item), **answer}
+                    del row["turns"], row["labels"]
                     file.write(json.dumps(row) + "\n")
-                self.answered += len(items) * self.trainer.world_size
+                self.answered += len(new) * self.trainer.world_size
         self.line.update(min(self.answered, len(self.asked)))
+
+    def _generated(self, prompts: list[list[int]]) -> list[str]:
+        if not prompts:
+            return []
+        ids, mask = (part.to(self.device) for part in pad_left(prompts, self.vocabulary.pad_id))
+        answers = self.language.generate(ids, mask, self.conf["max_new_tokens"], allow="text")
+        return [self.vocabulary.decode(answer) for answer in answers]
+
+    def _answer(self, item: Asked) -> dict[str, Any]:
+        """The most probable label, and the log-probability of each."""
+        names = list(item.choices) or self.labels[item.task]
+        turns = [Turn(role, segments) for role, segments in item.turns]
+        found = answer_scores(self.language.lm, self.vocabulary, turns, names)
+        return {"prediction": names[found.index(max(found))], "scores": [round(value, 4) for value in found]}
 
     def _prompt(self, item: Asked) -> list[int]:
         return self.vocabulary.render([Turn(role, segments) for role, segments in item.turns], generate=True).input_ids
@@ -84,9 +123,15 @@ class Evaluate(L.LightningModule):
     def export(self, artifact: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         facts = self.parents["tokenizer"].facts
         predictions = self._predictions()
-        rows = [row | {"answer": row["references"][0]} for row in predictions if row["kind"] != "caption"]
+        failed = sum(row["prediction"] is None for row in predictions) + len(self.asked) - len(predictions)
+        default = [row for row in predictions if not row.get("task")]
+        rows = [
+            row | {"answer": row["references"][0], "prediction": row["prediction"] or ""}
+            for row in default
+            if row["kind"] != "caption"
+        ]
         guess = BestGuess(texts(self.train_cuts))
-        captioned = [row for row in predictions if row["kind"] == "caption"]
+        captioned = [row for row in default if row["kind"] == "caption"]
         found = {
             "experiment": self.conf["experiment"],
             "facts": facts,
@@ -97,19 +142,31 @@ class Evaluate(L.LightningModule):
                 condition: _score([row for row in captioned if row["condition"] == condition])
                 for condition in ("sound", "other", "text")
             },
+            "tasks": {name: self._task(task, predictions) for name, task in self.tasks.items()},
             "expected": len(self.asked),
-            "scored": len(predictions),
+            "scored": len(self.asked) - failed,
+            "failed": failed,
         }
         report.write(artifact, found)
-        report_page.write(artifact, found, predictions, self.test_cuts, self.parents["tokenizer"].folder, self.conf)
+        if self.tasks:
+            (artifact / "report.md").write_text(scores.document(f"{self.conf['experiment']}: tasks", found["tasks"]))
         (artifact / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in predictions))
-        print(report.markdown(found))
+        report_page.write(artifact, found, predictions, self.test_cuts, self.parents["tokenizer"].folder, self.conf)
+        print((artifact / "report.md").read_text())
         print(f"to read and to hear: {self.folder / 'artifact' / 'report.html'}")
-        return facts, {
-            "questions": found["questions"],
-            "reconstruction": found["reconstruction"],
-            "captions": found["captions"],
-        }
+        kept = ("questions", "reconstruction", "captions", "tasks", "failed")
+        return facts, {key: found[key] for key in kept}
+
+    def _task(self, task: dict[str, Any], predictions: list[dict[str, Any]]) -> dict[str, Any]:
+        name, cuts = task["name"], self.train_cuts
+        train = list(texts(cuts))
+        if task["ask"] == "labels":
+            mine = [cut for cut in cuts if task["corpora"] is None or cut.custom["corpus"] in task["corpora"]]
+            train = [("label", "", label) for cut in mine for label in cut.custom.get("labels") or []]
+        rows = [row for row in predictions if row.get("task") == name]
+        expected = sum(item.task == name for item in self.asked)
+        samples, seed = self.conf["bootstrap_samples"], self.conf["seed"]
+        return scores.score(task, rows, expected, self.labels[name], train, scores.tools(task), samples, seed)
 
     def _predictions(self) -> list[dict[str, Any]]:
         """All answers so far, by id, in the order of asking; a line that a kill cut short is asked again."""
@@ -119,7 +176,11 @@ class Evaluate(L.LightningModule):
             if path.stat().st_size > len(whole.encode()) + 1:
                 path.write_text(whole + "\n" if whole else "")
             rows |= {row["id"]: row for row in map(json.loads, whole.splitlines())}
-        return [rows[item.id] for item in self.asked if item.id in rows]
+        return [
+            rows[item.id]
+            for item in self.asked
+            if item.id in rows and rows[item.id].get("asked") in (None, _digest(item))
+        ]
 
     def _reconstruction(self) -> dict[str, Any]:
         """What the stage `reconstruct` found, where it was run."""
@@ -128,4 +189,9 @@ class Evaluate(L.LightningModule):
 
 
 def _score(rows: list[dict[str, Any]]) -> dict[str, float]:
-    return caption_scores([row["prediction"] for row in rows], [row["references"] for row in rows])
+    return caption_scores([row["prediction"] or "" for row in rows], [row["references"] for row in rows])
+
+
+def _digest(item: Asked) -> str:
+    """Of what was asked, so that no answer is taken for one to another wording."""
+    return hashlib.sha256(json.dumps([item.turns, item.choices]).encode()).hexdigest()[:16]

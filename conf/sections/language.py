@@ -135,6 +135,7 @@ class EvaluateConf(StageConf):
     trainer: Hardware
     # what the LLM has learned; none: the caption stage's, untrained, new rows at the text rows' mean and noise
     after: Literal["none", "caption", "openaqa"]
+    tasks: list[str] | None  # of conf/tasks/, or YAML files; null: the questions and captions that the corpora have
     kinds: list[str] | None  # of questions; null: those that it was trained on, empty: all
     batch_size: int
     max_new_tokens: int

@@ -6,7 +6,7 @@ A need is a package, a program, a file of known sha256, an encoder of sentences,
 import hashlib
 import importlib.util
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -127,8 +127,9 @@ SPICE = (
     holds("pycocoevalcap", "spice/lib/stanford-corenlp-3.6.0.jar", STANFORD),
     holds("pycocoevalcap", "spice/lib/stanford-corenlp-3.6.0-models.jar", STANFORD),
 )
+CHECKER_FILE = "echecker_clotho_audiocaps_base.ckpt"
 CHECKER = placed(
-    "echecker_clotho_audiocaps_base.ckpt", "1a719f090af70614bbdb9f9437530b7e133c48cfa4a58d964de0d47fc974a2fa",
+    CHECKER_FILE, "1a719f090af70614bbdb9f9437530b7e133c48cfa4a58d964de0d47fc974a2fa",
     "github.com/blmoistawinde/fense/releases/tag/V0.1",
 )  # fmt: skip
 TEXT = (COCO, JAVA, TOKENIZER)
@@ -171,14 +172,14 @@ METRICS: Mapping[str, Metric] = {
 }  # fmt: skip
 
 
-def chosen(names: Iterable[str], of: str) -> list[Metric]:
-    """Raises ValueError for a name that is no metric of that kind."""
+def chosen(names: Iterable[str], of: Sequence[str]) -> list[Metric]:
+    """Raises ValueError for a name that is no metric of these kinds."""
     found = []
     for name in names:
-        if name not in METRICS or METRICS[name].of != of:
-            allowed = ", ".join(metric.name for metric in METRICS.values() if metric.of == of)
+        if name not in METRICS or METRICS[name].of not in of:
+            allowed = ", ".join(metric.name for metric in METRICS.values() if metric.of in of)
             raise ValueError(
-                f"no metric {name!r} of {of}. There are: {allowed}.   stage metrics   says what each needs"
+                f"no metric {name!r} of {' or '.join(of)}. There are: {allowed}.   stage metrics   says what each needs"
             )
         found.append(METRICS[name])
     return found

@@ -47,7 +47,7 @@ class Similarity(NamedTuple):
 
 
 def similarity(embed: SentenceEmbedding, captions: Sequence[str], references: Sequence[Sequence[str]]) -> Similarity:
-    """captions: one a clip; references: at least one each. The other clip is the one half the list away. Empty captions count 0."""
+    """captions: one a clip; references: at least one each. The other clip is the one a third of the list away. Empty captions count 0."""
     vectors = embed(list(captions))
     targets = [embed(list(texts)) for texts in references]
     count = len(captions)
@@ -56,7 +56,7 @@ def similarity(embed: SentenceEmbedding, captions: Sequence[str], references: Se
         return float((targets[other] @ vectors[index]).mean()) if captions[index].strip() else 0.0
 
     items = [mean(index, index) for index in range(count)]
-    floor = [mean(index, (index + max(1, count // 2)) % count) for index in range(count)]
+    floor = [mean(index, (index + max(1, count // 3)) % count) for index in range(count)]
     return Similarity(
         sum(items) / max(1, count) if count else float("nan"), sum(floor) / count if count > 1 else float("nan"), items
     )

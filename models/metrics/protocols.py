@@ -1,0 +1,35 @@
+"""How the authors of LTU and MMAU score, as they do it, faults included: for numbers beside theirs. No torch here."""
+
+import re
+from collections.abc import Sequence
+
+
+def cut(text: str, way: str) -> str:
+    """What LTU (Gong et al. 2023, arXiv:2305.10790) keeps of an answer.
+
+    colon: what follows the last colon, in lower case. colon_drop: the same without its first character (a blank, where the model wrote
+    "Audio caption: ..."; else the first letter is lost), punctuation or case. caption: what follows "Audio caption" without two characters.
+    """
+    if way == "colon":
+        return text.split(":")[-1].lstrip().lower()
+    if way == "colon_drop":
+        return re.sub(r"[^\w\s]", "", text.split(":")[-1][1:]).lower()
+    if way == "caption":
+        return text.replace('"', "").split("Audio caption")[-1][2:]
+    return text
+
+
+def mmau_official(prediction: str, answer: str, choices: Sequence[str]) -> bool:
+    """MMAU's string match (Sakshi et al. 2024, arXiv:2410.19168): all words of the answer, and none that only other choices have.
+
+    Blind to order and to negation: "neutral, frustration" is right for "frustration, neutral", and "It is not X" for X.
+    """
+    said, right = _words(prediction), _words(answer)
+    if not said:
+        return False
+    others = set().union(*(_words(choice) for choice in choices if _words(choice) != right)) - right
+    return right <= said and not said & others
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\b\w+\b", text.lower()))
