@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from conf.sections.corpora import DiagnosticConf, FolderConf, PublishedConf, QuestionsConf
-from conf.sections.language import AskConf, EvaluateConf, GenerateConf, LanguageConf
+from conf.sections.language import AskConf, EvaluateConf, FewShotConf, GenerateConf, LanguageConf
 from conf.sections.sound import CacheConf, LatentsConf, ReconstructConf, TokenizerConf, VaeConf
 
 
@@ -21,6 +21,7 @@ UNITS = {
     "cache": Unit(CacheConf, ("", "cache")),
     "caption": Unit(LanguageConf, ("", "language", "caption")),
     "openaqa": Unit(LanguageConf, ("", "language", "openaqa")),
+    "fewshot": Unit(FewShotConf, ("", "fewshot")),
     "evaluate": Unit(EvaluateConf, ("", "evaluate")),
     "folder": Unit(FolderConf, ("corpora", "corpora/folder")),
     "published": Unit(PublishedConf, ("corpora", "corpora/published")),

@@ -10,6 +10,8 @@ class Stage(NamedTuple):
     makes: str
 
 
+BY_NAME = ("fewshot",)  # stages that `run all` leaves to those who ask for them
+
 STAGES = {
     "vae": Stage(
         "stages.vae:Vae", (), (), "a VAE of your own, from scratch or fine-tuned; read where codec.kind is trained"
@@ -33,6 +35,12 @@ STAGES = {
     ),
     "openaqa": Stage(
         "stages.language:Language", ("tokenizer", "cache", "caption"), (), "LoRA on questions and answers"
+    ),
+    "fewshot": Stage(
+        "stages.fewshot:FewShot",
+        ("tokenizer",),
+        (),
+        "a frozen LLM names sounds from a few examples in its prompt; not part of `all`",
     ),
     "evaluate": Stage(
         "stages.evaluate:Evaluate",

@@ -72,10 +72,12 @@ def run_folder(conf: dict[str, Any], stage: str) -> Path:
 
 def required(stage: str, conf: dict[str, Any]) -> tuple[str, ...]:
     """The stages whose artifacts it must read: a VAE of one's own is a parent of latents where codec.kind is trained, and else nothing to it; `evaluate`
-    reads the LLM of the stage that `after` says.
+    reads the LLM of the stage that `after` says, `fewshot` that of `llm`.
     """
     own = ("vae",) if stage == "latents" and conf["codec"]["kind"] == "trained" else ()
     parents = (*own, *STAGES[stage].parents)
+    if stage == "fewshot" and conf["llm"] != "frozen":
+        return (*parents, conf["llm"])
     if stage == "evaluate" and conf["after"] != "openaqa":
         return tuple("caption" if name == "openaqa" else name for name in parents)
     return parents
@@ -252,7 +254,7 @@ def finish(
         "parents": {name: parent.receipt["artifact_hash"] for name, parent in parents_.items()},
         "ancestors": ancestors,
         "corpora": {name: found["hash"] for name, found in corpora.items() if found}
-        if not STAGES[stage].parents
+        if not STAGES[stage].parents or stage == "fewshot"  # which read the corpora themselves
         else {},
         "facts": facts,
         "metrics": metrics,

@@ -14,7 +14,7 @@ from typing import Any
 import conf
 from conf.schema import UNITS
 from datamodules.corpora import published
-from stages import STAGES, chain, status, verbs
+from stages import BY_NAME, STAGES, chain, status, verbs
 
 CORPORA = {  # what `stage prepare` makes -> its unit of the configuration
     "folder": "folder",
@@ -176,7 +176,7 @@ def _run(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 def _run_all(arguments: argparse.Namespace, overrides: list[str]) -> int:
     """What is not done, in order. One process where one device is asked for, one process a stage where there are more."""
-    stages = [name for name in STAGES if name not in arguments.without]
+    stages = [name for name in STAGES if name not in (*arguments.without, *BY_NAME)]
     conf.check_shared(UNITS, overrides)
     confs = _composed(stages, arguments, overrides)
     if "vae" not in chain.required("latents", confs["latents"]):
@@ -202,7 +202,7 @@ def _run_stage(stage: str, configuration: dict[str, Any], arguments: argparse.Na
     state = chain.state(stage, configuration, compare=True)
     if state.word == "done" and not arguments.restart:
         print(f"{stage:<14} done ({state.detail})")
-        if stage == "evaluate":
+        if stage in ("evaluate", "fewshot"):
             print((chain.run_folder(configuration, stage) / "artifact" / "report.md").read_text())
         return
     chain.parents(stage, configuration, lambda parent: _typed(parent, arguments, overrides))  # before the long imports

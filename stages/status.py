@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from stages import chain
+from stages import BY_NAME, chain
 
 
 def report(confs: dict[str, dict[str, Any]], experiment: str, compare: bool, data_root: str | None) -> list[str]:
@@ -22,6 +22,8 @@ def report(confs: dict[str, dict[str, Any]], experiment: str, compare: bool, dat
             state = _taken(stage, mine) or state
         if stage == "vae" and state.word == "missing" and "vae" not in chain.required("latents", _latents(mine)):
             state = chain.State("missing", f"not needed: codec.kind is {_latents(mine)['codec']['kind']}")
+        if stage in BY_NAME and state.word == "missing":
+            state = chain.State("missing", "not part of `all`")
         lines.append(f"{stage:<14} {state.word:<8} {state.detail}".rstrip())
     return lines
 
