@@ -45,7 +45,7 @@ STAGES = {
     "evaluate": Stage(
         "stages.evaluate:Evaluate",
         ("tokenizer", "cache", "openaqa"),
-        ("reconstruct",),
+        ("reconstruct", "fewshot"),
         "the table: answers, captions, reconstruction, each beside its baselines",
     ),
 }

@@ -65,9 +65,13 @@ def write(folder: Path, found: dict[str, Any]) -> None:
 
 
 def markdown(found: dict[str, Any]) -> str:
-    lines = [
-        f"# {found['experiment']}: few-shot, {found['ways']} ways",
-        "",
+    return "\n".join([f"# {found['experiment']}: few-shot, {found['ways']} ways", "", *lines(found)])
+
+
+def lines(found: dict[str, Any]) -> list[str]:
+    """Of Markdown, without a heading."""
+    missing = found["expected"] - found["scored"]
+    written = [
         f"{found['llm']} reads the codes as {found['codes_are']}; {found['recordings']} recordings of {', '.join(found['corpora'])} in {found['classes']} "
         f"classes; chance is {100 / found['ways']:.1f} %. Accuracy in percent with the 95 % interval by episode: the episodes share their recordings, so it is "
         "narrower than for new recordings. Columns: how a class is scored; "
@@ -79,12 +83,12 @@ def markdown(found: dict[str, Any]) -> str:
     ]
     for row in found["table"]:
         values = [_percent(Interval(**row[score])) if score in row else "" for score in SCORES]
-        name = (NAMES | BASELINES)[row["answers"]]
-        lines.append(f"| {row['shots']} | {name} | {row['mean']['count']} | " + " | ".join(values) + " |")
-    missing = found["expected"] - found["scored"]
-    return "\n".join(
-        [*lines, "", f"{found['expected']} prompts expected, {found['scored']} scored, {missing} failed.", ""]
-    )
+        written.append(f"| {row['shots']} | {name(row)} | {row['mean']['count']} | " + " | ".join(values) + " |")
+    return [*written, "", f"{found['expected']} prompts expected, {found['scored']} scored, {missing} failed.", ""]
+
+
+def name(row: dict[str, Any]) -> str:
+    return (NAMES | BASELINES)[row["answers"]]
 
 
 def _percent(interval: Interval) -> str:
