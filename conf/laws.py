@@ -73,6 +73,8 @@ def check(unit: str, conf: dict[str, Any]) -> Iterable[tuple[str, str]]:
             "batching.max_tokens",
             f"{conf['batching']['max_tokens']} is more than a batch holds: tokens_per_batch is {most}",
         )
+    if unit == "fewshot":
+        yield from _check_fewshot(conf)
     if "prompts" in conf:
         for text in conf["prompts"]["text_to_sound"]:
             if "{caption}" not in text:
@@ -89,6 +91,20 @@ def _check_tasks(names: list[str]) -> Iterable[tuple[str, str]]:
             evaluation.task(name)
         except ValueError as error:
             yield "tasks", str(error)
+
+
+def _check_fewshot(conf: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    if not conf["shots"] or min(conf["shots"]) < 1 or len(set(conf["shots"])) < len(conf["shots"]):
+        yield (
+            "shots",
+            f"{conf['shots']}; one number of at least 1 or several different ones are allowed, as --shots=[1,5]",
+        )
+    known = ("shuffled_codes", "shuffled_labels")
+    for name in conf["controls"]:
+        if name not in known:
+            yield "controls", f"no control is called {name!r}. {nearest(name, known)}"
+    if len(set(conf["controls"])) < len(conf["controls"]):
+        yield "controls", f"{conf['controls']}: each comes once"
 
 
 def _check_mixtures(conf: dict[str, Any]) -> Iterable[tuple[str, str]]:
@@ -211,6 +227,10 @@ _RANGES = (
     ("examples.answers", 0, 1000),
     ("examples.seconds", 0.1, 3600.0),
     ("examples.megabytes", 0.0, 1000.0),
+    ("ways", 2, 1000),
+    ("repeats", 1, 100),
+    ("episodes", 1, 1 << 20),
+    ("max_codes", 1, 1 << 20),
     ("n", 1, 1000),
     ("seconds_max", 0.01, 3600.0),
     ("temperature", 0.0, 100.0),

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from conf.sections.cluster import SlurmConf
 from conf.sections.corpora import DiagnosticConf, FolderConf, PublishedConf, QuestionsConf
-from conf.sections.language import AskConf, EvaluateConf, GenerateConf, LanguageConf, RehearsalConf
+from conf.sections.language import AskConf, EvaluateConf, FewShotConf, GenerateConf, LanguageConf, RehearsalConf
 from conf.sections.sound import CacheConf, LatentsConf, ReconstructConf, TokenizerConf, VaeConf
 
 
@@ -23,6 +23,7 @@ UNITS = {
     "rehearsal": Unit(RehearsalConf, ("", "model", "rehearsal")),
     "caption": Unit(LanguageConf, ("", "model", "language", "caption")),
     "openaqa": Unit(LanguageConf, ("", "model", "language", "openaqa")),
+    "fewshot": Unit(FewShotConf, ("", "fewshot")),
     "evaluate": Unit(EvaluateConf, ("", "evaluate")),
     "folder": Unit(FolderConf, ("corpora", "corpora/folder")),
     "published": Unit(PublishedConf, ("corpora", "corpora/published")),

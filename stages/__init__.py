@@ -10,6 +10,8 @@ class Stage(NamedTuple):
     makes: str
 
 
+BY_NAME = ("fewshot",)  # stages that `run all` leaves to those who ask for them
+
 STAGES = {
     "vae": Stage(
         "stages.vae:Vae", (), (), "a VAE of your own, from scratch or fine-tuned; read where codec.kind is trained"
@@ -43,13 +45,19 @@ STAGES = {
     "openaqa": Stage(
         "stages.language:Language", ("tokenizer", "cache", "caption"), ("rehearsal",), "LoRA on questions and answers"
     ),
+    "fewshot": Stage(
+        "stages.fewshot:FewShot",
+        ("tokenizer",),
+        (),
+        "a frozen LLM names sounds from a few examples in its prompt; not part of `all`",
+    ),
     "evaluate": Stage(
         "stages.evaluate:Evaluate",
         ("tokenizer", "cache", "openaqa"),
-        ("reconstruct",),
+        ("reconstruct", "fewshot"),
         "the table: answers, captions, reconstruction, each beside its baselines",
     ),
 }
 
 ON_DEMAND = ("vae", "rehearsal")  # made and read only where a configuration asks for them: stages.chain.required
-READ_SOUND = ("vae", "latents")  # the corpora's recordings, which are prepared before
+READ_SOUND = ("vae", "latents", "fewshot")  # the corpora' recordings, which are prepared before

@@ -17,7 +17,7 @@ import conf
 from callbacks.stop import Stop
 from conf.schema import UNITS
 from datamodules.corpora import published
-from stages import READ_SOUND, STAGES, chain, jobs, slurm, status, verbs
+from stages import BY_NAME, READ_SOUND, STAGES, chain, jobs, slurm, status, verbs
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 DISK_CURE = "give it room and leave to read and write, and the same command goes on"
@@ -226,7 +226,7 @@ def _run_all(arguments: argparse.Namespace, overrides: list[str]) -> int:
 def _all(arguments: argparse.Namespace, overrides: list[str]) -> dict[str, dict[str, Any]]:
     """The configurations of the stages of `all`, in order."""
     conf.check_shared(UNITS, overrides)
-    stages = [name for name in STAGES if name not in arguments.without]
+    stages = [name for name in STAGES if name not in (*arguments.without, *BY_NAME)]
     confs = _composed(stages, arguments, overrides)
     return {stage: confs[stage] for stage in stages if stage not in chain.unused(confs)}
 
@@ -283,7 +283,7 @@ def _run_stage(stage: str, configuration: dict[str, Any], arguments: argparse.Na
         if slurm.task():
             return
         print(f"{stage:<14} done ({state.detail})")
-        if stage == "evaluate":
+        if stage in ("evaluate", "fewshot"):
             print((chain.run_folder(configuration, stage) / "artifact" / "report.md").read_text())
             _refuse_failed(chain.read_receipt(chain.run_folder(configuration, stage)))
         return

@@ -146,6 +146,7 @@ class Evaluate(L.LightningModule):
             "expected": len(self.asked),
             "scored": len(self.asked) - failed,
             "failed": failed,
+            **self._few_shot(),
         }
         report.write(artifact, found)
         if self.tasks:
@@ -186,6 +187,11 @@ class Evaluate(L.LightningModule):
         """What the stage `reconstruct` found, where it was run."""
         parent = self.parents.get("reconstruct")
         return json.loads((parent.artifact / "report.json").read_text()) if parent else {}
+
+    def _few_shot(self) -> dict[str, Any]:
+        """The same of the stage `fewshot`."""
+        parent = self.parents.get("fewshot")
+        return {"few_shot": json.loads((parent.artifact / "report.json").read_text())} if parent else {}
 
 
 def _score(rows: list[dict[str, Any]]) -> dict[str, float]:

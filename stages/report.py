@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from models.metrics.answers import BestGuess, Interval, bootstrap, is_right
+from stages import report_fewshot
 
 
 def answers(predictions: list[dict[str, Any]], guess: BestGuess, samples: int, seed: int) -> dict[str, dict[str, Any]]:
@@ -122,6 +123,8 @@ def markdown(report: dict[str, Any]) -> str:
     for name in report["captions"]["sound"]:
         values = [report["captions"][condition][name] for condition in ("sound", "other", "text")]
         lines.append(f"| {name} | " + " | ".join(_number(value) for value in values) + " |")
+    if "few_shot" in report:
+        lines += ["", f"## Few-shot, {report['few_shot']['ways']} ways", "", *report_fewshot.lines(report["few_shot"])]
     lines += [
         "",
         f"{report['expected']} items expected, {report['scored']} scored, {report['expected'] - report['scored']} failed.",

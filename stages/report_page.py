@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from datamodules.evaluation import spread
 from models.metrics.answers import is_right, normalise
-from stages import report_sound
+from stages import report_fewshot, report_sound
 from stages.report_published import beside
 from stages.report_sound import Listening, Track
 
@@ -22,6 +22,7 @@ DRAWN = (
     "reconstruction",
     "questions",
     "captions",
+    "few_shot",
     "expected",
     "scored",
 )  # what the template has a place for
@@ -74,6 +75,8 @@ def page(
         lanes={kind: _lanes(row) for kind, row in found["questions"].items()},
         confusions=_confusions(found["questions"], predictions),
         errors=_errors(found["reconstruction"]),
+        answerer=report_fewshot.name,
+        scores=report_fewshot.SCORES,
         columns=[
             key
             for key in ("latent_nmse", "mel", "stft", "kad")

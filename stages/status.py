@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from stages import chain, jobs
+from stages import BY_NAME, chain, jobs
 
 
 def report(confs: dict[str, dict[str, Any]], experiment: str, compare: bool, data_root: str | None) -> list[str]:
@@ -23,6 +23,8 @@ def report(confs: dict[str, dict[str, Any]], experiment: str, compare: bool, dat
             state = _taken(stage, mine) or state
         if state.word == "missing" and stage in chain.unused(mine | {"latents": _latents(mine)}):
             state = chain.State("missing", f"not needed: {_unasked(stage, mine)}")
+        if stage in BY_NAME and state.word == "missing":
+            state = chain.State("missing", "not part of `all`")
         job = submitted.get(stage)
         said = f"   [{job}]" if job and (job.lives or state.word != "done") else ""
         lines.append(f"{stage:<14} {state.word:<8} {state.detail}".rstrip() + said)

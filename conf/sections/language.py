@@ -146,6 +146,37 @@ class EvaluateConf(StageConf):
 
 
 @dataclass
+class FrozenModel:
+    source: str  # as model.source of the language stages
+    revision: str | None
+    dtype: Literal["float32", "bfloat16"]
+    attention: Literal["sdpa", "eager"] | None
+
+
+@dataclass
+class FewShotConf(StageConf):
+    """`datamodules.fewshot`: what an episode is."""
+
+    trainer: Hardware
+    llm: Literal[
+        "frozen", "caption", "openaqa"
+    ]  # frozen: codes are words of `model`; else: sound tokens of that stage's LLM
+    model: FrozenModel
+    splits: list[str]  # whose recordings are shots and queries; those with one label
+    ways: int
+    shots: list[int]  # of each class; each number has its own episodes
+    repeats: int  # how often each shot is shown
+    induction: bool  # the line that names the classes
+    episodes: int  # of each number of shots
+    calibrated: (
+        bool  # score the classes after an empty query too, and take that away (Zhao et al. 2021, arXiv:2102.09690)
+    )
+    max_codes: int | None  # of each recording, its first; null: all
+    controls: list[str]  # shuffled_codes, shuffled_labels: the same episodes again
+    bootstrap_samples: int
+
+
+@dataclass
 class AskConf:
     """`stage ask`."""
 

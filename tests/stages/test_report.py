@@ -97,6 +97,13 @@ def found(evil: str = "") -> dict[str, Any]:
         "captions": {"count": 2} | {name: {"rouge_l": 0.2619 + n} for n, name in enumerate(("sound", "other", "text"))},
         "expected": 14,
         "scored": 12,
+        "few_shot": {
+            "llm": f"an LLM{evil}", "codes_are": "words", "corpora": ["a"], "recordings": 80, "classes": 10, "ways": 2, "expected": 9, "scored": 8,
+            "table": [
+                {"shots": 1, "answers": "codes", "mean": interval(0.5812), "sum": interval(0.5612)},
+                {"shots": 5, "answers": "nearest", "mean": interval(0.8812)},
+            ],
+        },
         "added_later": {"silence": 0.7654, "rows": [1, 2.5]},
     }  # fmt: skip
 
@@ -133,6 +140,9 @@ def test_every_number_of_the_tables_is_there():
         assert f"{one['latent_nmse']:.3f}" in cells
     for wanted in ("17.181", "39.4", "4.103", "97.5", "86.2", "11", "13", "0.262", "1.262", "2.262", "n/a", "0.765"):
         assert wanted in cells, wanted
+    for value in (0.5812, 0.5612, 0.8812):
+        assert f"{100 * value:.1f} [{100 * (value - 0.0123):.1f}, {100 * (value + 0.0321):.1f}]" in cells
+    assert "8 of 9 prompts scored" in read.text
     assert "12 of 14 answers scored, 2 failed" in read.text
     assert "0.067" in read.text  # 0.0417 of 3 windows and 0.1417 of one
 

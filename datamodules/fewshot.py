@@ -1,0 +1,142 @@
+"""Few-shot episodes over recordings: N classes, K examples of each, and one query to be named. UniAudio 1.5's protocol (Yang et al. 2024, arXiv:2406.10056).
+
+    For each of the following input output pairs, output is one of ['rain' or 'dog bark']        task induction
+    ###
+    Input: < river cold stone ... >
+    Output: dog bark                                                                             a shot, K of each class, in random order
+    ...
+    ###
+    Input: < cold cold river ... >
+    Output:                                                                                      the query
+
+What it does not take over: the query's source recording is never among the shots, classes and positions of the answer are balanced, and an
+episode hangs on (seed, number) alone.
+"""
+
+import random
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import lightning as L
+from torch.utils.data import DataLoader
+
+Piece = str | list[int]  # text, or the codes of a sound
+CONDITIONS = ("codes", "shuffled_codes", "shuffled_labels")
+EMPTY = "N/A"  # the query without content, that a calibrated score is held against (Zhao et al. 2021, arXiv:2102.09690)
+
+
+class Sound(NamedTuple):
+    id: str
+    source: str  # the recording that it was cut from
+    label: str
+
+
+class Shot(NamedTuple):
+    sound: str  # id
+    label: str
+
+
+class Episode(NamedTuple):
+    number: int
+    shots_per_class: int
+    labels: list[str]  # the N classes, in the order that the induction names them
+    shots: list[Shot]  # N x K, shuffled
+    query: str  # id
+    answer: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.shots_per_class}-shot-{self.number}"
+
+
+class Prompt(NamedTuple):
+    head: list[list[Piece]]  # blocks that all candidates share: the induction and the shots
+    query: list[Piece]
+    empty: list[Piece]  # the query without content
+
+
+def episodes(sounds: Sequence[Sound], ways: int, shots: int, count: int, seed: int) -> list[Episode]:
+    """The answer stands at each place of `labels` equally often, and its class is drawn evenly. Raises ValueError where the sounds are too few."""
+    classes: dict[str, list[Sound]] = defaultdict(list)
+    for sound in sorted(sounds):
+        classes[sound.label].append(sound)
+    if len(classes) < ways:
+        raise ValueError(
+            f"{ways}-way episodes need {ways} classes, and the recordings have {len(classes)}: {', '.join(classes) or 'none'}"
+        )
+    for label, members in classes.items():
+        for source in {sound.source for sound in members}:
+            left = sum(sound.source != source for sound in members)
+            if left < shots:
+                raise ValueError(
+                    f"{label!r} has {left} recordings beside those of the source {source}; {shots}-shot needs {shots}. "
+                    f"Type --shots=[{left}] or less, or take more recordings, as --splits=[train,test]"
+                )
+    return [_episode(classes, ways, shots, number, seed) for number in range(count)]
+
+
+def _episode(classes: Mapping[str, list[Sound]], ways: int, shots: int, number: int, seed: int) -> Episode:
+    draw = random.Random(f"{seed}/{ways}/{shots}/{number}")
+    names = list(classes)
+    turn = random.Random(f"{seed}/{ways}/{shots}/round {number // len(names)}").sample(names, len(names))
+    answer = turn[number % len(names)]
+    labels = draw.sample([name for name in names if name != answer], ways - 1)
+    labels.insert(number // len(names) % ways, answer)
+    query = draw.choice(classes[answer])
+    found = [
+        Shot(sound.id, label)
+        for label in labels
+        for sound in draw.sample([sound for sound in classes[label] if sound.source != query.source], shots)
+    ]
+    draw.shuffle(found)
+    return Episode(number, shots, labels, found, query.id, answer)
+
+
+def disturb(episode: Episode, condition: str, ids: Sequence[str], seed: int) -> tuple[Episode, dict[str, str]]:
+    """The episode under a condition, and for each of its sounds the one whose codes are shown.
+
+    shuffled_codes: those of another recording each, of any class; shuffled_labels: the shots' labels change places.
+    """
+    draw = random.Random(f"{seed}/{episode.id}/{condition}")
+    heard = [shot.sound for shot in episode.shots] + [episode.query]
+    shown = {sound: sound for sound in heard}
+    if condition == "shuffled_codes":
+        shown = {sound: draw.choice([other for other in ids if other != sound]) for sound in heard}
+    elif condition == "shuffled_labels":
+        labels = [shot.label for shot in episode.shots]
+        draw.shuffle(labels)
+        shots = [Shot(shot.sound, label) for shot, label in zip(episode.shots, labels, strict=True)]
+        episode = episode._replace(shots=shots)
+    else:
+        assert condition == "codes", condition
+    return episode, shown
+
+
+def prompt(episode: Episode, codes: Mapping[str, list[int]], repeats: int, induction: bool) -> Prompt:
+    """codes: of each of the episode's sounds, by id; repeats: how often each shot is shown."""
+    choice = " or ".join(f"'{label}'" for label in episode.labels)
+    told: list[list[Piece]] = (
+        [[f"For each of the following input output pairs, output is one of [{choice}]\n"]] if induction else []
+    )
+    shots: list[list[Piece]] = [
+        ["###\nInput: < ", codes[shot.sound], f" >\nOutput: {shot.label}\n"] for shot in episode.shots
+    ]
+    query: list[Piece] = ["###\nInput: < ", codes[episode.query], " >\nOutput:"]
+    return Prompt(told + shots * repeats, query, [f"###\nInput: < {EMPTY} >\nOutput:"])
+
+
+class FewShotDataModule(L.LightningDataModule):
+    """The pending episodes, rank r taking every world-th."""
+
+    def __init__(self, pending: Sequence[Episode]) -> None:
+        super().__init__()
+        self.pending = list(pending)
+
+    def predict_dataloader(self) -> DataLoader:
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return DataLoader(self.pending[rank::world], batch_size=None, collate_fn=_as_it_is)
+
+
+def _as_it_is(episode: Episode) -> Episode:
+    return episode

@@ -1,0 +1,225 @@
+"""Stage `fewshot`: does an LLM that was never trained on sound learn to name sounds from a few examples in its prompt?
+
+UniAudio 1.5's protocol (Yang et al. 2024, arXiv:2406.10056) over the codes of any tokenizer: `datamodules/fewshot.py` has the prompt, and what is
+different. Each class is scored by its log-likelihood, the episode read once. Rows are appended as they come: a killed run goes on.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+from callbacks.progress import Line
+from datamodules.audio import load_sound
+from datamodules.fewshot import Episode, FewShotDataModule, Piece, Sound, disturb, episodes, prompt
+from models.candidates import log_likelihoods, nearest_histogram, read
+from models.quantizer import LexicalQuantizer, whole_words
+from models.vocabulary import Vocabulary
+from stages import assets, chain, language_model, prepare, report_fewshot
+from stages.pretrained import SoundTokenizer
+
+
+class Writer(Protocol):
+    """Pieces of text and sound to ids of the LLM."""
+
+    tokenizer: Any
+
+    def ids(self, pieces: Sequence[Piece]) -> list[int]: ...
+
+
+class Words:
+    """Codes as words that the LLM knows: those of a lexical codebook, or else its own most frequent ones, one a code."""
+
+    def __init__(self, tokenizer: Any, words: Sequence[str], levels: Sequence[int], codebook_size: int) -> None:
+        """levels: of each code of a block; every level has words of its own, codebook_size of them."""
+        self.tokenizer, self.words, self.levels, self.codebook_size = tokenizer, words, levels, codebook_size
+
+    def ids(self, pieces: Sequence[Piece]) -> list[int]:
+        text = "".join(piece if isinstance(piece, str) else self._spelt(piece) for piece in pieces)
+        return self.tokenizer(text, add_special_tokens=False).input_ids
+
+    def _spelt(self, codes: Sequence[int]) -> str:
+        levels = self.levels
+        return " ".join(self.words[levels[n % len(levels)] * self.codebook_size + code] for n, code in enumerate(codes))
+
+
+class Sounds:
+    """Codes as the sound tokens that the LLM was taught."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary, self.tokenizer = vocabulary, vocabulary.tokenizer
+
+    def ids(self, pieces: Sequence[Piece]) -> list[int]:
+        found: list[int] = []
+        for piece in pieces:
+            text = isinstance(piece, str)
+            found += (
+                self.tokenizer(piece, add_special_tokens=False).input_ids if text else self.vocabulary.sound_ids(piece)
+            )  # type: ignore[arg-type]
+        return found
+
+
+class FewShot(L.LightningModule):
+    trains = False
+    watch = ()
+
+    def __init__(self, stage: str, conf: dict[str, Any], parents: dict[str, chain.Parent], folder: Path) -> None:
+        super().__init__()
+        self.conf, self.parents, self.folder = conf, parents, folder
+        self.sound_tokenizer = SoundTokenizer.from_pretrained(parents["tokenizer"].folder)
+        found = prepare.recordings(stage, conf)
+        self.roots = found.roots
+        self.cuts = {
+            cut.id: cut
+            for cut in found.cuts
+            if cut.custom["split"] in conf["splits"] and len(cut.custom["labels"]) == 1
+        }
+        if not self.cuts:
+            raise ValueError(
+                f"fewshot: no recording of {', '.join(conf['data']['corpora'])} in the splits {', '.join(conf['splits'])} has one label. "
+                "Prepare the corpus with a column `label`, or type --splits=[train,test]"
+            )
+        sounds = [Sound(cut.id, cut.custom["source"], cut.custom["labels"][0]) for cut in self.cuts.values()]
+        self.episodes = [
+            episode
+            for shots in conf["shots"]
+            for episode in episodes(sounds, conf["ways"], shots, conf["episodes"], conf["seed"])
+        ]
+        self.conditions = ["codes", *conf["controls"]]
+        self.lm, self.writer = self._llm()
+        self.codes: dict[str, list[int]] = {}
+
+    def _llm(self) -> tuple[Any, Writer]:
+        if self.conf["llm"] != "frozen":
+            model, vocabulary = language_model.load(self.parents[self.conf["llm"]].artifact)
+            return model.lm, Sounds(vocabulary)
+        source, facts = self.conf["model"]["source"], self.parents["tokenizer"].facts
+        lm, tokenizer = assets.load_language_model(
+            source, *(self.conf["model"][key] for key in ("revision", "dtype", "attention"))
+        )
+        quantizer = self.sound_tokenizer.tokenizer.quantizer
+        if isinstance(quantizer, LexicalQuantizer):
+            words = quantizer.words
+        else:
+            wanted = facts["num_codebooks"] * facts["codebook_size"]
+            words, _ = whole_words(tokenizer, wanted)
+            if len(words) < wanted:
+                raise ValueError(
+                    f"fewshot: {source} has {len(words)} whole words of one token, and the tokenizer has {wanted} codes. Choose an LLM of more words, "
+                    "or one that was taught the codes, as --llm=caption"
+                )
+        return lm.requires_grad_(False), Words(tokenizer, words, facts["levels"], facts["codebook_size"])
+
+    def datamodule(self) -> FewShotDataModule:
+        done = Counter((row["shots"], row["episode"]) for row in self._rows())
+        count = len(self.conditions)
+        return FewShotDataModule([one for one in self.episodes if done[one.shots_per_class, one.number] < count])
+
+    def callbacks(self) -> list[Callback]:
+        return []
+
+    def on_predict_start(self) -> None:
+        self.line = Line("fewshot", len(self.episodes), "episodes", self.global_rank == 0)
+        self.done = len(self.episodes) - len(self.trainer.datamodule.pending)
+        self.line.start(self.done)
+        self.sound_tokenizer.to(self.device)
+        self.held = {(row["shots"], row["episode"], row["condition"]) for row in self._rows()}
+
+    def predict_step(self, episode: Episode, batch_idx: int) -> None:
+        with (self.folder / f"predictions-{self.global_rank}.jsonl").open("a") as file:
+            for condition in self.conditions:
+                if (episode.shots_per_class, episode.number, condition) not in self.held:
+                    file.write(json.dumps(self.ask(episode, condition)) + "\n")
+                    file.flush()
+        self.done += self.trainer.world_size
+        self.line.update(min(self.done, len(self.episodes)))
+
+    def ask(self, episode: Episode, condition: str) -> dict[str, Any]:
+        """One row: of each class the log-likelihood (nats) after the query, its number of ids, and, to calibrate, the log-likelihood after an empty query."""
+        asked, shown = disturb(episode, condition, list(self.cuts), self.conf["seed"])
+        codes = {sound: self._codes(other) for sound, other in shown.items()}
+        blocks = prompt(asked, codes, self.conf["repeats"], self.conf["induction"])
+        tokenizer, answers = self.writer.tokenizer, [self._answer(label) for label in asked.labels]
+        head = [tokenizer.bos_token_id] if tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id] else []
+        head += [token for block in blocks.head for token in self.writer.ids(block)]
+        query = self.writer.ids(blocks.query)
+        self._check_length(episode, len(head) + len(query) + max(map(len, answers)))
+        if self.conf["calibrated"]:
+            beginning = read(self.lm, head)
+            scores, empty = (
+                log_likelihoods(self.lm, read(self.lm, ids, beginning), answers)
+                for ids in (query, self.writer.ids(blocks.empty))
+            )
+        else:
+            scores, empty = log_likelihoods(self.lm, read(self.lm, head + query), answers), None
+        shots = [(codes[shot.sound], shot.label) for shot in asked.shots]
+        return {
+            "shots": episode.shots_per_class, "episode": episode.number, "condition": condition, "labels": asked.labels,
+            "query": episode.query, "answer": episode.answer, "scores": scores, "empty": empty, "lengths": [len(ids) for ids in answers],
+            "majority": Counter(shot.label for shot in asked.shots).most_common(1)[0][0],
+            "nearest": nearest_histogram(shots, codes[episode.query]), "prompt_tokens": len(head) + len(query),
+        }  # fmt: skip
+
+    def _answer(self, label: str) -> list[int]:
+        """The ids of a label where it stands behind `Output:`, with the end of its line: no label is the beginning of another."""
+        head, whole = self.writer.ids(["Output:"]), self.writer.ids([f"Output: {label}\n"])
+        if whole[: len(head)] != head:
+            raise ValueError(
+                f"fewshot: the LLM's tokenizer joins 'Output:' and {label!r} in one token. Choose another model.source"
+            )
+        return whole[len(head) :]
+
+    def _codes(self, sound: str) -> list[int]:
+        """Of the first `max_codes` of a recording."""
+        if sound not in self.codes:
+            cut, tokenizer = self.cuts[sound], self.sound_tokenizer
+            wave = load_sound(cut, self.roots[cut.custom["corpus"]], tokenizer.sample_rate, tokenizer.channels)
+            self.codes[sound] = tokenizer.encode([wave], tokenizer.sample_rate)[0]
+        return self.codes[sound][: self.conf["max_codes"]]
+
+    def _check_length(self, episode: Episode, tokens: int) -> None:
+        most = getattr(self.lm.config.get_text_config(), "max_position_embeddings", None)
+        if most is not None and tokens > most:
+            raise ValueError(
+                f"fewshot: an episode of {episode.shots_per_class} shots has {tokens} tokens, and the LLM reads {most}. "
+                "Type --max_codes=20 (of each sound), or fewer --shots"
+            )
+
+    def on_predict_end(self) -> None:
+        self.line.stop()
+
+    def export(self, artifact: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+        rows, facts = self._rows(), self.parents["tokenizer"].facts
+        found = {
+            "experiment": self.conf["experiment"],
+            "llm": self.conf["model"]["source"] if self.conf["llm"] == "frozen" else self.conf["llm"],
+            "codes_are": "words" if isinstance(self.writer, Words) else "sound tokens",
+            "corpora": self.conf["data"]["corpora"],
+            "recordings": len(self.cuts),
+            "classes": len({cut.custom["labels"][0] for cut in self.cuts.values()}),
+            "ways": self.conf["ways"],
+            "expected": len(self.episodes) * len(self.conditions),
+            "scored": len(rows),
+            "table": report_fewshot.table(rows, self.conf["bootstrap_samples"], self.conf["seed"]),
+        }
+        report_fewshot.write(artifact, found)
+        (artifact / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        print(report_fewshot.markdown(found))
+        return facts, {"table": found["table"]}
+
+    def _rows(self) -> list[dict[str, Any]]:
+        """All rows so far, in the order of the episodes; a line that a kill cut short is made again."""
+        held: dict[tuple[int, int, str], dict[str, Any]] = {}
+        for path in sorted(self.folder.glob("predictions-*.jsonl")):
+            whole, _, _ = path.read_text().rpartition("\n")
+            if path.stat().st_size > len(whole.encode()) + 1:
+                path.write_text(whole + "\n" if whole else "")
+            held |= {
+                (row["shots"], row["episode"], row["condition"]): row for row in map(json.loads, whole.splitlines())
+            }
+        keys = [(one.shots_per_class, one.number, condition) for one in self.episodes for condition in self.conditions]
+        return [held[key] for key in keys if key in held]

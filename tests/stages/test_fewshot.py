@@ -1,0 +1,184 @@
+"""Stage `fewshot`, from recordings to the table: a model that is told the answer, one that knows nothing, and a kill."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import conf
+from models.quantizer import whole_words
+from stages import assets, chain, report_fewshot
+from stages.fewshot import FewShot, Words
+
+SPLITS = "--splits=[train,validation,test]"
+
+
+@pytest.fixture
+def trained(stage: Any, tones: Path) -> str:
+    """An experiment with a tokenizer and `caption`."""
+    if not (tones / "runs/heard/caption/receipt.json").is_file():
+        for name in ("latents", "tokenizer", "cache", "caption"):
+            assert stage("run", name, "--experiment=heard") == 0
+    return "heard"
+
+
+def fewshot(*words: str) -> FewShot:
+    composed = conf.compose(
+        "fewshot", ["smoke"], [], ["data.root=data", "data.corpora=[tones]", "experiment=heard", *words]
+    ).conf
+    return FewShot("fewshot", composed, chain.parents("fewshot", composed), chain.run_folder(composed, "fewshot"))
+
+
+class Scores(torch.nn.Module):
+    """An LM that does not read: its logits are what `write(logits, is_prompt)` makes of zeros."""
+
+    def __init__(self, write: Callable[[torch.Tensor, bool], None], config: Any, size: int) -> None:
+        super().__init__()
+        self.write, self.config, self.size, self.device = write, config, size, torch.device("cpu")
+
+    def forward(self, input_ids: torch.Tensor, logits_to_keep: int = 0, **_: Any) -> SimpleNamespace:
+        logits = torch.zeros(*input_ids.shape, self.size)
+        self.write(logits, logits_to_keep == 1)
+        return SimpleNamespace(logits=logits, past_key_values=Nothing())
+
+
+class Nothing:
+    def batch_repeat_interleave(self, count: int) -> None: ...
+
+
+def given(answer: list[int]) -> Callable[[torch.Tensor, bool], None]:
+    """Each id of the answer is likely behind the one before, whatever the prompt."""
+
+    def write(logits: torch.Tensor, is_prompt: bool) -> None:
+        for place, token in enumerate(answer[:1] if is_prompt else answer[1:]):
+            logits[:, -1 if is_prompt else place, token] = 9.0
+
+    return write
+
+
+def test_a_model_that_is_given_the_answer_is_always_right_and_guesses_are_at_chance(trained: str):
+    module = fewshot("llm=caption", "splits=[train,validation,test]", "shots=[1]", "episodes=150", "ways=2")
+
+    def table(condition: str) -> dict[str, dict[str, Any]]:
+        rows = [module.ask(episode, condition) for episode in module.episodes]
+        return {line["answers"]: line for line in report_fewshot.table(rows, 200, 0)}
+
+    def is_chance(line: dict[str, Any]) -> bool:
+        return all(0.38 < line[score]["value"] < 0.62 for score in report_fewshot.SCORES if score in line)
+
+    assert is_chance(table("shuffled_codes")["shuffled_codes"])  # a real LLM, whose sounds tell nothing
+    lm, size = module.lm, module.writer.vocabulary.size
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(logits: torch.Tensor, is_prompt: bool) -> None:
+        logits.normal_(generator=generator)
+
+    module.lm = Scores(noise, lm.config, size)
+    guessed = table("codes")
+    assert is_chance(guessed["codes"]) and is_chance(guessed["majority"])
+    assert guessed["nearest"]["mean"]["value"] > 0.8  # low tones, high ones and noise differ in their codes
+
+    rows = []
+    for episode in module.episodes:
+        module.lm = Scores(given(module._answer(episode.answer)), lm.config, size)
+        rows.append(module.ask(episode, "codes"))
+    found = {line["answers"]: line for line in report_fewshot.table(rows, 200, 0)}["codes"]
+    assert found["mean"]["value"] == found["sum"]["value"] == 1 and found["mean"]["low"] == 1
+
+
+def test_a_killed_run_goes_on_to_the_same_report(stage: Any, trained: str, tones: Path, capsys: Any):
+    words = ["--llm=caption", SPLITS, "--experiment=heard", "--shots=[1,2]", "--episodes=3"]
+    assert stage("run", "fewshot", *words) == 0
+    printed = capsys.readouterr().out
+    assert (
+        "| 2 | the LLM, shots' labels shuffled | 3 |" in printed
+        and "18 prompts expected, 18 scored, 0 failed" in printed
+    )
+    folder = tones / "runs/heard/fewshot"
+    whole = {
+        name: (folder / "artifact" / name).read_bytes() for name in ("report.json", "report.md", "predictions.jsonl")
+    }
+    assert json.loads(whole["report.json"])["scored"] == 18
+
+    rows = (folder / "predictions-0.jsonl").read_text().splitlines()
+    (folder / "receipt.json").unlink()
+    (folder / "predictions-0.jsonl").write_text("\n".join(rows[:7]) + '\n{"shots": 1, "epi')
+    assert stage("status", "--experiment=heard") == 0
+    assert "7 answers" in capsys.readouterr().out
+    assert stage("run", "fewshot", *words) == 0
+    assert {name: (folder / "artifact" / name).read_bytes() for name in whole} == whole
+    assert len((folder / "predictions-0.jsonl").read_text().splitlines()) == 18
+    assert stage("run", "fewshot", *words) == 0 and "done" in capsys.readouterr().out
+
+
+def test_an_llm_without_words_for_the_codes_is_refused(trained: str):
+    with pytest.raises(
+        ValueError, match=r"random:tiny has \d+ whole words of one token, and the tokenizer has 16 codes.*--llm=caption"
+    ):
+        fewshot("llm=frozen", "splits=[train,validation,test]")
+
+
+def test_no_recording_with_a_label_is_refused(trained: str):
+    with pytest.raises(ValueError, match="in the splits nowhere has one label"):
+        fewshot("splits=[nowhere]")
+
+
+@pytest.mark.assets
+def test_a_frozen_llm_reads_a_lexical_tokenizers_codes_as_their_words(stage: Any, trained: str, tones: Path):
+    if not assets.placed(assets.parse(assets.ASSETS["smollm2-135m-instruct"])).is_file():
+        pytest.skip("smollm2-135m-instruct is not in the cache")
+    quantizer = ["--quantizer.kind=lexical", "--quantizer.words=64", "--quantizer.words_from=smollm2-135m-instruct"]
+    assert stage("run", "tokenizer", "--experiment=words", "--parents.latents=heard", *quantizer) == 0
+    frozen = ["--llm=frozen", "--model.source=smollm2-135m-instruct", SPLITS, "--episodes=2", "--controls=[]"]
+    assert stage("run", "fewshot", "--experiment=words", *frozen) == 0
+    report = json.loads((tones / "runs/words/fewshot/artifact/report.json").read_text())
+    assert report["codes_are"] == "words" and report["scored"] == report["expected"] == 2
+    module = fewshot("experiment=words", "llm=frozen", "model.source=smollm2-135m-instruct", "splits=[train]")
+    quantizer_ = module.sound_tokenizer.tokenizer.quantizer
+    text = "".join(
+        piece if isinstance(piece, str) else quantizer_.text(torch.tensor([piece]))[0]
+        for piece in ("Input: < ", [3, 63], " >")
+    )
+    assert module.writer.ids(["Input: < ", [3, 63], " >"]) == module.writer.tokenizer(text).input_ids
+
+
+@pytest.mark.assets
+def test_codes_are_one_word_and_one_id_each(trained: str):
+    """The words of SmolLM2, and each level of a residual quantiser its own."""
+    if not assets.placed(assets.parse(assets.ASSETS["smollm2-135m-instruct"])).is_file():
+        pytest.skip("smollm2-135m-instruct is not in the cache")
+    tokenizer = assets.load_language_model("smollm2-135m-instruct", None, "float32").tokenizer
+    words, ids = whole_words(tokenizer, 8)
+    writer = Words(tokenizer, words, [0, 1, 1], 4)
+    found = writer.ids(["Input: < ", [0, 1, 2, 3, 1, 2], " >"])
+    wanted = [ids[code] for code in (0, 5, 6, 3, 5, 6)]
+    assert any(found[start : start + 6] == wanted for start in range(len(found)))
+
+
+def test_the_table_counts_by_hand():
+    """Three of four right by the mean, as many by the sum but another: [-4, -3] of 4 and 1 ids are -1 and -3 an id."""
+    base = {
+        "shots": 1,
+        "condition": "codes",
+        "labels": ["a", "b"],
+        "majority": "a",
+        "nearest": "b",
+        "empty": [0.0, -9.0],
+        "lengths": [4, 1],
+    }
+    scores = [[-4.0, -3.0], [-4.0, -3.0], [-4.0, -5.0], [-8.0, -1.0]]
+    answers = ["a", "b", "a", "b"]
+    rows = [
+        base | {"episode": n, "scores": one, "answer": answer}
+        for n, (one, answer) in enumerate(zip(scores, answers, strict=True))
+    ]
+    lines = {line["answers"]: line for line in report_fewshot.table(rows, 100, 0)}
+    assert lines["codes"]["mean"]["value"] == 0.75 and lines["codes"]["sum"]["value"] == 0.75
+    assert lines["codes"]["calibrated"]["value"] == 0.5  # b is 9 above its empty query: always b
+    assert lines["majority"]["mean"]["value"] == lines["nearest"]["mean"]["value"] == 0.5
+    assert lines["codes"]["by_class"] == {"a": 1.0, "b": 0.5}
+    assert "calibrated" not in report_fewshot.table([row | {"empty": None} for row in rows], 100, 0)[0]
