@@ -1,4 +1,4 @@
-"""The command `stage`: list, show, status, prepare, run, and what uses a trained model (verbs.py). Light: torch is imported by what runs.
+"""The command `stage`: list, show, status, prepare, run, submit, logs, and what uses a trained model (verbs.py). Light: torch is imported by what runs.
 
 Configuration keys are given as --trainer.devices=8, trainer.devices=8 or --trainer.devices 8; with `all`, --tokenizer.trainer.max_steps=100 is
 for one stage. Exit status: 0 done, 1 a mistake in what was given (one message), 2 wrong usage, 75 stopped by SIGUSR1, SIGTERM or

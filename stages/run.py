@@ -13,7 +13,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment
 
 from callbacks.checkpoints import NewestCheckpoints
 from callbacks.preempted import StopPrediction, StopTraining, agreed
@@ -187,9 +187,9 @@ def _slurm() -> list[SLURMEnvironment]:
 
 
 def _meet(trainer: L.Trainer) -> None:
-    """Ranks that srun started side by side: none looks into the run folder before the first has begun it."""
+    """Ranks that srun started side by side: none looks into the run folder before the first has begun it. Lightning's own begin after it."""
     environment = getattr(trainer.strategy, "cluster_environment", None)
-    if trainer.world_size > 1 and environment is not None and environment.creates_processes_externally:
+    if trainer.world_size > 1 and not isinstance(environment, LightningEnvironment):
         trainer.strategy.setup_environment()
         trainer.strategy.barrier()
 

@@ -20,8 +20,13 @@ pytestmark = [
 ]
 
 PATIENCE = 900  # seconds for what takes a minute on a machine with nothing else to do
+TWO = (
+    "--tokenizer.trainer.devices=2",
+    "--cache.trainer.num_nodes=2",
+    "--caption.trainer.num_nodes=2",
+)  # tasks of a stage
 LONG = (  # a stage that is still training when its interruption comes
-    "--trainer.max_steps=300", "--trainer.val_check_interval=100", "--checkpoints.every_n_steps=20", "--parents.latents=chain",
+    "--trainer.max_steps=200", "--trainer.val_check_interval=100", "--checkpoints.every_n_steps=20", "--parents.latents=chain",
     "--parents.tokenizer=chain", "--parents.cache=chain",
 )  # fmt: skip
 
@@ -75,9 +80,8 @@ def bench(tones: Path, cluster: slurm.Cluster) -> Bench:
 
 @pytest.fixture(scope="module")
 def chain(bench: Bench) -> str:
-    """The whole chain, submitted at once and run to its end; the tokenizer and the captions with two tasks. Returns what submit said."""
-    two = ("--tokenizer.trainer.devices=2", "--cache.trainer.devices=2", "--caption.trainer.devices=2")
-    said = bench.stage("submit", "all", "--experiment=chain", "--slurm.time=1:00:00", "--slurm.comment=it's here", *two)
+    """The whole chain, submitted at once and run to its end; some stages with two tasks. Returns what submit said."""
+    said = bench.stage("submit", "all", "--experiment=chain", "--slurm.time=1:00:00", "--slurm.comment=it's here", *TWO)
     bench.end(bench.job("chain", "evaluate"))
     return said
 
@@ -90,10 +94,10 @@ def test_the_chain_runs_as_dependent_jobs_to_its_end(bench: Bench, chain: str):
     for name in stages:
         for parent in STAGES[name].parents:
             assert facts[parent]["EndTime"] <= facts[name]["StartTime"], f"{name} began before {parent} had ended"
-    assert {name: found["NumTasks"] for name, found in facts.items() if found["NumTasks"] != "1"} == {
-        "tokenizer": "2", "cache": "2", "caption": "2",
-    }  # fmt: skip
-    for name in ("tokenizer", "cache", "caption"):
+    shapes = {name: (int(found["NumNodes"]), int(found["NumTasks"])) for name, found in facts.items()}  # nodes, tasks
+    two = {"tokenizer": (1, 2), "cache": (2, 2), "caption": (2, 2)}
+    assert shapes == dict.fromkeys(stages, (1, 1)) | two
+    for name in two:
         assert "MEMBER: 2/2" in bench.log("chain", name)
     assert facts["latents"]["TimeLimit"] == "01:00:00"
     status = bench.stage("status", "--experiment=chain")
@@ -106,8 +110,7 @@ def test_the_chain_runs_as_dependent_jobs_to_its_end(bench: Bench, chain: str):
 
 
 def test_what_is_done_is_not_submitted_again(bench: Bench, chain: str):
-    two = ("--tokenizer.trainer.devices=2", "--cache.trainer.devices=2", "--caption.trainer.devices=2")
-    said = bench.stage("submit", "all", "--experiment=chain", *two)
+    said = bench.stage("submit", "all", "--experiment=chain", *TWO)
     assert "job" not in said
     assert said.count(" done (") == len(STAGES) - 1
 
