@@ -1,6 +1,7 @@
 """How far decoded latents are from the true ones (the paper's Table I measures in this space), and sound from sound."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torchaudio.functional as AF
@@ -42,9 +43,9 @@ class CodebookUse(Metric):
     higher_is_better = True
     full_state_update = False
 
-    def __init__(self, codebook_size: int, levels: Sequence[int] = (0,)) -> None:
-        """levels: the level of each code of one block; code s of a clip is of level levels[s % len(levels)]."""
-        super().__init__()
+    def __init__(self, codebook_size: int, levels: Sequence[int] = (0,), **arguments: Any) -> None:
+        """levels: the level of each code of one block; code s of a clip is of level levels[s % len(levels)]. arguments: of torchmetrics.Metric."""
+        super().__init__(**arguments)
         self.codebook_size, self.levels = codebook_size, tuple(levels)
         self.add_state(
             "counts", torch.zeros(max(levels) + 1, codebook_size, dtype=torch.long), dist_reduce_fx="sum"
