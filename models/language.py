@@ -31,6 +31,7 @@ class LanguageLoss(NamedTuple):
     z_loss: Tensor  # (log Z)^2, under the same weights
     text_tokens: Tensor  # long
     audio_tokens: Tensor  # long
+    weight: Tensor  # the sum of weights, that `loss` is a mean over
 
 
 class SoundLanguageModel(nn.Module):
@@ -130,7 +131,7 @@ class SoundLanguageModel(nn.Module):
         loss, z_loss = summed / total, (kept * log_partition.square()).sum() / total
         text, audio = entropy[kinds == TEXT], entropy[kinds == AUDIO]
         counts = [torch.tensor(len(part), device=loss.device) for part in (text, audio)]
-        return LanguageLoss(loss, text.mean(), audio.mean(), z_loss, *counts)
+        return LanguageLoss(loss, text.mean(), audio.mean(), z_loss, *counts, total)
 
     def generate(
         self,

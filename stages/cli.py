@@ -209,7 +209,7 @@ def _run_all(arguments: argparse.Namespace, overrides: list[str]) -> int:
         elif confs[stage]["trainer"]["devices"] == 1:
             _run_stage(stage, confs[stage], arguments, overrides)
         else:
-            with Stop(**confs[stage]["limits"], began=arguments.began) as stop:
+            with Stop.of(confs[stage]["limits"], arguments.began) as stop:
                 prepare.run_in_process(stage, _typed(stage, arguments, overrides), arguments.restart, stop)
     return 0
 
@@ -286,7 +286,7 @@ def _run_stage(stage: str, configuration: dict[str, Any], arguments: argparse.Na
         prepare.corpora(configuration)
     if state.word in ("partial", "stale") and slurm.task() == 0:
         print(f"{stage:<14} {state.word}: {state.detail}")
-    with Stop(**configuration["limits"], began=arguments.began) as stop:
+    with Stop.of(configuration["limits"], arguments.began) as stop:
         from stages import run
 
         receipt = run.run(stage, configuration, stop, arguments.restart)
