@@ -1,12 +1,15 @@
-"""The newest checkpoints of a stage, by step alone.
+"""The newest checkpoints of a stage, by step alone, each written whole or not at all.
 
 Lightning's ModelCheckpoint puts a save off to the next validation where it watches a value, so a killed run would lose more than `every_n_steps`.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 
@@ -19,6 +22,9 @@ class NewestCheckpoints(Checkpoint):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.saved = trainer.global_step
+        if trainer.is_global_zero:
+            for part in self.folder.glob(".step-*.part"):  # of a run that was killed in a save
+                part.unlink()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -36,3 +42,28 @@ class NewestCheckpoints(Checkpoint):
         if trainer.is_global_zero:
             for old in sorted(self.folder.glob("step-*.ckpt"))[: -self.keep]:
                 old.unlink()
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Writes beside the place, to the disk, and renames: a kill, a power cut or a full disk leaves what was there.
+
+    Lightning's own goes through memory and the system's temporary folder, often another disk, where a rename is a copy.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Raises ValueError where it cannot be written."""
+        path = Path(path)
+        part = path.with_name(f".{path.name}.part")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except (OSError, RuntimeError) as error:  # torch's writer turns the one into the other
+            part.unlink(missing_ok=True)
+            cause = error if isinstance(error, OSError) else error.__context__ or error
+            raise ValueError(
+                f"{path} cannot be written ({cause}): is the disk full? The checkpoints before it are whole; make room, and the same command goes on"
+            ) from error

@@ -221,6 +221,7 @@ _RANGES = (
     ("checkpoints.keep", 1, 1000),
     ("limits.seconds", 1.0, 1e9),
     ("limits.margin", 0.0, 1e6),
+    ("limits.nan_in_a_row", 1, 10_000),
     ("validation_fraction", 0.0, 0.9),
     ("max_new_tokens", 1, 1 << 20),
     ("examples.clips", 0, 1000),

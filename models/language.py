@@ -33,6 +33,7 @@ class LanguageLoss(NamedTuple):
     z_loss: Tensor  # (log Z)^2, under the same weights
     text_tokens: Tensor  # long
     audio_tokens: Tensor  # long
+    weight: Tensor  # the sum of weights, that `loss` is a mean over
 
 
 class SoundLanguageModel(nn.Module):
@@ -140,7 +141,7 @@ class SoundLanguageModel(nn.Module):
         loss, z_loss = summed / total, (kept * log_partition.square()).sum() / total
         means = [entropy[kinds == kind].mean() for kind in (TEXT, AUDIO, KEPT)]
         counts = [(kinds == kind).sum() for kind in (TEXT, AUDIO)]
-        return LanguageLoss(loss, *means, z_loss, *counts)
+        return LanguageLoss(loss, *means, z_loss, *counts, total)
 
     @torch.no_grad()
     def _untrained(self, input_ids: Tensor, attention_mask: Tensor, kinds: Tensor) -> Tensor:

@@ -77,7 +77,9 @@ class Cache(L.LightningModule):
 
     def export(self, artifact: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         cuts = chunks.read(self.folder / "chunks")
-        use = CodebookUse(self.facts["codebook_size"], self.facts["levels"], sync_on_compute=False)  # one rank is here
+        use = CodebookUse(
+            self.facts["codebook_size"], self.facts["levels"], sync_on_compute=False
+        )  # export is of one rank
         for cut in cuts:
             codes = torch.tensor(cut.custom["codes"])
             use.update(codes, torch.ones_like(codes, dtype=torch.bool))

@@ -320,6 +320,13 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return max(whole, key=_step, default=None)
 
 
+def damaged_checkpoints(folder: Path) -> list[Path]:
+    """Those with more steps than the newest whole one."""
+    newest = newest_checkpoint(folder)
+    least = _step(newest) if newest else -1
+    return sorted(path for path in (folder / "checkpoints").glob("step-*.ckpt") if _step(path) > least)
+
+
 def fingerprint(conf: dict[str, Any]) -> str:
     """Hash of what decides the result: `conf` without the operational keys."""
     return hashlib.sha256(json.dumps(_deciding(conf), sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The command `stage`: list, show, status, prepare, run, and what uses a trained model (verbs.py). Light: torch is imported by what runs.
+"""The command `stage`: list, show, status, prepare, run, submit, logs, and what uses a trained model (verbs.py). Light: torch is imported by what runs.
 
 Configuration keys are given as --trainer.devices=8, trainer.devices=8 or --trainer.devices 8; with `all`, --tokenizer.trainer.max_steps=100 is
 for one stage. Exit status: 0 done, 1 a mistake in what was given (one message), 2 wrong usage, 75 stopped by SIGUSR1, SIGTERM or
@@ -218,7 +218,7 @@ def _run_all(arguments: argparse.Namespace, overrides: list[str]) -> int:
         elif confs[stage]["trainer"]["devices"] == 1:
             _run_stage(stage, confs[stage], arguments, overrides)
         else:
-            with Stop(**confs[stage]["limits"], began=arguments.began) as stop:
+            with Stop.of(confs[stage]["limits"], arguments.began) as stop:
                 prepare.run_in_process(stage, _typed(stage, arguments, overrides), arguments.restart, stop)
     return 0
 
@@ -294,7 +294,7 @@ def _run_stage(stage: str, configuration: dict[str, Any], arguments: argparse.Na
         prepare.corpora(configuration)
     if state.word in ("partial", "stale") and slurm.task() == 0:
         print(f"{stage:<14} {state.word}: {state.detail}")
-    with Stop(**configuration["limits"], began=arguments.began) as stop:
+    with Stop.of(configuration["limits"], arguments.began) as stop:
         from stages import run
 
         receipt = run.run(stage, configuration, stop, arguments.restart)

@@ -16,7 +16,7 @@ from datamodules.conversations import Turn
 from datamodules.language import Encoded, LanguageBatch, LanguageDataModule
 from models.vocabulary import KEPT, PROMPT
 from models.vocabulary import Turn as ChatTurn
-from stages import artifacts, chain, lessons, optim
+from stages import artifacts, chain, lessons, optim, ranks
 from stages.language_model import build, check_base, times
 
 
@@ -84,7 +84,9 @@ class Language(L.LightningModule):
             number = lessons.position(self.conf["curriculum"], self.trainer.global_step).number + 1
             self.log("train/curriculum_entry", float(number), batch_size=len(batch.ids))
         self.log("train/padding_fraction", 1 - batch.attention_mask.float().mean(), batch_size=len(batch.ids))
-        return losses.loss
+        if self.trainer.world_size == 1:
+            return losses.loss
+        return losses.loss * ranks.shares(losses.weight[None])[0]
 
     def on_train_batch_start(self, batch: LanguageBatch, batch_idx: int) -> None:
         """Says which entry of the curriculum begins, or is taken up again."""

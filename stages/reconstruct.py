@@ -111,6 +111,7 @@ class Reconstruct(L.LightningModule):
     @torch.no_grad()
     def predict_step(self, batch: SoundBatch, batch_idx: int) -> None:
         latents, num_frames = batch.latents.latents, batch.latents.num_frames
+        place = batch_idx * self.trainer.world_size + self.global_rank  # of the batch among those of all ranks
         real = None if self.embedder is None or not self.conf["sound"] else self._embed(batch.waveform, batch)
         self._score(batch, ("VAE alone", 0, "sample"), latents, real)
         self._score(batch, ("mean latent", 0, "sample"), self.statistics["mean"].to(latents).expand_as(latents), real)
@@ -121,7 +122,7 @@ class Reconstruct(L.LightningModule):
             flow = tokenizer.objective == "flow"
             for steps in self.conf["steps"] if flow else [1]:
                 samples = [
-                    self._decode(name, tokenizer, codes, num_frames, steps, f"{batch_idx}-{number}")
+                    self._decode(name, tokenizer, codes, num_frames, steps, f"{place}-{number}")
                     for number in range(self.conf["mean_of"] if flow else 1)
                 ]
                 self._score(batch, (name, steps, "sample"), samples[0], real)
@@ -131,7 +132,7 @@ class Reconstruct(L.LightningModule):
             others = type(codes)(codes.codes[order], codes.num_codes[order])
             frames = torch.minimum(num_frames, num_frames[order])
             steps = self.conf["steps"][0] if flow else 1
-            decoded = self._decode(name, tokenizer, others, frames, steps, f"{batch_idx}-0")
+            decoded = self._decode(name, tokenizer, others, frames, steps, f"{place}-0")
             self._of(batch.group)[_key(name, steps, "shuffled tokens")]["latent_nmse"].update(
                 decoded, latents[:, : decoded.shape[1]], frames
             )
@@ -171,8 +172,11 @@ class Reconstruct(L.LightningModule):
         )
 
     def on_predict_end(self) -> None:
-        """On every rank, in one order: computing is a collective."""
         self.line.stop()
+
+    def collect(self) -> None:
+        """In one order: computing is a collective."""
+        self.to(self.trainer.strategy.root_device)
         counts: dict[str, int] = defaultdict(int)
         for window in self.chosen:
             counts[window.group] += 1

@@ -8,20 +8,22 @@ import time
 import warnings
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment
 
-from callbacks.checkpoints import NewestCheckpoints
+from callbacks.checkpoints import NewestCheckpoints, WholeCheckpointIO
+from callbacks.finite import Finite
 from callbacks.preempted import StopPrediction, StopTraining, agreed
 from callbacks.progress import ProgressLine
+from callbacks.ranks import RankWatch
 from callbacks.step_seed import StepSeed
 from callbacks.stop import Stop, Stopped
-from stages import STAGES, chain, slurm
+from stages import STAGES, chain
 
 RANKS = (
     "RANK",
@@ -33,7 +35,11 @@ RANKS = (
 
 
 class StageModule(Protocol):
-    """What `run` asks of a stage, beside being a LightningModule."""
+    """What `run` asks of a stage, beside being a LightningModule.
+
+    One that predicts may have `collect() -> None`: called on every rank after the last batch of all, for what they compute together.
+    (on_predict_end is never called on a rank without a batch.)
+    """
 
     trains: bool  # fit, or predict
     watch: tuple[str, ...]  # logged values that the progress line shows
@@ -64,8 +70,7 @@ def run(stage: str, conf: dict[str, Any], stop: Stop, restart: bool = False) -> 
 def _run(stage: str, conf: dict[str, Any], stop: Stop, restart: bool) -> dict[str, Any]:
     started = time.monotonic()
     parents = chain.parents(stage, conf)
-    # Lightning, or srun, starts the other ranks with this same command.
-    first = os.environ.get("LOCAL_RANK", "0") == "0" and slurm.task() == 0
+    first = _is_first()
     folder = chain.run_folder(conf, stage)
     if first and not restart:
         chain.check_unfinished(stage, conf)
@@ -75,7 +80,8 @@ def _run(stage: str, conf: dict[str, Any], stop: Stop, restart: bool) -> dict[st
 
     name, _, attribute = STAGES[stage].target.partition(":")
     module: Any = getattr(importlib.import_module(name), attribute)(stage, conf, parents, folder)
-    trainer = _trainer(stage, conf, folder, module, stop)
+    watch = RankWatch(stage)
+    trainer = _trainer(stage, conf, folder, module, stop, watch)
     _check_world_size(trainer)
     if first:
         chain.begin(stage, conf, restart)  # bad data has been refused by now: nothing is moved or written for it
@@ -83,21 +89,31 @@ def _run(stage: str, conf: dict[str, Any], stop: Stop, restart: bool) -> dict[st
             _prediction(trainer).clear()
     _meet(trainer)
     module.prepare_data_per_node = False  # the nodes share the run folder
+    module.allow_zero_length_dataloader_with_multiple_devices = not module.trains  # fewer batches than ranks
+    newest = chain.newest_checkpoint(folder)
+    if first and (damaged := chain.damaged_checkpoints(folder)):
+        names = ", ".join(path.name for path in damaged)
+        print(f"{stage:<14} {names} is cut short; going on from {newest.name if newest else 'the beginning'}")
     try:
         if module.trains:
-            trainer.fit(
-                module, datamodule=module.datamodule(), ckpt_path=chain.newest_checkpoint(folder), weights_only=True
-            )
+            trainer.fit(module, datamodule=module.datamodule(), ckpt_path=newest, weights_only=True)
             if trainer.interrupted or trainer.global_step < conf["trainer"]["max_steps"]:
                 raise KeyboardInterrupt
         else:
             trainer.predict(module, datamodule=module.datamodule(), return_predictions=False)
             if reason := agreed(trainer, _prediction(trainer).reason):
                 raise Stopped(reason)
+            getattr(module, "collect", lambda: None)()
     except Stopped as stopped:
         _say_stopped(stage, conf, trainer, stop.words(stopped.reason))
-        _end_together(trainer, stopped)
-    trainer.strategy.barrier()  # what every rank writes is there
+        watch.finish()
+        if watch.starter:
+            raise SystemExit(0) from None
+        raise
+    except (RuntimeError, OSError) as error:
+        if why := _why(error, watch):
+            raise ValueError(f"{stage}: {why}; the same command goes on from what is saved") from error
+        raise
     receipt: dict[str, Any] = {}
     if trainer.is_global_zero:
         part, artifact = folder / ".artifact", folder / "artifact"
@@ -110,22 +126,42 @@ def _run(stage: str, conf: dict[str, Any], stop: Stop, restart: bool) -> dict[st
             stage, conf, folder, parents, facts, metrics, trainer.global_step, time.monotonic() - started
         )
     trainer.strategy.barrier()
+    watch.finish()
     return receipt
 
 
-def _trainer(stage: str, conf: dict[str, Any], folder: Path, module: Any, stop: Stop) -> L.Trainer:
+def _is_first() -> bool:
+    """Whether this is rank 0. Lightning starts the others of a machine with this same command; srun and torchrun start them all."""
+    if SLURMEnvironment.detect():
+        return os.environ.get("SLURM_PROCID", "0") == "0"
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK"))
+
+
+def _why(error: Exception, watch: RankWatch) -> str:
+    """What an error of the machine, not of the code, means; "" where it is none."""
+    text = str(error).strip()
+    if "DataLoader worker" in text:
+        return f"{text.splitlines()[0]}. Something ended a process that reads data: often memory. Fewer data.num_workers need less of it"
+    if isinstance(error, OSError):
+        return f"{text.splitlines()[-1]}. Is the folder still there, and the disk"
+    return watch.blame()
+
+
+def _trainer(stage: str, conf: dict[str, Any], folder: Path, module: Any, stop: Stop, watch: RankWatch) -> L.Trainer:
     arguments = conf["trainer"] | {"precision": precision(conf["trainer"])}
-    callbacks: list[Callback] = module.callbacks()
+    callbacks: list[Callback] = [*module.callbacks(), watch]
     logger: TensorBoardLogger | bool = False
     if module.trains:
         logger = TensorBoardLogger(folder, name="tensorboard", version="")
         checkpoints = NewestCheckpoints(folder / "checkpoints", **conf["checkpoints"])
         callbacks += [StepSeed(conf["seed"]), ProgressLine(stage, module.watch)]
+        limits = conf["limits"]
+        callbacks += [Finite(folder, limits["on_nan"], limits["nan_in_a_row"])]
         callbacks += [StopTraining(stop, checkpoints), checkpoints]
         arguments |= {"check_val_every_n_epoch": None, "num_sanity_val_steps": 0, "max_epochs": -1}
     else:
         callbacks.append(StopPrediction(stop, folder))
-    plugins = _slurm()
+    plugins: list[Any] = [WholeCheckpointIO(), *_slurm()]
     trainer = L.Trainer(
         **arguments,
         default_root_dir=folder,
@@ -156,18 +192,6 @@ def _say_stopped(stage: str, conf: dict[str, Any], trainer: L.Trainer, why: str)
         state = chain.state(stage, conf)
         where = state.detail if state.word == "partial" else "the beginning"
     print(f"{stage:<14} stopped at {where} by {why}; the same command goes on", flush=True)
-
-
-def _end_together(trainer: L.Trainer, stopped: Stopped) -> NoReturn:
-    """The ranks that Lightning started end with 0, for it kills all where one does not, and before the one that started them."""
-    launcher: Any = trainer.strategy.launcher
-    if launcher is None or launcher.cluster_environment.creates_processes_externally:
-        raise stopped
-    if trainer.local_rank:
-        raise SystemExit(0)
-    for process in launcher.procs:
-        process.wait(timeout=60)
-    raise stopped
 
 
 def precision(trainer: dict[str, Any]) -> str:
@@ -203,9 +227,9 @@ def _slurm() -> list[SLURMEnvironment]:
 
 
 def _meet(trainer: L.Trainer) -> None:
-    """Ranks that srun started side by side: none looks into the run folder before the first has begun it."""
+    """Ranks that srun started side by side: none looks into the run folder before the first has begun it. Lightning's own begin after it."""
     environment = getattr(trainer.strategy, "cluster_environment", None)
-    if trainer.world_size > 1 and environment is not None and environment.creates_processes_externally:
+    if trainer.world_size > 1 and not isinstance(environment, LightningEnvironment):
         trainer.strategy.setup_environment()
         trainer.strategy.barrier()
 

@@ -19,7 +19,7 @@ from callbacks.samples import SoundSamples
 from callbacks.step_seed import position_seed
 from datamodules.latents import LatentBatch, LatentDataModule
 from models.metrics.reconstruction import CodebookUse, LatentError
-from stages import artifacts, chain, optim
+from stages import artifacts, chain, optim, ranks
 
 GAP_TIMES = (0.1, 0.5, 0.9)
 COLLAPSED = 0.005  # share of the codebook below which a perplexity is a collapse
@@ -76,7 +76,12 @@ class Tokenizer(L.LightningModule):
         losses = self.tokenizer.training_loss(latents, batch.num_frames, generator)
         for name in ("loss", "reconstruction", "prior", "commitment"):
             self.log(f"train/{name}", getattr(losses, name), batch_size=len(batch.ids))
-        return losses.loss
+        if self.trainer.world_size == 1:
+            return losses.loss
+        weights = torch.stack([batch.num_frames.sum(), losses.code_mask.sum()]).float()
+        frames, codes = ranks.shares(weights)
+        described = losses.reconstruction + self.conf["flow"]["prior_weight"] * losses.prior
+        return frames * described + codes * losses.commitment
 
     def on_before_zero_grad(self, optimizer: torch.optim.Optimizer) -> None:
         """After each optimizer step: the decoder's running average."""
@@ -85,10 +90,11 @@ class Tokenizer(L.LightningModule):
 
     def validation_step(self, batch: LatentBatch, batch_idx: int) -> None:
         codes = self.tokenizer.encode(batch.latents, batch.num_frames)
-        self.latent_error.update(self.decode(batch, seed=batch_idx), batch.latents, batch.num_frames)
+        place = batch_idx * self.trainer.world_size + self.global_rank  # of the batch among those of all ranks
+        self.latent_error.update(self.decode(batch, seed=place), batch.latents, batch.num_frames)
         valid = torch.arange(codes.codes.shape[1], device=self.device) < codes.num_codes[:, None]
         self.codebook_use.update(codes.codes, valid)
-        noise = self._noise(batch, batch_idx)
+        noise = self._noise(batch, place)
         for time in GAP_TIMES:
             gap = self.averaged().token_gap(batch.latents, batch.num_frames, time, noise)
             self.log(f"val/token_gap_{time:g}", gap, batch_size=len(batch.ids), sync_dist=True)

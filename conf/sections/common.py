@@ -58,10 +58,12 @@ class Checkpoints:
 
 @dataclass
 class Limits:
-    """When a run stops by itself, saved, to be gone on with."""
+    """When a run stops by itself."""
 
     seconds: float | None  # after the command began; null: none
     margin: float  # seconds before SLURM's own end of the job
+    on_nan: Literal["stop", "skip"]  # a loss or gradient that is not finite: end, or leave that step out
+    nan_in_a_row: int  # steps left out one after the other before it ends all the same
 
 
 @dataclass

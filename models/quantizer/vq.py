@@ -137,8 +137,10 @@ class VectorQuantizer(Quantizer):
     @torch.no_grad()
     def _update(self, vectors: Tensor, codes: Tensor) -> None:
         """One step. vectors (M, d) and codes (M) of this rank, without padding. Every rank comes here, also with M = 0:
-        it takes part in the collectives.
+        it takes part in the collectives. What is not finite is left out: it would stay in the running means for ever.
         """
+        finite = vectors.isfinite().all(-1)
+        vectors, codes = vectors[finite], codes[finite]
         step = int(self.step)
         generator = torch.Generator().manual_seed(self._step_seed())
         if not self.ready:

@@ -1,4 +1,4 @@
-"""A SLURM of one node on this machine, in a folder of its own: munged, slurmctld and slurmd as Debian ships them (apt install slurm-wlm munge).
+"""A SLURM of two nodes on this machine, in a folder of its own: munged, slurmctld and slurmd as Debian ships them (apt install slurm-wlm munge).
 
 `python -m tests.slurm.cluster` starts one, prints what to export, and ends it at Ctrl-C or SIGTERM. Run it as root: slurmd starts jobs as their users.
 """
@@ -22,7 +22,6 @@ CONF = """\
 ClusterName=tests
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ctld_port}
-SlurmdPort={slurmd_port}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
@@ -30,11 +29,11 @@ AuthType=auth/munge
 AuthInfo=socket={place}/munge/socket,cred_expire=10
 CredType=cred/munge
 StateSaveLocation={place}/state
-SlurmdSpoolDir={place}/spool
+SlurmdSpoolDir={place}/spool-%n
 SlurmctldPidFile={place}/slurmctld.pid
-SlurmdPidFile={place}/slurmd.pid
+SlurmdPidFile={place}/slurmd-%n.pid
 SlurmctldLogFile={place}/slurmctld.log
-SlurmdLogFile={place}/slurmd.log
+SlurmdLogFile={place}/slurmd-%n.log
 MailProg=/bin/true
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
@@ -50,7 +49,10 @@ SlurmdParameters=config_overrides
 JobRequeue=1
 KillWait=10
 ReturnToService=2
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} State=UNKNOWN
+# Jobs that are over are known until the end of the tests.
+MinJobAge=36000
+NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 Port={port_1} CPUs=2
+NodeName=node2 NodeHostname={host} NodeAddr=127.0.0.1 Port={port_2} CPUs=2
 PartitionName=cpu Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -64,15 +66,15 @@ def missing() -> str | None:
 
 
 class Cluster:
-    """In a `with`: a running cluster with a partition `cpu`; `environment` is what its commands need."""
+    """In a `with`: a running cluster, its partition `cpu`; `environment` is what its commands need."""
 
-    def __init__(self, cpus: int = 4) -> None:
-        self.cpus = cpus
+    def __init__(self) -> None:
         self.daemons: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> "Cluster":
         self.place = Path(tempfile.mkdtemp(prefix="slurm-"))  # short: a socket's path has 107 characters
         self.environment = {**os.environ, "SLURM_CONF": str(self.place / "slurm.conf"), "PATH": _path()}
+        self.environment["MASTER_ADDR"] = "127.0.0.1"  # no host is called node1
         try:
             self._start()
         except BaseException:
@@ -99,24 +101,25 @@ class Cluster:
     def _start(self) -> None:
         host = socket.gethostname().split(".")[0]
         munge = self.place / "munge"
-        for folder in (munge, self.place / "state", self.place / "spool"):
+        for folder in (munge, self.place / "state"):
             folder.mkdir(mode=0o700)
         (munge / "key").write_bytes(secrets.token_bytes(1024))
         (munge / "key").chmod(0o400)
-        ctld_port, slurmd_port = _free_ports(2)
-        written = CONF.format(place=self.place, host=host, ctld_port=ctld_port, slurmd_port=slurmd_port, cpus=self.cpus)
+        ctld_port, port_1, port_2 = _free_ports(3)
+        written = CONF.format(place=self.place, host=host, ctld_port=ctld_port, port_1=port_1, port_2=port_2)
         (self.place / "slurm.conf").write_text(written)
         files = (f"--{name}-file={munge / name}" for name in ("key", "pid", "log", "seed"))
         self._daemon("munged", "--foreground", "--force", f"--socket={munge / 'socket'}", *files)
         if not until((munge / "socket").exists, 20):
             raise RuntimeError(f"munged did not start: {self._said('munged')}")
         self._daemon("slurmctld", "-D")
-        self._daemon("slurmd", "-D")
-        if not until(lambda: self.ask("sinfo", "--noheader", "--format=%t") == "idle", 60):
+        for node in ("node1", "node2"):
+            self._daemon("slurmd", "-D", "-N", node)
+        if not until(lambda: self.ask("sinfo", "--noheader", "--format=%D %t") == "2 idle", 60):
             raise RuntimeError(f"SLURM did not start: {self._said('slurmctld')}{self._said('slurmd')}")
 
     def _daemon(self, *words: str) -> None:
-        with (self.place / f"{words[0]}.out").open("wb") as out:
+        with (self.place / f"{words[0]}.out").open("ab") as out:
             self.daemons.append(
                 subprocess.Popen(words, env=self.environment, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
             )
