@@ -2,8 +2,10 @@
 
     <folder>/key.json              what made the cache (producer's hash, window rule); another key is refused
     <folder>/plan.json             [{"id", "cuts": [cut ids]}, ...]: every recording in exactly one chunk
-    <folder>/<chunk>/cuts.jsonl.gz the chunk's cuts, in plan order
-    <folder>/<chunk>/arrays.npy    latents only: (sum of F, D) float16; a cut's custom has `offset`, `length` (frames)
+    <folder>/<chunk>/cuts.jsonl    the chunk's cuts, in plan order
+    <folder>/<chunk>/index.npz     where each cut's line and array are: datamodules/stored.py reads by it
+    <folder>/<chunk>/codes.npy     codes: (sum of N) uint16, or int32 where one is above 65535
+    <folder>/<chunk>/arrays.npy    latents: (sum of F, D) float16
     <folder>/<chunk>/std.npy       their posterior's standard deviation, of the same shape, where it is not all zero
 
 A chunk is written as `.tmp-<chunk>-<pid>` and renamed when it is whole. Rank r of W takes every W-th pending chunk, so
@@ -19,7 +21,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from lhotse import CutSet
+
+from datamodules.stored import Stored, write_cuts
 
 
 class Chunk(NamedTuple):
@@ -116,24 +119,21 @@ class ChunkWriter:
         offset, blocks, cuts = 0, [], []
         for cut in self.chunk.cuts:
             assert (cut.id in self.codes) != (cut.id in self.arrays), f"{cut.id} has no result"
-            custom = {key: value for key, value in cut.custom.items() if key not in PLACE}
-            if cut.id in self.codes:
-                custom["codes"] = [int(code) for code in self.codes[cut.id]]
-            else:
-                array = np.concatenate(self.arrays[cut.id])
-                custom |= {"offset": offset, "length": len(array)}
-                blocks.append(array)
-                offset += len(array)
+            block = np.asarray(self.codes[cut.id]) if cut.id in self.codes else np.concatenate(self.arrays[cut.id])
             copy = cut.with_id(cut.id)
-            copy.custom = custom
-            cuts.append(copy)
-        if blocks:
-            np.save(part / "arrays.npy", np.concatenate(blocks))
+            copy.custom = {key: value for key, value in cut.custom.items() if key not in PLACE}
+            cuts.append((copy.to_dict(), offset, len(block)))
+            blocks.append(block)
+            offset += len(block)
+        whole = np.concatenate(blocks)
+        if self.codes:
+            whole = whole.astype(np.uint16 if whole.max(initial=0) <= np.iinfo(np.uint16).max else np.int32)
+        np.save(part / ("codes.npy" if self.codes else "arrays.npy"), whole)
         if self.stds:
             stds = np.concatenate([block for cut in self.chunk.cuts for block in self.stds.get(cut.id, [])])
             assert len(stds) == offset, "some windows have a standard deviation and some have none"
             np.save(part / "std.npy", stds)
-        CutSet.from_cuts(cuts).to_file(part / "cuts.jsonl.gz")
+        write_cuts(part, cuts)
         try:
             part.rename(self.folder / self.chunk.id)
         except OSError:
@@ -142,27 +142,13 @@ class ChunkWriter:
             shutil.rmtree(part)
 
 
-def read(folder: Path) -> list[Any]:
-    """All cuts in plan order; those with latents know their files as custom["array"] and, where there is one, ["std"].
+def read(folder: Path) -> Stored:
+    """All cuts in plan order, opened and not loaded; those with latents know their files as custom["array"] and, where there is one, ["std"],
+    those with codes have them as custom["codes"].
 
     Raises ValueError where a planned chunk is missing or holds other cuts than planned.
     """
-    found = []
-    for planned in json.loads((folder / "plan.json").read_text()):
-        path = folder / planned["id"]
-        if not path.is_dir():
-            raise ValueError(f"{folder} is not whole: chunk {planned['id']} is missing. Run its stage again")
-        cuts = list(CutSet.from_file(path / "cuts.jsonl.gz"))
-        if [cut.id for cut in cuts] != planned["cuts"]:
-            raise ValueError(f"{path} holds other recordings than planned. Begin its stage again with --restart")
-        if (path / "arrays.npy").is_file():
-            for cut in cuts:
-                cut.custom["array"] = str(path / "arrays.npy")
-        if (path / "std.npy").is_file():
-            for cut in cuts:
-                cut.custom["std"] = str(path / "std.npy")
-        found += cuts
-    return found
+    return Stored(folder, json.loads((folder / "plan.json").read_text()))
 
 
 def load_array(cut: Any) -> np.ndarray:
@@ -175,7 +161,7 @@ def load_std(cut: Any) -> np.ndarray | None:
     return _slice(cut, "std") if "std" in cut.custom else None
 
 
-PLACE = ("array", "std", "offset", "length")  # where a cut's latents lie
+PLACE = ("array", "std", "offset", "length", "codes")  # where a cut's latents lie, or its codes
 
 
 def _slice(cut: Any, name: str) -> np.ndarray:

@@ -3,6 +3,7 @@
 Both train the same adapter on cached codes; `openaqa` starts from `caption`'s. What differs is the mixture of conversations.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from datamodules import chunks
 from datamodules.conversations import Turn
 from datamodules.language import Encoded, LanguageBatch, LanguageDataModule
+from datamodules.stored import Stored
 from models.vocabulary import Turn as ChatTurn
 from stages import artifacts, chain, lessons, optim
 from stages.language_model import build, check_base, times
@@ -42,7 +44,7 @@ class Language(L.LightningModule):
         self.language.train()  # transformers hands models over in evaluation mode
         cuts = chunks.read(parents["cache"].folder / "chunks")
         self.data = lessons.data(
-            stage, conf, cuts, self.encode, self.vocabulary.pad_id
+            stage, conf, cuts, self.encode, self.vocabulary.pad_id, self.vocabulary.fingerprint(), _place(cuts, folder)
         )  # here, so that data without a conversation is refused before anything is written
 
     def datamodule(self) -> LanguageDataModule:
@@ -147,6 +149,11 @@ class Language(L.LightningModule):
             for entry, count in zip(self.conf["curriculum"], facts["items"], strict=False)
         ]
         return facts, metrics
+
+
+def _place(cuts: Stored, folder: Path) -> Path:
+    """Where lengths are kept: beside the cache, for all that is trained on it; where that is not ours to write, with the run."""
+    return (cuts.folder.parent if os.access(cuts.folder.parent, os.W_OK) else folder) / "measured"
 
 
 def _same_model(parent: dict[str, Any], conf: dict[str, Any], folder: Path) -> None:

@@ -189,7 +189,7 @@ def test_a_chunk_with_other_cuts_is_refused(tmp_path: Path):
     open_cache(tmp_path, planned, KEY)
     for chunk in planned:
         write(tmp_path, chunk)
-    for name in ("cuts.jsonl.gz", "arrays.npy"):
+    for name in ("cuts.jsonl", "index.npz", "arrays.npy"):
         (tmp_path / planned[0].id / name).write_bytes((tmp_path / planned[1].id / name).read_bytes())
     with pytest.raises(ValueError, match="other recordings than planned"):
         read(tmp_path)
