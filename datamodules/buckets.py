@@ -7,14 +7,16 @@ import numpy as np
 RESOLUTION = 2048  # different lengths that are told apart
 
 
-def bucket_ends(lengths: Sequence[int], count: int) -> list[int]:
+def bucket_ends(lengths: Sequence[int] | np.ndarray, count: int) -> list[int]:
     """The greatest length of each of at most `count` buckets, ascending; the last is the greatest of all.
 
     Such that the sum over all items of (end of its bucket - its length) is least: exact, by dynamic programming over the different lengths
     (Bellman 1961), which are rounded up to 1/RESOLUTION of the greatest. Quantiles of the lengths leave one wide bucket to a long tail.
     """
-    unit = -(-max(lengths) // RESOLUTION)
-    rounded = np.minimum(-(-np.asarray(lengths) // unit) * unit, max(lengths))
+    lengths = np.asarray(lengths)
+    longest = int(lengths.max())
+    unit = -(-longest // RESOLUTION)
+    rounded = np.minimum(-(-lengths // unit) * unit, longest)
     values, numbers = np.unique(rounded, return_counts=True)
     size, count = len(values), min(count, len(values))
     items = np.concatenate([[0], np.cumsum(numbers)])  # of the first n lengths

@@ -2,15 +2,16 @@
 
     <folder>/key.json              what made the cache (producer's hash, window rule); another key is refused
     <folder>/plan.json             [{"id", "cuts": [cut ids]}, ...]: every recording in exactly one chunk
-    <folder>/<chunk>/cuts.jsonl.gz the chunk's cuts, in plan order
-    <folder>/<chunk>/arrays.npy    latents only: (sum of F, D) float16; a cut's custom has `offset`, `length` (frames)
+    <folder>/<chunk>/cuts.jsonl    the chunk's cuts, in plan order
+    <folder>/<chunk>/index.npy     where each cut's line and array are: datamodules/stored.py reads by it
+    <folder>/<chunk>/codes.npy     codes: (sum of N) uint16, or int32 where one is above 65535
+    <folder>/<chunk>/arrays.npy    latents: (sum of F, D) float16
     <folder>/<chunk>/std.npy       their posterior's standard deviation, of the same shape, where it is not all zero
 
 A chunk is written as `.tmp-<chunk>-<pid>` and renamed when it is whole. Rank r of W takes every W-th pending chunk, so
 a run may go on with another W. Cuts whose recordings hold the same bytes lie in one chunk and share one result.
 """
 
-import gzip
 import hashlib
 import json
 import os
@@ -22,6 +23,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from lhotse import CutSet
+
+from datamodules.stored import Stored, write_cuts
 
 SECONDS_PER_CHUNK = 24 * 3600  # of sound: a chunk's results are held in memory, as latents of 21.5 Hz some 240 MB
 
@@ -169,56 +172,37 @@ class ChunkWriter:
     def _write(self, part: Path) -> None:
         shared = self.chunk.shared
         offset, blocks, cuts = 0, [], []
-        places: dict[str, dict[str, int]] = {}
+        places: dict[str, tuple[int, int]] = {}
         for cut in self.chunk.cuts:
             source = shared[cut.id]
             assert (source in self.codes) != (source in self.arrays), f"{source} has no result"
-            custom = {key: value for key, value in cut.custom.items() if key not in PLACE}
-            if source in self.codes:
-                custom["codes"] = [int(code) for code in self.codes[source]]
-            else:
-                if source not in places:
-                    array = np.concatenate(self.arrays[source])
-                    places[source] = {"offset": offset, "length": len(array)}
-                    blocks.append(array)
-                    offset += len(array)
-                custom |= places[source]
+            if source not in places:
+                found = self.codes.get(source)
+                block = np.concatenate(self.arrays[source]) if found is None else np.asarray(found)
+                places[source] = (offset, len(block))
+                blocks.append(block)
+                offset += len(block)
             copy = cut.with_id(cut.id)
-            copy.custom = custom
-            cuts.append(copy)
-        if blocks:
-            _save(part / "arrays.npy", np.concatenate(blocks))
+            copy.custom = {key: value for key, value in cut.custom.items() if key not in PLACE}
+            cuts.append((copy.to_dict(), *places[source]))
+        whole = np.concatenate(blocks)
+        if self.codes:
+            whole = whole.astype(np.uint16 if whole.max(initial=0) <= np.iinfo(np.uint16).max else np.int32)
+        _save(part / ("codes.npy" if self.codes else "arrays.npy"), whole)
         if self.stds:
             stds = np.concatenate([block for name in places for block in self.stds.get(name, [])])
             assert len(stds) == offset, "some windows have a standard deviation and some have none"
             _save(part / "std.npy", stds)
-        # no name and no time in the header: equal cuts are equal bytes
-        with (part / "cuts.jsonl.gz").open("wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as stream:
-            for cut in cuts:
-                stream.write(json.dumps(cut.to_dict(), ensure_ascii=False).encode() + b"\n")
+        write_cuts(part, cuts)
 
 
-def read(folder: Path) -> list[Any]:
-    """All cuts in plan order; those with latents know their files as custom["array"] and, where there is one, ["std"].
+def read(folder: Path) -> Stored:
+    """All cuts in plan order, opened and not loaded; those with latents know their files as custom["array"] and, where there is one, ["std"],
+    those with codes have them as custom["codes"].
 
     Raises ValueError where a planned chunk is missing or holds other cuts than planned.
     """
-    found = []
-    for planned in json.loads((folder / "plan.json").read_text()):
-        path = folder / planned["id"]
-        if not path.is_dir():
-            raise ValueError(f"{folder} is not whole: chunk {planned['id']} is missing. Run its stage again")
-        cuts = read_cuts(path / "cuts.jsonl.gz", f"Remove the folder {path} and run its stage again")
-        if [cut.id for cut in cuts] != planned["cuts"]:
-            raise ValueError(f"{path} holds other recordings than planned. Begin its stage again with --restart")
-        if (path / "arrays.npy").is_file():
-            for cut in cuts:
-                cut.custom["array"] = str(path / "arrays.npy")
-        if (path / "std.npy").is_file():
-            for cut in cuts:
-                cut.custom["std"] = str(path / "std.npy")
-        found += cuts
-    return found
+    return Stored(folder, json.loads((folder / "plan.json").read_text()))
 
 
 def read_cuts(path: Path, cure: str) -> list[Any]:
@@ -239,7 +223,7 @@ def load_std(cut: Any) -> np.ndarray | None:
     return _slice(cut, "std") if "std" in cut.custom else None
 
 
-PLACE = ("array", "std", "offset", "length")  # where a cut's latents lie
+PLACE = ("array", "std", "offset", "length", "codes")  # where a cut's latents lie, or its codes
 
 
 def _slice(cut: Any, name: str) -> np.ndarray:

@@ -47,15 +47,21 @@ def conversations(
     kinds: Sequence[str] = (),
     caption_dropout: float = 0.0,
     sounds: Mapping[str, Sequence[int]] | None = None,
+    weights: Mapping[str, float] = {},
 ) -> list[Conversation]:
-    """All conversations with sound of one epoch; of the questions those of `kinds`, or all where it is empty.
+    """All conversations with sound of one epoch; of the questions those of `kinds`, or all where it is empty. A cut's do not hang on its neighbours.
 
     caption_dropout: share of the text-to-sound items whose caption is empty, for classifier-free guidance (Ho and Salimans 2022,
     arXiv:2207.12598). sounds: codes by recording, that the cuts' conversations name beside their own. Raises ValueError for one
-    that is not there.
+    that is not there. weights: corpus -> what its items' weights in the mixture are multiplied by; 1 for others.
     """
     found: list[Conversation] = []
+    whole = mixture
     for cut in cuts:
+        if weights and cut.custom["corpus"] in weights:
+            mixture = Mixture(*(weight * weights[cut.custom["corpus"]] for weight in whole))
+        else:
+            mixture = whole
         codes, source = list(cut.custom["codes"]), cut.custom["source"]
         told = [sup for sup in cut.supervisions if sup.custom["task"] == "conversation"]
         captions = [sup for sup in cut.supervisions if sup.custom["task"] == "caption"]
@@ -100,19 +106,30 @@ def texts(files: Sequence[str | Path], weight: float) -> list[Conversation]:
     """
     found = []
     for path in map(Path, files):
-        if not path.is_file():
-            raise ValueError(
-                f'text.files: {path}: no such file. It is JSONL, one {{"text": ...}} or {{"messages": [...]}} a line'
-            )
-        lines = path.read_text(encoding="utf-8").splitlines()
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            turns = _text(line, f"{path}, line {number}")
-            name = f"text-{hashlib.sha256(line.encode()).hexdigest()[:12]}-{number}"
-            for copy in range(copies(weight, name)):
-                found.append(Conversation(f"{path.stem}-{name}-{copy}", "text", str(path), [turns]))
+        check_text_file(path)
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                found += text_items(path, number, line, weight)
     return found
+
+
+def check_text_file(path: Path) -> None:
+    if not path.is_file():
+        raise ValueError(
+            f'text.files: {path}: no such file. It is JSONL, one {{"text": ...}} or {{"messages": [...]}} a line'
+        )
+
+
+def text_items(path: Path, number: int, line: bytes, weight: float) -> list[Conversation]:
+    """The items of one line, `number` from 1; none of an empty one."""
+    if not line.strip():
+        return []
+    text = line.rstrip(b"\r\n").decode()
+    turns = _text(text, f"{path}, line {number}")
+    name = f"text-{hashlib.sha256(text.encode()).hexdigest()[:12]}-{number}"
+    return [
+        Conversation(f"{path.stem}-{name}-{copy}", "text", str(path), [turns]) for copy in range(copies(weight, name))
+    ]
 
 
 def is_asked(supervision: Any, kinds: Sequence[str]) -> bool:

@@ -3,37 +3,41 @@
 from collections.abc import Iterator, Sequence
 from itertools import count, islice
 
-from lhotse import CutSet
-from lhotse.dataset.sampling.base import CutSampler
+import numpy as np
+
+from datamodules.batches import NumberedBatches
 
 
 class Lessons:
-    """Quacks like a CutSampler to `ResumableSampler`. Each sampler starts at its own epoch 0 and goes through as many as its batches take.
+    """Quacks like NumberedBatches to `ResumableSampler`. Each sampler starts at its own epoch 0 and goes through as many as its batches take.
 
     So that a position in it is one number: batches since the beginning. Raises ValueError where a lesson has no batch for this rank.
     """
 
-    def __init__(self, samplers: Sequence[CutSampler], batches: Sequence[int]) -> None:
+    def __init__(self, samplers: Sequence[NumberedBatches], batches: Sequence[int]) -> None:
         assert len(samplers) == len(batches)
         self.samplers, self.batches, self.epoch = samplers, batches, 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
-    def __iter__(self) -> Iterator[CutSet]:
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return self.from_batch(0)
+
+    def from_batch(self, batch: int) -> Iterator[np.ndarray]:
+        if batch > sum(self.batches):
+            raise ValueError(f"cannot go on at batch {batch}: the curriculum has {sum(self.batches)}. It changed")
         for number, (sampler, batches) in enumerate(zip(self.samplers, self.batches, strict=True)):
-            yield from islice(self._endless(sampler, number), batches)
+            if batch < batches:
+                yield from islice(self._endless(sampler, number, batch), batches - batch)
+            batch = max(0, batch - batches)
 
     @staticmethod
-    def _endless(sampler: CutSampler, number: int) -> Iterator[CutSet]:
-        for epoch in count():
+    def _endless(sampler: NumberedBatches, number: int, batch: int) -> Iterator[np.ndarray]:
+        """From that batch on, counted since the sampler's epoch 0."""
+        if not len(sampler):
+            raise ValueError(f"entry {number + 1} of the curriculum gives a process no batch: it has no item")
+        first, skip = divmod(batch, len(sampler))
+        for epoch in count(first):
             sampler.set_epoch(epoch)
-            batches = iter(sampler)
-            batch = next(batches, None)
-            if batch is None:
-                raise ValueError(
-                    f"entry {number + 1} of the curriculum gives a process no batch: it has fewer than there are processes"
-                )
-            while batch is not None:
-                yield batch
-                batch = next(batches, None)
+            yield from sampler.from_batch(skip if epoch == first else 0)

@@ -1,39 +1,32 @@
 """Conversations to batches of ids.
 
-datamodules/conversations.py ──► turns of text and sound ──► ids, labels, kinds ──► LanguageBatch
-                                                (encode, from the stage)
+entries.py ──► measured.py ──► batches.py ──► numbers of items ──► turns of text and sound ──► ids, labels, kinds ──► LanguageBatch
+(opened)       (once, stored)  (an epoch)                      (conversations.py)         (encode, from the stage)
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from lhotse import CutSet, MonoCut
-from lhotse.dataset.sampling import DynamicBucketingSampler, SimpleCutSampler
-from lhotse.dataset.sampling.base import CutSampler
-from lhotse.dataset.sampling.dynamic_bucketing import FixedBucketBatchSizeConstraint
 from torch import Tensor
 
+from datamodules.batches import NumberedBatches
 from datamodules.buckets import bucket_ends
 from datamodules.conversations import Conversation, Segment, Turn
 from datamodules.curriculum import Lessons
-from datamodules.sampler import ResumableDataModule, hash_ids
-
-MEASURED_TOGETHER = 256  # conversations, in one call of the tokenizer
+from datamodules.measured import Items, measure
+from datamodules.sampler import ResumableDataModule
 
 
 class Part(NamedTuple):
     """Training data: all of it, or an entry of a curriculum."""
 
-    items: list[Conversation]
+    entries: Sequence[Sequence[Conversation]]  # datamodules/entries.py
     max_tokens: int
     batches: int | None  # that it is trained for; None: without end, which is of an only part
-
-
-class TooLong(NamedTuple):
-    id: str
-    kind: str
-    tokens: int
+    place: Path | None = None  # where its lengths are stored: datamodules/measured.py
 
 
 class Encoded(NamedTuple):
@@ -83,63 +76,48 @@ class LanguageDataModule(ResumableDataModule):
         num_buckets: int,
         seed: int,
         num_workers: int,
+        progress: Callable[[int], None] = lambda done: None,
     ) -> None:
+        """progress: told of entries, where lengths are measured for the first time."""
         super().__init__(seed=seed, num_workers=num_workers)
-        self.encode = encode
-        self.dataset = _Encode(encode, pad_id)
         self.tokens_per_batch, self.num_buckets = tokens_per_batch, num_buckets
-        self.too_long: list[TooLong] = []
-        self.train_items = [self._measure(part) for part in train]
+        done = 0
+        parts: list[Items] = []
+        for part in (*train, validation):
+            measured = measure(
+                part.entries, part.max_tokens, lambda items: lengths(items, encode), num_workers, part.place,
+                lambda count, before=done: progress(before + count),
+            )  # fmt: skip
+            parts.append(measured)
+            done += len(part.entries)
+        self.train_items, self.validation_items = parts[:-1], parts[-1]
+        self.too_long = [item for part in parts for item in part.too_long]
         self.batches = [part.batches for part in train if part.batches is not None]
         assert len(self.batches) == len(train) or (not self.batches and len(train) == 1)
-        self.validation_items = self._measure(validation)
+        self.dataset = _Encode(parts, encode, pad_id)
 
-    def train_sampler(self, rank: int, world: int) -> CutSampler | Lessons:
+    def train_sampler(self, rank: int, world: int) -> NumberedBatches | Lessons:
         samplers = [
-            self._sampler(
-                items, rank, world, shuffle=True, seed=self.seed + 10_007 * number
-            )  # equal items, another order
-            for number, items in enumerate(self.train_items)
-        ]
+            self._sampler(number, rank, world, shuffle=True, seed=self.seed + 10_007 * number)
+            for number in range(len(self.train_items))
+        ]  # equal items, another order
         return Lessons(samplers, self.batches) if self.batches else samplers[0]
 
-    def validation_sampler(self, rank: int, world: int) -> CutSampler | None:
-        if not self.validation_items:
+    def validation_sampler(self, rank: int, world: int) -> NumberedBatches | None:
+        if not len(self.validation_items):
             return None
-        return self._sampler(self.validation_items, rank, world, shuffle=False, seed=self.seed)
+        return self._sampler(len(self.train_items), rank, world, shuffle=False, seed=self.seed)
 
     def fingerprint(self) -> str:
-        return "-".join([hash_ids(*self.train_items), *map(str, self.batches)])
+        return "-".join([*(items.fingerprint for items in self.train_items), *map(str, self.batches)])
 
-    def _sampler(self, items: list[MonoCut], rank: int, world: int, shuffle: bool, seed: int) -> CutSampler:
-        """Buckets of like length; fewer than asked where there are few different lengths.
-
-        A bucket's batches have as many items as fit the budget at its greatest length: Lhotse's TokenConstraint looks at what is in the batch
-        already, so one longer item at its end goes beyond the budget.
-        """
-        longest = bucket_ends([int(cut.duration) for cut in items], self.num_buckets)
-        if len(longest) == 1:
-            return SimpleCutSampler(
-                CutSet.from_cuts(items), max_cuts=max(1, self.tokens_per_batch // longest[0]), shuffle=shuffle,
-                seed=seed, rank=rank, world_size=world,
-            )  # fmt: skip
-        sizes = [max(1, int(self.tokens_per_batch // length)) for length in longest]
-        return DynamicBucketingSampler(
-            CutSet.from_cuts(items), constraint=FixedBucketBatchSizeConstraint(longest, sizes), duration_bins=longest[:-1],
-            buffer_size=20_000, shuffle=shuffle, seed=seed, rank=rank, world_size=world, drop_last=False,
-        )  # fmt: skip
-
-    def _measure(self, part: Part) -> list[MonoCut]:
-        cuts = []
-        for begin in range(0, len(part.items), MEASURED_TOGETHER):
-            items = part.items[begin : begin + MEASURED_TOGETHER]
-            for item, length in zip(items, lengths(items, self.encode), strict=True):
-                if length > part.max_tokens:
-                    self.too_long.append(TooLong(item.id, item.kind, length))
-                else:
-                    custom = {"num_tokens": length, "talks": item.talks}
-                    cuts.append(MonoCut(item.id, start=0, duration=length, channel=0, custom=custom))
-        return cuts
+    def _sampler(self, part: int, rank: int, world: int, shuffle: bool, seed: int) -> NumberedBatches:
+        """Buckets of like length; a bucket's batches have as many items as fit the budget at its greatest length."""
+        found = self.dataset.parts[part].lengths
+        ends = bucket_ends(found, self.num_buckets)
+        sizes = [max(1, int(self.tokens_per_batch // length)) for length in ends]
+        numbers = np.arange(self.dataset.starts[part], self.dataset.starts[part + 1])
+        return NumberedBatches(found, ends, sizes, shuffle=shuffle, seed=seed, rank=rank, world=world, numbers=numbers)
 
 
 def lengths(items: Sequence[Conversation], encode: Callable[[list[list[Turn]]], list[Encoded]]) -> list[int]:
@@ -163,14 +141,19 @@ def _silent(segment: Segment) -> Segment:
 
 
 class _Encode(torch.utils.data.Dataset):
-    """CutSet of conversations -> LanguageBatch."""
+    """Numbers of items, counted through all parts -> LanguageBatch."""
 
-    def __init__(self, encode: Callable[[list[list[Turn]]], list[Encoded]], pad_id: int) -> None:
-        self.encode, self.pad_id = encode, pad_id
+    def __init__(
+        self, parts: Sequence[Items], encode: Callable[[list[list[Turn]]], list[Encoded]], pad_id: int
+    ) -> None:
+        self.parts, self.encode, self.pad_id = parts, encode, pad_id
+        self.starts = np.cumsum([0, *map(len, parts)])
 
-    def __getitem__(self, cuts: CutSet) -> LanguageBatch:
-        encoded = iter(self.encode([talk for cut in cuts for talk in cut.custom["talks"]]))
-        return collate([(cut.id, pack([next(encoded) for _ in cut.custom["talks"]])) for cut in cuts], self.pad_id)
+    def __getitem__(self, numbers: np.ndarray) -> LanguageBatch:
+        owners = np.searchsorted(self.starts, numbers, side="right") - 1
+        items = [self.parts[part][number - self.starts[part]] for part, number in zip(owners, numbers, strict=True)]
+        encoded = iter(self.encode([talk for item in items for talk in item.talks]))
+        return collate([(item.id, pack([next(encoded) for _ in item.talks])) for item in items], self.pad_id)
 
 
 def pack(talks: Sequence[Encoded]) -> Packed:

@@ -1,18 +1,21 @@
 """Windows of cached latents: what the tokenizer is trained on, and what the stage `cache` turns into codes."""
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from lhotse import CutSet, MonoCut
-from lhotse.dataset.sampling.base import CutSampler
+from lhotse import MonoCut
 from torch import Tensor
 
 from datamodules import chunks
+from datamodules.batches import NumberedBatches
 from datamodules.overlap import Ahead
 from datamodules.pending import PendingChunks
-from datamodules.sampler import ResumableDataModule, fixed_batches, hash_ids
+from datamodules.sampler import ResumableDataModule
+from datamodules.stored import SPLITS, Stored
 
 
 class LatentBatch(NamedTuple):
@@ -50,37 +53,91 @@ def _padded(arrays: list[Any]) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True)
 
 
-class _Collate(torch.utils.data.Dataset):
-    def __getitem__(self, cuts: CutSet) -> LatentBatch:
-        return collate(cuts)
+class Windows(torch.utils.data.Dataset):
+    """Windows of a cache, a row of numbers each: numbers of windows -> LatentBatch."""
+
+    def __init__(self, cuts: Stored, window_frames: int) -> None:
+        self.cuts, self.window_frames = cuts, window_frames
+        of = cuts.chosen
+        counts = -(-cuts.rows["length"][of] // window_frames)
+        self.owner = np.repeat(of, counts)  # row of the cache
+        first = np.repeat(np.cumsum(counts) - counts, counts)
+        self.number = (np.arange(len(self.owner)) - first).astype(np.int32)  # of the recording's windows
+
+    def __len__(self) -> int:
+        return len(self.owner)
+
+    def __getitem__(self, numbers: np.ndarray) -> LatentBatch:
+        return collate([self._window(int(self.owner[n]), int(self.number[n])) for n in numbers])
+
+    def _window(self, owner: int, number: int) -> MonoCut:
+        row, start = self.cuts.rows[owner], number * self.window_frames
+        frames = min(self.window_frames, int(row["length"]) - start)
+        custom = {**self.cuts.arrays(owner), "offset": int(row["offset"]) + start, "length": frames}
+        return MonoCut(f"{self.cuts.name(owner)}-w{number}", start=0, duration=frames, channel=0, custom=custom)
+
+    def copies(self, weights: Mapping[str, float]) -> np.ndarray:
+        """Numbers of an epoch's windows: each as often as its corpus weighs (1 where none is given), a share of them by the hash of their ids."""
+        if not weights:
+            return np.arange(len(self))
+        weight = np.array([weights.get(corpus, 1.0) for corpus in self.cuts.corpora])
+        wanted = weight[self.cuts.rows["corpus"][self.owner]]
+        mixed = self.cuts.rows["name"][self.owner] ^ (self.number.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+        whole = np.floor(wanted)
+        extra = _scrambled(mixed) % np.uint64(10_000) < 10_000 * (wanted - whole)
+        return np.repeat(np.arange(len(self)), whole.astype(int) + extra)
+
+    def split(self, split: str) -> np.ndarray:
+        """(windows) whether one is of it."""
+        return self.cuts.rows["split"][self.owner] == SPLITS.index(split)
+
+
+def _scrambled(values: np.ndarray) -> np.ndarray:
+    """splitmix64's finaliser (Steele, Lea and Flood 2014): bits of uint64 that hang on all bits of the value."""
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        values = (values ^ (values >> np.uint64(shift))) * np.uint64(factor)
+    return values ^ (values >> np.uint64(31))
 
 
 class LatentDataModule(ResumableDataModule):
     """Windows of the splits train and validation, shuffled anew each epoch. Raises ValueError where the training split is empty."""
 
-    def __init__(self, folder: Path, window_frames: int, batch_size: int, seed: int, num_workers: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        window_frames: int,
+        batch_size: int,
+        seed: int,
+        num_workers: int,
+        weights: Mapping[str, float] = {},
+    ) -> None:
+        """weights: corpus -> how often its windows come in an epoch of training; 1 for others."""
         super().__init__(seed=seed, num_workers=num_workers)
-        self.batch_size, self.dataset = batch_size, _Collate()
-        cuts = chunks.read(folder)
-        self.train_windows, self.validation_windows = (
-            [window for cut in cuts if cut.custom["split"] == split for window in windows(cut, window_frames)]
-            for split in ("train", "validation")
-        )
-        if not self.train_windows:
+        self.batch_size, self.dataset = batch_size, Windows(chunks.read(folder), window_frames)
+        if not self.dataset.split("train").any():
             raise ValueError(f"{folder}: no recording is in the split 'train'")
+        epoch = self.dataset.copies(weights)
+        self.train_windows = epoch[self.dataset.split("train")[epoch]]
+        self.validation_windows = np.flatnonzero(self.dataset.split("validation"))
+        if not len(self.train_windows):
+            raise ValueError(f"{folder}: corpus_weights {dict(weights)} leave no training window")
 
-    def train_sampler(self, rank: int, world: int) -> CutSampler:
-        return fixed_batches(self.train_windows, self.batch_size, self.seed, rank, world, shuffle=True)
+    def train_sampler(self, rank: int, world: int) -> NumberedBatches:
+        return self._sampler(self.train_windows, rank, world, shuffle=True)
 
-    def validation_sampler(self, rank: int, world: int) -> CutSampler | None:
+    def validation_sampler(self, rank: int, world: int) -> NumberedBatches | None:
         return (
-            fixed_batches(self.validation_windows, self.batch_size, self.seed, rank, world, shuffle=False)
-            if self.validation_windows
-            else None
+            self._sampler(self.validation_windows, rank, world, shuffle=False) if len(self.validation_windows) else None
         )
 
     def fingerprint(self) -> str:
-        return hash_ids(self.train_windows)
+        return hashlib.sha256(self.dataset.cuts.digest().encode() + self.train_windows.tobytes()).hexdigest()
+
+    def _sampler(self, windows: np.ndarray, rank: int, world: int, shuffle: bool) -> NumberedBatches:
+        ones = np.ones(len(windows), np.int8)
+        return NumberedBatches(
+            ones, [1], [self.batch_size], shuffle=shuffle, seed=self.seed, rank=rank, world=world, numbers=windows
+        )
 
 
 class ChunkBatch(NamedTuple):

@@ -1,8 +1,8 @@
 """Exact resume: the position is what the trainer has consumed, not what the loaders have fetched.
 
 Lhotse 1.33 cannot resume a sampler that sits behind a DataLoader, and Lightning restarts the epoch. Here the datamodule
-stores (epoch, batch) from the trainer's own progress counters, and the sampler skips that far into the same epoch's
-order.
+stores (epoch, batch) from the trainer's own progress counters, and the sampler enters the same epoch's order there: by
+its number where the order is numbers (batches.py), else by skipping.
 """
 
 import hashlib
@@ -18,14 +18,14 @@ from lhotse.dataset.sampling.base import CutSampler
 from torch.utils.data import DataLoader, Sampler
 
 
-class ResumableSampler(Sampler[CutSet]):
-    """Wraps any CutSampler: same order for the same (seed, epoch), and `seek` to a batch of an epoch.
+class ResumableSampler(Sampler[Any]):
+    """Wraps NumberedBatches, or any CutSampler: same order for the same (seed, epoch), and `seek` to a batch of an epoch.
 
     The position holds for every iterator until another epoch is set: Lightning makes one before it names the epoch, and
     may make a second.
     """
 
-    def __init__(self, inner: CutSampler) -> None:
+    def __init__(self, inner: Any) -> None:
         self.inner = inner
         self._skip = 0
 
@@ -38,29 +38,36 @@ class ResumableSampler(Sampler[CutSet]):
             self._skip = 0
         self.inner.set_epoch(epoch)
 
-    def __iter__(self) -> Iterator[CutSet]:
-        skip = self._skip
-        batches = iter(self.inner)
-        for number in range(skip):
-            try:
-                next(batches)
-            except StopIteration:
-                raise ValueError(
-                    f"cannot go on at batch {skip} of epoch {self.inner.epoch}: it has {number}. The data changed"
-                ) from None
-        while True:
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
-            yield batch
+    def __iter__(self) -> Iterator[Any]:
+        return enter(self.inner, self._skip)
+
+
+def enter(batches: Any, skip: int) -> Iterator[Any]:
+    """An epoch's batches without the first `skip`. Raises ValueError where there are fewer."""
+    if hasattr(batches, "from_batch"):
+        yield from batches.from_batch(skip)
+        return
+    rest = iter(batches)
+    for number in range(skip):
+        try:
+            next(rest)
+        except StopIteration:
+            raise ValueError(
+                f"cannot go on at batch {skip} of epoch {batches.epoch}: it has {number}. The data changed"
+            ) from None
+    while True:  # a CutSampler is its own iterator, and begins again where `yield from` asks for one
+        try:
+            batch = next(rest)
+        except StopIteration:
+            return
+        yield batch
 
 
 class ResumableDataModule(L.LightningDataModule):
     """A datamodule whose training data goes on exactly where a checkpoint left it, with any number of workers.
 
     A child gives `train_sampler(rank, world)`, `validation_sampler(rank, world)`, `fingerprint()` and, as `dataset`, a
-    map-style dataset CutSet -> batch.
+    map-style dataset that makes a batch of what the samplers give: numbers of items, or a CutSet.
     """
 
     dataset: Any
@@ -70,10 +77,11 @@ class ResumableDataModule(L.LightningDataModule):
         self.seed, self.num_workers = seed, num_workers
         self._position: tuple[int, int] | None = None
 
-    def train_sampler(self, rank: int, world: int) -> CutSampler:
+    def train_sampler(self, rank: int, world: int) -> Any:
         raise NotImplementedError
 
-    def validation_sampler(self, rank: int, world: int) -> CutSampler | None:
+    def validation_sampler(self, rank: int, world: int) -> Any:
+        """None where nothing is for validation."""
         raise NotImplementedError
 
     def fingerprint(self) -> str:

@@ -17,8 +17,10 @@ keeps them unused.
 """
 
 import copy
+import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from jinja2 import TemplateError
@@ -97,6 +99,8 @@ class Vocabulary:
         self._has_bos = tokenizer.bos_token_id is not None and tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
         self._reader = copy.deepcopy(tokenizer)
         self._reader.add_tokens([SOUND], special_tokens=True)
+        self._reader.backend_tokenizer.no_truncation()  # as transformers' own call sets it each time
+        self._reader.backend_tokenizer.no_padding()
         self._sound_id = self._reader.convert_tokens_to_ids(SOUND)
         labels = self.token_names()[len(self.new_ids) - self.num_times :]
         self._reader.add_tokens([AddedToken(label, normalized=False) for label in labels])
@@ -115,6 +119,14 @@ class Vocabulary:
     @property
     def new_ids(self) -> range:
         return range(self.text_size, self.size)
+
+    def fingerprint(self) -> str:
+        """Of all that decides how many ids a conversation has: the tokenizer, the prompts, the times; and of this file, which joins them."""
+        probe = [[Turn("user", ["a\n", [0] * len(self.levels)]), Turn("assistant", ["b"])]]
+        told = [self.prompt_format, self.system, self.template_options, self.levels, self.max_seconds, self.step]
+        digest = hashlib.sha256(self._reader.backend_tokenizer.to_str().encode() + Path(__file__).read_bytes())
+        digest.update(repr([told, self.tokenizer.chat_template, self.render_all(probe)]).encode())
+        return digest.hexdigest()
 
     def token_names(self) -> list[str]:
         """The new ids as tokens of text, in their order: <|sound_start|>, <|sound_end|>, <|sound_17|>; with levels <|sound_1_17|>."""
@@ -207,9 +219,9 @@ class Vocabulary:
             self._ltu(turns, generate) if self.prompt_format == "ltu" else self._chat(turns, generate)
             for turns in conversations
         ]
-        encoded = self._reader([one.text for one in written], add_special_tokens=False, return_offsets_mapping=True)
-        found = zip(conversations, written, encoded["input_ids"], encoded["offset_mapping"], strict=True)
-        return [self._assemble(turns, one.answers, ids, offsets) for turns, one, ids, offsets in found]
+        encoded = self._reader.backend_tokenizer.encode_batch([one.text for one in written], add_special_tokens=False)
+        found = zip(conversations, written, encoded, strict=True)
+        return [self._assemble(turns, one.answers, ids.ids, ids.offsets) for turns, one, ids in found]
 
     def _assemble(
         self, turns: Sequence[Turn], answers: list[tuple[int, int]], tokens: list[int], offsets: list[tuple[int, int]]

@@ -3,6 +3,7 @@
 Both train the same adapter on cached codes; `openaqa` starts from `caption`'s. What differs is the mixture of conversations.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from datamodules import chunks
 from datamodules.conversations import Turn
 from datamodules.language import Encoded, LanguageBatch, LanguageDataModule
+from datamodules.stored import Stored
 from models.vocabulary import KEPT, PROMPT
 from models.vocabulary import Turn as ChatTurn
 from stages import artifacts, chain, lessons, optim, ranks
@@ -48,6 +50,8 @@ class Language(L.LightningModule):
             cuts,
             self.encode,
             self.vocabulary.pad_id,
+            self.vocabulary.fingerprint(),
+            _place(cuts, folder),
             parents["rehearsal"].artifact / "texts.jsonl" if "rehearsal" in parents else None,
         )  # here, so that data without a conversation is refused before anything is written
 
@@ -167,6 +171,11 @@ def keep(text: Encoded) -> Encoded:
 
 def _has_no_sound(talk: list[Turn]) -> bool:
     return all(isinstance(segment, str) for _, segments in talk for segment in segments)
+
+
+def _place(cuts: Stored, folder: Path) -> Path:
+    """Where lengths are kept: beside the cache, for all that is trained on it; where that is not ours to write, with the run."""
+    return (cuts.folder.parent if os.access(cuts.folder.parent, os.W_OK) else folder) / "measured"
 
 
 def _same_model(parent: dict[str, Any], conf: dict[str, Any], folder: Path) -> None:

@@ -1,16 +1,26 @@
 """The training data of a language stage: one part, or the entries of its curriculum (Gong et al. 2023, arXiv:2305.10790, train so)."""
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from callbacks.line import Line
 from conf.laws import nearest
-from datamodules.conversations import Conversation, Mixture, conversations, texts
-from datamodules.language import Encoded, LanguageDataModule, Part, TooLong, Turn
+from datamodules import conversations, language
+from datamodules.conversations import Mixture
+from datamodules.entries import Cuts, Joined, Lines
+from datamodules.language import Encoded, LanguageDataModule, Part, Turn
+from datamodules.measured import TooLong
+from datamodules.stored import Sounds, Stored
+from stages import chain
 from stages.optim import Phase
+
+MANY = 20_000  # entries: below it no line says how far the measuring is
 
 
 class Position(NamedTuple):
@@ -22,35 +32,40 @@ class Position(NamedTuple):
 def data(
     stage: str,
     conf: dict[str, Any],
-    cuts: Sequence[Any],
+    cuts: Stored,
     encode: Callable[[list[list[Turn]]], list[Encoded]],
     pad_id: int,
-    written: Path | None = None,
+    written: str,
+    place: Path | None,
+    texts: Path | None = None,
 ) -> LanguageDataModule:
-    """written: what the stage `rehearsal` wrote, the texts where conf names no files.
+    """written: hash of how text becomes ids. texts: of the stage `rehearsal`, where conf names no files. place: where the items' lengths are
+    kept, so that they are measured once; None keeps nothing.
 
     Raises ValueError for filters that the corpora know nothing of, and for a part without a conversation.
     """
     for entry in (conf, *conf["curriculum"]):
-        _check_filters(entry, cuts)
+        _check_filters(entry, cuts, place)
     batching, accumulate_ = conf["batching"], conf["trainer"]["accumulate_grad_batches"]
-    files = conf["text"]["files"] or ([written] if written else [])
-    train = [cut for cut in cuts if cut.custom["split"] == "train"]
-    validation = [cut for cut in cuts if cut.custom["split"] == "validation"]
-    parts = [
-        Part(
-            _items(conf, entry, train, files),
-            entry["max_tokens"] or batching["max_tokens"],
-            entry["steps"] * accumulate_,
-        )
-        for entry in conf["curriculum"]
-    ] or [Part(_items(conf, conf, train, files), batching["max_tokens"], None)]
-    unseen = _items(conf, conf, validation, [])  # texts train
+    files = [Path(file) for file in conf["text"]["files"]] or ([texts] if texts else [])
+
+    def part(entry: dict[str, Any], split: str, batches: int | None) -> Part:
+        most = batching["max_tokens"] if entry is conf else entry["max_tokens"] or batching["max_tokens"]
+        entries, told = _entries(conf, entry, cuts.of_split(split), files if split == "train" else [])
+        key = hashlib.sha256(json.dumps([written, _code(), entries.digest(), told, most]).encode()).hexdigest()
+        return Part(entries, most, batches, place / key[:32] if place else None)
+
+    parts = [part(entry, "train", entry["steps"] * accumulate_) for entry in conf["curriculum"]]
+    parts = parts or [part(conf, "train", None)]
+    validation = part(conf, "validation", None)
+    total = sum(len(part.entries) for part in (*parts, validation))
+    line = Line(f"{stage} lengths", total, "entries", total >= MANY)
     made = LanguageDataModule(
-        parts, Part(unseen, batching["max_tokens"], None), encode, pad_id,
+        parts, validation, encode, pad_id,
         tokens_per_batch=batching["tokens_per_batch"], num_buckets=batching["num_buckets"],
-        seed=conf["seed"], num_workers=conf["data"]["num_workers"],
+        seed=conf["seed"], num_workers=conf["data"]["num_workers"], progress=line.update,
     )  # fmt: skip
+    line.stop()
     for entry, part, items in zip(conf["curriculum"] or [conf], parts, made.train_items, strict=True):
         if not items:
             where = f"the curriculum's entry {entry['name']!r}" if conf["curriculum"] else "the training split"
@@ -86,18 +101,33 @@ def position(curriculum: Sequence[dict[str, Any]], step: int) -> Position:
     return Position(number, curriculum[number]["name"], step - (ends[number] - curriculum[number]["steps"]))
 
 
-def _items(
-    conf: dict[str, Any], entry: dict[str, Any], cuts: Sequence[Any], files: Sequence[str | Path]
-) -> list[Conversation]:
-    """entry: of the curriculum, or the stage's own configuration, which filters kinds alone."""
-    mixture, prompts = Mixture(**entry["mixture"]), conf["prompts"]
-    chosen = cuts if entry is conf else [cut for cut in cuts if _is_taught(entry, cut)]
-    sounds = {cut.id: cut.custom["codes"] for cut in cuts}
-    spoken = conversations(
-        chosen, mixture, prompts["sound_to_text"], prompts["text_to_sound"], conf["batching"]["questions_together"],
-        entry["kinds"], conf["caption_dropout"], sounds,
-    )  # fmt: skip
-    return spoken + (texts(files, mixture.text) if mixture.text else [])
+def _entries(
+    conf: dict[str, Any], entry: dict[str, Any], cuts: Stored, files: Sequence[Path]
+) -> tuple[Joined, list[Any]]:
+    """What an epoch is made of, and all that its items hang on beside it. entry: of the curriculum, or the stage's own configuration, which filters
+    kinds alone."""
+    weights, prompts = entry["mixture"], conf["prompts"]
+    told = {
+        "mixture": Mixture(**weights),
+        "sound_to_text": prompts["sound_to_text"],
+        "text_to_sound": prompts["text_to_sound"],
+        "questions_together": conf["batching"]["questions_together"],
+        "kinds": entry["kinds"],
+        "caption_dropout": conf["caption_dropout"],
+    }
+    filters = None if entry is conf else {key: entry[key] for key in ("corpora", "datasets")}
+    taught = partial(_is_taught, filters) if filters else None
+    parts: list[Cuts | Lines] = [Cuts(cuts, taught, told | {"sounds": Sounds(cuts)})]
+    if weights["text"]:
+        parts += [Lines(file, weights["text"]) for file in files]
+    return Joined(parts), [told, filters]
+
+
+def _code() -> str:
+    """Of what makes conversations, and counts their ids: lengths that other code measured are measured again."""
+    return hashlib.sha256(
+        b"".join(Path(str(code.__file__)).read_bytes() for code in (conversations, language))
+    ).hexdigest()
 
 
 def _is_taught(entry: dict[str, Any], cut: Any) -> bool:
@@ -112,19 +142,33 @@ def _datasets(cut: Any) -> list[str]:
     return [named] if isinstance(named, str) else named
 
 
-def _check_filters(entry: dict[str, Any], cuts: Sequence[Any]) -> None:
+def _check_filters(entry: dict[str, Any], cuts: Stored, place: Path | None) -> None:
     name = f"curriculum, entry {entry['name']!r}: " if "name" in entry else ""
-    kinds = {sup.custom["kind"] for cut in cuts for sup in cut.supervisions if sup.custom["task"] == "question"}
-    for unknown in sorted(set(entry["kinds"]) - kinds):
-        raise ValueError(
-            f"{name}kinds: no question of {unknown} in these corpora. {nearest(unknown, kinds)}. [] takes all"
-        )
-    if "datasets" in entry:
-        there = {dataset for cut in cuts for dataset in _datasets(cut)}
-        for unknown in sorted(set(entry["datasets"]) - there):
+    wanted = {"kinds": "question", "datasets": "recording"}
+    for key, what in wanted.items():
+        if not entry.get(key):
+            continue
+        there = _told(cuts, place)[key]
+        for unknown in sorted(set(entry[key]) - set(there)):
             raise ValueError(
-                f"{name}datasets: no recording of {unknown} in these corpora. {nearest(unknown, there)}. [] takes all"
+                f"{name}{key}: no {what} of {unknown} in these corpora. {nearest(unknown, there)}. [] takes all"
             )
+
+
+def _told(cuts: Stored, place: Path | None) -> dict[str, list[str]]:
+    """The kinds of question and the datasets that there are; read once where there is a place to keep them."""
+    file = place / f"told-{cuts.digest()[:32]}.json" if place else None
+    if file is not None and file.is_file():
+        return json.loads(file.read_text())
+    found: dict[str, set[str]] = {"kinds": set(), "datasets": set()}
+    for cut in cuts:
+        found["kinds"] |= {sup.custom["kind"] for sup in cut.supervisions if sup.custom["task"] == "question"}
+        found["datasets"] |= set(_datasets(cut))
+    told = {key: sorted(values) for key, values in found.items()}
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        chain.write_atomically(file, json.dumps(told))
+    return told
 
 
 def _counts(too_long: Sequence[TooLong]) -> str:

@@ -144,8 +144,8 @@ def test_equal_results_are_equal_bytes(tmp_path: Path):
     for name in ("one", "two"):
         open_cache(tmp_path / name, planned, KEY)
         write(tmp_path / name, planned[0])
-        time.sleep(1.1)  # a gzip header knows seconds
-    for file in ("cuts.jsonl.gz", "arrays.npy"):
+        time.sleep(1.1)  # headers of archives know seconds
+    for file in ("cuts.jsonl", "index.npy", "index.json", "arrays.npy"):
         one, two = ((tmp_path / name / planned[0].id / file).read_bytes() for name in ("one", "two"))
         assert one == two
     found = np.load(tmp_path / "one" / planned[0].id / "arrays.npy")
@@ -252,7 +252,7 @@ def test_a_chunk_with_other_cuts_is_refused(tmp_path: Path):
     open_cache(tmp_path, planned, KEY)
     for chunk in planned:
         write(tmp_path, chunk)
-    for name in ("cuts.jsonl.gz", "arrays.npy"):
+    for name in ("cuts.jsonl", "index.npy", "index.json", "arrays.npy"):
         (tmp_path / planned[0].id / name).write_bytes((tmp_path / planned[1].id / name).read_bytes())
     with pytest.raises(ValueError, match="other recordings than planned"):
         read(tmp_path)

@@ -56,6 +56,7 @@ def encode_one(turns: list[Turn]) -> Encoded:
 
 
 def of_length(lengths: list[int]) -> list[Conversation]:
+    """An entry each."""
     return [
         Conversation(f"item-{n}", "question", "s", [[("user", ["x" * (length - 1)]), ("assistant", ["y"])]])
         for n, length in enumerate(lengths)
@@ -64,7 +65,7 @@ def of_length(lengths: list[int]) -> list[Conversation]:
 
 def module(lengths: list[int], budget: int, num_buckets: int = 8, max_tokens: int = 10_000) -> LanguageDataModule:
     return LanguageDataModule(
-        [Part(of_length(lengths), max_tokens, None)], Part([], max_tokens, None), encode, pad_id=7,
+        [Part([[item] for item in of_length(lengths)], max_tokens, None)], Part([], max_tokens, None), encode, pad_id=7,
         tokens_per_batch=budget, num_buckets=num_buckets, seed=0, num_workers=0,
     )  # fmt: skip
 
@@ -309,6 +310,6 @@ def render(words: Vocabulary, talks: list[list[Turn]]) -> list[Encoded]:
 @pytest.mark.parametrize("lengths", [[10] * 7, [10, 10, 10, 11], [4]])
 def test_few_different_lengths_make_batches_all_the_same(lengths: list[int]):
     data = module(lengths, budget=30)
-    found = [[cut.id for cut in batch] for batch in data.train_sampler(0, 1)]
+    found = [batch.ids for batch in data.train_dataloader()]
     assert sorted(name for batch in found for name in batch) == sorted(f"item-{n}" for n in range(len(lengths)))
     assert all(len(batch) <= 3 or lengths == [4] for batch in found)

@@ -1,0 +1,184 @@
+"""How the language stages start from and read a cache of many entries: time, cuts and tokens a second, padding, memory, resume.
+
+    python -m tests.benchmarks.loading [--entries 1000000] [--stage openaqa] [--model smollm2-135m-instruct] [--folder FOLDER] [--keep]
+
+The cache is written here, through the cache's own writer: an entry has up to 177 codes (10 s at the paper's rate), a caption and two questions. Each
+row is a process of its own that has the stage's data and vocabulary and no LLM. Seconds begin when the imports and the tokenizer are done: by the clock,
+and of the processor, workers' included; rates are by processor seconds. Memory of the main process is its resident set less what that was before the
+data, of a worker what is its own (USS).
+"""
+
+import argparse
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from lhotse import MonoCut, SupervisionSegment
+
+from conf import compose
+from datamodules import chunks
+from datamodules.conversations import Turn
+from datamodules.language import Encoded
+from models.vocabulary import Turn as ChatTurn
+from models.vocabulary import Vocabulary
+from stages import lessons
+from stages.assets import load_language_model
+
+PER_CHUNK = 1000  # the base configuration's
+CODEBOOK = 8196
+WORDS = (
+    "a",
+    "dog",
+    "barks",
+    "while",
+    "rain",
+    "falls",
+    "on",
+    "the",
+    "roof",
+    "and",
+    "bell",
+    "rings",
+    "twice",
+    "far",
+    "away",
+)
+COLUMNS = (
+    "entries", "what", "workers", "seconds to the first batch", "of the processor", "items a second", "tokens a second",
+    "padding, %", "main process, MiB", "a worker, MiB",
+)  # fmt: skip
+ROWS = (("first start", 0), ("start", 0), ("start", 2), ("middle of an epoch", 0), ("middle of an epoch", 2))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--entries", type=int, default=1_000_000)
+    parser.add_argument("--stage", default="openaqa")
+    parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser.add_argument("--batches", type=int, default=100)
+    parser.add_argument("--processes", type=int, default=2, help="that write the cache")
+    parser.add_argument("--folder", type=Path, help="the cache, which is kept; one that is there is taken")
+    parser.add_argument("--measure", nargs=2, metavar=("ROW", "WORKERS"), help="one row, in this process")
+    options = parser.parse_args()
+    if options.measure:
+        print(json.dumps(measure(options, options.measure[0], int(options.measure[1]))))
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        options.folder = options.folder or Path(scratch) / "cache"
+        if not (options.folder / "chunks/plan.json").is_file():
+            started = time.monotonic()
+            write(options.folder / "chunks", options.entries, options.processes)
+            seconds = time.monotonic() - started
+            print(f"cache of {options.entries:,} entries written in {seconds:.0f} s, {_megabytes(options.folder)}")
+        print(f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|")
+        for row, workers in ROWS:
+            command = [sys.executable, "-m", "tests.benchmarks.loading", *sys.argv[1:]]
+            command += ["--folder", str(options.folder), "--measure", row, str(workers)]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                raise SystemExit(done.stderr)
+            found = json.loads(done.stdout.splitlines()[-1])
+            print(
+                f"| {options.entries:,} | {row} | {workers} | " + " | ".join(str(value) for value in found), flush=True
+            )
+
+
+def measure(options: argparse.Namespace, row: str, workers: int) -> list[Any]:
+    conf = compose(options.stage, [], [], [f"data.num_workers={workers}", "prompts.format=ltu"]).conf
+    _, tokenizer = load_language_model(options.model, None, "float32")
+    words = Vocabulary(tokenizer, CODEBOOK, [0], "ltu", None)
+
+    def encode(talks: list[list[Turn]]) -> list[Encoded]:
+        return [Encoded(*found) for found in words.render_all([[ChatTurn(*turn) for turn in talk] for talk in talks])]
+
+    process = psutil.Process()
+    before, started, worked = process.memory_info().rss, time.monotonic(), processor(process)
+    cuts = chunks.read(options.folder / "chunks")
+    place = options.folder / "measured"
+    if row == "first start":
+        shutil.rmtree(place, ignore_errors=True)
+    data = lessons.data("loading", conf, cuts, encode, words.pad_id, words.fingerprint(), place)
+    if row == "middle of an epoch":
+        data._position = (1, int(data.train_items[0].lengths.sum()) // conf["batching"]["tokens_per_batch"] // 2)
+    batches = iter(data.train_dataloader())
+    next(batches)
+    first, first_worked = time.monotonic() - started, processor(process) - worked
+    cuts = tokens = places = 0
+    worked = processor(process)
+    for number, batch in enumerate(batches, 1):
+        cuts, tokens = cuts + len(batch.ids), tokens + int(batch.attention_mask.sum())
+        places += batch.attention_mask.numel()
+        if number == options.batches:
+            break
+    seconds = processor(process) - worked
+    own = (process.memory_info().rss - before) / 2**20
+    each = max((child.memory_full_info().uss / 2**20 for child in process.children()), default=0.0)
+    return [
+        round(first, 2), round(first_worked, 2), round(cuts / seconds), round(tokens / seconds),
+        round(100 - 100 * tokens / places, 2), round(own), round(each),
+    ]  # fmt: skip
+
+
+def processor(process: psutil.Process) -> float:
+    """Seconds of it and of its children that live."""
+    return sum(sum(one.cpu_times()[:2]) for one in (process, *process.children()))
+
+
+def write(folder: Path, entries: int, processes: int) -> None:
+    chunks.open_cache(folder, [], {"codec": "synthetic"})
+    numbers = range(-(-entries // PER_CHUNK))
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        jobs = [(folder, number, min(PER_CHUNK, entries - number * PER_CHUNK)) for number in numbers]
+        plan = list(pool.map(_chunk, jobs))
+    (folder / "plan.json").write_text(json.dumps(plan))
+
+
+def _chunk(job: tuple[Path, int, int]) -> dict[str, Any]:
+    folder, number, count = job
+    generator = np.random.default_rng(number)
+    cuts = [_cut(number * PER_CHUNK + n, generator) for n in range(count)]
+    planned = chunks.Chunk(f"{number:06d}-{hashlib.sha256(str(number).encode()).hexdigest()[:12]}", cuts)
+    writer = chunks.ChunkWriter(folder, planned)
+    for cut in cuts:
+        writer.add_codes(cut.id, generator.integers(0, CODEBOOK, int(17.69 * cut.duration)).tolist())
+    writer.finish()
+    return {"id": planned.id, "cuts": [cut.id for cut in cuts]}
+
+
+def _cut(number: int, generator: np.random.Generator) -> MonoCut:
+    name, seconds = f"synthetic-{number:09d}", round(float(generator.uniform(2, 10)), 2)
+    custom = {
+        "split": "validation" if number % 1000 == 999 else "train", "corpus": "synthetic", "source": f"source:{number}",
+        "origin": f"source:{number}", "labels": [], "metadata": {"dataset": "as_2m"}, "size": 1,
+    }  # fmt: skip
+    cut = MonoCut(name, 0, seconds, 0, custom=custom)
+
+    def words(least: int, most: int) -> str:
+        return " ".join(WORDS[n] for n in generator.integers(0, len(WORDS), generator.integers(least, most)))
+
+    said: list[tuple[str | None, dict[str, Any]]] = [(words(6, 20), {"task": "caption"})]
+    for kind in ("open-ended question", "cla_label"):
+        said.append((None, {"task": "question", "kind": kind, "question": f"{words(5, 16)}?", "answer": words(3, 40)}))
+    cut.supervisions = [
+        SupervisionSegment(f"{name}-{n}", name, 0, seconds, text=text, custom=custom)
+        for n, (text, custom) in enumerate(said)
+    ]
+    return cut
+
+
+def _megabytes(folder: Path) -> str:
+    return f"{sum(path.stat().st_size for path in folder.rglob('*') if path.is_file()) / 1e6:,.0f} MB"
+
+
+if __name__ == "__main__":
+    main()
