@@ -14,7 +14,7 @@ from typing import Any
 import conf
 from conf.schema import UNITS
 from datamodules.corpora import published
-from stages import STAGES, chain, status, verbs
+from stages import STAGES, chain, predictions, status, verbs
 
 CORPORA = {  # what `stage prepare` makes -> its unit of the configuration
     "folder": "folder",
@@ -109,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     verb.set_defaults(verb=_run)
     verbs.add(subparsers)
+    predictions.add(subparsers)
     return parser
 
 

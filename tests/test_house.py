@@ -15,10 +15,11 @@ HEAVY = ("torch", "numpy", "lightning", "lhotse", "transformers")
 QUICK = [
     ["--help"],
     *[[verb, "--help"] for verb in ("list", "show", "status", "prepare", "run")],
-    *[[verb, "--help"] for verb in ("ask", "generate", "encode", "decode", "export")],
+    *[[verb, "--help"] for verb in ("ask", "generate", "encode", "decode", "export", "evaluate", "metrics")],
     ["show", "generate"],
     ["list"],
     ["prepare", "--list"],
+    ["metrics"],
     ["show", "tokenizer"],
 ]
 
