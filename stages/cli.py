@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import conf
+from conf import evaluation
 from conf.schema import UNITS
 from datamodules.corpora import published
 from stages import STAGES, chain, predictions, status, verbs
@@ -185,6 +186,11 @@ def _run_all(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from stages import prepare
 
     prepare.require(confs, arguments.preset, arguments.conf, overrides)
+    if confs["evaluate"]["tasks"]:  # what the last stage lacks is said before the first one starts
+        from stages import scores
+
+        for name in confs["evaluate"]["tasks"]:
+            scores.require(evaluation.task(name), None)
     for stage in stages:
         if stage in confs[stage]["parents"]:
             print(f"{stage:<14} taken from {confs[stage]['parents'][stage]}")
