@@ -49,6 +49,13 @@ def _laws(values: dict[Any, Any]) -> list[tuple[str, str]]:
         found.append(("reading", f"{reading!r}; questions are read by exact, whole_word or nearest"))
     if reading in ("nearest", "ltu") and not values["encoder"]:
         found.append(("encoder", f"{reading} needs an encoder of sentences, as all-MiniLM-L6-v2"))
+    others = [name for name in values["metrics"] if name != "accuracy" and not name.startswith("similarity[")]
+    if ask in ("questions", "choices") and others:
+        found.append(
+            ("metrics", f"{', '.join(others)}; questions are scored by accuracy, open ones by similarity[...] too")
+        )
+    if "mean_average_precision" in values["metrics"] and len(values["metrics"]) > 1:
+        found.append(("metrics", "mean_average_precision is of recordings with several labels and stands alone"))
     if "{}" not in values["template"]:
         found.append(("template", f"{values['template']!r} has no {{}} in it"))
     return found

@@ -15,9 +15,10 @@ from typing import Any
 
 import conf
 from callbacks.stop import Stop
+from conf import evaluation
 from conf.schema import UNITS
 from datamodules.corpora import published
-from stages import BY_NAME, READ_SOUND, STAGES, chain, jobs, slurm, status, verbs
+from stages import BY_NAME, READ_SOUND, STAGES, chain, jobs, predictions, slurm, status, verbs
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 DISK_CURE = "give it room and leave to read and write, and the same command goes on"
@@ -140,6 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("-f", "--follow", action="store_true", help="go on until its job is over")
     verb.set_defaults(verb=_logs)
     verbs.add(subparsers)
+    predictions.add(subparsers)
     return parser
 
 
@@ -212,6 +214,11 @@ def _run_all(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from stages import prepare
 
     prepare.require(confs, arguments.preset, arguments.conf, overrides)
+    if confs["evaluate"]["tasks"]:  # what the last stage lacks is said before the first one starts
+        from stages import scores
+
+        for name in confs["evaluate"]["tasks"]:
+            scores.require(evaluation.task(name), None)
     for stage in confs:
         if stage in confs[stage]["parents"]:
             print(f"{stage:<14} taken from {confs[stage]['parents'][stage]}")

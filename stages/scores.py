@@ -192,7 +192,9 @@ def _precision(
     samples: int,
     seed: int,
 ) -> Row:
-    """With an interval where it takes seconds: resampling ranks every label anew."""
+    """With an interval where it takes seconds: resampling ranks every label anew. chance: the share of positives, which few clips lie above
+    without any skill; what the LLM scores with another clip's sound is the fairer floor.
+    """
     import random
 
     whole = classes.mean_average_precision(ranked, answers, labels)

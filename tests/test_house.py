@@ -15,11 +15,12 @@ HEAVY = ("torch", "numpy", "lightning", "lhotse", "transformers")
 QUICK = [
     ["--help"],
     *[[verb, "--help"] for verb in ("list", "show", "status", "prepare", "run", "submit", "logs")],
-    *[[verb, "--help"] for verb in ("ask", "generate", "encode", "decode", "export")],
+    *[[verb, "--help"] for verb in ("ask", "generate", "encode", "decode", "export", "evaluate", "metrics")],
     ["show", "generate"],
     ["show", "slurm"],
     ["list"],
     ["prepare", "--list"],
+    ["metrics"],
     ["show", "tokenizer"],
 ]
 

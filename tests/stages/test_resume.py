@@ -82,3 +82,24 @@ def test_killed_evaluation_asks_each_question_once(stage, tones: Path, whole: Pa
     assert [(row["id"], row["prediction"]) for row in rows] == [(row["id"], row["prediction"]) for row in asked]
     written = (tones / "runs/killed-evaluate/evaluate/predictions-0.jsonl").read_text().splitlines()
     assert len(written) == len(asked)
+
+
+def test_killed_tasks_end_with_the_same_report_to_the_byte(stage, tones: Path, whole: Path):
+    """Wherever it was killed, a batch is made of the same prompts: what is answered already is asked along."""
+    words = [
+        *(f"--parents.{parent}=whole" for parent in ("tokenizer", "cache", "openaqa")),
+        "--tasks=[labels,labels-likelihood,questions,captions-plain]",
+    ]
+    assert stage("run", "evaluate", *words, "--experiment=tasks") == 0
+    names = [*words, "--experiment=again"]
+    kill(tones, "evaluate", 2, *names)
+    written = tones / "runs/again/evaluate/predictions-0.jsonl"
+    lines = written.read_text().splitlines(keepends=True)
+    written.write_text("".join(lines[:-2]) + lines[-2][:20])  # within a batch, and within a line
+    assert stage("run", "evaluate", *names) == 0
+    for name in ("report.json", "report.md", "predictions.jsonl"):
+        first, second = (tones / f"runs/{run}/evaluate/artifact/{name}" for run in ("tasks", "again"))
+        assert first.read_text().replace("tasks:", "again:").replace(': "tasks"', ': "again"') == second.read_text()
+    report = json.loads((tones / "runs/again/evaluate/artifact/report.json").read_text())
+    assert report["failed"] == 0 and report["scored"] == report["expected"]
+    assert report["tasks"].keys() == {"labels", "labels-likelihood", "questions", "captions-plain"}
