@@ -76,7 +76,7 @@ def page(
         confusions=_confusions(found["questions"], predictions),
         errors=_errors(found["reconstruction"]),
         answerer=report_fewshot.name,
-        scores=report_fewshot.SCORES,
+        scores=report_fewshot.scored(found["few_shot"]) if "few_shot" in found else {},
         columns=[
             key
             for key in ("latent_nmse", "mel", "stft", "kad")
