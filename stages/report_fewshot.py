@@ -70,21 +70,26 @@ def markdown(found: dict[str, Any]) -> str:
 
 def lines(found: dict[str, Any]) -> list[str]:
     """Of Markdown, without a heading."""
-    missing = found["expected"] - found["scored"]
+    missing, scores = found["expected"] - found["scored"], scored(found)
     written = [
         f"{found['llm']} reads the codes as {found['codes_are']}; {found['recordings']} recordings of {', '.join(found['corpora'])} in {found['classes']} "
         f"classes; chance is {100 / found['ways']:.1f} %. Accuracy in percent with the 95 % interval by episode: the episodes share their recordings, so it is "
         "narrower than for new recordings. Columns: how a class is scored; "
-        + "; ".join(f"{key}: {text}" for key, text in SCORES.items())
+        + "; ".join(f"{key}: {text}" for key, text in scores.items())
         + ".",
         "",
-        "| shots | | n | " + " | ".join(SCORES) + " |",
-        "|---|---|---|" + "---|" * len(SCORES),
+        "| shots | | n | " + " | ".join(scores) + " |",
+        "|---|---|---|" + "---|" * len(scores),
     ]
     for row in found["table"]:
-        values = [_percent(Interval(**row[score])) if score in row else "" for score in SCORES]
+        values = [_percent(Interval(**row[score])) if score in row else "" for score in scores]
         written.append(f"| {row['shots']} | {name(row)} | {row['mean']['count']} | " + " | ".join(values) + " |")
     return [*written, "", f"{found['expected']} prompts expected, {found['scored']} scored, {missing} failed.", ""]
+
+
+def scored(found: dict[str, Any]) -> dict[str, str]:
+    """Those of `SCORES` that some line has."""
+    return {score: text for score, text in SCORES.items() if any(score in row for row in found["table"])}
 
 
 def name(row: dict[str, Any]) -> str:

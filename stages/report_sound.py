@@ -186,4 +186,4 @@ def _uri(kind: str, content: bytes) -> str:
 def cut_of(cuts: Sequence[Any]) -> dict[str, Any]:
     """id of what was asked, without its condition -> the recording that it was asked about."""
     found = {sup.id: cut for cut in cuts for sup in cut.supervisions}
-    return found | {f"{cut.id}:caption": cut for cut in cuts}
+    return found | {cut.id: cut for cut in cuts} | {f"{cut.id}:caption": cut for cut in cuts}

@@ -61,6 +61,28 @@ def interval(value: float) -> dict[str, float]:
     return {"value": value, "low": value - 0.0123, "high": value + 0.0321, "count": 7}
 
 
+def task(evil: str) -> dict[str, Any]:
+    """As stages/scores.py writes one."""
+    heard = {
+        "accuracy": interval(0.7111),
+        "macro_f1": interval(0.6111),
+        "coverage": 0.9555,
+        "unread": {f"empty{evil}": 2},
+    }
+    matrix = {
+        "labels": [f"cow{evil}", "hen"],
+        "columns": [f"cow{evil}", "hen", "unread"],
+        "counts": [[3, 1, 0], [0, 4, 0]],
+    }
+    missing = {"accuracy": interval(0.0911) | {"low": math.nan, "high": math.nan}, "coverage": 1.0, "unread": {}}
+    return {
+        "version": 1, "title": f"ESC-50{evil}", "source": f"its authors{evil}", "reading": "exact", "expected": 8, "scored": 7, "failed": 1,
+        "conditions": {"with_sound": heard | {"confusion": matrix}, "without_sound": missing},
+        "baselines": {"chance": 0.5, "majority": interval(0.5222) | {"label": "cow", "of": "train"}},
+        "kinds": {"birds": {"conditions": {"with_sound": {"cider_d": interval(1.2341)}}, "baselines": {"chance": math.nan}}},
+    }  # fmt: skip
+
+
 def found(evil: str = "") -> dict[str, Any]:
     rows = [
         {
@@ -104,6 +126,7 @@ def found(evil: str = "") -> dict[str, Any]:
                 {"shots": 5, "answers": "nearest", "mean": interval(0.8812)},
             ],
         },
+        "tasks": {f"esc50{evil}": task(evil)},
         "added_later": {"silence": 0.7654, "rows": [1, 2.5]},
     }  # fmt: skip
 
@@ -143,6 +166,19 @@ def test_every_number_of_the_tables_is_there():
     for value in (0.5812, 0.5612, 0.8812):
         assert f"{100 * value:.1f} [{100 * (value - 0.0123):.1f}, {100 * (value + 0.0321):.1f}]" in cells
     assert "8 of 9 prompts scored" in read.text
+    text = " ".join(read.text.split())
+    for wanted in (
+        "71.1 69.9 to 74.3",
+        "61.1 59.9 to 64.3",
+        "9.1",
+        "majority 52.2 51.0 to 55.4",
+        "95.5 % of the answers",
+    ):
+        assert wanted in text, wanted
+    assert cells[cells.index("1.234") + 1] == "1.222 to 1.266"
+    assert "8 items expected, 7 scored, 1 failed" in text and "birds: cider d 7 items" in text
+    at = cells.index("cow")
+    assert cells[at - 1 : at + 8] == ["", "cow", "hen", "cow", "3", "1", "hen", "", "4"]
     assert "12 of 14 answers scored, 2 failed" in read.text
     assert "0.067" in read.text  # 0.0417 of 3 windows and 0.1417 of one
 
@@ -192,6 +228,20 @@ def test_confusions_count_what_was_said_for_what():
     assert matrix.counts == [[1, 0, 1], [1, 1, 0]] and matrix.totals == [2, 2]
     assert matrix.worst == [("cat", report_page.OTHER, 1), ("dog", "cat", 1)]
     assert report_page.confusion([row(n, "free", f"text {n}", "b") for n in range(9)], "free") is None
+
+
+def test_a_tasks_rows_are_judged_by_its_own_rule_and_find_their_recording():
+    asked = row(1, "label", "dog", "it is a dog") | {"id": "esc50:clip-7:sound", "task": "esc50"}
+    failed = row(2, "label", "dog", "dog") | {"id": "esc50:clip-8:sound", "task": "esc50", "prediction": None}
+    assert {report_page.exact(one) for one in (asked, failed)} == {None}
+    chosen = report_page.choose([asked, failed], 2, lambda one: one["prediction"] is not None)
+    track = Track("recording", "data:audio/mpeg;base64,QUJD", "data:image/png;base64,QUJD")
+    listening = Listening([], {"clip-7": track}, [])
+    shown = report_page.shown(
+        chosen, {"clip-7": SimpleNamespace(id="clip-7")}, listening, lambda one: one["prediction"] is not None
+    )
+    first, second = shown["esc50: label"]
+    assert (first.sound, first.right, second.sound, second.right, second.said) == (track, True, None, False, "")
 
 
 def test_examples_are_right_and_wrong_ones_and_always_the_same():
