@@ -11,7 +11,6 @@ import torchaudio.functional as AF
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
 SAMPLES_ON_CPU = 1 << 19  # analysed at once: the spectra of more leave the cache, and take 2.7 times as long
 
 
