@@ -53,6 +53,16 @@ def plan(cuts: Iterable[Any], recordings_per_chunk: int) -> list[Chunk]:
     The chunk's id is its number and a hash of what it holds, so that a changed corpus never meets an old chunk.
     """
     cuts = list(cuts)
+    require_ids(cuts)
+    chunks = []
+    for number, held in enumerate(_held(cuts, recordings_per_chunk)):
+        content = json.dumps([_content(cut) for cut in held], sort_keys=True)
+        chunks.append(Chunk(f"{number:06d}-{hashlib.sha256(content.encode()).hexdigest()[:12]}", held))
+    return chunks
+
+
+def require_ids(cuts: Iterable[Any]) -> None:
+    """Raises ValueError on an id that comes twice."""
     seen: set[str] = set()
     for cut in cuts:
         if cut.id in seen:
@@ -61,11 +71,6 @@ def plan(cuts: Iterable[Any], recordings_per_chunk: int) -> list[Chunk]:
                 "Prepare one of them again with another --name"
             )
         seen.add(cut.id)
-    chunks = []
-    for number, held in enumerate(_held(cuts, recordings_per_chunk)):
-        content = json.dumps([_content(cut) for cut in held], sort_keys=True)
-        chunks.append(Chunk(f"{number:06d}-{hashlib.sha256(content.encode()).hexdigest()[:12]}", held))
-    return chunks
 
 
 def _held(cuts: list[Any], recordings_per_chunk: int) -> Iterator[list[Any]]:

@@ -172,7 +172,9 @@ def _index(folder: Path, planned: Mapping[str, Any], corpora: list[str]) -> np.n
     except (OSError, ValueError, KeyError, EOFError):
         whole = False
     if not whole:
-        raise ValueError(f"{path} is cut off or damaged. Remove the folder {path} and run its stage again")
+        raise ValueError(
+            f"{path} is cut off or damaged. Remove {path} and {folder.parent / 'receipt.json'}, and run its stage again: it makes that chunk anew"
+        )
     wanted = hashlib.sha256(b"".join(cut_id.encode() + b"\0" for cut_id in planned["cuts"]))
     if ids != wanted.hexdigest():
         raise ValueError(f"{path} holds other recordings than planned. Begin its stage again with --restart")

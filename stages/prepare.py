@@ -139,7 +139,7 @@ def recordings(stage: str, configuration: dict[str, Any]) -> Recordings:
 
     A file whose size or header is not what it was is decoded again: rendered corpora keep no size, and a file of the same size may be another sound.
     """
-    from datamodules.chunks import read_cuts
+    from datamodules.chunks import read_cuts, require_ids
     from datamodules.corpora.inspect import Bad, declared, inspect, refuse
 
     data = configuration["data"]
@@ -150,6 +150,7 @@ def recordings(stage: str, configuration: dict[str, Any]) -> Recordings:
         held = read_cuts(path, f"Prepare {name} again")
         _check_places(held, name, path)
         cuts += held
+    require_ids(cuts)
     paths = {cut.id: roots[cut.custom["corpus"]] / cut.recording.sources[0].source for cut in cuts}
     headers = declared(list(paths.values()), data["num_workers"])
     suspect = [

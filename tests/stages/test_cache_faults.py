@@ -87,8 +87,9 @@ def test_a_chunk_that_was_cut_off(stage, tones: Path, made: Path, capsys: pytest
     assert stage("run", "cache", "--experiment=cut-chunk") == 1
     error = said(capsys)
     assert f"{name} is cut off or damaged" in error
-    assert f"Remove the folder runs/cut-chunk/latents/chunks/{name} and run its stage again" in error
+    assert f"Remove runs/cut-chunk/latents/chunks/{name} and runs/cut-chunk/latents/receipt.json, and run" in error
     shutil.rmtree(folder / name)  # as it says
+    (tones / "runs/cut-chunk/latents/receipt.json").unlink()
     assert stage("run", "latents", "--experiment=cut-chunk") == 0
     whole(tones / "runs/cut-chunk/latents/chunks", made / "latents/chunks")
 
@@ -138,7 +139,7 @@ def test_the_same_bytes_under_two_names_are_encoded_once(stage, tones: Path, mad
     assert main([*words, "--name=twin", "--data.root=data"]) == 0
     for name in ("latents", "cache"):
         for needed in ("tokenizer", name) if name == "cache" else (name,):
-            assert stage("run", needed, "--experiment=twins", "--data.corpora=[tones,twin]") == 0
+            assert main(["run", needed, *SMOKE, "--experiment=twins", "--data.corpora=[tones,twin]"]) == 0
         cuts = {cut.id: cut for cut in chunks.read(tones / "runs/twins" / name / "chunks")}
         assert len(cuts) == 24 + 6
         for number in range(6):

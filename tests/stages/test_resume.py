@@ -92,7 +92,7 @@ def test_killed_tasks_end_with_the_same_report_to_the_byte(stage, tones: Path, w
     ]
     assert stage("run", "evaluate", *words, "--experiment=tasks") == 0
     names = [*words, "--experiment=again"]
-    kill(tones, "evaluate", 2, *names)
+    interrupt(tones, "evaluate", 2, *names)
     written = tones / "runs/again/evaluate/predictions-0.jsonl"
     lines = written.read_text().splitlines(keepends=True)
     written.write_text("".join(lines[:-2]) + lines[-2][:20])  # within a batch, and within a line
