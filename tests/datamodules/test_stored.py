@@ -95,6 +95,14 @@ def test_a_cache_of_an_earlier_version_is_read_and_gets_its_index(tmp_path: Path
     assert len(list(folder.glob("*/index.npz"))) == 3
 
 
+@pytest.mark.parametrize("name", ["cuts.jsonl", "index.npz"])
+def test_a_chunk_that_was_cut_off_is_named(tmp_path: Path, name: str):
+    chunk = sorted(path for path in write(tmp_path, 20, "codes").iterdir() if path.is_dir())[1]
+    (chunk / name).write_bytes((chunk / name).read_bytes()[:-40])
+    with pytest.raises(ValueError, match=f"{chunk.name} is cut off or damaged .* it makes that chunk anew"):
+        read(tmp_path)
+
+
 def data(folder: Path, place: Path | None, counted: list[int], *overrides: str, num_workers: int = 0):
     chosen = ["data.corpora=[one,two]", f"data.num_workers={num_workers}", "mixture.text_to_sound=1", *overrides]
     configuration = conf.compose("openaqa", overrides=chosen).conf
