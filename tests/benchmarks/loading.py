@@ -177,7 +177,8 @@ def processor(process: psutil.Process) -> float:
 
 
 def write(folder: Path, entries: int, processes: int, distinct: int) -> None:
-    chunks.open_cache(folder, [], {"codec": "synthetic"})
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was broken off
+    folder.mkdir(parents=True)
     numbers = range(-(-entries // PER_CHUNK))
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         jobs = [(folder, number, number % distinct, min(PER_CHUNK, entries - number * PER_CHUNK)) for number in numbers]
