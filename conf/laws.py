@@ -61,6 +61,8 @@ def check(unit: str, conf: dict[str, Any]) -> Iterable[tuple[str, str]]:
             yield key, f"{value} is outside {low} to {high}"
     if unit == "generate" and conf["n"] > 1 and conf["temperature"] == 0:
         yield "temperature", f"at 0 all {conf['n']} sounds would be the same; more than 0, or --n=1"
+    if "corpus_weights" in conf:
+        yield from _check_weights(conf["corpus_weights"], conf["data"]["corpora"])
     if "mixture" in conf:
         yield from _check_curriculum(conf)
         yield from _check_mixtures(conf)
@@ -122,6 +124,16 @@ def _check_mixtures(conf: dict[str, Any]) -> Iterable[tuple[str, str]]:
             yield key, f"{place} has no weight above 0: nothing would be trained"
     if conf["text"]["files"] and not any(mixture["text"] for _, mixture in named):
         yield "text.files", "no mixture takes them: give mixture.text a weight, as --mixture.text=0.1"
+
+
+def _check_weights(weights: dict[str, float], corpora: list[str]) -> Iterable[tuple[str, str]]:
+    for name, weight in weights.items():
+        if name not in corpora:
+            yield "corpus_weights", f"data.corpora has no {name!r}. {nearest(name, corpora)}"
+        if not 0 <= weight <= 1000:
+            yield "corpus_weights", f"{name} weighs {weight}; 0 to 1000 is allowed"
+    if corpora and not any(weights.get(name, 1) for name in corpora):
+        yield "corpus_weights", "no corpus has a weight above 0: nothing would be trained"
 
 
 def _check_curriculum(conf: dict[str, Any]) -> Iterable[tuple[str, str]]:

@@ -58,10 +58,8 @@ def conversations(
     found: list[Conversation] = []
     whole = mixture
     for cut in cuts:
-        if weights and cut.custom["corpus"] in weights:
-            mixture = Mixture(*(weight * weights[cut.custom["corpus"]] for weight in whole))
-        else:
-            mixture = whole
+        scale = weights.get(cut.custom["corpus"], 1.0) if weights else 1.0
+        mixture = Mixture(*(weight * scale for weight in whole))
         codes, source = list(cut.custom["codes"]), cut.custom["source"]
         told = [sup for sup in cut.supervisions if sup.custom["task"] == "conversation"]
         captions = [sup for sup in cut.supervisions if sup.custom["task"] == "caption"]

@@ -38,6 +38,9 @@ class Stored(Sequence[Any]):
         self.rows = np.concatenate(rows) if rows else np.empty(0, ROW)
         self.chunk = np.repeat(np.arange(len(rows), dtype=np.int32), [len(found) for found in rows])
         self.chosen = np.arange(len(self.rows))
+        self._by_name: tuple[np.ndarray, np.ndarray] | None = (
+            None  # of the view: hashes of ids, ascending, and their places
+        )
         self._arrays: dict[int, tuple[np.dtype, int] | None] = {}  # chunk -> type and first byte of its codes
 
     def __len__(self) -> int:
@@ -92,10 +95,14 @@ class Stored(Sequence[Any]):
 
     def find(self, cut_id: str) -> Any | None:
         """The cut of that id in this view, None where there is none."""
-        for place in np.flatnonzero(self.rows["name"][self.chosen] == _name(cut_id)):
-            if (cut := self[int(place)]).id == cut_id:
-                return cut
-        return None
+        if self._by_name is None:
+            names = self.rows["name"][self.chosen]
+            order = np.argsort(names)
+            self._by_name = names[order], order
+        names, order = self._by_name
+        wanted = np.uint64(_name(cut_id))
+        first, last = np.searchsorted(names, wanted), np.searchsorted(names, wanted, side="right")
+        return next((cut for place in order[first:last] if (cut := self[int(place)]).id == cut_id), None)
 
     def digest(self) -> str:
         """Of what is stored, in its order: a chunk's name holds the hash of its cuts."""
@@ -110,7 +117,7 @@ class Stored(Sequence[Any]):
 
     def _view(self, chosen: np.ndarray) -> "Stored":
         view = object.__new__(Stored)
-        view.__dict__ |= {**self.__dict__, "chosen": chosen}
+        view.__dict__ |= {**self.__dict__, "chosen": chosen, "_by_name": None}
         return view
 
 
@@ -165,16 +172,16 @@ def _index(folder: Path, planned: Mapping[str, Any], corpora: list[str]) -> np.n
     if not (path / "index.json").is_file():
         _upgrade(path)
     try:
-        rows = np.load(path / "index.npy")
-        about = json.loads((path / "index.json").read_text())
+        rows, about = np.load(path / "index.npy"), json.loads((path / "index.json").read_text())
         ids, own = about["ids"], about["corpora"]
-        whole = (path / "cuts.jsonl").stat().st_size == about["bytes"]
-    except (OSError, ValueError, KeyError, EOFError):
-        whole = False
-    if not whole:
+        size, end = (path / "cuts.jsonl").stat().st_size, about["bytes"]
+        if size != end:
+            raise ValueError(f"cuts.jsonl has {size} bytes of {end}")
+    except (OSError, EOFError, ValueError, KeyError) as error:
         raise ValueError(
-            f"{path} is cut off or damaged. Remove {path} and {folder.parent / 'receipt.json'}, and run its stage again: it makes that chunk anew"
-        )
+            f"{path} is cut off or damaged ({error}). Remove {path} and {folder.parent / 'receipt.json'}, and run its stage again: "
+            "it makes that chunk anew"
+        ) from error
     wanted = hashlib.sha256(b"".join(cut_id.encode() + b"\0" for cut_id in planned["cuts"]))
     if ids != wanted.hexdigest():
         raise ValueError(f"{path} holds other recordings than planned. Begin its stage again with --restart")

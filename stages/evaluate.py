@@ -37,8 +37,8 @@ class Evaluate(L.LightningModule):
         model = parents["openaqa" if conf["after"] == "openaqa" else "caption"]
         self.language, self.vocabulary = language_model.load(model.artifact, trained=conf["after"] != "none")
         cuts = chunks.read(parents["cache"].folder / "chunks")
-        self.train_cuts = [cut for cut in cuts if cut.custom["split"] == "train"]
-        self.test_cuts = [cut for cut in cuts if cut.custom["split"] == "test"]
+        self.train_cuts = cuts.of_split("train")
+        self.test_cuts = cuts.of_split("test")
         if not self.test_cuts:
             raise ValueError(
                 f"evaluate: no recording of {', '.join(conf['data']['corpora'])} is in the split 'test'. Prepare the corpus with a column `split`, "

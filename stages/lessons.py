@@ -114,6 +114,7 @@ def _entries(
         "questions_together": conf["batching"]["questions_together"],
         "kinds": entry["kinds"],
         "caption_dropout": conf["caption_dropout"],
+        "weights": conf["corpus_weights"] if split == "train" else {},
     }
     filters = None if entry is conf else {key: entry[key] for key in ("corpora", "datasets")}
     taught = partial(_is_taught, filters) if filters else None

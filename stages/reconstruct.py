@@ -47,8 +47,8 @@ class Reconstruct(L.LightningModule):
         )
         self.sampling = {DECODERS[name]: parents[name].facts["sampling"] for name in DECODERS if name in parents}
         cuts = chunks.read(latents.folder / "chunks")
-        self.train_cuts = [cut for cut in cuts if cut.custom["split"] == "train"]
-        self.test_cuts = [cut for cut in cuts if cut.custom["split"] == "test"]
+        self.train_cuts = cuts.of_split("train")
+        self.test_cuts = cuts.of_split("test")
         self.chosen = choose(self.test_cuts, self.facts["window_frames"], conf["clips_per_group"])
         if not self.chosen:
             raise ValueError(

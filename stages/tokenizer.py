@@ -51,6 +51,7 @@ class Tokenizer(L.LightningModule):
             batch_size=self.conf["batch_size"],
             seed=self.conf["seed"],
             num_workers=self.conf["data"]["num_workers"],
+            weights=self.conf["corpus_weights"],
         )
 
     def callbacks(self) -> list[Callback]:

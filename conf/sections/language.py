@@ -113,6 +113,7 @@ class LanguageConf(StageConf):
     timestamps: Timestamps
     kinds: list[str]  # of questions, to train on and to evaluate; empty for all
     mixture: Mixture
+    corpus_weights: dict[str, float]  # what `mixture` is multiplied by in training, by corpus; 1 for those not named
     caption_dropout: float  # share of the text-to-sound items without their caption, for classifier-free guidance
     text: Text
     curriculum: list[Lesson]  # instead of kinds and mixture, which are then the validation's; empty: none

@@ -189,6 +189,9 @@ class TokenizerConf(StageConf):
     ema_decay: float
     compile: bool  # the two transformers, by torch.compile: needs a C++ compiler, and minutes at the start
     batch_size: int  # windows
+    corpus_weights: dict[
+        str, float
+    ]  # how often a training window comes in an epoch, by corpus, as in `mixture`; 1 for those not named
     sample_clips: int  # validation clips whose sound and spectrogram go to TensorBoard
 
 

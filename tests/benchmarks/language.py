@@ -76,8 +76,7 @@ def training(options: argparse.Namespace) -> None:
         "ours, 6 questions share a sound": stage(options.run),
     }
     one = ours["ours, a question a sequence"]
-    items = one.data.train_items
-    mean = statistics.mean(item.duration for item in items)
+    mean = float(one.data.train_items[0].lengths.mean())
     size = round(one.conf["batching"]["tokens_per_batch"] / mean)
     ways = {name: _our_trainer(module, options.steps) for name, module in ours.items()}
     ways[f"trl SFTTrainer + peft, {size} a batch"] = _peer_trainer(one, size, options.steps)
@@ -105,7 +104,7 @@ def training(options: argparse.Namespace) -> None:
 def _our_trainer(module: Language, steps: int) -> Callable[[], Speed]:
     """The stage's own module, data and Trainer's settings. The first step warms up."""
     useful = {
-        item.id: sum(len(module.encode(talk).input_ids) for talk in item.talks) for item in module.data.train_items
+        item.id: sum(len(talk.input_ids) for talk in module.encode(item.talks)) for item in module.data.train_items[0]
     }
     seen = 0
 
@@ -146,9 +145,8 @@ def _peer_trainer(module: Language, size: int, steps: int) -> Callable[[], Speed
         trainable_token_indices={"embed_tokens": list(words.new_ids)}, task_type="CAUSAL_LM",
     )  # fmt: skip
     rows = []
-    for item in module.data.train_items:
-        for talk in item.talks:
-            found = module.encode(talk)
+    for item in module.data.train_items[0]:
+        for found in module.encode(item.talks):
             rows.append({"input_ids": list(found.input_ids), "labels": list(found.labels)})
     dataset = Dataset.from_list(rows)
     seen, built = 0, get_peft_model(model, adapter)

@@ -2,33 +2,39 @@
 
     python -m tests.benchmarks.loading [--entries 1000000] [--stage openaqa] [--model smollm2-135m-instruct] [--folder FOLDER] [--keep]
 
-The cache is written here, through the cache's own writer: an entry has up to 177 codes (10 s at the paper's rate), a caption and two questions. Each
+The cache is written here, in the cache's own format: an entry has up to 177 codes (10 s at the paper's rate), a caption and two questions. Each
 row is a process of its own that has the stage's data and vocabulary and no LLM. Seconds begin when the imports and the tokenizer are done: by the clock,
 and of the processor, workers' included; rates are by processor seconds. Memory of the main process is its resident set less what that was before the
 data, of a worker what is its own (USS).
+
+Texts, codes and thus lengths repeat after --distinct entries (there is one wording of the prompt). The tokenizer counts those, in the row `first start`
+of so many entries; of a larger cache the stored lengths are theirs, again and again, and every item that is read is held to them.
 """
 
 import argparse
 import hashlib
 import json
+import random
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
-from lhotse import MonoCut, SupervisionSegment
 
 from conf import compose
-from datamodules import chunks
+from datamodules import chunks, language, stored
 from datamodules.conversations import Turn
 from datamodules.language import Encoded
+from datamodules.measured import Items
+from datamodules.measured import measure as measure_
 from models.vocabulary import Turn as ChatTurn
 from models.vocabulary import Vocabulary
 from stages import lessons
@@ -57,7 +63,8 @@ COLUMNS = (
     "entries", "what", "workers", "seconds to the first batch", "of the processor", "items a second", "tokens a second",
     "padding, %", "main process, MiB", "a worker, MiB",
 )  # fmt: skip
-ROWS = (("first start", 0), ("start", 0), ("start", 2), ("middle of an epoch", 0), ("middle of an epoch", 2))
+PROMPT = "prompts.sound_to_text=[Write a caption for this sound.]"
+ROWS = (("start", 0), ("start", 2), ("middle of an epoch", 0), ("middle of an epoch", 2))
 
 
 def main() -> None:
@@ -66,45 +73,49 @@ def main() -> None:
     parser.add_argument("--stage", default="openaqa")
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--batches", type=int, default=100)
+    parser.add_argument("--distinct", type=int, default=20_000, help="entries until texts repeat; a multiple of 1000")
     parser.add_argument("--processes", type=int, default=2, help="that write the cache")
     parser.add_argument("--folder", type=Path, help="the cache, which is kept; one that is there is taken")
     parser.add_argument("--measure", nargs=2, metavar=("ROW", "WORKERS"), help="one row, in this process")
+    parser.add_argument("--measuring", type=int, default=2, help="workers of the first start, which measures")
     options = parser.parse_args()
     if options.measure:
         print(json.dumps(measure(options, options.measure[0], int(options.measure[1]))))
         return
     with tempfile.TemporaryDirectory() as scratch:
-        options.folder = options.folder or Path(scratch) / "cache"
-        if not (options.folder / "chunks/plan.json").is_file():
-            started = time.monotonic()
-            write(options.folder / "chunks", options.entries, options.processes)
-            seconds = time.monotonic() - started
-            print(f"cache of {options.entries:,} entries written in {seconds:.0f} s, {_megabytes(options.folder)}")
+        folder = options.folder or Path(scratch)
         print(f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|")
-        for row, workers in ROWS:
-            command = [sys.executable, "-m", "tests.benchmarks.loading", *sys.argv[1:]]
-            command += ["--folder", str(options.folder), "--measure", row, str(workers)]
-            done = subprocess.run(command, capture_output=True, text=True)
+        few = min(options.entries, options.distinct)
+        rows = [(few, "first start", options.measuring), *((options.entries, *row) for row in ROWS)]
+        for entries, row, workers in rows:
+            if not (folder / str(entries) / "chunks/plan.json").is_file():
+                write(folder / str(entries) / "chunks", entries, options.processes, options.distinct // PER_CHUNK)
+            command = [sys.executable, "-m", "tests.benchmarks.loading", *sys.argv[1:], "--folder", str(folder)]
+            done = subprocess.run(
+                [*command, "--entries", str(entries), "--measure", row, str(workers)], capture_output=True, text=True
+            )
             if done.returncode:
                 raise SystemExit(done.stderr)
             found = json.loads(done.stdout.splitlines()[-1])
-            print(
-                f"| {options.entries:,} | {row} | {workers} | " + " | ".join(str(value) for value in found), flush=True
-            )
+            print(f"| {entries:,} | {row} | {workers} | " + " | ".join(str(value) for value in found), flush=True)
+        print(f"{options.entries:,} entries take {_megabytes(folder / str(options.entries))}")
 
 
 def measure(options: argparse.Namespace, row: str, workers: int) -> list[Any]:
-    conf = compose(options.stage, [], [], [f"data.num_workers={workers}", "prompts.format=ltu"]).conf
+    conf = compose(options.stage, [], [], [f"data.num_workers={workers}", "prompts.format=ltu", PROMPT]).conf
     _, tokenizer = load_language_model(options.model, None, "float32")
     words = Vocabulary(tokenizer, CODEBOOK, [0], "ltu", None)
 
     def encode(talks: list[list[Turn]]) -> list[Encoded]:
         return [Encoded(*found) for found in words.render_all([[ChatTurn(*turn) for turn in talk] for talk in talks])]
 
+    folder, few = options.folder / str(options.entries), options.folder / str(options.distinct)
+    if row != "first start" and options.entries > options.distinct:
+        language.measure = partial(_repeated, few / "measured", options.distinct)
     process = psutil.Process()
     before, started, worked = process.memory_info().rss, time.monotonic(), processor(process)
-    cuts = chunks.read(options.folder / "chunks")
-    place = options.folder / "measured"
+    cuts = chunks.read(folder / "chunks")
+    place = folder / "measured"
     if row == "first start":
         shutil.rmtree(place, ignore_errors=True)
     data = lessons.data("loading", conf, cuts, encode, words.pad_id, words.fingerprint(), place)
@@ -113,14 +124,16 @@ def measure(options: argparse.Namespace, row: str, workers: int) -> list[Any]:
     batches = iter(data.train_dataloader())
     next(batches)
     first, first_worked = time.monotonic() - started, processor(process) - worked
-    cuts = tokens = places = 0
+    cuts, tokens, places, held = 0, 0, 0, []
     worked = processor(process)
     for number, batch in enumerate(batches, 1):
         cuts, tokens = cuts + len(batch.ids), tokens + int(batch.attention_mask.sum())
         places += batch.attention_mask.numel()
+        held.append((batch.ids, batch.attention_mask.sum(1).tolist()))
         if number == options.batches:
             break
     seconds = processor(process) - worked
+    _hold(data, held, options.entries)
     own = (process.memory_info().rss - before) / 2**20
     each = max((child.memory_full_info().uss / 2**20 for child in process.children()), default=0.0)
     return [
@@ -129,51 +142,88 @@ def measure(options: argparse.Namespace, row: str, workers: int) -> list[Any]:
     ]  # fmt: skip
 
 
+def _repeated(
+    few: Path, distinct: int, entries: Any, max_tokens: int, lengths: Any, workers: int, place: Path, *_: Any
+) -> Items:
+    """Stands in for `measure` where nothing is stored yet: the lengths of the first `distinct` entries, as often as they come."""
+    if not (place / "rows.npy").is_file():
+        split = "train" if len(entries) > distinct // 2 else "validation"
+        stored_rows = [np.load(path) for path in few.glob("*/rows.npy")]
+        rows = (max if split == "train" else min)(stored_rows, key=len)
+        per = distinct - distinct // 1000 if split == "train" else distinct // 1000
+        times = -(-len(entries) // per)
+        whole = np.concatenate([rows + np.array([n * per, 0, 0], np.int32) for n in range(times)])
+        place.mkdir(parents=True)
+        np.save(place / "rows.npy", whole[whole[:, 0] < len(entries)])
+        (place / "too_long.jsonl").touch()
+    return measure_(entries, max_tokens, lengths, workers, place)
+
+
+def _hold(data: Any, held: list[tuple[list[str], list[int]]], entries: int) -> None:
+    """Every item that was read is as long as was stored: its number follows from its id."""
+    items = data.train_items[0]
+    starts = np.searchsorted(items.rows[:, 0], np.arange(entries))
+    for names, lengths in held:
+        for name, length in zip(names, lengths, strict=True):
+            number = int(name.split("-")[1])
+            entry = number - number // 1000
+            rows = items.rows[starts[entry] : starts[entry + 1]]
+            assert length in rows[:, 2], f"{name} has {length} ids, stored are {rows[:, 2]}"
+
+
 def processor(process: psutil.Process) -> float:
     """Seconds of it and of its children that live."""
     return sum(sum(one.cpu_times()[:2]) for one in (process, *process.children()))
 
 
-def write(folder: Path, entries: int, processes: int) -> None:
-    chunks.open_cache(folder, [], {"codec": "synthetic"})
+def write(folder: Path, entries: int, processes: int, distinct: int) -> None:
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was broken off
+    folder.mkdir(parents=True)
     numbers = range(-(-entries // PER_CHUNK))
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        jobs = [(folder, number, min(PER_CHUNK, entries - number * PER_CHUNK)) for number in numbers]
+        jobs = [(folder, number, number % distinct, min(PER_CHUNK, entries - number * PER_CHUNK)) for number in numbers]
         plan = list(pool.map(_chunk, jobs))
     (folder / "plan.json").write_text(json.dumps(plan))
 
 
-def _chunk(job: tuple[Path, int, int]) -> dict[str, Any]:
-    folder, number, count = job
-    generator = np.random.default_rng(number)
-    cuts = [_cut(number * PER_CHUNK + n, generator) for n in range(count)]
-    planned = chunks.Chunk(f"{number:06d}-{hashlib.sha256(str(number).encode()).hexdigest()[:12]}", cuts)
-    writer = chunks.ChunkWriter(folder, planned)
-    for cut in cuts:
-        writer.add_codes(cut.id, generator.integers(0, CODEBOOK, int(17.69 * cut.duration)).tolist())
-    writer.finish()
-    return {"id": planned.id, "cuts": [cut.id for cut in cuts]}
+def _chunk(job: tuple[Path, int, int, int]) -> dict[str, Any]:
+    """As ChunkWriter leaves it, without its Lhotse objects in between, which take most of the time."""
+    folder, number, seed, count = job
+    generator = np.random.default_rng(seed)
+    seconds = generator.uniform(2, 10, count).round(2).tolist()
+    codes = [generator.integers(0, CODEBOOK, int(17.69 * one), dtype=np.uint16) for one in seconds]
+    places = np.cumsum([0, *map(len, codes)]).tolist()
+    words = np.array(WORDS)[generator.integers(0, len(WORDS), 50_000)].tolist()
+    cuts = [_cut(number * PER_CHUNK + n, seed * PER_CHUNK + n, one, words) for n, one in enumerate(seconds)]
+    name = f"{number:06d}-{hashlib.sha256(str(number).encode()).hexdigest()[:12]}"
+    part = folder / f".tmp-{name}"
+    part.mkdir()
+    np.save(part / "codes.npy", np.concatenate(codes))
+    stored.write_cuts(part, zip(cuts, places, map(len, codes), strict=False))
+    part.rename(folder / name)
+    return {"id": name, "cuts": [cut["id"] for cut in cuts]}
 
 
-def _cut(number: int, generator: np.random.Generator) -> MonoCut:
-    name, seconds = f"synthetic-{number:09d}", round(float(generator.uniform(2, 10)), 2)
+def _cut(number: int, seed: int, seconds: float, words: list[str]) -> dict[str, Any]:
+    name, chance = f"synthetic-{number:09d}", random.Random(seed)
     custom = {
         "split": "validation" if number % 1000 == 999 else "train", "corpus": "synthetic", "source": f"source:{number}",
         "origin": f"source:{number}", "labels": [], "metadata": {"dataset": "as_2m"}, "size": 1,
     }  # fmt: skip
-    cut = MonoCut(name, 0, seconds, 0, custom=custom)
 
-    def words(least: int, most: int) -> str:
-        return " ".join(WORDS[n] for n in generator.integers(0, len(WORDS), generator.integers(least, most)))
+    def said(least: int, most: int) -> str:
+        begin = chance.randrange(len(words) - most)
+        return " ".join(words[begin : begin + chance.randrange(least, most)])
 
-    said: list[tuple[str | None, dict[str, Any]]] = [(words(6, 20), {"task": "caption"})]
+    sups: list[dict[str, Any]] = [{"text": said(6, 20), "custom": {"task": "caption"}}]
     for kind in ("open-ended question", "cla_label"):
-        said.append((None, {"task": "question", "kind": kind, "question": f"{words(5, 16)}?", "answer": words(3, 40)}))
-    cut.supervisions = [
-        SupervisionSegment(f"{name}-{n}", name, 0, seconds, text=text, custom=custom)
-        for n, (text, custom) in enumerate(said)
-    ]
-    return cut
+        asked = {"task": "question", "kind": kind, "question": f"{said(5, 16)}?", "answer": said(3, 40)}
+        sups.append({"custom": asked})
+    for n, sup in enumerate(sups):
+        sup |= {"id": f"{name}-{n}", "recording_id": name, "start": 0, "duration": seconds, "channel": 0}
+    return {
+        "id": name, "start": 0, "duration": seconds, "channel": 0, "supervisions": sups, "custom": custom, "type": "MonoCut"
+    }  # fmt: skip
 
 
 def _megabytes(folder: Path) -> str:
