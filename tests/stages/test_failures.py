@@ -41,7 +41,7 @@ class Break(L.Callback):
         if failure == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         if failure == "full":
-            resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, 600_000)  # the log is smaller, a checkpoint larger)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, 600_000))  # the log is smaller, a checkpoint larger
         if failure == "vanish":
             shutil.move(module.parents["latents"].folder / "chunks", "vanished")
         if failure == "worker":
