@@ -54,11 +54,26 @@ class StopPrediction(L.Callback):
     def on_predict_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
+        self._look()
+        if self.reason or self.file.exists():
+            raise StopIteration  # the prediction loop's own way to end
+
+    def on_predict_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if trainer.world_size > 1:  # it may be this rank's last batch, and not the others'
+            self._look()
+
+    def _look(self) -> None:
         self.reason = self.stop.reason()
         if self.reason:
             self.file.write_text("")
-        if self.reason or self.file.exists():
-            raise StopIteration  # the prediction loop's own way to end
 
 
 def agreed(trainer: L.Trainer, reason: int) -> int:

@@ -35,7 +35,7 @@ RANKS = (
 
 
 class StageModule(Protocol):
-    """What `run` asks of a stage, beside being a LightningModule.
+    """What `run` asks of a stage, beside being a LightningModule. One that needs a DDP of its own says it as `strategy`.
 
     One that predicts may have `collect() -> None`: called on every rank after the last batch of all, for what they compute together.
     (on_predict_end is never called on a rank without a batch.)
@@ -140,7 +140,7 @@ def _is_first() -> bool:
 def _why(error: Exception, watch: RankWatch) -> str:
     """What an error of the machine, not of the code, means; "" where it is none."""
     text = str(error).strip()
-    if "DataLoader worker" in text:
+    if "DataLoader worker (pid" in text:
         return f"{text.splitlines()[0]}. Something ended a process that reads data: often memory. Fewer data.num_workers need less of it"
     if isinstance(error, OSError):
         return f"{text.splitlines()[-1]}. Is the folder still there, and the disk"
@@ -149,6 +149,10 @@ def _why(error: Exception, watch: RankWatch) -> str:
 
 def _trainer(stage: str, conf: dict[str, Any], folder: Path, module: Any, stop: Stop, watch: RankWatch) -> L.Trainer:
     arguments = conf["trainer"] | {"precision": precision(conf["trainer"])}
+    if arguments["strategy"] == "ddp" or (
+        arguments["strategy"] == "auto" and (arguments["devices"], arguments["num_nodes"]) != (1, 1)
+    ):
+        arguments["strategy"] = getattr(module, "strategy", arguments["strategy"])
     callbacks: list[Callback] = [*module.callbacks(), watch]
     logger: TensorBoardLogger | bool = False
     if module.trains:

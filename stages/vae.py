@@ -25,6 +25,9 @@ from stages import chain, optim, prepare
 class Vae(L.LightningModule):
     trains = True
     watch = ("train/spectral", "val/mel_distance")
+    strategy = (
+        "ddp_find_unused_parameters_true"  # each of the two backward passes of a step reaches one of the two models
+    )
 
     def __init__(self, stage: str, conf: dict[str, Any], parents: dict[str, chain.Parent], folder: Path) -> None:
         super().__init__()

@@ -96,3 +96,29 @@ def test_a_limit_of_time_stops_a_prediction_and_the_chain_it_is_of(stage, tones:
     assert re.search(said, ended.output, re.M), ended.output
     assert [path.name for path in (tones / "runs/limited-all").iterdir()] == ["latents"]
     assert stage("run", "latents", "--experiment=limited-all") == 0
+
+
+TWO = ("--trainer.devices=2", "--trainer.strategy=ddp")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_two_ranks_stop_at_the_same_step(tones: Path, whole: Path, rank: int):
+    """The signal reaches one of them."""
+    mine, undisturbed = words(f"stopped-two-{rank}", "latents"), words("undisturbed-two", "latents")
+    assert interrupt(tones, "tokenizer", 0, *undisturbed, *TWO).status == 0
+    ended = interrupt(tones, "tokenizer", 6, *mine, *TWO, sent=signal.SIGUSR1, rank=rank)
+    assert ended.status == STOPPED, ended.output
+    assert ended.output.count("stopped at step 6 of 12 by SIGUSR1; the same command goes on") == 1, ended.output
+    assert interrupt(tones, "tokenizer", 0, *mine, *TWO).status == 0
+    runs = tones / "runs"
+    assert same_weights(runs / "undisturbed-two/tokenizer", runs / f"stopped-two-{rank}/tokenizer")
+
+
+def test_two_ranks_stop_a_prediction(tones: Path, whole: Path):
+    mine = words("stopped-cache-two", "latents", "tokenizer")
+    ended = interrupt(tones, "cache", 1, *mine, *TWO, sent=signal.SIGTERM, rank=1)
+    assert ended.status == STOPPED, ended.output
+    assert re.search(r"^cache +stopped at chunk \d of \d by SIGTERM; the same command goes on$", ended.output, re.M)
+    assert interrupt(tones, "cache", 0, *mine, *TWO).status == 0
+    found, expected = (chunks.read(folder / "cache/chunks") for folder in (tones / "runs/stopped-cache-two", whole))
+    assert [(cut.id, cut.custom["codes"]) for cut in found] == [(cut.id, cut.custom["codes"]) for cut in expected]
