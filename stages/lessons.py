@@ -51,7 +51,7 @@ def data(
 
     def part(entry: dict[str, Any], split: str, batches: int | None) -> Part:
         most = batching["max_tokens"] if entry is conf else entry["max_tokens"] or batching["max_tokens"]
-        entries, told = _entries(conf, entry, cuts.of_split(split), files if split == "train" else [])
+        entries, told = _entries(conf, entry, cuts.of_split(split), split, files)
         key = hashlib.sha256(json.dumps([written, _code(), entries.digest(), told, most]).encode()).hexdigest()
         return Part(entries, most, batches, place / key[:32] if place else None)
 
@@ -102,7 +102,7 @@ def position(curriculum: Sequence[dict[str, Any]], step: int) -> Position:
 
 
 def _entries(
-    conf: dict[str, Any], entry: dict[str, Any], cuts: Stored, files: Sequence[Path]
+    conf: dict[str, Any], entry: dict[str, Any], cuts: Stored, split: str, files: Sequence[Path]
 ) -> tuple[Joined, list[Any]]:
     """What an epoch is made of, and all that its items hang on beside it. entry: of the curriculum, or the stage's own configuration, which filters
     kinds alone."""
@@ -119,7 +119,7 @@ def _entries(
     filters = None if entry is conf else {key: entry[key] for key in ("corpora", "datasets")}
     taught = partial(_is_taught, filters) if filters else None
     parts: list[Cuts | Lines] = [Cuts(cuts, taught, told | {"sounds": Sounds(cuts)})]
-    if weights["text"]:
+    if split == "train" and weights["text"]:  # texts train
         parts += [Lines(file, weights["text"]) for file in files]
     return Joined(parts), [told, filters]
 

@@ -89,13 +89,13 @@ def test_a_cache_of_an_earlier_version_is_read_and_gets_its_index(tmp_path: Path
             row["custom"] = {key: value for key, value in row["custom"].items() if key not in ("array", "std")}
         with gzip.open(chunk / "cuts.jsonl.gz", "wt") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
-        for name in ("cuts.jsonl", "index.npz", *(["codes.npy"] if kind == "codes" else [])):
+        for name in ("cuts.jsonl", "index.npy", "index.json", *(["codes.npy"] if kind == "codes" else [])):
             (chunk / name).unlink()
     assert [cut.to_dict() for cut in read(folder)] == before
-    assert len(list(folder.glob("*/index.npz"))) == 3
+    assert len(list(folder.glob("*/index.json"))) == 3
 
 
-@pytest.mark.parametrize("name", ["cuts.jsonl", "index.npz"])
+@pytest.mark.parametrize("name", ["cuts.jsonl", "index.npy", "index.json"])
 def test_a_chunk_that_was_cut_off_is_named(tmp_path: Path, name: str):
     chunk = sorted(path for path in write(tmp_path, 20, "codes").iterdir() if path.is_dir())[1]
     (chunk / name).write_bytes((chunk / name).read_bytes()[:-40])
