@@ -23,7 +23,7 @@ UNITS = {
     "rehearsal": Unit(RehearsalConf, ("", "model", "rehearsal")),
     "caption": Unit(LanguageConf, ("", "model", "language", "caption")),
     "openaqa": Unit(LanguageConf, ("", "model", "language", "openaqa")),
-    "fewshot": Unit(FewShotConf, ("", "fewshot")),
+    "fewshot": Unit(FewShotConf, ("", "model", "fewshot")),
     "evaluate": Unit(EvaluateConf, ("", "evaluate")),
     "folder": Unit(FolderConf, ("corpora", "corpora/folder")),
     "published": Unit(PublishedConf, ("corpora", "corpora/published")),

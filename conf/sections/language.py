@@ -147,14 +147,6 @@ class EvaluateConf(StageConf):
 
 
 @dataclass
-class FrozenModel:
-    source: str  # as model.source of the language stages
-    revision: str | None
-    dtype: Literal["float32", "bfloat16"]
-    attention: Literal["sdpa", "eager"] | None
-
-
-@dataclass
 class FewShotConf(StageConf):
     """`datamodules.fewshot`: what an episode is."""
 
@@ -162,7 +154,7 @@ class FewShotConf(StageConf):
     llm: Literal[
         "frozen", "caption", "openaqa"
     ]  # frozen: codes are words of `model`; else: sound tokens of that stage's LLM
-    model: FrozenModel
+    model: Model
     splits: list[str]  # whose recordings are shots and queries; those with one label
     ways: int
     shots: list[int]  # of each class; each number has its own episodes
