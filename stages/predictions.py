@@ -57,7 +57,7 @@ def evaluate(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
     for task in tasks:
         scores.require(task, None)
-    found = {task["name"]: _scored(task, rows, bool(arguments.task)) for task in tasks}
+    found = {task["name"]: _scored(task, rows) for task in tasks}
     text = scores.document(Path(arguments.predictions).name, found)
     print(text)
     failed = sum(row["failed"] for row in found.values())
@@ -73,10 +73,11 @@ def evaluate(arguments: argparse.Namespace, overrides: list[str]) -> int:
     return 0
 
 
-def _scored(task: Row, rows: list[Row], named: bool) -> Row:
+def _scored(task: Row, rows: list[Row]) -> Row:
     from stages import scores
 
-    mine = [row for row in rows if not row.get("task") or row["task"] == task["name"] or named]
+    own = [row for row in rows if row.get("task") == task["name"]]
+    mine = own or rows  # a file of ours holds the answers to several tasks, and each has its own
     if task["ask"] == "choices" and (bare := next((row["id"] for row in mine if not row.get("choices")), None)):
         raise ValueError(f"task {task['name']}: {bare} has no choices")
     labels = task["labels"] or []

@@ -192,8 +192,8 @@ def _precision(
     samples: int,
     seed: int,
 ) -> Row:
-    """With an interval where it takes seconds: resampling ranks every label anew. chance: the share of positives, which few clips lie above
-    without any skill; what the LLM scores with another clip's sound is the fairer floor.
+    """With an interval where it takes seconds: resampling ranks every label anew. Few clips lie above chance, the share of positives, without any
+    skill: what the LLM scores with another clip's sound is the fairer floor.
     """
     import random
 
@@ -212,13 +212,13 @@ def _precision(
             )
         drawn.sort()
         low, high = drawn[int(0.025 * (len(drawn) - 1))], drawn[math.ceil(0.975 * (len(drawn) - 1))]
-    share = [sum(label in given for given in answers) / len(answers) for label in whole.by_label]
     return {
         "value": whole.mean, "low": low, "high": high, "count": len(ranked), "labels": len(whole.by_label),
-        "labels_without_a_clip": len(whole.empty), "chance": sum(share) / len(share) if share else math.nan,
+        "labels_without_a_clip": len(whole.empty),
     }  # fmt: skip
 
 
+MAIN = ("accuracy", "mean_average_precision")  # what baselines stand beside
 MOST = 20_000_000  # label scores that are ranked for an interval: about a minute
 
 
@@ -231,7 +231,11 @@ def _label_baselines(
     seed: int,
 ) -> Row:
     if "mean_average_precision" in task["metrics"]:
-        return {}
+        given = [[_key(name) for name in row["references"]] for row in rows]
+        shares = [
+            sum(label in names for names in given) / len(given) for label in {name for names in given for name in names}
+        ]
+        return {"chance": sum(shares) / len(shares) if shares else math.nan}
     counted = Counter(_key(answer) for kind, _, answer in train if kind == "label")
     of = "train" if counted else "test"  # a corpus that is all test has no training split to count in
     counted = counted or Counter(_key(row["references"][0]) for row in rows)
@@ -327,7 +331,7 @@ def markdown(found: dict[str, dict[str, Any]]) -> list[str]:
             first = next(iter(group["conditions"].values()), {})
             for metric in [key for key in first if key not in ("coverage", "unread", "confusion")]:
                 cells = [_cell(group["conditions"].get(key, {}).get(metric)) for key in names]
-                cells += [_cell(group["baselines"].get(key)) if metric == "accuracy" else "" for key in extra]
+                cells += [_cell(group["baselines"].get(key)) if metric in MAIN else "" for key in extra]
                 cells.append(_cell(first["coverage"]) if metric == "accuracy" else "")
                 count = first[metric]["count"]
                 lines.append(
