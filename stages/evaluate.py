@@ -152,7 +152,8 @@ class Evaluate(L.LightningModule):
         if self.tasks:
             (artifact / "report.md").write_text(scores.document(f"{self.conf['experiment']}: tasks", found["tasks"]))
         (artifact / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in predictions))
-        report_page.write(artifact, found, predictions, self.test_cuts, self.parents["tokenizer"].folder, self.conf)
+        tokenizer = self.parents["tokenizer"].folder
+        report_page.write(artifact, found, predictions, self.test_cuts, tokenizer, self.conf, self._judge())
         print((artifact / "report.md").read_text())
         print(f"to read and to hear: {self.folder / 'artifact' / 'report.html'}")
         kept = ("questions", "reconstruction", "captions", "tasks", "failed")
@@ -168,6 +169,15 @@ class Evaluate(L.LightningModule):
         expected = sum(item.task == name for item in self.asked)
         samples, seed = self.conf["bootstrap_samples"], self.conf["seed"]
         return scores.score(task, rows, expected, self.labels[name], train, scores.tools(task), samples, seed)
+
+    def _judge(self) -> report_page.Judge:
+        """Whether a row is right by its task's own rule; None where the task has none."""
+        readers = {
+            name: scores.Reader(task, self.labels[name], scores.tools(task))
+            for name, task in self.tasks.items()
+            if "accuracy" in task["metrics"]
+        }
+        return lambda row: readers[row["task"]].right(row) if row.get("task") in readers else report_page.exact(row)
 
     def _predictions(self) -> list[dict[str, Any]]:
         """All answers so far, by id, in the order of asking; a line that a kill cut short is asked again."""
