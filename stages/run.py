@@ -20,7 +20,7 @@ from callbacks.checkpoints import NewestCheckpoints
 from callbacks.progress import ProgressLine
 from callbacks.step_seed import StepSeed
 from callbacks.terminated import EndOnTerm
-from stages import STAGES, chain
+from stages import STAGES, chain, claim
 
 RANKS = (
     "RANK",
@@ -53,7 +53,7 @@ def run(stage: str, conf: dict[str, Any], restart: bool = False) -> dict[str, An
     _quiet()
     with ExitStack() as held:
         if all(os.environ.get(name, "0") == "0" for name in RANKS):
-            held.enter_context(chain.claim(stage, conf))
+            held.enter_context(claim.claimed(stage, conf))
         return _run(stage, conf, restart)
 
 
