@@ -237,7 +237,8 @@ def _slice(cut: Any, name: str) -> np.ndarray:
 
 
 def _save(path: Path, array: np.ndarray) -> None:
-    """As np.save, which does not say why a disk would take no more."""
+    """As np.save, which does not say why a disk would take no more; time first, whatever the codec's memory layout is."""
+    array = np.ascontiguousarray(array)
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
         file.write(array.data)

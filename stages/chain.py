@@ -11,17 +11,14 @@ A receipt holds the hashes of the artifact, of its parents and of their parents.
 come from different tokenizers are refused by name.
 """
 
-import fcntl
 import hashlib
 import json
 import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -242,40 +239,6 @@ def begin(stage: str, conf: dict[str, Any], restart: bool) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "conf.yaml", OmegaConf.to_yaml(OmegaConf.create(conf)))
     return folder
-
-
-@contextmanager
-def claim(stage: str, conf: dict[str, Any]) -> Iterator[None]:
-    """The stage's run folder is this process' (and its ranks'). What was refused before it began leaves nothing behind.
-
-    Raises ValueError where another process has it, or nothing can be written there.
-    """
-    path = run_folder(conf, stage).with_name(f".{stage}.lock")  # beside the folder, which may be moved aside
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+")
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a record lock: no child that outlives us inherits it
-        except BlockingIOError:
-            file.seek(0)
-            raise ValueError(
-                f"{run_folder(conf, stage)} is being written by another run ({file.read().strip()}). Wait for it or stop it, "
-                "or give this one another --experiment=NAME"
-            ) from None
-        file.truncate(0)
-        print(f"process {os.getpid()} on {socket.gethostname()}", file=file, flush=True)
-    except OSError as error:
-        raise ValueError(
-            f"{path.parent} cannot be written: {error.strerror}. Give it room and leave to write, or write elsewhere: --runs=FOLDER"
-        ) from error
-    try:
-        yield
-    finally:
-        if not run_folder(conf, stage).exists():
-            path.unlink()
-            with suppress(OSError):  # other stages have theirs there
-                path.parent.rmdir()
-        file.close()
 
 
 def finish(

@@ -142,12 +142,15 @@ class Latents(L.LightningModule):
         line = Line("vae", len(train), "recordings")
         line.start()
         dataset = self._dataset()
-        each = [spans(cut, dataset.grid, dataset.batch_size) for cut in train]
-        ends = {id(found[-1]): number for number, found in enumerate(each, 1)}
-        loaded = Ahead((span, dataset.stack(dataset.windows(span))) for found in each for span in found)
-        for span, windows in loaded:
+        each = enumerate(spans(cut, dataset.grid, dataset.batch_size) for cut in train)
+        loaded = Ahead(
+            (number + (span is found[-1]), dataset.stack(dataset.windows(span)))
+            for number, found in each
+            for span in found
+        )
+        for done, windows in loaded:
             codec.accumulate(windows.waveform, -(-windows.num_samples // codec.hop_length))
-            line.update(ends.get(id(span), 0))
+            line.update(done)
         codec.fit()
         line.stop()
         print(

@@ -23,7 +23,7 @@ from callbacks.progress import ProgressLine
 from callbacks.ranks import RankWatch
 from callbacks.step_seed import StepSeed
 from callbacks.stop import Stop, Stopped
-from stages import STAGES, chain
+from stages import STAGES, chain, claim
 
 RANKS = (
     "RANK",
@@ -63,7 +63,7 @@ def run(stage: str, conf: dict[str, Any], stop: Stop, restart: bool = False) -> 
     _quiet()
     with ExitStack() as held:
         if all(os.environ.get(name, "0") == "0" for name in RANKS):
-            held.enter_context(chain.claim(stage, conf))
+            held.enter_context(claim.claimed(stage, conf))
         return _run(stage, conf, stop, restart)
 
 
