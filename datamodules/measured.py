@@ -78,12 +78,13 @@ def measure(
         progress(min(number * TOGETHER, len(entries)))
     rows = np.concatenate(found)
     if place is not None:
-        _store(place, rows, too_long)
+        store(place, rows, too_long)
         rows = np.load(place / "rows.npy", mmap_mode="r")
     return Items(entries, rows, too_long)
 
 
-def _store(place: Path, rows: np.ndarray, too_long: Sequence[TooLong]) -> None:
+def store(place: Path, rows: np.ndarray, too_long: Sequence[TooLong]) -> None:
+    """Whole or not at all; what another process has stored there meanwhile stays."""
     part = place.with_name(f".{place.name}.{os.getpid()}")
     part.mkdir(parents=True, exist_ok=True)
     np.save(part / "rows.npy", rows)

@@ -30,11 +30,9 @@ import numpy as np
 import psutil
 
 from conf import compose
-from datamodules import chunks, language, stored
+from datamodules import chunks, language, measured, stored
 from datamodules.conversations import Turn
 from datamodules.language import Encoded
-from datamodules.measured import Items
-from datamodules.measured import measure as measure_
 from models.vocabulary import Turn as ChatTurn
 from models.vocabulary import Vocabulary
 from stages import lessons
@@ -144,7 +142,7 @@ def measure(options: argparse.Namespace, row: str, workers: int) -> list[Any]:
 
 def _repeated(
     few: Path, distinct: int, entries: Any, max_tokens: int, lengths: Any, workers: int, place: Path, *_: Any
-) -> Items:
+) -> measured.Items:
     """Stands in for `measure` where nothing is stored yet: the lengths of the first `distinct` entries, as often as they come."""
     if not (place / "rows.npy").is_file():
         split = "train" if len(entries) > distinct // 2 else "validation"
@@ -153,10 +151,8 @@ def _repeated(
         per = distinct - distinct // 1000 if split == "train" else distinct // 1000
         times = -(-len(entries) // per)
         whole = np.concatenate([rows + np.array([n * per, 0, 0], np.int32) for n in range(times)])
-        place.mkdir(parents=True)
-        np.save(place / "rows.npy", whole[whole[:, 0] < len(entries)])
-        (place / "too_long.jsonl").touch()
-    return measure_(entries, max_tokens, lengths, workers, place)
+        measured.store(place, whole[whole[:, 0] < len(entries)], [])
+    return measured.measure(entries, max_tokens, lengths, workers, place)
 
 
 def _hold(data: Any, held: list[tuple[list[str], list[int]]], entries: int) -> None:
@@ -172,8 +168,8 @@ def _hold(data: Any, held: list[tuple[list[str], list[int]]], entries: int) -> N
 
 
 def processor(process: psutil.Process) -> float:
-    """Seconds of it and of its children that live."""
-    return sum(sum(one.cpu_times()[:2]) for one in (process, *process.children()))
+    """Seconds of it and of its children."""
+    return sum(process.cpu_times()[:4]) + sum(sum(child.cpu_times()[:2]) for child in process.children())
 
 
 def write(folder: Path, entries: int, processes: int, distinct: int) -> None:
