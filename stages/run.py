@@ -261,6 +261,7 @@ def _quiet() -> None:
         ".*predict returned None.*",
         ".*duration mismatch tolerance.*",
         ".*srun. command is available.*",
+        ".*Total length of `DataLoader` across ranks is zero.*",
         ".*eagerly read CutSet.*",
         ".*in eval mode at the start.*",
         ".*is_gradient_checkpointing.*",
