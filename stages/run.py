@@ -2,8 +2,10 @@
 
 import importlib
 import logging
+import multiprocessing
 import os
 import shutil
+import signal
 import time
 import warnings
 from contextlib import ExitStack
@@ -64,7 +66,20 @@ def run(stage: str, conf: dict[str, Any], stop: Stop, restart: bool = False) -> 
     with ExitStack() as held:
         if all(os.environ.get(name, "0") == "0" for name in RANKS):
             held.enter_context(claim.claimed(stage, conf))
-        return _run(stage, conf, stop, restart)
+        try:
+            return _run(stage, conf, stop, restart)
+        except BaseException:
+            _end_workers()
+            raise
+
+
+def _end_workers() -> None:
+    """Of the loaders. They pay no heed to SIGTERM (datamodules.sampler.heedless), with which Python would end them and wait for ever."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise for each that ends
+    for child in multiprocessing.active_children():
+        child.kill()
+        child.join()
+    signal.signal(signal.SIGCHLD, before)
 
 
 def _run(stage: str, conf: dict[str, Any], stop: Stop, restart: bool) -> dict[str, Any]:

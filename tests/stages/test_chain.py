@@ -26,7 +26,10 @@ class House:
         self.root = root
 
     def conf(self, stage: str, *overrides: str) -> dict[str, Any]:
-        values = json.loads(composed(stage, overrides))
+        texts = (
+            ("mixture.text=0",) if stage in ("caption", "openaqa") else ()
+        )  # rehearsal is a parent of those that ask
+        values = json.loads(composed(stage, (*texts, *overrides)))
         return values | {"runs": str(self.root / "runs"), "data": values["data"] | {"root": str(self.root / "data")}}
 
     def corpus(self, content: str) -> None:
