@@ -16,7 +16,8 @@ from lightning.pytorch.callbacks import Callback
 from callbacks.progress import Line
 from datamodules.audio import load_sound
 from datamodules.fewshot import Episode, FewShotDataModule, Piece, Sound, disturb, episodes, prompt
-from models.candidates import log_likelihoods, nearest_histogram, read
+from models.likelihood import log_likelihoods, read
+from models.metrics.probe import nearest_histogram
 from models.quantizer import LexicalQuantizer, whole_words
 from models.vocabulary import Vocabulary
 from stages import assets, chain, language_model, prepare, report_fewshot

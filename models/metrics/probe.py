@@ -1,5 +1,6 @@
-"""Linear probe (Alain and Bengio 2016, arXiv:1610.01644): how much of a label a representation holds in plain sight."""
+"""How much of a label a representation holds in plain sight: a linear probe (Alain and Bengio 2016, arXiv:1610.01644), and the nearest counts of codes."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -19,3 +20,15 @@ def linear_probe(
     model = LogisticRegression(C=1 / penalty, max_iter=2000)
     model.fit(((features - mean) / std).numpy(), list(labels))
     return float(model.score(((test_features - mean) / std).numpy(), list(test_labels)))
+
+
+def nearest_histogram(shots: Sequence[tuple[Sequence[int], str]], query: Sequence[int]) -> str:
+    """The label of the shot whose counts of codes have the least angle to the query's; the first among equals. shots: (codes, label)."""
+
+    def cosine(one: Counter[int], other: Counter[int]) -> float:
+        dot = sum(count * other[code] for code, count in one.items())
+        lengths = [sum(count * count for count in counts.values()) for counts in (one, other)]
+        return dot / (lengths[0] * lengths[1]) ** 0.5 if all(lengths) else 0.0
+
+    wanted = Counter(query)
+    return max(shots, key=lambda shot: cosine(Counter(shot[0]), wanted))[1]

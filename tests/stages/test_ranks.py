@@ -22,7 +22,8 @@ RECORDED = """
 import importlib, json, sys
 from pathlib import Path
 import lightning as L
-from datamodules.sampler import fixed_batches
+import numpy as np
+from datamodules.batches import NumberedBatches
 from stages import STAGES
 stage, size, *words = sys.argv[1:]
 class Record(L.Callback):
@@ -41,8 +42,8 @@ callbacks = module.callbacks
 module.callbacks = lambda self: [*callbacks(self), Record()]
 if stage in ("caption", "openaqa"):
     from datamodules.language import LanguageDataModule
-    LanguageDataModule.train_sampler = lambda self, rank, world: fixed_batches(
-        self.train_items[0], int(size) // world, self.seed, rank, world, shuffle=True
+    LanguageDataModule.train_sampler = lambda self, rank, world: NumberedBatches(
+        np.ones(len(self.train_items[0])), [1], [int(size) // world], shuffle=True, seed=self.seed, rank=rank, world=world
     )
 from stages.cli import main
 sys.exit(main(["run", stage, *words]))

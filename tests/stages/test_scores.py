@@ -9,8 +9,8 @@ import pytest
 
 from conf import compose, evaluation
 from datamodules.evaluation import Asked, label_names, of_task
+from models import likelihood
 from models.generation import pad_left
-from models.likelihood import answer_scores
 from models.metrics.captions.scores import Tools
 from models.metrics.protocols import cut, mmau_official
 from models.metrics.registry import METRICS, folder_of, missing
@@ -162,11 +162,12 @@ def _told(item: Asked, task: dict[str, Any]) -> str:
     return head + item.references[0]
 
 
-def test_labels_share_the_prompt_and_score_as_in_a_pass_of_their_own(random_llm):
+def test_labels_share_the_prompt_and_score_as_in_a_pass_of_their_own(random_llm, monkeypatch):
+    monkeypatch.setattr(likelihood, "TOGETHER", 3)
     lm, words = random_llm.model.lm, random_llm.vocabulary
     turns = [Turn("user", [[1, 2, 3], "\nWhich sound?"])]
     answers = ["dog", "a much longer answer", "", "cat"]
-    found = answer_scores(lm, words, turns, answers, batch_size=3)
+    found = likelihood.answer_scores(lm, words, turns, answers)
     for answer, mine in zip(answers, found, strict=True):
         whole = words.render([*turns, Turn("assistant", [answer])])
         ids, _ = pad_left([whole.input_ids], words.pad_id)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from models.candidates import log_likelihoods, nearest_histogram, read
+from models.likelihood import log_likelihoods, read
+from models.metrics.probe import nearest_histogram
 from stages import assets
 
 CANDIDATES = [[5, 6, 7], [5], [9, 5, 6, 7, 30], [8, 8]]
