@@ -112,7 +112,7 @@ def test_random_weights_are_at_chance(name: str, random_llm, minilm):
     for item in asked:
         turns = [Turn(role, segments) for role, segments in item.turns]
         if item.labels:
-            found = answer_scores(llm.model.lm, llm.vocabulary, turns, item.choices or labels)
+            found = likelihood.answer_scores(llm.model.lm, llm.vocabulary, turns, item.choices or labels)
             answer = {"prediction": (item.choices or labels)[found.index(max(found))], "scores": found}
         else:
             prompt = llm.vocabulary.render(turns, generate=True).input_ids
