@@ -88,6 +88,13 @@ class SoundLanguageModel(nn.Module):
         if compile:
             self._body = torch.compile(self._run, dynamic=True)
 
+    def narrow(self) -> None:
+        """The layers' frozen matrices to bfloat16: what autocast to it would make of them anew at every step, to the bit. For use under autocast alone."""
+        head = self.lm.get_output_embeddings().text  # its rows may be the embedding's
+        for module in self.lm.modules():
+            if isinstance(module, nn.Linear) and module is not head and not module.weight.requires_grad:
+                module.weight.data = module.weight.data.bfloat16()
+
     def logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(B, S), right-padded -> (B, S, V). All of them: for a look, not for training."""
         return self.shape(self.lm.get_output_embeddings()(self._hidden(input_ids, attention_mask)))

@@ -72,6 +72,8 @@ class Evaluate(L.LightningModule):
         return []
 
     def on_predict_start(self) -> None:
+        if self.trainer.precision == "bf16-mixed":
+            self.language.narrow()
         self.line = Line("evaluate", len(self.asked), "answers", self.global_rank == 0)
         self.done = {row["id"] for row in self._predictions()}
         self.answered = len(self.done)

@@ -55,6 +55,10 @@ class Language(L.LightningModule):
             parents["rehearsal"].artifact / "texts.jsonl" if "rehearsal" in parents else None,
         )  # here, so that data without a conversation is refused before anything is written
 
+    def setup(self, stage: str) -> None:
+        if self.trainer.precision == "bf16-mixed":
+            self.language.narrow()
+
     def datamodule(self) -> LanguageDataModule:
         return self.data
 

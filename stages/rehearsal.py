@@ -18,6 +18,7 @@ from transformers import GenerationConfig, LogitsProcessorList
 from callbacks.progress import Line
 from models.generation import Drawn, pad_left
 from stages import assets, chain
+from stages.run import precision
 
 
 class Rehearsal(L.LightningModule):
@@ -28,8 +29,9 @@ class Rehearsal(L.LightningModule):
         super().__init__()
         self.conf, self.parts = conf, folder / "parts"
         model = conf["model"]
+        narrow = precision(conf["trainer"]).startswith("bf16")  # else each step would cast all weights again
         self.lm, self.tokenizer = assets.load_language_model(
-            model["source"], model["revision"], model["dtype"], model["attention"]
+            model["source"], model["revision"], "bfloat16" if narrow else model["dtype"], model["attention"]
         )
         self.lm.generation_config = GenerationConfig()  # a hub's sampling settings are not ours
         numbers = range(conf["texts"])

@@ -396,3 +396,24 @@ def test_times_start_near_their_neighbours_and_are_said_in_text_alone():
     prompt = torch.tensor([words.render([Turn("user", ["Make it."])], generate=True).input_ids])
     (sound,) = language.generate(prompt, torch.ones_like(prompt), 12, allow="audio")
     assert words.codes(sound)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_narrow_matrices_are_what_autocast_makes_of_them(source: str):
+    """Loss, gradients and answers, to the bit."""
+
+    def told(model: SoundLanguageModel) -> tuple[Tensor, tuple[Tensor, ...], list[list[int]]]:
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        ids, mask, *_ = batch(model, TALKS[:1])
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model.loss(*batch(model), **WEIGHTS).loss
+            answers = model.generate(ids, mask, 8, allow="text")
+        return loss, torch.autograd.grad(loss, parameters), answers
+
+    wide, narrow = build(source), build(source)
+    narrow.narrow()
+    (loss, gradients, answers), found = told(wide), told(narrow)
+    assert torch.equal(loss, found[0]) and answers == found[2]
+    assert all(torch.equal(one, other) for one, other in zip(gradients, found[1], strict=True))
+    frozen = [module.weight for module in narrow.lm.base_model.modules() if isinstance(module, nn.Linear)]
+    assert {weight.dtype for weight in frozen if not weight.requires_grad} == {torch.bfloat16}
