@@ -26,10 +26,7 @@ class House:
         self.root = root
 
     def conf(self, stage: str, *overrides: str) -> dict[str, Any]:
-        texts = (
-            ("mixture.text=0",) if stage in ("caption", "openaqa") else ()
-        )  # rehearsal is a parent of those that ask
-        values = json.loads(composed(stage, (*texts, *overrides)))
+        values = json.loads(composed(stage, overrides))
         return values | {"runs": str(self.root / "runs"), "data": values["data"] | {"root": str(self.root / "data")}}
 
     def corpus(self, content: str) -> None:
@@ -190,7 +187,7 @@ def test_a_missing_parent_names_the_command_that_makes_it(house: House):
 
 def test_an_optional_parent_may_be_missing(house: House):
     house.corpus("first")
-    for stage in ("latents", "tokenizer", "cache", "caption", "openaqa"):
+    for stage in ("latents", "tokenizer", "cache", "rehearsal", "caption", "openaqa"):
         house.make(stage, stage)
     assert "tokenizer_mse" not in chain.parents("reconstruct", house.conf("reconstruct"))
     house.make("tokenizer_mse", "m")
@@ -215,7 +212,7 @@ def test_the_cure_of_parents_that_do_not_fit_is_named_and_cures(house: House):
         ("cache", "tokenizer", ["parents.latents=demo"]),
         ("openaqa", "caption", ["parents.tokenizer=demo", "parents.cache=demo"]),
     ):
-        words = ["experiment=p", f"parents.{taken}=demo"]
+        words = ["experiment=p", f"parents.{taken}=demo", *(["mixture.text=0"] if stage == "openaqa" else [])]
         typed = " ".join(f"--{key}" for key in cure)
         with pytest.raises(ValueError, match=rf"cannot join .*\n.*\nor take what goes together:   {typed}$"):
             chain.parents(stage, house.conf(stage, *words))
