@@ -7,6 +7,7 @@ reference at "|||", and never end after a newline or in a locale that writes 0,5
 import queue
 import subprocess
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ class Meteor:
             self.process.stdin.write(f"{line}\n".encode())
             self.process.stdin.flush()
         except OSError:
-            raise ValueError(f"METEOR ended by itself: {_tail(b''.join(self.errors))}") from None
+            raise self._ended() from None
 
     def _line(self) -> str:
         try:
@@ -109,9 +110,16 @@ class Meteor:
         except queue.Empty:
             raise ValueError(f"METEOR did not answer within {self.seconds:.0f} s") from None
         if not line:
-            self.process.wait()
-            raise ValueError(f"METEOR ended by itself: {_tail(b''.join(self.errors))}")
+            raise self._ended()
         return line.decode().strip()
+
+    def _ended(self) -> ValueError:
+        self.process.wait()
+        for _ in range(100):  # until what it said is read to its end, which is empty
+            if self.errors and not self.errors[-1]:
+                break
+            time.sleep(0.05)
+        return ValueError(f"METEOR ended by itself: {_tail(b''.join(self.errors))}")
 
 
 def _drain(source: Any, take: Any) -> None:
