@@ -20,7 +20,11 @@ ROOT = Path(__file__).parents[2]
 )
 def test_runs(command: str, said: str):
     run = subprocess.run(
-        [sys.executable, "-m", *f"tests.benchmarks.{command}".split()], cwd=ROOT, timeout=300, capture_output=True, text=True
+        [sys.executable, "-m", *f"tests.benchmarks.{command}".split()],
+        cwd=ROOT,
+        timeout=300,
+        capture_output=True,
+        text=True,
     )
     assert run.returncode == 0, run.stderr
     assert said in run.stdout
