@@ -7,8 +7,8 @@ thrown away. Every rank has its own process, `--threads` of torch's threads and 
 core for each rank an efficiency of 1 is what there is to gain. Medians over the steps after the first five, of rank 0:
 
     data        the trainer waits for a batch (Lightning's profiler: train_dataloader_next)
-    gradients   what averaging them adds to a step: steps with it less steps in which every bucket is said to be averaged at once, turn by turn.
-                DDP averages a bucket while the next is computed, so this is what is not hidden, waiting for a slower rank included
+    gradients   from the last bucket that is ready to the last that is averaged: DDP averages a bucket while the next is computed, so this is what
+                is not hidden; waiting for a slower rank is in it
     other       seconds inside torch.distributed's other calls: codebook, loss normaliser, the agreement to stop
     arithmetic  the rest of the step
 """
@@ -98,20 +98,16 @@ def _measure(options: argparse.Namespace) -> None:
         return
     waits = profiler.recorded_durations["[_TrainingEpochLoop].train_dataloader_next"][FIRST : len(timed.steps)]
     data = statistics.median(waits)
-    steps = list(zip(timed.steps, timed.shared, strict=True))[FIRST:]
-    whole = statistics.median([step for step, shared in steps if shared])
-    apart = statistics.median([step for step, shared in steps if not shared] or [whole])
-    other = statistics.median(timed.other[FIRST:])
-    items = statistics.mean(timed.items[FIRST:]) * options.ranks / (data + whole)
-    found = {
+    step, gradients, other = (statistics.median(row[FIRST:]) for row in (timed.steps, timed.gradients, timed.other))
+    parts = {
         "data": data,
-        "arithmetic": apart - other,
-        "gradients": whole - apart,
+        "arithmetic": step - gradients - other,
+        "gradients": gradients,
         "other": other,
-        "step": data + whole,
-        "items": items,
+        "step": data + step,
     }
-    (options.folder / "found.json").write_text(json.dumps(found))
+    items = statistics.mean(timed.items[FIRST:]) * options.ranks / (data + step)
+    (options.folder / "found.json").write_text(json.dumps(parts | {"items": items}))
 
 
 def _timed() -> Any:
@@ -119,14 +115,15 @@ def _timed() -> Any:
     import lightning as L
     import torch
     import torch.distributed as dist
+    from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
     class Timed(L.Callback):
         def __init__(self) -> None:
             self.steps: list[float] = []  # seconds
-            self.shared: list[bool] = []  # whether the gradients were averaged
+            self.gradients: list[float] = []
             self.other: list[float] = []
             self.items: list[int] = []
-            self.spent = 0.0
+            self.spent = self.ready = self.averaged = 0.0
 
         def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
             if trainer.world_size == 1:
@@ -146,26 +143,21 @@ def _timed() -> Any:
             return timed
 
         def _hook(self, _: None, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
-            if self._sharing():
-                from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+            self.ready = time.perf_counter()
+            return allreduce_hook(dist.group.WORLD, bucket).then(self._averaged)  # type: ignore[arg-type]
 
-                return allreduce_hook(dist.group.WORLD, bucket)  # type: ignore[arg-type]
-            at_once: torch.futures.Future[torch.Tensor] = torch.futures.Future()
-            at_once.set_result(bucket.buffer())
-            return at_once
-
-        def _sharing(self) -> bool:
-            return len(self.steps) % 2 == 0
+        def _averaged(self, future: torch.futures.Future[torch.Tensor]) -> torch.Tensor:
+            self.averaged = time.perf_counter()
+            return future.value()
 
         def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
-            self.spent, self.begun = 0.0, time.perf_counter()
+            self.begun, self.spent = time.perf_counter(), 0.0
 
         def on_train_batch_end(
             self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, *_: Any
         ) -> None:
-            step, shared = time.perf_counter() - self.begun, trainer.world_size == 1 or self._sharing()
-            self.steps.append(step)
-            self.shared.append(shared)
+            self.steps.append(time.perf_counter() - self.begun)
+            self.gradients.append(self.averaged - self.ready)
             self.other.append(self.spent)
             self.items.append(_items(batch))
 
