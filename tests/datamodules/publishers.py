@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.datamodules.test_folder import sound
+from tests.datamodules.recordings import sound
 
 Rows = Sequence[Sequence[str]]
 

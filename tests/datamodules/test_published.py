@@ -25,7 +25,7 @@ from tests.datamodules.publishers import (
     wavcaps,
     write,
 )
-from tests.datamodules.test_folder import sound
+from tests.datamodules.recordings import sound
 
 DEFAULTS: dict[str, Any] = dict(
     split=None, fold=5, validation_fraction=0.0, label_question=None, contamination="drop", on_bad="error", workers=1
