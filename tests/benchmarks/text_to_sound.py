@@ -40,7 +40,7 @@ def main() -> None:
     place = trained.find("runs", "main", options.experiment, options.model)
     assert place.language is not None
     real, asked = scenes(place.language, options.captions)
-    model = trained.load(place)
+    model = trained.load(place, trained.device(None))
     most = max(len(cut.custom["codes"]) for cut in real)
     size = model.vocabulary.codebook_size
     labels = [cut.custom["labels"][0] for cut in real]
