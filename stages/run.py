@@ -266,6 +266,7 @@ def _quiet() -> None:
         ".*duration mismatch tolerance.*",
         ".*Total length of `.*` across ranks is zero.*",
         ".*eagerly read CutSet.*",
+        ".*self.log.*sync_dist=True.*",  # torchmetrics' states and the language losses are summed over ranks before they are logged
         ".*in eval mode at the start.*",
         ".*is_gradient_checkpointing.*",
         ".*gradient_checkpointing_enable. is deprecated.*",  # its new name is younger than our oldest transformers
