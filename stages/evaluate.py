@@ -148,11 +148,13 @@ class Evaluate(L.LightningModule):
             "expected": len(self.asked),
             "scored": len(self.asked) - failed,
             "failed": failed,
-            **self._few_shot(),
+            **self._of("fewshot", "few_shot"),
+            **self._of("generation", "generation"),
         }
         report.write(artifact, found)
         if self.tasks:
-            (artifact / "report.md").write_text(scores.document(f"{self.conf['experiment']}: tasks", found["tasks"]))
+            text = scores.document(f"{self.conf['experiment']}: tasks", found["tasks"])
+            (artifact / "report.md").write_text("\n".join([text, *report.further(found)]))
         (artifact / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in predictions))
         tokenizer = self.parents["tokenizer"].folder
         report_page.write(artifact, found, predictions, self.test_cuts, tokenizer, self.conf, self._judge())
@@ -200,10 +202,10 @@ class Evaluate(L.LightningModule):
         parent = self.parents.get("reconstruct")
         return json.loads((parent.artifact / "report.json").read_text()) if parent else {}
 
-    def _few_shot(self) -> dict[str, Any]:
-        """The same of the stage `fewshot`."""
-        parent = self.parents.get("fewshot")
-        return {"few_shot": json.loads((parent.artifact / "report.json").read_text())} if parent else {}
+    def _of(self, stage: str, key: str) -> dict[str, Any]:
+        """The same of another stage, under `key`."""
+        parent = self.parents.get(stage)
+        return {key: json.loads((parent.artifact / "report.json").read_text())} if parent else {}
 
 
 def _score(rows: list[dict[str, Any]]) -> dict[str, float]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from models.metrics.answers import BestGuess, Interval, bootstrap, is_right
-from stages import report_fewshot
+from stages import report_fewshot, report_generation
 
 
 def answers(predictions: list[dict[str, Any]], guess: BestGuess, samples: int, seed: int) -> dict[str, dict[str, Any]]:
@@ -123,14 +123,23 @@ def markdown(report: dict[str, Any]) -> str:
     for name in report["captions"]["sound"]:
         values = [report["captions"][condition][name] for condition in ("sound", "other", "text")]
         lines.append(f"| {name} | " + " | ".join(_number(value) for value in values) + " |")
-    if "few_shot" in report:
-        lines += ["", f"## Few-shot, {report['few_shot']['ways']} ways", "", *report_fewshot.lines(report["few_shot"])]
     lines += [
+        *further(report),
         "",
         f"{report['expected']} items expected, {report['scored']} scored, {report['expected'] - report['scored']} failed.",
         "",
     ]
     return "\n".join(lines)
+
+
+def further(report: dict[str, Any]) -> list[str]:
+    """What other stages measured of the LLM, where they were run."""
+    lines: list[str] = []
+    if "few_shot" in report:
+        lines += ["", f"## Few-shot, {report['few_shot']['ways']} ways", "", *report_fewshot.lines(report["few_shot"])]
+    if "generation" in report:
+        lines += ["", "## Sound from captions", "", *report_generation.lines(report["generation"])]
+    return lines
 
 
 def _summary(found: dict[str, Any]) -> list[str]:

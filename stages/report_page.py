@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from datamodules.evaluation import spread
 from models.metrics.answers import is_right, normalise
-from stages import report_fewshot, report_sound
+from stages import report_fewshot, report_generation, report_sound
 from stages.report_published import beside
 from stages.report_sound import Listening, Track
 
@@ -23,6 +23,7 @@ DRAWN = (
     "captions",
     "tasks",
     "few_shot",
+    "generation",
     "expected",
     "scored",
     "failed",
@@ -92,6 +93,7 @@ def page(
         tasks={name: _task(task) for name, task in found.get("tasks", {}).items()},
         errors=_errors(found["reconstruction"]),
         answerer=report_fewshot.name,
+        written=report_generation,
         scores=report_fewshot.scored(found["few_shot"]) if "few_shot" in found else {},
         columns=[
             key

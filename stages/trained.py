@@ -62,8 +62,12 @@ def load(place: Place) -> Trained:
 
         model, vocabulary = language_model.load(place.language / "artifact")
         lm, prompts = model.lm, chain.read_receipt(place.language)["conf"]["prompts"]  # type: ignore[index]
-    context = getattr(lm.config.get_text_config(), "max_position_embeddings", None)
-    return Trained(lm, vocabulary, prompts, context)
+    return Trained(lm, vocabulary, prompts, context(lm))
+
+
+def context(lm: "PreTrainedModel") -> int | None:
+    """Positions that an LLM takes; None where it names no limit."""
+    return getattr(lm.config.get_text_config(), "max_position_embeddings", None)
 
 
 def _experiment(runs: str, default: str, experiment: str | None, stages: Sequence[str]) -> str:
