@@ -264,6 +264,7 @@ _RANGES = (
     ("episodes", 1, 1 << 20),
     ("max_codes", 1, 1 << 20),
     ("n", 1, 1000),
+    ("speed_repeats", 0, 1000),
     ("seeds", 1, 1000),
     ("recordings", 1, 1 << 20),
     ("probe_recordings", 0, 1 << 24),

@@ -200,7 +200,10 @@ class Evaluate(L.LightningModule):
     def _reconstruction(self) -> dict[str, Any]:
         """What the stage `reconstruct` found, where it was run."""
         parent = self.parents.get("reconstruct")
-        return json.loads((parent.artifact / "report.json").read_text()) if parent else {}
+        if parent is None:
+            return {}
+        found: dict[str, Any] = json.loads((parent.artifact / "report.json").read_text())
+        return found | {"speed": parent.receipt["metrics"].get("speed")}
 
     def _of(self, stage: str, key: str) -> dict[str, Any]:
         """The same of another stage, under `key`."""

@@ -3,6 +3,7 @@
 latent error   normalised, a single sample and the mean of several, for each number of function evaluations
 sound          mel and multi-resolution STFT distance, kernel audio distance with a named embedder
 probe          accuracy of a linear classifier on the codes, and on the latents
+speed          real-time factors, in the receipt and not in the artifact: the same run has the same report, but never the same times
 references     the VAE alone (no tokenizer can be better), the mean latent, the tokens of another clip
 """
 
@@ -26,7 +27,7 @@ from models.metrics.kernel import KernelAudioDistance
 from models.metrics.probe import linear_probe
 from models.metrics.reconstruction import CodebookUse, LatentError, MelDistance, MultiResolutionStftDistance
 from models.tokenizer import SoundTokenizer
-from stages import artifacts, assets, chain, prepare, report
+from stages import artifacts, assets, chain, prepare, realtime, report
 
 DECODERS = {"tokenizer": "flow matching", "tokenizer_mse": "MSE"}
 
@@ -206,8 +207,23 @@ class Reconstruct(L.LightningModule):
         (artifact / "report.json").write_text(json.dumps(found, indent=1))
         text = report.reconstruction(found)
         (artifact / "report.md").write_text(text)
-        print(text)
-        return facts, {key: found[key] for key in ("clips", "rows", "codebook", "probe")}
+        speed = self._speed() if self.conf["speed_repeats"] else None
+        print("\n".join([text, *(realtime.lines(speed) if speed else [])]))
+        return facts, {key: found[key] for key in ("clips", "rows", "codebook", "probe")} | {"speed": speed}
+
+    def _speed(self) -> dict[str, Any]:
+        """Of the longest of the chosen windows."""
+        frames = self.facts["window_frames"]
+        longest = max(self.chosen, key=lambda window: windows(window.cut, frames)[window.number].duration)
+        waveform = self.datamodule().dataset[[longest]].waveform.to(self.device)
+        steps = {
+            name: self.conf["steps"] if tokenizer.objective == "flow" else [1]
+            for name, tokenizer in self.tokenizers.items()
+        }
+        return realtime.measure(
+            waveform, self.facts["sample_rate"], self.codec, dict(self.tokenizers.items()), self.sampling, steps,
+            self.conf["speed_repeats"],
+        )  # fmt: skip
 
     @torch.no_grad()
     def _probe(self) -> dict[str, dict[str, Any]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from models.metrics.answers import BestGuess, Interval, bootstrap, is_right
-from stages import report_fewshot, report_generation
+from stages import realtime, report_fewshot, report_generation
 
 
 def answers(predictions: list[dict[str, Any]], guess: BestGuess, samples: int, seed: int) -> dict[str, dict[str, Any]]:
@@ -53,13 +53,14 @@ def reconstruction(found: dict[str, Any]) -> str:
         f"latent of the training data. `mean`: of {found['mean_of']} samples. Mel: mean absolute log-mel difference; STFT: spectral convergence plus "
         f"log-magnitude difference; KAD: kernel audio distance[{found['embedder']}] x 100, to the recordings.",
         "",
-        "| codebook on held-out sound | perplexity | used | dead | bits a code | nominal |",
-        "|---|---|---|---|---|---|",
+        "| codebook on held-out sound | perplexity | used | dead | bits a code | nominal | entropy, kbps | nominal |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, row in found["codebook"].items():
         lines.append(
             f"| {name} | {row['codebook_perplexity']:.0f} | {100 * row['codebook_used']:.0f} % | {100 * (1 - row['codebook_used']):.0f} % "
-            f"| {row['codebook_bits']:.2f} | {math.log2(facts['codebook_size']):.2f} |"
+            f"| {row['codebook_bits']:.2f} | {math.log2(facts['codebook_size']):.2f} "
+            f"| {row['codebook_bits'] * codes_per_second(facts) / 1000:.3f} | {facts['bitrate'] / 1000:.3f} |"
         )
     for group, clips in found["clips"].items():
         lines += [
@@ -83,6 +84,11 @@ def reconstruction(found: dict[str, Any]) -> str:
             "(latents: mean and deviation; decoders: histogram of their codes).",
         ]
     return "\n".join([*lines, ""])
+
+
+def codes_per_second(facts: dict[str, Any]) -> float:
+    """Of all levels together."""
+    return facts["bitrate"] / math.log2(facts["codebook_size"])
 
 
 def write(folder: Path, report: dict[str, Any]) -> None:
@@ -166,7 +172,7 @@ def _summary(found: dict[str, Any]) -> list[str]:
         f"| {name} | {steps or ''} | {condition} | {_number(value)} |"
         for (name, steps, condition), value in rows.items()
     ]
-    return [*lines, ""]
+    return [*lines, "", *(realtime.lines(found["speed"]) if found.get("speed") else [])]
 
 
 def _percent(interval: Interval) -> str:

@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from datamodules.evaluation import spread
 from models.metrics.answers import is_right, normalise
-from stages import report_fewshot, report_generation, report_sound
+from stages import realtime, report, report_fewshot, report_generation, report_sound
 from stages.report_published import beside
 from stages.report_sound import Listening, Track
 
@@ -94,6 +94,8 @@ def page(
         errors=_errors(found["reconstruction"]),
         answerer=report_fewshot.name,
         written=report_generation,
+        realtime=realtime,
+        codes_per_second=report.codes_per_second,
         scores=report_fewshot.scored(found["few_shot"]) if "few_shot" in found else {},
         columns=[
             key

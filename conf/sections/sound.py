@@ -206,6 +206,7 @@ class ReconstructConf(StageConf):
     sound_steps: list[int]  # those of `steps` whose sound is measured
     embedder: str | None  # of the kernel audio distance: a name of stages/assets.py
     probe: bool  # linear classifier on the codes
+    speed_repeats: int  # of each measurement of the real-time factors; 0 for none
 
 
 @dataclass

@@ -3,8 +3,12 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+
+from stages import realtime
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +59,31 @@ def test_the_page_says_what_the_numbers_say(report: dict, tones: Path):
     page = (tones / "runs/table/reconstruct/artifact/report.md").read_text()
     value = rows(report, "MSE")[1, "sample"]["latent_nmse"]
     assert f"| MSE | 1 | sample | {value:.3f} |" in page
+
+
+def test_bits_and_speed_are_told_and_times_stay_out_of_the_artifact(report: dict, tones: Path):
+    """A report is the same to the byte whenever it is made: times stand in the receipt."""
+    artifact = tones / "runs/table/reconstruct/artifact"
+    assert "speed" not in report and "eal-time" not in (artifact / "report.md").read_text()
+    facts, bits = report["facts"], report["codebook"]["MSE"]["codebook_bits"]
+    entropy = bits * facts["bitrate"] / math.log2(facts["codebook_size"]) / 1000
+    assert f"| {entropy:.3f} | {facts['bitrate'] / 1000:.3f} |" in (artifact / "report.md").read_text()
+    speed = json.loads((artifact.parent / "receipt.json").read_text())["metrics"]["speed"]
+    assert [(row["part"], row["decoder"], row["steps"]) for row in speed["rows"]] == [
+        ("encode", "VAE alone", 0), ("decode", "VAE alone", 0), ("encode", "flow matching", 0),
+        ("decode", "flow matching", 1), ("decode", "flow matching", 2), ("encode", "MSE", 0), ("decode", "MSE", 1),
+    ]  # fmt: skip
+    assert all(row["factor"] > 0 for row in speed["rows"])
+    assert 4 < speed["seconds"] <= facts["window_frames"] * facts["hop_length"] / facts["sample_rate"]
+    assert "| decode | MSE | 1 | " in "\n".join(realtime.lines(speed))
+
+
+def test_the_real_time_factor_is_sound_by_time(monkeypatch: pytest.MonkeyPatch):
+    """By hand: 2 s of sound, a clock that goes on by half a second at each look."""
+    looks = iter(range(1000))
+    monkeypatch.setattr(realtime.time, "perf_counter", lambda: 0.5 * next(looks))
+    codec = SimpleNamespace(
+        encode=lambda sound: SimpleNamespace(mean=torch.zeros(1, 4, 2)), decode=lambda latents: latents
+    )
+    found = realtime.measure(torch.zeros(1, 1, 32), 16, codec, {}, {}, {}, 3)
+    assert [row["factor"] for row in found["rows"]] == [4.0, 4.0] and found["seconds"] == 2.0
