@@ -57,6 +57,7 @@ OPERATIONAL = (
     "limits",
     "sample_clips",
     "compile",
+    "speed_repeats",
 )
 
 # Beside those, of the stages that write chunks (latents, cache): any number of processes writes the same bytes.

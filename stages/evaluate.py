@@ -22,6 +22,7 @@ from models.metrics.answers import BestGuess
 from models.metrics.captions import caption_scores
 from models.vocabulary import Turn
 from stages import chain, language_model, report, report_page, scores
+from stages.report_sound import Written
 
 
 class Evaluate(L.LightningModule):
@@ -157,7 +158,9 @@ class Evaluate(L.LightningModule):
             (artifact / "report.md").write_text("\n".join([text, *report.further(found)]))
         (artifact / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in predictions))
         tokenizer = self.parents["tokenizer"].folder
-        report_page.write(artifact, found, predictions, self.test_cuts, tokenizer, self.conf, self._judge())
+        report_page.write(
+            artifact, found, predictions, self.test_cuts, tokenizer, self.conf, self._judge(), self._written()
+        )
         print((artifact / "report.md").read_text())
         print(f"to read and to hear: {self.folder / 'artifact' / 'report.html'}")
         kept = ("questions", "reconstruction", "captions", "tasks", "failed")
@@ -209,6 +212,17 @@ class Evaluate(L.LightningModule):
         """The same of another stage, under `key`."""
         parent = self.parents.get(stage)
         return {key: json.loads((parent.artifact / "report.json").read_text())} if parent else {}
+
+    def _written(self) -> dict[str, list[Written]]:
+        """What `generation` made of captions, by id of the cut."""
+        found: dict[str, list[Written]] = {}
+        parent = self.parents.get("generation")
+        for line in (parent.artifact / "predictions.jsonl").open() if parent else ():
+            row = json.loads(line)
+            if row["condition"] == "caption":
+                made = Written(row["caption"], row["number"], row["seed"], row["codes"])
+                found.setdefault(row["cut"], []).append(made)
+        return found
 
 
 def _score(rows: list[dict[str, Any]]) -> dict[str, float]:

@@ -114,7 +114,8 @@ class Generation(L.LightningModule):
         with (self.folder / f"predictions-{self.global_rank}.jsonl").open("a") as file:
             for item, one, vector in zip(batch, codes, embedded, strict=True):
                 if item.id not in self.held:
-                    row = {"id": item.id, "of": self.made_of, **item._asdict(), "codes": one, "embedding": vector}
+                    row = {"id": item.id, "of": self.made_of, **item._asdict(), "seed": self._seed(item), "codes": one}
+                    row["embedding"] = vector
                     file.write(json.dumps(row) + "\n")
                     self.done += self.trainer.world_size
         self.line.update(min(self.done, len(self.items)))

@@ -172,7 +172,7 @@ def _summary(found: dict[str, Any]) -> list[str]:
         f"| {name} | {steps or ''} | {condition} | {_number(value)} |"
         for (name, steps, condition), value in rows.items()
     ]
-    return [*lines, "", *(realtime.lines(found["speed"]) if found.get("speed") else [])]
+    return [*lines, "", *(realtime.lines(found["speed"]) if found["speed"] else [])]
 
 
 def _percent(interval: Interval) -> str:

@@ -1,8 +1,9 @@
 """report.html: what `evaluate` found, as one file to read and to listen to. No network, no framework; sound and pictures stand in it."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -158,9 +159,10 @@ def write(
     tokenizer: Path,
     conf: dict[str, Any],
     judge: Judge = exact,
+    written: Mapping[str, Sequence[report_sound.Written]] = MappingProxyType({}),
 ) -> None:
-    """report.html in `folder`. cuts: of the test split; tokenizer: its run; conf: of the stage; judge: of the examples. Says on the terminal what
-    could not be made heard.
+    """report.html in `folder`. cuts: of the test split; tokenizer: its run; conf: of the stage; judge: of the examples; written: what `generation`
+    made of a cut's caption, by its id. Says on the terminal what could not be made heard.
     """
     chosen, owners, settings = (
         choose(predictions, conf["examples"]["answers"], judge),
@@ -169,8 +171,8 @@ def write(
     )
     heard = [cut for row in chosen if (cut := owners.get(_asked(row))) is not None]
     listening = report_sound.listen(
-        tokenizer, conf["data"], cuts, heard, settings["clips"], settings["seconds"], int(1e6 * settings["megabytes"])
-    )
+        tokenizer, conf["data"], cuts, heard, settings["clips"], settings["seconds"], int(1e6 * settings["megabytes"]), written
+    )  # fmt: skip
     for reason in listening.missing:
         print(f"report.html: {reason}")
     text = page(found, predictions, conf["data"]["corpora"], shown(chosen, owners, listening, judge), listening)

@@ -199,7 +199,7 @@ def test_an_llm_that_is_given_the_codes_is_as_good_as_they_are(
 
 
 def test_evaluate_shows_the_table(stage: Any, done: Path, tones: Path):
-    words = ["--experiment=generated", "--questions_per_kind=1", "--captions=1", "--examples.clips=0"]
+    words = ["--experiment=generated", "--questions_per_kind=1", "--captions=1", "--examples.clips=1"]
     assert stage("run", "evaluate", *words, *parents()) == 0
     artifact = tones / "runs/generated/evaluate/artifact"
     report = json.loads((artifact / "report.json").read_text())
@@ -207,7 +207,7 @@ def test_evaluate_shows_the_table(stage: Any, done: Path, tones: Path):
     table = (done / "artifact/report.md").read_text().split("\n\n")[2]
     assert table.startswith("| sounds |") and table in (artifact / "report.md").read_text()
     page = (artifact / "report.html").read_text()
-    assert 'id="generation"' in page
+    assert 'id="generation"' in page and page.count("<figcaption>written, ") == 2  # of one caption, two seeds
     for row in report["generation"]["sounds"]:
         assert f">{report_generation.NAMES[row['sounds']]}</th><td>4</td><td>{row['repeats']}</td>" in page
 
