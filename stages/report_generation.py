@@ -279,11 +279,11 @@ def lines(found: dict[str, Any]) -> list[str]:
 
 def about(found: dict[str, Any]) -> list[str]:
     """What was done, and how far the numbers may be believed: sentences."""
-    settings, seconds = found["settings"], found["settings"]["seconds_max"]
+    settings = found["settings"]
     said = [
         f"{found['llm']} writes codes for {found['captions']} captions of the test split of {', '.join(found['corpora'])}, {settings['seeds']} of each, at "
         f"temperature {settings['temperature']:g}, top_p {settings['top_p']:g}, guidance {settings['guidance']:g}; at most {found['codes_max']} codes "
-        f"({seconds:g} s) a sound, real ones too."
+        "a sound, real ones too."
     ]
     if found["sounds"]:
         said.append(
