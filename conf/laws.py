@@ -77,6 +77,8 @@ def check(unit: str, conf: dict[str, Any]) -> Iterable[tuple[str, str]]:
             "batching.max_tokens",
             f"{conf['batching']['max_tokens']} is more than a batch holds: tokens_per_batch is {most}",
         )
+    if unit == "reconstruct":
+        yield from _check_signal(conf)
     if unit == "fewshot":
         yield from _check_fewshot(conf)
     if "prompts" in conf:
@@ -109,6 +111,15 @@ def _check_fewshot(conf: dict[str, Any]) -> Iterable[tuple[str, str]]:
             yield "controls", f"no control is called {name!r}. {nearest(name, known)}"
     if len(set(conf["controls"])) < len(conf["controls"]):
         yield "controls", f"{conf['controls']}: each comes once"
+
+
+def _check_signal(conf: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    known = ("si_sdr", "pesq", "stoi")
+    for name in conf["signal"]:
+        if name not in known:
+            yield "signal", f"no metric of sound against sound is called {name!r}. {nearest(name, known)}"
+    if conf["signal"] and not conf["sound"]:
+        yield "signal", f"{', '.join(conf['signal'])} need sound: type --sound=true, and --sound_steps=[10]"
 
 
 def _check_generation(conf: dict[str, Any]) -> Iterable[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """Stage `reconstruct`: what the tokenizer keeps of a sound, beside its baselines: the tokenizer's table (Table I of the paper).
 
 latent error   normalised, a single sample and the mean of several, for each number of function evaluations
-sound          mel and multi-resolution STFT distance, kernel audio distance with a named embedder
+sound          mel and multi-resolution STFT distance, kernel audio distance with a named embedder; SI-SDR, PESQ and STOI where they are asked for
 probe          accuracy of a linear classifier on the codes, and on the latents
 speed          real-time factors, in the receipt and not in the artifact: the same run has the same report, but never the same times
 references     the VAE alone (no tokenizer can be better), the mean latent, the tokens of another clip
@@ -23,9 +23,11 @@ from callbacks.progress import Line
 from datamodules import chunks
 from datamodules.latents import collate, windows
 from datamodules.reconstruction import ReconstructionDataModule, SoundBatch, choose
+from models.metrics import registry
 from models.metrics.kernel import KernelAudioDistance
 from models.metrics.probe import linear_probe
 from models.metrics.reconstruction import CodebookUse, LatentError, MelDistance, MultiResolutionStftDistance
+from models.metrics.signal import SignalMetric
 from models.tokenizer import SoundTokenizer
 from stages import artifacts, assets, chain, prepare, realtime, report
 
@@ -39,6 +41,7 @@ class Reconstruct(L.LightningModule):
     def __init__(self, stage: str, conf: dict[str, Any], parents: dict[str, chain.Parent], folder: Path) -> None:
         super().__init__()
         self.conf, self.parents = conf, parents
+        registry.require(registry.chosen(conf["signal"], ("sound",)), None, lambda _: None)  # before anything is loaded
         latents = parents["latents"]
         self.facts = latents.facts
         self.statistics = load_file(latents.artifact / "statistics.safetensors")
@@ -95,6 +98,7 @@ class Reconstruct(L.LightningModule):
         found: dict[str, Any] = {"latent_nmse": LatentError(self.statistics["std"])}
         if self._is_heard(decoder, steps, condition):
             found |= {"mel": MelDistance(self.facts["sample_rate"]), "stft": MultiResolutionStftDistance()}
+            found |= {name: SignalMetric(name, self.facts["sample_rate"]) for name in self.conf["signal"]}
             if self.embedder is not None:
                 found["kad"] = KernelAudioDistance()
         return found
@@ -157,7 +161,7 @@ class Reconstruct(L.LightningModule):
         if "mel" in metrics:
             sound = self.codec.decode(decoded)
             for one, true, count in zip(sound, batch.waveform, batch.num_samples.tolist(), strict=True):
-                for name in ("mel", "stft"):
+                for name in ("mel", "stft", *self.conf["signal"]):
                     metrics[name].update(one[None, :, :count], true[None, :, :count])
             if real is not None:
                 metrics["kad"].update(real, real=True)
@@ -185,7 +189,7 @@ class Reconstruct(L.LightningModule):
             "clips": dict(counts),
             "rows": [
                 {"group": group, "decoder": row[0], "steps": row[1], "condition": row[2]}
-                | {name: float(metric.compute()) for name, metric in self._of(group)[_key(*row)].items()}
+                | _computed(self._of(group)[_key(*row)])
                 for group in self.groups
                 for row in self._rows()
             ],
@@ -202,6 +206,7 @@ class Reconstruct(L.LightningModule):
             "facts": facts,
             "embedder": self.conf["embedder"],
             "mean_of": self.conf["mean_of"],
+            "signal": self.conf["signal"],
             "probe": self._probe() if self.conf["probe"] else {},
         }
         (artifact / "report.json").write_text(json.dumps(found, indent=1))
@@ -260,6 +265,14 @@ def _pooled(cut: Any) -> Tensor:
     """Mean and standard deviation over the frames of a recording's latents (2 D)."""
     latents = torch.from_numpy(chunks.load_array(cut).astype("float32"))
     return torch.cat([latents.mean(0), latents.std(0, correction=0)])
+
+
+def _computed(metrics: Any) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name, metric in metrics.items():
+        value = metric.compute()
+        found |= {key: float(one) for key, one in (value.items() if isinstance(value, dict) else ((name, value),))}
+    return found
 
 
 def _key(decoder: str, steps: int, condition: str) -> str:

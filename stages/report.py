@@ -8,6 +8,8 @@ from typing import Any
 from models.metrics.answers import BestGuess, Interval, bootstrap, is_right
 from stages import realtime, report_fewshot, report_generation
 
+SIGNAL = {"si_sdr": "SI-SDR, dB", "pesq": "PESQ", "stoi": "STOI"}
+
 
 def answers(predictions: list[dict[str, Any]], guess: BestGuess, samples: int, seed: int) -> dict[str, dict[str, Any]]:
     """Accuracy by kind of question: with the sound, without it, the best text-only guess, chance.
@@ -62,17 +64,23 @@ def reconstruction(found: dict[str, Any]) -> str:
             f"| {row['codebook_bits']:.2f} | {math.log2(facts['codebook_size']):.2f} "
             f"| {row['codebook_bits'] * codes_per_second(facts) / 1000:.3f} | {facts['bitrate'] / 1000:.3f} |"
         )
+    signal = found["signal"]
+    if signal:
+        lost = sum(row.get(f"{name}_excluded", 0) for row in found["rows"] for name in signal)
+        said = ", ".join(SIGNAL[name] for name in signal)
+        lines += ["", f"{said}: means over the sounds that can be scored; {lost:.0f} could not (silent or too short)."]
     for group, clips in found["clips"].items():
         lines += [
             "",
             f"## {group}, {clips} windows",
             "",
-            "| decoder | evaluations | | latent error | mel | STFT | KAD |",
-            "|---|---|---|---|---|---|---|",
+            "| decoder | evaluations | | latent error | mel | STFT | KAD |"
+            + "".join(f" {SIGNAL[name]} |" for name in signal),
+            "|---|---|---|---|---|---|---|" + "---|" * len(signal),
         ]
         for row in found["rows"]:
             if row["group"] == group:
-                values = [_number(row.get(key, math.nan)) for key in ("latent_nmse", "mel", "stft", "kad")]
+                values = [_number(row.get(key, math.nan)) for key in ("latent_nmse", "mel", "stft", "kad", *signal)]
                 lines.append(
                     f"| {row['decoder']} | {row['steps'] or ''} | {row['condition']} | " + " | ".join(values) + " |"
                 )

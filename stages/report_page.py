@@ -39,6 +39,7 @@ NAMES = {
     "latent_nmse": "latent error",
     "kad": "KAD x 100",
     "stft": "STFT",
+    **report.SIGNAL,
 }
 
 
@@ -100,7 +101,7 @@ def page(
         scores=report_fewshot.scored(found["few_shot"]) if "few_shot" in found else {},
         columns=[
             key
-            for key in ("latent_nmse", "mel", "stft", "kad")
+            for key in ("latent_nmse", "mel", "stft", "kad", *report.SIGNAL)
             if any(key in row for row in found["reconstruction"].get("rows", []))
         ],
         published=beside(found, corpora),

@@ -1,5 +1,6 @@
 """The tokenizer's table, from the tones corpus."""
 
+import importlib.util
 import json
 import math
 from pathlib import Path
@@ -8,7 +9,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import conf
 from stages import realtime
+from stages.reconstruct import Reconstruct
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +25,7 @@ def report(tones: Path) -> dict:
     os.chdir(tones)
     try:
         for name in ("latents", "tokenizer", "tokenizer_mse", "reconstruct"):
-            words = ["--reconstruct.probe=true"] if name == "reconstruct" else []
+            words = ["--probe=true", "--signal=[si_sdr]"] if name == "reconstruct" else []
             assert main(["run", name, "--experiment=table", *words, *SMOKE]) == 0
     finally:
         os.chdir(before)
@@ -87,3 +90,32 @@ def test_the_real_time_factor_is_sound_by_time(monkeypatch: pytest.MonkeyPatch):
     )
     found = realtime.measure(torch.zeros(1, 1, 32), 16, codec, {}, {}, {}, 3)
     assert [row["factor"] for row in found["rows"]] == [4.0, 4.0] and found["seconds"] == 2.0
+
+
+def test_sound_is_held_against_sound_where_it_was_asked_for(report: dict, tones: Path):
+    flow, vae = rows(report, "flow matching"), rows(report, "VAE alone")[0, "sample"]
+    assert math.isfinite(flow[2, "sample"]["si_sdr"]) and flow[2, "sample"]["si_sdr_excluded"] == 0
+    assert "si_sdr" not in flow[1, "sample"] and vae["si_sdr"] < 5  # Griffin-Lim keeps no phase
+    page = (tones / "runs/table/reconstruct/artifact/report.md").read_text()
+    assert "| KAD | SI-SDR, dB |" in page and f" {vae['si_sdr']:.3f} |" in page and "0 could not" in page
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["signal=[si_sdrr]"], "signal: no metric of sound against sound is called 'si_sdrr'. Did you mean 'si_sdr'"),
+        (["signal=[stoi]", "sound=false"], "signal: stoi need sound: type --sound=true"),
+    ],
+)
+def test_what_cannot_be_held_against_sound_is_refused(words: list[str], message: str):
+    with pytest.raises(ValueError) as refused:
+        conf.compose("reconstruct", overrides=words)
+    assert message in str(refused.value)
+
+
+def test_a_signal_metric_whose_package_is_missing_is_refused_before_anything(monkeypatch: pytest.MonkeyPatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "pesq" else found(name, *more))
+    composed = conf.compose("reconstruct", overrides=["signal=[si_sdr,pesq]"]).conf
+    with pytest.raises(ValueError, match=r"pesq: the package pesq is not installed. Type   pip install pesq"):
+        Reconstruct("reconstruct", composed, {}, Path("nowhere"))
