@@ -83,4 +83,4 @@ def lines(found: dict[str, Any]) -> list[str]:
 def machine(found: dict[str, Any]) -> str:
     threads = found["threads"]
     cores = f", {threads} thread{'s' if threads > 1 else ''}" if threads else ""
-    return f"one window of {found['seconds']:.1f} s at a time on {found['device']}{cores}"
+    return f"one window of {found['seconds']:.1f} s at a time in float32 on {found['device']}{cores}"

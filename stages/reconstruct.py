@@ -158,8 +158,10 @@ class Reconstruct(L.LightningModule):
         metrics: Any = self._of(batch.group)[_key(*row)]
         latents, num_frames = batch.latents.latents, batch.latents.num_frames
         metrics["latent_nmse"].update(decoded, latents, num_frames)
-        if "mel" in metrics:
-            sound = self.codec.decode(decoded)
+        if "mel" not in metrics:
+            return
+        with torch.autocast(self.device.type, enabled=False):  # half the precision would be heard
+            sound = self.codec.decode(decoded.float())
             for one, true, count in zip(sound, batch.waveform, batch.num_samples.tolist(), strict=True):
                 for name in ("mel", "stft", *self.conf["signal"]):
                     metrics[name].update(one[None, :, :count], true[None, :, :count])
@@ -169,12 +171,13 @@ class Reconstruct(L.LightningModule):
 
     def _embed(self, sound: Tensor, batch: SoundBatch) -> Tensor:
         assert self.embedder is not None
-        return torch.stack(
-            [
+        counts = batch.num_samples.tolist()
+        with torch.autocast(self.device.type, enabled=False):
+            found = [
                 self.embedder(one[:, :count], self.facts["sample_rate"])
-                for one, count in zip(sound, batch.num_samples.tolist(), strict=True)
+                for one, count in zip(sound, counts, strict=True)
             ]
-        )
+        return torch.stack(found)
 
     def on_predict_end(self) -> None:
         self.line.stop()

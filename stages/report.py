@@ -53,7 +53,7 @@ def reconstruction(found: dict[str, Any]) -> str:
         "",
         f"{facts['token_rate']:.2f} tokens a second, {facts['bitrate'] / 1000:.3f} kbps nominal. Latent error: normalised MSE, 0 is perfect, 1 the mean "
         f"latent of the training data. `mean`: of {found['mean_of']} samples. Mel: mean absolute log-mel difference; STFT: spectral convergence plus "
-        f"log-magnitude difference; KAD: kernel audio distance[{found['embedder']}] x 100, to the recordings.",
+        f"log-magnitude difference; KAD: kernel audio distance[{found['embedder'] or 'no embedder'}] x 100, to the recordings.",
         "",
         "| codebook on held-out sound | perplexity | used | dead | bits a code | nominal | entropy, kbps | nominal |",
         "|---|---|---|---|---|---|---|---|",
