@@ -52,8 +52,8 @@ def test_a_sound_has_its_own_seed_in_a_batch(tokenizer: SoundTokenizer):
     codes = tokenizer.encode([sound(1.0), sound(2.0)], 44100)
     together = tokenizer.decode(codes, seed=[3, 4])
     for one, seed, waveform in zip(codes, (3, 4), together, strict=True):
-        torch.testing.assert_close(waveform, tokenizer.decode([one], seed=seed)[0], atol=1e-4, rtol=1e-3)
-    assert not torch.equal(together[0], tokenizer.decode(codes, seed=4)[0])
+        alone, other = (tokenizer.decode([one], seed=number)[0] for number in (seed, 7 - seed))
+        assert (waveform - alone).norm() < 0.02 * alone.norm() < 0.2 * (waveform - other).norm()
     with pytest.raises(ValueError, match="1 seeds for 2 sounds"):
         tokenizer.decode(codes, seed=[3])
 
