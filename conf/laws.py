@@ -61,6 +61,8 @@ def check(unit: str, conf: dict[str, Any]) -> Iterable[tuple[str, str]]:
             yield key, f"{value} is outside {low} to {high}"
     if unit == "generate" and conf["n"] > 1 and conf["temperature"] == 0:
         yield "temperature", f"at 0 all {conf['n']} sounds would be the same; more than 0, or --n=1"
+    if unit == "generation":
+        yield from _check_generation(conf)
     if "corpus_weights" in conf:
         yield from _check_weights(conf["corpus_weights"], conf["data"]["corpora"])
     if "mixture" in conf:
@@ -75,6 +77,8 @@ def check(unit: str, conf: dict[str, Any]) -> Iterable[tuple[str, str]]:
             "batching.max_tokens",
             f"{conf['batching']['max_tokens']} is more than a batch holds: tokens_per_batch is {most}",
         )
+    if unit == "reconstruct":
+        yield from _check_signal(conf)
     if unit == "fewshot":
         yield from _check_fewshot(conf)
     if "prompts" in conf:
@@ -107,6 +111,32 @@ def _check_fewshot(conf: dict[str, Any]) -> Iterable[tuple[str, str]]:
             yield "controls", f"no control is called {name!r}. {nearest(name, known)}"
     if len(set(conf["controls"])) < len(conf["controls"]):
         yield "controls", f"{conf['controls']}: each comes once"
+
+
+def _check_signal(conf: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    known = ("si_sdr", "pesq", "stoi")
+    for name in conf["signal"]:
+        if name not in known:
+            yield "signal", f"no metric of sound against sound is called {name!r}. {nearest(name, known)}"
+    if conf["signal"] and not conf["sound"]:
+        yield "signal", f"{', '.join(conf['signal'])} need sound: type --sound=true, and --sound_steps=[10]"
+
+
+def _check_generation(conf: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    if conf["captions"] < 1:
+        yield "captions", f"{conf['captions']}; at least 1 is allowed"
+    if conf["seeds"] > 1 and conf["temperature"] == 0:
+        yield (
+            "temperature",
+            f"at 0 all {conf['seeds']} sounds of a caption would be the same; more than 0, or --seeds=1",
+        )
+    if conf["recordings"] < conf["captions"]:
+        yield (
+            "recordings",
+            f"{conf['recordings']} are fewer than captions={conf['captions']}; a caption's own recording is among them",
+        )
+    if not conf["probe_recordings"] and conf["embedder"] is None:
+        yield "embedder", "without an embedder and with probe_recordings=0 nothing would be measured"
 
 
 def _check_mixtures(conf: dict[str, Any]) -> Iterable[tuple[str, str]]:
@@ -245,6 +275,10 @@ _RANGES = (
     ("episodes", 1, 1 << 20),
     ("max_codes", 1, 1 << 20),
     ("n", 1, 1000),
+    ("speed_repeats", 0, 1000),
+    ("seeds", 1, 1000),
+    ("recordings", 1, 1 << 20),
+    ("probe_recordings", 0, 1 << 24),
     ("seconds_max", 0.01, 3600.0),
     ("temperature", 0.0, 100.0),
     ("top_p", 1e-6, 1.0),

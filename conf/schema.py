@@ -4,7 +4,15 @@ from typing import NamedTuple
 
 from conf.sections.cluster import SlurmConf
 from conf.sections.corpora import DiagnosticConf, FolderConf, PublishedConf, QuestionsConf
-from conf.sections.language import AskConf, EvaluateConf, FewShotConf, GenerateConf, LanguageConf, RehearsalConf
+from conf.sections.language import (
+    AskConf,
+    EvaluateConf,
+    FewShotConf,
+    GenerateConf,
+    GenerationConf,
+    LanguageConf,
+    RehearsalConf,
+)
 from conf.sections.sound import CacheConf, LatentsConf, ReconstructConf, TokenizerConf, VaeConf
 
 
@@ -24,6 +32,7 @@ UNITS = {
     "caption": Unit(LanguageConf, ("", "model", "language", "caption")),
     "openaqa": Unit(LanguageConf, ("", "model", "language", "openaqa")),
     "fewshot": Unit(FewShotConf, ("", "model", "fewshot")),
+    "generation": Unit(GenerationConf, ("", "generation")),
     "evaluate": Unit(EvaluateConf, ("", "evaluate")),
     "folder": Unit(FolderConf, ("corpora", "corpora/folder")),
     "published": Unit(PublishedConf, ("corpora", "corpora/published")),
@@ -48,6 +57,7 @@ OPERATIONAL = (
     "limits",
     "sample_clips",
     "compile",
+    "speed_repeats",
 )
 
 # Beside those, of the stages that write chunks (latents, cache): any number of processes writes the same bytes.

@@ -10,7 +10,7 @@ class Stage(NamedTuple):
     makes: str
 
 
-BY_NAME = ("fewshot",)  # stages that `run all` leaves to those who ask for them
+BY_NAME = ("fewshot", "generation")  # stages that `run all` leaves to those who ask for them
 
 STAGES = {
     "vae": Stage(
@@ -51,13 +51,19 @@ STAGES = {
         (),
         "a frozen LLM names sounds from a few examples in its prompt; not part of `all`",
     ),
+    "generation": Stage(
+        "stages.generation:Generation",
+        ("tokenizer", "cache", "openaqa"),
+        (),
+        "sound from the test captions: FAD, KAD, class accuracy, diversity; not part of `all`",
+    ),
     "evaluate": Stage(
         "stages.evaluate:Evaluate",
         ("tokenizer", "cache", "openaqa"),
-        ("reconstruct", "fewshot"),
+        ("reconstruct", "fewshot", "generation"),
         "the table: answers, captions, reconstruction, each beside its baselines",
     ),
 }
 
 ON_DEMAND = ("vae", "rehearsal")  # made and read only where a configuration asks for them: stages.chain.required
-READ_SOUND = ("vae", "latents", "fewshot")  # the corpora' recordings, which are prepared before
+READ_SOUND = ("vae", "latents", "fewshot", "generation")  # the corpora' recordings, which are prepared before

@@ -72,7 +72,8 @@ def run_folder(conf: dict[str, Any], stage: str) -> Path:
 
 def required(stage: str, conf: dict[str, Any]) -> tuple[str, ...]:
     """The stages whose artifacts it must read: a VAE of one's own is a parent of latents where codec.kind is trained, and else nothing to it; `rehearsal`
-    one of a language stage that mixes in texts and has no files of them; `evaluate` reads the LLM of the stage that `after` says, `fewshot` of `llm`.
+    one of a language stage that mixes in texts and has no files of them; `evaluate` and `generation` read the LLM of the stage that `after` says, `fewshot` of
+    `llm`.
     """
     own: tuple[str, ...] = ()
     if stage == "latents" and conf["codec"]["kind"] == "trained":
@@ -83,7 +84,7 @@ def required(stage: str, conf: dict[str, Any]) -> tuple[str, ...]:
     parents = (*own, *STAGES[stage].parents)
     if stage == "fewshot" and conf["llm"] != "frozen":
         return (*parents, conf["llm"])
-    if stage == "evaluate" and conf["after"] != "openaqa":
+    if stage in ("evaluate", "generation") and conf["after"] != "openaqa":
         return tuple("caption" if name == "openaqa" else name for name in parents)
     return parents
 

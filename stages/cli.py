@@ -290,7 +290,7 @@ def _run_stage(stage: str, configuration: dict[str, Any], arguments: argparse.Na
         if slurm.task():
             return
         print(f"{stage:<14} done ({state.detail})")
-        if stage in ("evaluate", "fewshot"):
+        if stage in ("evaluate", *BY_NAME):
             print((chain.run_folder(configuration, stage) / "artifact" / "report.md").read_text())
             _refuse_failed(chain.read_receipt(chain.run_folder(configuration, stage)))
         return

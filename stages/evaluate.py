@@ -22,6 +22,7 @@ from models.metrics.answers import BestGuess
 from models.metrics.captions import caption_scores
 from models.vocabulary import Turn
 from stages import chain, language_model, report, report_page, scores
+from stages.report_sound import Written
 
 
 class Evaluate(L.LightningModule):
@@ -148,14 +149,18 @@ class Evaluate(L.LightningModule):
             "expected": len(self.asked),
             "scored": len(self.asked) - failed,
             "failed": failed,
-            **self._few_shot(),
+            **self._of("fewshot", "few_shot"),
+            **self._of("generation", "generation"),
         }
         report.write(artifact, found)
         if self.tasks:
-            (artifact / "report.md").write_text(scores.document(f"{self.conf['experiment']}: tasks", found["tasks"]))
+            text = scores.document(f"{self.conf['experiment']}: tasks", found["tasks"])
+            (artifact / "report.md").write_text("\n".join([text, *report.further(found)]))
         (artifact / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in predictions))
         tokenizer = self.parents["tokenizer"].folder
-        report_page.write(artifact, found, predictions, self.test_cuts, tokenizer, self.conf, self._judge())
+        report_page.write(
+            artifact, found, predictions, self.test_cuts, tokenizer, self.conf, self._judge(), self._written()
+        )
         print((artifact / "report.md").read_text())
         print(f"to read and to hear: {self.folder / 'artifact' / 'report.html'}")
         kept = ("questions", "reconstruction", "captions", "tasks", "failed")
@@ -198,12 +203,26 @@ class Evaluate(L.LightningModule):
     def _reconstruction(self) -> dict[str, Any]:
         """What the stage `reconstruct` found, where it was run."""
         parent = self.parents.get("reconstruct")
-        return json.loads((parent.artifact / "report.json").read_text()) if parent else {}
+        if parent is None:
+            return {}
+        found: dict[str, Any] = json.loads((parent.artifact / "report.json").read_text())
+        return found | {"speed": parent.receipt["metrics"].get("speed")}
 
-    def _few_shot(self) -> dict[str, Any]:
-        """The same of the stage `fewshot`."""
-        parent = self.parents.get("fewshot")
-        return {"few_shot": json.loads((parent.artifact / "report.json").read_text())} if parent else {}
+    def _of(self, stage: str, key: str) -> dict[str, Any]:
+        """The same of another stage, under `key`."""
+        parent = self.parents.get(stage)
+        return {key: json.loads((parent.artifact / "report.json").read_text())} if parent else {}
+
+    def _written(self) -> dict[str, list[Written]]:
+        """What `generation` made of captions, by id of the cut."""
+        found: dict[str, list[Written]] = {}
+        parent = self.parents.get("generation")
+        for line in (parent.artifact / "predictions.jsonl").open() if parent else ():
+            row = json.loads(line)
+            if row["condition"] == "caption":
+                made = Written(row["caption"], row["number"], row["seed"], row["codes"])
+                found.setdefault(row["cut"], []).append(made)
+        return found
 
 
 def _score(rows: list[dict[str, Any]]) -> dict[str, float]:

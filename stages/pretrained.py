@@ -135,14 +135,17 @@ class SoundTokenizer:
         *,
         num_steps: int | None = None,
         guidance: float | None = None,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         batch_size: int = 16,
     ) -> list[Tensor]:
         """The codes of each sound -> waveforms (C, T) at `sample_rate`, T = num_samples, or all that the codes stand for.
 
         num_steps, guidance: of the sampler; None takes the training configuration's. A batch gives what its sounds give one
-        by one: the noise hangs on `seed` and the window's place alone. Raises ValueError for codes that are none.
+        by one: the noise hangs on `seed` (one for all, or one a sound) and the window's place alone. Raises ValueError for codes that are none.
         """
+        seeds = [seed] * len(codes) if isinstance(seed, int) else list(seed)
+        if len(seeds) != len(codes):
+            raise ValueError(f"{len(seeds)} seeds for {len(codes)} sounds; one, or one for each is needed")
         sampling = dict(self.facts["sampling"])
         sampling |= {
             key: value for key, value in (("num_steps", num_steps), ("guidance", guidance)) if value is not None
@@ -161,7 +164,9 @@ class SoundTokenizer:
             padded = torch.tensor([part + [0] * (int(num_codes.max()) - len(part)) for _, _, part in held])
             num_frames = torch.tensor([self._frames(len(part)) for _, _, part in held])
             shape = (self.window_frames, self.codec.latent_dim)
-            noise = torch.stack([torch.randn(shape, generator=_generator(seed, number)) for _, number, _ in held])
+            noise = torch.stack(
+                [torch.randn(shape, generator=_generator(seeds[place], number)) for place, number, _ in held]
+            )
             decoded = self.tokenizer.decode(
                 padded.to(self.device), num_codes.to(self.device), num_frames.to(self.device),
                 noise=noise[:, : int(num_frames.max())].to(self.device), **sampling,

@@ -1,8 +1,9 @@
 """Stage `reconstruct`: what the tokenizer keeps of a sound, beside its baselines: the tokenizer's table (Table I of the paper).
 
 latent error   normalised, a single sample and the mean of several, for each number of function evaluations
-sound          mel and multi-resolution STFT distance, kernel audio distance with a named embedder
+sound          mel and multi-resolution STFT distance, kernel audio distance with a named embedder; SI-SDR, PESQ and STOI where they are asked for
 probe          accuracy of a linear classifier on the codes, and on the latents
+speed          real-time factors, in the receipt and not in the artifact: the same run has the same report, but never the same times
 references     the VAE alone (no tokenizer can be better), the mean latent, the tokens of another clip
 """
 
@@ -22,11 +23,13 @@ from callbacks.progress import Line
 from datamodules import chunks
 from datamodules.latents import collate, windows
 from datamodules.reconstruction import ReconstructionDataModule, SoundBatch, choose
+from models.metrics import registry
 from models.metrics.kernel import KernelAudioDistance
 from models.metrics.probe import linear_probe
 from models.metrics.reconstruction import CodebookUse, LatentError, MelDistance, MultiResolutionStftDistance
+from models.metrics.signal import SignalMetric
 from models.tokenizer import SoundTokenizer
-from stages import artifacts, assets, chain, prepare, report
+from stages import artifacts, assets, chain, prepare, realtime, report
 
 DECODERS = {"tokenizer": "flow matching", "tokenizer_mse": "MSE"}
 
@@ -38,6 +41,7 @@ class Reconstruct(L.LightningModule):
     def __init__(self, stage: str, conf: dict[str, Any], parents: dict[str, chain.Parent], folder: Path) -> None:
         super().__init__()
         self.conf, self.parents = conf, parents
+        registry.require(registry.chosen(conf["signal"], ("sound",)), None, lambda _: None)  # before anything is loaded
         latents = parents["latents"]
         self.facts = latents.facts
         self.statistics = load_file(latents.artifact / "statistics.safetensors")
@@ -94,6 +98,7 @@ class Reconstruct(L.LightningModule):
         found: dict[str, Any] = {"latent_nmse": LatentError(self.statistics["std"])}
         if self._is_heard(decoder, steps, condition):
             found |= {"mel": MelDistance(self.facts["sample_rate"]), "stft": MultiResolutionStftDistance()}
+            found |= {name: SignalMetric(name, self.facts["sample_rate"]) for name in self.conf["signal"]}
             if self.embedder is not None:
                 found["kad"] = KernelAudioDistance()
         return found
@@ -153,10 +158,12 @@ class Reconstruct(L.LightningModule):
         metrics: Any = self._of(batch.group)[_key(*row)]
         latents, num_frames = batch.latents.latents, batch.latents.num_frames
         metrics["latent_nmse"].update(decoded, latents, num_frames)
-        if "mel" in metrics:
-            sound = self.codec.decode(decoded)
+        if "mel" not in metrics:
+            return
+        with torch.autocast(self.device.type, enabled=False):  # half the precision would be heard
+            sound = self.codec.decode(decoded.float())
             for one, true, count in zip(sound, batch.waveform, batch.num_samples.tolist(), strict=True):
-                for name in ("mel", "stft"):
+                for name in ("mel", "stft", *self.conf["signal"]):
                     metrics[name].update(one[None, :, :count], true[None, :, :count])
             if real is not None:
                 metrics["kad"].update(real, real=True)
@@ -164,12 +171,13 @@ class Reconstruct(L.LightningModule):
 
     def _embed(self, sound: Tensor, batch: SoundBatch) -> Tensor:
         assert self.embedder is not None
-        return torch.stack(
-            [
+        counts = batch.num_samples.tolist()
+        with torch.autocast(self.device.type, enabled=False):
+            found = [
                 self.embedder(one[:, :count], self.facts["sample_rate"])
-                for one, count in zip(sound, batch.num_samples.tolist(), strict=True)
+                for one, count in zip(sound, counts, strict=True)
             ]
-        )
+        return torch.stack(found)
 
     def on_predict_end(self) -> None:
         self.line.stop()
@@ -184,7 +192,7 @@ class Reconstruct(L.LightningModule):
             "clips": dict(counts),
             "rows": [
                 {"group": group, "decoder": row[0], "steps": row[1], "condition": row[2]}
-                | {name: float(metric.compute()) for name, metric in self._of(group)[_key(*row)].items()}
+                | _computed(self._of(group)[_key(*row)])
                 for group in self.groups
                 for row in self._rows()
             ],
@@ -201,13 +209,29 @@ class Reconstruct(L.LightningModule):
             "facts": facts,
             "embedder": self.conf["embedder"],
             "mean_of": self.conf["mean_of"],
+            "signal": self.conf["signal"],
             "probe": self._probe() if self.conf["probe"] else {},
         }
         (artifact / "report.json").write_text(json.dumps(found, indent=1))
         text = report.reconstruction(found)
         (artifact / "report.md").write_text(text)
-        print(text)
-        return facts, {key: found[key] for key in ("clips", "rows", "codebook", "probe")}
+        speed = self._speed() if self.conf["speed_repeats"] else None
+        print("\n".join([text, *(realtime.lines(speed) if speed else [])]))
+        return facts, {key: found[key] for key in ("clips", "rows", "codebook", "probe")} | {"speed": speed}
+
+    def _speed(self) -> dict[str, Any]:
+        """Of the longest of the chosen windows."""
+        frames = self.facts["window_frames"]
+        longest = max(self.chosen, key=lambda window: windows(window.cut, frames)[window.number].duration)
+        waveform = self.datamodule().dataset[[longest]].waveform.to(self.device)
+        steps = {
+            name: self.conf["steps"] if tokenizer.objective == "flow" else [1]
+            for name, tokenizer in self.tokenizers.items()
+        }
+        return realtime.measure(
+            waveform, self.facts["sample_rate"], self.codec, dict(self.tokenizers.items()), self.sampling, steps,
+            self.conf["speed_repeats"],
+        )  # fmt: skip
 
     @torch.no_grad()
     def _probe(self) -> dict[str, dict[str, Any]]:
@@ -244,6 +268,14 @@ def _pooled(cut: Any) -> Tensor:
     """Mean and standard deviation over the frames of a recording's latents (2 D)."""
     latents = torch.from_numpy(chunks.load_array(cut).astype("float32"))
     return torch.cat([latents.mean(0), latents.std(0, correction=0)])
+
+
+def _computed(metrics: Any) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name, metric in metrics.items():
+        value = metric.compute()
+        found |= {key: float(one) for key, one in (value.items() if isinstance(value, dict) else ((name, value),))}
+    return found
 
 
 def _key(decoder: str, steps: int, condition: str) -> str:

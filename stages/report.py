@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from models.metrics.answers import BestGuess, Interval, bootstrap, is_right
-from stages import report_fewshot
+from stages import realtime, report_fewshot, report_generation
+
+SIGNAL = {"si_sdr": "SI-SDR, dB", "pesq": "PESQ", "stoi": "STOI"}
 
 
 def answers(predictions: list[dict[str, Any]], guess: BestGuess, samples: int, seed: int) -> dict[str, dict[str, Any]]:
@@ -51,27 +53,34 @@ def reconstruction(found: dict[str, Any]) -> str:
         "",
         f"{facts['token_rate']:.2f} tokens a second, {facts['bitrate'] / 1000:.3f} kbps nominal. Latent error: normalised MSE, 0 is perfect, 1 the mean "
         f"latent of the training data. `mean`: of {found['mean_of']} samples. Mel: mean absolute log-mel difference; STFT: spectral convergence plus "
-        f"log-magnitude difference; KAD: kernel audio distance[{found['embedder']}] x 100, to the recordings.",
+        f"log-magnitude difference; KAD: kernel audio distance[{found['embedder'] or 'no embedder'}] x 100, to the recordings.",
         "",
-        "| codebook on held-out sound | perplexity | used | dead | bits a code | nominal |",
-        "|---|---|---|---|---|---|",
+        "| codebook on held-out sound | perplexity | used | dead | bits a code | nominal | entropy, kbps | nominal |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, row in found["codebook"].items():
         lines.append(
             f"| {name} | {row['codebook_perplexity']:.0f} | {100 * row['codebook_used']:.0f} % | {100 * (1 - row['codebook_used']):.0f} % "
-            f"| {row['codebook_bits']:.2f} | {math.log2(facts['codebook_size']):.2f} |"
+            f"| {row['codebook_bits']:.2f} | {math.log2(facts['codebook_size']):.2f} "
+            f"| {row['codebook_bits'] * codes_per_second(facts) / 1000:.3f} | {facts['bitrate'] / 1000:.3f} |"
         )
+    signal = found["signal"]
+    if signal:
+        lost = sum(row.get(f"{name}_excluded", 0) for row in found["rows"] for name in signal)
+        said = ", ".join(SIGNAL[name] for name in signal)
+        lines += ["", f"{said}: means over the sounds that can be scored; {lost:.0f} could not (silent or too short)."]
     for group, clips in found["clips"].items():
         lines += [
             "",
             f"## {group}, {clips} windows",
             "",
-            "| decoder | evaluations | | latent error | mel | STFT | KAD |",
-            "|---|---|---|---|---|---|---|",
+            "| decoder | evaluations | | latent error | mel | STFT | KAD |"
+            + "".join(f" {SIGNAL[name]} |" for name in signal),
+            "|---|---|---|---|---|---|---|" + "---|" * len(signal),
         ]
         for row in found["rows"]:
             if row["group"] == group:
-                values = [_number(row.get(key, math.nan)) for key in ("latent_nmse", "mel", "stft", "kad")]
+                values = [_number(row.get(key, math.nan)) for key in ("latent_nmse", "mel", "stft", "kad", *signal)]
                 lines.append(
                     f"| {row['decoder']} | {row['steps'] or ''} | {row['condition']} | " + " | ".join(values) + " |"
                 )
@@ -83,6 +92,11 @@ def reconstruction(found: dict[str, Any]) -> str:
             "(latents: mean and deviation; decoders: histogram of their codes).",
         ]
     return "\n".join([*lines, ""])
+
+
+def codes_per_second(facts: dict[str, Any]) -> float:
+    """Of all levels together."""
+    return facts["bitrate"] / math.log2(facts["codebook_size"])
 
 
 def write(folder: Path, report: dict[str, Any]) -> None:
@@ -123,14 +137,23 @@ def markdown(report: dict[str, Any]) -> str:
     for name in report["captions"]["sound"]:
         values = [report["captions"][condition][name] for condition in ("sound", "other", "text")]
         lines.append(f"| {name} | " + " | ".join(_number(value) for value in values) + " |")
-    if "few_shot" in report:
-        lines += ["", f"## Few-shot, {report['few_shot']['ways']} ways", "", *report_fewshot.lines(report["few_shot"])]
     lines += [
+        *further(report),
         "",
         f"{report['expected']} items expected, {report['scored']} scored, {report['expected'] - report['scored']} failed.",
         "",
     ]
     return "\n".join(lines)
+
+
+def further(report: dict[str, Any]) -> list[str]:
+    """What other stages measured of the LLM, where they were run."""
+    lines: list[str] = []
+    if "few_shot" in report:
+        lines += ["", f"## Few-shot, {report['few_shot']['ways']} ways", "", *report_fewshot.lines(report["few_shot"])]
+    if "generation" in report:
+        lines += ["", "## Sound from captions", "", *report_generation.lines(report["generation"])]
+    return lines
 
 
 def _summary(found: dict[str, Any]) -> list[str]:
@@ -157,7 +180,7 @@ def _summary(found: dict[str, Any]) -> list[str]:
         f"| {name} | {steps or ''} | {condition} | {_number(value)} |"
         for (name, steps, condition), value in rows.items()
     ]
-    return [*lines, ""]
+    return [*lines, "", *(realtime.lines(found["speed"]) if found["speed"] else [])]
 
 
 def _percent(interval: Interval) -> str:

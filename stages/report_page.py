@@ -1,15 +1,16 @@
 """report.html: what `evaluate` found, as one file to read and to listen to. No network, no framework; sound and pictures stand in it."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from datamodules.evaluation import spread
 from models.metrics.answers import is_right, normalise
-from stages import report_fewshot, report_sound
+from stages import realtime, report, report_fewshot, report_generation, report_sound
 from stages.report_published import beside
 from stages.report_sound import Listening, Track
 
@@ -23,6 +24,7 @@ DRAWN = (
     "captions",
     "tasks",
     "few_shot",
+    "generation",
     "expected",
     "scored",
     "failed",
@@ -37,6 +39,7 @@ NAMES = {
     "latent_nmse": "latent error",
     "kad": "KAD x 100",
     "stft": "STFT",
+    **report.SIGNAL,
 }
 
 
@@ -92,10 +95,13 @@ def page(
         tasks={name: _task(task) for name, task in found.get("tasks", {}).items()},
         errors=_errors(found["reconstruction"]),
         answerer=report_fewshot.name,
+        written=report_generation,
+        realtime=realtime,
+        codes_per_second=report.codes_per_second,
         scores=report_fewshot.scored(found["few_shot"]) if "few_shot" in found else {},
         columns=[
             key
-            for key in ("latent_nmse", "mel", "stft", "kad")
+            for key in ("latent_nmse", "mel", "stft", "kad", *report.SIGNAL)
             if any(key in row for row in found["reconstruction"].get("rows", []))
         ],
         published=beside(found, corpora),
@@ -154,9 +160,10 @@ def write(
     tokenizer: Path,
     conf: dict[str, Any],
     judge: Judge = exact,
+    written: Mapping[str, Sequence[report_sound.Written]] = MappingProxyType({}),
 ) -> None:
-    """report.html in `folder`. cuts: of the test split; tokenizer: its run; conf: of the stage; judge: of the examples. Says on the terminal what
-    could not be made heard.
+    """report.html in `folder`. cuts: of the test split; tokenizer: its run; conf: of the stage; judge: of the examples; written: what `generation`
+    made of a cut's caption, by its id. Says on the terminal what could not be made heard.
     """
     chosen, owners, settings = (
         choose(predictions, conf["examples"]["answers"], judge),
@@ -165,8 +172,8 @@ def write(
     )
     heard = [cut for row in chosen if (cut := owners.get(_asked(row))) is not None]
     listening = report_sound.listen(
-        tokenizer, conf["data"], cuts, heard, settings["clips"], settings["seconds"], int(1e6 * settings["megabytes"])
-    )
+        tokenizer, conf["data"], cuts, heard, settings["clips"], settings["seconds"], int(1e6 * settings["megabytes"]), written
+    )  # fmt: skip
     for reason in listening.missing:
         print(f"report.html: {reason}")
     text = page(found, predictions, conf["data"]["corpora"], shown(chosen, owners, listening, judge), listening)

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,6 +51,16 @@ class Listening(NamedTuple):
     reconstructed: list[Clip]
     recordings: dict[str, Track]  # by id of a cut
     missing: list[str]  # why something is not there to be heard
+    written: Sequence[Clip] = ()  # what the LLM made of captions, beside the recording that each is of
+
+
+class Written(NamedTuple):
+    """A sound of the stage `generation`."""
+
+    caption: str
+    number: int
+    seed: int
+    codes: list[int]
 
 
 NOTHING = Listening([], {}, [])
@@ -64,9 +74,11 @@ def listen(
     count: int,
     seconds: float,
     most_bytes: int,
+    written: Mapping[str, Sequence[Written]],
 ) -> Listening:
     """tokenizer: a run folder; data: the section; cuts: of the test split, `count` of which are reconstructed, from all groups in turn; heard: those
-    whose recording alone is wanted. The first `seconds` of each. What would make the page larger than most_bytes is left out, and said.
+    whose recording alone is wanted; written: by id of a cut, `count` of which are heard too. The first `seconds` of each. What would make the page
+    larger than most_bytes is left out, and said.
     """
     if not count:
         return NOTHING
@@ -81,6 +93,11 @@ def listen(
         clip = _reconstructed(codec, cut, roots[cut.custom["corpus"]], seconds)
         spent += _size(clip.tracks)
         clips.append(clip)
+    made = []
+    for cut in _in_turn([cut for cut in cuts if cut.id in written], count):
+        clip = _made(codec, cut, roots[cut.custom["corpus"]], seconds, written[cut.id])
+        spent += _size(clip.tracks)
+        made.append(clip)
     recordings: dict[str, Track] = {}
     for cut in heard:
         if spent > most_bytes:
@@ -96,7 +113,7 @@ def listen(
             )
             recordings[cut.id] = _track("recording", sound, codec.sample_rate, float(sound.abs().max()))
             spent += _size([recordings[cut.id]])
-    return Listening(clips, recordings, missing)
+    return Listening(clips, recordings, missing, made)
 
 
 def _in_turn(cuts: Sequence[Any], count: int) -> list[Any]:
@@ -124,6 +141,18 @@ def _reconstructed(codec: SoundTokenizer, cut: Any, root: Path, seconds: float) 
         _track(name, one, codec.sample_rate, peak) for name, one in zip(names, (sound, alone, tokens), strict=True)
     ]
     return Clip(cut.id, note, samples / codec.sample_rate, tracks)
+
+
+@torch.no_grad()
+def _made(codec: SoundTokenizer, cut: Any, root: Path, seconds: float, sounds: Sequence[Written]) -> Clip:
+    sound = _first(load_sound(cut, root, codec.sample_rate, codec.channels), codec.sample_rate, seconds)
+    tracks = [_track("recording", sound, codec.sample_rate, float(sound.abs().max()))]
+    most = [max(1, int(seconds * codec.sample_rate))]
+    for one in sounds:
+        wave = codec.decode([one.codes], most, seed=one.seed)[0]
+        name = f"written, {len(one.codes)} tokens" + (f", {one.number + 1}." if len(sounds) > 1 else "")
+        tracks.append(_track(name, wave, codec.sample_rate, float(wave.abs().max())))
+    return Clip(sounds[0].caption, group_of(cut), sound.shape[1] / codec.sample_rate, tracks)
 
 
 def _first(sound: Tensor, rate: int, seconds: float) -> Tensor:

@@ -9,8 +9,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import torch
+
 from models.metrics import classes, registry
-from models.metrics.answers import BestGuess, bootstrap, is_right
+from models.metrics.answers import BestGuess, Interval, bootstrap, drawn, interval, is_right
+from models.metrics.captions.coco import Scored
 from models.metrics.captions.scores import Tools, scores
 from models.metrics.protocols import cut, mmau_official
 from models.metrics.reading import EMPTY, READ, REFUSAL, RULES, Label, Reading, labelled, named, nearest
@@ -153,7 +156,7 @@ def _labels(
     got = [read(row).label for row in rows]
     answers = [_known(row["references"][0], read, task) for row in rows]
     if "macro_f1" in task["metrics"]:
-        found["macro_f1"] = _value(classes.macro_f1(got, answers), len(rows))
+        found["macro_f1"] = _macro_f1(got, answers, sources, samples, seed)._asdict()
     if "confusion" in task["metrics"]:
         found["confusion"] = classes.confusion(got, answers, list(read.names.values()))._asdict()
     return found
@@ -176,12 +179,35 @@ def _answers(task: dict[str, Any], rows: Sequence[Row], read: Reader, using: Too
 
 def _captions(task: dict[str, Any], rows: Sequence[Row], using: Tools, samples: int, seed: int) -> Row:
     said = [cut(row["prediction"] or "", task["cut"]) for row in rows]
-    found = scores(task["metrics"], said, [row["references"] for row in rows], using)
     sources = [row["source"] for row in rows]
-    return {
-        name: bootstrap(one.items, sources, samples, seed)._asdict() if one.items else _value(one.corpus, len(rows))
-        for name, one in found.items()
-    }
+    draws = drawn(sources, samples, seed) if rows else None
+    found = scores(task["metrics"], said, [row["references"] for row in rows], using, draws)
+
+    def told(one: Scored) -> Row:
+        if one.drawn is not None:
+            return interval(one.corpus, one.drawn, len(rows))._asdict()
+        return bootstrap(one.items, sources, samples, seed)._asdict() if one.items else _value(one.corpus, len(rows))
+
+    return {name: told(one) for name, one in found.items()}
+
+
+def _macro_f1(
+    read: Sequence[str | None], answers: Sequence[str], sources: Sequence[str], samples: int, seed: int
+) -> Interval:
+    """Each draw has the mean over the labels that are an answer in it."""
+    if not answers:
+        return Interval(math.nan, math.nan, math.nan, 0)
+    labels = {label: place for place, label in enumerate(sorted(set(answers)))}
+    told, right = (torch.zeros(len(answers), len(labels), dtype=torch.float64) for _ in range(2))
+    for index, (got, answer) in enumerate(zip(read, answers, strict=True)):
+        right[index, labels[answer]] = 1
+        if got in labels:
+            told[index, labels[got]] = 1
+    draws = drawn(sources, samples, seed)
+    there = draws @ right
+    scores_ = 2 * (draws @ (told * right)) / (draws @ told + there).clamp(min=1)
+    means = (scores_ * (there > 0)).sum(1) / (there > 0).sum(1)
+    return interval(classes.macro_f1(read, answers), means, len(answers))
 
 
 def _precision(

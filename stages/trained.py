@@ -76,8 +76,12 @@ def load(place: Place, device: "torch.device") -> Trained:
 
         model, vocabulary = language_model.load(place.language / "artifact")
         lm, prompts = model.lm, chain.read_receipt(place.language)["conf"]["prompts"]  # type: ignore[index]
-    context = getattr(lm.config.get_text_config(), "max_position_embeddings", None)
-    return Trained(lm.to(device), vocabulary, prompts, context)
+    return Trained(lm.to(device), vocabulary, prompts, context(lm))
+
+
+def context(lm: "PreTrainedModel") -> int | None:
+    """Positions that an LLM takes; None where it names no limit."""
+    return getattr(lm.config.get_text_config(), "max_position_embeddings", None)
 
 
 def _experiment(runs: str, default: str, experiment: str | None, stages: Sequence[str]) -> str:

@@ -217,7 +217,7 @@ def export(arguments: argparse.Namespace, overrides: list[str]) -> int:
 def text_to_sound(
     model: trained.Trained, captions: Sequence[str], most: int, seeds: Sequence[int], settings: dict[str, Any]
 ) -> list[list[int]]:
-    """Captions to codes, `most` at most, each drawn from its own seed. settings: temperature, top_p, guidance.
+    """Captions to codes, `most` at most, each drawn from its own seed; an empty caption asks for any sound. settings: temperature, top_p, guidance.
 
     The prompt is the first of the wordings that the LLM was trained with.
     """
@@ -231,9 +231,9 @@ def text_to_sound(
         rendered = [words.render([Turn("user", [text])], generate=True) for text in texts]
         return pad_left([one.input_ids for one in rendered], words.pad_id)
 
-    ids, mask = prompts([wording.format(caption=caption) for caption in captions])
+    ids, mask = prompts([wording.format(caption=text) if text else without_caption(wording) for text in captions])
     room = most + 2
-    _check_context(model, ids.shape[1], room, "type a smaller --seconds-max")
+    _check_context(model, ids.shape[1], room, "type a smaller --seconds_max")
     sampling, guidance = None, None
     if settings["temperature"] > 0:
         sampling = Sampling(settings["temperature"], settings["top_p"], seeds)

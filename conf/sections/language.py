@@ -170,6 +170,27 @@ class FewShotConf(StageConf):
 
 
 @dataclass
+class GenerationConf(StageConf):
+    """Sound from the captions of the test split, and what it is held against."""
+
+    trainer: Hardware
+    after: Literal["none", "caption", "openaqa"]  # whose LLM writes, as in EvaluateConf
+    captions: int  # of the test split, one of a recording
+    seeds: int  # sounds of each caption
+    temperature: float  # 0 is greedy
+    top_p: float  # of the nucleus; 1 keeps every code
+    guidance: float  # 0 forgets the caption, 1 is the plain model, above 1 holds to the caption more
+    seconds_max: float  # of a sound, written or real
+    batch_size: int  # sounds
+    embedder: str | None  # of sounds: a name of stages/assets; null: the codes alone are judged, and no sound is made
+    recordings: int  # real ones of each split that are embedded, at most
+    probe_recordings: (
+        int  # training recordings with one label, that the judge of codes learns from, at most; 0: no judge
+    )
+    bootstrap_samples: int
+
+
+@dataclass
 class AskConf:
     """`stage ask`."""
 

@@ -204,8 +204,10 @@ class ReconstructConf(StageConf):
     mean_of: int  # samples that the mean is of; 1 for none
     sound: bool  # decode to sound and measure that too
     sound_steps: list[int]  # those of `steps` whose sound is measured
+    signal: list[str]  # of si_sdr, pesq and stoi: sound against sound; the last two are of speech
     embedder: str | None  # of the kernel audio distance: a name of stages/assets.py
     probe: bool  # linear classifier on the codes
+    speed_repeats: int  # of each measurement of the real-time factors; 0 for none
 
 
 @dataclass

@@ -40,15 +40,24 @@ def bootstrap(right: Sequence[bool], sources: Sequence[str], samples: int, seed:
     """
     if not right:
         return Interval(float("nan"), float("nan"), float("nan"), 0)
+    times, values = drawn(sources, samples, seed), torch.tensor(right, dtype=torch.float64)
+    return interval(float(values.mean()), times @ values / times.sum(1), len(right))
+
+
+def drawn(sources: Sequence[str], samples: int, seed: int) -> Tensor:
+    """How often each item is there (samples, items) float64 when whole sources are drawn again with replacement, as many as there are."""
     index = {source: number for number, source in enumerate(dict.fromkeys(sources))}
-    owner = torch.tensor([index[source] for source in sources])
-    hits = torch.zeros(len(index), dtype=torch.float64).index_add_(0, owner, torch.tensor(right, dtype=torch.float64))
-    sizes = torch.bincount(owner, minlength=len(index)).double()
     generator = torch.Generator().manual_seed(seed)
     draws = torch.randint(len(index), (samples, len(index)), generator=generator)
-    means: Tensor = hits[draws].sum(1) / sizes[draws].sum(1)
-    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Interval(float(hits.sum() / sizes.sum()), low, high, len(right))
+    times = torch.zeros(samples, len(index), dtype=torch.float64)
+    times.scatter_add_(1, draws, torch.ones_like(times))
+    return times[:, torch.tensor([index[source] for source in sources])]
+
+
+def interval(value: float, draws: Tensor, count: int) -> Interval:
+    """value, and the 2.5th and 97.5th percentile of what the draws (samples) of the same gave."""
+    low, high = torch.quantile(draws, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Interval(value, low, high, count)
 
 
 class BestGuess:

@@ -1,6 +1,6 @@
-"""Sounds as vectors: the sound-effects network of aiSFX (Ma and Lerch, ISMIR 2022), whose weights the wheel `aisfx` carries.
+"""Sounds as vectors: the sound-effects network of aiSFX (Ma and Lerch, ISMIR 2022), whose weights the wheel `aisfx` carries, and plain statistics.
 
-Its network is the 9-layer CNN of Kong et al. 2018 (arXiv:1808.00773); its front end here is the package's librosa one, in
+aiSFX's network is the 9-layer CNN of Kong et al. 2018 (arXiv:1808.00773); its front end here is the package's librosa one, in
 torchaudio. Scores with it compare with each other and with nothing that another embedder printed.
 """
 
@@ -21,6 +21,8 @@ LARGEST = 9.457798957824707  # of the training spectra: the package's normalisat
 
 class SoundEffectsEmbedding(nn.Module):
     """waveform -> (512): the mean over blocks of 2.3 s, half overlapping."""
+
+    size = 512
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,6 +65,28 @@ class SoundEffectsEmbedding(nn.Module):
         for number, block in enumerate(self.blocks):
             x = block(x, 2 if number < 3 else 1)
         return x.mean(3).amax(2).mean(0)
+
+
+class LogMelStatistics(nn.Module):
+    """waveform -> (128): mean and deviation over time of 64 log-mel bands. No weights: what a trained embedder must beat."""
+
+    size = 128
+    bands, floor = 64, 1e-5  # below -100 dB of the loudest bin there is silence
+
+    def __init__(self) -> None:
+        super().__init__()
+        filters = AF.melscale_fbanks(1025, 0.0, SAMPLE_RATE / 2, self.bands, SAMPLE_RATE, norm=None, mel_scale="slaney")
+        self.register_buffer("filters", filters / filters.sum(0).clamp(min=1e-8), persistent=False)
+
+    @torch.no_grad()
+    def forward(self, sound: Tensor, sample_rate: int) -> Tensor:
+        """sound (C, T) at sample_rate Hz -> (128). Channels are averaged; the level has no effect."""
+        sound = AF.resample(sound.mean(0), sample_rate, SAMPLE_RATE)
+        window = torch.hann_window(2048, device=sound.device)
+        magnitude = torch.stft(sound, 2048, 1024, window=window, return_complex=True, pad_mode="constant").abs()
+        bands = (magnitude / magnitude.max().clamp(min=1e-8)).T @ self.filters
+        levels = bands.clamp(min=self.floor).log10()
+        return torch.cat([levels.mean(0), levels.std(0, correction=0)])
 
 
 class _Block(nn.Module):

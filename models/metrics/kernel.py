@@ -1,5 +1,9 @@
 """Kernel audio distance (Chung et al. 2025, arXiv:2502.15602): how far two sets of embedded sounds are as distributions."""
 
+import random
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -41,3 +45,46 @@ class KernelAudioDistance(Metric):
             return (-distances.square() / (2 * width.square())).exp()
 
         return 100 * (kernel(within).mean() + kernel(torch.pdist(y)).mean() - 2 * kernel(torch.cdist(x, y)).mean())
+
+
+class Distance(NamedTuple):
+    value: float  # NaN where either set has fewer than two sounds, or the reference is one point
+    error: float  # standard error; NaN below four clips
+
+
+def kernel_distance(
+    x: Tensor, y: Tensor, x_clips: Sequence[str], y_clips: Sequence[str], halves: int, seed: int
+) -> Distance:
+    """The same of x (M, E), the reference, and y (R, N, E), R sounds of each of N clips: the mean over R, so that sounds of one clip are never
+    held against each other as if they were of two.
+
+    Its standard error is the deviation over random halves of the clips, which is the delete-half jackknife (Shao and Wu 1989); a clip takes its
+    sounds of both sides along. Near 0 it is too large, up to twice, for there the distance falls as 1 / N.
+    """
+    x, y = x.double(), y.double()
+    if len(x) < 2 or y.shape[1] < 2 or not (width := torch.pdist(x).median()):
+        return Distance(float("nan"), float("nan"))
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        return (-torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square() / (2 * width.square())).exp()
+
+    xx = kernel(x, x).fill_diagonal_(0)
+    yy = (sum(kernel(one, one) for one in y) / len(y)).fill_diagonal_(0)
+    xy = sum(kernel(x, one) for one in y) / len(y)
+
+    def distances(left: Tensor, right: Tensor) -> Tensor:
+        """left (H, M), right (H, N): ones where a clip is taken -> (H)."""
+        m, n = left.sum(1), right.sum(1)
+        within = ((left @ xx) * left).sum(1) / (m * (m - 1)) + ((right @ yy) * right).sum(1) / (n * (n - 1))
+        return 100 * (within - 2 * ((left @ xy) * right).sum(1) / (m * n))
+
+    value = distances(torch.ones_like(xx[:1]), torch.ones_like(yy[:1]))
+    clips, draw = sorted({*x_clips, *y_clips}), random.Random(seed)
+    drawn = [set(draw.sample(clips, len(clips) // 2)) for _ in range(halves)]
+    left, right = (
+        torch.tensor([[float(c in half) for c in own] for half in drawn]).double() for own in (x_clips, y_clips)
+    )
+    enough = (left.sum(1) > 1) & (right.sum(1) > 1)
+    spread = distances(left[enough], right[enough])
+    few = min(len(set(x_clips)), len(set(y_clips))) < 4 or len(spread) < 2
+    return Distance(float(value), float("nan") if few else float(spread.std(correction=0)))

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 
@@ -12,6 +13,12 @@ def linear_probe(
     """Accuracy on the test set of a logistic regression trained on the other; features (M, E) are standardised by the
     training set. penalty: weight of the squared norm (scikit-learn's 1 / C). Raises ValueError without scikit-learn.
     """
+    found = probed(features, labels, test_features, penalty)
+    return sum(one == label for one, label in zip(found, test_labels, strict=True)) / len(found)
+
+
+def probed(features: Tensor, labels: Sequence[str], test_features: Tensor, penalty: float = 0.1) -> list[str]:
+    """The labels that this classifier gives the test set."""
     try:
         from sklearn.linear_model import LogisticRegression
     except ImportError as error:
@@ -19,7 +26,13 @@ def linear_probe(
     mean, std = features.mean(0), features.std(0, correction=0).clamp(min=1e-6)
     model = LogisticRegression(C=1 / penalty, max_iter=2000)
     model.fit(((features - mean) / std).numpy(), list(labels))
-    return float(model.score(((test_features - mean) / std).numpy(), list(test_labels)))
+    return [str(label) for label in model.predict(((test_features - mean) / std).numpy())]
+
+
+def histogram(codes: Sequence[int], codebook_size: int, levels: Sequence[int]) -> Tensor:
+    """codes of a sound, code n of level levels[n % len(levels)] -> log(1 + count) of each code of each level (Q K)."""
+    rows = [levels[n % len(levels)] * codebook_size + code for n, code in enumerate(codes)]
+    return torch.bincount(torch.tensor(rows), minlength=(max(levels) + 1) * codebook_size).float().log1p()
 
 
 def nearest_histogram(shots: Sequence[tuple[Sequence[int], str]], query: Sequence[int]) -> str:

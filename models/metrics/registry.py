@@ -162,11 +162,11 @@ METRICS: Mapping[str, Metric] = {
         Metric("latent_error", "sound", "normalised squared error of the latents, in `reconstruct`", "arXiv:2503.22275"),
         Metric("mel", "sound", "mean log-mel distance, in `reconstruct`", "-"),
         Metric("stft", "sound", "multi-resolution STFT distance, in `reconstruct`", "arXiv:1910.11480"),
-        Metric(f"kad[{EMBEDDER}]", "sound", "kernel audio distance, in `reconstruct`", "arXiv:2502.15602", least=2),
-        Metric(f"fad[{EMBEDDER}]", "sound", "Frechet audio distance; biased for few clips; no stage prints it", "arXiv:1812.08466", least=513),
-        Metric("si_sdr", "sound", "scale-invariant signal-to-distortion ratio, dB; no stage prints it", "arXiv:1811.02508; torchmetrics"),
-        Metric("pesq", "sound", "perceptual evaluation of speech quality, wide band; no stage prints it", "ITU-T P.862.2", (package("pesq", "pesq"),)),
-        Metric("stoi", "sound", "short-time objective intelligibility; no stage prints it", "Taal et al. 2011", (package("pystoi", "pystoi"),)),
+        Metric(f"kad[{EMBEDDER}]", "sound", "kernel audio distance, in `reconstruct` and `generation`", "arXiv:2502.15602", least=2),
+        Metric(f"fad[{EMBEDDER}]", "sound", "Frechet audio distance, in `generation`; biased for few clips", "arXiv:1812.08466", least=513),
+        Metric("si_sdr", "sound", "scale-invariant signal-to-distortion ratio, dB, in `reconstruct` (`signal`)", "arXiv:1811.02508; torchmetrics"),
+        Metric("pesq", "sound", "perceptual evaluation of speech quality, wide band, in `reconstruct` (`signal`)", "ITU-T P.862.2", (package("pesq", "pesq"),)),
+        Metric("stoi", "sound", "short-time objective intelligibility, in `reconstruct` (`signal`)", "Taal et al. 2011", (package("pystoi", "pystoi"),)),
     )
 }  # fmt: skip
 

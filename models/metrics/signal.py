@@ -7,8 +7,10 @@ and STOI (Taal et al. 2011) are of speech.
 from collections import Counter
 from typing import NamedTuple
 
+import torch
 import torchaudio.functional as AF
 from torch import Tensor
+from torchmetrics import Metric
 from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio
 
 SILENCE = 1e-8  # mean square
@@ -83,3 +85,32 @@ class SignalScore:
         from torchmetrics.functional.audio import short_time_objective_intelligibility
 
         return float(short_time_objective_intelligibility(made.float(), true.float(), self.sample_rate))
+
+
+class SignalMetric(Metric):
+    """The mean of a SignalScore over ranks, and how many sounds it could not score."""
+
+    higher_is_better = True
+    full_state_update = False
+
+    def __init__(self, name: str, sample_rate: int) -> None:
+        """name: one of NAMES; sample_rate in Hz."""
+        super().__init__()
+        self.name, self.sample_rate = name, sample_rate
+        SignalScore(name, sample_rate)  # refuses another name
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("scored", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("excluded", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, decoded: Tensor, waveform: Tensor) -> None:
+        """decoded, waveform (B, C, T)."""
+        score = SignalScore(self.name, self.sample_rate)
+        for made, true in zip(decoded.cpu(), waveform.cpu(), strict=True):
+            score.update(made, true)
+        self.total += sum(score.scores)
+        self.scored += len(score.scores)
+        self.excluded += sum(score.excluded.values())
+
+    def compute(self) -> dict[str, Tensor]:
+        """The mean, NaN where nothing could be scored, and the number of those left out."""
+        return {self.name: self.total / self.scored, f"{self.name}_excluded": self.excluded}

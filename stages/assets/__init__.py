@@ -18,7 +18,7 @@ from stages.assets.sources import ASSETS, EMBEDDERS, RANDOM, missing, resolve
 from stages.assets.wheels import Wheel, cache_folder, parse, placed
 
 if TYPE_CHECKING:
-    from models.metrics.embedding import SoundEffectsEmbedding
+    from models.metrics.embedding import LogMelStatistics, SoundEffectsEmbedding
 
 __all__ = [
     "ASSETS", "EMBEDDERS", "RANDOM", "SENTENCES", "LanguageModel", "Wheel", "cache_folder", "fingerprint", "load_embedder",
@@ -26,10 +26,11 @@ __all__ = [
 ]  # fmt: skip
 
 
-def load_embedder(name: str) -> "SoundEffectsEmbedding":
-    """A frozen embedder of sounds, for the kernel audio distance. Raises ValueError for a name that is not known."""
-    from models.metrics.embedding import SoundEffectsEmbedding
+def load_embedder(name: str) -> "SoundEffectsEmbedding | LogMelStatistics":
+    """A frozen embedder of sounds, for the distances of distributions. Raises ValueError for a name that is not known."""
+    from models.metrics.embedding import LogMelStatistics, SoundEffectsEmbedding
 
     if name not in EMBEDDERS:
         raise ValueError(f"no embedder {name!r}. Allowed: {', '.join(EMBEDDERS)}, or --embedder=null for none")
-    return SoundEffectsEmbedding.from_checkpoint(Path(resolve(EMBEDDERS[name])))
+    weights = EMBEDDERS[name]
+    return LogMelStatistics() if weights is None else SoundEffectsEmbedding.from_checkpoint(Path(resolve(weights)))

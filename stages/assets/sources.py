@@ -15,11 +15,12 @@ ASSETS = {
         "#sha256=82475b91a76de15cb28a104707d3247ba932e228bada3f47bba63c6b31aaf7a1"
     ),
 }
-EMBEDDERS = {
+EMBEDDERS: dict[str, str | None] = {  # of sounds; None where there are no weights
     "aisfx-0.1.2": (  # sound-effects CNN of aiSFX; its licence file is CC BY 4.0
         "wheel:aisfx==0.1.2/aisfx/models/checkpoint.pth"
         "#sha256=499ea75909c932a2f94c35fa722fa4fabc5bcb7e84917209cc5f7402627b7eb5"
     ),
+    "logmel-64": None,
 }
 DOWNLOAD = "where the page asks for a licence, as Llama's and Gemma's do, accept it there and type hf auth login; then"
 RANDOM = {"random:tiny": True, "random:tiny-untied": False}  # source -> tied embeddings

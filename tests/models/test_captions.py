@@ -7,6 +7,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import torch
 
 from models.metrics.captions import coco
 from models.metrics.captions.java import METEOR, Meteor, one_line, tokenize
@@ -74,6 +75,23 @@ def test_scores_and_tokens_are_pycocoevalcaps(theirs):
     for n, mine in enumerate(coco.bleu(words).values()):
         assert mine.corpus == pytest.approx(scores["bleu"][0][n], abs=1e-12)
         assert mine.items == pytest.approx(scores["bleu"][1][n], abs=1e-12)
+
+
+@needs_java
+def test_clips_that_are_drawn_again_score_as_a_corpus_of_them_does():
+    """Its first clip twice, its last not at all, then every one once: what the scorers say of such a corpus itself."""
+    words = coco.tokens(package(), CAPTIONS, REFERENCES)
+    count = len(CAPTIONS)
+    times = torch.ones(2, count, dtype=torch.float64)
+    times[0, 0], times[0, -1] = 2, 0
+    chosen = [0, *range(count - 1)]
+    again = coco.Tokens([words.captions[n] for n in chosen], [words.references[n] for n in chosen])
+    found = coco.bleu(words, times) | {"meteor": coco.meteor(package(), words, times)}
+    wanted = coco.bleu(again) | {"meteor": coco.meteor(package(), again)}
+    for name, one in found.items():
+        assert one.drawn is not None and wanted[name].drawn is None
+        assert one.drawn.tolist() == pytest.approx([wanted[name].corpus, one.corpus], abs=1e-12)
+    assert found["bleu_4"].drawn[0] != found["bleu_4"].corpus != 0
 
 
 @needs_java

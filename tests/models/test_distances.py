@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score, f1_score
 from models.metrics.classes import UNREAD, average_precision, confusion, macro_f1, mean_average_precision
 from models.metrics.frechet import FrechetAudioDistance, frechet_distance
 from models.metrics.kernel import KernelAudioDistance
-from models.metrics.signal import SignalScore
+from models.metrics.signal import SignalMetric, SignalScore
 
 
 def gaussian(count: int, width: int = 8, seed: int = 0) -> torch.Tensor:
@@ -105,6 +105,24 @@ def test_what_cannot_be_scored_is_counted_and_not_averaged(name: str):
     assert sum(found.excluded.values()) == 3 + (name != "si_sdr")
     with pytest.raises(ValueError, match="32000 samples against 31999"):
         score.update(true, true[:, 1:])
+
+
+def test_a_signal_metric_is_the_mean_of_its_scores_whatever_the_batches():
+    true = torch.stack([speechlike(), 0.5 * speechlike(), torch.zeros_like(speechlike())])
+    made = true + 0.01 * torch.randn(true.shape, generator=torch.Generator().manual_seed(0))
+    score, together, alone = SignalScore("si_sdr", 16000), SignalMetric("si_sdr", 16000), SignalMetric("si_sdr", 16000)
+    together.update(made, true)
+    for one, other in zip(made, true, strict=True):
+        score.update(one, other)
+        alone.update(one[None], other[None])
+    found = together.compute()
+    assert float(found["si_sdr"]) == float(alone.compute()["si_sdr"]) == pytest.approx(score.compute().mean)
+    assert float(found["si_sdr_excluded"]) == 1
+    silent = SignalMetric("stoi", 16000)
+    silent.update(made[2:], true[2:])
+    assert math.isnan(float(silent.compute()["stoi"])) and float(silent.compute()["stoi_excluded"]) == 1
+    with pytest.raises(ValueError, match="no signal metric 'snr'"):
+        SignalMetric("snr", 16000)
 
 
 def test_average_precision_is_scikit_learns_and_the_one_worked_by_hand():

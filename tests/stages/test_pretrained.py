@@ -48,6 +48,16 @@ def test_it_encodes_to_what_the_cache_holds(run: Path, tokenizer: SoundTokenizer
         assert tokenizer.encode([torch.from_numpy(waveform.T)], rate) == [list(cut.custom["codes"])]
 
 
+def test_a_sound_has_its_own_seed_in_a_batch(tokenizer: SoundTokenizer):
+    codes = tokenizer.encode([sound(1.0), sound(2.0)], 44100)
+    together = tokenizer.decode(codes, seed=[3, 4])
+    for one, seed, waveform in zip(codes, (3, 4), together, strict=True):
+        alone, other = (tokenizer.decode([one], seed=number)[0] for number in (seed, 7 - seed))
+        assert (waveform - alone).norm() < 0.02 * alone.norm() < 0.2 * (waveform - other).norm()
+    with pytest.raises(ValueError, match="1 seeds for 2 sounds"):
+        tokenizer.decode(codes, seed=[3])
+
+
 def test_a_batch_gives_what_its_sounds_give_one_by_one(tokenizer: SoundTokenizer):
     sounds = [
         sound(seconds, channels=channels, seed=n)

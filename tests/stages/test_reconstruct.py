@@ -1,10 +1,17 @@
 """The tokenizer's table, from the tones corpus."""
 
+import importlib.util
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+
+import conf
+from stages import realtime
+from stages.reconstruct import Reconstruct
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +25,7 @@ def report(tones: Path) -> dict:
     os.chdir(tones)
     try:
         for name in ("latents", "tokenizer", "tokenizer_mse", "reconstruct"):
-            words = ["--reconstruct.probe=true"] if name == "reconstruct" else []
+            words = ["--probe=true", "--signal=[si_sdr]"] if name == "reconstruct" else []
             assert main(["run", name, "--experiment=table", *words, *SMOKE]) == 0
     finally:
         os.chdir(before)
@@ -55,3 +62,60 @@ def test_the_page_says_what_the_numbers_say(report: dict, tones: Path):
     page = (tones / "runs/table/reconstruct/artifact/report.md").read_text()
     value = rows(report, "MSE")[1, "sample"]["latent_nmse"]
     assert f"| MSE | 1 | sample | {value:.3f} |" in page
+
+
+def test_bits_and_speed_are_told_and_times_stay_out_of_the_artifact(report: dict, tones: Path):
+    """A report is the same to the byte whenever it is made: times stand in the receipt."""
+    artifact = tones / "runs/table/reconstruct/artifact"
+    assert "speed" not in report and "eal-time" not in (artifact / "report.md").read_text()
+    facts, bits = report["facts"], report["codebook"]["MSE"]["codebook_bits"]
+    entropy = bits * facts["bitrate"] / math.log2(facts["codebook_size"]) / 1000
+    assert f"| {entropy:.3f} | {facts['bitrate'] / 1000:.3f} |" in (artifact / "report.md").read_text()
+    speed = json.loads((artifact.parent / "receipt.json").read_text())["metrics"]["speed"]
+    assert [(row["part"], row["decoder"], row["steps"]) for row in speed["rows"]] == [
+        ("encode", "VAE alone", 0), ("decode", "VAE alone", 0), ("encode", "flow matching", 0),
+        ("decode", "flow matching", 1), ("decode", "flow matching", 2), ("encode", "MSE", 0), ("decode", "MSE", 1),
+    ]  # fmt: skip
+    assert all(row["factor"] > 0 for row in speed["rows"])
+    assert 4 < speed["seconds"] <= facts["window_frames"] * facts["hop_length"] / facts["sample_rate"]
+    assert "| decode | MSE | 1 | " in "\n".join(realtime.lines(speed))
+
+
+def test_the_real_time_factor_is_sound_by_time(monkeypatch: pytest.MonkeyPatch):
+    """By hand: 2 s of sound, a clock that goes on by half a second at each look."""
+    looks = iter(range(1000))
+    monkeypatch.setattr(realtime.time, "perf_counter", lambda: 0.5 * next(looks))
+    codec = SimpleNamespace(
+        encode=lambda sound: SimpleNamespace(mean=torch.zeros(1, 4, 2)), decode=lambda latents: latents
+    )
+    found = realtime.measure(torch.zeros(1, 1, 32), 16, codec, {}, {}, {}, 3)
+    assert [row["factor"] for row in found["rows"]] == [4.0, 4.0] and found["seconds"] == 2.0
+
+
+def test_sound_is_held_against_sound_where_it_was_asked_for(report: dict, tones: Path):
+    flow, vae = rows(report, "flow matching"), rows(report, "VAE alone")[0, "sample"]
+    assert math.isfinite(flow[2, "sample"]["si_sdr"]) and flow[2, "sample"]["si_sdr_excluded"] == 0
+    assert "si_sdr" not in flow[1, "sample"] and vae["si_sdr"] < 5  # Griffin-Lim keeps no phase
+    page = (tones / "runs/table/reconstruct/artifact/report.md").read_text()
+    assert "| KAD | SI-SDR, dB |" in page and f" {vae['si_sdr']:.3f} |" in page and "0 could not" in page
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["signal=[si_sdrr]"], "signal: no metric of sound against sound is called 'si_sdrr'. Did you mean 'si_sdr'"),
+        (["signal=[stoi]", "sound=false"], "signal: stoi need sound: type --sound=true"),
+    ],
+)
+def test_what_cannot_be_held_against_sound_is_refused(words: list[str], message: str):
+    with pytest.raises(ValueError) as refused:
+        conf.compose("reconstruct", overrides=words)
+    assert message in str(refused.value)
+
+
+def test_a_signal_metric_whose_package_is_missing_is_refused_before_anything(monkeypatch: pytest.MonkeyPatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "pesq" else found(name, *more))
+    composed = conf.compose("reconstruct", overrides=["signal=[si_sdr,pesq]"]).conf
+    with pytest.raises(ValueError, match=r"pesq: the package pesq is not installed. Type   pip install pesq"):
+        Reconstruct("reconstruct", composed, {}, Path("nowhere"))

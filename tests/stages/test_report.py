@@ -83,6 +83,23 @@ def task(evil: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def generation(evil: str) -> dict[str, Any]:
+    """As stages/report_generation.py writes one."""
+    return {
+        "llm": f"an LLM{evil}", "corpora": [f"a{evil}"], "codes_max": 20, "embedder": f"e{evil}", "expected": 27, "scored": 25,
+        "settings": {"temperature": 1.0, "top_p": 1.0, "guidance": 1.0, "seeds": 2, "seconds_max": 1.0},
+        "captions": 5, "recordings": {"test": 6, "train": 7}, "dimensions": 8,
+        "sounds": [{"sounds": "caption", "count": 5, "repeats": 2, "kad": 3.2145, "kad_error": 0.4567, "fad": None}],
+        "accuracy": {
+            "rows": [{"codes": "caption", **interval(0.1711)}], "chance": 0.0833, "kinds": 12, "frequent": f"cow{evil}", "learnt": 33,
+        },
+        "diversity": [{"sounds": "caption", "seeds": interval(0.0512), "kind": None, "all": interval(0.0777)}],
+        "kinds": [{
+            "kind": f"cow{evil}", "captions": 5, "recordings": 6, "accuracy": {"caption": 0.2468}, "kad": {"caption": 9.87}, "seeds": 0.0511,
+        }],
+    }  # fmt: skip
+
+
 def found(evil: str = "") -> dict[str, Any]:
     rows = [
         {
@@ -105,6 +122,10 @@ def found(evil: str = "") -> dict[str, Any]:
             "rows": rows,
             "codebook": {"MSE": {"codebook_perplexity": 17.181, "codebook_used": 0.3941, "codebook_bits": 4.1028}},
             "probe": {"a": {"train": 11, "test": 13, "classes": 3, "latents": 0.975, "MSE": 0.8625}},
+            "speed": {
+                "rows": [{"part": "encode", "decoder": f"MSE{evil}", "steps": 1, "factor": 12.345}],
+                "seconds": 5.0, "threads": 2, "device": f"cpu{evil}",
+            },
         },
         "questions": {
             f"class{evil}": {
@@ -126,6 +147,7 @@ def found(evil: str = "") -> dict[str, Any]:
                 {"shots": 5, "answers": "nearest", "mean": interval(0.8812)},
             ],
         },
+        "generation": generation(evil),
         "tasks": {f"esc50{evil}": task(evil)},
         "added_later": {"silence": 0.7654, "rows": [1, 2.5]},
     }  # fmt: skip
@@ -161,6 +183,9 @@ def test_every_number_of_the_tables_is_there():
         ]
     for one in report["reconstruction"]["rows"]:
         assert f"{one['latent_nmse']:.3f}" in cells
+    for wanted in ("3.21", "0.46", "0.0512 [0.0389, 0.0833]", "24.7", "9.9", "0.0511", "12.3", "0.073"):
+        assert wanted in cells, wanted
+    assert "25 of 27 sounds scored" in read.text and "one window of 5.0 s at a time in float32 on cpu" in read.text
     for wanted in ("17.181", "39.4", "4.103", "97.5", "86.2", "11", "13", "0.262", "1.262", "2.262", "n/a", "0.765"):
         assert wanted in cells, wanted
     for value in (0.5812, 0.5612, 0.8812):
@@ -168,6 +193,7 @@ def test_every_number_of_the_tables_is_there():
     assert "8 of 9 prompts scored" in read.text
     text = " ".join(read.text.split())
     for wanted in (
+        "the LLM, with the caption 17.1 15.9 to 20.3",
         "71.1 69.9 to 74.3",
         "61.1 59.9 to 64.3",
         "9.1",

@@ -1,16 +1,20 @@
 """Scores that can be trusted: an LLM of random weights is at chance on every task, one that is told the answer is right on every one."""
 
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from conf import compose, evaluation
 from datamodules.evaluation import Asked, label_names, of_task
 from models import likelihood
 from models.generation import pad_left
+from models.metrics import classes
+from models.metrics.answers import drawn, interval
 from models.metrics.captions.scores import Tools
 from models.metrics.protocols import cut, mmau_official
 from models.metrics.registry import METRICS, folder_of, missing
@@ -312,3 +316,20 @@ def test_a_task_of_ones_own_is_checked(change: str, message: str, tmp_path: Path
         evaluation.task(str(path))
     path.write_text(text)
     assert evaluation.task(str(path))["name"] == "mine"
+
+
+def test_macro_f1_has_the_interval_of_drawn_clips():
+    """Each draw equals macro F1 of the rows it holds, as often as it holds them; the clip is what is drawn."""
+    read = ["a", "b", None, "b", "a", "c"]
+    answers = ["a", "a", "b", "b", "c", "c"]
+    sources = ["1", "1", "2", "3", "4", "5"]
+    times = drawn(sources, 200, 0)
+    assert (times[:, 0] == times[:, 1]).all() and (times[:, [0, 2, 3, 4, 5]].sum(1) == 5).all()
+    values = []
+    for row in times.long().tolist():
+        held = [index for index, count in enumerate(row) for _ in range(count)]
+        values.append(classes.macro_f1([read[i] for i in held], [answers[i] for i in held]))
+    found = scores._macro_f1(read, answers, sources, 200, 0)
+    expected = interval(classes.macro_f1(read, answers), torch.tensor(values, dtype=torch.float64), 6)
+    assert found == pytest.approx(expected) and found.low < found.value < found.high
+    assert math.isnan(scores._macro_f1([], [], [], 10, 0).value)

@@ -4,11 +4,12 @@ Scales are shares of 1, but CIDEr-D, which is ten times a cosine. What pycocoeva
 counts, Gaussian penalty on length with sigma 6); it weighs words by their rarity among the references at hand, so that it hangs on the clips and n.
 """
 
-import contextlib
-import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
 
 from models.metrics.captions.java import METEOR, PTB, Meteor, tokenize
 
@@ -16,6 +17,9 @@ from models.metrics.captions.java import METEOR, PTB, Meteor, tokenize
 class Scored(NamedTuple):
     corpus: float
     items: list[float]  # one a caption, in their order
+    drawn: Tensor | None = (
+        None  # of the corpus when clips are drawn again (samples), where it is no mean over clips and draws were given
+    )
 
 
 class Tokens(NamedTuple):
@@ -34,13 +38,41 @@ def tokens(package: Path, captions: Sequence[str], references: Sequence[Sequence
     return Tokens(found[: len(captions)], [[next(rest) for _ in texts] for texts in references])
 
 
-def bleu(words: Tokens) -> dict[str, Scored]:
-    """bleu_1 to bleu_4 (Papineni et al. 2002): the closest reference length, the shorter one where two are as close; 0 for empty captions."""
-    from pycocoevalcap.bleu.bleu import Bleu
+def bleu(words: Tokens, draws: Tensor | None = None) -> dict[str, Scored]:
+    """bleu_1 to bleu_4 (Papineni et al. 2002): the closest reference length, the shorter one where two are as close; 0 for empty captions.
 
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints lengths
-        corpus, items = Bleu(4).compute_score(*_as_coco(words), verbose=0)
-    return {f"bleu_{n + 1}": Scored(float(corpus[n]), [float(value) for value in items[n]]) for n in range(4)}
+    draws (samples, captions): how often each caption is there.
+    """
+    from pycocoevalcap.bleu.bleu_scorer import BleuScorer
+
+    scorer = BleuScorer(n=4)
+    for caption, texts in zip(words.captions, words.references, strict=True):
+        scorer += (caption, texts)
+    corpus, items = scorer.compute_score(option="closest")
+    resampled = _bleu(draws @ _counted(scorer.ctest)) if draws is not None else [None] * 4
+    return {
+        f"bleu_{n + 1}": Scored(float(corpus[n]), [float(value) for value in items[n]], resampled[n]) for n in range(4)
+    }
+
+
+def _counted(captions: Sequence[Any]) -> Tensor:
+    """(captions, 10): n-grams right and written, of 1 to 4 words, words written, words of the closest reference."""
+    rows = []
+    for one in captions:
+        length = one["testlen"]
+        closest = min(one["reflen"], key=lambda words: (abs(words - length), words))
+        rows.append([*one["correct"], *one["guess"], length, closest])
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def _bleu(sums: Tensor) -> list[Tensor]:
+    """(samples, 10) -> bleu_1 to bleu_4 (samples), as pycocoevalcap computes them of a corpus' sums."""
+    small, tiny = 1e-9, 1e-15
+    right, written = sums[:, :4], sums[:, 4:8]
+    ratio = (sums[:, 8] + tiny) / (sums[:, 9] + small)
+    penalty = torch.where(ratio < 1, (1 - 1 / ratio).exp(), torch.ones_like(ratio))
+    products = ((right + tiny) / (written + small)).cumprod(1)
+    return [products[:, n] ** (1 / (n + 1)) * penalty for n in range(4)]
 
 
 def cider_d(words: Tokens) -> Scored:
@@ -63,9 +95,16 @@ def rouge_l(words: Tokens) -> Scored:
     return Scored(float(corpus), [float(value) for value in items])
 
 
-def meteor(package: Path, words: Tokens) -> Scored:
+def meteor(package: Path, words: Tokens, draws: Tensor | None = None) -> Scored:
+    """draws (samples, captions): how often each caption is there."""
     with Meteor(package / "meteor" / METEOR) as scorer:
-        return Scored(*scorer.score(words.captions, words.references))
+        counted = scorer.counted(words.captions, words.references)
+        corpus, items = scorer.evaluate(counted)
+        if draws is None or not counted:
+            return Scored(corpus, items)
+        numbers = torch.tensor([[float(word) for word in line.split()] for line in counted], dtype=torch.float64)
+        sums = [" ".join(map(str, row)) for row in (draws @ numbers).tolist()]
+        return Scored(corpus, items, torch.tensor(scorer.evaluate(sums)[1], dtype=torch.float64))
 
 
 def _as_coco(words: Tokens) -> tuple[dict[int, list[str]], dict[int, list[str]]]:

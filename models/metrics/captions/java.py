@@ -86,14 +86,22 @@ class Meteor:
 
     def score(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[float, list[float]]:
         """captions and references as `tokenize` gives them -> the corpus' score, and each caption's."""
-        if not captions:
-            return float("nan"), []
+        return self.evaluate(self.counted(captions, references))
+
+    def counted(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[str]:
+        """Of each caption METEOR's numbers, that the corpus' score is of the sums of."""
         stats = []
         for caption, texts in zip(captions, references, strict=True):
             self._tell(" ||| ".join(["SCORE", *map(one_line, texts), one_line(caption)]))
             stats.append(self._line())
+        return stats
+
+    def evaluate(self, stats: Sequence[str]) -> tuple[float, list[float]]:
+        """Such numbers -> the score of their sum, and of each."""
+        if not stats:
+            return float("nan"), []
         self._tell(" ||| ".join(["EVAL", *stats]))
-        scores = [float(self._line()) for _ in captions]
+        scores = [float(self._line()) for _ in stats]
         return float(self._line()), scores
 
     def _tell(self, line: str) -> None:

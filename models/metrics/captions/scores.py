@@ -5,6 +5,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from models.metrics.captions import caption_scores, coco
 from models.metrics.captions.coco import Scored
 
@@ -18,9 +20,16 @@ class Tools(NamedTuple):
 
 
 def scores(
-    names: Sequence[str], captions: Sequence[str], references: Sequence[Sequence[str]], tools: Tools
+    names: Sequence[str],
+    captions: Sequence[str],
+    references: Sequence[Sequence[str]],
+    tools: Tools,
+    draws: Tensor | None = None,
 ) -> dict[str, Scored]:
-    """One caption a clip -> key -> Scored; `items` is empty where the corpus' score is no mean over clips (BLEU, METEOR)."""
+    """One caption a clip -> key -> Scored; `items` is empty where the corpus' score is no mean over clips: BLEU and METEOR, which have `drawn` instead.
+
+    draws (samples, clips): how often each clip is there, for an interval.
+    """
     found: dict[str, Scored] = {}
     words: coco.Tokens | None = None
     if {"bleu", "rouge_l", "cider_d", "meteor", "spice", "spider"} & set(names):
@@ -32,15 +41,17 @@ def scores(
         elif name.startswith("similarity[") or name == "fense":
             found |= _similar(name, captions, references, tools)
         elif words is not None and tools.package is not None:
-            found |= _coco(name, words, tools.package, found)
+            found |= _coco(name, words, tools.package, found, draws)
     return found
 
 
-def _coco(name: str, words: coco.Tokens, package: Path, before: dict[str, Scored]) -> dict[str, Scored]:
+def _coco(
+    name: str, words: coco.Tokens, package: Path, before: dict[str, Scored], draws: Tensor | None
+) -> dict[str, Scored]:
     if name == "bleu":
-        return {key: one._replace(items=[]) for key, one in coco.bleu(words).items()}
+        return {key: one._replace(items=[]) for key, one in coco.bleu(words, draws).items()}
     if name == "meteor":
-        return {name: coco.meteor(package, words)._replace(items=[])}
+        return {name: coco.meteor(package, words, draws)._replace(items=[])}
     if name in ("cider_d", "rouge_l"):
         return {name: {"cider_d": coco.cider_d, "rouge_l": coco.rouge_l}[name](words)}
     from models.metrics.captions.spice import spice

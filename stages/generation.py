@@ -1,0 +1,213 @@
+"""Stage `generation`: does the sound that the LLM writes sound real, and hold what the caption names?
+
+Captions of the test split ──LLM──► codes ──tokenizer──► sound ──embedder──► distances of distributions, diversity; the codes ──probe──► class accuracy.
+Beside it what bounds it: real recordings of the training split, the tokenizer's own reconstruction, and codes that the LLM writes without a caption
+(datamodules/generation.py). The paper shows this direction and does not measure it. Rows are appended as they come: a killed run goes on.
+"""
+
+import base64
+import hashlib
+import importlib.util
+import json
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from callbacks.progress import Line
+from datamodules import chunks
+from datamodules.audio import load_sound
+from datamodules.evaluation import spread
+from datamodules.generation import (
+    CAPTION,
+    NOTHING,
+    TEST,
+    TRAIN,
+    GenerationDataModule,
+    Item,
+    caption_of,
+    choose,
+    items,
+    kind_of,
+    label_of,
+)
+from stages import assets, chain, language_model, prepare, report_generation, trained, verbs
+from stages.pretrained import SoundTokenizer
+from stages.report_generation import Clip, Judge
+
+
+class Generation(L.LightningModule):
+    trains = False
+    watch = ()
+
+    def __init__(self, stage: str, conf: dict[str, Any], parents: dict[str, chain.Parent], folder: Path) -> None:
+        super().__init__()
+        self.conf, self.parents, self.folder = conf, parents, folder
+        if conf["probe_recordings"] and importlib.util.find_spec("sklearn") is None:
+            raise ValueError(
+                "generation: class accuracy needs scikit-learn: pip install scikit-learn, or --probe_recordings=0"
+            )
+        self.embedder = assets.load_embedder(conf["embedder"]) if conf["embedder"] else None
+        receipts = prepare.corpora(conf)
+        self.roots = {name: Path(receipt["root"]) for name, receipt in receipts.items()}
+        cuts, corpora = chunks.read(parents["cache"].folder / "chunks"), ", ".join(self.roots)
+        test, train = (
+            [cut for cut in cuts.of_split(split) if cut.custom["corpus"] in self.roots] for split in ("test", "train")
+        )
+        self.chosen = choose(test, train, conf["captions"], conf["recordings"])
+        if not self.chosen.asked:
+            raise ValueError(
+                f"generation: no recording of {corpora} in the split 'test' has a caption. Prepare a corpus with the columns `caption` and `split`"
+            )
+        self.judge = self._judge(train)
+        self.cuts = {cut.id: cut for part in self.chosen for cut in part}
+        self.items = items(self.chosen, conf["seeds"], self.embedder is not None)
+
+        self.sound_tokenizer = SoundTokenizer.from_pretrained(parents["tokenizer"].folder)
+        longest = max((len(cut.custom["codes"]) for cut in train), default=1 << 30)
+        self.most = min(self.sound_tokenizer.num_codes(conf["seconds_max"]), longest)  # codes of a sound
+        self.samples = max(1, int(conf["seconds_max"] * self.sound_tokenizer.sample_rate))
+        model = parents["openaqa" if conf["after"] == "openaqa" else "caption"]
+        self.language, vocabulary = language_model.load(model.artifact, trained=conf["after"] != "none")
+        lm, prompts = self.language.lm, model.receipt["conf"]["prompts"]
+        self.model = trained.Trained(lm, vocabulary, prompts, trained.context(lm))
+        made_of = [parent.receipt["artifact_hash"] for parent in parents.values()]
+        made_of += [receipt["hash"] for receipt in receipts.values()]
+        self.made_of = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
+
+    def _judge(self, train: Sequence[Any]) -> Judge | None:
+        """None where the training split has no two labels."""
+        labelled = [cut for cut in train if label_of(cut) is not None]
+        learnt = spread(labelled, self.conf["probe_recordings"], lambda cut: cut.id)
+        labels, facts = [cut.custom["labels"][0] for cut in learnt], self.parents["tokenizer"].facts
+        if len(set(labels)) < 2:
+            return None
+        return Judge([list(cut.custom["codes"]) for cut in learnt], labels, facts["codebook_size"], facts["levels"])
+
+    def datamodule(self) -> GenerationDataModule:
+        return GenerationDataModule(self.items, set(self._rows()), self.conf["batch_size"])
+
+    def callbacks(self) -> list[Callback]:
+        return []
+
+    def on_predict_start(self) -> None:
+        if self.trainer.precision == "bf16-mixed":
+            self.language.narrow()
+        self._mend()
+        self.line = Line("generation", len(self.items), "sounds", self.global_rank == 0)
+        self.held = set(self._rows())
+        self.done = len(self.held)
+        self.line.start(self.done)
+        self.sound_tokenizer.to(self.device)
+
+    @torch.no_grad()
+    def predict_step(self, batch: list[Item], batch_idx: int) -> None:
+        codes = self.codes(batch)
+        with torch.autocast(self.device.type, enabled=False):
+            embedded = self._embedded(batch, codes)
+        with (self.folder / f"predictions-{self.global_rank}.jsonl").open("a") as file:
+            for item, one, vector in zip(batch, codes, embedded, strict=True):
+                if item.id not in self.held:
+                    row = {"id": item.id, "of": self.made_of, **item._asdict(), "seed": self._seed(item), "codes": one}
+                    row["embedding"] = vector
+                    file.write(json.dumps(row) + "\n")
+                    self.done += self.trainer.world_size
+        self.line.update(min(self.done, len(self.items)))
+
+    def codes(self, batch: list[Item]) -> list[list[int]]:
+        """Written by the LLM, or the recordings' own."""
+        condition = batch[0].condition
+        if condition not in (CAPTION, NOTHING):
+            return [list(self.cuts[item.cut].custom["codes"])[: self.most] for item in batch]
+        settings = {key: self.conf[key] for key in ("temperature", "top_p", "guidance")}
+        if condition == NOTHING:  # greedy, all of them would be one sound
+            settings |= {"guidance": 1.0, "temperature": self.conf["temperature"] or 1.0}
+        seeds = [self._seed(item) for item in batch]
+        return verbs.text_to_sound(self.model, [item.caption for item in batch], self.most, seeds, settings)
+
+    def _embedded(self, batch: list[Item], codes: list[list[int]]) -> list[str | None]:
+        if self.embedder is None:
+            return [None] * len(batch)
+        tokenizer = self.sound_tokenizer
+        if batch[0].condition in (TEST, TRAIN):
+            sounds = [self._real(item) for item in batch]
+        else:
+            sounds = tokenizer.decode(codes, [self.samples] * len(batch), seed=[self._seed(item) for item in batch])
+        return [_written(self.embedder(sound, tokenizer.sample_rate)) for sound in sounds]
+
+    def _real(self, item: Item) -> Tensor:
+        cut, tokenizer = self.cuts[item.cut], self.sound_tokenizer
+        sound = load_sound(cut, self.roots[cut.custom["corpus"]], tokenizer.sample_rate, tokenizer.channels)
+        return sound[:, : self.samples].to(self.device)
+
+    def _seed(self, item: Item) -> int:
+        """Each sound's own, whatever else is made."""
+        return zlib.crc32(f"{self.conf['seed']} {item.id}".encode())
+
+    def on_predict_end(self) -> None:
+        self.line.stop()
+
+    def export(self, artifact: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+        rows, conf = self._rows(), self.conf
+        found = {
+            "experiment": conf["experiment"],
+            "llm": self.language_name(),
+            "corpora": conf["data"]["corpora"],
+            "settings": {key: conf[key] for key in ("temperature", "top_p", "guidance", "seeds", "seconds_max")},
+            "codes_max": self.most,
+            "embedder": conf["embedder"],
+            "expected": len(self.items),
+            "scored": len(rows),
+            **report_generation.tables(
+                {part: [_clip(cut) for cut in cuts] for part, cuts in self.chosen._asdict().items()},
+                {name: (row["codes"], _read(row["embedding"])) for name, row in rows.items()},
+                {cut.id: list(cut.custom["codes"])[: self.most] for cut in self.chosen.asked},
+                self.judge, conf["seeds"], conf["bootstrap_samples"], conf["seed"],
+            ),
+        }  # fmt: skip
+        report_generation.write(artifact, found)
+        said = [{key: value for key, value in row.items() if key != "embedding"} for row in rows.values()]
+        (artifact / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in said))
+        print(report_generation.markdown(found))
+        return self.parents["tokenizer"].facts, {key: found[key] for key in ("sounds", "accuracy", "diversity")}
+
+    def language_name(self) -> str:
+        source = self.parents["openaqa" if self.conf["after"] == "openaqa" else "caption"].receipt["conf"]["model"]
+        return f"{source['source']} " + ("untrained" if self.conf["after"] == "none" else f"after {self.conf['after']}")
+
+    def _mend(self) -> None:
+        """Takes the line away that a kill cut short, from the file that this rank writes."""
+        path = self.folder / f"predictions-{self.global_rank}.jsonl"
+        if path.is_file():
+            path.write_text("".join(f"{line}\n" for line in _whole(path)))
+
+    def _rows(self) -> dict[str, dict[str, Any]]:
+        """All rows so far by id, in the order of the items; what another LLM or tokenizer made is made again."""
+        paths = sorted(self.folder.glob("predictions-*.jsonl"))
+        rows = [row for path in paths for row in map(json.loads, _whole(path))]
+        held = {row["id"]: row for row in rows if row["of"] == self.made_of}
+        return {item.id: held[item.id] for item in self.items if item.id in held}
+
+
+def _whole(path: Path) -> list[str]:
+    """The lines that have an end."""
+    return path.read_text().rpartition("\n")[0].splitlines()
+
+
+def _clip(cut: Any) -> Clip:
+    return Clip(cut.id, cut.custom["source"], kind_of(cut), label_of(cut), caption_of(cut) or "")
+
+
+def _written(vector: Tensor) -> str:
+    """An embedding to text, to the bit."""
+    return base64.b64encode(vector.float().cpu().numpy().astype("<f4").tobytes()).decode()
+
+
+def _read(text: str | None) -> Tensor | None:
+    return None if text is None else torch.from_numpy(np.frombuffer(base64.b64decode(text), "<f4").astype(np.float64))

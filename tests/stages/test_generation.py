@@ -1,0 +1,236 @@
+"""Stage `generation`: an LLM that writes the real codes scores like them, one that guesses like chance; a kill, two ranks, and what is refused."""
+
+import importlib.util
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import conf
+from datamodules import chunks
+from datamodules.generation import CAPTION, NOTHING, TEST, TOKENIZER, TRAIN, Item
+from datamodules.stored import Stored
+from stages import chain, report_generation
+from stages.generation import Generation
+from stages.report_generation import Clip, Judge
+from tests.stages.test_ranks import TWO, run
+
+KINDS = [f"kind {n}" for n in range(5)]
+WRITTEN = ("report.json", "report.md", "predictions.jsonl")
+
+
+def parents(*more: str) -> list[str]:
+    return [f"--parents.{name}=whole" for name in ("tokenizer", "cache", "openaqa", *more)]
+
+
+def sound_of(kind: str, draw: random.Random) -> list[int]:
+    """20 codes of 50, three quarters of them of the kind's own ten."""
+    first = 10 * KINDS.index(kind)
+    return [draw.randrange(first, first + 10) if draw.random() < 0.75 else draw.randrange(50) for _ in range(20)]
+
+
+def vector_of(kind: str, draw: random.Random) -> torch.Tensor:
+    values = torch.tensor([draw.gauss(0, 1) for _ in range(8)], dtype=torch.float64)
+    values[KINDS.index(kind)] += 4
+    return values
+
+
+def made(write: Any, seeds: int = 2, clips: int = 100) -> dict[str, Any]:
+    """The tables of a world of five kinds. write(kind, draw) -> the kind whose codes and sound the LLM writes."""
+    draw = random.Random(0)
+    chosen = {
+        part: [Clip(f"{part}-{n}", f"{part}-{n}", KINDS[n % 5], KINDS[n % 5], "a sound") for n in range(clips)]
+        for part in ("test", "train")
+    }
+    chosen["asked"] = chosen["test"]
+    real = {clip.id: sound_of(clip.kind, draw) for clip in chosen["test"]}
+    rows: dict[str, Any] = {}
+    for part, condition, count in (
+        ("asked", CAPTION, seeds), ("asked", NOTHING, 1), ("asked", TOKENIZER, seeds), ("test", TEST, 1), ("train", TRAIN, 1),
+    ):  # fmt: skip
+        for clip in chosen[part]:
+            for number in range(count):
+                kind = {CAPTION: write, NOTHING: lambda *_: draw.choice(KINDS)}.get(condition, lambda kind, _: kind)
+                found = kind(clip.kind, draw)
+                name = Item(condition, clip.id, number, "").id
+                rows[name] = (sound_of(found, draw), vector_of(found, draw))
+    learnt = [KINDS[n % 5] for n in range(300)]
+    judge = Judge([sound_of(kind, draw) for kind in learnt], learnt, 50, [0])
+    return report_generation.tables(chosen, rows, real, judge, seeds, 200, 0)
+
+
+def named(rows: list[dict[str, Any]], key: str) -> dict[str, dict[str, Any]]:
+    return {row[key]: row for row in rows}
+
+
+def test_an_llm_that_writes_real_codes_scores_like_them_and_one_that_guesses_is_at_chance():
+    good = made(lambda kind, _: kind)
+    guessed = made(lambda _, draw: draw.choice(KINDS))
+    stuck = made(lambda *_: KINDS[0])
+    accuracy = {name: named(found["accuracy"]["rows"], "codes") for name, found in
+                (("good", good), ("guessed", guessed), ("stuck", stuck))}  # fmt: skip
+    ceiling = accuracy["good"]["real"]["value"]
+    assert ceiling > 0.95 and abs(accuracy["good"][CAPTION]["value"] - ceiling) < 0.04
+    assert accuracy["good"][CAPTION]["count"] == 200 and accuracy["good"]["real"]["count"] == 100
+    assert accuracy["guessed"][CAPTION]["low"] < 0.2 < accuracy["guessed"][CAPTION]["high"]
+    assert accuracy["guessed"][NOTHING]["low"] < 0.2 < accuracy["guessed"][NOTHING]["high"]
+    assert accuracy["stuck"][CAPTION]["value"] == pytest.approx(0.2, abs=0.02)
+    assert accuracy["stuck"]["frequent"]["value"] == 0.2 == good["accuracy"]["chance"]
+
+    # What is told apart kind by kind is one distribution over all kinds, but for the one that says one thing alone.
+    distances = {name: named(found["sounds"], "sounds") for name, found in
+                 (("good", good), ("guessed", guessed), ("stuck", stuck))}  # fmt: skip
+    for name in (TRAIN, TOKENIZER, CAPTION):
+        assert abs(distances["good"][name]["kad"]) < 3 * distances["good"][name]["kad_error"] < 3
+        assert distances["good"][name]["fad"] == pytest.approx(distances["good"][TRAIN]["fad"], abs=1.0)
+    assert distances["guessed"][CAPTION]["kad"] < 2 < 15 < distances["stuck"][CAPTION]["kad"]
+    assert distances["stuck"][CAPTION]["fad"] > 5 * distances["good"][CAPTION]["fad"]
+    of_kind = {name: named(found["kinds"], "kind")[KINDS[1]] for name, found in (("good", good), ("guessed", guessed))}
+    assert of_kind["good"]["accuracy"][CAPTION] > 0.9 and of_kind["good"]["kad"][CAPTION] < 5
+    assert of_kind["guessed"]["kad"][CAPTION] > 10 and of_kind["good"]["captions"] == 20
+
+    spread = named(good["diversity"], "sounds")
+    assert spread[CAPTION]["seeds"]["value"] == pytest.approx(spread[TEST]["kind"]["value"], abs=0.08)
+    assert spread[TEST]["seeds"] is None and spread[NOTHING]["kind"] is None
+    assert all(row["all"]["value"] > row["kind"]["value"] for row in good["diversity"] if row["kind"])
+    assert named(guessed["diversity"], "sounds")[CAPTION]["seeds"]["value"] > spread[CAPTION]["seeds"]["value"] + 0.2
+
+
+def test_what_there_is_too_little_of_has_no_number():
+    found = made(lambda kind, _: kind, seeds=1, clips=5)
+    distances = named(found["sounds"], "sounds")
+    assert distances[CAPTION]["fad"] is None and distances[CAPTION]["kad"] is not None  # 8 dimensions, 5 clips
+    assert all(row["seeds"] is None and row["kind"] is None for row in found["diversity"])  # one clip a kind
+    assert all(row["kad"] == {} for row in found["kinds"])
+    said = "\n".join(report_generation.lines({
+        **found, "llm": "it", "corpora": ["c"], "codes_max": 20, "embedder": "e-1", "expected": 25, "scored": 25,
+        "settings": {"temperature": 0.0, "top_p": 1.0, "guidance": 1.0, "seeds": 1, "seconds_max": 1.0},
+    }))  # fmt: skip
+    assert f"| {report_generation.NAMES[CAPTION]} | {report_generation.ABSENT} | {report_generation.ABSENT} |" in said
+    assert "KAD[e-1] x 100 | FAD[e-1]" in said and "over seeds |" not in said.splitlines()[-7]
+
+
+@pytest.fixture
+def done(stage: Any, tones: Path, whole: Path) -> Path:
+    """One run of it, in an experiment of its own."""
+    folder = tones / "runs/generated/generation"
+    if not (folder / "receipt.json").is_file():
+        assert stage("run", "generation", "--experiment=generated", *parents()) == 0
+    return folder
+
+
+def test_it_makes_what_it_says(done: Path, tones: Path, stage: Any, capsys: Any):
+    report = json.loads((done / "artifact/report.json").read_text())
+    assert report["scored"] == report["expected"] == 4 * (2 + 1 + 2 + 1 + 1)
+    assert [row["sounds"] for row in report["sounds"]] == [TRAIN, TOKENIZER, CAPTION, NOTHING]
+    assert all(
+        row["count"] == 4 and row["kad"] is None and row["fad"] is None for row in report["sounds"]
+    )  # all test tones are one
+    rows = [json.loads(line) for line in (done / "artifact/predictions.jsonl").read_text().splitlines()]
+    cuts = {cut.id: cut for cut in chunks.read(tones / "runs/whole/cache/chunks")}
+    for row in rows:
+        cut = cuts[row["cut"]]
+        assert cut.custom["split"] == ("train" if row["condition"] == TRAIN else "test")
+        if row["condition"] == CAPTION:
+            assert row["caption"] == f"a {cut.custom['labels'][0]} sound"
+        elif row["condition"] != NOTHING:
+            assert row["codes"] == cut.custom["codes"][: report["codes_max"]]
+        assert 1 <= len(row["codes"]) <= report["codes_max"] and all(0 <= code < 16 for code in row["codes"])
+    first, second = (
+        [row["codes"] for row in rows if row["condition"] == CAPTION and row["number"] == n] for n in (0, 1)
+    )
+    assert len(first) == 4 and first != second
+    assert stage("run", "generation", "--experiment=generated", *parents()) == 0
+    assert "sound from captions" in capsys.readouterr().out  # what is done is shown again
+
+
+def test_a_killed_run_goes_on_to_the_same_report(stage: Any, done: Path, tones: Path, capsys: Any):
+    whole = {name: (done / "artifact" / name).read_bytes() for name in WRITTEN}
+    lines = (done / "predictions-0.jsonl").read_text().splitlines()
+    other = json.dumps(json.loads(lines[8]) | {"of": "another LLM", "codes": [1]})
+    (done / "receipt.json").unlink()
+    (done / "predictions-0.jsonl").write_text("\n".join([*lines[:7], other]) + "\n" + lines[9][:50])
+    assert stage("status", "--experiment=generated") == 0
+    assert "8 answers" in capsys.readouterr().out
+    assert stage("run", "generation", "--experiment=generated", *parents()) == 0
+    assert {name: (done / "artifact" / name).read_bytes() for name in WRITTEN} == whole
+    assert len((done / "predictions-0.jsonl").read_text().splitlines()) == len(lines) + 1  # and the other's
+
+
+def test_two_ranks_write_what_one_writes(done: Path, tones: Path):
+    run(tones, "-m", "stages.cli", "run", "generation", "--experiment=generated-2", *parents(), *TWO)
+    two = tones / "runs/generated-2/generation"
+    assert len(list(two.glob("predictions-*.jsonl"))) == 2
+    for name in WRITTEN:
+        assert (two / "artifact" / name).read_text().replace("generated-2", "generated") == (
+            done / "artifact" / name
+        ).read_text()
+
+
+def test_an_llm_that_is_given_the_codes_is_as_good_as_they_are(
+    stage: Any, tones: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Greedy, with guidance, the LLM untrained: one sound a caption. Asked of the training split, whose tones are of three kinds."""
+    of_split = Stored.of_split
+    monkeypatch.setattr(Stored, "of_split", lambda cuts, split: of_split(cuts, "train"))
+    words = ["--after=none", "--temperature=0", "--seeds=1", "--guidance=2", "--captions=12", "--recordings=12"]
+    words += [f"--parents.{name}=whole" for name in ("tokenizer", "cache", "caption")]
+
+    def report(name: str) -> dict[str, Any]:
+        assert stage("run", "generation", f"--experiment={name}", *words) == 0
+        return json.loads((tones / f"runs/{name}/generation/artifact/report.json").read_text())
+
+    honest = report("honest")
+    monkeypatch.setattr(
+        Generation,
+        "codes",
+        lambda self, batch: [list(self.cuts[item.cut].custom["codes"])[: self.most] for item in batch],
+    )
+    cheated = report("cheated")
+    right = [{row["codes"]: row["value"] for row in found["accuracy"]["rows"]} for found in (honest, cheated)]
+    assert right[1][CAPTION] == right[1]["real"] == right[0]["real"] > 0.6 > 0.4 > right[0][CAPTION]
+    kad = [{row["sounds"]: row["kad"] for row in found["sounds"]} for found in (honest, cheated)]
+    assert kad[1][CAPTION] == pytest.approx(kad[1][TOKENIZER], abs=3) and kad[0][CAPTION] > kad[1][CAPTION]
+    assert abs(kad[0][TRAIN]) < 20 and kad[0][TOKENIZER] == kad[1][TOKENIZER]
+    assert all(row["seeds"] is None for row in cheated["diversity"]) and "untrained" in cheated["llm"]
+
+
+def test_evaluate_shows_the_table(stage: Any, done: Path, tones: Path):
+    words = ["--experiment=generated", "--questions_per_kind=1", "--captions=1", "--examples.clips=1"]
+    assert stage("run", "evaluate", *words, *parents()) == 0
+    artifact = tones / "runs/generated/evaluate/artifact"
+    report = json.loads((artifact / "report.json").read_text())
+    assert report["generation"] == json.loads((done / "artifact/report.json").read_text())
+    table = (done / "artifact/report.md").read_text().split("\n\n")[2]
+    assert table.startswith("| sounds |") and table in (artifact / "report.md").read_text()
+    page = (artifact / "report.html").read_text()
+    assert 'id="generation"' in page and page.count("<figcaption>written, ") == 2  # of one caption, two seeds
+    for row in report["generation"]["sounds"]:
+        assert f">{report_generation.NAMES[row['sounds']]}</th><td>4</td><td>{row['repeats']}</td>" in page
+
+
+def test_what_cannot_be_measured_is_refused(stage: Any, tones: Path, whole: Path, monkeypatch: pytest.MonkeyPatch):
+    def build(*words: str) -> Generation:
+        given = ["data.root=data", "data.corpora=[tones]", "experiment=whole", *words]
+        composed = conf.compose("generation", ["smoke"], [], given).conf
+        folder = chain.run_folder(composed, "generation")
+        return Generation("generation", composed, chain.parents("generation", composed), folder)
+
+    with pytest.raises(ValueError, match=r"no embedder 'vggish'. Allowed: aisfx-0.1.2, logmel-64"):
+        build("embedder=vggish")
+    found = importlib.util.find_spec
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            importlib.util, "find_spec", lambda name, *rest: None if name == "sklearn" else found(name, *rest)
+        )
+        with pytest.raises(ValueError, match=r"needs scikit-learn: pip install scikit-learn, or --probe_recordings=0"):
+            build()
+    with monkeypatch.context() as patched:
+        patched.setattr("datamodules.generation.caption_of", lambda cut: None)
+        with pytest.raises(ValueError, match=r"no recording of tones in the split 'test' has a caption"):
+            build()
+    codes_alone = build("embedder=null", "probe_recordings=20")
+    assert {item.condition for item in codes_alone.items} == {CAPTION, NOTHING}
