@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -97,22 +97,36 @@ def require(
             missing.append(f"corpus {where_from(name, Path(data['root']))}")
     if not missing:
         enough.require(corpora(confs["latents"]), Path(data["root"]), confs)
+    missing += _pretrained(confs, assets.missing if missing else assets.unreachable)
+    if not missing:
         return
-    codec, model = confs["latents"]["codec"], confs["caption"]["model"]
-    if codec["kind"] == "oobleck":
-        missing += assets.missing(
-            "VAE",
-            codec["source"],
-            "Stable Audio's is gated: accept its licence there, `hf auth login`; or --preset ace_step, which is not; or "
-            "--codec.source=FOLDER; or --codec.kind=mel, fitted on your sound",
-        )
-    missing += assets.missing("LLM", model["source"], "--model.source=FOLDER_OR_HUB_ID")
     raise ValueError(
         f"{len(missing)} {'thing is' if len(missing) == 1 else 'things are'} missing:\n  - "
         + "\n  - ".join(missing)
         + "\n"
         "The whole chain, small, with nothing to find or download by hand:   stage run all --preset demo"
     )
+
+
+def _pretrained(confs: dict[str, dict[str, Any]], lacking: Callable[..., list[str]]) -> list[str]:
+    """What `lacking` says of the VAE and the LLM that a stage still has to load."""
+
+    def due(stage: str) -> bool:
+        return stage not in confs[stage]["parents"] and chain.state(stage, confs[stage]).word != "done"
+
+    found, codec = [], confs["latents"]["codec"]
+    if codec["kind"] == "oobleck" and due("latents"):
+        found += lacking(
+            "VAE",
+            codec["source"],
+            "Stable Audio's is gated: accept its licence there, `hf auth login`; or --preset ace_step, which is not; or "
+            "--codec.source=FOLDER; or --codec.kind=mel, fitted on your sound",
+            "/".join(filter(None, (codec["subfolder"], "config.json"))),
+        )
+    sources = {conf["model"]["source"] for stage, conf in confs.items() if "model" in conf and due(stage)}
+    for source in sorted(sources):
+        found += lacking("LLM", source, "--model.source=FOLDER_OR_HUB_ID")
+    return found
 
 
 def corpora(configuration: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from stages.assets.llm import LanguageModel, fingerprint, load_language_model
 from stages.assets.sentences import SENTENCES, load_fluency, load_sentences, sentences_missing
-from stages.assets.sources import ASSETS, EMBEDDERS, RANDOM, missing, resolve
+from stages.assets.sources import ASSETS, EMBEDDERS, RANDOM, missing, resolve, unreachable
 from stages.assets.wheels import Wheel, cache_folder, parse, placed
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ASSETS", "EMBEDDERS", "RANDOM", "SENTENCES", "LanguageModel", "Wheel", "cache_folder", "fingerprint", "load_embedder",
     "load_fluency", "load_language_model", "load_sentences", "missing", "parse", "placed", "resolve", "sentences_missing",
+    "unreachable",
 ]  # fmt: skip
 
 

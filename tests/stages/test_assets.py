@@ -113,6 +113,14 @@ def test_missing_lists_only_what_a_person_must_get(tmp_path: Path, monkeypatch: 
         assert source in entry and "--model.source=X" in entry
 
 
+def test_a_hub_that_does_not_give_a_model_is_asked_once_and_quoted(monkeypatch: pytest.MonkeyPatch):
+    assert assets.unreachable("LLM", "random:tiny", "--model.source=X") == []
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.hf_api.ENDPOINT", "http://127.0.0.1:9", raising=False)
+    (entry,) = assets.unreachable("LLM", "no-such-owner/no-such-model", "--model.source=X")
+    assert "not here, and the hub does not give it (" in entry and "--model.source=X" in entry
+
+
 def test_importing_takes_no_torch():
     code = "import sys; from stages import assets; assert not {'torch', 'transformers'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
