@@ -8,12 +8,14 @@ from types import FrameType
 from typing import Any
 
 STOPPED = 75  # the exit status: EX_TEMPFAIL of sysexits.h, "try again later"
-SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
+INTERRUPTED = 130  # that of Ctrl-C, as a shell says it
+SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
 LIMIT, JOB_END = 1001, 1002  # reasons beside the signals' numbers
 
 
 class Stop:
-    """In a `with`: notes SIGUSR1 and SIGTERM. Knows two ends: `seconds` after `began` (of time.monotonic), and `margin` seconds before SLURM's.
+    """In a `with`: notes SIGUSR1, SIGTERM and SIGINT; a second SIGINT is a KeyboardInterrupt. Knows two ends: `seconds` after `began` (of
+    time.monotonic), and `margin` seconds before SLURM's.
 
     seconds: null is no limit. SLURM says in SLURM_JOB_END_TIME (seconds since 1970) when it ends a job.
     """
@@ -39,6 +41,10 @@ class Stop:
             signal.signal(signum, handler)
 
     def _note(self, signum: int, _: FrameType | None) -> None:
+        if signum == signal.SIGINT:
+            if self.noted == signal.SIGINT:
+                raise KeyboardInterrupt
+            os.write(2, b"\nstopping where it can go on; Ctrl-C again ends it at once\n")
         self.noted = self.noted or signum
 
     def reason(self) -> int:
@@ -65,8 +71,8 @@ class Stop:
 
 
 class Stopped(SystemExit):
-    """Raised at an optimizer step, on all ranks, once everything is saved. Its status is STOPPED."""
+    """Raised at an optimizer step, on all ranks, once everything is saved. Its status is STOPPED, or INTERRUPTED."""
 
     def __init__(self, reason: int) -> None:
-        super().__init__(STOPPED)
+        super().__init__(INTERRUPTED if reason == signal.SIGINT else STOPPED)
         self.reason = reason

@@ -160,7 +160,7 @@ class _Worker:
 
 def heedless(worker: int) -> None:
     """A loader's worker lives on where a whole job is told to stop: the main process needs its batches to the next step, and ends it."""
-    for signum in (signal.SIGUSR1, signal.SIGTERM):
+    for signum in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, signal.SIG_IGN)
 
 

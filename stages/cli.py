@@ -2,7 +2,7 @@
 
 Configuration keys are given as --trainer.devices=8, trainer.devices=8 or --trainer.devices 8; with `all`, --tokenizer.trainer.max_steps=100 is
 for one stage. Exit status: 0 done, 1 a mistake in what was given (one message), 2 wrong usage, 75 stopped by SIGUSR1, SIGTERM or
-`limits` (saved; the same command goes on), 130 interrupted.
+`limits` (saved; the same command goes on), 130 by Ctrl-C (the same; a second one ends at once).
 """
 
 import argparse
@@ -74,7 +74,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"stage: {where}{error.strerror}. What was finished is kept: {DISK_CURE}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        goes_on = "; the same command goes on from the last checkpoint" if arguments.verb is _run else ""
+        goes_on = "; the same command goes on from what is saved" if arguments.verb is _run else ""
         print(f"stage: interrupted{goes_on}", file=sys.stderr)
         return 130
 

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -220,10 +221,11 @@ def run_in_process(stage: str, words: Sequence[str], restart: bool, stop: Stop) 
     try:
         while process.poll() is None:
             if stop.noted and not passed:
-                process.send_signal(stop.noted)
+                if stop.noted != signal.SIGINT:  # a terminal's Ctrl-C goes to the child too
+                    process.send_signal(stop.noted)
                 passed = True
             time.sleep(0.2)
-    except KeyboardInterrupt:  # a terminal's Ctrl-C went to the child too
+    except KeyboardInterrupt:
         process.wait(timeout=60)
         raise
     if code := process.returncode:

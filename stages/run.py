@@ -115,6 +115,10 @@ def _run(stage: str, conf: dict[str, Any], stop: Stop, restart: bool) -> dict[st
         if watch.starter:
             raise SystemExit(0) from None
         raise
+    except SystemExit:
+        if trainer.interrupted:  # Lightning's own end of a KeyboardInterrupt, which says nothing
+            raise KeyboardInterrupt from None
+        raise
     except (RuntimeError, OSError) as error:
         if why := _why(error, watch):
             raise ValueError(f"{stage}: {why}; the same command goes on from what is saved") from error

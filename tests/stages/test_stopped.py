@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from callbacks.stop import JOB_END, LIMIT, STOPPED, Stop
+from callbacks.stop import INTERRUPTED, JOB_END, LIMIT, STOPPED, Stop
 from datamodules import chunks
 from tests.interrupt import interrupt
 
@@ -28,6 +28,7 @@ def same_weights(one: Path, other: Path) -> bool:
         ("tokenizer", signal.SIGTERM, 7, ["--data.num_workers=2"]),
         ("caption", signal.SIGUSR1, 3, ["--data.num_workers=2"]),
         ("openaqa", signal.SIGTERM, 10, []),
+        ("openaqa", signal.SIGINT, 4, ["--data.num_workers=2"]),
     ],
 )
 def test_stopped_training_goes_on_to_the_weights_of_the_undisturbed_run(
@@ -37,7 +38,7 @@ def test_stopped_training_goes_on_to_the_weights_of_the_undisturbed_run(
     parents = [parent for parent in ("latents", "tokenizer", "cache", "caption") if parent != name]
     mine = [*words(f"stopped-{name}-{sent.name}", *parents), *options]
     ended = interrupt(tones, name, batches, *mine, sent=sent)
-    assert ended.status == STOPPED, ended.output
+    assert ended.status == (INTERRUPTED if sent == signal.SIGINT else STOPPED), ended.output
     # the signal may be seen after its own step, or after the next
     said = re.search(
         rf"^{name} +stopped at step (\d+) of 12 by {sent.name}; the same command goes on$", ended.output, re.M
@@ -47,6 +48,14 @@ def test_stopped_training_goes_on_to_the_weights_of_the_undisturbed_run(
     assert (run / f"checkpoints/step-{int(said.group(1)):08d}.ckpt").is_file() and not (run / "receipt.json").exists()
     assert stage("run", name, *mine) == 0
     assert same_weights(whole / name, run)
+
+
+def test_a_second_interrupt_from_the_keyboard_does_not_wait():
+    with Stop(None, 60, began=0) as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.reason() == signal.SIGINT and stop.words(signal.SIGINT) == "SIGINT"
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_a_limit_of_time_stops_training(tones: Path, whole: Path, stage):
