@@ -56,7 +56,9 @@ class Stop:
 
     def words(self, reason: int) -> str:
         if reason == LIMIT:
-            return f"limits.seconds={self.seconds:g}"
+            return (
+                "limits.seconds" if self.seconds is None else f"limits.seconds={self.seconds:g}"
+            )  # None: another rank's
         if reason == JOB_END:
             return f"SLURM's end of the job in {self.margin:g} s (limits.margin)"
         return signal.Signals(reason).name

@@ -5,7 +5,10 @@ stores (epoch, batch) from the trainer's own progress counters, and the sampler 
 its number where the order is numbers (batches.py), else by skipping.
 """
 
+import atexit
 import hashlib
+import multiprocessing
+import multiprocessing.util
 import signal
 from collections.abc import Iterator
 from typing import Any
@@ -159,6 +162,19 @@ def heedless(worker: int) -> None:
     """A loader's worker lives on where a whole job is told to stop: the main process needs its batches to the next step, and ends it."""
     for signum in (signal.SIGUSR1, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
+
+
+def end_workers() -> None:
+    """Python ends its daemons with SIGTERM, to which a worker pays no heed, and would wait for ever."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise for each that ends
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
+            child.join()
+    signal.signal(signal.SIGCHLD, before)
+
+
+atexit.register(end_workers)  # before Python's own: multiprocessing is imported first
 
 
 def fixed_batches(items: list[Any], size: int, seed: int, rank: int, world: int, shuffle: bool) -> CutSampler:

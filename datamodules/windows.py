@@ -4,7 +4,7 @@ Which windows share a batch hangs on the chunk alone, so that a cache's bytes do
 
     a chunk's recordings, those with a like rest together        |====|====|=|   |====|==|   |==|   |===| ...
     a batch                                                      whole (B, C, T): ====  ====  ====
-                                                                 rests (B, C, T'): =  ==  ==  ===, padded to the longest
+                                                                 rests (B, C, T'): =     ==  ==     ===, those within PADDING of their longest together
 
 Beside audio.py and not in it: reading a sound needs no Lightning, which takes seconds to import.
 """
@@ -22,6 +22,8 @@ from datamodules.chunks import Chunk
 from datamodules.overlap import Ahead
 from datamodules.pending import PendingChunks
 from datamodules.sampler import heedless
+
+PADDING = (0.5, 1 / 8)  # a rest is padded by at most so many seconds, or so much of the longest beside it
 
 
 class Grid(NamedTuple):
@@ -116,8 +118,20 @@ class Loaded(Dataset):
         whole = [row for row in rows if row[1] == self.grid.window_samples]
         rests = [row for row in rows if row[1] < self.grid.window_samples]
         parts = [whole[start : start + self.batch_size] for start in range(0, len(whole), self.batch_size)]
-        parts += [rests] if rests else []
+        parts += self.alike(rests)
         return AudioBatch([self.stack(part) for part in parts], planned.chunk, planned.closes_chunk)
+
+    def alike(self, rests: list[tuple[Tensor, int, str]]) -> list[list[tuple[Tensor, int, str]]]:
+        """Rests, the shorter first, in groups that need little padding: it costs an Oobleck as much as sound."""
+        seconds, share = PADDING
+        groups: list[list[tuple[Tensor, int, str]]] = []
+        for row in reversed(rests):
+            longest = groups[-1][0][1] if groups else 0
+            if longest - row[1] <= max(seconds * self.grid.sample_rate, share * longest) and groups:
+                groups[-1].append(row)
+            else:
+                groups.append([row])
+        return [group[::-1] for group in reversed(groups)]
 
     def windows(self, span: Span) -> list[tuple[Tensor, int, str]]:
         """(C, T), its valid samples, and the cut's id."""

@@ -53,6 +53,7 @@ def generate(
     Raises ValueError where max_new_tokens holds no sound, and for a sampling that is none.
     """
     words, rows = vocabulary, len(input_ids)
+    input_ids, attention_mask = input_ids.to(lm.device), attention_mask.to(lm.device)
     if allow == "audio" and max_new_tokens < len(words.levels) + 2:
         raise ValueError(
             f"max_new_tokens {max_new_tokens}: the shortest sound with its markers has {len(words.levels) + 2}"
@@ -171,7 +172,7 @@ def _beside(ids: Tensor, mask: Tensor, guidance: Guidance, pad_id: int) -> tuple
     width = max(ids.shape[1], guidance.input_ids.shape[1])
 
     def padded(part: Tensor, value: int) -> Tensor:
-        return F.pad(part, (width - part.shape[1], 0), value=value)
+        return F.pad(part.to(ids.device), (width - part.shape[1], 0), value=value)
 
     both = [padded(part, pad_id) for part in (ids, guidance.input_ids)]
     masks = [padded(part, 0) for part in (mask, guidance.attention_mask)]

@@ -118,12 +118,11 @@ def _distances(name: str, found: Sounds, reference: Sounds, seed: int) -> dict[s
         reference.vectors[0], found.vectors, *([clip.source for clip in part.clips] for part in (reference, found)),
         HALVES, seed,
     )  # fmt: skip
-    x, fewest = reference.vectors[0], min(len(reference.clips), len(found.clips))
-    frechet = [float(frechet_distance(x, y)) for y in found.vectors] if fewest > x.shape[1] else []
+    frechet = [float(frechet_distance(reference.vectors[0], y)) for y in found.vectors]
     return {
         "sounds": name, "count": len(found.clips), "repeats": len(found.vectors),
         "kad": _finite(kernel.value), "kad_error": _finite(kernel.error),
-        "fad": sum(frechet) / len(frechet) if frechet else None,
+        "fad": _finite(sum(frechet) / len(frechet)),
     }  # fmt: skip
 
 

@@ -2,10 +2,8 @@
 
 import importlib
 import logging
-import multiprocessing
 import os
 import shutil
-import signal
 import time
 import warnings
 from contextlib import ExitStack
@@ -25,6 +23,7 @@ from callbacks.progress import ProgressLine
 from callbacks.ranks import RankWatch
 from callbacks.step_seed import StepSeed
 from callbacks.stop import Stop, Stopped
+from datamodules.sampler import end_workers
 from stages import STAGES, chain, claim
 
 RANKS = (
@@ -69,17 +68,8 @@ def run(stage: str, conf: dict[str, Any], stop: Stop, restart: bool = False) -> 
         try:
             return _run(stage, conf, stop, restart)
         except BaseException:
-            _end_workers()
+            end_workers()
             raise
-
-
-def _end_workers() -> None:
-    """Of the loaders. They pay no heed to SIGTERM (datamodules.sampler.heedless), with which Python would end them and wait for ever."""
-    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise for each that ends
-    for child in multiprocessing.active_children():
-        child.kill()
-        child.join()
-    signal.signal(signal.SIGCHLD, before)
 
 
 def _run(stage: str, conf: dict[str, Any], stop: Stop, restart: bool) -> dict[str, Any]:
@@ -268,16 +258,15 @@ def _quiet() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     for message in (
         ".*does not have many workers.*",
-        ".*`srun` command is available.*",
         ".*exists and is not empty.*",
         ".*No positive class.*",
         ".*`isinstance.treespec.*",
-        ".*`srun` command is available.*",  # one machine of a cluster, used by hand
+        ".*srun. command is available.*",  # one machine of a cluster, used by hand
         ".*predict returned None.*",
         ".*duration mismatch tolerance.*",
-        ".*srun. command is available.*",
-        ".*Total length of `DataLoader` across ranks is zero.*",
+        ".*Total length of `.*` across ranks is zero.*",
         ".*eagerly read CutSet.*",
+        ".*self.log.*sync_dist=True.*",  # torchmetrics' states and the language losses are summed over ranks before they are logged
         ".*in eval mode at the start.*",
         ".*is_gradient_checkpointing.*",
         ".*gradient_checkpointing_enable. is deprecated.*",  # its new name is younger than our oldest transformers

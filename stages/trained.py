@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from stages import chain
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
     from models.vocabulary import Vocabulary
@@ -50,7 +51,20 @@ def find(runs: str, default: str, experiment: str | None, model: str | None, lan
     return _of_run(folder / found)
 
 
-def load(place: Place) -> Trained:
+def device(name: str | None) -> "torch.device":
+    """None: the first GPU that CUDA (or ROCm) sees, else the CPU. Raises ValueError for one that is not there."""
+    import torch
+
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    there = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    there += ["mps"] if torch.backends.mps.is_available() else []
+    if name in (*there, "cpu") or (name == "cuda" and "cuda:0" in there):
+        return torch.device(name)
+    raise ValueError(f"--device {name}: there is {', '.join((*there, 'cpu'))}")
+
+
+def load(place: Place, device: "torch.device") -> Trained:
     """Raises ValueError where the folder holds no model that can be used."""
     assert place.language is not None
     if (place.language / EXPORT).is_file():
@@ -62,7 +76,7 @@ def load(place: Place) -> Trained:
 
         model, vocabulary = language_model.load(place.language / "artifact")
         lm, prompts = model.lm, chain.read_receipt(place.language)["conf"]["prompts"]  # type: ignore[index]
-    return Trained(lm, vocabulary, prompts, context(lm))
+    return Trained(lm.to(device), vocabulary, prompts, context(lm))
 
 
 def context(lm: "PreTrainedModel") -> int | None:

@@ -31,12 +31,14 @@ def add(subparsers: Any) -> None:
         "--model", metavar="DIR", help="a folder of `stage export`, or a run folder as runs/demo/openaqa"
     )
     where.add_argument("--runs", metavar="DIR", help="where the experiments lie")
+    computes = argparse.ArgumentParser(add_help=False)
+    computes.add_argument("--device", help="as cuda:1, or cpu; the first GPU where there is one")
     writes = argparse.ArgumentParser(add_help=False)
     writes.add_argument("--out", required=True, metavar="FILE", help=f"one of {', '.join(SUFFIXES)}")
     writes.add_argument("--spectrogram", action="store_true", help="a PNG beside each sound")
     writes.add_argument("--force", action="store_true", help="replace files that are there")
 
-    verb = subparsers.add_parser("ask", parents=[where], help="a question about a sound", allow_abbrev=False)
+    verb = subparsers.add_parser("ask", parents=[where, computes], help="a question about a sound", allow_abbrev=False)
     verb.add_argument(
         "words", nargs="+", metavar="CLIP", help="one clip or several, then the question; without one a conversation"
     )
@@ -45,7 +47,9 @@ def add(subparsers: Any) -> None:
     _option(verb, "ask", "seed", "of a temperature above 0")
     verb.set_defaults(verb=ask)
 
-    verb = subparsers.add_parser("generate", parents=[where, writes], help="sound from words", allow_abbrev=False)
+    verb = subparsers.add_parser(
+        "generate", parents=[where, computes, writes], help="sound from words", allow_abbrev=False
+    )
     verb.add_argument("caption", metavar="CAPTION")
     _option(verb, "generate", "n", "so many sounds: FILE-1.wav, FILE-2.wav, ...")
     _option(verb, "generate", "seconds_max", "the longest sound")
@@ -55,13 +59,17 @@ def add(subparsers: Any) -> None:
     _option(verb, "generate", "seed", "of the first sound")
     verb.set_defaults(verb=generate)
 
-    verb = subparsers.add_parser("encode", parents=[where], help="a sound to codes, as JSON", allow_abbrev=False)
+    verb = subparsers.add_parser(
+        "encode", parents=[where, computes], help="a sound to codes, as JSON", allow_abbrev=False
+    )
     verb.add_argument("clip", metavar="CLIP")
     verb.add_argument("--out", metavar="FILE", help="else they are printed")
     verb.add_argument("--force", action="store_true", help="replace a file that is there")
     verb.set_defaults(verb=encode)
 
-    verb = subparsers.add_parser("decode", parents=[where, writes], help="those codes to a sound", allow_abbrev=False)
+    verb = subparsers.add_parser(
+        "decode", parents=[where, computes, writes], help="those codes to a sound", allow_abbrev=False
+    )
     verb.add_argument("codes", metavar="CODES.json")
     verb.set_defaults(verb=decode)
 
@@ -79,15 +87,16 @@ def ask(arguments: argparse.Namespace, overrides: list[str]) -> int:
     settings = _settings("ask", arguments)
     clips, question = _clips(arguments.words)
     place = _place(arguments)
+    device = trained.device(arguments.device)
     from models.vocabulary import Turn
     from stages import soundfiles
     from stages.pretrained import SoundTokenizer
 
     _quiet()
-    tokenizer = SoundTokenizer.from_pretrained(place.tokenizer)
+    tokenizer = SoundTokenizer.from_pretrained(place.tokenizer).to(device)
     sounds = [soundfiles.read(clip, tokenizer.sample_rate, tokenizer.channels) for clip in clips]
     heard: list[Any] = [part for codes in tokenizer.encode(sounds, tokenizer.sample_rate) for part in (codes, "\n")]
-    model = trained.load(place)
+    model = trained.load(place, device)
     if question is not None:
         print(_answer(model, [Turn("user", [*heard, question])], settings))
         return 0
@@ -111,12 +120,13 @@ def generate(arguments: argparse.Namespace, overrides: list[str]) -> int:
         raise ValueError('an empty caption; type what shall be heard, as   stage generate "a dog barks" --out dog.wav')
     targets = _targets(arguments, settings["n"])
     place = _place(arguments)
+    device = trained.device(arguments.device)
     from callbacks.line import Line
     from stages.pretrained import SoundTokenizer
 
     _quiet()
-    tokenizer = SoundTokenizer.from_pretrained(place.tokenizer)
-    model = trained.load(place)
+    tokenizer = SoundTokenizer.from_pretrained(place.tokenizer).to(device)
+    model = trained.load(place, device)
     seeds = [settings["seed"] + number for number in range(settings["n"])]
     most = tokenizer.num_codes(settings["seconds_max"])
     line = Line("generate", len(seeds), "sounds", len(seeds) > 1)
@@ -144,10 +154,11 @@ def encode(arguments: argparse.Namespace, overrides: list[str]) -> int:
     if not clip.is_file():
         raise ValueError(f"no file {clip}")
     place = _place(arguments, language=False)
+    device = trained.device(arguments.device)
     from stages import soundfiles
     from stages.pretrained import SoundTokenizer
 
-    tokenizer = SoundTokenizer.from_pretrained(place.tokenizer)
+    tokenizer = SoundTokenizer.from_pretrained(place.tokenizer).to(device)
     sound = soundfiles.read(clip, tokenizer.sample_rate, tokenizer.channels)
     found = {
         "codes": tokenizer.encode([sound], tokenizer.sample_rate)[0],
@@ -172,9 +183,10 @@ def decode(arguments: argparse.Namespace, overrides: list[str]) -> int:
     (target,) = _targets(arguments, 1)
     found = _read_codes(Path(arguments.codes))
     place = _place(arguments, language=False)
+    device = trained.device(arguments.device)
     from stages.pretrained import SoundTokenizer
 
-    tokenizer = SoundTokenizer.from_pretrained(place.tokenizer)
+    tokenizer = SoundTokenizer.from_pretrained(place.tokenizer).to(device)
     if found["tokenizer"] != tokenizer.hash:
         raise ValueError(
             f"{arguments.codes} was made by the tokenizer {found['tokenizer'][:12]}, and {place.tokenizer} is "
@@ -217,7 +229,7 @@ def text_to_sound(
 
     def prompts(texts: Sequence[str]) -> Any:
         rendered = [words.render([Turn("user", [text])], generate=True) for text in texts]
-        return [part.to(model.lm.device) for part in pad_left([one.input_ids for one in rendered], words.pad_id)]
+        return pad_left([one.input_ids for one in rendered], words.pad_id)
 
     ids, mask = prompts([wording.format(caption=text) if text else without_caption(wording) for text in captions])
     room = most + 2
@@ -332,7 +344,7 @@ def _write_sound(
 ) -> None:
     from stages import soundfiles
 
-    sound = tokenizer.decode([codes], None if num_samples is None else [num_samples], seed=seed)[0]
+    sound = tokenizer.decode([codes], None if num_samples is None else [num_samples], seed=seed)[0].cpu()
     note = soundfiles.write(target, sound, tokenizer.sample_rate)
     print(f"{target}: {sound.shape[1] / tokenizer.sample_rate:.2f} s, {len(codes)} codes{note}")
     if picture:

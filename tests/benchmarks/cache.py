@@ -29,6 +29,8 @@ import soundfile
 import torch
 
 import conf
+from callbacks.ranks import RankWatch
+from callbacks.stop import Stop
 from models.grid import TokenGrid
 from models.tokenizer import SoundTokenizer
 from stages import artifacts, chain, prepare, run
@@ -67,7 +69,10 @@ def _measure(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     if options.codec == "oobleck":
         _random_oobleck()
-    _quietly(lambda: run.run("latents", confs["latents"]))  # fits the codec; the first run of everything is not timed
+    stop = Stop(None, 0.0, time.monotonic())
+    _quietly(
+        lambda: run.run("latents", confs["latents"], stop)
+    )  # fits the codec; the first run of everything is not timed
     _random_tokenizer(confs["tokenizer"])
     turns: dict[str, list[Spent]] = {"ours": [], "loop": []}
     methods = {"ours": lambda: _ours(confs), "loop": lambda: _loop(confs)}
@@ -107,7 +112,7 @@ def _ours(confs: dict[str, dict[str, Any]]) -> Spent:
         folder = chain.run_folder(confs[name], name)
         parents = {parent: _parent(confs, parent) for parent in chain.required(name, confs[name])}
         module = _module(name)(name, confs[name], parents, folder)
-        trainer = run._trainer(name, confs[name], folder, module)
+        trainer = run._trainer(name, confs[name], folder, module, Stop(None, 0.0, time.monotonic()), RankWatch(name))
         timed = _Timed(module)
         begun, used = time.perf_counter(), time.process_time()
         _quietly(lambda t=trainer, m=module: t.predict(m, datamodule=m.datamodule(), return_predictions=False))

@@ -181,6 +181,17 @@ def test_windows_of_like_length_share_a_batch(tmp_path: Path):
         assert rests.waveform.shape == (3, 2, (number + 1 + GRID.context_frames) * HOP)
 
 
+def test_rests_of_other_lengths_are_padded_by_half_a_second_or_an_eighth(tmp_path: Path):
+    loaded = Loaded({"mine": tmp_path}, GRID, 64)
+    lengths = torch.linspace(1, 10 * RATE, 64).long().tolist()
+    groups = loaded.alike([(torch.zeros(0), length, str(length)) for length in lengths])
+    assert [row[1] for group in groups for row in group] == lengths  # all, and in their order
+    for group in groups:
+        assert group[-1][1] - group[0][1] <= max(RATE / 2, group[-1][1] / 8)
+    assert 8 <= len(groups) <= 20
+    assert sum(group[-1][1] * len(group) for group in groups) < 1.1 * sum(lengths)
+
+
 def test_which_windows_share_a_batch_hangs_on_their_chunk_alone(tmp_path: Path):
     chunks = make_chunks(tmp_path, [3, 1, 2, 6, 1, 5, 2], 3)
     every = list(plan_batches(chunks, GRID, 4))

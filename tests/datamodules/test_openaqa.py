@@ -10,7 +10,7 @@ from lhotse import CutSet
 from datamodules.corpora import openaqa, writer
 from datamodules.corpora.inspect import Found
 from tests.benchmarks.openaqa import generate
-from tests.datamodules.test_folder import sound
+from tests.datamodules.recordings import sound
 
 CORPORA = {
     "as_": ["audioset", "wavcaps/AudioSet_SL"],

@@ -1,5 +1,7 @@
 """A run that goes on from any checkpoint sees the batches that the undisturbed run saw, in their order."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -184,3 +186,16 @@ def test_the_hash_knows_order_groups_and_lengths():
     hashes = [hash_ids([first, second]), hash_ids([second, first]), hash_ids([first], [second])]
     hashes.append(hash_ids([first, MonoCut(second.id, 0, second.duration + 1, 0)]))
     assert len(set(hashes)) == 4
+
+
+HELD = """
+from torch.utils.data import DataLoader
+from datamodules.sampler import heedless
+held = iter(DataLoader(range(8), num_workers=2, worker_init_fn=heedless))
+print(next(held))
+"""
+
+
+def test_python_ends_though_a_loader_is_held_whose_workers_pay_no_heed_to_its_signal():
+    run = subprocess.run([sys.executable, "-c", HELD], cwd=Path(__file__).parents[2], timeout=120, capture_output=True)
+    assert (run.returncode, run.stdout) == (0, b"tensor([0])\n")

@@ -70,6 +70,7 @@ def test_the_clock_of_a_limit_and_of_slurm(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SLURM_JOB_END_TIME", "5060")
     assert Stop(None, 60, began=0).reason() == JOB_END
     assert "SLURM" in Stop(None, 60, began=0).words(JOB_END)
+    assert Stop(None, 60, began=0).words(LIMIT) == "limits.seconds"  # of another rank
 
 
 @pytest.mark.parametrize("sent", [signal.SIGUSR1, signal.SIGTERM])

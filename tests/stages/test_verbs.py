@@ -43,7 +43,7 @@ def run(tones: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def model(run: Path) -> trained.Trained:
-    return trained.load(trained.find(str(run.parent), "main", None, None))
+    return trained.load(trained.find(str(run.parent), "main", None, None), torch.device("cpu"))
 
 
 @pytest.fixture
@@ -212,6 +212,8 @@ MISTAKES = {
     "generate x --out=a.txt": "a sound file ends with .wav",
     "generate x --out=no/a.wav": "there is no folder no",
     "generate x --out=a.wav --top-p=2": "top_p: 2.0 is outside",
+    "ask CLIP What? --device=tpu": "--device tpu: there is ",
+    "encode CLIP --device=cuda:99": ", cpu" if torch.cuda.is_available() else "--device cuda:99: there is cpu",
     "export --to=runs": "runs is there already",
     "ask CLIP What? --runs=none": "nothing is trained in none/: no finished openaqa or caption. Train:   stage run all --preset demo",
 }  # fmt: skip
@@ -343,7 +345,7 @@ def test_levels_untied_rows_and_ltu_are_exported_too(stage, tones: Path, place: 
     monkeypatch.chdir(place)
     run = tones / "runs_of_verbs/blocks"
     assert main(["export", "--to=out", f"--model={run / 'caption'}"]) == 0
-    mine = trained.load(trained.find("runs", "main", None, str(run / "caption")))
+    mine = trained.load(trained.find("runs", "main", None, str(run / "caption")), torch.device("cpu"))
     codes = list(next(iter(chunks.read(run / "cache/chunks"))).custom["codes"])
     wanted = answer(mine, [Turn("user", [codes, f"\n{QUESTION}"])])
     assert outside(place / "out", block(place / "out", codes)) == wanted != ""
