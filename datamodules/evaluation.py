@@ -1,6 +1,7 @@
 """What is asked of a trained model: questions and captions of the test split, with the sound, without it, with another clip's."""
 
 import hashlib
+import heapq
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -200,9 +201,9 @@ def _length(item: Asked) -> int:
     return sum(len(segment) for _, segments in item.turns for segment in segments)
 
 
-def spread(items: Sequence[Any], count: int, name: Callable[[Any], str]) -> list[Any]:
-    """`count` items, chosen by the hash of their names: the same ones on every run, and no pattern of the order among them."""
-    chosen = sorted(items, key=lambda item: _digest(name(item)))[:count]
+def spread(items: Iterable[Any], count: int, name: Callable[[Any], str]) -> list[Any]:
+    """`count` items, chosen by the hash of their names: the same ones on every run, and no pattern of the order among them. No more are held."""
+    chosen = heapq.nsmallest(count, items, key=lambda item: _digest(name(item)))
     return sorted(chosen, key=name)
 
 

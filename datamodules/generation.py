@@ -41,12 +41,11 @@ class Chosen(NamedTuple):
 
 def choose(test: Iterable[Any], train: Iterable[Any], captions: int, recordings: int) -> Chosen:
     """Recordings with a caption, by the hash of their names: the same ones on every run, and those of a smaller number among those of a larger one."""
-    held = [[cut for cut in cuts if caption_of(cut) is not None] for cuts in (test, train)]
-    few, many, trained = (
-        spread(cuts, count, lambda cut: cut.id)
-        for cuts, count in ((held[0], captions), (held[0], recordings), (held[1], recordings))
+    many, trained = (
+        spread((cut for cut in cuts if caption_of(cut) is not None), recordings, lambda cut: cut.id)
+        for cuts in (test, train)
     )
-    return Chosen(few, many, trained)
+    return Chosen(spread(many, captions, lambda cut: cut.id), many, trained)
 
 
 def caption_of(cut: Any) -> str | None:

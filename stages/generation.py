@@ -10,7 +10,7 @@ import hashlib
 import importlib.util
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,22 +57,19 @@ class Generation(L.LightningModule):
         receipts = prepare.corpora(conf)
         self.roots = {name: Path(receipt["root"]) for name, receipt in receipts.items()}
         cuts, corpora = chunks.read(parents["cache"].folder / "chunks"), ", ".join(self.roots)
-        test, train = (
-            [cut for cut in cuts.of_split(split) if cut.custom["corpus"] in self.roots] for split in ("test", "train")
-        )
-        self.chosen = choose(test, train, conf["captions"], conf["recordings"])
+        train = cuts.of_split("train")
+        self.chosen = choose(*map(self._mine, (cuts.of_split("test"), train)), conf["captions"], conf["recordings"])
         if not self.chosen.asked:
             raise ValueError(
                 f"generation: no recording of {corpora} in the split 'test' has a caption. Prepare a corpus with the columns `caption` and `split`"
             )
-        self.judge = self._judge(train)
         self.cuts = {cut.id: cut for part in self.chosen for cut in part}
         self.items = items(self.chosen, conf["seeds"], self.embedder is not None)
-
         self.sound_tokenizer = SoundTokenizer.from_pretrained(parents["tokenizer"].folder)
-        longest = max((len(cut.custom["codes"]) for cut in train), default=1 << 30)
+        longest = max(train.rows["length"][train.chosen].tolist(), default=1 << 30)
         self.most = min(self.sound_tokenizer.num_codes(conf["seconds_max"]), longest)  # codes of a sound
         self.samples = max(1, int(conf["seconds_max"] * self.sound_tokenizer.sample_rate))
+        self.judge = self._judge(train)
         model = parents["openaqa" if conf["after"] == "openaqa" else "caption"]
         self.language, vocabulary = language_model.load(model.artifact, trained=conf["after"] != "none")
         lm, prompts = self.language.lm, model.receipt["conf"]["prompts"]
@@ -81,14 +78,21 @@ class Generation(L.LightningModule):
         made_of += [receipt["hash"] for receipt in receipts.values()]
         self.made_of = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
 
-    def _judge(self, train: Sequence[Any]) -> Judge | None:
+    def _mine(self, cuts: Iterable[Any]) -> Iterator[Any]:
+        """Of the corpora that were named."""
+        return (cut for cut in cuts if cut.custom["corpus"] in self.roots)
+
+    def _judge(self, train: Iterable[Any]) -> Judge | None:
         """None where the training split has no two labels."""
-        labelled = [cut for cut in train if label_of(cut) is not None]
+        if not self.conf["probe_recordings"]:
+            return None
+        labelled = (cut for cut in self._mine(train) if label_of(cut) is not None)
         learnt = spread(labelled, self.conf["probe_recordings"], lambda cut: cut.id)
         labels, facts = [cut.custom["labels"][0] for cut in learnt], self.parents["tokenizer"].facts
         if len(set(labels)) < 2:
             return None
-        return Judge([list(cut.custom["codes"]) for cut in learnt], labels, facts["codebook_size"], facts["levels"])
+        codes = [list(cut.custom["codes"])[: self.most] for cut in learnt]
+        return Judge(codes, labels, facts["codebook_size"], facts["levels"])
 
     def datamodule(self) -> GenerationDataModule:
         return GenerationDataModule(self.items, set(self._rows()), self.conf["batch_size"])
