@@ -21,7 +21,7 @@ from models.likelihood import answer_scores
 from models.metrics.answers import BestGuess
 from models.metrics.captions import caption_scores
 from models.vocabulary import Turn
-from stages import chain, language_model, report, report_page, scores
+from stages import appended, chain, language_model, report, report_page, scores
 from stages.report_sound import Written
 
 
@@ -76,6 +76,7 @@ class Evaluate(L.LightningModule):
         if self.trainer.precision == "bf16-mixed":
             self.language.narrow()
         self.line = Line("evaluate", len(self.asked), "answers", self.global_rank == 0)
+        appended.mend(self.folder, self.global_rank)
         self.done = {row["id"] for row in self._predictions()}
         self.answered = len(self.done)
         config = self.language.lm.config.get_text_config()
@@ -93,14 +94,15 @@ class Evaluate(L.LightningModule):
         for items, prompt, fit in zip(rest, prompts, fits, strict=True):
             reason = f"a prompt of {len(prompt)} tokens and an answer; the LLM takes {self._room}"
             told.append((items, {"prediction": next(answers)} if fit else {"prediction": None, "failed": reason}))
-        with (self.folder / f"predictions-{self.global_rank}.jsonl").open("a") as file:
-            for items, answer in told:
-                new = [item for item in items if item.id not in self.done]
-                for item in new:
-                    row = {**item._asdict(), "asked": _digest(item), **answer}
-                    del row["turns"], row["labels"]
-                    file.write(json.dumps(row) + "\n")
-                self.answered += len(new) * self.trainer.world_size
+        rows = []
+        for items, answer in told:
+            new = [item for item in items if item.id not in self.done]
+            for item in new:
+                row = {**item._asdict(), "asked": _digest(item), **answer}
+                del row["turns"], row["labels"]
+                rows.append(row)
+            self.answered += len(new) * self.trainer.world_size
+        appended.append(self.folder, self.global_rank, rows)
         self.line.update(min(self.answered, len(self.asked)))
 
     def _generated(self, prompts: list[list[int]]) -> list[str]:
@@ -188,12 +190,7 @@ class Evaluate(L.LightningModule):
 
     def _predictions(self) -> list[dict[str, Any]]:
         """All answers so far, by id, in the order of asking; a line that a kill cut short is asked again."""
-        rows: dict[str, dict[str, Any]] = {}
-        for path in sorted(self.folder.glob("predictions-*.jsonl")):
-            whole, _, _ = path.read_text().rpartition("\n")
-            if path.stat().st_size > len(whole.encode()) + 1:
-                path.write_text(whole + "\n" if whole else "")
-            rows |= {row["id"]: row for row in map(json.loads, whole.splitlines())}
+        rows = {row["id"]: row for row in appended.rows(self.folder)}
         return [
             rows[item.id]
             for item in self.asked

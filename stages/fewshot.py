@@ -20,7 +20,7 @@ from models.likelihood import log_likelihoods, read
 from models.metrics.probe import nearest_histogram
 from models.quantizer import LexicalQuantizer, whole_words
 from models.vocabulary import Vocabulary
-from stages import assets, chain, language_model, prepare, report_fewshot
+from stages import appended, assets, chain, language_model, prepare, report_fewshot
 from stages.pretrained import SoundTokenizer
 
 
@@ -128,14 +128,13 @@ class FewShot(L.LightningModule):
         self.done = len(self.episodes) - len(self.trainer.datamodule.pending)
         self.line.start(self.done)
         self.sound_tokenizer.to(self.device)
+        appended.mend(self.folder, self.global_rank)
         self.held = {(row["shots"], row["episode"], row["condition"]) for row in self._rows()}
 
     def predict_step(self, episode: Episode, batch_idx: int) -> None:
-        with (self.folder / f"predictions-{self.global_rank}.jsonl").open("a") as file:
-            for condition in self.conditions:
-                if (episode.shots_per_class, episode.number, condition) not in self.held:
-                    file.write(json.dumps(self.ask(episode, condition)) + "\n")
-                    file.flush()
+        for condition in self.conditions:
+            if (episode.shots_per_class, episode.number, condition) not in self.held:
+                appended.append(self.folder, self.global_rank, [self.ask(episode, condition)])
         self.done += self.trainer.world_size
         self.line.update(min(self.done, len(self.episodes)))
 
@@ -214,13 +213,7 @@ class FewShot(L.LightningModule):
 
     def _rows(self) -> list[dict[str, Any]]:
         """All rows so far, in the order of the episodes; a line that a kill cut short is made again."""
-        held: dict[tuple[int, int, str], dict[str, Any]] = {}
-        for path in sorted(self.folder.glob("predictions-*.jsonl")):
-            whole, _, _ = path.read_text().rpartition("\n")
-            if path.stat().st_size > len(whole.encode()) + 1:
-                path.write_text(whole + "\n" if whole else "")
-            held |= {
-                (row["shots"], row["episode"], row["condition"]): row for row in map(json.loads, whole.splitlines())
-            }
+        rows = appended.rows(self.folder)
+        held = {(row["shots"], row["episode"], row["condition"]): row for row in rows}
         keys = [(one.shots_per_class, one.number, condition) for one in self.episodes for condition in self.conditions]
         return [held[key] for key in keys if key in held]

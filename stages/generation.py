@@ -37,7 +37,7 @@ from datamodules.generation import (
     kind_of,
     label_of,
 )
-from stages import assets, chain, language_model, prepare, report_generation, trained, verbs
+from stages import appended, assets, chain, language_model, prepare, report_generation, trained, verbs
 from stages.pretrained import SoundTokenizer
 from stages.report_generation import Clip, Judge
 
@@ -103,7 +103,7 @@ class Generation(L.LightningModule):
     def on_predict_start(self) -> None:
         if self.trainer.precision == "bf16-mixed":
             self.language.narrow()
-        self._mend()
+        appended.mend(self.folder, self.global_rank)
         self.line = Line("generation", len(self.items), "sounds", self.global_rank == 0)
         self.held = set(self._rows())
         self.done = len(self.held)
@@ -115,13 +115,13 @@ class Generation(L.LightningModule):
         codes = self.codes(batch)
         with torch.autocast(self.device.type, enabled=False):
             embedded = self._embedded(batch, codes)
-        with (self.folder / f"predictions-{self.global_rank}.jsonl").open("a") as file:
-            for item, one, vector in zip(batch, codes, embedded, strict=True):
-                if item.id not in self.held:
-                    row = {"id": item.id, "of": self.made_of, **item._asdict(), "seed": self._seed(item), "codes": one}
-                    row["embedding"] = vector
-                    file.write(json.dumps(row) + "\n")
-                    self.done += self.trainer.world_size
+        rows = []
+        for item, one, vector in zip(batch, codes, embedded, strict=True):
+            if item.id not in self.held:
+                row = {"id": item.id, "of": self.made_of, **item._asdict(), "seed": self._seed(item), "codes": one}
+                rows.append(row | {"embedding": vector})
+        appended.append(self.folder, self.global_rank, rows)
+        self.done += len(rows) * self.trainer.world_size
         self.line.update(min(self.done, len(self.items)))
 
     def codes(self, batch: list[Item]) -> list[list[int]]:
@@ -185,23 +185,10 @@ class Generation(L.LightningModule):
         source = self.parents["openaqa" if self.conf["after"] == "openaqa" else "caption"].receipt["conf"]["model"]
         return f"{source['source']} " + ("untrained" if self.conf["after"] == "none" else f"after {self.conf['after']}")
 
-    def _mend(self) -> None:
-        """Takes the line away that a kill cut short, from the file that this rank writes."""
-        path = self.folder / f"predictions-{self.global_rank}.jsonl"
-        if path.is_file():
-            path.write_text("".join(f"{line}\n" for line in _whole(path)))
-
     def _rows(self) -> dict[str, dict[str, Any]]:
         """All rows so far by id, in the order of the items; what another LLM or tokenizer made is made again."""
-        paths = sorted(self.folder.glob("predictions-*.jsonl"))
-        rows = [row for path in paths for row in map(json.loads, _whole(path))]
-        held = {row["id"]: row for row in rows if row["of"] == self.made_of}
+        held = {row["id"]: row for row in appended.rows(self.folder) if row["of"] == self.made_of}
         return {item.id: held[item.id] for item in self.items if item.id in held}
-
-
-def _whole(path: Path) -> list[str]:
-    """The lines that have an end."""
-    return path.read_text().rpartition("\n")[0].splitlines()
 
 
 def _clip(cut: Any) -> Clip:

@@ -1,0 +1,33 @@
+"""Rows of a prediction that a kill does not lose: each rank appends to a file of its own, <folder>/predictions-<rank>.jsonl, and all are read."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+
+def append(folder: Path, rank: int, rows: Iterable[dict[str, Any]]) -> None:
+    with _path(folder, rank).open("a") as file:
+        file.write("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def mend(folder: Path, rank: int) -> None:
+    """Before a rank appends: takes away the line of its own file that a kill cut short. Another rank may be writing by now."""
+    path = _path(folder, rank)
+    if path.is_file():
+        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+
+
+def rows(folder: Path) -> Iterator[dict[str, Any]]:
+    """Of all ranks, but for lines without an end."""
+    for path in sorted(folder.glob("predictions-*.jsonl")):
+        yield from map(json.loads, _whole(path))
+
+
+def _path(folder: Path, rank: int) -> Path:
+    return folder / f"predictions-{rank}.jsonl"
+
+
+def _whole(path: Path) -> list[str]:
+    return path.read_text().rpartition("\n")[0].splitlines()
