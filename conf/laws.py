@@ -1,6 +1,7 @@
 """What values may stand together: laws that a type cannot say. Each is told with the key it is about and what to type."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
@@ -20,6 +21,8 @@ def check(unit: str, conf: dict[str, Any]) -> Iterable[tuple[str, str]]:
                 f"no stage is called {name!r}. "
                 + (f"Did you mean: 'parents.{near[0]}'?" if near else f"There are: {', '.join(stages)}"),
             )
+    if "experiment" in conf and not re.fullmatch(r"\w[\w.+-]*", conf["experiment"]):
+        yield "experiment", f"{conf['experiment']!r} is to name a folder: letters, digits, _ . + and - are allowed"
     if "rate" in conf:
         given = {key: value for key, value in conf["rate"].items() if value is not None}
         if len(given) != 1:
@@ -96,7 +99,7 @@ def _check_tasks(names: list[str]) -> Iterable[tuple[str, str]]:
         try:
             evaluation.task(name)
         except ValueError as error:
-            yield "tasks", str(error)
+            yield "tasks", str(error).removeprefix("tasks: ")
 
 
 def _check_fewshot(conf: dict[str, Any]) -> Iterable[tuple[str, str]]:

@@ -7,6 +7,7 @@ for one stage. Exit status: 0 done, 1 a mistake in what was given (one message),
 
 import argparse
 import errno
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -63,10 +64,15 @@ def main(words: Sequence[str] | None = None) -> int:
         overrides = conf.parse_overrides(rest)
         if arguments.verb not in (_submit, _show) and any(item.startswith("slurm.") for item in overrides):
             raise ValueError("keys of slurm are for `stage submit`")
-        return arguments.verb(arguments, overrides)
+        status = arguments.verb(arguments, overrides)
+        sys.stdout.flush()
+        return status
     except ValueError as error:
         print(f"stage: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # `stage status | head`: who reads has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         if error.errno not in DISK:
             raise

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import lightning as L
 import torch
+from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator, XLAAccelerator
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment
@@ -157,6 +158,7 @@ def _why(error: Exception, watch: RankWatch) -> str:
 
 
 def _trainer(stage: str, conf: dict[str, Any], folder: Path, module: Any, stop: Stop, watch: RankWatch) -> L.Trainer:
+    _check_devices(stage, conf["trainer"])
     arguments = conf["trainer"] | {"precision": precision(conf["trainer"])}
     if arguments["strategy"] == "ddp" or (
         arguments["strategy"] == "auto" and (arguments["devices"], arguments["num_nodes"]) != (1, 1)
@@ -190,6 +192,20 @@ def _trainer(stage: str, conf: dict[str, Any], folder: Path, module: Any, stop: 
     # Lightning's handler of SIGTERM waits in a collective for ranks that may not have the signal, and its loop then ends without a checkpoint.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     return trainer
+
+
+def _check_devices(stage: str, trainer: dict[str, Any]) -> None:
+    """Raises ValueError for GPUs that are not here, and for several devices of a machine that has none, unless `cpu` is said."""
+    name, devices = trainer["accelerator"], trainer["devices"]
+    there = any(kind.is_available() for kind in (CUDAAccelerator, MPSAccelerator, XLAAccelerator))
+    if name in ("gpu", "cuda") and not there:
+        raise ValueError(
+            f"{stage}: trainer.accelerator={name}, and there is no GPU here; for the CPU type --trainer.accelerator=cpu"
+        )
+    if name == "auto" and not there and isinstance(devices, int) and devices > 1:
+        raise ValueError(
+            f"{stage}: trainer.devices={devices}, and there is no GPU here; for {devices} processes on the CPU type --trainer.accelerator=cpu"
+        )
 
 
 def _prediction(trainer: L.Trainer) -> StopPrediction:

@@ -22,9 +22,9 @@ def report(confs: dict[str, dict[str, Any]], experiment: str, compare: bool, dat
         if state.word == "missing":
             state = _taken(stage, mine) or state
         if state.word == "missing" and stage in chain.unused(mine | {"latents": _latents(mine)}):
-            state = chain.State("missing", f"not needed: {_unasked(stage, mine)}")
+            state = chain.State("-", f"not needed: {_unasked(stage, mine)}")
         if stage in BY_NAME and state.word == "missing":
-            state = chain.State("missing", "not part of `all`")
+            state = chain.State("-", "not part of `all`")
         job = submitted.get(stage)
         said = f"   [{job}]" if job and (job.lives or state.word != "done") else ""
         lines.append(f"{stage:<14} {state.word:<8} {state.detail}".rstrip() + said)

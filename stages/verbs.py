@@ -4,9 +4,10 @@ Each finds it by --experiment, by --model (an export or a run folder), or takes 
 """
 
 import argparse
+import difflib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +84,7 @@ def add(subparsers: Any) -> None:
 
 
 def ask(arguments: argparse.Namespace, overrides: list[str]) -> int:
-    refuse(overrides)
+    refuse(overrides, vars(arguments))
     settings = _settings("ask", arguments)
     clips, question = _clips(arguments.words)
     place = _place(arguments)
@@ -114,7 +115,7 @@ def ask(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def generate(arguments: argparse.Namespace, overrides: list[str]) -> int:
-    refuse(overrides)
+    refuse(overrides, vars(arguments))
     settings = _settings("generate", arguments)
     if not arguments.caption.strip():
         raise ValueError('an empty caption; type what shall be heard, as   stage generate "a dog barks" --out dog.wav')
@@ -146,7 +147,7 @@ def generate(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def encode(arguments: argparse.Namespace, overrides: list[str]) -> int:
-    refuse(overrides)
+    refuse(overrides, vars(arguments))
     out = Path(arguments.out) if arguments.out else None
     if out is not None:
         _check_free([out], arguments.force)
@@ -179,7 +180,7 @@ def encode(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def decode(arguments: argparse.Namespace, overrides: list[str]) -> int:
-    refuse(overrides)
+    refuse(overrides, vars(arguments))
     (target,) = _targets(arguments, 1)
     found = _read_codes(Path(arguments.codes))
     place = _place(arguments, language=False)
@@ -203,7 +204,7 @@ def decode(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def export(arguments: argparse.Namespace, overrides: list[str]) -> int:
-    refuse(overrides)
+    refuse(overrides, vars(arguments))
     place = _place(arguments)
     trained.check_target(Path(arguments.to), arguments.force)
     from stages import export as exporting
@@ -243,9 +244,13 @@ def text_to_sound(
     return [words.codes(answer) for answer in found]
 
 
-def refuse(overrides: list[str]) -> None:
-    if overrides:
-        raise ValueError(f"this verb takes no configuration, here {overrides[0]!r}; --help lists its options")
+def refuse(overrides: list[str], options: Iterable[str] = ()) -> None:
+    """options: of the verb, one of which may have been meant."""
+    if not overrides:
+        return
+    near = difflib.get_close_matches(overrides[0].split("=", 1)[0], list(options), n=1)
+    meant = f"did you mean --{near[0]}?" if near else "--help lists its options"
+    raise ValueError(f"this verb takes no configuration, here {overrides[0]!r}; {meant}")
 
 
 def _option(verb: argparse.ArgumentParser, unit: str, key: str, said: str) -> None:

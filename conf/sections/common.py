@@ -18,9 +18,8 @@ class Hardware:
     devices: int | str
     num_nodes: int
     strategy: str
-    precision: (
-        str  # of lightning.Trainer; or auto: bf16-mixed where the processor multiplies bfloat16 itself, else 32-true
-    )
+    # of lightning.Trainer; auto: bf16-mixed where the processor multiplies bfloat16 itself, else 32-true
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"]
 
 
 @dataclass

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 import conf
-from stages import STAGES, prepare
+from stages import BY_NAME, STAGES, prepare
 from stages.cli import CORPORA, main
 
 
@@ -74,6 +74,14 @@ MISTAKES = {
     "no root": (
         "prepare folder --metadata=m.csv --name=x",
         r"give ROOT, the folder.*\n.*folder ROOT --metadata FILE\.csv --name=x",
+    ),
+    "an experiment that is a path": (
+        "run latents --experiment=my/../x",
+        r"experiment: 'my/\.\./x' is to name a folder",
+    ),
+    "no such precision": (
+        "run latents --trainer.precision=fp32",
+        r"command line: trainer\.precision: .*'fp32'.*32-true",
     ),
     "keys for a verb without": ("list --seed=1", r"takes no configuration"),
 }
@@ -178,7 +186,7 @@ def test_list_and_status_name_every_stage(place: Path, capsys: pytest.CaptureFix
     assert "stage run all --preset demo" in capsys.readouterr().out
     assert main(["status", "--preset", "demo"]) == 0
     assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()[1:]] == [
-        [stage, "missing"] for stage in STAGES
+        [stage, "-" if stage in ("vae", *BY_NAME) else "missing"] for stage in STAGES
     ]
     assert left(place) == []
 
@@ -208,6 +216,12 @@ def test_the_process_ends_with_the_status():
     done = subprocess.run(words, cwd=Path(__file__).parents[2], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("stage: command line: seed: ")
+
+
+def test_a_reader_that_has_read_enough_ends_the_command_in_silence():
+    command = f"{sys.executable} -m stages.cli show tokenizer | head -n 1"
+    done = subprocess.run(command, shell=True, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
 
 
 def test_a_recording_that_broke_since_it_was_prepared_ends_the_run_before_it_writes(

@@ -180,3 +180,14 @@ def test_a_data_folder_that_vanishes_is_told_in_one_line(tones: Path, whole: Pat
         r"stage: tokenizer: .*No such file or directory.*(cuts.jsonl|arrays.npy).*the same command goes on",
         ended.stderr,
     )
+
+
+@pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="there is a GPU here")
+@pytest.mark.parametrize(
+    "words", [["--trainer.accelerator=gpu"], ["--trainer.accelerator=auto", "--trainer.devices=8"]]
+)
+def test_gpus_that_are_not_here_are_said_in_one_line(stage, tones: Path, whole: Path, words: list[str], capsys):
+    assert stage("run", "tokenizer", "--experiment=gpus", "--parents.latents=whole", *words) == 1
+    said = capsys.readouterr().err
+    assert "there is no GPU here; for " in said and said.rstrip().endswith("--trainer.accelerator=cpu")
+    assert not (tones / "runs/gpus/tokenizer/checkpoints").exists()

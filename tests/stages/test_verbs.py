@@ -209,6 +209,7 @@ MISTAKES = {
     "ask CLIP What? --model=gone": "--model gone is no folder. Allowed: a folder of `stage export --to DIR`",
     "ask CLIP What? --model=runs/used/cache": "holds a run of cache",
     "ask CLIP What? --trainer.devices=2": "takes no configuration, here 'trainer.devices=2'",
+    "generate x --out=a.wav --guidence=2": "here 'guidence=2'; did you mean --guidance?",
     "generate x --out=a.txt": "a sound file ends with .wav",
     "generate x --out=no/a.wav": "there is no folder no",
     "generate x --out=a.wav --top-p=2": "top_p: 2.0 is outside",
