@@ -17,6 +17,7 @@ from typing import Any
 import conf
 from callbacks.stop import Stop
 from conf import evaluation
+from conf.reasons import reasons
 from conf.schema import UNITS
 from datamodules.corpora import published
 from stages import BY_NAME, READ_SOUND, STAGES, chain, jobs, predictions, slurm, status, verbs
@@ -109,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
         "show", parents=[layers], help="every value of a stage and the layer that set it", allow_abbrev=False
     )
     verb.add_argument("unit", choices=list(UNITS), metavar="STAGE")
+    verb.add_argument("--why", action="store_true", help="also what a key means, and why it has its value")
     verb.set_defaults(verb=_show)
     verb = subparsers.add_parser("status", parents=[layers], help="done, partial, stale or missing", allow_abbrev=False)
     verb.set_defaults(verb=_status)
@@ -164,8 +166,10 @@ def _show(arguments: argparse.Namespace, overrides: list[str]) -> int:
     composed = conf.compose(arguments.unit, arguments.preset, arguments.conf, overrides, complete=False)
     rows = [(key, _value(composed.conf, key), origin) for key, origin in composed.origins.items()]
     left, middle = (max(len(row[column]) for row in rows) for column in (0, 1))
+    why = reasons(arguments.unit, arguments.preset, arguments.conf, composed.origins) if arguments.why else {}
     for key, value, origin in rows:
-        print(f"{key:<{left}}  {value:<{min(middle, 60)}}  {origin}")
+        remark = f"\n    {why[key]}" if key in why else ""
+        print(f"{key:<{left}}  {value:<{min(middle, 60)}}  {origin}{remark}")
     return 0
 
 

@@ -10,6 +10,7 @@ from diffusers import AutoencoderOobleck
 
 import conf
 from conf import evaluation, schema
+from conf.reasons import reasons
 from conf.sections import common, sound
 from models.discriminator import Discriminator
 from models.dit import DiffusionTransformer
@@ -361,3 +362,27 @@ def _paths(owner: type, prefix: str = "") -> set[str]:
         if dataclasses.is_dataclass(field.type):
             found |= _paths(field.type, f"{prefix}{field.name}.")
     return found
+
+
+def test_why_a_value_is_what_it_is(tmp_path: Path):
+    file = write(tmp_path / "mine.yaml", "quantizer:\n  kind: fsq  # mine\n")
+    origins = conf.compose("tokenizer", ["demo"], [file]).origins
+    found = reasons("tokenizer", ["demo"], [file], origins)
+    assert found["data.on_bad"].startswith(
+        "a recording that cannot be read: end at once, or go on without it"
+    )  # the section's remark
+    assert found["quantizer.kind"].endswith("words); mine") or found["quantizer.kind"].endswith("; mine")
+    assert "(conf/tokenizer/base.yaml: simvq and fsq need no statistics" in found["quantizer.kind"]
+    assert "(conf/tokenizer/base.yaml: the paper's; 13.0007 bits a token)" in found["quantizer.codebook_size"], (
+        "the demo has another"
+    )
+    plain = reasons("tokenizer", [], [], conf.compose("tokenizer").origins)
+    assert plain["quantizer.codebook_size"].endswith("; the paper's; 13.0007 bits a token")
+    known = {unit: set(conf.compose(unit, complete=False).origins) for unit in schema.UNITS}
+    for unit, keys in known.items():
+        strange = [
+            key
+            for key in reasons(unit, [], [], {})
+            if not any(one == key or one.startswith(f"{key}.") or key.startswith(f"{one}.") for one in keys)
+        ]
+        assert not strange, (unit, strange)
