@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -18,9 +19,10 @@ from safetensors.torch import load_file
 from datamodules import chunks
 from models.generation import Guidance, Sampling, generate, pad_left
 from models.vocabulary import Turn
-from stages import assets, chain, export, language_model, trained
+from stages import assets, chain, export, language_model, spectrogram, trained
 from stages.cli import main
 from stages.pretrained import SoundTokenizer
+from stages.verbs import text_to_sound
 from tests.conftest import SMOKE
 
 QUESTION = "Is it noise?"
@@ -147,7 +149,9 @@ def test_sounds_are_the_model_s_and_each_hangs_on_its_seed(run, place, model, ca
     )
     assert re.search(rf"a-2\.wav: {len(sound) / rate:.2f} s, {len(codes)} codes", capsys.readouterr().out)
     picture = Image.open("a-2.png")
-    assert picture.size[1] == 513 and picture.getextrema()[1] == 255
+    assert picture.size[1] == 4 * spectrogram.BANDS
+    colours = np.asarray(picture.convert("RGB")).reshape(-1, 3)
+    assert len(np.unique(colours, axis=0)) > 30 and np.ptp(colours, axis=1).max() > 100, "neither one shade nor grey"
 
     before = Path("a-2.wav").read_bytes()
     assert main([*words, "--out=a.wav", "--n=3", "--seed=5"]) == 1
@@ -156,6 +160,29 @@ def test_sounds_are_the_model_s_and_each_hangs_on_its_seed(run, place, model, ca
     assert Path("a-2.wav").read_bytes() == before, "the same seed alone"
     assert main([*words, "--out=b.wav", "--n=2", "--temperature=0"]) == 1
     assert "temperature: at 0 all 2 sounds would be the same" in capsys.readouterr().err
+
+
+def test_what_was_cut_is_said_and_what_ended_is_not(run, place, clip, model, capsys):
+    turns = [Turn("user", [codes_of(run, clip), f"\n{QUESTION}"])]
+    ids, mask = pad_left([model.vocabulary.render(turns, generate=True).input_ids], model.vocabulary.pad_id)
+    whole = len(generate(model.lm, model.vocabulary, ids, mask, 64, "text")[0])
+    assert 0 < whole < 64, "it ends by itself"
+    for most, note in ((whole, f"the answer stopped at --max_new_tokens={whole}\n"), (whole + 1, "")):
+        assert main(["ask", str(clip), QUESTION, f"--max-new-tokens={most}", "--experiment=used"]) == 0
+        assert capsys.readouterr().err == note
+
+    settings = {"temperature": 1.0, "top_p": 1.0, "guidance": 1.0}
+    words = ["generate", "low", "--out=cut.wav", "--n=3", "--seed=5", "--temperature=1", "--top-p=1", "--guidance=1"]
+    tokenizer = SoundTokenizer.from_pretrained(run / "tokenizer")
+    reached = []
+    for seconds in (0.01, 30.0):
+        most = tokenizer.num_codes(seconds)
+        codes = text_to_sound(model, ["low"] * 3, most, [5, 6, 7], settings)
+        reached.append(sum(len(one) == most for one in codes))
+        assert main([*words, f"--seconds-max={seconds}", "--experiment=used", "--force"]) == 0
+        said = f"{reached[-1]} of 3 sounds reached --seconds_max={seconds:g}\n" if reached[-1] else ""
+        assert [line for line in capsys.readouterr().err.splitlines(True) if "reached" in line] == [said][: bool(said)]
+    assert reached[0] == 3 and reached[1] < 3
 
 
 def test_codes_go_to_a_file_and_back(run, place, clip, capsys):
