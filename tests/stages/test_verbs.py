@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import re
 import subprocess
@@ -19,7 +20,7 @@ from safetensors.torch import load_file
 from datamodules import chunks
 from models.generation import Guidance, Sampling, generate, pad_left
 from models.vocabulary import Turn
-from stages import assets, chain, export, language_model, spectrogram, trained
+from stages import assets, card, chain, export, language_model, spectrogram, trained
 from stages.cli import main
 from stages.pretrained import SoundTokenizer
 from stages.verbs import text_to_sound
@@ -303,8 +304,8 @@ def test_caption_is_used_where_openaqa_is_not_there(place: Path, run: Path):
 def block(folder: Path, codes: list[int]) -> str:
     """The code of an export's README, with the codes of a sound."""
     (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
-    code = code.replace("What do you hear?", QUESTION)
-    return re.sub(r"codes = \[.*?\]", f"codes = {codes}", code)
+    code = re.sub(r"^question = .*", f"question = {QUESTION!r}", code, flags=re.MULTILINE)
+    return re.sub(r"^codes = \[.*?\]", f"codes = {codes}", code, flags=re.MULTILINE)
 
 
 def outside(folder: Path, code: str, path: str = "") -> str:
@@ -321,8 +322,17 @@ def test_a_merged_export_is_plain_transformers_and_ours(place, run, clip, model,
     codes = codes_of(run, clip)
     wanted = answer(model, [Turn("user", [codes, f"\n{QUESTION}"])])
     assert outside(place / "out", block(place / "out", codes)) == wanted != ""
-    card = (place / "out/README.md").read_text()
-    assert chain.read_receipt(run / "openaqa")["artifact_hash"][:12] in card and "license_name: FILL-IN" in card
+    text = (place / "out/README.md").read_text()
+    assert chain.read_receipt(run / "openaqa")["artifact_hash"][:12] in text and "license_name: FILL-IN" in text
+    assert "base_model" not in text, "random:tiny is not on the hub"
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    shown = {name: json.loads(re.findall(rf"^{name} = (.*)$", code, re.MULTILINE)[0]) for name in ("codes", "question")}
+    tests = {cut.id: cut for cut in chunks.read(run / "cache/chunks").of_split("test")}
+    cut = tests[re.findall(r"the codes of (\S+), a test recording", code)[0]]
+    assert shown["codes"] == list(cut.custom["codes"])
+    asked = [said.custom["question"] for said in cut.supervisions if said.custom["task"] == "question"]
+    assert shown["question"] in asked
+    assert outside(place / "out", code) == answer(model, [Turn("user", [shown["codes"], f"\n{shown['question']}"])])
     capsys.readouterr()
     assert main(["ask", str(clip), QUESTION, "--model=out"]) == 0
     assert said(capsys) == wanted
@@ -341,6 +351,39 @@ def test_a_merged_export_is_plain_transformers_and_ours(place, run, clip, model,
     assert main(["export", "--to=again", "--model=out"]) == 1
     assert "is an export already" in capsys.readouterr().err
     assert sorted(path.name for path in place.iterdir() if path.name.startswith(".")) == []
+
+
+def test_a_base_model_is_a_hub_id_and_nothing_else(place: Path):
+    (place / "models/vicuna").mkdir(parents=True)
+    sources = [
+        "lmsys/vicuna-7b-v1.5",
+        "models/vicuna",
+        "/models/x",
+        "./x/y",
+        "../y",
+        "smollm2-135m-instruct",
+        "a/b.gguf",
+    ]
+    assert [card._is_hub_id(source) for source in (*sources, "random:tiny")] == [True, *[False] * 7]
+
+
+def test_a_card_shows_the_scores_before_the_losses(place: Path):
+    receipt = {
+        "stage": "openaqa",
+        "artifact_hash": "a" * 64,
+        "metrics": {"val/text_loss": 0.5, "val/audio_loss": math.nan},
+    }
+    assert card._metrics(place / "x/openaqa", receipt).startswith("Not evaluated on held-out sound.\n")
+    (place / "x/evaluate/artifact").mkdir(parents=True)
+    (place / "x/evaluate/receipt.json").write_text(json.dumps({"parents": {"openaqa": "a" * 64}}))
+    (place / "x/evaluate/artifact/report.md").write_text("# x: held-out scores\n\n## Questions\n")
+    found = card._metrics(place / "x/openaqa", receipt)
+    assert found.startswith("### x: held-out scores\n\n#### Questions\n") and "audio_loss" not in found
+    assert (
+        found.index("#### Questions")
+        < found.index("### At the end of the training")
+        < found.index("- val/text_loss: 0.5")
+    )
 
 
 def test_an_adapter_is_peft_s_and_ours(place, run, clip, model, capsys):
