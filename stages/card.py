@@ -163,4 +163,4 @@ def _metrics(run: Path, receipt: dict[str, Any]) -> str:
     if evaluated is not None and evaluated["parents"].get(receipt["stage"]) == receipt["artifact_hash"]:
         report = run.parent / "evaluate" / "artifact" / "report.md"
         scored = re.sub(r"^#", "###", report.read_text().strip(), flags=re.MULTILINE)
-    return "\n".join([scored, "", "### At the end of the training", "", *lines, "", ""])
+    return "\n".join([scored, "", "### At the end of the training", "", *lines, ""])
