@@ -6,7 +6,6 @@ from typing import Any
 
 from datamodules.corpora import FOLDER
 
-LISTED = 20  # of the recordings that are left out, on the terminal
 WITHOUT = {  # split -> what it means to have none of it
     "validation": "nothing is measured in training. Write validation in the column split of some, or leave it empty",
     "test": "nothing can be evaluated, and run all does not start. Write test in the column split of some, or --split_by=COLUMN --test=VALUE",
@@ -23,6 +22,7 @@ def require(configuration: dict[str, Any]) -> None:
 def read(name: str, configuration: dict[str, Any]) -> dict[str, Any]:
     """Its part of the receipt."""
     from datamodules.corpora import folder
+    from datamodules.corpora.inspect import LISTED
 
     out = Path(configuration["data"]["root"]) / name
     done = folder.prepare(
