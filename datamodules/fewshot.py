@@ -65,14 +65,17 @@ def episodes(sounds: Sequence[Sound], ways: int, shots: int, count: int, seed: i
         raise ValueError(
             f"{ways}-way episodes need {ways} classes, and the recordings have {len(classes)}: {', '.join(classes) or 'none'}"
         )
-    for label, members in classes.items():
-        for source in {sound.source for sound in members}:
-            left = sum(sound.source != source for sound in members)
-            if left < shots:
-                raise ValueError(
-                    f"{label!r} has {left} recordings beside those of the source {source}; {shots}-shot needs {shots}. "
-                    f"Type --shots=[{left}] or less, or take more recordings, as --splits=[train,test]"
-                )
+    left, label, source = min(
+        (sum(other.source != sound.source for other in members), label, sound.source)
+        for label, members in classes.items()
+        for sound in members
+    )
+    if left < shots:
+        raise ValueError(
+            f"{label!r} has {left} recordings beside those of the source {source}; {shots}-shot needs {shots}. "
+            + (f"Type --shots=[{left}], or take" if left else "Take")
+            + " more recordings, as --splits=[train,validation,test]"
+        )
     return [_episode(classes, ways, shots, number, seed) for number in range(count)]
 
 

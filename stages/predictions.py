@@ -90,7 +90,13 @@ def _scored(task: Row, rows: list[Row]) -> Row:
 
 def read(path: Path, references: Path | None = None) -> list[Row]:
     """Rows as stages/scores.py takes them. Raises ValueError that names the file and the record."""
-    rows = [_row(record, f"{path}, record {number}") for number, record in enumerate(_records(path), 1)]
+    records = _records(path)
+    if not any(key in record for record in records for key in SAID):
+        raise ValueError(
+            f"{path}: no record has a prediction, what the model said: one of {', '.join(SAID)} is needed. The first has the fields "
+            f"{', '.join(records[0])}; {', '.join(TOLD)} are read as what is expected"
+        )
+    rows = [_row(record, f"{path}, record {number}") for number, record in enumerate(records, 1)]
     if references is not None:
         given = {row["id"]: row for row in rows}
         told = [_row(record, f"{references}, record {number}") for number, record in enumerate(_records(references), 1)]
@@ -121,18 +127,26 @@ def read(path: Path, references: Path | None = None) -> list[Row]:
 def _records(path: Path) -> list[Row]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
-    text = path.read_text(encoding="utf-8-sig").strip()
-    try:
-        found = (
-            json.loads(text)
-            if text.startswith("[")
-            else [json.loads(line) for line in text.splitlines() if line.strip()]
-        )
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: neither a JSON list nor one JSON object a line ({error})") from None
+    text = path.read_text(encoding="utf-8-sig")
+    if text.lstrip().startswith("["):
+        try:
+            found = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {error.lineno}: no JSON list ({error.msg})") from None
+    else:
+        found = [_record(line, f"{path}, line {n}") for n, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not found or not all(isinstance(record, dict) for record in found):
         raise ValueError(f"{path}: a list of records is expected, and one record at least")
     return found
+
+
+def _record(line: str, where: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{where}: no JSON ({error.msg}, character {error.colno}). One object a line, or one JSON list, is expected"
+        ) from None
 
 
 SAID = ("prediction", "pred", "model_output", "model_prediction")

@@ -16,36 +16,29 @@ from typing import Any, NamedTuple
 import conf
 from callbacks.stop import Stop
 from datamodules.corpora import FOLDER, published
-from stages import assets, chain, enough
+from stages import assets, chain, enough, own
 
 LISTED = 100  # of the skipped recordings in a receipt
-WITHOUT = {  # split -> what it means to have none of it
-    "validation": "nothing is measured while the stages train. Write validation in the column split of some, leave it empty (then "
-    "--validation_fraction of those are), or --split_by=COLUMN --validation=VALUE",
-    "test": "reconstruct and evaluate have nothing to measure, and run all does not start. Write test in the column split of some, or "
-    "--split_by=COLUMN --test=VALUE",
-}
 
 
 def prepare(corpus: str, configuration: dict[str, Any]) -> None:
     """Makes `data/<corpus>/{cuts.jsonl.gz, receipt.json}`; the receipt last. Raises ValueError, and leaves no receipt, where the input is bad."""
     started = time.monotonic()
     data = configuration["data"]
-    if corpus == "diagnostic":
-        name, root, report = corpus, "", _render(configuration)
-    elif corpus == "openaqa":
+    if corpus == "folder":
+        own.require(configuration)
+    elif corpus != "diagnostic":
         _check_root(corpus, configuration)
-        name = configuration["name"]
-        root, report = _read_openaqa(name, configuration)
-    elif corpus != "folder":
-        _check_root(corpus, configuration)
-        name = configuration["name"] or corpus
-        root, report = str(Path(configuration["root"]).resolve()), _read_published(corpus, name, configuration)
-    else:
-        _check_given(configuration)
-        name = configuration["name"] or Path(configuration["root"]).resolve().name
-        root, report = str(Path(configuration["root"]).resolve()), _read_folder(name, configuration)
+    name = _name(corpus, configuration)
     folder = Path(data["root"]) / name
+    replaced = _held(folder) if corpus != "diagnostic" else None
+    if corpus == "diagnostic":
+        root, report = "", _render(configuration)
+    elif corpus == "openaqa":
+        root, report = _read_openaqa(name, configuration)
+    else:
+        root = str(Path(configuration["root"]).resolve())
+        report = own.read(name, configuration) if corpus == "folder" else _read_published(corpus, name, configuration)
     receipt = {
         "corpus": name,
         "root": root or str(folder.resolve()),
@@ -60,16 +53,27 @@ def prepare(corpus: str, configuration: dict[str, Any]) -> None:
     print(
         f"{name:<14} {report['recordings']} recordings ({counts}), {report['seconds'] / 60:.1f} min of sound, {time.monotonic() - started:.0f} s: {folder}"
     )
-    for split, meaning in WITHOUT.items() if corpus == "folder" else ():  # the others' publishers say what is in them
-        if not report["splits"][split]:
-            print(f"{name:<14} no recording is for {split}: {meaning}")
+    for line in (
+        own.closing(report, configuration) if corpus == "folder" else ()
+    ):  # the others' publishers say what is in them
+        print(f"{name:<14} {line}")
+    if replaced is not None:
+        print(f"{name:<14} it replaces one of {replaced}")
 
 
-def _check_given(configuration: dict[str, Any]) -> None:
-    for key, missing in (("root", "ROOT, the folder of the recordings"), ("metadata", "--metadata FILE.csv")):
-        if configuration[key] == "???":
-            name = configuration["name"] or "mine"
-            raise ValueError(f"prepare folder: {key} is not given: give {missing}, as\n  {FOLDER.format(name)}")
+def _name(corpus: str, configuration: dict[str, Any]) -> str:
+    if corpus == "diagnostic":
+        return corpus
+    return configuration["name"] or (Path(configuration["root"]).resolve().name if corpus == "folder" else corpus)
+
+
+def _held(folder: Path) -> str | None:
+    """What an earlier receipt says of a corpus; None where there is none that can be read."""
+    try:
+        receipt = chain.read_receipt(folder)
+    except ValueError:
+        return None
+    return f"{receipt['recordings']} recordings, prepared from {receipt['root']}" if receipt else None
 
 
 def _check_root(corpus: str, configuration: dict[str, Any]) -> None:
@@ -269,29 +273,6 @@ def _render(configuration: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _read_folder(name: str, configuration: dict[str, Any]) -> dict[str, Any]:
-    from datamodules.corpora import folder
-
-    out = Path(configuration["data"]["root"]) / name
-    report = folder.prepare(
-        Path(configuration["root"]), Path(configuration["metadata"]), out, name=name,
-        split_by=configuration["split_by"], test=configuration["test"], validation=configuration["validation"],
-        validation_fraction=configuration["validation_fraction"], label_question=configuration["label_question"],
-        on_bad=configuration["data"]["on_bad"], workers=max(configuration["data"]["num_workers"], 1),
-    )  # fmt: skip
-    if report.skipped:
-        print(f"{name}: {len(report.skipped)} recordings were left out (--data.on_bad=skip):")
-        for path, reason in report.skipped:
-            print(f"  {path}: {reason}")
-    _say_short(name, report.short)
-    return {
-        "recordings": report.recordings,
-        "seconds": report.seconds,
-        "splits": report.splits,
-        "skipped": [[str(path), reason] for path, reason in report.skipped],
-    }
-
-
 def _read_published(corpus: str, name: str, configuration: dict[str, Any]) -> dict[str, Any]:
     from datamodules.corpora import prepared
 
@@ -307,7 +288,7 @@ def _read_published(corpus: str, name: str, configuration: dict[str, Any]) -> di
         print(f"{name}: {len(report.skipped)} recordings were left out, listed in {out / 'missing.jsonl'}")
     if done.repeated:
         print(f"{name}: {done.repeated} rows say what an earlier one has said; they count once")
-    _say_short(name, report.short)
+    own.say_short(name, report.short)
     for taken, others in list(done.several.items())[:1]:
         print(f"{name}: {len(done.several)} clips have several files; one is taken, as {taken} and not {others[0]}")
     _say_contaminated(name, out, len(done.contaminated), configuration["contamination"])
@@ -354,13 +335,6 @@ def _read_openaqa(name: str, configuration: dict[str, Any]) -> tuple[str, dict[s
         "repeated": done.repeated,
         "contaminated": done.contaminated,
     }
-
-
-def _say_short(name: str, count: int) -> None:
-    from datamodules.corpora.writer import SHORT
-
-    if count:
-        print(f"{name}: {count} recordings are shorter than {SHORT} s: a token or two is all there is of each")
 
 
 def _say_contaminated(name: str, out: Path, count: int, contamination: str) -> None:

@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -111,10 +112,10 @@ class SoundTokenizer:
         return self
 
     @torch.no_grad()
-    def encode(self, sounds: Sequence[Tensor], sample_rate: int, batch_size: int = 16) -> list[list[int]]:
-        """sounds: each (C, T) in [-1, 1] at sample_rate Hz, mono or stereo -> the codes of each.
+    def encode(self, sounds: Sequence[Tensor | np.ndarray], sample_rate: int, batch_size: int = 16) -> list[list[int]]:
+        """sounds: tensors or arrays of floats, each (C, T) in [-1, 1] at sample_rate Hz, mono or stereo -> the codes of each, as a list of int.
 
-        A batch gives what its sounds give one by one. Raises ValueError for a sound of another shape, or none at all.
+        A batch gives what its sounds give one by one. Raises ValueError for a sound of another kind or shape, or none at all.
         """
         found: list[list[int]] = [[] for _ in sounds]
         batch: list[tuple[int, Tensor, int]] = []
@@ -190,13 +191,18 @@ class SoundTokenizer:
         """Latent frames that the first codes of a window stand for."""
         return min(self.window_frames, int(self.tokenizer.num_frames(num_codes)))
 
-    def _windows(self, sounds: Sequence[Tensor], sample_rate: int) -> Iterator[tuple[int, Tensor, int]]:
+    def _windows(self, sounds: Sequence[Tensor | np.ndarray], sample_rate: int) -> Iterator[tuple[int, Tensor, int]]:
         """(which sound, window (C, T), its valid samples)."""
         for place, sound in enumerate(sounds):
+            if not isinstance(sound, (Tensor, np.ndarray)) or not (sound := torch.as_tensor(sound)).is_floating_point():
+                what = sound.dtype if isinstance(sound, Tensor) else type(sound).__name__
+                raise ValueError(
+                    f"sound {place} is {what}; a tensor or array of floats is allowed, (C, T), full scale 1"
+                )
             if sound.dim() != 2 or not sound.shape[1]:
                 raise ValueError(f"sound {place} has shape {tuple(sound.shape)}; (C, T) with T >= 1 is allowed")
             windows = split_windows(
-                sound, sample_rate, self.sample_rate, self.channels, self.window_frames * self.codec.hop_length,
+                sound.float(), sample_rate, self.sample_rate, self.channels, self.window_frames * self.codec.hop_length,
                 f"sound {place}",
             )  # fmt: skip
             for window, samples in zip(windows.waveform, windows.num_samples.tolist(), strict=True):

@@ -47,13 +47,16 @@ def answers(predictions: list[dict[str, Any]], guess: BestGuess, samples: int, s
 
 def reconstruction(found: dict[str, Any]) -> str:
     """The tokenizer's table, group by group."""
-    facts = found["facts"]
+    facts, signal, embedded = found["facts"], found["signal"], any("kad" in row for row in found["rows"])
+    kad = f"; KAD: kernel audio distance[{found['embedder']}] x 100, to the recordings" if embedded else ""
+    heard = {"latent_nmse": "latent error", "mel": "mel", "stft": "STFT"} | ({"kad": "KAD"} if embedded else {})
+    columns = heard | {name: SIGNAL[name] for name in signal}
     lines = [
         f"# {found['experiment']}: reconstruction of held-out windows",
         "",
         f"{facts['token_rate']:.2f} tokens a second, {facts['bitrate'] / 1000:.3f} kbps nominal. Latent error: normalised MSE, 0 is perfect, 1 the mean "
         f"latent of the training data. `mean`: of {found['mean_of']} samples. Mel: mean absolute log-mel difference; STFT: spectral convergence plus "
-        f"log-magnitude difference; KAD: kernel audio distance[{found['embedder'] or 'no embedder'}] x 100, to the recordings.",
+        f"log-magnitude difference{kad}.",
         "",
         "| codebook on held-out sound | perplexity | used | dead | bits a code | nominal | entropy, kbps | nominal |",
         "|---|---|---|---|---|---|---|---|",
@@ -64,7 +67,6 @@ def reconstruction(found: dict[str, Any]) -> str:
             f"| {row['codebook_bits']:.2f} | {math.log2(facts['codebook_size']):.2f} "
             f"| {row['codebook_bits'] * codes_per_second(facts) / 1000:.3f} | {facts['bitrate'] / 1000:.3f} |"
         )
-    signal = found["signal"]
     if signal:
         lost = sum(row.get(f"{name}_excluded", 0) for row in found["rows"] for name in signal)
         said = ", ".join(SIGNAL[name] for name in signal)
@@ -74,13 +76,12 @@ def reconstruction(found: dict[str, Any]) -> str:
             "",
             f"## {group}, {clips} windows",
             "",
-            "| decoder | evaluations | | latent error | mel | STFT | KAD |"
-            + "".join(f" {SIGNAL[name]} |" for name in signal),
-            "|---|---|---|---|---|---|---|" + "---|" * len(signal),
+            "| decoder | evaluations | | " + " | ".join(columns.values()) + " |",
+            "|---|---|---|" + "---|" * len(columns),
         ]
         for row in found["rows"]:
             if row["group"] == group:
-                values = [_number(row.get(key, math.nan)) for key in ("latent_nmse", "mel", "stft", "kad", *signal)]
+                values = [_number(row.get(key, math.nan)) for key in columns]
                 lines.append(
                     f"| {row['decoder']} | {row['steps'] or ''} | {row['condition']} | " + " | ".join(values) + " |"
                 )

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from datamodules.generation import CAPTION, NOTHING, TEST, TOKENIZER, TRAIN, Item
-from models.metrics.answers import Interval, bootstrap
+from models.metrics.answers import Interval, bootstrap, resampled
 from models.metrics.frechet import frechet_distance
 from models.metrics.kernel import kernel_distance
 from models.metrics.probe import histogram, probed
@@ -181,7 +181,7 @@ def _diversity(name: str, found: Sounds, samples: int, seed: int) -> dict[str, A
         if not clips.any():
             return None
         held = [source for source, there in zip(sources, clips.tolist(), strict=True) if there]
-        return bootstrap(values[clips].tolist(), held, samples, seed)._asdict()
+        return resampled(values[clips].tolist(), held, samples, seed)._asdict()
 
     def beside(mask: Tensor) -> dict[str, float] | None:
         return mean((apart * mask).sum(1) / mask.sum(1).clamp(min=1), mask.any(1))

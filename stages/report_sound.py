@@ -6,32 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import soundfile
 import torch
-from PIL import Image
 from torch import Tensor
-from torchaudio.functional import melscale_fbanks
 
 from datamodules.audio import load_sound, resample
 from datamodules.evaluation import spread
 from datamodules.reconstruction import group_of
-from stages import prepare
+from stages import prepare, spectrogram
 from stages.pretrained import SoundTokenizer
 
 MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # Hz
-BANDS, HOP, DECIBELS = 96, 512, 80.0  # of a picture
-PALETTE = (
-    "0b0a1c",
-    "251255",
-    "51127c",
-    "832681",
-    "b73779",
-    "e75263",
-    "fc8961",
-    "fec488",
-    "fcfdbf",
-)  # matplotlib's magma, thinned
 
 
 class Track(NamedTuple):
@@ -180,32 +165,10 @@ def mp3(sound: Tensor, rate: int) -> str:
 
 
 def picture(sound: Tensor, rate: int) -> str:
-    """sound (T), 1 is full scale -> data URI of its mel spectrogram, 80 dB deep."""
-    window = torch.hann_window(2048)
-    padded = torch.nn.functional.pad(sound, (0, max(0, 2048 - len(sound))))
-    power = (
-        torch.stft(padded, 2048, HOP * max(1, round(rate / 44100)), window=window, return_complex=True).abs().square()
-    )
-    mel = melscale_fbanks(1025, 40.0, rate / 2, BANDS, rate).T @ power
-    level = 10 * mel.clamp(min=1e-10).log10() - 40  # a loud tone is near 0
-    grey = (255 * ((level + DECIBELS) / DECIBELS).clamp(0, 1)).round().byte().flip(0).numpy()
-    image = Image.fromarray(grey, mode="P")
-    image.putpalette(_palette())
+    """sound (T), 1 is full scale -> data URI of `spectrogram.image`."""
     held = io.BytesIO()
-    image.save(held, format="PNG", optimize=True)
+    spectrogram.image(sound, rate).save(held, format="PNG", optimize=True)
     return _uri("image/png", held.getvalue())
-
-
-def _palette() -> list[int]:
-    anchors = np.array([[int(colour[place : place + 2], 16) for place in (0, 2, 4)] for colour in PALETTE], float)
-    places = np.linspace(0, len(anchors) - 1, 256)
-    return (
-        np.stack([np.interp(places, np.arange(len(anchors)), one) for one in anchors.T], 1)
-        .round()
-        .astype(int)
-        .ravel()
-        .tolist()
-    )
 
 
 def _uri(kind: str, content: bytes) -> str:

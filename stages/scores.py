@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from models.metrics import classes, registry
-from models.metrics.answers import BestGuess, Interval, bootstrap, drawn, interval, is_right
+from models.metrics.answers import BestGuess, Interval, bootstrap, drawn, interval, is_right, resampled
 from models.metrics.captions.coco import Scored
 from models.metrics.captions.scores import Tools, scores
 from models.metrics.protocols import cut, mmau_official
@@ -186,7 +186,7 @@ def _captions(task: dict[str, Any], rows: Sequence[Row], using: Tools, samples: 
     def told(one: Scored) -> Row:
         if one.drawn is not None:
             return interval(one.corpus, one.drawn, len(rows))._asdict()
-        return bootstrap(one.items, sources, samples, seed)._asdict() if one.items else _value(one.corpus, len(rows))
+        return resampled(one.items, sources, samples, seed)._asdict() if one.items else _value(one.corpus, len(rows))
 
     return {name: told(one) for name, one in found.items()}
 
@@ -328,7 +328,8 @@ def document(title: str, found: dict[str, dict[str, Any]]) -> str:
     """report.md of a run that asked tasks, or of a file of predictions."""
     head = [
         f"# {title}", "",
-        "Each value with its 95 % interval by clip (bootstrap). Coverage: the share of answers that were read; unread ones are wrong.", "",
+        "Each value with its 95 % interval by clip (bootstrap; Wilson's where all are right, or all wrong). Coverage: the share of answers "
+        "that were read; unread ones are wrong.", "",
     ]  # fmt: skip
     return "\n".join([*head, *markdown(found)])
 

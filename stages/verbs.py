@@ -143,6 +143,8 @@ def generate(arguments: argparse.Namespace, overrides: list[str]) -> int:
     for target, one, seed in zip(targets, codes, seeds, strict=True):
         longest = max(1, int(settings["seconds_max"] * tokenizer.sample_rate))  # the last code may reach beyond it
         _write_sound(target, tokenizer, one, seed, arguments.spectrogram, longest)
+    if cut := sum(len(one) + len(model.vocabulary.levels) > most for one in codes):
+        print(f"{cut} of {len(codes)} sounds reached --seconds_max={settings['seconds_max']:g}", file=sys.stderr)
     return 0
 
 
@@ -310,7 +312,10 @@ def _answer(model: trained.Trained, turns: Sequence["Turn"], settings: dict[str,
         model, ids.shape[1], settings["max_new_tokens"], "ask less, begin anew, or type a smaller --max-new-tokens"
     )
     sampling = Sampling(settings["temperature"], 1.0, [settings["seed"]]) if settings["temperature"] else None
-    return words.decode(generate(model.lm, words, ids, mask, settings["max_new_tokens"], "text", sampling)[0])
+    found = generate(model.lm, words, ids, mask, settings["max_new_tokens"], "text", sampling)[0]
+    if len(found) == settings["max_new_tokens"]:  # its end would have been one more
+        print(f"the answer stopped at --max_new_tokens={len(found)}", file=sys.stderr)
+    return words.decode(found)
 
 
 def _check_context(model: trained.Trained, prompt: int, answer: int, cure: str) -> None:
@@ -353,7 +358,7 @@ def _write_sound(
     note = soundfiles.write(target, sound, tokenizer.sample_rate)
     print(f"{target}: {sound.shape[1] / tokenizer.sample_rate:.2f} s, {len(codes)} codes{note}")
     if picture:
-        soundfiles.write_spectrogram(target.with_suffix(".png"), sound)
+        soundfiles.write_spectrogram(target.with_suffix(".png"), sound, tokenizer.sample_rate)
 
 
 def _read_codes(path: Path) -> dict[str, Any]:

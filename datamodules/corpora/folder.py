@@ -6,6 +6,7 @@ no question gets the class question. TSV and JSONL (one object a line) are read 
 """
 
 import csv
+import difflib
 import json
 import os
 import re
@@ -14,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from datamodules.corpora.contamination import lines
+from datamodules.corpora.inspect import LISTED, Bad, Refused
 from datamodules.corpora.turns import SELF, placed, sounds_of
 from datamodules.corpora.writer import Entry, Report, check_name, hold_out, identities, inside, require_any, write
 
@@ -28,6 +31,13 @@ SPLITS = {
 class Row(NamedTuple):
     line: int
     values: dict[str, str]
+
+
+class Prepared(NamedTuple):
+    report: Report
+    found: dict[str, int]  # column -> different texts in it, recording by recording
+    translated: dict[str, int]  # "eval -> test" -> recordings whose split is called otherwise in the table
+    mistyped: dict[str, str]  # column that is kept and not read -> the known one that it resembles
 
 
 class Plan(NamedTuple):
@@ -54,8 +64,10 @@ def prepare(
     label_question: str,
     on_bad: str,
     workers: int,
-) -> Report:
-    """Writes out/cuts.jsonl.gz, or nothing. An earlier receipt in `out` goes before its cuts do.
+) -> Prepared:
+    """Writes out/cuts.jsonl.gz, or nothing; out/missing.jsonl where recordings are left out, or more are bad than an error lists.
+
+    An earlier receipt in `out` goes before its cuts do.
 
     split_by: a column whose values in `test` and `validation` decide the split, all others train; None takes the
     column `split`, and train where that says nothing. Where no recording is for validation, `validation_fraction` of
@@ -64,7 +76,8 @@ def prepare(
     Raises ValueError for a table that cannot be read so, and for bad recordings unless on_bad is skip.
     """
     check_name(name)
-    plans = _plan(_read(root, metadata), root, metadata, name, split_by, test, validation)
+    rows = _read(root, metadata)
+    plans = _plan(rows, root, metadata, name, split_by, test, validation)
     plans = hold_out(plans, validation_fraction)
     told = _told(plans, root, metadata)
     require_any(plans, root, metadata)
@@ -73,7 +86,50 @@ def prepare(
         _require_sounds(told, good, metadata)
 
     entries = [_entry(plan, name, label_question, told[plan.id]) for plan in plans]
-    return write(entries, root, out, on_bad, workers, metadata, check)
+    missing = out / "missing.jsonl"
+    try:
+        report = write(entries, root, out, on_bad, workers, metadata, check)
+    except Refused as refused:
+        if len(refused.bad) <= LISTED:  # the message lists them all: an earlier corpus stays as it is
+            raise
+        _list_bad(missing, refused.bad)
+        raise ValueError(f"{refused}\nAll of them: {missing}") from None
+    _list_bad(missing, report.skipped)
+    bad = {item.path for item in report.skipped}
+    good = [plan for plan in plans if plan.path not in bad]
+    return Prepared(report, _found(good), {} if split_by else _translated(good), _mistyped(rows, split_by))
+
+
+def _list_bad(path: Path, bad: Sequence[Bad]) -> None:
+    lines(path, (item._asdict() for item in bad))
+
+
+def _found(plans: Sequence[Plan]) -> dict[str, int]:
+    columns = ("caption", "label", "question", "conversation")
+    return {
+        column: sum(len({text for row in plan.rows if (text := row.values.get(column))}) for plan in plans)
+        for column in columns
+    }
+
+
+def _translated(plans: Sequence[Plan]) -> dict[str, int]:
+    """A word in other letters, as TRAIN, is the same word."""
+    said = [
+        (next((text for row in plan.rows if (text := row.values.get("split"))), plan.split).lower(), plan.split)
+        for plan in plans
+    ]
+    return dict(Counter(f"{text} -> {split}" for text, split in said if text != split and SPLITS.get(text) == split))
+
+
+def _mistyped(rows: Sequence[Row], split_by: str | None) -> dict[str, str]:
+    columns = dict.fromkeys(column for row in rows for column in row.values)
+    absent = [name for name in KNOWN if name not in columns]
+    near = {
+        column: difflib.get_close_matches(column.lower(), absent, n=1, cutoff=0.75)
+        for column in columns
+        if column not in (*KNOWN, split_by)
+    }
+    return {column: found[0] for column, found in near.items() if found}
 
 
 def _read(root: Path, metadata: Path) -> list[Row]:

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+Z = 1.959964  # of a normal distribution, 95 % lies within so many deviations
+
 
 class Interval(NamedTuple):
     """A share with its 95 % interval, and the number of items behind it; NaN where there are none."""
@@ -34,14 +36,30 @@ def is_right(prediction: str, answer: str) -> bool:
 
 
 def bootstrap(right: Sequence[bool], sources: Sequence[str], samples: int, seed: int) -> Interval:
-    """Mean of `right`, and the 2.5th and 97.5th percentile of its means when whole sources (clips) are drawn again with replacement.
+    """Share of `right`, and its interval when whole sources (clips) are drawn again with replacement, as `resampled` says.
+
+    Where every item is right, or every one wrong, all draws are the same and say nothing of how sure that is: then the interval is Wilson's over the sources.
+    """
+    if right and len(set(right)) == 1:
+        return Interval(float(right[0]), *wilson(bool(right[0]), len(set(sources))), len(right))
+    return resampled(right, sources, samples, seed)
+
+
+def resampled(values: Sequence[float], sources: Sequence[str], samples: int, seed: int) -> Interval:
+    """Mean of `values`, and the 2.5th and 97.5th percentile of its means when whole sources (clips) are drawn again with replacement.
 
     Questions on one clip stand and fall together, so the clip is what is drawn (Efron and Tibshirani 1993, chapter 8).
     """
-    if not right:
+    if not values:
         return Interval(float("nan"), float("nan"), float("nan"), 0)
-    times, values = drawn(sources, samples, seed), torch.tensor(right, dtype=torch.float64)
-    return interval(float(values.mean()), times @ values / times.sum(1), len(right))
+    times, numbers = drawn(sources, samples, seed), torch.tensor(values, dtype=torch.float64)
+    return interval(float(numbers.mean()), times @ numbers / times.sum(1), len(values))
+
+
+def wilson(right: bool, count: int) -> tuple[float, float]:
+    """The 95 % interval of a share of which `count` clips, one at least, are all right, or all wrong: the score interval (Wilson 1927)."""
+    reach = Z**2 / (count + Z**2)
+    return (1 - reach, 1.0) if right else (0.0, reach)
 
 
 def drawn(sources: Sequence[str], samples: int, seed: int) -> Tensor:

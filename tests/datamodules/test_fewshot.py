@@ -50,6 +50,16 @@ def test_too_few_recordings_are_refused(ways: int, shots: int, message: str):
         episodes(SOUNDS, ways, shots, 10, 0)
 
 
+def test_no_number_of_shots_is_named_that_cannot_be_typed():
+    """The fewest of all classes decide, not the first class'; and no shots at all are no choice."""
+    few = [Sound("dog-x", "d", "dog"), Sound("dog-y", "e", "dog"), *SOUNDS[:10]]
+    with pytest.raises(ValueError, match=r"'dog' has 1 recordings.*Type --shots=\[1\], or take more"):
+        episodes(few, 2, 5, 10, 0)
+    with pytest.raises(ValueError, match=r"'dog' has 0 recordings.*1-shot needs 1\. Take more recordings") as error:
+        episodes(few[1:], 2, 1, 10, 0)
+    assert "--shots" not in str(error.value)
+
+
 def test_the_controls_break_what_they_say_and_nothing_else():
     ids = [sound.id for sound in SOUNDS]
     moved = 0

@@ -154,10 +154,10 @@ def test_ids_are_unique_and_plain(tmp_path: Path):
 def test_a_table_with_tabs_and_one_with_a_byte_order_mark(tmp_path: Path):
     sound(tmp_path / "a.wav")
     tabs = table(tmp_path / "m.tsv", [{"path": "a.wav", "caption": "one, two"}])
-    assert folder.prepare(tmp_path, tabs, tmp_path / "tabs", **DEFAULTS).recordings == 1
+    assert folder.prepare(tmp_path, tabs, tmp_path / "tabs", **DEFAULTS).report.recordings == 1
     marked = tmp_path / "m.csv"
     marked.write_bytes("\ufeffpath,caption\r\na.wav,one\r\n".encode())
-    assert folder.prepare(tmp_path, marked, tmp_path / "marked", **DEFAULTS).recordings == 1
+    assert folder.prepare(tmp_path, marked, tmp_path / "marked", **DEFAULTS).report.recordings == 1
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,9 @@ def test_objects_a_line_are_read_as_well(tmp_path: Path):
     sound(tmp_path / "a.wav")
     metadata = tmp_path / "m.jsonl"
     metadata.write_text('{"path": "a.wav", "caption": "one, two", "label": null, "fold": 4}\n\n')
-    report = folder.prepare(tmp_path, metadata, tmp_path / "out", **DEFAULTS | {"split_by": "fold", "test": ["4"]})
+    report = folder.prepare(
+        tmp_path, metadata, tmp_path / "out", **DEFAULTS | {"split_by": "fold", "test": ["4"]}
+    ).report
     assert report.splits["test"] == 1
     for text, said in (
         ('{"path"', "line 1: no JSON"),

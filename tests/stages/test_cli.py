@@ -152,6 +152,47 @@ def test_skip_goes_on_and_says_how_many(place: Path, capsys: pytest.CaptureFixtu
     )
 
 
+def test_a_long_list_of_bad_recordings_is_cut_and_its_file_named(place: Path, capsys: pytest.CaptureFixture[str]):
+    recordings(place)
+    gone = [f"gone-{number}.wav" for number in range(23)]
+    with (place / "in" / "m.csv").open("a") as file:
+        file.writelines(f"{name},none,train\n" for name in gone)
+    listed = place / "data/mine/missing.jsonl"
+    for words in (PREPARE, [*PREPARE, "--data.on_bad=skip"]):
+        listed.unlink(missing_ok=True)
+        assert main(words) == (words is PREPARE)
+        printed = "".join(capsys.readouterr())
+        assert "  gone-19.wav: missing\n  and 3 more" in printed and "data/mine/missing.jsonl" in printed
+        assert [json.loads(line) for line in listed.read_text().splitlines()] == [
+            {"path": name, "reason": "missing"} for name in gone
+        ]
+    (place / "in" / "m.csv").write_text("path,caption,split\n0.wav,low,train\n")
+    assert main(PREPARE) == 0 and not listed.exists(), "nothing is missing any more"
+
+
+def test_what_was_understood_of_the_table_is_said(place: Path, capsys: pytest.CaptureFixture[str]):
+    recordings(place)
+    (place / "in" / "m.csv").write_text(
+        "path,captions,label,description,split\n0.wav,low,l,1,Training\n1.wav,middle,m,2,TRAIN\n2.wav,high,,3,eval\n"
+    )
+    assert main([*PREPARE, "--validation_fraction=0"]) == 0
+    printed = capsys.readouterr().out
+    assert "found 0 captions, 2 labels, 0 questions, 0 conversations\n" in printed
+    assert printed.count("did you mean") == 1
+    assert "column `captions` is kept and not read; did you mean `caption`?\n" in printed
+    assert "column split: training -> train: 1, eval -> test: 1\n" in printed
+    assert "for validation" not in printed, "none was asked for"
+    assert "replaces" not in printed
+
+
+def test_an_earlier_corpus_of_the_name_is_said_to_be_replaced(place: Path, capsys: pytest.CaptureFixture[str]):
+    recordings(place)
+    assert main(PREPARE) == 0 and "replaces" not in capsys.readouterr().out
+    (place / "in").rename(place / "other")
+    assert main([word.replace("in", "other") if word.startswith("in") else word for word in PREPARE]) == 0
+    assert f"it replaces one of 3 recordings, prepared from {place / 'in'}\n" in capsys.readouterr().out
+
+
 def test_recordings_are_prepared(place: Path, capsys: pytest.CaptureFixture[str]):
     recordings(place)
     assert main(PREPARE) == 0

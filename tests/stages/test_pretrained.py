@@ -48,6 +48,16 @@ def test_it_encodes_to_what_the_cache_holds(run: Path, tokenizer: SoundTokenizer
         assert tokenizer.encode([torch.from_numpy(waveform.T)], rate) == [list(cut.custom["codes"])]
 
 
+def test_an_array_is_as_good_as_a_tensor(tokenizer: SoundTokenizer):
+    wave = sound(1.0)
+    found = tokenizer.encode([wave, wave.numpy(), wave.double().numpy()], 44100)
+    assert found[0] == found[1] == found[2] and all(type(code) is int for code in found[1])
+    with pytest.raises(ValueError, match=r"sound 0 is torch\.int16; a tensor or array of floats"):
+        tokenizer.encode([(3e4 * wave).short().numpy()], 44100)
+    with pytest.raises(ValueError, match="sound 1 is list; a tensor or array of floats"):
+        tokenizer.encode([wave, wave.tolist()], 44100)  # type: ignore[list-item]
+
+
 def test_a_sound_has_its_own_seed_in_a_batch(tokenizer: SoundTokenizer):
     codes = tokenizer.encode([sound(1.0), sound(2.0)], 44100)
     together = tokenizer.decode(codes, seed=[3, 4])

@@ -12,6 +12,7 @@ import torch
 import conf
 from stages import realtime
 from stages.reconstruct import Reconstruct
+from stages.report import reconstruction as write
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +98,15 @@ def test_sound_is_held_against_sound_where_it_was_asked_for(report: dict, tones:
     assert math.isfinite(flow[2, "sample"]["si_sdr"]) and flow[2, "sample"]["si_sdr_excluded"] == 0
     assert "si_sdr" not in flow[1, "sample"] and vae["si_sdr"] < 5  # Griffin-Lim keeps no phase
     page = (tones / "runs/table/reconstruct/artifact/report.md").read_text()
-    assert "| KAD | SI-SDR, dB |" in page and f" {vae['si_sdr']:.3f} |" in page and "0 could not" in page
+    assert "| STFT | SI-SDR, dB |" in page and f" {vae['si_sdr']:.3f} |" in page and "0 could not" in page
+
+
+def test_a_distance_without_an_embedder_is_not_in_the_table(report: dict):
+    assert report["embedder"] is None and "KAD" not in write(report)
+    rows = [row | ({"kad": 1.25} if "mel" in row else {}) for row in report["rows"]]
+    page = write(report | {"embedder": "an-embedder", "rows": rows})
+    assert "kernel audio distance[an-embedder] x 100" in page and "| STFT | KAD | SI-SDR, dB |" in page
+    assert " 1.250 |" in page
 
 
 @pytest.mark.parametrize(

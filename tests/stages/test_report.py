@@ -15,7 +15,7 @@ import soundfile
 import torch
 from PIL import Image
 
-from stages import report_page, report_sound
+from stages import report_page, report_sound, spectrogram
 from stages.report_sound import Clip, Listening, Track
 
 EVIL = '<script>alert("x")</script><img src=http://evil.example/x onerror=y>'
@@ -296,7 +296,7 @@ def test_a_sound_in_the_page_is_the_sound(rate: int):
     assert abs(peak - 1000) < 20 and abs(np.abs(tail).max() - 0.45) < 0.1
     image = Image.open(io.BytesIO(base64.b64decode(report_sound.picture(sound, rate).split(",")[1])))
     levels = np.asarray(image).astype(int)
-    assert levels.shape[0] == report_sound.BANDS and levels[:, 2].max() == 0
+    assert levels.shape[0] == spectrogram.BANDS and levels[:, 2].max() == 0
     middle = levels[:, -levels.shape[1] // 4]
     assert middle.max() > 200 and 20 < middle.argmax() < 85
 

@@ -286,6 +286,20 @@ def test_a_file_that_cannot_be_scored_says_why(records, words: list[str], messag
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"id": "1", "prediction": "a", "reference": "a"}\n\n{"id": "2", "prediction"\n', "p.jsonl, line 3: no JSON"),
+        ('[{"id": "1"},\n{"id": }]', "p.jsonl, line 2: no JSON list"),
+        ('{"id": "1", "answer": "a", "x": 1}\n', "is needed. The first has the fields id, answer, x; "),
+    ],
+)
+def test_a_file_that_cannot_be_read_names_the_line_and_the_field(text: str, message: str, tmp_path: Path, capsys):
+    (tmp_path / "p.jsonl").write_text(text)
+    assert main(["evaluate", "--predictions", str(tmp_path / "p.jsonl"), "--task", "questions"]) == 1
+    assert message in capsys.readouterr().err
+
+
 def test_a_missing_metric_ends_the_run_before_a_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     task = evaluation.task("captions")

@@ -2,12 +2,14 @@
 
 import io
 import json
+import math
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -18,9 +20,10 @@ from safetensors.torch import load_file
 from datamodules import chunks
 from models.generation import Guidance, Sampling, generate, pad_left
 from models.vocabulary import Turn
-from stages import assets, chain, export, language_model, trained
+from stages import assets, card, chain, export, language_model, spectrogram, trained
 from stages.cli import main
 from stages.pretrained import SoundTokenizer
+from stages.verbs import text_to_sound
 from tests.conftest import SMOKE
 
 QUESTION = "Is it noise?"
@@ -147,7 +150,9 @@ def test_sounds_are_the_model_s_and_each_hangs_on_its_seed(run, place, model, ca
     )
     assert re.search(rf"a-2\.wav: {len(sound) / rate:.2f} s, {len(codes)} codes", capsys.readouterr().out)
     picture = Image.open("a-2.png")
-    assert picture.size[1] == 513 and picture.getextrema()[1] == 255
+    assert picture.size[1] == 4 * spectrogram.BANDS
+    colours = np.asarray(picture.convert("RGB")).reshape(-1, 3)
+    assert len(np.unique(colours, axis=0)) > 30 and np.ptp(colours, axis=1).max() > 100, "neither one shade nor grey"
 
     before = Path("a-2.wav").read_bytes()
     assert main([*words, "--out=a.wav", "--n=3", "--seed=5"]) == 1
@@ -156,6 +161,29 @@ def test_sounds_are_the_model_s_and_each_hangs_on_its_seed(run, place, model, ca
     assert Path("a-2.wav").read_bytes() == before, "the same seed alone"
     assert main([*words, "--out=b.wav", "--n=2", "--temperature=0"]) == 1
     assert "temperature: at 0 all 2 sounds would be the same" in capsys.readouterr().err
+
+
+def test_what_was_cut_is_said_and_what_ended_is_not(run, place, clip, model, capsys):
+    turns = [Turn("user", [codes_of(run, clip), f"\n{QUESTION}"])]
+    ids, mask = pad_left([model.vocabulary.render(turns, generate=True).input_ids], model.vocabulary.pad_id)
+    whole = len(generate(model.lm, model.vocabulary, ids, mask, 64, "text")[0])
+    assert 0 < whole < 64, "it ends by itself"
+    for most, note in ((whole, f"the answer stopped at --max_new_tokens={whole}\n"), (whole + 1, "")):
+        assert main(["ask", str(clip), QUESTION, f"--max-new-tokens={most}", "--experiment=used"]) == 0
+        assert capsys.readouterr().err == note
+
+    settings = {"temperature": 1.0, "top_p": 1.0, "guidance": 1.0}
+    words = ["generate", "low", "--out=cut.wav", "--n=3", "--seed=5", "--temperature=1", "--top-p=1", "--guidance=1"]
+    tokenizer = SoundTokenizer.from_pretrained(run / "tokenizer")
+    reached = []
+    for seconds in (0.01, 30.0):
+        most = tokenizer.num_codes(seconds)
+        codes = text_to_sound(model, ["low"] * 3, most, [5, 6, 7], settings)
+        reached.append(sum(len(one) == most for one in codes))
+        assert main([*words, f"--seconds-max={seconds}", "--experiment=used", "--force"]) == 0
+        said = f"{reached[-1]} of 3 sounds reached --seconds_max={seconds:g}\n" if reached[-1] else ""
+        assert [line for line in capsys.readouterr().err.splitlines(True) if "reached" in line] == [said][: bool(said)]
+    assert reached[0] == 3 and reached[1] < 3
 
 
 def test_codes_go_to_a_file_and_back(run, place, clip, capsys):
@@ -277,8 +305,8 @@ def test_caption_is_used_where_openaqa_is_not_there(place: Path, run: Path):
 def block(folder: Path, codes: list[int]) -> str:
     """The code of an export's README, with the codes of a sound."""
     (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
-    code = code.replace("What do you hear?", QUESTION)
-    return re.sub(r"codes = \[.*?\]", f"codes = {codes}", code)
+    code = re.sub(r"^question = .*", f"question = {QUESTION!r}", code, flags=re.MULTILINE)
+    return re.sub(r"^codes = \[.*?\]", f"codes = {codes}", code, flags=re.MULTILINE)
 
 
 def outside(folder: Path, code: str, path: str = "") -> str:
@@ -295,8 +323,17 @@ def test_a_merged_export_is_plain_transformers_and_ours(place, run, clip, model,
     codes = codes_of(run, clip)
     wanted = answer(model, [Turn("user", [codes, f"\n{QUESTION}"])])
     assert outside(place / "out", block(place / "out", codes)) == wanted != ""
-    card = (place / "out/README.md").read_text()
-    assert chain.read_receipt(run / "openaqa")["artifact_hash"][:12] in card and "license_name: FILL-IN" in card
+    text = (place / "out/README.md").read_text()
+    assert chain.read_receipt(run / "openaqa")["artifact_hash"][:12] in text and "license_name: FILL-IN" in text
+    assert "base_model" not in text, "random:tiny is not on the hub"
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    shown = {name: json.loads(re.findall(rf"^{name} = (.*)$", code, re.MULTILINE)[0]) for name in ("codes", "question")}
+    tests = {cut.id: cut for cut in chunks.read(run / "cache/chunks").of_split("test")}
+    cut = tests[re.findall(r"the codes of (\S+), a test recording", code)[0]]
+    assert shown["codes"] == list(cut.custom["codes"])
+    asked = [said.custom["question"] for said in cut.supervisions if said.custom["task"] == "question"]
+    assert shown["question"] in asked
+    assert outside(place / "out", code) == answer(model, [Turn("user", [shown["codes"], f"\n{shown['question']}"])])
     capsys.readouterr()
     assert main(["ask", str(clip), QUESTION, "--model=out"]) == 0
     assert said(capsys) == wanted
@@ -315,6 +352,39 @@ def test_a_merged_export_is_plain_transformers_and_ours(place, run, clip, model,
     assert main(["export", "--to=again", "--model=out"]) == 1
     assert "is an export already" in capsys.readouterr().err
     assert sorted(path.name for path in place.iterdir() if path.name.startswith(".")) == []
+
+
+def test_a_base_model_is_a_hub_id_and_nothing_else(place: Path):
+    (place / "models/vicuna").mkdir(parents=True)
+    sources = [
+        "lmsys/vicuna-7b-v1.5",
+        "models/vicuna",
+        "/models/x",
+        "./x/y",
+        "../y",
+        "smollm2-135m-instruct",
+        "a/b.gguf",
+    ]
+    assert [card._is_hub_id(source) for source in (*sources, "random:tiny")] == [True, *[False] * 7]
+
+
+def test_a_card_shows_the_scores_before_the_losses(place: Path):
+    receipt = {
+        "stage": "openaqa",
+        "artifact_hash": "a" * 64,
+        "metrics": {"val/text_loss": 0.5, "val/audio_loss": math.nan},
+    }
+    assert card._metrics(place / "x/openaqa", receipt).startswith("Not evaluated on held-out sound.\n")
+    (place / "x/evaluate/artifact").mkdir(parents=True)
+    (place / "x/evaluate/receipt.json").write_text(json.dumps({"parents": {"openaqa": "a" * 64}}))
+    (place / "x/evaluate/artifact/report.md").write_text("# x: held-out scores\n\n## Questions\n")
+    found = card._metrics(place / "x/openaqa", receipt)
+    assert found.startswith("### x: held-out scores\n\n#### Questions\n") and "audio_loss" not in found
+    assert (
+        found.index("#### Questions")
+        < found.index("### At the end of the training")
+        < found.index("- val/text_loss: 0.5")
+    )
 
 
 def test_an_adapter_is_peft_s_and_ours(place, run, clip, model, capsys):

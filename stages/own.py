@@ -1,0 +1,70 @@
+"""`stage prepare folder`: what is said of anybody's own recordings, before they are read and after. No torch here."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from datamodules.corpora import FOLDER
+
+WITHOUT = {  # split -> what it means to have none of it
+    "validation": "nothing is measured in training. Write validation in the column split of some, or leave it empty",
+    "test": "nothing can be evaluated, and run all does not start. Write test in the column split of some, or --split_by=COLUMN --test=VALUE",
+}
+
+
+def require(configuration: dict[str, Any]) -> None:
+    for key, missing in (("root", "ROOT, the folder of the recordings"), ("metadata", "--metadata FILE.csv")):
+        if configuration[key] == "???":
+            name = configuration["name"] or "mine"
+            raise ValueError(f"prepare folder: {key} is not given: give {missing}, as\n  {FOLDER.format(name)}")
+
+
+def read(name: str, configuration: dict[str, Any]) -> dict[str, Any]:
+    """Its part of the receipt."""
+    from datamodules.corpora import folder
+    from datamodules.corpora.inspect import LISTED
+
+    out = Path(configuration["data"]["root"]) / name
+    done = folder.prepare(
+        Path(configuration["root"]), Path(configuration["metadata"]), out, name=name,
+        split_by=configuration["split_by"], test=configuration["test"], validation=configuration["validation"],
+        validation_fraction=configuration["validation_fraction"], label_question=configuration["label_question"],
+        on_bad=configuration["data"]["on_bad"], workers=max(configuration["data"]["num_workers"], 1),
+    )  # fmt: skip
+    report = done.report
+    if report.skipped:
+        print(f"{name}: {len(report.skipped)} recordings were left out (--data.on_bad=skip):")
+        for path, reason in report.skipped[:LISTED]:
+            print(f"  {path}: {reason}")
+        if (more := len(report.skipped) - LISTED) > 0:
+            print(f"  and {more} more, listed in {out / 'missing.jsonl'}")
+    say_short(name, report.short)
+    return {
+        "recordings": report.recordings,
+        "seconds": report.seconds,
+        "splits": report.splits,
+        "skipped": [[str(path), reason] for path, reason in report.skipped],
+        "found": done.found,
+        "translated": done.translated,
+        "mistyped": done.mistyped,
+    }
+
+
+def closing(report: dict[str, Any], configuration: dict[str, Any]) -> Iterator[str]:
+    """What was understood of the table, and what no recording is for. report: as `read` gives it."""
+    yield "found " + ", ".join(f"{count} {column}s" for column, count in report["found"].items())
+    for column, known in report["mistyped"].items():
+        yield f"column `{column}` is kept and not read; did you mean `{known}`?"
+    if report["translated"]:
+        yield "column split: " + ", ".join(f"{how}: {count}" for how, count in report["translated"].items())
+    for split, meaning in WITHOUT.items():
+        unasked = split == "validation" and not configuration["validation_fraction"]  # 0 was typed
+        if not report["splits"][split] and not unasked:
+            yield f"no recording is for {split}: {meaning}"
+
+
+def say_short(name: str, count: int) -> None:
+    from datamodules.corpora.writer import SHORT
+
+    if count:
+        print(f"{name}: {count} recordings are shorter than {SHORT} s: a token or two is all there is of each")
