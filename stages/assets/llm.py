@@ -1,10 +1,13 @@
 """A causal LM and its tokenizer from a source: a hub id, a folder, a GGUF file or `random:`. What cannot be trained is refused by name."""
 
+import contextlib
 import hashlib
+import io
 import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -105,8 +108,9 @@ def _load_gguf(path: Path, dtype: str, attention: str | None) -> LanguageModel:
     folder = path.with_suffix(f".{dtype}")
     if _read_origin(folder) != origin:
         try:
-            loaded = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=kind)
-            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+            with _silent():
+                loaded = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=kind)
+                tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         except ImportError as error:
             raise ValueError(f"{path.name}: GGUF needs one more package. Type pip install gguf.") from error
         if not os.access(path.parent, os.W_OK):
@@ -123,6 +127,20 @@ def _load_gguf(path: Path, dtype: str, attention: str | None) -> LanguageModel:
         _save(folder, plain, tokenizer, origin)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, attn_implementation=attention)
     return LanguageModel(model.eval(), AutoTokenizer.from_pretrained(folder))
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """transformers' hints on packed weights, which are unpacked once here, and its bar of a second."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _save(folder: Path, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", origin: dict[str, Any]) -> None:
