@@ -21,8 +21,11 @@ def check(unit: str, conf: dict[str, Any]) -> Iterable[tuple[str, str]]:
                 f"no stage is called {name!r}. "
                 + (f"Did you mean: 'parents.{near[0]}'?" if near else f"There are: {', '.join(stages)}"),
             )
-    if "experiment" in conf and not re.fullmatch(r"\w[\w.+-]*", conf["experiment"]):
-        yield "experiment", f"{conf['experiment']!r} is to name a folder: letters, digits, _ . + and - are allowed"
+    if "experiment" in conf and not re.fullmatch(r"[^./\s][^/\n]*", conf["experiment"]):
+        yield (
+            "experiment",
+            f"{conf['experiment']!r} is to name a folder: no / in it, no . and no space at its beginning",
+        )
     if "rate" in conf:
         given = {key: value for key, value in conf["rate"].items() if value is not None}
         if len(given) != 1:
