@@ -25,7 +25,11 @@ class Interrupt(L.Callback):
             os.kill(os.getpid(), int(sent))
             time.sleep(0 if int(sent) else 2)
     def on_train_batch_end(self, trainer, *arguments): self._count(trainer)
-    def on_predict_batch_end(self, trainer, *arguments): self._count(trainer)
+    def on_predict_batch_end(self, trainer, module, *arguments):
+        behind = getattr(module, "behind", None)  # writes the batch before this one: what it holds by now is not left to chance
+        if behind and len(behind.waiting) > 1:
+            behind.waiting[0].result()
+        self._count(trainer)
 name, _, attribute = STAGES["latents" if stage == "all" else stage].target.partition(":")
 module = getattr(importlib.import_module(name), attribute)
 callbacks = module.callbacks

@@ -42,7 +42,7 @@ def test_killed_cache_holds_every_recording_exactly_once(stage, tones: Path, who
     interrupt(tones, "cache", 2, *words)
     folder = tones / "runs/killed-cache/cache/chunks"
     finished = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    assert len(finished) < 3  # chunks are written behind the model: on a busy machine the first may not be there yet
+    assert 0 < len(finished) < 3
     assert stage("run", "cache", *words) == 0
     cuts, expected = chunks.read(folder), chunks.read(whole / "cache/chunks")
     assert set(Counter(cut.id for cut in cuts).values()) == {1}
