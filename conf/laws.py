@@ -94,13 +94,13 @@ def check(unit: str, conf: dict[str, Any]) -> Iterable[tuple[str, str]]:
 
 
 def _check_tasks(names: list[str]) -> Iterable[tuple[str, str]]:
-    from conf import evaluation
+    from conf import evaluation_tasks
 
     if not names or len(set(names)) < len(names):
-        yield "tasks", f"{names}; one or more, each once, or null. There are: {', '.join(evaluation.names())}"
+        yield "tasks", f"{names}; one or more, each once, or null. There are: {', '.join(evaluation_tasks.names())}"
     for name in names:
         try:
-            evaluation.task(name)
+            evaluation_tasks.task(name)
         except ValueError as error:
             yield "tasks", str(error).removeprefix("tasks: ")
 

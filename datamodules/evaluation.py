@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import lightning as L
 from torch.utils.data import DataLoader
 
-from datamodules.conversations import Turn, is_asked
+from datamodules.language.conversations import Turn, is_asked
 
 
 class Asked(NamedTuple):

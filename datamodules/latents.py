@@ -10,12 +10,12 @@ import torch
 from lhotse import MonoCut
 from torch import Tensor
 
-from datamodules import chunks
 from datamodules.batches import NumberedBatches
-from datamodules.overlap import Ahead
-from datamodules.pending import PendingChunks
 from datamodules.sampler import ResumableDataModule
-from datamodules.stored import SPLITS, Stored
+from datamodules.store import chunks
+from datamodules.store.overlap import Ahead
+from datamodules.store.pending import PendingChunks
+from datamodules.store.stored import SPLITS, Stored
 
 
 class LatentBatch(NamedTuple):

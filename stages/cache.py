@@ -9,11 +9,12 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from callbacks.progress import Line
-from datamodules import chunks
 from datamodules.latents import ChunkBatch, PendingLatents, windows
-from datamodules.overlap import Behind
+from datamodules.store import chunks
+from datamodules.store.overlap import Behind
 from models.metrics.reconstruction import CodebookUse
-from stages import artifacts, chain
+from stages.hub import artifacts
+from stages.runs import chain
 
 
 class Cache(L.LightningModule):

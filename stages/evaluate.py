@@ -13,16 +13,19 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from callbacks.progress import Line
-from conf import evaluation
-from datamodules import chunks
+from conf import evaluation_tasks
 from datamodules.evaluation import Asked, EvaluationDataModule, captions, label_names, of_task, questions, texts
-from models.generation import pad_left
-from models.likelihood import answer_scores
-from models.metrics.answers import BestGuess
-from models.metrics.captions import caption_scores
-from models.vocabulary import Turn
-from stages import appended, chain, language_model, report, report_page, scores
-from stages.report_sound import Written
+from datamodules.store import chunks
+from models.language.generation import pad_left
+from models.language.likelihood import answer_scores
+from models.language.vocabulary import Turn
+from stages.hub import language_model
+from stages.reports import evaluation_table, page
+from stages.reports.listening import Written
+from stages.runs import chain, row_files
+from stages.scoring import scores
+from stages.scoring.answers import BestGuess
+from stages.scoring.captions import caption_scores
 
 
 class Evaluate(L.LightningModule):
@@ -32,7 +35,7 @@ class Evaluate(L.LightningModule):
     def __init__(self, stage: str, conf: dict[str, Any], parents: dict[str, chain.Parent], folder: Path) -> None:
         super().__init__()
         self.conf, self.parents, self.folder = conf, parents, folder
-        self.tasks = {task["name"]: task for task in map(evaluation.task, conf["tasks"] or [])}
+        self.tasks = {task["name"]: task for task in map(evaluation_tasks.task, conf["tasks"] or [])}
         for task in self.tasks.values():
             scores.require(task, None)  # before anything is loaded or asked
         model = parents["openaqa" if conf["after"] == "openaqa" else "caption"]
@@ -76,7 +79,7 @@ class Evaluate(L.LightningModule):
         if self.trainer.precision == "bf16-mixed":
             self.language.narrow()
         self.line = Line("evaluate", len(self.asked), "answers", self.global_rank == 0)
-        appended.mend(self.folder, self.global_rank)
+        row_files.mend(self.folder, self.global_rank)
         self.done = {row["id"] for row in self._predictions()}
         self.answered = len(self.done)
         config = self.language.lm.config.get_text_config()
@@ -102,7 +105,7 @@ class Evaluate(L.LightningModule):
                 del row["turns"], row["labels"]
                 rows.append(row)
             self.answered += len(new) * self.trainer.world_size
-        appended.append(self.folder, self.global_rank, rows)
+        row_files.append(self.folder, self.global_rank, rows)
         self.line.update(min(self.answered, len(self.asked)))
 
     def _generated(self, prompts: list[list[int]]) -> list[str]:
@@ -141,7 +144,7 @@ class Evaluate(L.LightningModule):
             "experiment": self.conf["experiment"],
             "facts": facts,
             "reconstruction": self._reconstruction(),
-            "questions": report.answers(rows, guess, self.conf["bootstrap_samples"], self.conf["seed"]),
+            "questions": evaluation_table.answers(rows, guess, self.conf["bootstrap_samples"], self.conf["seed"]),
             "captions": {"count": len(captioned) // 3}
             | {
                 condition: _score([row for row in captioned if row["condition"] == condition])
@@ -154,15 +157,13 @@ class Evaluate(L.LightningModule):
             **self._of("fewshot", "few_shot"),
             **self._of("generation", "generation"),
         }
-        report.write(artifact, found)
+        evaluation_table.write(artifact, found)
         if self.tasks:
             text = scores.document(f"{self.conf['experiment']}: tasks", found["tasks"])
-            (artifact / "report.md").write_text("\n".join([text, *report.further(found)]))
+            (artifact / "report.md").write_text("\n".join([text, *evaluation_table.further(found)]))
         (artifact / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in predictions))
         tokenizer = self.parents["tokenizer"].folder
-        report_page.write(
-            artifact, found, predictions, self.test_cuts, tokenizer, self.conf, self._judge(), self._written()
-        )
+        page.write(artifact, found, predictions, self.test_cuts, tokenizer, self.conf, self._judge(), self._written())
         print((artifact / "report.md").read_text())
         print(f"to read and to hear: {self.folder / 'artifact' / 'report.html'}")
         kept = ("questions", "reconstruction", "captions", "tasks", "failed")
@@ -179,18 +180,18 @@ class Evaluate(L.LightningModule):
         samples, seed = self.conf["bootstrap_samples"], self.conf["seed"]
         return scores.score(task, rows, expected, self.labels[name], train, scores.tools(task), samples, seed)
 
-    def _judge(self) -> report_page.Judge:
+    def _judge(self) -> page.Judge:
         """Whether a row is right by its task's own rule; None where the task has none."""
         readers = {
             name: scores.Reader(task, self.labels[name], scores.tools(task))
             for name, task in self.tasks.items()
             if "accuracy" in task["metrics"]
         }
-        return lambda row: readers[row["task"]].right(row) if row.get("task") in readers else report_page.exact(row)
+        return lambda row: readers[row["task"]].right(row) if row.get("task") in readers else page.exact(row)
 
     def _predictions(self) -> list[dict[str, Any]]:
         """All answers so far, by id, in the order of asking; a line that a kill cut short is asked again."""
-        rows = {row["id"]: row for row in appended.rows(self.folder)}
+        rows = {row["id"]: row for row in row_files.rows(self.folder)}
         return [
             rows[item.id]
             for item in self.asked

@@ -16,12 +16,15 @@ from lightning.pytorch.callbacks import Callback
 from callbacks.progress import Line
 from datamodules.audio import load_sound
 from datamodules.fewshot import Episode, FewShotDataModule, Piece, Sound, disturb, episodes, prompt
-from models.likelihood import log_likelihoods, read
+from models.language.likelihood import log_likelihoods, read
+from models.language.vocabulary import Vocabulary
 from models.metrics.probe import nearest_histogram
 from models.quantizer import LexicalQuantizer, whole_words
-from models.vocabulary import Vocabulary
-from stages import appended, assets, chain, language_model, prepare, report_fewshot
-from stages.pretrained import SoundTokenizer
+from stages.hub import language_model, weights
+from stages.hub.sound_tokenizer import SoundTokenizer
+from stages.launch import prepare
+from stages.reports import fewshot_table
+from stages.runs import chain, row_files
 
 
 class Writer(Protocol):
@@ -99,7 +102,7 @@ class FewShot(L.LightningModule):
             model, vocabulary = language_model.load(self.parents[self.conf["llm"]].artifact)
             return model.lm, Sounds(vocabulary)
         source, facts = self.conf["model"]["source"], self.parents["tokenizer"].facts
-        lm, tokenizer = assets.load_language_model(
+        lm, tokenizer = weights.load_language_model(
             source, *(self.conf["model"][key] for key in ("revision", "dtype", "attention"))
         )
         quantizer = self.sound_tokenizer.tokenizer.quantizer
@@ -128,13 +131,13 @@ class FewShot(L.LightningModule):
         self.done = len(self.episodes) - len(self.trainer.datamodule.pending)
         self.line.start(self.done)
         self.sound_tokenizer.to(self.device)
-        appended.mend(self.folder, self.global_rank)
+        row_files.mend(self.folder, self.global_rank)
         self.held = {(row["shots"], row["episode"], row["condition"]) for row in self._rows()}
 
     def predict_step(self, episode: Episode, batch_idx: int) -> None:
         for condition in self.conditions:
             if (episode.shots_per_class, episode.number, condition) not in self.held:
-                appended.append(self.folder, self.global_rank, [self.ask(episode, condition)])
+                row_files.append(self.folder, self.global_rank, [self.ask(episode, condition)])
         self.done += self.trainer.world_size
         self.line.update(min(self.done, len(self.episodes)))
 
@@ -204,16 +207,16 @@ class FewShot(L.LightningModule):
             "ways": self.conf["ways"],
             "expected": len(self.episodes) * len(self.conditions),
             "scored": len(rows),
-            "table": report_fewshot.table(rows, self.conf["bootstrap_samples"], self.conf["seed"]),
+            "table": fewshot_table.table(rows, self.conf["bootstrap_samples"], self.conf["seed"]),
         }
-        report_fewshot.write(artifact, found)
+        fewshot_table.write(artifact, found)
         (artifact / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        print(report_fewshot.markdown(found))
+        print(fewshot_table.markdown(found))
         return facts, {"table": found["table"]}
 
     def _rows(self) -> list[dict[str, Any]]:
         """All rows so far, in the order of the episodes; a line that a kill cut short is made again."""
-        rows = appended.rows(self.folder)
+        rows = row_files.rows(self.folder)
         held = {(row["shots"], row["episode"], row["condition"]): row for row in rows}
         keys = [(one.shots_per_class, one.number, condition) for one in self.episodes for condition in self.conditions]
         return [held[key] for key in keys if key in held]

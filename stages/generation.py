@@ -21,7 +21,6 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from callbacks.progress import Line
-from datamodules import chunks
 from datamodules.audio import load_sound
 from datamodules.evaluation import spread
 from datamodules.generation import (
@@ -37,9 +36,14 @@ from datamodules.generation import (
     kind_of,
     label_of,
 )
-from stages import appended, assets, chain, language_model, prepare, report_generation, trained, verbs
-from stages.pretrained import SoundTokenizer
-from stages.report_generation import Clip, Judge
+from datamodules.store import chunks
+from stages.cli import use
+from stages.hub import language_model, locate, weights
+from stages.hub.sound_tokenizer import SoundTokenizer
+from stages.launch import prepare
+from stages.reports import generation_table
+from stages.reports.generation_table import Clip, Judge
+from stages.runs import chain, row_files
 
 
 class Generation(L.LightningModule):
@@ -53,7 +57,7 @@ class Generation(L.LightningModule):
             raise ValueError(
                 "generation: class accuracy needs scikit-learn: pip install scikit-learn, or --probe_recordings=0"
             )
-        self.embedder = assets.load_embedder(conf["embedder"]) if conf["embedder"] else None
+        self.embedder = weights.load_embedder(conf["embedder"]) if conf["embedder"] else None
         receipts = prepare.corpora(conf)
         self.roots = {name: Path(receipt["root"]) for name, receipt in receipts.items()}
         cuts, corpora = chunks.read(parents["cache"].folder / "chunks"), ", ".join(self.roots)
@@ -73,7 +77,7 @@ class Generation(L.LightningModule):
         model = parents["openaqa" if conf["after"] == "openaqa" else "caption"]
         self.language, vocabulary = language_model.load(model.artifact, trained=conf["after"] != "none")
         lm, prompts = self.language.lm, model.receipt["conf"]["prompts"]
-        self.model = trained.Trained(lm, vocabulary, prompts, trained.context(lm))
+        self.model = locate.Trained(lm, vocabulary, prompts, locate.context(lm))
         made_of = [parent.receipt["artifact_hash"] for parent in parents.values()]
         made_of += [receipt["hash"] for receipt in receipts.values()]
         self.made_of = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
@@ -103,7 +107,7 @@ class Generation(L.LightningModule):
     def on_predict_start(self) -> None:
         if self.trainer.precision == "bf16-mixed":
             self.language.narrow()
-        appended.mend(self.folder, self.global_rank)
+        row_files.mend(self.folder, self.global_rank)
         self.line = Line("generation", len(self.items), "sounds", self.global_rank == 0)
         self.held = set(self._rows())
         self.done = len(self.held)
@@ -120,7 +124,7 @@ class Generation(L.LightningModule):
             if item.id not in self.held:
                 row = {"id": item.id, "of": self.made_of, **item._asdict(), "seed": self._seed(item), "codes": one}
                 rows.append(row | {"embedding": vector})
-        appended.append(self.folder, self.global_rank, rows)
+        row_files.append(self.folder, self.global_rank, rows)
         self.done += len(rows) * self.trainer.world_size
         self.line.update(min(self.done, len(self.items)))
 
@@ -133,7 +137,7 @@ class Generation(L.LightningModule):
         if condition == NOTHING:  # greedy, all of them would be one sound
             settings |= {"guidance": 1.0, "temperature": self.conf["temperature"] or 1.0}
         seeds = [self._seed(item) for item in batch]
-        return verbs.text_to_sound(self.model, [item.caption for item in batch], self.most, seeds, settings)
+        return use.text_to_sound(self.model, [item.caption for item in batch], self.most, seeds, settings)
 
     def _embedded(self, batch: list[Item], codes: list[list[int]]) -> list[str | None]:
         if self.embedder is None:
@@ -168,17 +172,17 @@ class Generation(L.LightningModule):
             "embedder": conf["embedder"],
             "expected": len(self.items),
             "scored": len(rows),
-            **report_generation.tables(
+            **generation_table.tables(
                 {part: [_clip(cut) for cut in cuts] for part, cuts in self.chosen._asdict().items()},
                 {name: (row["codes"], _read(row["embedding"])) for name, row in rows.items()},
                 {cut.id: list(cut.custom["codes"])[: self.most] for cut in self.chosen.asked},
                 self.judge, conf["seeds"], conf["bootstrap_samples"], conf["seed"],
             ),
         }  # fmt: skip
-        report_generation.write(artifact, found)
+        generation_table.write(artifact, found)
         said = [{key: value for key, value in row.items() if key != "embedding"} for row in rows.values()]
         (artifact / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in said))
-        print(report_generation.markdown(found))
+        print(generation_table.markdown(found))
         return self.parents["tokenizer"].facts, {key: found[key] for key in ("sounds", "accuracy", "diversity")}
 
     def language_name(self) -> str:
@@ -187,7 +191,7 @@ class Generation(L.LightningModule):
 
     def _rows(self) -> dict[str, dict[str, Any]]:
         """All rows so far by id, in the order of the items; what another LLM or tokenizer made is made again."""
-        held = {row["id"]: row for row in appended.rows(self.folder) if row["of"] == self.made_of}
+        held = {row["id"]: row for row in row_files.rows(self.folder) if row["of"] == self.made_of}
         return {item.id: held[item.id] for item in self.items if item.id in held}
 
 

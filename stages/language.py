@@ -12,14 +12,16 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from datamodules import chunks
-from datamodules.conversations import Turn
-from datamodules.language import Encoded, LanguageBatch, LanguageDataModule
-from datamodules.stored import Stored
-from models.vocabulary import KEPT, PROMPT
-from models.vocabulary import Turn as ChatTurn
-from stages import artifacts, chain, lessons, optim, ranks
-from stages.language_model import build, check_base, times
+from datamodules.language.conversations import Turn
+from datamodules.language.datamodule import Encoded, LanguageBatch, LanguageDataModule
+from datamodules.store import chunks
+from datamodules.store.stored import Stored
+from models.language.vocabulary import KEPT, PROMPT
+from models.language.vocabulary import Turn as ChatTurn
+from stages.engine import curriculum, distributed, optim
+from stages.hub import artifacts
+from stages.hub.language_model import build, check_base, times
+from stages.runs import chain
 
 
 class Language(L.LightningModule):
@@ -44,7 +46,7 @@ class Language(L.LightningModule):
         self.entry: str | None = None  # of the curriculum, that is trained now
         self.language.train()  # transformers hands models over in evaluation mode
         cuts = chunks.read(parents["cache"].folder / "chunks")
-        self.data = lessons.data(
+        self.data = curriculum.data(
             stage,
             conf,
             cuts,
@@ -89,19 +91,19 @@ class Language(L.LightningModule):
         for name in ("loss", "text_loss", "audio_loss", "kept_loss", "z_loss"):
             self.log(f"train/{name}", getattr(losses, name), batch_size=len(batch.ids))
         if self.conf["curriculum"]:
-            number = lessons.position(self.conf["curriculum"], self.trainer.global_step).number + 1
+            number = curriculum.position(self.conf["curriculum"], self.trainer.global_step).number + 1
             self.log("train/curriculum_entry", float(number), batch_size=len(batch.ids))
         self.log("train/padding_fraction", 1 - batch.attention_mask.float().mean(), batch_size=len(batch.ids))
         if self.trainer.world_size == 1:
             return losses.loss
-        return losses.loss * ranks.shares(losses.weight[None])[0]
+        return losses.loss * distributed.shares(losses.weight[None])[0]
 
     def on_train_batch_start(self, batch: LanguageBatch, batch_idx: int) -> None:
         """Says which entry of the curriculum begins, or is taken up again."""
         if not self.conf["curriculum"]:
             return
         entries, step = self.conf["curriculum"], self.trainer.global_step
-        now = lessons.position(entries, step)
+        now = curriculum.position(entries, step)
         if now.name != self.entry:
             self.entry = now.name
             text = f"{now.name} (entry {now.number + 1} of {len(entries)}), step {now.step} of {entries[now.number]['steps']}"
@@ -113,7 +115,7 @@ class Language(L.LightningModule):
         """What an entry does not train has no gradient: AdamW leaves it, and its own moments, as they are."""
         if not self.conf["curriculum"]:
             return
-        now = lessons.position(self.conf["curriculum"], self.trainer.global_step)
+        now = curriculum.position(self.conf["curriculum"], self.trainer.global_step)
         if self.conf["curriculum"][now.number]["train"] == "new_rows":
             for name, parameter in self.language.named_parameters():
                 if "new_rows" not in name:
@@ -141,13 +143,13 @@ class Language(L.LightningModule):
         rates = {"new_rows": self.conf["embedding_learning_rate"]}
         return optim.configure(
             self.language.named_parameters(), self.conf["optimizer"], self.conf["trainer"]["max_steps"], rates,
-            lessons.phases(self.conf),
+            curriculum.phases(self.conf),
         )  # fmt: skip
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["state_dict"], checkpoint["base"] = self.language.trainable_state(), self.base
         if self.conf["curriculum"]:
-            checkpoint["curriculum"] = lessons.position(self.conf["curriculum"], self.trainer.global_step)._asdict()
+            checkpoint["curriculum"] = curriculum.position(self.conf["curriculum"], self.trainer.global_step)._asdict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_base("the checkpoint", checkpoint, self.base, self.conf)
@@ -159,7 +161,7 @@ class Language(L.LightningModule):
         artifacts.save(artifact, config, self.language.trainable_state())
         metrics = {key: float(value) for key, value in self.trainer.callback_metrics.items()}
         facts = self.facts | {"model": self.conf["model"]["source"], "vocabulary_size": self.vocabulary.size}
-        facts["too_long"] = lessons.write_too_long(self.data.too_long, artifact / "too_long.jsonl")
+        facts["too_long"] = curriculum.write_too_long(self.data.too_long, artifact / "too_long.jsonl")
         facts["items"] = [len(items) for items in self.data.train_items]
         facts["curriculum"] = [
             {"name": entry["name"], "steps": entry["steps"], "items": count}

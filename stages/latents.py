@@ -15,11 +15,13 @@ from lightning.pytorch.callbacks import Callback
 from safetensors.torch import save_file
 
 from callbacks.progress import Line
-from datamodules import chunks
-from datamodules.overlap import Ahead, Behind
-from datamodules.windows import AudioBatch, AudioDataModule, Grid, Loaded, Windows, spans
-from models.vae import MelCodec
-from stages import artifacts, chain, prepare
+from datamodules.store import chunks
+from datamodules.store.overlap import Ahead, Behind
+from datamodules.waveforms import AudioBatch, AudioDataModule, Grid, Loaded, Windows, spans
+from models.codec.mel import MelCodec
+from stages.hub import artifacts
+from stages.launch import prepare
+from stages.runs import chain
 
 
 class Latents(L.LightningModule):

@@ -20,16 +20,19 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from callbacks.progress import Line
-from datamodules import chunks
 from datamodules.latents import collate, windows
 from datamodules.reconstruction import ReconstructionDataModule, SoundBatch, choose
-from models.metrics import registry
+from datamodules.store import chunks
 from models.metrics.kernel import KernelAudioDistance
 from models.metrics.probe import linear_probe
 from models.metrics.reconstruction import CodebookUse, LatentError, MelDistance, MultiResolutionStftDistance
 from models.metrics.signal import SignalMetric
-from models.tokenizer import SoundTokenizer
-from stages import artifacts, assets, chain, prepare, realtime, report
+from models.tokenizer.tokenizer import SoundTokenizer
+from stages.hub import artifacts, weights
+from stages.launch import prepare
+from stages.reports import evaluation_table, real_time
+from stages.runs import chain
+from stages.scoring import registry
 
 DECODERS = {"tokenizer": "flow matching", "tokenizer_mse": "MSE"}
 
@@ -59,7 +62,7 @@ class Reconstruct(L.LightningModule):
                 f"reconstruct: no recording of {', '.join(conf['data']['corpora'])} is in the split 'test'. Prepare the corpus "
                 "with a column `split`, or with --split_by=COLUMN --test=VALUE"
             )
-        self.embedder = assets.load_embedder(conf["embedder"]) if conf["embedder"] else None
+        self.embedder = weights.load_embedder(conf["embedder"]) if conf["embedder"] else None
         self.groups = list(dict.fromkeys(window.group for window in self.chosen))
         self.scores = nn.ModuleList(  # by group
             nn.ModuleDict({_key(*row): nn.ModuleDict(self._metrics(*row)) for row in self._rows()}) for _ in self.groups
@@ -213,10 +216,10 @@ class Reconstruct(L.LightningModule):
             "probe": self._probe() if self.conf["probe"] else {},
         }
         (artifact / "report.json").write_text(json.dumps(found, indent=1))
-        text = report.reconstruction(found)
+        text = evaluation_table.reconstruction(found)
         (artifact / "report.md").write_text(text)
         speed = self._speed() if self.conf["speed_repeats"] else None
-        print("\n".join([text, *(realtime.lines(speed) if speed else [])]))
+        print("\n".join([text, *(real_time.lines(speed) if speed else [])]))
         return facts, {key: found[key] for key in ("clips", "rows", "codebook", "probe")} | {"speed": speed}
 
     def _speed(self) -> dict[str, Any]:
@@ -228,7 +231,7 @@ class Reconstruct(L.LightningModule):
             name: self.conf["steps"] if tokenizer.objective == "flow" else [1]
             for name, tokenizer in self.tokenizers.items()
         }
-        return realtime.measure(
+        return real_time.measure(
             waveform, self.facts["sample_rate"], self.codec, dict(self.tokenizers.items()), self.sampling, steps,
             self.conf["speed_repeats"],
         )  # fmt: skip

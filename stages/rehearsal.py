@@ -16,9 +16,10 @@ from torch.utils.data import DataLoader
 from transformers import GenerationConfig, LogitsProcessorList
 
 from callbacks.progress import Line
-from models.generation import Drawn, pad_left
-from stages import assets, chain
-from stages.run import precision
+from models.language.generation import Drawn, pad_left
+from stages.engine.runner import precision
+from stages.hub import weights
+from stages.runs import chain
 
 
 class Rehearsal(L.LightningModule):
@@ -30,7 +31,7 @@ class Rehearsal(L.LightningModule):
         self.conf, self.parts = conf, folder / "parts"
         model = conf["model"]
         narrow = precision(conf["trainer"]).startswith("bf16")  # else each step would cast all weights again
-        self.lm, self.tokenizer = assets.load_language_model(
+        self.lm, self.tokenizer = weights.load_language_model(
             model["source"], model["revision"], "bfloat16" if narrow else model["dtype"], model["attention"]
         )
         self.lm.generation_config = GenerationConfig()  # a hub's sampling settings are not ours

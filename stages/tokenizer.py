@@ -19,7 +19,9 @@ from callbacks.samples import SoundSamples
 from callbacks.step_seed import position_seed
 from datamodules.latents import LatentBatch, LatentDataModule
 from models.metrics.reconstruction import CodebookUse, LatentError
-from stages import artifacts, chain, optim, ranks
+from stages.engine import distributed, optim
+from stages.hub import artifacts
+from stages.runs import chain
 
 GAP_TIMES = (0.1, 0.5, 0.9)
 COLLAPSED = 0.005  # share of the codebook below which a perplexity is a collapse
@@ -80,7 +82,7 @@ class Tokenizer(L.LightningModule):
         if self.trainer.world_size == 1:
             return losses.loss
         weights = torch.stack([batch.num_frames.sum(), losses.code_mask.sum()]).float()
-        frames, codes = ranks.shares(weights)
+        frames, codes = distributed.shares(weights)
         described = losses.reconstruction + self.conf["flow"]["prior_weight"] * losses.prior
         return frames * described + codes * losses.commitment
 

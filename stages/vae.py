@@ -15,11 +15,13 @@ from torch import Tensor
 from callbacks.samples import CropSamples
 from callbacks.step_seed import position_seed
 from datamodules.crops import CropBatch, CropDataModule
-from models import oobleck
-from models.discriminator import Discriminator, adversarial_loss, discriminator_loss, feature_matching_loss
+from models.codec import oobleck
+from models.codec.discriminator import Discriminator, adversarial_loss, discriminator_loss, feature_matching_loss
+from models.codec.spectral_loss import SpectralLoss
 from models.metrics.reconstruction import MelDistance, MultiResolutionStftDistance
-from models.spectral import SpectralLoss
-from stages import chain, optim, prepare
+from stages.engine import optim
+from stages.launch import prepare
+from stages.runs import chain
 
 
 class Vae(L.LightningModule):

@@ -50,7 +50,7 @@ def write_tones(root: Path, count: int) -> Path:
 @pytest.fixture(scope="session")
 def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder to work in, with the corpus `tones` prepared in data/ and nothing run yet."""
-    from stages.cli import main
+    from stages.cli.main import main
 
     place = tmp_path_factory.mktemp("tones")
     before = Path.cwd()
@@ -67,7 +67,7 @@ def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def stage(tones: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """The command, in that folder: stage("run", "tokenizer", "--experiment=x") -> exit status."""
-    from stages.cli import main
+    from stages.cli.main import main
 
     monkeypatch.chdir(tones)
     return lambda verb, *words: main([verb, *words, *SMOKE])

@@ -34,7 +34,7 @@ name, _, attribute = STAGES["latents" if stage == "all" else stage].target.parti
 module = getattr(importlib.import_module(name), attribute)
 callbacks = module.callbacks
 module.callbacks = lambda self: [*callbacks(self), Interrupt()]
-from stages.cli import main
+from stages.cli.main import main
 sys.exit(main(["run", stage, *words]))
 """
 

@@ -58,7 +58,7 @@ def test_models_and_conf_know_no_trainer(package: str):
 @pytest.mark.parametrize("words", QUICK, ids=" ".join)
 def test_what_answers_imports_nothing_heavy(words: list[str]):
     code = (
-        "import sys\nfrom stages.cli import main\n"
+        "import sys\nfrom stages.cli.main import main\n"
         f"try:\n    status = main({words!r})\nexcept SystemExit as end:\n    status = end.code\n"
         f"sys.stderr.write(repr([status, [name for name in {HEAVY!r} if name in sys.modules]]))"
     )
@@ -73,7 +73,7 @@ def test_it_answers_with_half_a_second_of_work(words: list[str]):
 
     def seconds() -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, "-m", "stages.cli", *words], cwd=ROOT, capture_output=True, check=True)
+        subprocess.run([sys.executable, "-m", "stages.cli.main", *words], cwd=ROOT, capture_output=True, check=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 

@@ -8,7 +8,8 @@ import pytest
 
 import conf
 from conf.schema import UNITS
-from stages import STAGES, cli
+from stages import STAGES
+from stages.cli import main
 
 README = (Path(__file__).parents[1] / "README.md").read_text().replace("\\\n", "")
 COMMANDS = sorted(
@@ -24,10 +25,10 @@ def test_readme_names_commands():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_is_understood(command: str):
     words = shlex.split(command)[1:]
-    arguments, rest = cli._parser().parse_known_args(words)
+    arguments, rest = main._parser().parse_known_args(words)
     overrides = conf.parse_overrides(rest)
     unit = getattr(arguments, "stage", None) or getattr(arguments, "unit", None) or getattr(arguments, "corpus", None)
-    unit = cli.CORPORA.get(unit, unit) if hasattr(arguments, "corpus") else unit
+    unit = main.CORPORA.get(unit, unit) if hasattr(arguments, "corpus") else unit
     units = list(STAGES) if unit in (None, "all") else [unit]
     if getattr(arguments, "root", None):
         overrides.append(f"root={arguments.root}")

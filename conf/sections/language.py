@@ -8,7 +8,7 @@ from conf.sections.common import Checkpoints, Hardware, Optimizer, StageConf, Tr
 
 @dataclass
 class Model:
-    source: str  # hub id, folder, GGUF file, or a name of stages/assets.py
+    source: str  # hub id, folder, GGUF file, or a name of stages/hub/weights
     revision: str | None
     dtype: Literal["float32", "bfloat16"]  # of the frozen weights
     attention: Literal["sdpa", "eager"] | None  # null: what transformers takes for this LLM

@@ -8,7 +8,7 @@ from conf.sections.common import Checkpoints, Hardware, Optimizer, StageConf, St
 
 @dataclass
 class MelCodec:
-    """`models.vae.MelCodec`."""
+    """`models.codec.mel.MelCodec`."""
 
     sample_rate: int
     hop_length: int
@@ -45,7 +45,7 @@ class Start:
 
 @dataclass
 class Spectral:
-    """`models.spectral.SpectralLoss`."""
+    """`models.codec.spectral_loss.SpectralLoss`."""
 
     fft_sizes: list[int]
     perceptual_weighting: bool
@@ -53,7 +53,7 @@ class Spectral:
 
 @dataclass
 class Discriminator:
-    """`models.discriminator.Discriminator`."""
+    """`models.codec.discriminator.Discriminator`."""
 
     fft_sizes: list[int]
     filters: int
@@ -115,7 +115,7 @@ class Rate:
 
 @dataclass
 class Encoder:
-    """`models.tokenizer.CausalEncoder`."""
+    """`models.tokenizer.tokenizer.CausalEncoder`."""
 
     width: int
     depth: int
@@ -148,7 +148,7 @@ class Quantizer:
 
 @dataclass
 class Decoder:
-    """`models.dit.DiffusionTransformer`."""
+    """`models.tokenizer.dit.DiffusionTransformer`."""
 
     width: int
     depth: int
@@ -205,7 +205,7 @@ class ReconstructConf(StageConf):
     sound: bool  # decode to sound and measure that too
     sound_steps: list[int]  # those of `steps` whose sound is measured
     signal: list[str]  # of si_sdr, pesq and stoi: sound against sound; the last two are of speech
-    embedder: str | None  # of the kernel audio distance: a name of stages/assets.py
+    embedder: str | None  # of the kernel audio distance: a name of stages/hub/weights
     probe: bool  # linear classifier on the codes
     speed_repeats: int  # of each measurement of the real-time factors; 0 for none
 

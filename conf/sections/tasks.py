@@ -19,5 +19,5 @@ class Task:
     reading: Literal["exact", "whole_word", "choice", "nearest", "named", "likelihood", "ltu", "mmau", "none"]
     encoder: str | None  # of sentences, for nearest and ltu
     template: str  # what answer and label are set into before they are embedded
-    cut: Literal["none", "colon", "colon_drop", "caption"]  # what LTU takes of an answer: models/metrics/protocols.py
+    cut: Literal["none", "colon", "colon_drop", "caption"]  # what LTU takes of an answer: stages/scoring/protocols.py
     metrics: list[str]

@@ -11,10 +11,10 @@ lexical     an LLM's words through one learned matrix               gradients   
 from collections.abc import Sequence
 from typing import Literal
 
+from models.quantizer.distributed import gather
 from models.quantizer.fsq import FSQ
 from models.quantizer.interface import Quantized, Quantizer
 from models.quantizer.lexical import LexicalQuantizer, Lexicon, whole_words
-from models.quantizer.ranks import gather
 from models.quantizer.residual import ResidualQuantizer
 from models.quantizer.search import kmeans, nearest
 from models.quantizer.simvq import SimVQ

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.quantizer import variational as posterior
+from models.quantizer.distributed import add_up, agree, gather, rank
 from models.quantizer.interface import Quantized, Quantizer, masked_mean, straight_through, without_padding
-from models.quantizer.ranks import add_up, agree, gather, rank
 from models.quantizer.search import far, kmeans, nearest
 
 

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from stages import chain
+from stages.runs import chain
 from tests.benchmarks.chain import run
 from tests.benchmarks.table_one import SETTINGS
 

@@ -31,9 +31,12 @@ import torch
 import conf
 from callbacks.ranks import RankWatch
 from callbacks.stop import Stop
-from models.grid import TokenGrid
-from models.tokenizer import SoundTokenizer
-from stages import artifacts, chain, prepare, run
+from models.tokenizer.grid import TokenGrid
+from models.tokenizer.tokenizer import SoundTokenizer
+from stages.engine import runner
+from stages.hub import artifacts
+from stages.launch import prepare
+from stages.runs import chain
 
 KINDS = (("flac", 44100, 2), ("wav", 32000, 1), ("ogg", 44100, 1), ("flac", 16000, 1))
 
@@ -65,13 +68,13 @@ def _measure(options: argparse.Namespace) -> None:
     sound = _recordings(Path("recordings"), options.recordings, options.seconds)
     _quietly(lambda: prepare.prepare("folder", _folder_conf()))
     confs = {name: _conf(name, options) for name in ("latents", "tokenizer", "cache")}
-    run._quiet()
+    runner._quiet()
     torch.set_num_threads(options.threads)
     if options.codec == "oobleck":
         _random_oobleck()
     stop = Stop(None, 0.0, time.monotonic())
     _quietly(
-        lambda: run.run("latents", confs["latents"], stop)
+        lambda: runner.run("latents", confs["latents"], stop)
     )  # fits the codec; the first run of everything is not timed
     _random_tokenizer(confs["tokenizer"])
     turns: dict[str, list[Spent]] = {"ours": [], "loop": []}
@@ -112,7 +115,7 @@ def _ours(confs: dict[str, dict[str, Any]]) -> Spent:
         folder = chain.run_folder(confs[name], name)
         parents = {parent: _parent(confs, parent) for parent in chain.required(name, confs[name])}
         module = _module(name)(name, confs[name], parents, folder)
-        trainer = run._trainer(name, confs[name], folder, module, Stop(None, 0.0, time.monotonic()), RankWatch(name))
+        trainer = runner._trainer(name, confs[name], folder, module, Stop(None, 0.0, time.monotonic()), RankWatch(name))
         timed = _Timed(module)
         begun, used = time.perf_counter(), time.process_time()
         _quietly(lambda t=trainer, m=module: t.predict(m, datamodule=m.datamodule(), return_predictions=False))

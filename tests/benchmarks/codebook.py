@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 
-from datamodules import chunks
 from datamodules.latents import collate, windows
+from datamodules.store import chunks
 from models.metrics.reconstruction import CodebookUse
-from stages import artifacts
+from stages.hub import artifacts
 from tests.benchmarks.chain import run, stage
 
 SETTINGS = (

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from conf import compose
-from stages.artifacts import build_tokenizer
+from stages.hub.artifacts import build_tokenizer
 
 FRAME_RATE, LATENT_DIM, SECONDS = 44100 / 2048, 64, 10.0
 LENGTH = 512  # tokens of the sequence that is counted: attention's share grows with it

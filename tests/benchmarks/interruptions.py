@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 
 from callbacks.preempted import StopTraining
 from stages import STAGES
-from stages.cli import main as stage
+from stages.cli.main import main as stage
 from tests.conftest import SMOKE, write_tones
 
 PLACES = ("on_train_batch_start", "on_before_backward", "on_before_optimizer_step", "on_train_batch_end")

@@ -21,8 +21,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from datamodules import chunks
-from stages.cli import main as stage
+from datamodules.store import chunks
+from stages.cli.main import main as stage
 from tests.conftest import SMOKE, write_tones
 
 

@@ -31,13 +31,14 @@ from transformers import PreTrainedModel, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from conf import compose
-from datamodules import chunks
 from datamodules.evaluation import EvaluationDataModule, questions
-from models.vocabulary import Turn
-from stages import artifacts, chain
-from stages.assets import load_language_model
+from datamodules.store import chunks
+from models.language.vocabulary import Turn
+from stages.engine.runner import _quiet, precision
+from stages.hub import artifacts
+from stages.hub.weights import load_language_model
 from stages.language import Language
-from stages.run import _quiet, precision
+from stages.runs import chain
 
 
 class Speed(NamedTuple):

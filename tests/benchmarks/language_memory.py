@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from models import entropy
-from models.entropy import Shape, weighted_entropy
+from models.language import chunked_cross_entropy
+from models.language.chunked_cross_entropy import Shape, weighted_entropy
 
 NEW = 8198
 Z = 1e-4
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--dim", type=int, nargs="+", default=[576, 2048])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
-    parser.add_argument("--chunk", type=int, default=entropy.CHUNK)
+    parser.add_argument("--chunk", type=int, default=chunked_cross_entropy.CHUNK)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--way", choices=WAYS, help="measure this one here, in this process")
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def _measure(options: argparse.Namespace) -> dict[str, float]:
-    entropy.CHUNK = options.chunk
+    chunked_cross_entropy.CHUNK = options.chunk
     (dim,) = options.dim
     generator, dtype = torch.Generator().manual_seed(0), getattr(torch, options.dtype)
     text = torch.randn(options.vocabulary - NEW, dim, generator=generator).mul_(0.05).to(options.device, dtype)
@@ -125,7 +125,7 @@ def _plain(hidden: Tensor, text: Tensor, new: Tensor, targets: Tensor, weights: 
 
 def _twice(hidden: Tensor, text: Tensor, new: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     part: Callable[..., Tensor] = lambda h, t, w: _plain(h, text, new, t, w) * w.sum()  # noqa: E731
-    pieces = zip(*(tensor.split(entropy.CHUNK) for tensor in (hidden, targets, weights)), strict=True)
+    pieces = zip(*(tensor.split(chunked_cross_entropy.CHUNK) for tensor in (hidden, targets, weights)), strict=True)
     return sum(checkpoint(part, *piece, use_reentrant=False) for piece in pieces) / weights.sum()
 
 

@@ -30,13 +30,15 @@ import numpy as np
 import psutil
 
 from conf import compose
-from datamodules import chunks, language, measured, stored
-from datamodules.conversations import Turn
-from datamodules.language import Encoded
-from models.vocabulary import Turn as ChatTurn
-from models.vocabulary import Vocabulary
-from stages import lessons
-from stages.assets import load_language_model
+from datamodules.language import datamodule
+from datamodules.language import lengths as measured
+from datamodules.language.conversations import Turn
+from datamodules.language.datamodule import Encoded
+from datamodules.store import chunks, stored
+from models.language.vocabulary import Turn as ChatTurn
+from models.language.vocabulary import Vocabulary
+from stages.engine import curriculum
+from stages.hub.weights import load_language_model
 
 PER_CHUNK = 1000  # the base configuration's
 CODEBOOK = 8196
@@ -109,14 +111,14 @@ def measure(options: argparse.Namespace, row: str, workers: int) -> list[Any]:
 
     folder, few = options.folder / str(options.entries), options.folder / str(options.distinct)
     if row != "first start" and options.entries > options.distinct:
-        language.measure = partial(_repeated, few / "measured", options.distinct)
+        datamodule.measure = partial(_repeated, few / "measured", options.distinct)
     process = psutil.Process()
     before, started, worked = process.memory_info().rss, time.monotonic(), processor(process)
     cuts = chunks.read(folder / "chunks")
     place = folder / "measured"
     if row == "first start":
         shutil.rmtree(place, ignore_errors=True)
-    data = lessons.data("loading", conf, cuts, encode, words.pad_id, words.fingerprint(), place)
+    data = curriculum.data("loading", conf, cuts, encode, words.pad_id, words.fingerprint(), place)
     if row == "middle of an epoch":
         data._position = (1, int(data.train_items[0].lengths.sum()) // conf["batching"]["tokens_per_batch"] // 2)
     batches = iter(data.train_dataloader())

@@ -13,9 +13,9 @@ import lightning as L
 import torch
 
 from conf import compose
-from stages import chain
+from stages.engine.runner import _quiet, precision
 from stages.language import Language
-from stages.run import _quiet, precision
+from stages.runs import chain
 
 WAYS = ("mean", "random", "codebook")
 

@@ -45,7 +45,7 @@ def measure(folder: Path, records: int, clips: int, missing: float) -> None:
     command = [
         sys.executable,
         "-m",
-        "stages.cli",
+        "stages.cli.main",
         "prepare",
         "openaqa",
         str(file),

@@ -8,8 +8,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from models.metrics.reading import RULES, Label, Reading, nearest
-from stages import assets
+from stages.hub import weights
+from stages.scoring.reading import RULES, Label, Reading, nearest
 
 ANSWERS = Path(__file__).parents[1] / "data" / "answers.jsonl"
 LABELS = [
@@ -32,7 +32,7 @@ def rows(path: Path = ANSWERS) -> list[dict[str, str | None]]:
 
 
 def main() -> None:
-    embed = assets.load_sentences("all-MiniLM-L6-v2")
+    embed = weights.load_sentences("all-MiniLM-L6-v2")
 
     def similarities(text: str, names: Sequence[str]) -> list[float]:
         return embed.cosines(text, names, "sound of {}")

@@ -80,15 +80,16 @@ def _measure(options: argparse.Namespace) -> None:
 
     from callbacks.ranks import RankWatch
     from callbacks.stop import Stop
-    from stages import chain, run
+    from stages.engine import runner
+    from stages.runs import chain
 
     stage = options.stages[0]
     configuration = _conf(stage, options)
-    run._quiet()
+    runner._quiet()
     torch.set_num_threads(options.threads)
     folder = chain.run_folder(configuration, stage)
     module = _module(stage)(stage, configuration, chain.parents(stage, configuration), folder)
-    trainer = run._trainer(stage, configuration, folder, module, Stop(None, 0.0, time.monotonic()), RankWatch(stage))
+    trainer = runner._trainer(stage, configuration, folder, module, Stop(None, 0.0, time.monotonic()), RankWatch(stage))
     timed = _timed()
     trainer.callbacks.append(timed)  # type: ignore[attr-defined]
     trainer.profiler = profiler = SimpleProfiler()
@@ -173,7 +174,7 @@ def _items(batch: Any) -> int:
 
 def _conf(stage: str, options: argparse.Namespace) -> dict[str, Any]:
     import conf
-    from stages import chain
+    from stages.runs import chain
 
     receipt = chain.read_receipt(options.runs / stage)
     assert receipt is not None, f"{options.runs / stage} has no receipt"

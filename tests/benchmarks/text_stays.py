@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from models.language.vocabulary import Vocabulary
 from models.metrics.perplexity import Perplexity, perplexity
-from models.vocabulary import Vocabulary
-from stages import artifacts, assets, language_model
+from stages.hub import artifacts, language_model, weights
 
 TEXT = Path(__file__).with_suffix(".txt")
 
@@ -43,7 +43,7 @@ def main() -> None:
             model, vocabulary = language_model.load(artifact)
             source = artifacts.load(artifact)[0]["conf"]["model"]
             if source["source"] not in bases:
-                base, _ = assets.load_language_model(source["source"], source["revision"], source["dtype"])
+                base, _ = weights.load_language_model(source["source"], source["revision"], source["dtype"])
                 bases[source["source"]] = measure(
                     lambda ids, base=base: base(ids).logits, text, vocabulary, base.config.vocab_size
                 )

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from conf import compose
-from models import flow
-from stages.artifacts import build_tokenizer
+from models.tokenizer import flow
+from stages.hub.artifacts import build_tokenizer
 
 FACTS = {"latent_dim": 64, "frame_rate": 44100 / 2048}
 MATRIX = ("mm", "bmm", "addmm", "scaled_dot_product", "flash_attention", "gemm", "cutlass", "fmha")

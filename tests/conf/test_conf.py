@@ -9,15 +9,15 @@ import pytest
 from diffusers import AutoencoderOobleck
 
 import conf
-from conf import evaluation, schema
+from conf import evaluation_tasks, schema
 from conf.reasons import reasons
 from conf.sections import common, sound
-from models.discriminator import Discriminator
-from models.dit import DiffusionTransformer
+from models.codec.discriminator import Discriminator
+from models.codec.mel import MelCodec
+from models.codec.spectral_loss import SpectralLoss
 from models.quantizer import build
-from models.spectral import SpectralLoss
-from models.tokenizer import CausalEncoder, SoundTokenizer
-from models.vae import MelCodec
+from models.tokenizer.dit import DiffusionTransformer
+from models.tokenizer.tokenizer import CausalEncoder, SoundTokenizer
 
 
 def write(path: Path, text: str) -> str:
@@ -63,7 +63,7 @@ def test_every_yaml_is_a_layer_of_some_unit():
         for name in ("base", *conf.presets())
     }
     tasks = set((conf.ROOT / "tasks").glob("*.yaml"))
-    assert tasks and all(evaluation.task(path.stem)["version"] >= 1 for path in tasks)
+    assert tasks and all(evaluation_tasks.task(path.stem)["version"] >= 1 for path in tasks)
     assert set(conf.ROOT.rglob("*.yaml")) - tasks <= read
 
 

@@ -12,8 +12,8 @@ from lhotse import MultiCut, Recording
 from torchaudio.functional import resample as reference
 
 from datamodules.audio import load_sound, load_windows, resample
-from datamodules.chunks import Chunk, plan
-from datamodules.windows import AudioBatch, AudioDataModule, Grid, Loaded, plan_batches
+from datamodules.store.chunks import Chunk, plan
+from datamodules.waveforms import AudioBatch, AudioDataModule, Grid, Loaded, plan_batches
 
 RATE = 16_000
 WINDOW = 4_096

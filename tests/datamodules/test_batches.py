@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from datamodules.batches import NumberedBatches
-from datamodules.buckets import bucket_ends
+from datamodules.language.buckets import bucket_ends
 
 BUDGET = 60
 

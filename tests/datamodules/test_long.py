@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from lhotse import Recording
-from datamodules.chunks import Chunk
-from datamodules.overlap import Ahead
-from datamodules.windows import Grid, Loaded, plan_batches
+from datamodules.store.chunks import Chunk
+from datamodules.store.overlap import Ahead
+from datamodules.waveforms import Grid, Loaded, plan_batches
 root = Path(sys.argv[1])
 recording = Recording.from_file(root / "long.wav")
 recording.sources[0].source = "long.wav"

@@ -47,7 +47,7 @@ class Bench:
 
     def stage(self, *words: str, status: int = 0) -> str:
         verbs = SMOKE if words[0] in ("run", "submit") else ()
-        command = [sys.executable, "-m", "stages.cli", *words, *verbs]
+        command = [sys.executable, "-m", "stages.cli.main", *words, *verbs]
         done = subprocess.run(command, cwd=self.place, env=self.cluster.environment, capture_output=True, text=True)
         assert done.returncode == status, done.stdout[-3000:] + done.stderr[-3000:]
         return done.stdout + done.stderr
@@ -181,7 +181,7 @@ def test_what_sbatch_refuses_is_said(bench: Bench, chain: str):
 def test_a_job_without_srun_is_refused(bench: Bench, chain: str):
     """One task for two devices, and two tasks of which srun started none."""
     words = ("run", "tokenizer", "--experiment=alone", "--parents.latents=chain", "--trainer.devices=2", *SMOKE)
-    command = " ".join([sys.executable, "-m", "stages.cli", *words])
+    command = " ".join([sys.executable, "-m", "stages.cli.main", *words])
     for tasks, said in (
         ("--ntasks=1", "2 processes were asked for"),
         ("--ntasks-per-node=2", "srun did not start this process"),

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from datamodules import chunks
-from stages import language_model
+from datamodules.store import chunks
+from stages.hub import language_model
 
 
 def test_run_all_ends_with_the_table_and_skips_what_is_done(stage, tones: Path, capsys):

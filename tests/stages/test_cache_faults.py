@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules import chunks
+from datamodules.store import chunks
 from tests.conftest import SMOKE
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +34,7 @@ PARENTS = ("--parents.latents=faults", "--parents.tokenizer=faults")
 
 def run(place: Path, *words: str, before: str = "") -> subprocess.CompletedProcess[str]:
     """The command in a process of its own; before: Python that it runs first."""
-    code = f"import sys\n{before}\nfrom stages.cli import main\nsys.exit(main(sys.argv[1:]))"
+    code = f"import sys\n{before}\nfrom stages.cli.main import main\nsys.exit(main(sys.argv[1:]))"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(
         [sys.executable, "-c", code, *words, *SMOKE], cwd=place, capture_output=True, text=True, env=environment
@@ -105,7 +105,7 @@ def test_a_manifest_that_leaves_its_root(stage, apart: Path, place: str, capsys:
 
 
 def test_a_table_that_leaves_its_root(tones: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    from stages.cli import main
+    from stages.cli.main import main
 
     for place in ("../secret.wav", "/etc/passwd"):
         (tmp_path / "table.csv").write_text(f"path,caption\n{place},secret\n")
@@ -130,7 +130,7 @@ def test_a_recording_twice(stage, apart: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_the_same_bytes_under_two_names_are_encoded_once(stage, tones: Path, made: Path):
-    from stages.cli import main
+    from stages.cli.main import main
 
     shutil.copytree(tones / "recordings", tones / "again", dirs_exist_ok=True)
     rows = (tones / "again/metadata.csv").read_text().splitlines(keepends=True)
@@ -193,7 +193,7 @@ def test_two_runs_of_one_cache(stage, tones: Path, made: Path, capsys: pytest.Ca
     """The second is refused by name, --restart too; the first ends as if it had been alone."""
     assert stage("run", "cache", "--experiment=faults") == 0
     words = ["run", "cache", "--experiment=two", *PARENTS]
-    code = f"import sys\n{WAIT}\nfrom stages.cli import main\nsys.exit(main(sys.argv[1:]))"
+    code = f"import sys\n{WAIT}\nfrom stages.cli.main import main\nsys.exit(main(sys.argv[1:]))"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     first = subprocess.Popen([sys.executable, "-c", code, *words, *SMOKE], cwd=tones, env=environment)
     try:

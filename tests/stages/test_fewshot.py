@@ -11,8 +11,10 @@ import torch
 
 import conf
 from models.quantizer import whole_words
-from stages import assets, chain, report_fewshot
 from stages.fewshot import FewShot, Words
+from stages.hub import weights
+from stages.reports import fewshot_table
+from stages.runs import chain
 
 SPLITS = "--splits=[train,validation,test]"
 
@@ -65,10 +67,10 @@ def test_a_model_that_is_given_the_answer_is_always_right_and_guesses_are_at_cha
 
     def table(condition: str) -> dict[str, dict[str, Any]]:
         rows = [module.ask(episode, condition) for episode in module.episodes]
-        return {line["answers"]: line for line in report_fewshot.table(rows, 200, 0)}
+        return {line["answers"]: line for line in fewshot_table.table(rows, 200, 0)}
 
     def is_chance(line: dict[str, Any]) -> bool:
-        return all(0.38 < line[score]["value"] < 0.62 for score in report_fewshot.SCORES if score in line)
+        return all(0.38 < line[score]["value"] < 0.62 for score in fewshot_table.SCORES if score in line)
 
     assert is_chance(table("shuffled_codes")["shuffled_codes"])  # a real LLM, whose sounds tell nothing
     lm, size = module.lm, module.writer.vocabulary.size
@@ -86,7 +88,7 @@ def test_a_model_that_is_given_the_answer_is_always_right_and_guesses_are_at_cha
     for episode in module.episodes:
         module.lm = Scores(given(module._answer(episode.answer)), lm.config, size)
         rows.append(module.ask(episode, "codes"))
-    found = {line["answers"]: line for line in report_fewshot.table(rows, 200, 0)}["codes"]
+    found = {line["answers"]: line for line in fewshot_table.table(rows, 200, 0)}["codes"]
     assert found["mean"]["value"] == found["sum"]["value"] == 1
     assert found["mean"]["low"] == pytest.approx(150 / (150 + 3.8415), abs=1e-4), "Wilson's, of 150 episodes"
 
@@ -130,7 +132,7 @@ def test_no_recording_with_a_label_is_refused(trained: str):
 
 @pytest.mark.assets
 def test_a_frozen_llm_reads_a_lexical_tokenizers_codes_as_their_words(stage: Any, trained: str, tones: Path):
-    if not assets.placed(assets.parse(assets.ASSETS["smollm2-135m-instruct"])).is_file():
+    if not weights.placed(weights.parse(weights.ASSETS["smollm2-135m-instruct"])).is_file():
         pytest.skip("smollm2-135m-instruct is not in the cache")
     quantizer = ["--quantizer.kind=lexical", "--quantizer.words=64", "--quantizer.words_from=smollm2-135m-instruct"]
     assert stage("run", "tokenizer", "--experiment=words", "--parents.latents=heard", *quantizer) == 0
@@ -150,9 +152,9 @@ def test_a_frozen_llm_reads_a_lexical_tokenizers_codes_as_their_words(stage: Any
 @pytest.mark.assets
 def test_codes_are_one_word_and_one_id_each(trained: str):
     """The words of SmolLM2, and each level of a residual quantiser its own."""
-    if not assets.placed(assets.parse(assets.ASSETS["smollm2-135m-instruct"])).is_file():
+    if not weights.placed(weights.parse(weights.ASSETS["smollm2-135m-instruct"])).is_file():
         pytest.skip("smollm2-135m-instruct is not in the cache")
-    tokenizer = assets.load_language_model("smollm2-135m-instruct", None, "float32").tokenizer
+    tokenizer = weights.load_language_model("smollm2-135m-instruct", None, "float32").tokenizer
     words, ids = whole_words(tokenizer, 8)
     writer = Words(tokenizer, words, [0, 1, 1], 4)
     found = writer.ids(["Input: < ", [0, 1, 2, 3, 1, 2], " >"])
@@ -177,9 +179,9 @@ def test_the_table_counts_by_hand():
         base | {"episode": n, "scores": one, "answer": answer}
         for n, (one, answer) in enumerate(zip(scores, answers, strict=True))
     ]
-    lines = {line["answers"]: line for line in report_fewshot.table(rows, 100, 0)}
+    lines = {line["answers"]: line for line in fewshot_table.table(rows, 100, 0)}
     assert lines["codes"]["mean"]["value"] == 0.75 and lines["codes"]["sum"]["value"] == 0.75
     assert lines["codes"]["calibrated"]["value"] == 0.5  # b is 9 above its empty query: always b
     assert lines["majority"]["mean"]["value"] == lines["nearest"]["mean"]["value"] == 0.5
     assert lines["codes"]["by_class"] == {"a": 1.0, "b": 0.5}
-    assert "calibrated" not in report_fewshot.table([row | {"empty": None} for row in rows], 100, 0)[0]
+    assert "calibrated" not in fewshot_table.table([row | {"empty": None} for row in rows], 100, 0)[0]

@@ -10,13 +10,14 @@ import pytest
 import torch
 
 import conf
-from datamodules import chunks
 from datamodules.generation import CAPTION, NOTHING, TEST, TOKENIZER, TRAIN, Item
-from datamodules.stored import Stored
-from stages import chain, report_generation
+from datamodules.store import chunks
+from datamodules.store.stored import Stored
 from stages.generation import Generation
-from stages.report_generation import Clip, Judge
-from tests.stages.test_ranks import TWO, run
+from stages.reports import generation_table
+from stages.reports.generation_table import Clip, Judge
+from stages.runs import chain
+from tests.stages.engine.test_ranks import TWO, run
 
 KINDS = [f"kind {n}" for n in range(5)]
 WRITTEN = ("report.json", "report.md", "predictions.jsonl")
@@ -59,7 +60,7 @@ def made(write: Any, seeds: int = 2, clips: int = 100) -> dict[str, Any]:
                 rows[name] = (sound_of(found, draw), vector_of(found, draw))
     learnt = [KINDS[n % 5] for n in range(300)]
     judge = Judge([sound_of(kind, draw) for kind in learnt], learnt, 50, [0])
-    return report_generation.tables(chosen, rows, real, judge, seeds, 200, 0)
+    return generation_table.tables(chosen, rows, real, judge, seeds, 200, 0)
 
 
 def named(rows: list[dict[str, Any]], key: str) -> dict[str, dict[str, Any]]:
@@ -105,11 +106,11 @@ def test_what_there_is_too_little_of_has_no_number():
     assert distances[CAPTION]["fad"] is None and distances[CAPTION]["kad"] is not None  # 8 dimensions, 5 clips
     assert all(row["seeds"] is None and row["kind"] is None for row in found["diversity"])  # one clip a kind
     assert all(row["kad"] == {} for row in found["kinds"])
-    said = "\n".join(report_generation.lines({
+    said = "\n".join(generation_table.lines({
         **found, "llm": "it", "corpora": ["c"], "codes_max": 20, "embedder": "e-1", "expected": 25, "scored": 25,
         "settings": {"temperature": 0.0, "top_p": 1.0, "guidance": 1.0, "seeds": 1, "seconds_max": 1.0},
     }))  # fmt: skip
-    assert f"| {report_generation.NAMES[CAPTION]} | {report_generation.ABSENT} | {report_generation.ABSENT} |" in said
+    assert f"| {generation_table.NAMES[CAPTION]} | {generation_table.ABSENT} | {generation_table.ABSENT} |" in said
     assert "KAD[e-1] x 100 | FAD[e-1]" in said and "over seeds |" not in said.splitlines()[-7]
 
 
@@ -161,7 +162,7 @@ def test_a_killed_run_goes_on_to_the_same_report(stage: Any, done: Path, tones: 
 
 
 def test_two_ranks_write_what_one_writes(done: Path, tones: Path):
-    run(tones, "-m", "stages.cli", "run", "generation", "--experiment=generated-2", *parents(), *TWO)
+    run(tones, "-m", "stages.cli.main", "run", "generation", "--experiment=generated-2", *parents(), *TWO)
     two = tones / "runs/generated-2/generation"
     assert len(list(two.glob("predictions-*.jsonl"))) == 2
     for name in WRITTEN:
@@ -209,7 +210,7 @@ def test_evaluate_shows_the_table(stage: Any, done: Path, tones: Path):
     page = (artifact / "report.html").read_text()
     assert 'id="generation"' in page and page.count("<figcaption>written, ") == 2  # of one caption, two seeds
     for row in report["generation"]["sounds"]:
-        assert f">{report_generation.NAMES[row['sounds']]}</th><td>4</td><td>{row['repeats']}</td>" in page
+        assert f">{generation_table.NAMES[row['sounds']]}</th><td>4</td><td>{row['repeats']}</td>" in page
 
 
 def test_what_cannot_be_measured_is_refused(stage: Any, tones: Path, whole: Path, monkeypatch: pytest.MonkeyPatch):

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from conf import compose
-from stages import artifacts, assets, language_model
+from stages.hub import artifacts, language_model, weights
 
 FACTS = {"codebook_size": 5, "levels": [0]}
 
 
 @pytest.fixture
 def llm(tmp_path: Path) -> Path:
-    model, tokenizer = assets.load_language_model("random:tiny", None, "float32")
+    model, tokenizer = weights.load_language_model("random:tiny", None, "float32")
     model.save_pretrained(tmp_path / "llm")
     tokenizer.save_pretrained(tmp_path / "llm")
     return tmp_path / "llm"
@@ -44,7 +44,7 @@ def test_an_artifact_holds_the_adapter_and_the_new_rows_alone(llm: Path, tmp_pat
 
 def test_another_llm_under_the_same_name_is_refused(llm: Path, tmp_path: Path):
     saved(tmp_path / "artifact", configuration(llm))
-    model = assets.load_language_model(str(llm), None, "float32").model
+    model = weights.load_language_model(str(llm), None, "float32").model
     with torch.no_grad():
         model.model.layers[0].self_attn.q_proj.weight += 0.1
     model.save_pretrained(llm)

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import conf
-from datamodules import chunks
 from datamodules.latents import LatentBatch, collate, windows
-from models.oobleck import build
-from stages import chain
+from datamodules.store import chunks
+from models.codec.oobleck import build
+from stages.runs import chain
 from stages.tokenizer import Tokenizer
 
 

@@ -10,16 +10,16 @@ import pytest
 import torch
 
 import conf
-from stages import realtime
 from stages.reconstruct import Reconstruct
-from stages.report import reconstruction as write
+from stages.reports import real_time
+from stages.reports.evaluation_table import reconstruction as write
 
 
 @pytest.fixture(scope="module")
 def report(tones: Path) -> dict:
     import os
 
-    from stages.cli import main
+    from stages.cli.main import main
     from tests.conftest import SMOKE
 
     before = Path.cwd()
@@ -79,17 +79,17 @@ def test_bits_and_speed_are_told_and_times_stay_out_of_the_artifact(report: dict
     ]  # fmt: skip
     assert all(row["factor"] > 0 for row in speed["rows"])
     assert 4 < speed["seconds"] <= facts["window_frames"] * facts["hop_length"] / facts["sample_rate"]
-    assert "| decode | MSE | 1 | " in "\n".join(realtime.lines(speed))
+    assert "| decode | MSE | 1 | " in "\n".join(real_time.lines(speed))
 
 
 def test_the_real_time_factor_is_sound_by_time(monkeypatch: pytest.MonkeyPatch):
     """By hand: 2 s of sound, a clock that goes on by half a second at each look."""
     looks = iter(range(1000))
-    monkeypatch.setattr(realtime.time, "perf_counter", lambda: 0.5 * next(looks))
+    monkeypatch.setattr(real_time.time, "perf_counter", lambda: 0.5 * next(looks))
     codec = SimpleNamespace(
         encode=lambda sound: SimpleNamespace(mean=torch.zeros(1, 4, 2)), decode=lambda latents: latents
     )
-    found = realtime.measure(torch.zeros(1, 1, 32), 16, codec, {}, {}, {}, 3)
+    found = real_time.measure(torch.zeros(1, 1, 32), 16, codec, {}, {}, {}, 3)
     assert [row["factor"] for row in found["rows"]] == [4.0, 4.0] and found["seconds"] == 2.0
 
 

@@ -7,8 +7,8 @@ import pytest
 from lightning.pytorch.loggers import TensorBoardLogger
 
 import conf
-from stages import chain
 from stages.rehearsal import Rehearsal
+from stages.runs import chain
 
 PARENTS = [f"--parents.{name}=whole" for name in ("latents", "tokenizer", "cache", "caption")]
 

@@ -8,8 +8,8 @@ import pytest
 from diffusers import AutoencoderOobleck
 from safetensors.torch import load_file
 
-from datamodules import chunks
-from stages import chain
+from datamodules.store import chunks
+from stages.runs import chain
 from tests.interrupt import interrupt
 
 WEIGHTS = "artifact/diffusion_pytorch_model.safetensors"
@@ -59,7 +59,7 @@ def whole(tones: Path):
     """A smoke VAE, trained without a break."""
     import os
 
-    from stages.cli import main
+    from stages.cli.main import main
     from tests.conftest import SMOKE
 
     before = Path.cwd()
@@ -117,7 +117,7 @@ def test_a_vae_that_lies_there_is_nothing_to_another_codec(stage, tones: Path, w
 
 
 def test_run_all_trains_one_only_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch, stage):
-    from stages import cli
+    from stages.cli import main as cli
 
     ran: list[str] = []
     monkeypatch.setattr(cli, "_run_stage", lambda name, *rest: ran.append(name))

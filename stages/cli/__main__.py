@@ -1,0 +1,5 @@
+import sys
+
+from stages.cli.main import main
+
+sys.exit(main())

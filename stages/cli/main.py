@@ -1,0 +1,356 @@
+"""The command `stage`: list, show, status, prepare, run, submit, logs, and what uses a trained model (use.py). Light: torch is imported by what runs.
+
+Configuration keys are given as --trainer.devices=8, trainer.devices=8 or --trainer.devices 8; with `all`, --tokenizer.trainer.max_steps=100 is
+for one stage. Exit status: 0 done, 1 a mistake in what was given (one message), 2 wrong usage, 75 stopped by SIGUSR1, SIGTERM or
+`limits` (saved; the same command goes on), 130 by Ctrl-C (the same; a second one ends at once).
+"""
+
+import argparse
+import errno
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import conf
+from callbacks.stop import Stop
+from conf import evaluation_tasks
+from conf.reasons import reasons
+from conf.schema import UNITS
+from datamodules.corpora import published
+from stages import BY_NAME, READ_SOUND, STAGES
+from stages.cli import score, use
+from stages.launch import slurm
+from stages.runs import chain, jobs, status
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+DISK_CURE = "give it room and leave to read and write, and the same command goes on"
+CORPORA = {  # what `stage prepare` makes -> its unit of the configuration
+    "folder": "folder",
+    "diagnostic": "diagnostic",
+    "openaqa": "questions",
+    **dict.fromkeys(published.NAMES, "published"),
+}
+EPILOG = """\
+configuration   --trainer.devices=8, trainer.devices=8 or --trainer.devices 8; `stage show STAGE` lists every key
+examples        stage run all --preset demo          the whole chain, small, on a CPU, from sound that it renders itself
+                stage run tokenizer --trainer.devices=8
+                stage prepare folder recordings --metadata recordings/metadata.csv --name mine
+                stage submit all --trainer.devices=8 --slurm.partition=gpu --slurm.time=24:00:00
+                stage status --experiment=demo
+                stage ask clip.wav "What do you hear?"
+                stage generate "a dog barks twice" --out dog.wav
+"""
+
+PREPARE = """\
+keys of folder        (--KEY VALUE or --KEY=VALUE; `stage show folder` says their values)
+  metadata            the CSV, TSV or JSONL that says what is heard: a column path (relative to ROOT), and any of caption, label, question,
+                      answer, split, source; several rows of one path are several captions or questions
+  name                of the corpus, for --data.corpora; else the folder's
+  split_by            a column whose values decide the split, as --split_by=fold --test=4; else the column split does
+  test                its values that are the test split, as 4 or [4,5]
+  validation          its values that are the validation split
+  validation_fraction where no recording is for validation: the share of the sources not called train that is held out for it; 0 for none
+  label_question      asked about a row that has a label and no question
+  data.on_bad         error, or skip: go on without recordings that cannot be read, and say which
+  data.root           folder of the prepared corpora; `stage run` must be given the same
+  data.num_workers    processes that read the recordings
+keys of the others    `stage show published`, `stage show questions` (openaqa) and `stage show diagnostic` list them;
+                      `stage prepare --list` says of each corpus what it is, where people get it and how ROOT is laid out
+"""
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    arguments, rest = _parser().parse_known_args(words)
+    try:
+        overrides = conf.parse_overrides(rest)
+        if arguments.verb not in (_submit, _show) and any(item.startswith("slurm.") for item in overrides):
+            raise ValueError("keys of slurm are for `stage submit`")
+        status = arguments.verb(arguments, overrides)
+        sys.stdout.flush()
+        return status
+    except ValueError as error:
+        print(f"stage: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # `stage status | head`: who reads has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"stage: {where}{error.strerror}. What was finished is kept: {DISK_CURE}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        goes_on = "; the same command goes on from what is saved" if arguments.verb is _run else ""
+        print(f"stage: interrupted{goes_on}", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="stage", description="Make Some Noise: teach a text LLM to hear and to make sound, stage by stage.",
+        epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    subparsers = parser.add_subparsers(required=True, metavar="VERB")
+    layers = argparse.ArgumentParser(add_help=False)
+    layers.add_argument(
+        "--preset",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help=f"one of: {', '.join(conf.presets())}; may be repeated",
+    )
+    layers.add_argument(
+        "--conf", action="append", default=[], metavar="FILE", help="a YAML of your own; may be repeated"
+    )
+
+    verb = subparsers.add_parser("list", help="the stages and corpora, in their order", allow_abbrev=False)
+    verb.set_defaults(verb=_list)
+    verb = subparsers.add_parser(
+        "show", parents=[layers], help="every value of a stage and the layer that set it", allow_abbrev=False
+    )
+    verb.add_argument("unit", choices=list(UNITS), metavar="STAGE")
+    verb.add_argument("--why", action="store_true", help="also what a key means, and why it has its value")
+    verb.set_defaults(verb=_show)
+    verb = subparsers.add_parser("status", parents=[layers], help="done, partial, stale or missing", allow_abbrev=False)
+    verb.set_defaults(verb=_status)
+    verb = subparsers.add_parser(
+        "prepare", parents=[layers], help="a corpus, to Lhotse cuts", allow_abbrev=False,
+        epilog=PREPARE, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    verb.add_argument("corpus", nargs="?", choices=CORPORA, metavar="CORPUS", help=" | ".join(CORPORA))
+    verb.add_argument("root", nargs="?", metavar="ROOT", help="folder of the recordings; of openaqa the JSON")
+    verb.add_argument("--list", action="store_true", help="what each corpus is, where people get it, what lies where")
+    verb.set_defaults(verb=_prepare)
+    verb = subparsers.add_parser(
+        "run", parents=[layers], help="run or resume a stage, or all of them", allow_abbrev=False
+    )
+    verb.add_argument("stage", choices=[*STAGES, "all"], metavar="STAGE", help=" | ".join([*STAGES, "all"]))
+    verb.add_argument("--restart", action="store_true", help="begin again; the earlier run is moved aside")
+    verb.add_argument(
+        "--without", action="append", default=[], choices=["tokenizer_mse"], help="leave an optional stage out of `all`"
+    )
+    verb.set_defaults(verb=_run)
+    verb = subparsers.add_parser(
+        "submit", parents=[layers], help="as run, in jobs of SLURM", allow_abbrev=False,
+        epilog="--slurm.KEY=VALUE is any option of sbatch, as --slurm.partition=gpu or --slurm.exclusive (`stage show slurm`)",
+    )  # fmt: skip
+    verb.add_argument("stage", choices=[*STAGES, "all"], metavar="STAGE", help=" | ".join([*STAGES, "all"]))
+    verb.add_argument("--dry-run", action="store_true", help="print the scripts, submit nothing")
+    verb.add_argument("--restart", action="store_true", help="begin again; the earlier run is moved aside now")
+    verb.add_argument(
+        "--without", action="append", default=[], choices=["tokenizer_mse"], help="leave an optional stage out of `all`"
+    )
+    verb.set_defaults(verb=_submit)
+    verb = subparsers.add_parser(
+        "logs", parents=[layers], help="what a submitted stage has printed", allow_abbrev=False
+    )
+    verb.add_argument("stage", choices=list(STAGES), metavar="STAGE", help=" | ".join(STAGES))
+    verb.add_argument("-f", "--follow", action="store_true", help="go on until its job is over")
+    verb.set_defaults(verb=_logs)
+    use.add(subparsers)
+    score.add(subparsers)
+    return parser
+
+
+def _list(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    _refuse(overrides)
+    for name, stage in STAGES.items():
+        reads = ", ".join([*stage.parents, *(f"({name})" for name in stage.optional)])
+        print(f"{name:<14} {stage.makes}" + (f"   <- {reads}" if reads else ""))
+    print(f"corpora that `stage prepare` makes: {', '.join(CORPORA)}")
+    return 0
+
+
+def _show(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    composed = conf.compose(arguments.unit, arguments.preset, arguments.conf, overrides, complete=False)
+    rows = [(key, _value(composed.conf, key), origin) for key, origin in composed.origins.items()]
+    left, middle = (max(len(row[column]) for row in rows) for column in (0, 1))
+    why = reasons(arguments.unit, arguments.preset, arguments.conf, composed.origins) if arguments.why else {}
+    for key, value, origin in rows:
+        remark = f"\n    {why[key]}" if key in why else ""
+        print(f"{key:<{left}}  {value:<{min(middle, 60)}}  {origin}{remark}")
+    return 0
+
+
+def _status(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    """Without a preset, a file or a key that decides results each run is held against its own configuration, with them against what they give."""
+    compare = bool(arguments.preset or arguments.conf or any(map(conf.decides, overrides)))
+    conf.check_shared(UNITS, overrides)
+    confs = _composed(list(STAGES), arguments, overrides)
+    runs, experiment, root = confs["latents"]["runs"], confs["latents"]["experiment"], confs["latents"]["data"]["root"]
+    given = {item.split("=", 1)[0] for item in overrides}
+    there = sorted(path.name for path in Path(runs).glob("*") if path.is_dir())
+    experiments = [experiment] if arguments.preset or arguments.conf or "experiment" in given else there
+    if "experiment" in given and experiment not in there:
+        raise ValueError(f"no experiment {experiment!r} in {runs}/. There are: {', '.join(there) or 'none'}")
+    if not experiments:
+        print(f"no experiment in {runs}/. Start one:   stage run all --preset demo")
+    for name in experiments:
+        print(f"{runs}/{name}")
+        for line in status.report(confs, name, compare, root if "data.root" in given else None):
+            print(f"  {line}")
+    return 0
+
+
+def _prepare(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    if arguments.list:
+        _refuse(overrides)
+        print("\n".join(published.listing(name) for name in (*published.NAMES, "openaqa")))
+        return 0
+    if arguments.corpus is None:
+        raise ValueError(f"prepare: which corpus? {', '.join(CORPORA)}.   stage prepare --list   says what they are")
+    if arguments.root is not None:
+        overrides = [f"root={arguments.root}", *overrides]
+    composed = conf.compose(CORPORA[arguments.corpus], arguments.preset, arguments.conf, overrides, complete=False)
+    from stages.launch import prepare
+
+    prepare.prepare(arguments.corpus, composed.conf)
+    return 0
+
+
+def _run(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    arguments.began = time.monotonic()
+    if arguments.stage == "all":
+        return _run_all(arguments, overrides)
+    confs = _composed([arguments.stage], arguments, overrides)
+    _run_stage(arguments.stage, confs[arguments.stage], arguments, overrides)
+    return 0
+
+
+def _run_all(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    """What is not done, in order. One process where one device is asked for, one process a stage where there are more."""
+    confs = _all(arguments, overrides)
+    from stages.launch import prepare
+
+    prepare.require(confs, arguments.preset, arguments.conf, overrides)
+    if confs["evaluate"]["tasks"]:  # what the last stage lacks is said before the first one starts
+        from stages.scoring import scores
+
+        for name in confs["evaluate"]["tasks"]:
+            scores.require(evaluation_tasks.task(name), None)
+    for stage in confs:
+        if stage in confs[stage]["parents"]:
+            print(f"{stage:<14} taken from {confs[stage]['parents'][stage]}")
+        elif confs[stage]["trainer"]["devices"] == 1:
+            _run_stage(stage, confs[stage], arguments, overrides)
+        else:
+            with Stop.of(confs[stage]["limits"], arguments.began) as stop:
+                prepare.run_in_process(stage, _typed(stage, arguments, overrides), arguments.restart, stop)
+    return 0
+
+
+def _all(arguments: argparse.Namespace, overrides: list[str]) -> dict[str, dict[str, Any]]:
+    """The configurations of the stages of `all`, in order."""
+    conf.check_shared(UNITS, overrides)
+    stages = [name for name in STAGES if name not in (*arguments.without, *BY_NAME)]
+    confs = _composed(stages, arguments, overrides)
+    return {stage: confs[stage] for stage in stages if stage not in chain.unused(confs)}
+
+
+def _submit(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    """Corpora that this project renders are rendered here, before a job begins: its ranks, and its node without a network, find them."""
+    options = slurm.options(arguments.conf, [item for item in overrides if item.startswith("slurm.")])
+    overrides = [item for item in overrides if not item.startswith("slurm.")]
+    if options["nodes"] is not None:
+        overrides = [f"trainer.num_nodes={options['nodes']}", *overrides]
+    stage = arguments.stage
+    confs = _all(arguments, overrides) if stage == "all" else _composed([stage], arguments, overrides)
+    for name, one in confs.items():
+        if options["nodes"] not in (None, one["trainer"]["num_nodes"]):
+            raise ValueError(
+                f"{name}: trainer.num_nodes is {one['trainer']['num_nodes']} and slurm.nodes {options['nodes']}; give one of them"
+            )
+    first = next(iter(confs.values()))
+
+    def typed(name: str) -> list[str]:
+        return _typed(name, arguments, overrides)
+
+    going = slurm.plan(list(confs), confs, typed, arguments.restart, jobs.of(jobs.folder(first)))
+    slurm.check_there(arguments.dry_run)
+    from stages.launch import prepare
+
+    if stage == "all":
+        if not arguments.dry_run:
+            prepare.require(confs, arguments.preset, arguments.conf, overrides)
+    elif stage in READ_SOUND:
+        prepare.corpora(first)
+    for planned in () if arguments.dry_run else going:
+        prepare.fetch(confs[planned.stage])
+    slurm.submit(going, confs, options, typed, arguments.restart, arguments.dry_run)
+    return 0
+
+
+def _logs(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    conf.check_shared(UNITS, overrides)
+    composed = _composed([arguments.stage], arguments, overrides)[arguments.stage]
+    named = arguments.preset or arguments.conf or any(item.startswith("experiment=") for item in overrides)
+    places = [jobs.folder(composed)] if named else sorted(Path(composed["runs"]).glob("*/slurm"))
+    jobs.show(arguments.stage, places, arguments.follow)
+    return 0
+
+
+def _run_stage(stage: str, configuration: dict[str, Any], arguments: argparse.Namespace, overrides: list[str]) -> None:
+    if stage in configuration["parents"]:
+        raise ValueError(
+            f"parents.{stage} says where {stage} is taken from, so there is nothing to run; leave it out to make your own"
+        )
+    state = chain.state(stage, configuration, compare=True)
+    if state.word == "done" and not arguments.restart:
+        if slurm.task():
+            return
+        print(f"{stage:<14} done ({state.detail})")
+        if stage in ("evaluate", *BY_NAME):
+            print((chain.run_folder(configuration, stage) / "artifact" / "report.md").read_text())
+            _refuse_failed(chain.read_receipt(chain.run_folder(configuration, stage)))
+        return
+    chain.parents(stage, configuration, lambda parent: _typed(parent, arguments, overrides))  # before the long imports
+    if stage in READ_SOUND:
+        from stages.launch import prepare
+
+        prepare.corpora(configuration)
+    if state.word in ("partial", "stale") and slurm.task() == 0:
+        print(f"{stage:<14} {state.word}: {state.detail}")
+    with Stop.of(configuration["limits"], arguments.began) as stop:
+        from stages.engine import runner
+
+        receipt = runner.run(stage, configuration, stop, arguments.restart)
+    if receipt:
+        print(f"{stage:<14} done in {receipt['seconds']:.0f} s: {chain.run_folder(configuration, stage)}", flush=True)
+        _refuse_failed(receipt)
+
+
+def _refuse_failed(receipt: dict[str, Any] | None) -> None:
+    """Of `evaluate`: its table stands, and the exit status says that it is not whole."""
+    if receipt and (failed := receipt["metrics"].get("failed")):
+        raise ValueError(f"{failed} items failed and count as wrong; predictions.jsonl says why (key `failed`)")
+
+
+def _composed(units: list[str], arguments: argparse.Namespace, overrides: list[str]) -> dict[str, dict[str, Any]]:
+    shared = len(units) > 1
+    return {unit: conf.compose(unit, arguments.preset, arguments.conf, overrides, shared).conf for unit in units}
+
+
+def _typed(stage: str, arguments: argparse.Namespace, overrides: list[str]) -> list[str]:
+    """The configuration that was typed, as words of a command for one stage."""
+    words = [word for name in arguments.preset for word in ("--preset", name)]
+    words += [word for name in arguments.conf for word in ("--conf", name)]
+    return words + [f"--{item}" for item in overrides if conf.concerns(stage, item)]
+
+
+def _refuse(overrides: list[str]) -> None:
+    if overrides:
+        raise ValueError(f"this verb takes no configuration, here {overrides[0]!r}")
+
+
+def _value(node: Any, key: str) -> str:
+    for part in key.split("."):
+        node = node[part]
+    return "null" if node is None else str(node)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

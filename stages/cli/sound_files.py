@@ -1,0 +1,54 @@
+"""Sound files that a person names on the command line: read as the training data was, written whole or not at all."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from lhotse import AudioSource, Recording
+from torch import Tensor
+
+from datamodules.audio import load_sound
+from datamodules.corpora.inspect import inspect
+
+
+def read(path: Path, sample_rate: int, channels: int) -> Tensor:
+    """(C, T) at sample_rate; mono stays one channel. Raises ValueError for a file that is missing, broken or no sound."""
+    found = inspect([path], 1)[0]
+    if found.reason and not found.reason.startswith("silent"):  # silence can be asked about
+        raise ValueError(f"{path}: {found.reason}")
+    held = list(range(found.num_channels))
+    source = AudioSource("file", held, str(path.absolute()))
+    seconds = found.num_samples / found.sample_rate
+    recording = Recording(path.stem, [source], found.sample_rate, found.num_samples, seconds, channel_ids=held)
+    return load_sound(recording.to_cut(), Path("/"), sample_rate, channels)
+
+
+def write(path: Path, sound: Tensor, sample_rate: int) -> str:
+    """sound (C, T) -> the file, 16 bits. Returns what was done to it: a sound above full scale is turned down to it."""
+    peak = float(sound.abs().max())
+    wave = (sound / max(1.0, peak)).T.cpu().numpy()
+    kind = path.suffix[1:].upper()
+    _atomically(path, lambda part: soundfile.write(part, wave, sample_rate, format=kind))
+    return f", turned down by {20 * np.log10(peak):.1f} dB to full scale" if peak > 1 else ""
+
+
+def write_spectrogram(path: Path, sound: Tensor, sample_rate: int) -> None:
+    """sound (C, T) -> a PNG of the report's picture, its rows four times as high. The sound is drawn as loud as can be."""
+    from PIL import Image
+
+    from stages.reports import spectrogram
+
+    drawn = spectrogram.image(sound.mean(0).cpu() / sound.abs().max().cpu().clamp(min=1e-5), sample_rate)
+    picture = drawn.resize((drawn.width, 4 * drawn.height), Image.Resampling.NEAREST)
+    _atomically(path, lambda part: picture.save(part, format="PNG"))
+
+
+def _atomically(path: Path, save: Callable[[Path], object]) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save(part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,391 @@
+"""What a person does with a trained model: ask, generate, encode, decode, export. No torch until the model is found.
+
+Each finds it by --experiment, by --model (an export or a run folder), or takes the only experiment that is trained.
+"""
+
+import argparse
+import difflib
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import conf
+from stages.hub import locate
+from stages.runs import chain
+
+if TYPE_CHECKING:
+    from models.language.vocabulary import Turn
+    from stages.hub.sound_tokenizer import SoundTokenizer
+
+UNITS = ("ask", "generate")  # of conf/: their options' values and reasons
+SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")  # that are written
+BATCH = 8  # sounds generated at a time
+CODES = ("codes", "token_rate", "codebook_size", "levels", "num_samples", "sample_rate", "tokenizer")
+
+
+def add(subparsers: Any) -> None:
+    """The verbs' parsers, to the command's."""
+    where = argparse.ArgumentParser(add_help=False)
+    where.add_argument("--experiment", metavar="NAME", help="of a finished openaqa or caption")
+    where.add_argument(
+        "--model", metavar="DIR", help="a folder of `stage export`, or a run folder as runs/demo/openaqa"
+    )
+    where.add_argument("--runs", metavar="DIR", help="where the experiments lie")
+    computes = argparse.ArgumentParser(add_help=False)
+    computes.add_argument("--device", help="as cuda:1, or cpu; the first GPU where there is one")
+    writes = argparse.ArgumentParser(add_help=False)
+    writes.add_argument("--out", required=True, metavar="FILE", help=f"one of {', '.join(SUFFIXES)}")
+    writes.add_argument("--spectrogram", action="store_true", help="a PNG beside each sound")
+    writes.add_argument("--force", action="store_true", help="replace files that are there")
+
+    verb = subparsers.add_parser("ask", parents=[where, computes], help="a question about a sound", allow_abbrev=False)
+    verb.add_argument(
+        "words", nargs="+", metavar="CLIP", help="one clip or several, then the question; without one a conversation"
+    )
+    _option(verb, "ask", "max_new_tokens", "the longest answer")
+    _option(verb, "ask", "temperature", "0 is greedy")
+    _option(verb, "ask", "seed", "of a temperature above 0")
+    verb.set_defaults(verb=ask)
+
+    verb = subparsers.add_parser(
+        "generate", parents=[where, computes, writes], help="sound from words", allow_abbrev=False
+    )
+    verb.add_argument("caption", metavar="CAPTION")
+    _option(verb, "generate", "n", "so many sounds: FILE-1.wav, FILE-2.wav, ...")
+    _option(verb, "generate", "seconds_max", "the longest sound")
+    _option(verb, "generate", "temperature", "0 is greedy")
+    _option(verb, "generate", "top_p", "nucleus; 1 keeps every code")
+    _option(verb, "generate", "guidance", "weight of the caption; 1 is the plain model")
+    _option(verb, "generate", "seed", "of the first sound")
+    verb.set_defaults(verb=generate)
+
+    verb = subparsers.add_parser(
+        "encode", parents=[where, computes], help="a sound to codes, as JSON", allow_abbrev=False
+    )
+    verb.add_argument("clip", metavar="CLIP")
+    verb.add_argument("--out", metavar="FILE", help="else they are printed")
+    verb.add_argument("--force", action="store_true", help="replace a file that is there")
+    verb.set_defaults(verb=encode)
+
+    verb = subparsers.add_parser(
+        "decode", parents=[where, computes, writes], help="those codes to a sound", allow_abbrev=False
+    )
+    verb.add_argument("codes", metavar="CODES.json")
+    verb.set_defaults(verb=decode)
+
+    verb = subparsers.add_parser(
+        "export", parents=[where], help="what plain transformers, or peft, loads", allow_abbrev=False
+    )
+    verb.add_argument("--to", required=True, metavar="DIR")
+    verb.add_argument("--adapter", action="store_true", help="LoRA and the new rows alone, as peft keeps them")
+    verb.add_argument("--force", action="store_true", help="replace an earlier export")
+    verb.set_defaults(verb=export)
+
+
+def ask(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    refuse(overrides, vars(arguments))
+    settings = _settings("ask", arguments)
+    clips, question = _clips(arguments.words)
+    place = _place(arguments)
+    device = locate.device(arguments.device)
+    from models.language.vocabulary import Turn
+    from stages.cli import sound_files
+    from stages.hub.sound_tokenizer import SoundTokenizer
+
+    _quiet()
+    tokenizer = SoundTokenizer.from_pretrained(place.tokenizer).to(device)
+    sounds = [sound_files.read(clip, tokenizer.sample_rate, tokenizer.channels) for clip in clips]
+    heard: list[Any] = [part for codes in tokenizer.encode(sounds, tokenizer.sample_rate) for part in (codes, "\n")]
+    model = locate.load(place, device)
+    if question is not None:
+        print(_answer(model, [Turn("user", [*heard, question])], settings))
+        return 0
+    if sys.stdin.isatty():
+        import readline  # noqa: F401  what input() edits lines with
+
+        print("ask; an empty line ends it")
+    turns: list[Turn] = []
+    while question := _line():
+        turns.append(Turn("user", [question] if turns else [*heard, question]))
+        answer = _answer(model, turns, settings)
+        print(answer, flush=True)
+        turns.append(Turn("assistant", [answer]))
+    return 0
+
+
+def generate(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    refuse(overrides, vars(arguments))
+    settings = _settings("generate", arguments)
+    if not arguments.caption.strip():
+        raise ValueError('an empty caption; type what shall be heard, as   stage generate "a dog barks" --out dog.wav')
+    targets = _targets(arguments, settings["n"])
+    place = _place(arguments)
+    device = locate.device(arguments.device)
+    from callbacks.line import Line
+    from stages.hub.sound_tokenizer import SoundTokenizer
+
+    _quiet()
+    tokenizer = SoundTokenizer.from_pretrained(place.tokenizer).to(device)
+    model = locate.load(place, device)
+    seeds = [settings["seed"] + number for number in range(settings["n"])]
+    most = tokenizer.num_codes(settings["seconds_max"])
+    line = Line("generate", len(seeds), "sounds", len(seeds) > 1)
+    line.start()
+    codes: list[list[int]] = []
+    try:
+        for start in range(0, len(seeds), BATCH):
+            few = seeds[start : start + BATCH]
+            codes += text_to_sound(model, [arguments.caption] * len(few), most, few, settings)
+            line.update(len(codes))
+    finally:
+        line.stop()
+    for target, one, seed in zip(targets, codes, seeds, strict=True):
+        longest = max(1, int(settings["seconds_max"] * tokenizer.sample_rate))  # the last code may reach beyond it
+        _write_sound(target, tokenizer, one, seed, arguments.spectrogram, longest)
+    if cut := sum(len(one) + len(model.vocabulary.levels) > most for one in codes):
+        print(f"{cut} of {len(codes)} sounds reached --seconds_max={settings['seconds_max']:g}", file=sys.stderr)
+    return 0
+
+
+def encode(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    refuse(overrides, vars(arguments))
+    out = Path(arguments.out) if arguments.out else None
+    if out is not None:
+        _check_free([out], arguments.force)
+    clip = Path(arguments.clip)
+    if not clip.is_file():
+        raise ValueError(f"no file {clip}")
+    place = _place(arguments, language=False)
+    device = locate.device(arguments.device)
+    from stages.cli import sound_files
+    from stages.hub.sound_tokenizer import SoundTokenizer
+
+    tokenizer = SoundTokenizer.from_pretrained(place.tokenizer).to(device)
+    sound = sound_files.read(clip, tokenizer.sample_rate, tokenizer.channels)
+    found = {
+        "codes": tokenizer.encode([sound], tokenizer.sample_rate)[0],
+        "token_rate": tokenizer.token_rate,
+        "codebook_size": tokenizer.codebook_size,
+        "levels": list(tokenizer.facts["levels"]),
+        "num_samples": sound.shape[1],
+        "sample_rate": tokenizer.sample_rate,
+        "tokenizer": tokenizer.hash,
+    }
+    text = json.dumps(found)
+    if out is None:
+        print(text)
+        return 0
+    chain.write_atomically(out, text + "\n")
+    print(f"{out}: {len(found['codes'])} codes, {sound.shape[1] / tokenizer.sample_rate:.2f} s")
+    return 0
+
+
+def decode(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    refuse(overrides, vars(arguments))
+    (target,) = _targets(arguments, 1)
+    found = _read_codes(Path(arguments.codes))
+    place = _place(arguments, language=False)
+    device = locate.device(arguments.device)
+    from stages.hub.sound_tokenizer import SoundTokenizer
+
+    tokenizer = SoundTokenizer.from_pretrained(place.tokenizer).to(device)
+    if found["tokenizer"] != tokenizer.hash:
+        raise ValueError(
+            f"{arguments.codes} was made by the tokenizer {found['tokenizer'][:12]}, and {place.tokenizer} is "
+            f"{tokenizer.hash[:12]}: its codes mean other sounds there. Name the right one with --experiment or --model"
+        )
+    samples, most = found["num_samples"], tokenizer.num_samples(len(found["codes"]))
+    if found["sample_rate"] != tokenizer.sample_rate or not most[0] <= samples <= most[1]:
+        raise ValueError(
+            f"{arguments.codes} says {samples} samples at {found['sample_rate']} Hz; its {len(found['codes'])} codes stand for "
+            f"{most[0]} to {most[1]} at {tokenizer.sample_rate}. `stage encode CLIP --out codes.json` writes what belongs together"
+        )
+    _write_sound(target, tokenizer, found["codes"], 0, arguments.spectrogram, samples)
+    return 0
+
+
+def export(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    refuse(overrides, vars(arguments))
+    place = _place(arguments)
+    locate.check_target(Path(arguments.to), arguments.force)
+    from stages.hub import export as exporting
+
+    _quiet()
+    exporting.export(place, Path(arguments.to), arguments.adapter, arguments.force)
+    print(f"{arguments.to}: see its README.md")
+    return 0
+
+
+def text_to_sound(
+    model: locate.Trained, captions: Sequence[str], most: int, seeds: Sequence[int], settings: dict[str, Any]
+) -> list[list[int]]:
+    """Captions to codes, `most` at most, each drawn from its own seed; an empty caption asks for any sound. settings: temperature, top_p, guidance.
+
+    The prompt is the first of the wordings that the LLM was trained with.
+    """
+    from datamodules.language.conversations import without_caption
+    from models.language.generation import Guidance, Sampling, generate, pad_left
+    from models.language.vocabulary import Turn
+
+    words, wording = model.vocabulary, model.prompts["text_to_sound"][0]
+
+    def prompts(texts: Sequence[str]) -> Any:
+        rendered = [words.render([Turn("user", [text])], generate=True) for text in texts]
+        return pad_left([one.input_ids for one in rendered], words.pad_id)
+
+    ids, mask = prompts([wording.format(caption=text) if text else without_caption(wording) for text in captions])
+    room = most + 2
+    _check_context(model, ids.shape[1], room, "type a smaller --seconds_max")
+    sampling, guidance = None, None
+    if settings["temperature"] > 0:
+        sampling = Sampling(settings["temperature"], settings["top_p"], seeds)
+    if settings["guidance"] != 1:
+        guidance = Guidance(settings["guidance"], *prompts([without_caption(wording)] * len(captions)))
+    found = generate(model.lm, words, ids, mask, room, "audio", sampling, guidance)
+    return [words.codes(answer) for answer in found]
+
+
+def refuse(overrides: list[str], options: Iterable[str] = ()) -> None:
+    """options: of the verb, one of which may have been meant."""
+    if not overrides:
+        return
+    near = difflib.get_close_matches(overrides[0].split("=", 1)[0], list(options), n=1)
+    meant = f"did you mean --{near[0]}?" if near else "--help lists its options"
+    raise ValueError(f"this verb takes no configuration, here {overrides[0]!r}; {meant}")
+
+
+def _option(verb: argparse.ArgumentParser, unit: str, key: str, said: str) -> None:
+    """An option whose value and type stand in conf/<unit>."""
+    names = dict.fromkeys((f"--{key.replace('_', '-')}", f"--{key}"))  # either spelling
+    verb.add_argument(*names, dest=key, metavar="VALUE", help=f"{said} (`stage show {unit}`)")
+
+
+def _settings(unit: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    given = {key: getattr(arguments, key) for key in conf.compose(unit).conf}
+    return conf.compose(unit, overrides=[f"{key}={value}" for key, value in given.items() if value is not None]).conf
+
+
+def _place(arguments: argparse.Namespace, language: bool = True) -> locate.Place:
+    base = conf.compose("caption", complete=False).conf
+    return locate.find(
+        arguments.runs or base["runs"], base["experiment"], arguments.experiment, arguments.model, language
+    )
+
+
+def _clips(words: Sequence[str]) -> tuple[list[Path], str | None]:
+    """The clips, and the question behind them, if any. Raises ValueError for a clip that is not there."""
+    last = Path(words[-1])
+    asked = len(words) > 1 and not (last.suffix.lower() in SUFFIXES and " " not in words[-1]) and not _is_file(last)
+    clips = [Path(word) for word in (words[:-1] if asked else words)]
+    for clip in clips:
+        if clip.is_dir():
+            raise ValueError(f"{clip} is a folder; a sound file is asked about")
+        if not _is_file(clip) and _is_file(last):
+            raise ValueError(f'the clips come first, then the question:   stage ask {last} "{clip}"')
+        if not _is_file(clip):
+            raise ValueError(f'no file {clip}. Type   stage ask CLIP "QUESTION", the question in quotation marks')
+    return clips, words[-1] if asked else None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a question may be longer than a file name
+        return False
+
+
+def _line() -> str:
+    """The next line of a conversation; empty at its end."""
+    try:
+        return input("> " if sys.stdin.isatty() else "").strip()
+    except (EOFError, KeyboardInterrupt):
+        return ""
+
+
+def _answer(model: locate.Trained, turns: Sequence["Turn"], settings: dict[str, Any]) -> str:
+    from models.language.generation import Sampling, generate, pad_left
+
+    words = model.vocabulary
+    ids, mask = pad_left([words.render(turns, generate=True).input_ids], words.pad_id)
+    _check_context(
+        model, ids.shape[1], settings["max_new_tokens"], "ask less, begin anew, or type a smaller --max-new-tokens"
+    )
+    sampling = Sampling(settings["temperature"], 1.0, [settings["seed"]]) if settings["temperature"] else None
+    found = generate(model.lm, words, ids, mask, settings["max_new_tokens"], "text", sampling)[0]
+    if len(found) == settings["max_new_tokens"]:  # its end would have been one more
+        print(f"the answer stopped at --max_new_tokens={len(found)}", file=sys.stderr)
+    return words.decode(found)
+
+
+def _check_context(model: locate.Trained, prompt: int, answer: int, cure: str) -> None:
+    if model.context is not None and prompt + answer > model.context:
+        raise ValueError(
+            f"too long: {prompt} tokens and an answer of up to {answer} are more than the LLM's {model.context}; {cure}"
+        )
+
+
+def _targets(arguments: argparse.Namespace, n: int) -> list[Path]:
+    """The sound files to write. Raises ValueError for one that cannot be, before anything long is begun."""
+    out = Path(arguments.out)
+    if out.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"--out {out}: a sound file ends with {', '.join(SUFFIXES)}")
+    found = [out] if n == 1 else [out.with_name(f"{out.stem}-{number}{out.suffix}") for number in range(1, n + 1)]
+    pictures = [path.with_suffix(".png") for path in found] if arguments.spectrogram else []
+    _check_free([*found, *pictures], arguments.force)
+    return found
+
+
+def _check_free(paths: Sequence[Path], force: bool) -> None:
+    for path in paths:
+        if not path.absolute().parent.is_dir():
+            raise ValueError(f"--out {path}: there is no folder {path.parent}")
+        if path.exists() and not force:
+            raise ValueError(f"{path} is there already; --force replaces it")
+
+
+def _write_sound(
+    target: Path,
+    tokenizer: "SoundTokenizer",
+    codes: list[int],
+    seed: int,
+    picture: bool,
+    num_samples: int | None = None,
+) -> None:
+    from stages.cli import sound_files
+
+    sound = tokenizer.decode([codes], None if num_samples is None else [num_samples], seed=seed)[0].cpu()
+    note = sound_files.write(target, sound, tokenizer.sample_rate)
+    print(f"{target}: {sound.shape[1] / tokenizer.sample_rate:.2f} s, {len(codes)} codes{note}")
+    if picture:
+        sound_files.write_spectrogram(target.with_suffix(".png"), sound, tokenizer.sample_rate)
+
+
+def _read_codes(path: Path) -> dict[str, Any]:
+    """Raises ValueError for a file that `stage encode` did not write."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{path} cannot be read as codes ({error}). `stage encode CLIP --out codes.json` writes them"
+        ) from error
+    missing = [key for key in CODES if not isinstance(found, dict) or key not in found]
+    if missing:
+        raise ValueError(f"{path} has no {', '.join(missing)}. `stage encode CLIP --out {path}` writes what is needed")
+    size = found["codebook_size"]
+    wrong = [code for code in found["codes"] if not (isinstance(code, int) and 0 <= code < size)]
+    if wrong or not found["codes"] or len(found["codes"]) % len(found["levels"]):
+        what = f"holds {wrong[0]!r}" if wrong else f"has {len(found['codes'])} codes"
+        raise ValueError(
+            f"{path} {what}; one or more codes from 0 to {size - 1} are allowed, in blocks of {len(found['levels'])}"
+        )
+    return found
+
+
+def _quiet() -> None:
+    """transformers' bars and hints, which do not concern who asks."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

@@ -1,0 +1,176 @@
+"""The training data of a language stage: one part, or the entries of its curriculum (Gong et al. 2023, arXiv:2305.10790, train so)."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from callbacks.line import Line
+from conf.laws import nearest
+from datamodules.language import conversations, datamodule
+from datamodules.language.conversations import Mixture
+from datamodules.language.datamodule import Encoded, LanguageDataModule, Part, Turn
+from datamodules.language.entries import Cuts, Joined, Lines
+from datamodules.language.lengths import TooLong
+from datamodules.store.stored import Sounds, Stored
+from stages.engine.optim import Phase
+from stages.runs import chain
+
+MANY = 20_000  # entries: below it no line says how far the measuring is
+
+
+class Position(NamedTuple):
+    number: int  # from 0
+    name: str
+    step: int  # steps done in the entry
+
+
+def data(
+    stage: str,
+    conf: dict[str, Any],
+    cuts: Stored,
+    encode: Callable[[list[list[Turn]]], list[Encoded]],
+    pad_id: int,
+    written: str,
+    place: Path | None,
+    texts: Path | None = None,
+) -> LanguageDataModule:
+    """written: hash of how text becomes ids. texts: of the stage `rehearsal`, where conf names no files. place: where the items' lengths are
+    kept, so that they are measured once; None keeps nothing.
+
+    Raises ValueError for filters that the corpora know nothing of, and for a part without a conversation.
+    """
+    for entry in (conf, *conf["curriculum"]):
+        _check_filters(entry, cuts, place)
+    batching, accumulate_ = conf["batching"], conf["trainer"]["accumulate_grad_batches"]
+    files = [Path(file) for file in conf["text"]["files"]] or ([texts] if texts else [])
+
+    def part(entry: dict[str, Any], split: str, batches: int | None) -> Part:
+        most = batching["max_tokens"] if entry is conf else entry["max_tokens"] or batching["max_tokens"]
+        entries, told = _entries(conf, entry, cuts.of_split(split), split, files)
+        key = hashlib.sha256(json.dumps([written, _code(), entries.digest(), told, most]).encode()).hexdigest()
+        return Part(entries, most, batches, place / key[:32] if place else None)
+
+    parts = [part(entry, "train", entry["steps"] * accumulate_) for entry in conf["curriculum"]]
+    parts = parts or [part(conf, "train", None)]
+    validation = part(conf, "validation", None)
+    total = sum(len(part.entries) for part in (*parts, validation))
+    line = Line(f"{stage} lengths", total, "entries", total >= MANY)
+    made = LanguageDataModule(
+        parts, validation, encode, pad_id,
+        tokens_per_batch=batching["tokens_per_batch"], num_buckets=batching["num_buckets"],
+        seed=conf["seed"], num_workers=conf["data"]["num_workers"], progress=line.update,
+    )  # fmt: skip
+    line.stop()
+    for entry, part, items in zip(conf["curriculum"] or [conf], parts, made.train_items, strict=True):
+        if not items:
+            where = f"the curriculum's entry {entry['name']!r}" if conf["curriculum"] else "the training split"
+            raise ValueError(
+                f"{stage}: {where} of {', '.join(conf['data']['corpora'])} gives no conversation. It takes captions, questions with answers, "
+                f"conversations, or texts; mixture is {entry['mixture']}, max_tokens {part.max_tokens}, too long {_counts(made.too_long) or 0}."
+            )
+    if made.too_long:
+        print(
+            f"{stage}: longer than max_tokens={batching['max_tokens']}, or its entry's own, and left out: {_counts(made.too_long)}"
+        )
+    return made
+
+
+def write_too_long(too_long: Sequence[TooLong], file: Path) -> dict[str, int]:
+    """One JSON object a line: id, kind, tokens. Returns how many of each kind; writes nothing where there is none."""
+    if too_long:
+        file.write_text("".join(json.dumps(item._asdict()) + "\n" for item in too_long))
+    return dict(Counter(item.kind for item in too_long))
+
+
+def phases(conf: dict[str, Any]) -> list[Phase]:
+    return [
+        Phase(entry["steps"], entry["learning_rate"], {"new_rows": entry["embedding_learning_rate"]})
+        for entry in conf["curriculum"]
+    ]
+
+
+def position(curriculum: Sequence[dict[str, Any]], step: int) -> Position:
+    """Where training is after `step` optimizer steps; at the end, the last entry."""
+    ends = list(accumulate(entry["steps"] for entry in curriculum))
+    number = min(sum(end <= step for end in ends), len(ends) - 1)
+    return Position(number, curriculum[number]["name"], step - (ends[number] - curriculum[number]["steps"]))
+
+
+def _entries(
+    conf: dict[str, Any], entry: dict[str, Any], cuts: Stored, split: str, files: Sequence[Path]
+) -> tuple[Joined, list[Any]]:
+    """What an epoch is made of, and all that its items hang on beside it. entry: of the curriculum, or the stage's own configuration, which filters
+    kinds alone."""
+    weights, prompts = entry["mixture"], conf["prompts"]
+    told = {
+        "mixture": Mixture(**weights),
+        "sound_to_text": prompts["sound_to_text"],
+        "text_to_sound": prompts["text_to_sound"],
+        "questions_together": conf["batching"]["questions_together"],
+        "kinds": entry["kinds"],
+        "caption_dropout": conf["caption_dropout"],
+        "weights": conf["corpus_weights"] if split == "train" else {},
+    }
+    filters = None if entry is conf else {key: entry[key] for key in ("corpora", "datasets")}
+    taught = partial(_is_taught, filters) if filters else None
+    parts: list[Cuts | Lines] = [Cuts(cuts, taught, told | {"sounds": Sounds(cuts)})]
+    if split == "train" and weights["text"]:  # texts train
+        parts += [Lines(file, weights["text"]) for file in files]
+    return Joined(parts), [told, filters]
+
+
+def _code() -> str:
+    """Of what makes conversations, and counts their ids: lengths that other code measured are measured again."""
+    return hashlib.sha256(
+        b"".join(Path(str(code.__file__)).read_bytes() for code in (conversations, datamodule))
+    ).hexdigest()
+
+
+def _is_taught(entry: dict[str, Any], cut: Any) -> bool:
+    return (not entry["corpora"] or cut.custom["corpus"] in entry["corpora"]) and (
+        not entry["datasets"] or bool(set(_datasets(cut)) & set(entry["datasets"]))
+    )
+
+
+def _datasets(cut: Any) -> list[str]:
+    """What the column `dataset` says of a recording."""
+    named = cut.custom["metadata"].get("dataset", [])  # one of the user's own columns: not every corpus has it
+    return [named] if isinstance(named, str) else named
+
+
+def _check_filters(entry: dict[str, Any], cuts: Stored, place: Path | None) -> None:
+    name = f"curriculum, entry {entry['name']!r}: " if "name" in entry else ""
+    wanted = {"kinds": "question", "datasets": "recording"}
+    for key, what in wanted.items():
+        if not entry.get(key):
+            continue
+        there = _told(cuts, place)[key]
+        for unknown in sorted(set(entry[key]) - set(there)):
+            raise ValueError(
+                f"{name}{key}: no {what} of {unknown} in these corpora. {nearest(unknown, there)}. [] takes all"
+            )
+
+
+def _told(cuts: Stored, place: Path | None) -> dict[str, list[str]]:
+    """The kinds of question and the datasets that there are; read once where there is a place to keep them."""
+    file = place / f"told-{cuts.digest()[:32]}.json" if place else None
+    if file is not None and file.is_file():
+        return json.loads(file.read_text())
+    found: dict[str, set[str]] = {"kinds": set(), "datasets": set()}
+    for cut in cuts:
+        found["kinds"] |= {sup.custom["kind"] for sup in cut.supervisions if sup.custom["task"] == "question"}
+        found["datasets"] |= set(_datasets(cut))
+    told = {key: sorted(values) for key, values in found.items()}
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        chain.write_atomically(file, json.dumps(told))
+    return told
+
+
+def _counts(too_long: Sequence[TooLong]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in Counter(item.kind for item in too_long).items())

@@ -1,0 +1,296 @@
+"""One stage, run: seed, Trainer, logger, callbacks, resume, fit or predict, artifact, receipt: the same lines for every stage."""
+
+import importlib
+import logging
+import os
+import shutil
+import time
+import warnings
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Protocol
+
+import lightning as L
+import torch
+from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator, XLAAccelerator
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment
+
+from callbacks.checkpoints import NewestCheckpoints, WholeCheckpointIO
+from callbacks.finite import Finite
+from callbacks.preempted import StopPrediction, StopTraining, agreed
+from callbacks.progress import ProgressLine
+from callbacks.ranks import RankWatch
+from callbacks.step_seed import StepSeed
+from callbacks.stop import Stop, Stopped
+from datamodules.sampler import end_workers
+from stages import STAGES
+from stages.runs import chain, lock
+
+RANKS = (
+    "RANK",
+    "LOCAL_RANK",
+    "NODE_RANK",
+    "GROUP_RANK",
+    "SLURM_PROCID",
+)  # 0 or not there in the first process of a run
+
+
+class StageModule(Protocol):
+    """What `run` asks of a stage, beside being a LightningModule. One that needs a DDP of its own says it as `strategy`.
+
+    One that predicts may have `collect() -> None`: called on every rank after the last batch of all, for what they compute together.
+    (on_predict_end is never called on a rank without a batch.)
+    """
+
+    trains: bool  # fit, or predict
+    watch: tuple[str, ...]  # logged values that the progress line shows
+
+    def __init__(self, stage: str, conf: dict[str, Any], parents: dict[str, chain.Parent], folder: Path) -> None: ...
+
+    def datamodule(self) -> L.LightningDataModule: ...
+
+    def callbacks(self) -> list[Callback]: ...
+
+    def export(self, artifact: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Writes the artifact; returns (facts, metrics) for the receipt."""
+        ...
+
+
+def run(stage: str, conf: dict[str, Any], stop: Stop, restart: bool = False) -> dict[str, Any]:
+    """Runs or resumes a stage to its end and returns its receipt.
+
+    Raises ValueError for a missing or foreign parent, or bad data; Stopped where `stop` has a reason, when everything is saved and said.
+    """
+    _quiet()
+    with ExitStack() as held:
+        if all(os.environ.get(name, "0") == "0" for name in RANKS):
+            held.enter_context(lock.claimed(stage, conf))
+        try:
+            return _run(stage, conf, stop, restart)
+        except BaseException:
+            end_workers()
+            raise
+
+
+def _run(stage: str, conf: dict[str, Any], stop: Stop, restart: bool) -> dict[str, Any]:
+    started = time.monotonic()
+    parents = chain.parents(stage, conf)
+    first = _is_first()
+    folder = chain.run_folder(conf, stage)
+    if first and not restart:
+        chain.check_unfinished(stage, conf)
+    if conf["threads"]:
+        torch.set_num_threads(conf["threads"])
+    L.seed_everything(conf["seed"], workers=True, verbose=False)
+
+    name, _, attribute = STAGES[stage].target.partition(":")
+    module: Any = getattr(importlib.import_module(name), attribute)(stage, conf, parents, folder)
+    watch = RankWatch(stage)
+    trainer = _trainer(stage, conf, folder, module, stop, watch)
+    _check_world_size(trainer)
+    if first:
+        chain.begin(stage, conf, restart)  # bad data has been refused by now: nothing is moved or written for it
+        if not module.trains:
+            _prediction(trainer).clear()
+    _meet(trainer)
+    module.prepare_data_per_node = False  # the nodes share the run folder
+    module.allow_zero_length_dataloader_with_multiple_devices = not module.trains  # fewer batches than ranks
+    newest = chain.newest_checkpoint(folder)
+    if first and (damaged := chain.damaged_checkpoints(folder)):
+        names = ", ".join(path.name for path in damaged)
+        print(f"{stage:<14} {names} is cut short; going on from {newest.name if newest else 'the beginning'}")
+    try:
+        if module.trains:
+            trainer.fit(module, datamodule=module.datamodule(), ckpt_path=newest, weights_only=True)
+            if trainer.interrupted or trainer.global_step < conf["trainer"]["max_steps"]:
+                raise KeyboardInterrupt
+        else:
+            trainer.predict(module, datamodule=module.datamodule(), return_predictions=False)
+            if reason := agreed(trainer, _prediction(trainer).reason):
+                raise Stopped(reason)
+            getattr(module, "collect", lambda: None)()
+    except Stopped as stopped:
+        _say_stopped(stage, conf, trainer, stop.words(stopped.reason))
+        watch.finish()
+        if watch.starter:
+            raise SystemExit(0) from None
+        raise
+    except SystemExit:
+        if trainer.interrupted:  # Lightning's own end of a KeyboardInterrupt, which says nothing
+            raise KeyboardInterrupt from None
+        raise
+    except (RuntimeError, OSError) as error:
+        if why := _why(error, watch):
+            raise ValueError(f"{stage}: {why}; the same command goes on from what is saved") from error
+        raise
+    receipt: dict[str, Any] = {}
+    if trainer.is_global_zero:
+        part, artifact = folder / ".artifact", folder / "artifact"
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        facts, metrics = module.export(part)
+        shutil.rmtree(artifact, ignore_errors=True)
+        part.rename(artifact)
+        receipt = chain.finish(
+            stage, conf, folder, parents, facts, metrics, trainer.global_step, time.monotonic() - started
+        )
+    trainer.strategy.barrier()
+    watch.finish()
+    return receipt
+
+
+def _is_first() -> bool:
+    """Whether this is rank 0. Lightning starts the others of a machine with this same command; srun and torchrun start them all."""
+    if SLURMEnvironment.detect():
+        return os.environ.get("SLURM_PROCID", "0") == "0"
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK"))
+
+
+def _why(error: Exception, watch: RankWatch) -> str:
+    """What an error of the machine, not of the code, means; "" where it is none."""
+    text = str(error).strip()
+    if "DataLoader worker (pid" in text:
+        return f"{text.splitlines()[0]}. Something ended a process that reads data: often memory. Fewer data.num_workers need less of it"
+    if isinstance(error, OSError):
+        return f"{text.splitlines()[-1]}. Is the folder still there, and the disk"
+    return watch.blame()
+
+
+def _trainer(stage: str, conf: dict[str, Any], folder: Path, module: Any, stop: Stop, watch: RankWatch) -> L.Trainer:
+    _check_devices(stage, conf["trainer"])
+    arguments = conf["trainer"] | {"precision": precision(conf["trainer"])}
+    if arguments["strategy"] == "ddp" or (
+        arguments["strategy"] == "auto" and (arguments["devices"], arguments["num_nodes"]) != (1, 1)
+    ):
+        arguments["strategy"] = getattr(module, "strategy", arguments["strategy"])
+    callbacks: list[Callback] = [*module.callbacks(), watch]
+    logger: TensorBoardLogger | bool = False
+    if module.trains:
+        logger = TensorBoardLogger(folder, name="tensorboard", version="")
+        checkpoints = NewestCheckpoints(folder / "checkpoints", **conf["checkpoints"])
+        callbacks += [StepSeed(conf["seed"]), ProgressLine(stage, module.watch)]
+        limits = conf["limits"]
+        callbacks += [Finite(folder, limits["on_nan"], limits["nan_in_a_row"])]
+        callbacks += [StopTraining(stop, checkpoints), checkpoints]
+        arguments |= {"check_val_every_n_epoch": None, "num_sanity_val_steps": 0, "max_epochs": -1}
+    else:
+        callbacks.append(StopPrediction(stop, folder))
+    plugins: list[Any] = [WholeCheckpointIO(), *_slurm()]
+    trainer = L.Trainer(
+        **arguments,
+        default_root_dir=folder,
+        logger=logger,
+        callbacks=callbacks,
+        plugins=plugins,
+        use_distributed_sampler=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=module.trains,
+        inference_mode=False,
+    )
+    # Lightning's handler of SIGTERM waits in a collective for ranks that may not have the signal, and its loop then ends without a checkpoint.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    return trainer
+
+
+def _check_devices(stage: str, trainer: dict[str, Any]) -> None:
+    """Raises ValueError for GPUs that are not here, and for several devices of a machine that has none, unless `cpu` is said."""
+    name, devices = trainer["accelerator"], trainer["devices"]
+    there = any(kind.is_available() for kind in (CUDAAccelerator, MPSAccelerator, XLAAccelerator))
+    if name in ("gpu", "cuda") and not there:
+        raise ValueError(
+            f"{stage}: trainer.accelerator={name}, and there is no GPU here; for the CPU type --trainer.accelerator=cpu"
+        )
+    if name == "auto" and not there and isinstance(devices, int) and devices > 1:
+        raise ValueError(
+            f"{stage}: trainer.devices={devices}, and there is no GPU here; for {devices} processes on the CPU type --trainer.accelerator=cpu"
+        )
+
+
+def _prediction(trainer: L.Trainer) -> StopPrediction:
+    return next(callback for callback in trainer.callbacks if isinstance(callback, StopPrediction))  # type: ignore[attr-defined]
+
+
+def _say_stopped(stage: str, conf: dict[str, Any], trainer: L.Trainer, why: str) -> None:
+    if not trainer.is_global_zero:
+        return
+    if "max_steps" in conf["trainer"]:
+        where = f"step {trainer.global_step} of {conf['trainer']['max_steps']}"
+    else:
+        state = chain.state(stage, conf)
+        where = state.detail if state.word == "partial" else "the beginning"
+    print(f"{stage:<14} stopped at {where} by {why}; the same command goes on", flush=True)
+
+
+def precision(trainer: dict[str, Any]) -> str:
+    """`auto`: bf16-mixed where the processor multiplies bfloat16 itself, else 32-true. On a CPU without it bf16 is slower than float32."""
+    if trainer["precision"] != "auto":
+        return trainer["precision"]
+    if trainer["accelerator"] != "cpu" and torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = torch.backends.cpu.get_cpu_capability().startswith("AVX512") and _cpu_flag("avx512_bf16", "amx_bf16")
+    return "bf16-mixed" if native else "32-true"
+
+
+def _cpu_flag(*names: str) -> bool:
+    """Whether the processor names one of these features; False where the system does not say (not Linux)."""
+    path = Path("/proc/cpuinfo")
+    return path.is_file() and bool(set(names) & set(path.read_text().split()))
+
+
+def _slurm() -> list[SLURMEnvironment]:
+    """Raises ValueError for tasks that srun did not start, or started in a way that Lightning cannot count."""
+    if not SLURMEnvironment.detect():
+        return []
+    if os.environ["SLURM_NTASKS"] != "1" and "SLURM_STEP_ID" not in os.environ:
+        raise ValueError(
+            f"this job has {os.environ['SLURM_NTASKS']} tasks and srun did not start this process, so it would wait for the others for "
+            "ever. In the job type   srun stage run ...   or let `stage submit` write the job"
+        )
+    try:
+        return [SLURMEnvironment(auto_requeue=False)]
+    except RuntimeError as error:  # --ntasks without --ntasks-per-node
+        raise ValueError(str(error)) from None
+
+
+def _meet(trainer: L.Trainer) -> None:
+    """Ranks that srun started side by side: none looks into the run folder before the first has begun it. Lightning's own begin after it."""
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if trainer.world_size > 1 and not isinstance(environment, LightningEnvironment):
+        trainer.strategy.setup_environment()
+        trainer.strategy.barrier()
+
+
+def _check_world_size(trainer: L.Trainer) -> None:
+    """A job started inside sbatch without srun would silently train on a part of the data."""
+    wanted = trainer.num_nodes * trainer.num_devices
+    if trainer.world_size != wanted:
+        raise ValueError(
+            f"{wanted} processes were asked for (num_nodes {trainer.num_nodes} x devices {trainer.num_devices}) and "
+            f"{trainer.world_size} are there. Under SLURM start one task a device: srun stage run ..."
+        )
+
+
+def _quiet() -> None:
+    """Lightning's hints that do not concern a user of `stage`."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for message in (
+        ".*does not have many workers.*",
+        ".*exists and is not empty.*",
+        ".*No positive class.*",
+        ".*`isinstance.treespec.*",
+        ".*srun. command is available.*",  # one machine of a cluster, used by hand
+        ".*predict returned None.*",
+        ".*duration mismatch tolerance.*",
+        ".*Total length of `.*` across ranks is zero.*",
+        ".*eagerly read CutSet.*",
+        ".*self.log.*sync_dist=True.*",  # torchmetrics' states and the language losses are summed over ranks before they are logged
+        ".*in eval mode at the start.*",
+        ".*is_gradient_checkpointing.*",
+        ".*gradient_checkpointing_enable. is deprecated.*",  # its new name is younger than our oldest transformers
+        ".*weight_norm. is deprecated.*",  # diffusers' Oobleck
+    ):
+        warnings.filterwarnings("ignore", message)

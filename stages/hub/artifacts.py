@@ -1,0 +1,94 @@
+"""Artifacts on disk: safetensors and a config.json, and how each kind is built again from them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from models.codec.mel import LatentCodec, MelCodec
+from models.codec.oobleck import Oobleck
+from models.quantizer import LexicalQuantizer, Lexicon, build, whole_words
+from models.tokenizer.dit import DiffusionTransformer
+from models.tokenizer.grid import TokenGrid
+from models.tokenizer.tokenizer import CausalEncoder, SoundTokenizer
+from stages.hub import weights
+
+
+def save(folder: Path, config: dict[str, Any], state: dict[str, Tensor]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config, indent=1))
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, folder / "model.safetensors"
+    )
+
+
+def load(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    return json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
+
+
+def build_codec(config: dict[str, Any], trained: Path | None) -> LatentCodec:
+    """config: the section `codec` of the stage `latents`; trained: the folder that stage `vae` made, for that kind."""
+    if config["kind"] == "mel":
+        return MelCodec(**config["mel"])
+    if config["kind"] == "trained":
+        return Oobleck.from_pretrained(str(trained), None, None)
+    return Oobleck.from_pretrained(config["source"], config["subfolder"], config["revision"])
+
+
+def load_codec(folder: Path) -> LatentCodec:
+    """The frozen VAE of a `latents` artifact: fitted and trained ones from their own files, Oobleck from where it came."""
+    config = json.loads((folder / "config.json").read_text())
+    codec = build_codec(config, folder / "vae")
+    assert isinstance(codec, nn.Module)
+    if config["kind"] == "mel":
+        codec.load_state_dict(load_file(folder / "model.safetensors"))
+    return codec.eval().requires_grad_(False)
+
+
+def build_tokenizer(conf: dict[str, Any], facts: dict[str, Any], lexicon: Lexicon | None = None) -> SoundTokenizer:
+    """conf: the stage's configuration; facts: of `latents` (latent_dim, frame_rate). lexicon: of the kind `lexical`,
+    which else takes it from its LLM.
+    """
+    width, rate = conf["encoder"]["width"], conf["rate"]
+    if conf["quantizer"]["kind"] == "lexical" and lexicon is None:
+        lexicon = load_lexicon(conf["quantizer"]["words_from"], conf["quantizer"]["words"])
+    quantizer = build(dim=width, lexicon=lexicon, **conf["quantizer"])
+    token_rate = rate["token_rate"] or TokenGrid.rate(
+        facts["frame_rate"], rate["stride"], rate["bitrate"], quantizer.bits_per_token
+    )
+    return SoundTokenizer(
+        encoder=CausalEncoder(latent_dim=facts["latent_dim"], **conf["encoder"]),
+        quantizer=quantizer,
+        decoder=DiffusionTransformer(latent_dim=facts["latent_dim"], condition_dim=width, **conf["decoder"]),
+        grid=TokenGrid(facts["frame_rate"], token_rate),
+        **conf["flow"],
+    )
+
+
+def load_lexicon(source: str, count: int) -> Lexicon:
+    """The first `count` whole words of an LLM, and its embeddings of them. Raises ValueError where it has fewer."""
+    model, tokenizer = weights.load_language_model(source, None, "float32")
+    words, ids = whole_words(tokenizer, count)
+    if len(words) < count:
+        raise ValueError(
+            f"quantizer.words_from {source} has {len(words)} whole words of one token; {count} are asked for. "
+            + (f"Type --quantizer.words={len(words)}" if words else "Choose an LLM whose tokens are words")
+        )
+    return Lexicon(words, model.get_input_embeddings().weight.detach()[ids].clone())
+
+
+def save_tokenizer(folder: Path, conf: dict[str, Any], facts: dict[str, Any], tokenizer: SoundTokenizer) -> None:
+    """The words of a lexical codebook lie in config.json and their embeddings in the weights: loading needs no LLM."""
+    quantizer = tokenizer.quantizer
+    words = quantizer.words if isinstance(quantizer, LexicalQuantizer) else None
+    save(folder, {"conf": conf, "facts": facts, "words": words}, tokenizer.state_dict())
+
+
+def load_tokenizer(folder: Path) -> SoundTokenizer:
+    config, state = load(folder)
+    lexicon = Lexicon(config["words"], state["quantizer.embeddings"]) if config["words"] else None
+    tokenizer = build_tokenizer(config["conf"], config["facts"], lexicon)
+    tokenizer.load_state_dict(state)
+    return tokenizer.eval().requires_grad_(False)

@@ -1,0 +1,82 @@
+"""The LLM of a language stage, made or loaded. Beside language.py and not in it: answering needs no Lightning, which takes seconds to import."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from models.language.model import SoundLanguageModel
+from models.language.vocabulary import Vocabulary
+from stages.hub import artifacts, weights
+
+
+class Built(NamedTuple):
+    model: SoundLanguageModel
+    vocabulary: Vocabulary
+    base: str  # fingerprint of the LLM as it came
+
+
+def build(conf: dict[str, Any], facts: dict[str, Any], codebook: Tensor | None) -> Built:
+    """conf: of a language stage; facts: of the tokenizer (codebook_size, levels); codebook (Q, K, d) starts the new rows, or None."""
+    chosen, prompts = conf["model"], conf["prompts"]
+    model, tokenizer = weights.load_language_model(
+        chosen["source"], chosen["revision"], chosen["dtype"], chosen["attention"]
+    )
+    vocabulary = Vocabulary(
+        tokenizer,
+        facts["codebook_size"],
+        facts["levels"],
+        prompt_format=prompts["format"],
+        system=prompts["system"],
+        template_options=prompts["template_options"],
+        **times(conf),
+    )
+    base = weights.fingerprint(model)
+    language = SoundLanguageModel(
+        model,
+        vocabulary,
+        **conf["lora"],
+        activation_checkpointing=chosen["activation_checkpointing"],
+        compile=chosen["compile"],
+        initialization=conf["embedding_initialization"],
+        codebook=codebook,
+        seed=conf["seed"],
+    )
+    return Built(language, vocabulary, base)
+
+
+def times(conf: dict[str, Any]) -> dict[str, Any]:
+    """The section `timestamps`; an artifact from before there was one has no times."""
+    return conf.get("timestamps", {"max_seconds": None, "step": 0.1})
+
+
+def load(artifact: Path, trained: bool = True) -> tuple[SoundLanguageModel, Vocabulary]:
+    """The model of a `caption` or `openaqa` artifact: base LLM from its source, adapter and new rows from the artifact. Strict.
+
+    trained=False: as it was before its first step, but that new rows are the text rows' mean and noise.
+    """
+    config, state = artifacts.load(artifact)
+    _check_written(artifact, config)
+    conf = config["conf"] | {"embedding_initialization": "mean"}
+    model, vocabulary, base = build(conf, config["facts"], None)
+    check_base(artifact, config, base, conf)
+    if trained:
+        model.load_trainable_state(state)
+    return model.eval(), vocabulary
+
+
+def check_base(owner: Path | str, saved: dict[str, Any], base: str, conf: dict[str, Any]) -> None:
+    """saved: a config or a checkpoint, with the fingerprint `base` of the LLM that its adapter was trained on."""
+    _check_written(owner, saved)
+    if saved["base"] != base:
+        raise ValueError(
+            f"{owner} was trained on other weights than those that {conf['model']['source']} holds now: its adapter fits them "
+            "alone. Put the old ones back (name their folder, or a model.revision), or train again with --restart"
+        )
+
+
+def _check_written(owner: Path | str, saved: dict[str, Any]) -> None:
+    if "base" not in saved:
+        raise ValueError(
+            f"{owner} is of an earlier version, which did not write down its LLM's fingerprint. Train it again with --restart"
+        )

@@ -1,0 +1,37 @@
+"""Where pretrained weights come from: a folder, a hub id, or one file inside a wheel of the package index.
+
+    a name of ASSETS        smollm2-135m-instruct
+    a file in a wheel       wheel:PROJECT==VERSION/PATH/IN/WHEEL#sha256=HASH OF THAT FILE
+    a folder, a GGUF file   /models/vicuna-7b-v1.5, model.Q8_0.gguf
+    a hub id                lmsys/vicuna-7b-v1.5
+    random:tiny             a Llama of two layers from a fixed seed, for tests (random:tiny-untied: its head is its own)
+
+No torch here at import.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stages.hub.weights.llm import LanguageModel, fingerprint, load_language_model
+from stages.hub.weights.sentences import SENTENCES, load_fluency, load_sentences, sentences_missing
+from stages.hub.weights.sources import ASSETS, EMBEDDERS, RANDOM, missing, resolve, unreachable
+from stages.hub.weights.wheels import Wheel, cache_folder, parse, placed
+
+if TYPE_CHECKING:
+    from models.metrics.embedding import LogMelStatistics, SoundEffectsEmbedding
+
+__all__ = [
+    "ASSETS", "EMBEDDERS", "RANDOM", "SENTENCES", "LanguageModel", "Wheel", "cache_folder", "fingerprint", "load_embedder",
+    "load_fluency", "load_language_model", "load_sentences", "missing", "parse", "placed", "resolve", "sentences_missing",
+    "unreachable",
+]  # fmt: skip
+
+
+def load_embedder(name: str) -> "SoundEffectsEmbedding | LogMelStatistics":
+    """A frozen embedder of sounds, for the distances of distributions. Raises ValueError for a name that is not known."""
+    from models.metrics.embedding import LogMelStatistics, SoundEffectsEmbedding
+
+    if name not in EMBEDDERS:
+        raise ValueError(f"no embedder {name!r}. Allowed: {', '.join(EMBEDDERS)}, or --embedder=null for none")
+    weights = EMBEDDERS[name]
+    return LogMelStatistics() if weights is None else SoundEffectsEmbedding.from_checkpoint(Path(resolve(weights)))

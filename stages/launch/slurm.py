@@ -1,0 +1,251 @@
+"""`stage submit`: a stage, or the chain, as SLURM jobs that go on by themselves after a signal, a time limit or a requeue. No torch here.
+
+    runs/<experiment>/slurm/<stage>.sbatch    the script; the same one may be given to sbatch by hand
+                            <stage>.log       what it printed, all starts one after the other
+                            jobs.json         stage -> its newest job (jobs.py)
+
+A job is one srun with a task a device. A stage that ends with 75 (stopped, everything saved) is queued again; any other status but 0 fails the
+job, and SLURM then drops the jobs that wait for it. Starts that bring it no further end it too: else it would be queued for ever.
+"""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import conf as configuration
+from stages.runs import chain, jobs
+
+OURS = {  # options of sbatch that follow from the stage's own configuration -> what to type instead
+    "ntasks": "trainer.devices and slurm.nodes",
+    "ntasks_per_node": "trainer.devices",
+    "gpus_per_task": "slurm.gpus-per-node: each task sees all devices of its node and takes its own",
+    "array": "nothing: tasks of an array would write the same run",
+    "output": "nothing: `stage logs STAGE` prints the log",
+    "chdir": "nothing: the job runs where `stage submit` was typed",
+    "kill_on_invalid_dep": "nothing: it is yes",
+    "wrap": "nothing",
+    "parsable": "nothing",
+}
+MOST_IDLE = 3  # starts one after the other that save nothing: its time is too short for a step
+BODY = r"""# Written by:   {written_by}
+export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{threads}}} PYTHONUNBUFFERED=1
+echo "== job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, $(date +%FT%T), start $((${{SLURM_RESTART_COUNT:-0}} + 1))"
+saved() {{  # what it goes on from
+  find {run} -type f \( -path '*/checkpoints/*' -o -path '*/chunks/*' -o -name 'predictions-*' \) -printf '%p %s\n' 2> /dev/null | sort | cksum
+}}
+before=$(saved)
+[ "${{SLURM_RESTART_COUNT:-0}}" -gt 0 ] || rm -f {idle}
+# A task that stops saves and ends with 75 while others still do: srun must not end them for it, but after a minute.
+srun --kill-on-bad-exit=0 --wait=60{cpus} {command}
+code=$?
+if [ "$code" -eq 75 ] || [ "$code" -eq 138 ]; then  # stopped; 138: by SIGUSR1, before it could listen
+  if [ "$(saved)" = "$before" ]; then echo >> {idle}; else rm -f {idle}; fi
+  if [ -f {idle} ] && [ "$(wc -l < {idle})" -ge {most} ]; then
+    echo "== {most} starts without progress: not queued again. A longer --slurm.time, or a smaller step"
+  else
+    echo "== not finished: queued again"
+    scontrol requeue "$SLURM_JOB_ID" && sleep 600  # SLURM ends this script before that
+  fi
+fi
+exit "$code"
+"""
+
+Typed = Callable[[str], list[str]]  # stage -> the words that configure it
+
+
+class Planned(NamedTuple):
+    stage: str
+    after: tuple[str, ...]  # stages that are submitted with it
+    waits: tuple[str, ...]  # jobs that were submitted earlier
+
+
+def options(files: Sequence[str], overrides: Sequence[str]) -> dict[str, Any]:
+    """The section `slurm`: conf/slurm/base.yaml, the --conf files, the command line ("slurm.KEY=VALUE").
+
+    Raises ValueError for a key that no option of sbatch can be, or that is not the user's.
+    """
+    known = configuration.compose("slurm").conf.keys() - {"further"}
+    typed = []
+    for item in overrides:
+        key, value = item.removeprefix("slurm.").split("=", 1)
+        _check_key(key.removeprefix("further."))
+        if key in ("requeue", "no_requeue") and not value:
+            key, value = "requeue", str(key == "requeue").lower()
+        key = key if key in known or key.startswith("further.") else f"further.{key}"
+        typed.append(f"slurm.{key}={value if value == 'null' else json.dumps(value)}")  # 1:00:00 is no number
+    found = configuration.compose("slurm", files=files, overrides=typed)
+    for key in found.conf["further"]:
+        _check_key(key)
+    for key, value in {**found.conf, **found.conf["further"]}.items():
+        if isinstance(value, str) and re.search(r"[\r\n]", value):
+            raise ValueError(f"slurm.{key}: a value is one line, here {value!r}")
+    time = found.conf["time"]
+    if time and time.isdigit() and found.origins["time"] != configuration.COMMAND_LINE:
+        raise ValueError(
+            f"{found.origins['time']}: slurm.time is {time}: YAML reads 1:00:00 as a number. Write it in quotes, as '1:00:00'"
+        )
+    return found.conf
+
+
+def plan(
+    stages: Sequence[str], confs: dict[str, dict[str, Any]], typed: Typed, restart: bool, submitted: dict[str, jobs.Job]
+) -> list[Planned]:
+    """The stages that are not done, in order, and what each waits for; says those that are left out.
+
+    submitted: the experiment's jobs. Raises ValueError for what the job itself would be refused for, and for a stage that has a job already.
+    """
+    going: list[Planned] = []
+    for stage in stages:
+        conf, names = confs[stage], {planned.stage for planned in going}
+        if stage in conf["parents"]:
+            if stages == [stage]:
+                raise ValueError(f"parents.{stage} says where {stage} is taken from, so there is nothing to submit")
+            print(f"{stage:<14} taken from {conf['parents'][stage]}")
+            continue
+        needs = [name for name in (*chain.required(stage, conf), *chain.optional(stage)) if name not in conf["parents"]]
+        after = tuple(name for name in needs if name in names)
+        waits = tuple(submitted[name].id for name in needs if name not in names and _lives(submitted.get(name)))
+        job = submitted.get(stage)
+        if job is not None and job.lives:
+            raise ValueError(
+                f"{stage} has a job already: {job}.   stage logs {stage} -f   follows it, scancel {job.id} ends it"
+            )
+        state = chain.state(stage, conf, compare=True)
+        if state.word == "done" and not (restart or after or waits):
+            print(f"{stage:<14} done ({state.detail})")
+            continue
+        if not restart:
+            chain.check_unfinished(stage, conf)
+        if not (after or waits):
+            chain.parents(stage, conf, typed)
+        devices(stage, conf)
+        going.append(Planned(stage, after, waits))
+    return going
+
+
+def devices(stage: str, conf: dict[str, Any]) -> int:
+    """Tasks a node. Raises ValueError where the number is left to the machine: a job says it before it has one."""
+    given = str(conf["trainer"]["devices"])
+    if not given.isdigit() or int(given) < 1:
+        raise ValueError(
+            f"{stage}: trainer.devices is {given}; a job is for so many devices a node: type --trainer.devices=8"
+        )
+    return int(given)
+
+
+def script(stage: str, conf: dict[str, Any], options: dict[str, Any], words: Sequence[str]) -> str:
+    """The sbatch script of one stage. words: what configures it, for `stage run`."""
+    tasks, workers = devices(stage, conf), conf["data"]["num_workers"]
+    further = {key.replace("_", "-"): value for key, value in options["further"].items()}
+    found: dict[str, str | None] = {
+        "job-name": f"{conf['experiment']}/{stage}",
+        "chdir": os.getcwd(),
+        "output": str(jobs.log(jobs.folder(conf), stage)),
+        **{key: options[key] for key in ("partition", "account", "time")},
+        "nodes": str(conf["trainer"]["num_nodes"]),
+        "ntasks-per-node": str(tasks),
+        "cpus-per-task": str(max(conf["threads"], 1) + workers),  # itself and its data workers
+        "signal": options["signal"],
+        "open-mode": options["open_mode"],
+        "requeue": "" if options["requeue"] else None,
+    }
+    if not options["requeue"]:
+        found["no-requeue"] = ""
+    if conf["trainer"]["accelerator"] != "cpu" and not any(key.startswith("gpus") or key == "gres" for key in further):
+        found["gpus-per-node"] = str(tasks)
+    found |= further
+    cpus = found["cpus-per-task"]
+    if cpus is not None and not cpus.isdigit():
+        raise ValueError(f"slurm.cpus-per-task is {cpus!r}; a number is allowed")
+    lines = [
+        f"#SBATCH --{key}" + (f"={shlex.quote(value)}" if value else "")
+        for key, value in found.items()
+        if value is not None
+    ]
+    command = [sys.executable, "-m", "stages.cli.main", "run", stage, *words]
+    body = BODY.format(
+        written_by=shlex.join(["stage", "submit", stage, *words]),
+        threads=conf["threads"] or max(1, int(cpus or 1) - workers),
+        cpus=f" --cpus-per-task={cpus}" if cpus else "",
+        command=shlex.join(command),
+        run=shlex.quote(str(chain.run_folder(conf, stage))),
+        idle=shlex.quote(str(jobs.folder(conf) / f"{stage}.idle")),
+        most=MOST_IDLE,
+    )
+    return "\n".join(["#!/usr/bin/env bash", *lines, body])
+
+
+def submit(
+    going: Sequence[Planned],
+    confs: dict[str, dict[str, Any]],
+    options: dict[str, Any],
+    typed: Typed,
+    restart: bool,
+    dry: bool,
+) -> None:
+    """Writes and submits the scripts, each with its dependencies; `dry` prints them. Raises ValueError with what sbatch says."""
+    texts = {
+        planned.stage: script(planned.stage, confs[planned.stage], options, typed(planned.stage)) for planned in going
+    }
+    made: dict[str, str] = {}
+    for stage, after, waits in going:
+        place = jobs.folder(confs[stage])
+        path = place / f"{stage}.sbatch"
+        found = [*waits, *(made.get(name, f"<{name}>") for name in after)]
+        command = ["sbatch", "--parsable", *_dependency(found, options), str(path)]
+        if dry:
+            print(f"# {path}\n{texts[stage]}\n# {' '.join(command)}\n")
+            continue
+        place.mkdir(parents=True, exist_ok=True)
+        if restart:
+            chain.begin(stage, confs[stage], restart=True)  # here and once: a requeued job goes on
+        chain.write_atomically(path, texts[stage])
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            before = (
+                f"\nSubmitted before it: {', '.join(f'{name} {job}' for name, job in made.items())}." if made else ""
+            )
+            raise ValueError(f"{stage}: sbatch refuses {path}: {done.stderr.strip()}{before}")
+        made[stage] = done.stdout.strip().split(";")[0]  # ID;CLUSTER on a federation
+        jobs.note(place, stage, made[stage])
+        print(f"{stage:<14} job {made[stage]}" + (f", after {', '.join(found)}" if found else ""), flush=True)
+
+
+def check_there(dry: bool) -> None:
+    if not dry and shutil.which("sbatch") is None:
+        raise ValueError(
+            "sbatch is not here (not on PATH): submit where SLURM is, or look at the scripts with --dry-run"
+        )
+
+
+def task() -> int:
+    """This process' number among srun's tasks; 0 outside of srun."""
+    return int(os.environ.get("SLURM_PROCID", 0)) if "SLURM_STEP_ID" in os.environ else 0
+
+
+def _check_key(key: str) -> None:
+    name = key.replace("-", "_")
+    if not re.fullmatch(r"[a-z][a-z0-9]+(_[a-z0-9]+)*", name):
+        raise ValueError(
+            f"slurm.{key}: no option of sbatch is written so; its long name is taken, as --slurm.qos=high or --slurm.exclusive"
+        )
+    if name in OURS:
+        raise ValueError(f"slurm.{key} is not yours to say; what decides it: {OURS[name]}")
+
+
+def _dependency(ids: Sequence[str], options: dict[str, Any]) -> list[str]:
+    mine = options["further"].get("dependency")
+    if not ids:
+        return []
+    whole = f"afterok:{':'.join(ids)}" + (f",{mine}" if mine else "")
+    return [f"--dependency={whole}", "--kill-on-invalid-dep=yes"]
+
+
+def _lives(job: jobs.Job | None) -> bool:
+    return job is not None and job.lives

@@ -1,0 +1,78 @@
+"""All caption scores that a task names, over the same tokens, each with what it says of every clip."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from stages.scoring.captions import caption_scores, coco
+from stages.scoring.captions.coco import Scored
+
+
+class Tools(NamedTuple):
+    """What the scores need that is no Python: None where no metric asks for it."""
+
+    package: Path | None = None  # the folder of pycocoevalcap
+    encoders: Mapping[str, Any] = MappingProxyType({})  # name -> SentenceEmbedding
+    checker: Any = None  # FENSE's: (FluencyChecker, tokenize)
+
+
+def scores(
+    names: Sequence[str],
+    captions: Sequence[str],
+    references: Sequence[Sequence[str]],
+    tools: Tools,
+    draws: Tensor | None = None,
+) -> dict[str, Scored]:
+    """One caption a clip -> key -> Scored; `items` is empty where the corpus' score is no mean over clips: BLEU and METEOR, which have `drawn` instead.
+
+    draws (samples, clips): how often each clip is there, for an interval.
+    """
+    found: dict[str, Scored] = {}
+    words: coco.Tokens | None = None
+    if {"bleu", "rouge_l", "cider_d", "meteor", "spice", "spider"} & set(names):
+        assert tools.package is not None
+        words = coco.tokens(tools.package, captions, references)
+    for name in names:
+        if name.startswith("torchmetrics_"):
+            found[name] = Scored(caption_scores(captions, references)[name], [])
+        elif name.startswith("similarity[") or name == "fense":
+            found |= _similar(name, captions, references, tools)
+        elif words is not None and tools.package is not None:
+            found |= _coco(name, words, tools.package, found, draws)
+    return found
+
+
+def _coco(
+    name: str, words: coco.Tokens, package: Path, before: dict[str, Scored], draws: Tensor | None
+) -> dict[str, Scored]:
+    if name == "bleu":
+        return {key: one._replace(items=[]) for key, one in coco.bleu(words, draws).items()}
+    if name == "meteor":
+        return {name: coco.meteor(package, words, draws)._replace(items=[])}
+    if name in ("cider_d", "rouge_l"):
+        return {name: {"cider_d": coco.cider_d, "rouge_l": coco.rouge_l}[name](words)}
+    from stages.scoring.captions.spice import spice
+
+    graphs = before.get("spice") or spice(package, words)
+    if name == "spice":
+        return {name: graphs}
+    cider = before.get("cider_d") or coco.cider_d(words)
+    items = [(a + b) / 2 for a, b in zip(cider.items, graphs.items, strict=True)]
+    return {name: Scored((cider.corpus + graphs.corpus) / 2, items)}
+
+
+def _similar(
+    name: str, captions: Sequence[str], references: Sequence[Sequence[str]], tools: Tools
+) -> dict[str, Scored]:
+    from models.metrics.sentences import similarity
+
+    if name == "fense":
+        from stages.scoring.captions.fluency import fense
+
+        embed = tools.encoders["sentence-transformers/paraphrase-TinyBERT-L6-v2"]
+        return {name: fense(similarity(embed, captions, references).items, captions, *tools.checker)}
+    found = similarity(tools.encoders[name.removeprefix("similarity[").removesuffix("]")], captions, references)
+    return {name: Scored(found.matched, found.items), f"{name}, shuffled": Scored(found.shuffled, [])}

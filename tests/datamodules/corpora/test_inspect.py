@@ -1,0 +1,138 @@
+"""Bad recordings are found wherever they are cut, and good ones with odd headers are not refused."""
+
+import hashlib
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from datamodules.corpora.inspect import SILENCE, Shape, declared, inspect
+
+RATE = 22_050
+
+
+def noise(samples: int, channels: int = 1) -> np.ndarray:
+    """(T, C)"""
+    return 0.1 * np.random.default_rng(0).standard_normal((samples, channels)).astype(np.float32)
+
+
+def reason(path: Path) -> str | None:
+    (found,) = inspect([path], workers=1)
+    return found.reason
+
+
+def wav(declared_riff: int, declared_data: int, payload: bytes, tail: bytes = b"") -> bytes:
+    """A mono 16-bit WAV with the sizes that its header claims."""
+    head = b"WAVEfmt " + struct.pack("<IHHIIHH", 16, 1, 1, RATE, 2 * RATE, 2, 16)
+    return (
+        b"RIFF" + struct.pack("<I", declared_riff) + head + b"data" + struct.pack("<I", declared_data) + payload + tail
+    )
+
+
+SOUND = (noise(4_410) * 32767).astype("<i2").tobytes()
+SIZE = len(SOUND)
+TAIL = b"LIST" + struct.pack("<I", 10) + b"INFO" + bytes(6)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        wav(36 + SIZE, SIZE, SOUND),
+        wav(0xFFFFFFFF, 0xFFFFFFFF, SOUND),
+        wav(0xFFFFFFFF, 0xFFFFFFFF - 36, SOUND),
+        wav(0x7FFFFFFF, 0x7FFFFFFF - 36, SOUND),
+        wav(99_999, SIZE, SOUND),
+        wav(36 + SIZE + len(TAIL), SIZE, SOUND, TAIL),
+        wav(36 + SIZE + len(TAIL), SIZE, SOUND, TAIL[:-7]),
+    ],
+    ids=["plain", "streamed", "streamed by ffmpeg", "2 GiB", "wrong outer size", "tail", "cut tail"],
+)
+def test_a_wav_whose_sound_is_whole_is_good(tmp_path: Path, content: bytes):
+    path = tmp_path / "a.wav"
+    path.write_bytes(content)
+    (found,) = inspect([path], workers=1)
+    assert found == (str(path), None, 0.2, len(content), RATE, 4_410, 1, hashlib.sha256(content).hexdigest())
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+def test_a_file_cut_anywhere_is_bad(tmp_path: Path, suffix: str):
+    """At 300 places: no samples at the end, no last page, no last frames."""
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, noise(2 * RATE), RATE)
+    whole = path.read_bytes()
+    assert reason(path) is None
+    good = []
+    for length in range(0, len(whole) - 1, max(97, len(whole) // 300)):
+        path.write_bytes(whole[:length])
+        if reason(path) is None:
+            good.append(length / len(whole))
+    assert good == []
+
+
+def test_an_ogg_that_ends_in_a_tag_is_whole(tmp_path: Path):
+    path = tmp_path / "a.ogg"
+    soundfile.write(path, noise(RATE), RATE)
+    path.write_bytes(path.read_bytes() + b"TAG" + bytes(125))
+    assert reason(path) is None
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 300_000, 599_999])
+def test_one_sample_that_is_no_number_is_found(tmp_path: Path, value: float, place: int):
+    sound = noise(600_000, 2)
+    sound[place, 1] = value
+    soundfile.write(tmp_path / "a.wav", sound, RATE, subtype="FLOAT")
+    assert reason(tmp_path / "a.wav") == "has NaN or infinite samples"
+
+
+@pytest.mark.parametrize(("peak", "silent"), [(0.5 * SILENCE, True), (2 * SILENCE, False), (-2 * SILENCE, False)])
+def test_silence_is_a_peak_below_minus_80_db(tmp_path: Path, peak: float, silent: bool):
+    """One sample, in one channel, late in the file."""
+    sound = np.zeros((600_000, 2), np.float32)
+    sound[590_000, 1] = peak
+    soundfile.write(tmp_path / "a.wav", sound, RATE, subtype="FLOAT")
+    assert (reason(tmp_path / "a.wav") or "").startswith("silent") == silent
+
+
+def test_more_than_two_channels_are_refused(tmp_path: Path):
+    soundfile.write(tmp_path / "a.wav", noise(100, 6), RATE)
+    assert reason(tmp_path / "a.wav") == "has 6 channels; mono and stereo are taken"
+
+
+def test_a_folder_is_no_recording(tmp_path: Path):
+    assert reason(tmp_path) == "missing"
+
+
+def test_processes_find_what_one_finds_in_the_order_given(tmp_path: Path):
+    paths = [tmp_path / f"{number}.wav" for number in range(80)]
+    for number, path in enumerate(paths):
+        if number % 7:
+            soundfile.write(path, noise(100 + number), RATE)
+        elif number % 2:
+            path.touch()
+    here = inspect(paths, workers=1)
+    assert [item.path for item in here] == [str(path) for path in paths]
+    assert {item.reason for item in here} == {None, "missing", "empty file"}
+    assert inspect(paths, workers=2) == here
+
+
+@pytest.mark.parametrize("workers", [0, 4])
+def test_a_header_says_what_decoding_finds(tmp_path: Path, workers: int):
+    paths = [tmp_path / f"{channels}.{suffix}" for suffix in ("wav", "flac", "ogg", "mp3") for channels in (1, 2)]
+    for path in paths:
+        soundfile.write(path, noise(RATE, int(path.stem)), RATE)
+    (tmp_path / "none.wav").touch()
+    found = [Shape(item.sample_rate, item.num_samples, item.num_channels) for item in inspect(paths, workers=1)]
+    assert declared([*paths, tmp_path / "none.wav", tmp_path / "gone.wav"], workers) == [*found, None, None]
+
+
+def test_inspecting_needs_no_torch():
+    """The processes that inspect start in a moment."""
+    code = "import sys, datamodules.corpora.inspect; print([n for n in ('torch', 'lhotse') if n in sys.modules])"
+    root = Path(__file__).parents[3]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

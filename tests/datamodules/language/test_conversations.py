@@ -1,0 +1,105 @@
+"""What an epoch holds beside captions and questions: no caption at all, several turns and sounds, texts."""
+
+import json
+from pathlib import Path
+
+import pytest
+from lhotse import MonoCut, SupervisionSegment
+
+from datamodules.corpora.turns import read_turns
+from datamodules.language.conversations import Mixture, conversations, texts, without_caption
+
+TO_SOUND = ["Generate a sound: {caption}", "{caption}, please"]
+
+
+def make_cut(name: str, **custom: object) -> MonoCut:
+    cut = MonoCut(name, 0, 1.0, 0, custom={"codes": [len(name), 0], "source": name})
+    text = custom.pop("text", None)
+    cut.supervisions = [SupervisionSegment(f"{name}-0", name, 0, 1.0, text=text, custom=custom)]
+    return cut
+
+
+def test_a_tenth_of_the_captions_is_left_out_and_always_the_same():
+    """2,000 captions: 200 within three standard deviations of 13.4; the prompt is then the template with nothing in it."""
+    cuts = [make_cut(f"c{n}", task="caption", text=f"caption {n}") for n in range(2000)]
+    make = lambda share: conversations(cuts, Mixture(0, 1, 0, 0, 0), [], TO_SOUND, 1, caption_dropout=share)  # noqa: E731
+    prompts = [item.talks[0][0][1][0] for item in make(0.1)]
+    empty = [prompt for prompt in prompts if "caption" not in prompt]
+    assert abs(len(empty) - 200) < 41 and set(empty) == {"Generate a sound:", ", please"}
+    assert set(empty) == {without_caption(template) for template in TO_SOUND}
+    assert make(0.1) == make(0.1) and not [item for item in make(0) if "caption" not in item.talks[0][0][1][0]]
+    assert [item.talks[0][1] for item in make(0.1)] == [item.talks[0][1] for item in make(0)], "the sound stays"
+    assert all("caption" not in item.talks[0][0][1][0] for item in make(1.0))
+
+
+def test_a_conversation_has_several_turns_and_sounds():
+    turns = read_turns(
+        [
+            {"role": "user", "content": [{"sound": "self"}, {"sound": "other"}, "Which is louder?"]},
+            {"role": "assistant", "content": "The second."},
+            {"role": "user", "content": "Make it louder."},
+            {"role": "assistant", "content": ["Here: ", {"sound": "other"}]},
+        ],
+        "here",
+    )
+    cut = make_cut("one", task="conversation", turns=turns)
+    (item,) = conversations([cut], Mixture(1, 1, 1, 1, 0), [], [], 1, sounds={"other": [7]})
+    assert (item.kind, item.source) == ("conversation", "one")
+    assert item.talks == [
+        [
+            ("user", [[3, 0], [7], "Which is louder?"]),
+            ("assistant", ["The second."]),
+            ("user", ["Make it louder."]),
+            ("assistant", ["Here: ", [7]]),
+        ]
+    ]
+    assert len(conversations([cut], Mixture(0, 0, 0, 2, 0), [], [], 1, sounds={"other": [7]})) == 2
+    assert conversations([cut], Mixture(1, 1, 1, 0, 0), [], [], 1) == []
+    with pytest.raises(ValueError, match="one-0: its conversation names the sound 'other', which this split"):
+        conversations([cut], Mixture(0, 0, 0, 1, 0), [], [], 1)
+
+
+def test_texts_are_running_or_chats(tmp_path: Path):
+    chat = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Good day."}]
+    file = tmp_path / "mine.jsonl"
+    file.write_text(json.dumps({"text": "It rains."}) + "\n\n" + json.dumps({"messages": chat}) + "\n")
+    running, spoken = texts([file], 1)
+    assert running.talks == [[("text", ["It rains."])]]
+    assert spoken.talks == [[("user", ["Hello."]), ("assistant", ["Good day."])]]
+    assert {item.kind for item in (running, spoken)} == {"text"} and running.id != spoken.id
+    assert len(texts([file], 2)) == 4 and texts([file], 0) == []
+    changed = running.id
+    file.write_text(json.dumps({"text": "It snows."}))
+    assert texts([file], 1)[0].id != changed, "a checkpoint knows its texts by their ids"
+    file.write_text("".join(json.dumps({"text": f"text {n}"}) + "\n" for n in range(800)))
+    assert abs(len(texts([file], 0.25)) - 200) < 37
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("rain", "line 1: no JSON"),
+        ('"rain"', "one of the keys 'text' and 'messages'"),
+        ('{"caption": "rain"}', "one of the keys 'text' and 'messages'"),
+        ('{"text": ""}', "not empty"),
+        ('{"messages": []}', "a list of turns"),
+        ('{"messages": [{"role": "user", "content": "a"}]}', "the assistant has the last turn"),
+        (
+            '{"messages": [{"role": "system", "content": "a"}]}',
+            "turn 1: the role is 'system'; user is expected.*prompts.system",
+        ),
+        ('{"messages": [{"role": "user"}]}', "turn 1: role and content"),
+        ('{"messages": [{"role": "user", "content": ""}]}', "turn 1: content is text"),
+        (
+            '{"messages": [{"role": "user", "content": [{"sound": "a"}]}, {"role": "assistant", "content": "b"}]}',
+            "a text item holds no sound",
+        ),
+    ],
+)
+def test_a_line_that_is_no_text_item_is_named(tmp_path: Path, line: str, message: str):
+    file = tmp_path / "mine.jsonl"
+    file.write_text(line)
+    with pytest.raises(ValueError, match=f"mine.jsonl, line 1.*{message}" if "line 1" not in message else message):
+        texts([file], 1)
+    with pytest.raises(ValueError, match=r"gone\.jsonl: no such file"):
+        texts([tmp_path / "gone.jsonl"], 1)

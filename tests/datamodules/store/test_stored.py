@@ -1,0 +1,209 @@
+"""A cache that is opened and not loaded says what was written, wherever it is asked; and what is made of it is measured once."""
+
+import gzip
+import json
+import pickle
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lhotse import MonoCut, SupervisionSegment
+
+import conf
+from datamodules.language import lengths
+from datamodules.latents import LatentDataModule
+from datamodules.sampler import ResumableSampler
+from datamodules.store.chunks import ChunkWriter, open_cache, plan, read
+from datamodules.store.stored import Sounds
+from models.language.vocabulary import Vocabulary
+from stages.engine import curriculum
+from stages.hub.weights import load_language_model
+
+SPLITS = ("train", "train", "train", "validation", "test")
+FRAMES = 4  # of a window
+
+
+def cuts(count: int) -> list[MonoCut]:
+    made = []
+    for n in range(count):
+        corpus = ("one", "two")[n % 2]
+        custom = {"split": SPLITS[n % 5], "corpus": corpus, "source": f"s{n}", "metadata": {}}
+        cut = MonoCut(f"{corpus}-{n}", 0, 1.0, 0, custom=custom)
+        question = {"task": "question", "kind": "which", "question": f"q{n}?", "answer": f"a{n}"}
+        said = [(f"caption of {n}, é", {"task": "caption"}), (None, question)]
+        cut.supervisions = [
+            SupervisionSegment(f"{cut.id}-{k}", cut.id, 0, 1.0, text=text, custom=custom)
+            for k, (text, custom) in enumerate(said)
+        ]
+        made.append(cut)
+    return made
+
+
+def codes(n: int) -> list[int]:
+    return list(range(n % 7 + 1))
+
+
+def write(folder: Path, count: int, kind: str, big: int = 0) -> Path:
+    planned = plan(cuts(count), 8)
+    open_cache(folder, planned, {})
+    for chunk in planned:
+        writer = ChunkWriter(folder, chunk)
+        for cut in chunk.cuts:
+            n = int(cut.id.split("-")[1])
+            if kind == "codes":
+                writer.add_codes(cut.id, [*codes(n), big])
+            else:
+                writer.add_array(cut.id, np.full((1 + n % 11, 2), n, np.float32))
+        writer.finish()
+    return folder
+
+
+@pytest.mark.parametrize(("big", "dtype"), [(65535, "uint16"), (65536, "int32"), (1 << 20, "int32")])
+def test_what_was_written_is_read_anywhere(tmp_path: Path, big: int, dtype: str):
+    found, wanted = read(write(tmp_path, 30, "codes", big)), cuts(30)
+    assert np.load(next(tmp_path.glob("*/codes.npy"))).dtype == dtype
+    for n in (29, 0, 17, 8, 7):
+        assert found[n].custom == wanted[n].custom | {"codes": [*codes(n), big]}
+        assert found[n].supervisions == wanted[n].supervisions
+    assert [cut.id for cut in found] == [cut.id for cut in wanted]
+    assert [cut.id for cut in found[5:20:3]] == [cut.id for cut in wanted[5:20:3]]
+    train = found.of_split("train")
+    assert [cut.id for cut in train] == [cut.id for cut in wanted if cut.custom["split"] == "train"]
+    sounds = Sounds(train)
+    assert sounds["one-2"] == [*codes(2), big] and "two-3" not in sounds and "none" not in sounds
+    again = pickle.loads(pickle.dumps(train))
+    assert [cut.id for cut in again] == [cut.id for cut in train] and again.digest() == train.digest()
+    assert train.digest() != found.digest()
+
+
+@pytest.mark.parametrize("kind", ["codes", "latents"])
+def test_a_cache_of_an_earlier_version_is_read_and_gets_its_index(tmp_path: Path, kind: str):
+    """Compressed cuts, codes and places in `custom`, no index: by hand, as that version wrote them."""
+    folder = write(tmp_path, 20, kind)
+    before = [cut.to_dict() for cut in read(folder)]
+    for chunk in (path for path in folder.iterdir() if path.is_dir()):
+        number = int(chunk.name[:6])
+        rows = [dict(row) for row in before[8 * number : 8 * number + 8]]
+        for row in rows:
+            row["custom"] = {key: value for key, value in row["custom"].items() if key not in ("array", "std")}
+        with gzip.open(chunk / "cuts.jsonl.gz", "wt") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+        for name in ("cuts.jsonl", "index.npy", "index.json", *(["codes.npy"] if kind == "codes" else [])):
+            (chunk / name).unlink()
+    assert [cut.to_dict() for cut in read(folder)] == before
+    assert len(list(folder.glob("*/index.json"))) == 3
+
+
+@pytest.mark.parametrize("name", ["cuts.jsonl", "index.npy", "index.json"])
+def test_a_chunk_that_was_cut_off_is_named(tmp_path: Path, name: str):
+    chunk = sorted(path for path in write(tmp_path, 20, "codes").iterdir() if path.is_dir())[1]
+    (chunk / name).write_bytes((chunk / name).read_bytes()[:-40])
+    with pytest.raises(ValueError, match=f"{chunk.name} is cut off or damaged .* it makes that chunk anew"):
+        read(tmp_path)
+
+
+def data(folder: Path, place: Path | None, counted: list[int], *overrides: str, num_workers: int = 0):
+    chosen = ["data.corpora=[one,two]", f"data.num_workers={num_workers}", "mixture.text_to_sound=1", *overrides]
+    configuration = conf.compose("openaqa", overrides=chosen).conf
+    _, tokenizer = load_language_model("random:tiny", None, "float32")
+    words = Vocabulary(tokenizer, 70_000, [0], "ltu", None)
+
+    def encode(talks):
+        from datamodules.language.datamodule import Encoded
+        from models.language.vocabulary import Turn
+
+        counted.append(len(talks))
+        return [Encoded(*one) for one in words.render_all([[Turn(*turn) for turn in talk] for talk in talks])]
+
+    return curriculum.data("test", configuration, read(folder), encode, words.pad_id, words.fingerprint(), place)
+
+
+def test_lengths_are_measured_once(tmp_path: Path):
+    """A second start calls the tokenizer for nothing; another mixture, prompt or cache measures again."""
+    folder, place, counted = write(tmp_path / "chunks", 40, "codes"), tmp_path / "measured", []
+    first = data(folder, place, counted)
+    assert sum(counted) == 32 * 3 and len(list(place.iterdir())) == 2
+    counted.clear()
+    second = data(folder, place, counted)
+    assert counted == [] and second.fingerprint() == first.fingerprint()
+    batches = [(batch.ids, batch.input_ids.tolist()) for batch in first.train_dataloader()]
+    assert batches == [(batch.ids, batch.input_ids.tolist()) for batch in second.train_dataloader()]
+    kept = data(folder, None, counted)
+    assert batches == [(batch.ids, batch.input_ids.tolist()) for batch in kept.train_dataloader()]
+    for changed in ("mixture.question=2", "prompts.sound_to_text=[Say it.]", "corpus_weights.two=2"):
+        counted.clear()
+        assert data(folder, place, counted, changed).fingerprint() != first.fingerprint() and counted, changed
+    counted.clear()
+    other = data(write(tmp_path / "other", 41, "codes"), place, counted)
+    assert counted and other.fingerprint() != first.fingerprint()
+    assert first.train_items.__len__() == 1 and len(first.train_items[0]) == 24 * 3
+
+
+def test_workers_measure_and_read_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(lengths, "TOGETHER", 4)  # blocks enough for workers
+    folder = write(tmp_path / "chunks", 200, "codes")
+    one, two = (data(folder, None, [], num_workers=workers) for workers in (0, 2))
+    assert (one.train_items[0].rows == two.train_items[0].rows).all() and len(one.train_items[0].rows) == 360
+    pairs = zip(one.train_dataloader(), two.train_dataloader(), strict=True)
+    assert all(mine.ids == other.ids and mine.input_ids.equal(other.input_ids) for mine, other in pairs)
+
+
+def test_a_corpus_comes_as_often_as_it_weighs(tmp_path: Path):
+    """In training; validation is as it was. 0.25 of 120: 30 within four standard deviations of 4.7."""
+    folder = write(tmp_path / "chunks", 400, "codes")
+    for weight, least, most in ((0, 0, 0), (0.25, 11, 49), (1, 120, 120), (2, 240, 240)):
+        words = [f"corpus_weights.two={weight}", "mixture.text_to_sound=0", "mixture.sound_to_text=0"]
+        module = data(folder, tmp_path / "measured", [], *words)
+        epochs = []
+        for epoch in range(2):
+            sampler = ResumableSampler(module.train_sampler(0, 1))
+            sampler.set_epoch(epoch)
+            names = [module.train_items[0][int(n)].id for numbers in sampler for n in numbers]
+            epochs.append(sorted(names))
+            counts = Counter(name.split("-")[0] for name in names)
+            assert counts["one"] == 120 and least <= counts["two"] <= most
+            assert len(set(names)) == len(names)
+        assert epochs[0] == epochs[1]
+        assert len(module.validation_items) == 80
+
+
+def windows(module: LatentDataModule, rank: int = 0, world: int = 1, epoch: int = 0, skip: int = 0) -> list[list[str]]:
+    sampler = ResumableSampler(module.train_sampler(rank, world))
+    sampler.seek(epoch, skip)
+    return [module.dataset[numbers].ids for numbers in sampler]
+
+
+def test_the_tokenizer_sees_every_window_as_often_as_its_corpus_weighs(tmp_path: Path):
+    folder = write(tmp_path, 500, "latents")
+    train = [n for n in range(500) if SPLITS[n % 5] == "train"]
+    wanted = Counter()
+    for n in train:
+        wanted.update(f"{('one', 'two')[n % 2]}-{n}-w{k}" for k in range(-(-(1 + n % 11) // FRAMES)))
+    for weight in (0.25, 2, 2.25):
+        module = LatentDataModule(folder, FRAMES, 16, 0, 0, {"two": weight})
+        epoch = windows(module)
+        found = Counter(name for batch in epoch for name in batch)
+        assert {name for name in found if name.startswith("one")} == {name for name in wanted if name.startswith("one")}
+        assert all(found[name] == 1 for name in found if name.startswith("one"))
+        two = [found[name] for name in wanted if name.startswith("two")]
+        assert set(two) <= {int(weight), int(weight) + (weight % 1 > 0)}
+        assert abs(sum(two) / len(two) - weight) < 0.15
+        assert windows(module, epoch=0, skip=7) == epoch[7:] and windows(module, epoch=1) != epoch
+        ranks = [windows(module, rank, 2) for rank in range(2)]
+        assert len(ranks[0]) == len(ranks[1])
+        assert Counter(name for rank in ranks for batch in rank for name in batch) == found
+    assert module.fingerprint() != LatentDataModule(folder, FRAMES, 16, 0, 0).fingerprint()
+    batch = module.dataset[np.arange(3)]
+    assert batch.latents[0, 0, 0] == 0 and batch.num_frames.tolist() == [1, 2, 3]
+
+
+def test_weights_of_unknown_corpora_are_refused():
+    for stage in ("tokenizer", "caption", "openaqa"):
+        for override, message in (
+            ("corpus_weights.wavcap=2", r"corpus_weights: data\.corpora has no 'wavcap'\. Did you mean 'wavcaps'"),
+            ("corpus_weights.wavcaps=-1", r"wavcaps weighs -1\.?0?; 0 to 1000 is allowed"),
+            ("corpus_weights={wavcaps: 0, openaqa: 0, fma: 0}", "no corpus has a weight above 0"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                conf.compose(stage, overrides=[override])

@@ -1,0 +1,44 @@
+"""Scores of candidates: those of a plain forward pass of each, whatever was read before and beside."""
+
+import pytest
+import torch
+
+from models.language.likelihood import log_likelihoods, read
+from models.metrics.probe import nearest_histogram
+from stages.hub import weights
+
+CANDIDATES = [[5, 6, 7], [5], [9, 5, 6, 7, 30], [8, 8]]
+
+
+def plain(lm: torch.nn.Module, prompt: list[int], candidate: list[int]) -> float:
+    """No cache, no company."""
+    with torch.no_grad():
+        told = lm(input_ids=torch.tensor([prompt + candidate])).logits[0].double().log_softmax(-1)
+    return float(sum(told[len(prompt) - 1 + n, token] for n, token in enumerate(candidate)))
+
+
+SMOLLM = pytest.param("smollm2-135m-instruct", marks=pytest.mark.assets)
+
+
+@pytest.mark.parametrize("source", ["random:tiny", "random:tiny-untied", SMOLLM])
+def test_scores_with_the_shared_cache_are_those_without(source: str):
+    if not source.startswith("random") and not weights.placed(weights.parse(weights.ASSETS[source])).is_file():
+        pytest.skip(f"{source} is not in the cache")
+    lm = weights.load_language_model(source, None, "float32").model
+    generator = torch.Generator().manual_seed(0)
+    head, query, other = (torch.randint(3, 250, (count,), generator=generator).tolist() for count in (60, 12, 5))
+    shared = read(lm, head)
+    for part in (query, other, query):  # `shared` is not changed by what is read after it
+        found = log_likelihoods(lm, read(lm, part, shared), CANDIDATES)
+        wanted = [plain(lm, head + part, candidate) for candidate in CANDIDATES]
+        assert found == pytest.approx(wanted, abs=1e-4)
+        assert log_likelihoods(lm, read(lm, head + part), CANDIDATES) == pytest.approx(wanted, abs=1e-4)
+    assert log_likelihoods(lm, shared, [[5], [9]]) == pytest.approx(
+        [plain(lm, head, [5]), plain(lm, head, [9])], abs=1e-4
+    )
+
+
+def test_the_nearest_histogram_counts_codes_and_forgets_their_order():
+    """(2, 1) against (1, 2): 4/5; against (4, 2): 1; against nothing in common: 0."""
+    assert nearest_histogram([([1, 2, 2], "a"), ([2, 1, 1, 2, 1, 1], "b"), ([3], "c")], [1, 1, 2]) == "b"
+    assert nearest_histogram([([3], "a"), ([4], "b")], [1]) == "a"

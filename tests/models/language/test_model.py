@@ -1,0 +1,419 @@
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from datamodules.language.datamodule import Encoded, collate, pack
+from models.language import chunked_cross_entropy
+from models.language.chunked_cross_entropy import Shape
+from models.language.generation import TextOnly
+from models.language.model import SoundLanguageModel
+from models.language.new_tokens import new_rows
+from models.language.vocabulary import AUDIO, IGNORED, PROMPT, TEXT, Turn, Vocabulary
+from stages.hub.weights import load_language_model
+
+WEIGHTS = {"audio_weight": 10.0, "text_weight": 1.0, "prompt_weight": 0.0, "z_loss_weight": 1e-2}
+TALKS = [
+    [Turn("user", [[0, 4, 2, 0], "What?"]), Turn("assistant", ["A bell."])],
+    [Turn("user", ["Make it."]), Turn("assistant", [[1, 0, 3, 3]])],
+    [Turn("user", [[0, 0], "?"]), Turn("assistant", ["No"]), Turn("user", ["Say"]), Turn("assistant", ["b", [2, 2]])],
+]
+SOURCES = ["random:tiny", "random:tiny-untied"]
+
+
+def build(
+    source: str,
+    seed: int = 0,
+    trained: bool = True,
+    dtype: str = "float32",
+    levels: tuple[int, ...] = (0, 1),
+    attention: str | None = None,
+    **changes: object,
+) -> SoundLanguageModel:
+    """trained: LoRA's second matrices are not zero, as after training."""
+    base, tokenizer = load_language_model(source, None, dtype, attention)
+    words = Vocabulary(tokenizer, 5, levels, prompt_format="chat", system=None)
+    settings = {
+        "rank": 4,
+        "alpha": 8,
+        "dropout": 0.0,
+        "initialization": "mean",
+        "codebook": None,
+        "seed": seed,
+    } | changes
+    model = SoundLanguageModel(base, words, **settings)
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if trained and "lora_B" in name:
+            parameter.data.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def batch(
+    model: SoundLanguageModel, talks: list[list[Turn]] = TALKS, extra: int = 0
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    rows = [model.vocabulary.render(talk) for talk in talks]
+    width = max(len(row.input_ids) for row in rows) + extra
+
+    def pad(values: list[int], value: int) -> list[int]:
+        return values + [value] * (width - len(values))
+
+    ids, labels = [pad(row.input_ids, 0) for row in rows], [pad(row.labels, IGNORED) for row in rows]
+    masks, kinds = [pad([1] * len(row.input_ids), 0) for row in rows], [pad(row.kinds, PROMPT) for row in rows]
+    return torch.tensor(ids), torch.tensor(masks), torch.tensor(labels), torch.tensor(kinds)
+
+
+def plain_loss(
+    model: SoundLanguageModel, ids: Tensor, mask: Tensor, labels: Tensor, kinds: Tensor, prompt: float
+) -> Tensor:
+    """The formula, position by position, over all logits."""
+    logits = model.logits(ids, mask)
+    loss, squares, total = 0.0, 0.0, 0.0
+    for b in range(len(ids)):
+        for s in range(1, ids.shape[1]):
+            kind = kinds[b, s]
+            weight = {PROMPT: prompt, TEXT: 1.0, AUDIO: 10.0}[int(kind)] * float(mask[b, s])
+            log_partition = logits[b, s - 1].exp().sum().log()
+            loss = loss + weight * (log_partition - logits[b, s - 1, ids[b, s]])
+            squares, total = squares + weight * log_partition**2, total + weight
+    return loss / total + WEIGHTS["z_loss_weight"] * squares / total
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(
+    ("prompt_weight", "chunk", "shape"),
+    [
+        (0.0, 512, Shape(1.0, None)),
+        (0.5, 512, Shape(1.0, None)),
+        (0.5, 7, Shape(1.0, None)),
+        (0.5, 7, Shape(3.0, None)),
+        (0.0, 7, Shape(1.0, 0.3)),
+        (0.0, 7, Shape(0.5, 0.7)),
+    ],
+)
+def test_loss_and_gradients_equal_the_plain_formula(
+    source: str, prompt_weight: float, chunk: int, shape: Shape, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(chunked_cross_entropy, "CHUNK", chunk)
+    model = build(source).double()
+    model.shape = shape
+    data = batch(model)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    found = model.loss(*data, **(WEIGHTS | {"prompt_weight": prompt_weight}))
+    wanted = plain_loss(model, *data, prompt_weight)
+    torch.testing.assert_close(found.loss, wanted, rtol=1e-10, atol=1e-10)
+    for a, b in zip(torch.autograd.grad(found.loss, parameters), torch.autograd.grad(wanted, parameters), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+
+
+def test_each_kind_is_reported():
+    model = build("random:tiny")
+    found = model.loss(*batch(model), **WEIGHTS)
+    ids, mask, labels, kinds = batch(model)
+    entropy = F.cross_entropy(model.logits(ids, mask)[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="none")
+    kinds = torch.where(labels == IGNORED, PROMPT, kinds)[:, 1:].flatten()
+    torch.testing.assert_close(found.text_loss, entropy[kinds == TEXT].mean())
+    torch.testing.assert_close(found.audio_loss, entropy[kinds == AUDIO].mean())
+    assert (found.text_tokens, found.audio_tokens) == ((kinds == TEXT).sum(), (kinds == AUDIO).sum())
+    assert model.loss(*batch(model, TALKS[:1]), **WEIGHTS).audio_loss.isnan()
+
+
+def test_padding_and_company_change_nothing():
+    model = build("random:tiny")
+    alone = [model.loss(*batch(model, [talk]), **WEIGHTS) for talk in TALKS]
+    together = model.loss(*batch(model, extra=9), **WEIGHTS)
+    assert together.text_tokens == sum(loss.text_tokens for loss in alone)
+    total = sum(loss.audio_loss.nan_to_num() * loss.audio_tokens for loss in alone)
+    torch.testing.assert_close(together.audio_loss, total / together.audio_tokens)
+    ids, mask, labels, kinds = batch(model, extra=9)
+    other = model.loss(torch.where(mask == 0, 7, ids), mask, labels, kinds, **WEIGHTS)
+    assert torch.equal(other.loss, together.loss)
+
+
+def test_a_batch_without_an_answer_is_refused():
+    model = build("random:tiny")
+    ids, mask, labels, kinds = batch(model)
+    with pytest.raises(ValueError, match="no position"):
+        model.loss(ids, mask, torch.full_like(labels, IGNORED), torch.zeros_like(kinds), **WEIGHTS)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_only_lora_and_the_new_rows_train(source: str):
+    model = build(source)
+    frozen = {name: p.clone() for name, p in model.named_parameters() if not p.requires_grad}
+    state = model.trainable_state()
+    rows = [name for name in state if name.endswith("new_rows")]
+    assert len(rows) == (1 if source == "random:tiny" else 2)
+    assert len(state) == len(rows) + 2 * 2 * 7  # A and B, two layers, seven linear layers each; none at the head
+    assert all(tensor.dtype == torch.float32 for tensor in state.values())
+    before = {name: tensor.clone() for name, tensor in state.items()}
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    model.loss(*batch(model), **WEIGHTS).loss.backward()
+    optimizer.step()
+    assert all(not torch.equal(tensor, before[name]) for name, tensor in model.trainable_state().items())
+    assert all(torch.equal(p, frozen[name]) for name, p in model.named_parameters() if not p.requires_grad)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_before_training_text_has_the_llm_s_own_logits(source: str):
+    base, tokenizer = load_language_model(source, None, "float32")
+    model = build(source, trained=False)
+    ids = torch.randint(0, len(tokenizer), (2, 9), generator=torch.Generator().manual_seed(1))
+    logits = model.logits(ids, torch.ones_like(ids))
+    size = model.vocabulary.text_size
+    assert logits.shape == (2, 9, model.vocabulary.size)
+    assert base.get_input_embeddings().num_embeddings > size  # rows that no token owns are no ids of ours
+    torch.testing.assert_close(logits[..., :size], base(ids).logits[..., :size])
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_new_rows_equal_an_embedding_that_was_resized(source: str):
+    """The slow way: one matrix of V rows for text and sound, in a plain model of transformers."""
+    model = build(source, trained=False)
+    resized, _ = load_language_model(source, None, "float32")
+    words, state = model.vocabulary, model.trainable_state()
+    resized.resize_token_embeddings(words.size, mean_resizing=False)
+    embedding, head = resized.get_input_embeddings(), resized.get_output_embeddings()
+    with torch.no_grad():
+        head.weight[words.text_size :] = state.get("lm_head.new_rows", state["model.embed_tokens.new_rows"])
+        embedding.weight[words.text_size :] = state["model.embed_tokens.new_rows"]
+    ids, mask, _, _ = batch(model)
+    wanted, found = resized(ids, attention_mask=mask).logits, model.logits(ids, mask)
+    torch.testing.assert_close(found[mask == 1], wanted[mask == 1])
+
+
+@pytest.mark.parametrize("allow", ["text", "audio"])
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_batch_of_answers_equals_answers_one_by_one(source: str, allow: str):
+    model = build(source)
+    prompts = [model.vocabulary.render(talk[:1], generate=True).input_ids for talk in TALKS]
+    width = max(map(len, prompts)) + 3
+    ids = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    together = model.generate(ids, mask, 12, allow)
+    alone = [
+        model.generate(torch.tensor([prompt]), torch.ones(1, len(prompt)).long(), 12, allow)[0] for prompt in prompts
+    ]
+    assert together == alone
+    for prompt, answer in zip(prompts, together, strict=True):
+        if allow == "text":
+            assert answer == slow_answer(model, prompt, 12)
+        else:
+            assert len(answer) <= 12 and len(model.vocabulary.codes(answer)) >= 2  # well formed, or `codes` raises
+
+
+def slow_answer(model: SoundLanguageModel, prompt: list[int], max_new_tokens: int) -> list[int]:
+    """No cache, no batch: the best text id at a time."""
+    words, ids = model.vocabulary, list(prompt)
+    for _ in range(max_new_tokens):
+        logits = model.logits(torch.tensor([ids]), torch.ones(1, len(ids)).long())[0, -1]
+        best = int(logits[: words.text_size].argmax())
+        if best in words.stop_ids:
+            break
+        ids.append(best)
+    return ids[len(prompt) :]
+
+
+def test_an_answer_ends_at_its_end_of_turn_and_a_sound_at_its_marker():
+    model = build("random:tiny")
+    words = model.vocabulary
+    prompt = torch.tensor([words.render(TALKS[1][:1], generate=True).input_ids])
+    rows = model.lm.get_output_embeddings()
+    for allow, token in (("text", words.stop_ids[0]), ("audio", words.end_id)):
+
+        def push(layer: nn.Module, inputs: tuple[Tensor], out: Tensor, token: int = token) -> Tensor:
+            return out + 1e4 * F.one_hot(torch.tensor(token), out.shape[-1])
+
+        hook = rows.register_forward_hook(push)
+        answer = model.generate(prompt, torch.ones_like(prompt), 20, allow)[0]
+        hook.remove()
+        assert answer == [] if allow == "text" else len(words.codes(answer)) == 2  # the shortest sound is one step
+    with pytest.raises(ValueError, match="the shortest sound"):
+        model.generate(prompt, torch.ones_like(prompt), 3, "audio")
+
+
+@pytest.mark.parametrize("room", [5, 7, 8, 12])
+def test_a_sound_of_strides_2_and_1_is_whole_blocks(room: int):
+    """One code of level 0, then two of level 1; `codes` raises for anything else."""
+    model = build("random:tiny", levels=(0, 1, 1))
+    prompt = torch.tensor([model.vocabulary.render(TALKS[1][:1], generate=True).input_ids])
+    found = model.generate(prompt, torch.ones_like(prompt), room, "audio")[0]
+    assert len(found) <= room and len(model.vocabulary.codes(found)) >= 3
+    with pytest.raises(ValueError, match="the shortest sound with its markers has 5"):
+        model.generate(prompt, torch.ones_like(prompt), 4, "audio")
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_state_comes_back_and_is_refused_by_name(source: str):
+    model, other = build(source), build(source, seed=1)
+    data = batch(model)
+    assert not torch.equal(model.logits(*data[:2]), other.logits(*data[:2]))
+    state = {name: tensor.clone() for name, tensor in model.trainable_state().items()}
+    other.load_trainable_state(state)
+    assert torch.equal(model.logits(*data[:2]), other.logits(*data[:2]))
+    name = next(name for name in state if "new_rows" in name)
+    kept = {key: tensor.clone() for key, tensor in other.trainable_state().items()}
+    for broken, message in (
+        ({key: value for key, value in state.items() if key != name}, f"missing {name}"),
+        (state | {"new": torch.zeros(1)}, "unexpected new"),
+        (state | {name: torch.zeros(3, 3)}, r"is \(3, 3\), here"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            other.load_trainable_state({key: value + 1 for key, value in broken.items()})
+    assert all(torch.equal(tensor, kept[key]) for key, tensor in other.trainable_state().items())
+
+
+def test_a_seed_gives_the_same_model_and_leaves_the_generator_alone():
+    torch.manual_seed(5)
+    wanted = torch.rand(3)
+    torch.manual_seed(5)
+    one, two, three = (build("random:tiny", seed=seed, trained=False).trainable_state() for seed in (0, 0, 1))
+    assert torch.equal(torch.rand(3), wanted)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert not torch.equal(one["model.embed_tokens.new_rows"], three["model.embed_tokens.new_rows"])
+
+
+def test_rows_start_where_they_should():
+    model = build("random:tiny")
+    words = model.vocabulary
+    text = model.lm.get_input_embeddings().text.weight[: words.text_size].double() * torch.linspace(0.1, 9, 64) + 3
+    text = torch.cat([text, torch.full((40, 64), 1e6)])  # rows that no token owns count for nothing
+    many = copy.copy(words)
+    many.codebook_size, many.size = 2000, words.first_code_id + 4000
+    own = text[: words.text_size]
+    for initialization in ("mean", "codebook"):
+        codebook = torch.randn(2, 2000, 8, generator=torch.Generator().manual_seed(2)) * 50 + 7
+        rows = new_rows(text, many, initialization, codebook, 0.02, 0).double()
+        assert rows.shape == (4002, 64)
+        assert ((rows.mean(0) - own.mean(0)).abs() < 0.2 * own.std(0)).all()
+        assert 0.9 < float((rows.std(0) / own.std(0)).square().mean().sqrt()) < 1.1
+    rows = new_rows(text, many, "random", None, 0.02, 0)
+    assert abs(float(rows.std()) - 0.02) < 1e-3 and abs(float(rows.mean())) < 1e-3
+
+
+def test_codes_that_are_near_start_as_near_rows():
+    model = build("random:tiny")
+    codebook = torch.randn(10, 6, generator=torch.Generator().manual_seed(3))
+    weight = model.lm.get_input_embeddings().text.weight
+    rows = new_rows(weight, model.vocabulary, "codebook", codebook, 0.02, 0)[2:]
+    scale = weight[: model.vocabulary.text_size].std(0)
+    standardised = (codebook - codebook.mean(0)) / codebook.std(0)
+    found, wanted = torch.cdist(rows / scale, rows / scale), torch.cdist(standardised, standardised)
+    torch.testing.assert_close(found / found.mean(), wanted / wanted.mean(), rtol=1e-3, atol=1e-4)
+    for wrong in (None, codebook[:9], torch.zeros(3, 5, 6)):
+        with pytest.raises(ValueError, match="vectors of 10 codes"):
+            new_rows(weight, model.vocabulary, "codebook", wrong, 0.02, 0)
+
+
+def test_half_precision_weights_train_in_float32():
+    model = build("random:tiny", dtype="bfloat16")
+    assert all(p.dtype == (torch.float32 if p.requires_grad else torch.bfloat16) for p in model.parameters())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low = model.loss(*batch(model), **WEIGHTS)
+    low.loss.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+    torch.testing.assert_close(low.loss, build("random:tiny").loss(*batch(model), **WEIGHTS).loss, rtol=0.05, atol=0.0)
+
+
+def test_models_of_another_build_are_refused():
+    base, tokenizer = load_language_model("random:tiny", None, "float32")
+    words = Vocabulary(tokenizer, 5, (0, 1), prompt_format="chat", system=None)
+    settings = {"rank": 4, "alpha": 8, "dropout": 0.0, "initialization": "mean", "codebook": None, "seed": 0}
+    small = copy.deepcopy(base)
+    small.resize_token_embeddings(200)
+    with pytest.raises(ValueError, match="200 rows in its embedding"):
+        SoundLanguageModel(small, words, **settings)
+
+    class Squared(type(base)):
+        def forward(self, **inputs: object) -> object:
+            found = super().forward(**inputs)
+            found.logits = found.logits.square()
+            return found
+
+    squared = copy.deepcopy(base)
+    squared.__class__ = Squared
+    with pytest.raises(ValueError, match="Squared changes its logits after the head in a way that the loss does not"):
+        SoundLanguageModel(squared, words, **settings)
+
+    class Hashed(nn.Embedding):
+        def forward(self, ids: Tensor) -> Tensor:
+            return super().forward(ids).square()
+
+    class Factored(nn.Module):
+        weight = base.get_input_embeddings().weight
+
+    for embedding, message in ((Hashed(264, 64), "Hashed is more than a table"), (Factored(), "embeds with Factored")):
+        strange = copy.deepcopy(base)
+        strange.set_input_embeddings(embedding)
+        with pytest.raises(ValueError, match=message):
+            SoundLanguageModel(strange, words, **settings)
+
+
+def test_talks_that_share_a_sound_have_the_loss_and_gradients_of_talks_apart():
+    """Two levels of attention are exact: what is shared once weighs as if it stood before each."""
+    model = build("random:tiny").double()
+    questions = [("What is it?", "a bell"), ("Is there a dog?", "no"), ("Is there rain?", "yes")]
+    talks = [
+        Encoded(*model.vocabulary.render([Turn("user", [[0, 4, 2, 0], f"\n{question}"]), Turn("assistant", [answer])]))
+        for question, answer in questions
+    ]
+    lone = Encoded(*model.vocabulary.render(TALKS[1]))
+    found = []
+    for sequences in ([pack(talks), pack([lone])], [pack([talk]) for talk in (*talks, lone)]):
+        data = collate([(str(n), sequence) for n, sequence in enumerate(sequences)], model.vocabulary.pad_id)
+        model.zero_grad()
+        losses = model.loss(*data[1:], **WEIGHTS)
+        losses.loss.backward()
+        gradients = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+        found.append((losses, gradients))
+    (together, gradients), (apart, others) = found
+    assert together.text_tokens == apart.text_tokens and together.audio_tokens == apart.audio_tokens
+    assert together.loss.item() == pytest.approx(apart.loss.item(), rel=1e-5)
+    for one, other in zip(gradients, others, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    assert len(pack(talks).input_ids) < sum(len(talk.input_ids) for talk in talks)
+
+
+def test_times_start_near_their_neighbours_and_are_said_in_text_alone():
+    """Next to one another their rows are alike (cosine above 0.75), far apart they are not; their spread is the text rows'."""
+    model, tokenizer = load_language_model("random:tiny", None, "float32")
+    words = Vocabulary(tokenizer, 5, (0, 1), "chat", None, max_seconds=10.0, step=0.1)
+    weight = model.get_input_embeddings().weight.detach()
+    for initialization in ("mean", "codebook", "random"):
+        codebook = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
+        rows = new_rows(weight, words, initialization, codebook, 0.02, 0)
+        assert rows.shape == (words.size - words.text_size, weight.shape[1])
+        times = rows[-words.num_times :]
+        near = torch.nn.functional.cosine_similarity(times[:-1] - times.mean(0), times[1:] - times.mean(0)).mean()
+        far = torch.nn.functional.cosine_similarity(times[:50] - times.mean(0), times[50:100] - times.mean(0)).mean()
+        assert near > 0.75 and near > far + 0.5
+        assert times.isfinite().all() and len(times.unique(dim=0)) == len(times)
+    language = SoundLanguageModel(model, words, 2, 4, 0.0, "mean", None, 0)
+    allowed = TextOnly(words)(torch.zeros(1, 1).long(), torch.zeros(1, words.size))[0] == 0
+    assert allowed.nonzero().flatten().tolist() == [*range(words.text_size), *range(words.first_time_id, words.size)]
+    prompt = torch.tensor([words.render([Turn("user", ["Make it."])], generate=True).input_ids])
+    (sound,) = language.generate(prompt, torch.ones_like(prompt), 12, allow="audio")
+    assert words.codes(sound)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_narrow_matrices_are_what_autocast_makes_of_them(source: str):
+    """Loss, gradients and answers, to the bit."""
+
+    def told(model: SoundLanguageModel) -> tuple[Tensor, tuple[Tensor, ...], list[list[int]]]:
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        ids, mask, *_ = batch(model, TALKS[:1])
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model.loss(*batch(model), **WEIGHTS).loss
+            answers = model.generate(ids, mask, 8, allow="text")
+        return loss, torch.autograd.grad(loss, parameters), answers
+
+    wide, narrow = build(source), build(source)
+    narrow.narrow()
+    (loss, gradients, answers), found = told(wide), told(narrow)
+    assert torch.equal(loss, found[0]) and answers == found[2]
+    assert all(torch.equal(one, other) for one, other in zip(gradients, found[1], strict=True))
+    frozen = [module.weight for module in narrow.lm.base_model.modules() if isinstance(module, nn.Linear)]
+    assert {weight.dtype for weight in frozen if not weight.requires_grad} == {torch.bfloat16}

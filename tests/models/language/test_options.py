@@ -1,0 +1,135 @@
+"""How the layers are computed is a choice that changes no number: checkpointing, attention, compile, accumulation; and what a chat template may be told."""
+
+import functools
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.language.model import SoundLanguageModel
+from models.language.vocabulary import IGNORED, SOUND, Turn, Vocabulary
+from stages.hub.weights import load_language_model
+from tests.models.language.test_model import TALKS, WEIGHTS, batch, build
+
+QWEN3 = (  # the law of its template: an answer after the last question has a thought before it, an earlier one has none
+    "{% set ns = namespace(last=0) %}{% for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' and loop.index0 > ns.last %}<think>\n\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+LLAMA3 = (  # of its template: a system message with the date of today, contents trimmed
+    "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+    "{{ bos_token }}<|im_start|>system\nToday Date: {{ date_string }}<|im_end|>"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n\n{{ m.content | trim }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n\n{% endif %}"
+)
+ASKED = [Turn("user", [[0, 3], "?"]), Turn("assistant", ["yes"])]
+
+
+def gradients(model: SoundLanguageModel, data: tuple[Tensor, ...]) -> tuple[Tensor, list[Tensor]]:
+    model.zero_grad()
+    loss = model.loss(*data, **WEIGHTS).loss
+    loss.backward()
+    return loss.detach(), [parameter.grad.clone() for parameter in model.parameters() if parameter.requires_grad]
+
+
+def words(template: str, **options: object) -> Vocabulary:
+    _, tokenizer = load_language_model("random:tiny", None, "float32")
+    tokenizer.chat_template = template
+    return Vocabulary(tokenizer, 5, (0, 1), prompt_format="chat", system=None, template_options=options)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"activation_checkpointing": True}, {"attention": "eager"}, {"compile": True}], ids=str
+)
+def test_loss_and_gradients_do_not_hang_on_how_layers_are_computed(
+    changes: dict[str, object], monkeypatch: pytest.MonkeyPatch
+):
+    """compile: traced and differentiated as always, without the minute that code for it would take."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    attention = changes.pop("attention", None)
+    plain, other = build("random:tiny"), build("random:tiny", attention=attention, **changes)
+    assert other.lm.config._attn_implementation == (attention or "sdpa")
+    for model in (plain, other):
+        model.train()
+    data = batch(plain)
+    runs = 0
+    if "activation_checkpointing" in changes:
+        layer = other.lm.model.layers[0].mlp
+
+        def count(*_: object) -> None:
+            nonlocal runs
+            runs += 1
+
+        layer.register_forward_pre_hook(count)
+    (loss, grads), (found, others) = gradients(plain, data), gradients(other, data)
+    torch.testing.assert_close(found, loss)
+    for one, two in zip(grads, others, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
+    assert runs == (2 if "activation_checkpointing" in changes else 0), "computed again in the backward pass"
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_branches_are_apart_in_either_attention(attention: str):
+    model = build("random:tiny", attention=attention)
+    assert model.shares
+    ids, mask = torch.tensor([[5, 6, 7, 8, 9]]), torch.ones(1, 5).long()
+    branches, positions = torch.tensor([[0, 0, 1, 1, 2]]), torch.tensor([[0, 1, 2, 3, 2]])
+    hidden = model._hidden(ids, mask, positions, branches)
+    alone = model._hidden(ids[:, [0, 1, 4]], mask[:, :3])
+    torch.testing.assert_close(hidden[:, 4], alone[:, 2])
+
+
+def test_a_model_that_keeps_no_branches_apart_refuses_them_alone():
+    model = build("random:tiny")
+    model.shares = False
+    data = batch(model)
+    model.loss(*data, **WEIGHTS)
+    branches = torch.ones_like(data[0])
+    with pytest.raises(ValueError, match=r"batching\.questions_together=1"):
+        model.loss(*data, positions=branches, branches=branches, **WEIGHTS)
+
+
+def test_accumulation_equals_the_big_batch_where_the_parts_weigh_the_same_alone():
+    """Each part is normalised by itself, as conf/language/base.yaml says of accumulate_grad_batches."""
+    model = build("random:tiny").double()
+
+    def mean(parts: list[list[list[Turn]]]) -> list[Tensor]:
+        each = [gradients(model, batch(model, part))[1] for part in parts]
+        return [sum(grads) / len(parts) for grads in zip(*each, strict=True)]
+
+    even = [[TALKS[0]], [[Turn("user", [[1, 1], "Who?"]), TALKS[0][1]]]]
+    for parts, same in ((even, True), ([[TALKS[0]], [TALKS[1]]], False)):
+        whole = gradients(model, batch(model, [talk for part in parts for talk in part]))[1]
+        found = mean(parts)
+        assert (
+            all(torch.allclose(one, two, rtol=1e-6, atol=1e-12) for one, two in zip(whole, found, strict=True)) == same
+        )
+
+
+def test_a_template_that_thinks_is_told_not_to():
+    """enable_thinking=false: the answer is labelled alone, and what generation begins with begins the training sequence."""
+    told, untold = words(QWEN3, enable_thinking=False), words(QWEN3)
+    row, asked = told.render(ASKED), told.render(ASKED[:1], generate=True)
+    assert row.input_ids[: len(asked.input_ids)] == asked.input_ids
+    labelled = [label for label in row.labels if label != IGNORED]
+    assert told.tokenizer.decode(labelled) == "yes<|im_end|>"
+    labelled = [label for label in untold.render(ASKED).labels if label != IGNORED]
+    assert untold.tokenizer.decode(labelled).startswith("<think>")
+    with pytest.raises(ValueError, match=r"rewrites earlier turns \(one for thoughts.*prompts\.format=ltu"):
+        told.render(ASKED + ASKED)
+
+
+def test_the_date_of_today_is_in_no_prompt():
+    row = words(LLAMA3, date_string="26 Jul 2024").render(ASKED)
+    text = words(LLAMA3).tokenizer.decode([token for token in row.input_ids if token < 259])
+    assert "Today Date: 26 Jul 2024" in text
+    assert words(LLAMA3).render(ASKED).input_ids != row.input_ids  # without it the prompt is of today
+
+
+def test_a_tokenizer_with_our_mark_is_refused():
+    _, tokenizer = load_language_model("random:tiny", None, "float32")
+    tokenizer.add_tokens([SOUND])
+    with pytest.raises(ValueError, match="which stands for a sound here"):
+        Vocabulary(tokenizer, 5, (0, 1), prompt_format="chat", system=None)

@@ -1,0 +1,99 @@
+"""The loss of positions that are to stay as the base LLM has them: KL(base || model), over the base's text ids."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.language import chunked_cross_entropy
+from models.language.chunked_cross_entropy import Shape
+from models.language.model import SoundLanguageModel
+from models.language.vocabulary import KEPT, PROMPT
+from stages.hub.weights import load_language_model
+from tests.models.language.test_model import SOURCES, TALKS, WEIGHTS, batch, build, plain_loss
+
+BATCH = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def mixed(model: SoundLanguageModel) -> tuple[BATCH, BATCH, BATCH]:
+    """One batch of talks and a text that is to stay; the talks alone; the text alone."""
+    ids, mask, labels, kinds = batch(model, extra=3)
+    text = torch.tensor(model.vocabulary.render_text("It rains.").input_ids)
+    row = torch.zeros_like(ids[:1])
+    row[0, : len(text)] = text
+    here = torch.arange(ids.shape[1])[None] < len(text)
+    kept = (torch.arange(ids.shape[1])[None] > 0) & here
+    alone = (row, here.long(), torch.where(here, row, -100), torch.where(kept, KEPT, PROMPT))
+    both = tuple(torch.cat(pair) for pair in zip((ids, mask, labels, kinds), alone, strict=True))
+    return both, (ids, mask, labels, kinds), alone
+
+
+def divergence(model: SoundLanguageModel, source: str, alone: BATCH) -> tuple[Tensor, Tensor, int]:
+    """Summed KL and z-loss by hand; the teacher is the LLM loaded anew. (), (), positions."""
+    ids, mask, _, kinds = alone
+    base = load_language_model(source, None, "float32").model.double()
+    count = int((kinds == KEPT).sum())
+    with torch.no_grad():
+        wanted = model.shape(base(ids).logits)[0, :count, : model.vocabulary.text_size].log_softmax(-1)
+    logits = model.logits(ids, mask)[0, :count]
+    found = logits.log_softmax(-1)[:, : wanted.shape[1]]
+    log_partition = logits.logsumexp(-1)
+    return (wanted.exp() * (wanted - found)).sum(), log_partition.square().sum(), count
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(("chunk", "shape"), [(512, Shape(1.0, None)), (7, Shape(3.0, None)), (7, Shape(0.5, 0.7))])
+def test_loss_and_gradients_equal_the_plain_formula(source: str, chunk: int, shape: Shape, monkeypatch):
+    monkeypatch.setattr(chunked_cross_entropy, "CHUNK", chunk)
+    model = build(source).double()
+    model.shape = shape
+    both, talks, alone = mixed(model)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    found = model.loss(*both, **WEIGHTS)
+    told, squares, count = divergence(model, source, alone)
+    weight = sum({1: 1.0, 2: 10.0}.get(int(kind), 0.0) for kind in talks[3][:, 1:].flatten())
+    wanted = (plain_loss(model, *talks, 0.0) * weight + told + WEIGHTS["z_loss_weight"] * squares) / (weight + count)
+    torch.testing.assert_close(found.loss, wanted, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(found.kept_loss, told.detach() / count)
+    assert found.text_tokens == model.loss(*talks, **WEIGHTS).text_tokens
+    for a, b in zip(torch.autograd.grad(found.loss, parameters), torch.autograd.grad(wanted, parameters), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+
+
+def test_before_training_only_the_mass_of_the_new_rows_is_between_them():
+    model = build("random:tiny", trained=False).double()
+    alone = mixed(model)[2]
+    found = model.loss(*alone, **WEIGHTS).kept_loss
+    ids, mask, _, kinds = alone
+    logits = model.logits(ids, mask)[0, : int((kinds == KEPT).sum())]
+    outside = logits.logsumexp(-1) - logits[:, : model.vocabulary.text_size].logsumexp(-1)
+    torch.testing.assert_close(found, outside.mean().detach())
+    assert build("random:tiny").double().loss(*alone, **WEIGHTS).kept_loss > found + 0.01
+
+
+def test_learning_goes_on_as_before_after_the_base_was_asked():
+    model = build("random:tiny").train()
+    both, talks, _ = mixed(model)
+    before = [p for p in model.parameters() if p.requires_grad]
+    plain = model.loss(*talks, **WEIGHTS).loss
+    model.loss(*both, **WEIGHTS)
+    assert model.training
+    assert [p for p in model.parameters() if p.requires_grad] == before
+    torch.testing.assert_close(model.loss(*talks, **WEIGHTS).loss, plain)
+
+
+def test_a_few_steps_bring_a_wandered_model_back():
+    model = build("random:tiny")
+    alone = mixed(model)[2]
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    first = float(model.loss(*alone, **WEIGHTS).kept_loss)
+    for _ in range(30):
+        optimizer.zero_grad()
+        found = model.loss(*alone, **(WEIGHTS | {"z_loss_weight": 0.0}))
+        found.loss.backward()
+        optimizer.step()
+    assert float(found.kept_loss) < 0.3 * first
+
+
+def test_talks_without_such_positions_have_no_kept_loss():
+    model = build("random:tiny")
+    assert model.loss(*batch(model, TALKS), **WEIGHTS).kept_loss.isnan()

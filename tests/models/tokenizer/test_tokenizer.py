@@ -1,0 +1,385 @@
+"""Sound tokenizer: tokens of a prefix stay, padding changes nothing, rates and sizes are the paper's."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.quantizer import VectorQuantizer
+from models.tokenizer.dit import DiffusionTransformer
+from models.tokenizer.grid import TokenGrid
+from models.tokenizer.tokenizer import CausalEncoder, Codes, SoundTokenizer, TokenizerLoss
+
+OOBLECK = 44100 / 2048  # Hz, latent frames of Stable Audio Open
+PAPER = TokenGrid.rate(OOBLECK, None, 230.0, math.log2(8196))
+GRIDS = {"native": OOBLECK, "stride 2": OOBLECK / 2, "0.23 kbps": PAPER, "5.4 Hz": 5.4, "stride 7": OOBLECK / 7}
+LATENT = 4
+
+
+def book(size: int, code_dim: int, dim: int, reservoir_size: int) -> VectorQuantizer:
+    return VectorQuantizer(
+        dim=dim, codebook_size=size, code_dim=code_dim, decay=0.9, commitment_weight=0.25, kmeans_iterations=3,
+        reservoir_size=reservoir_size, revive_threshold=0.03, revive_every=3, revive_until=100, seed=0, variational="none",
+        kl_weight=0.0, temperature=1.0,
+    )  # fmt: skip
+
+
+def tokenizer(objective: str = "flow", rate: str = "0.23 kbps", token_dropout: float = 0.5) -> SoundTokenizer:
+    """Small, in eval mode, its zeros drawn: a fresh decoder gives zeros, which would hide mistakes."""
+    torch.manual_seed(0)
+    model = SoundTokenizer(
+        encoder=CausalEncoder(LATENT, width=16, depth=2, heads=2),
+        quantizer=book(64, 4, 16, 64),
+        decoder=DiffusionTransformer(LATENT, condition_dim=16, width=16, depth=2, heads=2),
+        grid=TokenGrid(OOBLECK, GRIDS[rate]),
+        objective=objective,  # type: ignore[arg-type]
+        logit_normal_share=0.0,
+        token_dropout=token_dropout,
+        prior_weight=0.5,
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.3)
+    model.set_latent_statistics(torch.tensor([1.0, -2.0, 0.0, 5.0]), torch.tensor([0.5, 2.0, 1.0, 3.0]))
+    return model.eval()
+
+
+def clips(frames: int, *num_frames: int) -> tuple[Tensor, Tensor]:
+    """latents (B, frames, D) in the VAE's scale, and their lengths."""
+    drawn = torch.randn(len(num_frames), frames, LATENT, generator=torch.Generator().manual_seed(1))
+    return drawn * torch.tensor([0.5, 2.0, 1.0, 3.0]) + torch.tensor([1.0, -2.0, 0.0, 5.0]), torch.tensor(num_frames)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def loss(model: SoundTokenizer, latents: Tensor, num_frames: Tensor, seed: int = 0) -> TokenizerLoss:
+    return model.training_loss(latents, num_frames, seeded(seed))
+
+
+def decode(model: SoundTokenizer, found: Codes, num_frames: Tensor, seed: int = 0, guidance: float = 1.5) -> Tensor:
+    return model.decode(found.codes, found.num_codes, num_frames, 3, "midpoint", guidance, noise(num_frames, seed))
+
+
+def noise(num_frames: Tensor, seed: int = 0) -> Tensor:
+    """(B, F, D), the same for a clip whatever its length."""
+    return torch.randn(len(num_frames), 24, LATENT, generator=seeded(seed))[:, : int(num_frames.max())]
+
+
+def test_bitrate():
+    assert tokenizer(rate="native").bitrate == pytest.approx(6 * OOBLECK)  # log2 64
+    assert math.log2(8196) * float(TokenGrid(OOBLECK, PAPER).token_rate) == pytest.approx(230, rel=2e-6)
+
+
+@pytest.mark.parametrize("rate", GRIDS)
+def test_a_token_knows_the_frames_up_to_its_last_and_no_others(rate: str):
+    model = tokenizer(rate=rate)
+    latents, num_frames = clips(16, 16, 11)
+    tokens = model.encoder(latents.requires_grad_(), num_frames, model.grid)
+    for clip, length in enumerate(num_frames.tolist()):
+        for n in range(model.grid.num_tokens(length)):
+            (gradient,) = torch.autograd.grad(tokens[clip, n].sum(), latents, retain_graph=True)
+            known = min(model.grid.last_frame(n) + 1, length)
+            assert (gradient[clip].abs().sum(-1) > 0).tolist() == [f < known for f in range(16)]
+            assert not gradient[1 - clip].any()
+
+
+@pytest.mark.parametrize("rate", GRIDS)
+def test_a_token_is_read_from_its_last_frame_and_its_mean(rate: str):
+    """Against a loop over tokens."""
+    model = tokenizer(rate=rate)
+    latents, num_frames = clips(16, 16, 11)
+    frames, tokens = model.encoder.frames(latents), model.encoder(latents, num_frames, model.grid)
+    for clip, length in enumerate(num_frames.tolist()):
+        for n in range(model.grid.num_tokens(length)):
+            own = frames[clip, model.grid.first_frame(n) : min(model.grid.last_frame(n) + 1, length)]
+            expected = model.encoder.pool.weight @ torch.cat([own[-1], own.mean(0)])
+            torch.testing.assert_close(tokens[clip, n], expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("rate", GRIDS)
+def test_tokens_of_a_prefix_do_not_depend_on_what_follows(rate: str):
+    model = tokenizer(rate=rate)
+    latents, num_frames = clips(30, 30)
+    whole = model.encode(latents, num_frames).codes[0]
+    assert len(whole.unique()) > 1
+    for frames in range(1, 30):
+        prefix = model.encode(latents[:, :frames], torch.tensor([frames])).codes[0]
+        complete = model.grid.num_complete_tokens(frames)
+        assert len(prefix) - complete in (0, 1)
+        assert torch.equal(prefix[:complete], whole[:complete])
+
+
+@pytest.mark.parametrize("rate", GRIDS)
+def test_encode_padding_changes_nothing_and_a_batch_equals_its_items(rate: str):
+    model = tokenizer(rate=rate)
+    latents, num_frames = clips(24, 24, 13, 1)
+    found = model.encode(latents, num_frames)
+    valid = torch.arange(24) < num_frames[:, None]
+    for other in (torch.where(valid[..., None], latents, math.nan), torch.where(valid[..., None], latents, 1e4)):
+        assert torch.equal(model.encode(other, num_frames).codes, found.codes)
+    longer = model.encode(torch.nn.functional.pad(latents, (0, 0, 0, 9)), num_frames).codes
+    assert torch.equal(longer[:, : found.codes.shape[1]], found.codes) and not longer[:, found.codes.shape[1] :].any()
+    for clip, (frames, tokens) in enumerate(zip(num_frames.tolist(), found.num_codes.tolist(), strict=True)):
+        alone = model.encode(latents[clip : clip + 1, :frames], num_frames[clip : clip + 1])
+        assert alone.num_codes.item() == tokens == model.grid.num_tokens(frames)
+        assert torch.equal(alone.codes[0], found.codes[clip, :tokens])
+        assert not found.codes[clip, tokens:].any()
+
+
+def test_codes_do_not_depend_on_the_scale_of_the_latents():
+    """Latents a x + b with statistics a m + b, a s have the codes of x; and are decoded to a x + b."""
+    model = tokenizer("mse")
+    latents, num_frames = clips(24, 24, 13)
+    found = model.encode(latents, num_frames)
+    decoded = decode(model, found, num_frames)
+    a, b = torch.tensor([2.0, 0.5, 4.0, 8.0]), torch.tensor([0.0, 3.0, -1.0, 2.0])
+    model.set_latent_statistics(a * model.latent_mean + b, a * model.latent_std)
+    assert torch.equal(model.encode(a * latents + b, num_frames).codes, found.codes)
+    valid = torch.arange(24) < num_frames[:, None]
+    torch.testing.assert_close(decode(model, found, num_frames)[valid], (a * decoded + b)[valid], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("objective", ["flow", "mse"])
+def test_training_loss_what_lies_in_the_padding_changes_nothing(objective: str, training: bool):
+    latents, num_frames = clips(24, 24, 13, 1)
+    valid = torch.arange(24) < num_frames[:, None]
+    clean, dirty = tokenizer(objective).train(training), tokenizer(objective).train(training)
+    for step in range(4):
+        one = loss(clean, latents, num_frames, step)
+        other = loss(dirty, torch.where(valid[..., None], latents, math.nan), num_frames, step)
+        assert one.loss.isfinite() and torch.equal(one.loss, other.loss)
+        assert torch.equal(one.codes[one.code_mask], other.codes[one.code_mask])
+    assert bool(clean.quantizer.ready) == training
+    assert not [name for name, x in clean.state_dict().items() if not torch.equal(x, dirty.state_dict()[name])]
+
+
+def test_training_loss_more_padding_changes_nothing():
+    model = tokenizer("mse")
+    latents, num_frames = clips(24, 24, 13, 1)
+    one, other = (
+        loss(model, latents, num_frames),
+        loss(model, torch.nn.functional.pad(latents, (0, 0, 0, 9)), num_frames),
+    )
+    for name in ("loss", "reconstruction", "prior", "commitment"):
+        torch.testing.assert_close(getattr(one, name), getattr(other, name), atol=1e-5, rtol=1e-5)
+    assert other.code_mask.sum(1).tolist() == model.grid.num_tokens(num_frames).tolist()
+
+
+def test_training_loss_of_a_batch_is_its_items_weighted_by_their_lengths():
+    model = tokenizer("mse")
+    latents, num_frames = clips(24, 24, 13, 1)
+    whole = loss(model, latents, num_frames)
+    parts = [loss(model, latents[i : i + 1, :n], num_frames[i : i + 1]) for i, n in enumerate(num_frames.tolist())]
+    frames, tokens = num_frames.float(), model.grid.num_tokens(num_frames).float()
+    for name, weight in (("reconstruction", frames), ("prior", frames), ("commitment", tokens)):
+        mean = (torch.stack([getattr(part, name) for part in parts]) * weight).sum() / weight.sum()
+        torch.testing.assert_close(getattr(whole, name), mean, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(whole.loss, whole.reconstruction + 0.5 * whole.prior + whole.commitment)
+
+
+def test_flow_loss_is_the_error_of_the_velocity():
+    """A decoder that gives zeros misses data minus noise: 1 + 1 for latents of variance 1."""
+    model = tokenizer()
+    torch.nn.init.zeros_(model.decoder.output.weight)
+    latents, num_frames = clips(400, *[400] * 8)
+    assert loss(model, latents, num_frames).reconstruction.item() == pytest.approx(2, rel=0.05)
+    assert loss(tokenizer("mse"), latents, num_frames).reconstruction.item() != pytest.approx(2, rel=0.05)
+
+
+def test_training_loss_encodes_as_encode_does():
+    model = tokenizer()
+    latents, num_frames = clips(24, 24, 13, 1)
+    trained, found = loss(model, latents, num_frames), model.encode(latents, num_frames)
+    assert torch.equal(trained.codes * trained.code_mask, found.codes)
+    assert trained.code_mask.sum(1).tolist() == found.num_codes.tolist()
+
+
+@pytest.mark.parametrize("objective", ["flow", "mse"])
+@pytest.mark.parametrize("token_dropout", [0.0, 1.0])
+def test_every_parameter_has_a_gradient(objective: str, token_dropout: float):
+    """Whatever was dropped: distributed training waits for the gradient of each, from the first step on."""
+    model = tokenizer(objective, token_dropout=token_dropout).train()
+    for _ in range(4):
+        model.zero_grad()
+        loss(model, *clips(24, 24, 13)).loss.backward()
+        assert not [name for name, x in model.named_parameters() if x.grad is None]
+    assert model.quantizer.ready
+    silent = {name for name, x in model.named_parameters() if not x.grad.any()}
+    assert silent == (set() if objective == "flow" and token_dropout else {"decoder.no_tokens"})
+
+
+def test_token_dropout_tells_nothing():
+    """With everything dropped the velocity does not know the tokens; the prior still does."""
+    latents, num_frames = clips(24, 24, 13)
+    one, other = tokenizer(token_dropout=1.0), tokenizer(token_dropout=1.0)
+    with torch.no_grad():
+        other.quantizer.codebook.copy_(other.quantizer.codebook.flip(0) * -1)
+    assert torch.equal(loss(one, latents, num_frames).reconstruction, loss(other, latents, num_frames).reconstruction)
+    assert not torch.equal(loss(one, latents, num_frames).prior, loss(other, latents, num_frames).prior)
+    one.token_dropout = other.token_dropout = 0.0
+    assert not torch.equal(
+        loss(one, latents, num_frames).reconstruction, loss(other, latents, num_frames).reconstruction
+    )
+
+
+@pytest.mark.parametrize("rate", GRIDS)
+@pytest.mark.parametrize("objective", ["flow", "mse"])
+def test_decode_padding_changes_nothing(objective: str, rate: str):
+    model = tokenizer(objective, rate)
+    latents, num_frames = clips(24, 24, 13, 1)
+    found = model.encode(latents, num_frames)
+    decoded = decode(model, found, num_frames)
+    assert decoded.shape == (3, 24, LATENT) and decoded.isfinite().all()
+    assert not decoded[torch.arange(24) >= num_frames[:, None]].any()
+    padding = torch.arange(found.codes.shape[1] + 3) >= found.num_codes[:, None]
+    garbage = torch.nn.functional.pad(found.codes, (0, 3)).masked_fill(padding, 9999)
+    assert torch.equal(decode(model, Codes(garbage, found.num_codes), num_frames), decoded)
+
+
+@pytest.mark.parametrize("objective", ["flow", "mse"])
+def test_decode_a_batch_equals_its_items(objective: str):
+    model = tokenizer(objective)
+    latents, num_frames = clips(24, 24, 13, 1)
+    found = model.encode(latents, num_frames)
+    drawn = noise(num_frames)
+    decoded = model.decode(*found, num_frames, 3, "heun", 1.5, drawn)
+    mask = torch.arange(24) < num_frames[:, None]
+    x_t, t = latents, torch.tensor([0.1, 0.5, 0.9])
+    condition = model._condition(model.quantizer.decode(found.codes), 24)
+    with torch.no_grad():
+        velocity = model.velocity(x_t, t, condition, mask, 1.5)
+        for i, frames in enumerate(num_frames.tolist()):
+            one = slice(i, i + 1)
+            alone = Codes(found.codes[one, : found.num_codes[i]], found.num_codes[one])
+            single = model.decode(*alone, num_frames[one], 3, "heun", 1.5, drawn[one])
+            torch.testing.assert_close(single[0], decoded[i, :frames], atol=1e-4, rtol=1e-4)
+            single = model.velocity(x_t[one, :frames], t[one], condition[one, :frames], mask[one, :frames], 1.5)
+            torch.testing.assert_close(single[0], velocity[i, :frames], atol=1e-4, rtol=1e-4)
+
+
+def test_guidance_is_a_line_through_told_and_untold():
+    model = tokenizer()
+    latents, num_frames = clips(12, 12, 7)
+    mask = torch.arange(12) < num_frames[:, None]
+    condition = model._condition(model.quantizer.decode(model.encode(latents, num_frames).codes), 12)
+    t = torch.tensor([0.3, 0.8])
+    with torch.no_grad():
+        untold, told, far = (model.velocity(latents, t, condition, mask, guidance) for guidance in (0.0, 1.0, 3.0))
+        nothing = model.decoder.no_tokens.expand_as(condition)
+        torch.testing.assert_close(untold, model.decoder(latents, t, nothing, mask), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(far, untold + 3 * (told - untold), atol=1e-3, rtol=1e-3)
+    assert not torch.allclose(told, untold, atol=1e-2)
+
+
+def test_sampling_hangs_on_the_noise_alone():
+    model, (latents, num_frames) = tokenizer(), clips(24, 24, 13)
+    found = model.encode(latents, num_frames)
+    once, again, other = (decode(model, found, num_frames, seed) for seed in (5, 5, 6))
+    assert torch.equal(once, again) and not torch.allclose(once, other, atol=1e-2)
+    assert torch.equal(loss(model, latents, num_frames, 5).loss, loss(model, latents, num_frames, 5).loss)
+    assert not torch.equal(loss(model, latents, num_frames, 5).loss, loss(model, latents, num_frames, 6).loss)
+
+
+def test_the_mse_objective_draws_nothing():
+    model, (latents, num_frames) = tokenizer("mse"), clips(24, 24, 13)
+    found = model.encode(latents, num_frames)
+    assert torch.equal(
+        decode(model, found, num_frames, 5), model.decode(*found, num_frames, 1, "euler", 1.0, noise(num_frames, 6))
+    )
+    assert torch.equal(loss(model, latents, num_frames, 5).loss, loss(model, latents, num_frames, 6).loss)
+    generator = seeded()
+    before = generator.get_state()
+    model.training_loss(latents, num_frames, generator)
+    assert torch.equal(generator.get_state(), before)
+
+
+def test_only_training_changes_the_tokenizer():
+    latents, num_frames = clips(24, 24, 13)
+    for training in (False, True):
+        model = tokenizer().train(training)
+        before = copy.deepcopy(model.state_dict())
+        decode(model, model.encode(latents, num_frames), num_frames)
+        if not training:
+            loss(model, latents, num_frames)
+        assert not [name for name, x in model.state_dict().items() if not torch.equal(x, before[name])]
+    loss(model, latents, num_frames)
+    assert model.quantizer.step == 1
+
+
+def test_a_few_steps_teach_latents_to_pass_through_the_tokens():
+    """Two kinds of clip, told apart by their tokens alone: the regression's error falls far below their variance."""
+    model = tokenizer("mse").train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    kinds = torch.tensor([1.0, -1.0]).repeat(4)[:, None, None].expand(8, 24, LATENT)
+    latents, num_frames = kinds * model.latent_std + model.latent_mean, torch.full((8,), 24)
+    for step in range(60):
+        optimizer.zero_grad()
+        loss(model, latents, num_frames, step).loss.backward()
+        optimizer.step()
+    assert loss(model.eval(), latents, num_frames).reconstruction < 0.05
+
+
+def test_the_token_gap_is_what_a_wrong_clip_costs():
+    """Against two regressions by hand; nothing where the decoder is deaf, or there is no other clip."""
+    model = tokenizer("mse")
+    latents, num_frames = clips(24, 24, 13, 20)
+    gap = model.token_gap(latents, num_frames, 0.5, noise(num_frames))
+    found, both = model.encode(latents, num_frames), torch.minimum(num_frames, num_frames.roll(1))
+    errors = []
+    for order in (torch.arange(3), torch.arange(3).roll(1)):
+        codes = Codes(found.codes[order], torch.full((3,), found.codes.shape[1]))
+        difference = (model.decode(*codes, num_frames, 1, "euler", 1.0, noise(num_frames)) - latents) / model.latent_std
+        mask = torch.arange(24) < both[:, None]
+        errors.append(difference[mask].square().mean())
+    torch.testing.assert_close(gap, errors[1] - errors[0], atol=1e-4, rtol=1e-4)
+    deaf = tokenizer("flow")
+    torch.nn.init.zeros_(deaf.decoder.output.weight)
+    assert deaf.token_gap(latents, num_frames, 0.5, noise(num_frames)) == 0
+    assert deaf.token_gap(latents[:1], num_frames[:1], 0.5, noise(num_frames[:1])).isnan()
+
+
+def test_refusals():
+    model, (latents, num_frames) = tokenizer(rate="stride 2"), clips(24, 24)
+    drawn = noise(num_frames)
+    with pytest.raises(ValueError, match=r"num_frames \[24\] need \[12\] codes; \[11\] came"):
+        model.decode(torch.zeros(1, 12, dtype=torch.long), torch.tensor([11]), num_frames, 1, "euler", 1.0, drawn)
+    with pytest.raises(ValueError, match=r"came, in codes of shape \(1, 11\)"):
+        model.decode(torch.zeros(1, 11, dtype=torch.long), torch.tensor([12]), num_frames, 1, "euler", 1.0, drawn)
+    with pytest.raises(ValueError, match=r"noise of shape \(1, 23, 4\); \(1, 24, 4\), or more frames, is allowed"):
+        model.decode(*model.encode(latents, num_frames), num_frames, 1, "euler", 1.0, drawn[:, 1:])
+    for wrong in (0, 25):
+        with pytest.raises(ValueError, match=rf"num_frames \[{wrong}\]; 1 to F = 24"):
+            model.encode(latents, torch.tensor([wrong]))
+    with pytest.raises(ValueError, match=r"\(B, F, 4\) is allowed"):
+        model.encode(latents.transpose(1, 2), num_frames)
+    for std in (0.0, math.nan):
+        with pytest.raises(ValueError, match="every standard deviation above 0"):
+            model.set_latent_statistics(torch.zeros(4), torch.tensor([1.0, 1.0, 1.0, std]))
+    encoder, decoder, grid = model.encoder, model.decoder, model.grid
+    with pytest.raises(ValueError, match=r"encoder.width 16, quantizer.dim 8 and decoder.condition_dim 16"):
+        SoundTokenizer(encoder, book(8, 4, 8, 8), decoder, grid, "flow", 0.0, 0.0, 0.0)
+    with pytest.raises(ValueError, match="objective 'l1'; flow and mse"):
+        SoundTokenizer(encoder, book(8, 4, 16, 8), decoder, grid, "l1", 0.0, 0.0, 0.0)  # type: ignore[arg-type]
+
+
+def test_the_papers_size():
+    with torch.device("meta"):
+        model = SoundTokenizer(
+            encoder=CausalEncoder(64, width=768, depth=8, heads=12),
+            quantizer=book(8196, 16, 768, 163840),
+            decoder=DiffusionTransformer(64, condition_dim=768, width=768, depth=12, heads=12),
+            grid=TokenGrid(OOBLECK, PAPER),
+            objective="flow",
+            logit_normal_share=0.0,
+            token_dropout=0.1,
+            prior_weight=0.5,
+        )
+    count = sum(parameter.numel() for parameter in model.parameters())
+    print(f"{count:,} parameters")
+    assert count == pytest.approx(147e6, rel=0.03)

@@ -1,0 +1,57 @@
+"""The learning rate by step: one schedule, or several one after the other."""
+
+import pytest
+import torch
+from torch import nn
+
+from stages.engine.optim import Phase, configure, factor
+
+OPTIMIZER = {
+    "learning_rate": 1e-3, "final_learning_rate": 1e-5, "warmup_steps": 3, "weight_decay": 0.1, "betas": [0.9, 0.95],
+}  # fmt: skip
+
+
+def rates(built: dict, steps: int) -> list[list[float]]:
+    found = []
+    for _ in range(steps):
+        found.append([group["lr"] for group in built["optimizer"].param_groups])
+        built["optimizer"].step()
+        built["lr_scheduler"]["scheduler"].step()
+    return found
+
+
+def named() -> list[tuple[str, nn.Parameter]]:
+    return [("lora.weight", nn.Parameter(torch.zeros(2, 2))), ("new_rows", nn.Parameter(torch.zeros(2, 2)))]
+
+
+def test_one_schedule_warms_up_and_decays():
+    built = configure(named(), OPTIMIZER, 20, {"new_rows": 3e-3})
+    for step, (lora, rows) in enumerate(rates(built, 20)):
+        assert lora == pytest.approx(1e-3 * factor(step, 3, 20, 0.01)) and rows == pytest.approx(3 * lora)
+    assert [group["weight_decay"] for group in built["optimizer"].param_groups] == [0.1, 0.1]
+
+
+def test_phases_are_schedules_one_after_the_other():
+    """Each as if it were alone, with its own rates; a rate of 0 is 0 all along."""
+    phases = [
+        Phase(8, 0.0, {"new_rows": 1e-2}),
+        Phase(12, 2e-3, {"new_rows": 1e-3}),
+        Phase(5, 1e-4, {"new_rows": 1e-4}),
+    ]
+    found = rates(configure(named(), OPTIMIZER, 25, phases=phases), 25)
+    begin = 0
+    for phase in phases:
+        floor = 1e-5 / phase.learning_rate if phase.learning_rate else 0.0
+        for step in range(phase.steps):
+            share = factor(step, 3, phase.steps, floor)
+            assert found[begin + step] == pytest.approx(
+                [phase.learning_rate * share, phase.learning_rates["new_rows"] * share]
+            )
+        begin += phase.steps
+
+
+def test_a_phase_alone_is_the_plain_schedule():
+    phases = [Phase(20, 1e-3, {"new_rows": 3e-3})]
+    assert rates(configure(named(), OPTIMIZER, 20, phases=phases), 20) == rates(
+        configure(named(), OPTIMIZER, 20, {"new_rows": 3e-3}), 20
+    )

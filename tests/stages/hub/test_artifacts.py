@@ -1,0 +1,74 @@
+"""A tokenizer of every kind of quantiser is built from a configuration, saved, and loaded again as it was."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import WordLevel
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+import conf
+from stages.hub import artifacts
+
+FACTS = {"latent_dim": 4, "frame_rate": 20.0}
+WORDS = ["river", "cold", "stone", "far", "bell"]
+
+
+@pytest.fixture
+def llm(tmp_path: Path) -> Path:
+    """A folder with a small LLM of five whole words."""
+    core = Tokenizer(WordLevel({"<|end|>": 0} | {f"Ġ{word}": n + 1 for n, word in enumerate(WORDS)}, "<|end|>"))
+    core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|end|>").save_pretrained(tmp_path / "llm")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 12, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=8, **sizes)).save_pretrained(tmp_path / "llm")
+    return tmp_path / "llm"
+
+
+def configuration(*overrides: str) -> dict[str, Any]:
+    return conf.compose("tokenizer", ["smoke"], overrides=list(overrides)).conf
+
+
+def lexical(llm: Path) -> list[str]:
+    return ["quantizer.kind=lexical", f"quantizer.words_from={llm}", f"quantizer.words={len(WORDS)}"]
+
+
+@pytest.mark.parametrize("kind", ["vq", "simvq", "fsq", "residual", "lexical"])
+def test_a_tokenizer_comes_back(kind: str, llm: Path, tmp_path: Path):
+    values = configuration(*(lexical(llm) if kind == "lexical" else [f"quantizer.kind={kind}"]))
+    torch.manual_seed(0)
+    tokenizer = artifacts.build_tokenizer(values, FACTS).eval()
+    artifacts.save_tokenizer(tmp_path / "artifact", values, FACTS, tokenizer)
+    for file in llm.iterdir():
+        file.unlink()  # no LLM any more
+    loaded = artifacts.load_tokenizer(tmp_path / "artifact")
+    latents, num_frames = torch.randn(3, 50, 4), torch.tensor([50, 31, 1])
+    found, again = tokenizer.encode(latents, num_frames), loaded.encode(latents, num_frames)
+    assert torch.equal(found.codes, again.codes) and found.codes.shape[1] == int(found.num_codes.max())
+    assert found.num_codes.tolist() == tokenizer.quantizer.num_codes(tokenizer.grid.num_tokens(num_frames)).tolist()
+    decoded = loaded.decode(*again, num_frames, 1, "euler", 1.0, torch.randn(3, 50, 4))
+    assert decoded.shape == latents.shape and decoded.isfinite().all()
+    assert loaded.bitrate == pytest.approx(loaded.quantizer.bits_per_token * float(loaded.grid.token_rate))
+
+
+def test_the_rate_asked_for_is_the_rate_of_all_levels():
+    """4 bits x 1.75 codes a token: 28 bits a second are 4 tokens a second."""
+    values = configuration("quantizer.kind=residual", "rate.token_rate=null", "rate.bitrate=28")
+    tokenizer = artifacts.build_tokenizer(values, FACTS)
+    assert tokenizer.grid.token_rate == 4 and tokenizer.bitrate == pytest.approx(28)
+
+
+def test_a_lexicon_is_the_llms_own_rows(llm: Path):
+    lexicon = artifacts.load_lexicon(str(llm), 4)
+    rows = LlamaForCausalLM.from_pretrained(llm).get_input_embeddings().weight
+    assert lexicon.words == WORDS[:4] and torch.equal(lexicon.embeddings, rows[1:5])
+
+
+def test_more_words_than_there_are_is_refused(llm: Path):
+    with pytest.raises(ValueError, match=r"has 5 whole words of one token; 6 are asked for. Type --quantizer.words=5"):
+        artifacts.load_lexicon(str(llm), 6)
+    with pytest.raises(ValueError, match=r"has 0 whole words .* Choose an LLM whose tokens are words"):
+        artifacts.load_lexicon("random:tiny", 2)

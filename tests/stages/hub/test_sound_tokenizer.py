@@ -1,0 +1,136 @@
+"""A trained tokenizer by hand: what it encodes is what the cache holds; batches, streams and saved copies agree."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+from torch import Tensor
+
+from datamodules.store import chunks
+from stages.hub.sound_tokenizer import SoundTokenizer
+
+
+@pytest.fixture(scope="module")
+def run(tones: Path) -> Path:
+    import os
+
+    from stages.cli.main import main
+    from tests.conftest import SMOKE
+
+    before = Path.cwd()
+    os.chdir(tones)
+    try:
+        for name in ("latents", "tokenizer", "cache"):
+            assert main(["run", name, "--experiment=pretrained", *SMOKE]) == 0
+    finally:
+        os.chdir(before)
+    return tones / "runs/pretrained"
+
+
+@pytest.fixture(scope="module")
+def tokenizer(run: Path) -> SoundTokenizer:
+    return SoundTokenizer.from_pretrained(run / "tokenizer")
+
+
+def sound(seconds: float, rate: int = 44100, channels: int = 1, seed: int = 0) -> Tensor:
+    times = torch.arange(int(seconds * rate)) / rate
+    tone = 0.2 * torch.sin(2 * torch.pi * 300 * (1 + seed) * times) * (1 + torch.sin(2 * torch.pi * times))
+    noise = torch.randn(channels, len(times), generator=torch.Generator().manual_seed(seed))
+    return tone + 0.05 * noise
+
+
+def test_it_encodes_to_what_the_cache_holds(run: Path, tokenizer: SoundTokenizer, tones: Path):
+    for cut in chunks.read(run / "cache/chunks")[:6]:
+        path = next((tones / "recordings").glob(Path(cut.recording.sources[0].source).name))
+        waveform, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        assert tokenizer.encode([torch.from_numpy(waveform.T)], rate) == [list(cut.custom["codes"])]
+
+
+def test_an_array_is_as_good_as_a_tensor(tokenizer: SoundTokenizer):
+    wave = sound(1.0)
+    found = tokenizer.encode([wave, wave.numpy(), wave.double().numpy()], 44100)
+    assert found[0] == found[1] == found[2] and all(type(code) is int for code in found[1])
+    with pytest.raises(ValueError, match=r"sound 0 is torch\.int16; a tensor or array of floats"):
+        tokenizer.encode([(3e4 * wave).short().numpy()], 44100)
+    with pytest.raises(ValueError, match="sound 1 is list; a tensor or array of floats"):
+        tokenizer.encode([wave, wave.tolist()], 44100)  # type: ignore[list-item]
+
+
+def test_a_sound_has_its_own_seed_in_a_batch(tokenizer: SoundTokenizer):
+    codes = tokenizer.encode([sound(1.0), sound(2.0)], 44100)
+    together = tokenizer.decode(codes, seed=[3, 4])
+    for one, seed, waveform in zip(codes, (3, 4), together, strict=True):
+        alone, other = (tokenizer.decode([one], seed=number)[0] for number in (seed, 7 - seed))
+        assert (waveform - alone).norm() < 0.02 * alone.norm() < 0.2 * (waveform - other).norm()
+    with pytest.raises(ValueError, match="1 seeds for 2 sounds"):
+        tokenizer.decode(codes, seed=[3])
+
+
+def test_a_batch_gives_what_its_sounds_give_one_by_one(tokenizer: SoundTokenizer):
+    sounds = [
+        sound(seconds, channels=channels, seed=n)
+        for n, (seconds, channels) in enumerate([(0.3, 1), (7.2, 2), (11.0, 1), (2.5, 2)])
+    ]
+    together = tokenizer.encode(sounds, 44100, batch_size=3)
+    assert together == [tokenizer.encode([one], 44100, batch_size=1)[0] for one in sounds]
+    decoded = tokenizer.decode(together, [one.shape[1] for one in sounds], seed=3, batch_size=3)
+    for codes, one, waveform in zip(together, sounds, decoded, strict=True):
+        assert waveform.shape == (1, one.shape[1])
+        alone = tokenizer.decode([codes], [one.shape[1]], seed=3)[0]
+        assert (waveform - alone).norm() < 0.02 * alone.norm()  # Griffin-Lim lets rounding grow
+
+
+@pytest.mark.parametrize("samples", [1, 2048, 2049, 30000, 44100 * 60])
+def test_any_length_comes_back_as_long(tokenizer: SoundTokenizer, samples: int):
+    waveform = sound(samples / 44100 + 0.01)[:, :samples]
+    codes = tokenizer.encode([waveform], 44100)
+    assert tokenizer.decode(codes, [samples], num_steps=1)[0].shape == (1, samples)
+    hop = tokenizer.codec.hop_length
+    assert tokenizer.decode(codes, num_steps=1)[0].shape[1] >= -(-samples // hop) * hop
+    expected = samples / 44100 * tokenizer.token_rate
+    windows = -(-samples // (tokenizer.window_frames * hop))
+    assert abs(len(codes[0]) - expected) <= 1 + windows  # a window rounds up, and holds a whole number of frames
+
+
+@pytest.mark.parametrize("piece", [700, 5000, 44100, 10**7])
+def test_a_stream_gives_what_the_whole_gives_as_early_as_it_is_certain(tokenizer: SoundTokenizer, piece: int):
+    waveform = sound(12.4, seed=4)
+    whole = tokenizer.encode([waveform], 44100)[0]
+    stream, found, delays = tokenizer.stream(), [], []
+    for start in range(0, waveform.shape[1], piece):
+        found += stream.push(waveform[:, start : start + piece])
+        heard = min(start + piece, waveform.shape[1]) / 44100
+        delays.append(heard * tokenizer.token_rate - len(found))
+        assert found == whole[: len(found)]
+    assert found + stream.finish() == whole
+    lookahead = (tokenizer.codec.encoder_context.after + 2) * tokenizer.codec.hop_length / 44100
+    assert max(delays) <= 2 + lookahead * tokenizer.token_rate  # not held back until the end
+    assert stream.finish() == []  # and is as new
+    assert stream.push(waveform[:, :5000]) + stream.finish() == tokenizer.encode([waveform[:, :5000]], 44100)[0]
+
+
+def test_a_saved_copy_is_the_same_without_its_run(tokenizer: SoundTokenizer, run: Path, tmp_path: Path):
+    tokenizer.save_pretrained(tmp_path / "saved")
+    shutil.move(tmp_path / "saved", tmp_path / "elsewhere")
+    copy = SoundTokenizer.from_pretrained(tmp_path / "elsewhere")
+    codes = tokenizer.encode([sound(3.0)], 44100)
+    assert copy.encode([sound(3.0)], 44100) == codes
+    assert torch.equal(copy.decode(codes)[0], tokenizer.decode(codes)[0])
+    assert (copy.bitrate, copy.token_rate) == (tokenizer.bitrate, tokenizer.token_rate)
+
+
+def test_what_is_no_tokenizer_and_no_sound_is_refused(tokenizer: SoundTokenizer, run: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match="a run of the stage cache; one of tokenizer is allowed"):
+        SoundTokenizer.from_pretrained(run / "cache")
+    with pytest.raises(ValueError, match=r"no sound_tokenizer.json"):
+        SoundTokenizer.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"sound 1 has shape \(1, 0\)"):
+        tokenizer.encode([sound(1.0), torch.zeros(1, 0)], 44100)
+    with pytest.raises(ValueError, match="sound 0 has 3 channels"):
+        tokenizer.encode([torch.zeros(3, 100)], 44100)
+    with pytest.raises(ValueError, match="length 0"):
+        tokenizer.decode([[1], []])
+    with pytest.raises(ValueError, match=r"\(1, T\) at 44100 Hz is allowed"):
+        tokenizer.stream().push(torch.zeros(2, 100))
