@@ -12,6 +12,8 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
+from callbacks.errors import TrainingError
+
 
 class NewestCheckpoints(Checkpoint):
     """Saves step-00000120.ckpt every `every_n_steps` optimizer steps, right after the step, and keeps the last `keep`: the old goes after the new is whole."""
@@ -51,7 +53,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Raises ValueError where it cannot be written."""
+        """Raises TrainingError where it cannot be written."""
         path = Path(path)
         part = path.with_name(f".{path.name}.part")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,6 +66,6 @@ class WholeCheckpointIO(TorchCheckpointIO):
         except (OSError, RuntimeError) as error:  # torch's writer turns the one into the other
             part.unlink(missing_ok=True)
             cause = error if isinstance(error, OSError) else error.__context__ or error
-            raise ValueError(
+            raise TrainingError(
                 f"{path} cannot be written ({cause}): is the disk full? The checkpoints before it are whole; make room, and the same command goes on"
             ) from error

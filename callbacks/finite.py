@@ -8,13 +8,14 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from callbacks.errors import TrainingError
 from callbacks.preempted import agreed
 
 
 class Finite(L.Callback):
     """Looks at the gradients of each optimizer step. They are summed over ranks by then, so the ranks agree without asking.
 
-    stop: raises ValueError. skip: that step changes no weight, at most `in_a_row` times one after the other. Each rank appends to not_finite.jsonl:
+    stop: raises TrainingError. skip: that step changes no weight, at most `in_a_row` times one after the other. Each rank appends to not_finite.jsonl:
     step, rank, its losses and the ids of its batches of this step.
     """
 
@@ -59,12 +60,12 @@ class Finite(L.Callback):
         self.row += 1
         where = f"step {trainer.global_step + 1}: loss {', '.join(f'{loss:.4g}' for loss in losses)}, or its gradient, is not finite"
         if self.on_nan == "stop":
-            raise ValueError(
+            raise TrainingError(
                 f"{where}. The batch's ids are in {self.file}. Lower optimizer.learning_rate, look at those recordings, or leave such batches out: "
                 "--limits.on_nan=skip"
             )
         if self.row > self.in_a_row:
-            raise ValueError(
+            raise TrainingError(
                 f"{where}, as {self.row - 1} steps just before it (limits.nan_in_a_row={self.in_a_row}). Ids: {self.file}. This is no odd batch: "
                 "begin again with a lower optimizer.learning_rate"
             )

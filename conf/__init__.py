@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, get_origin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from conf.errors import UsageError
 from conf.laws import check
 from conf.schema import OPERATIONAL, UNITS
 
@@ -43,7 +44,7 @@ def compose(
 
     overrides: "a.b=c"; one that begins with a unit's name is for that unit alone. `shared`: the overrides are meant for several units, so one
     that this unit's schema does not know is passed over (`check_shared` has seen that some unit knows it).
-    Raises ValueError that names the layer, the key and the nearest right name.
+    Raises UsageError that names the layer, the key and the nearest right name.
     """
     schema = OmegaConf.structured(UNITS[unit].schema)
     merged, origins = schema, {}
@@ -52,17 +53,17 @@ def compose(
         try:
             merged = OmegaConf.merge(merged, layer.values)
         except OmegaConfBaseException as error:
-            raise ValueError(f"{layer.origin}: {_first_line(error)}") from None
+            raise UsageError(f"{layer.origin}: {_first_line(error)}") from None
         for key in _leaves(layer.values):
             origins.pop(key, None)  # the last one set stands last: _origin of a section
             origins[key] = layer.origin
     try:
         conf = OmegaConf.to_container(merged, resolve=True, throw_on_missing=complete)
     except OmegaConfBaseException as error:
-        raise ValueError(f"{unit}: {_first_line(error)}. Give it a value in a --conf FILE or as --KEY=VALUE.") from None
+        raise UsageError(f"{unit}: {_first_line(error)}. Give it a value in a --conf FILE or as --KEY=VALUE.") from None
     assert isinstance(conf, dict)
     for key, problem in check(unit, conf):
-        raise ValueError(f"{_origin(origins, key)}: {key}: {problem}")
+        raise UsageError(f"{_origin(origins, key)}: {key}: {problem}")
     return Composed(conf, {key: _origin(origins, key) for key in _leaves(merged)})
 
 
@@ -72,7 +73,7 @@ def presets() -> list[str]:
 
 
 def parse_overrides(words: Sequence[str]) -> list[str]:
-    """`--a.b=c`, `a.b=c` and `--a.b c` -> "a.b=c"; of SLURM also `--slurm.flag` -> "slurm.flag=". Raises ValueError on a word that is none of them."""
+    """`--a.b=c`, `a.b=c` and `--a.b c` -> "a.b=c"; of SLURM also `--slurm.flag` -> "slurm.flag=". Raises UsageError on a word that is none of them."""
     found, words = [], list(words)
     while words:
         word = words.pop(0)
@@ -81,21 +82,21 @@ def parse_overrides(words: Sequence[str]) -> list[str]:
         elif "=" not in word and word.startswith("--slurm."):
             word = f"{word}="
         if not re.match(r"^(--)?[A-Za-z_][\w.-]*=", word):
-            raise ValueError(f"{COMMAND_LINE}: cannot read {word!r}. A configuration key is set as --trainer.devices=8")
+            raise UsageError(f"{COMMAND_LINE}: cannot read {word!r}. A configuration key is set as --trainer.devices=8")
         key, value = word.removeprefix("--").split("=", 1)
         found.append(f"{key.replace('-', '_')}={value}")
     return found
 
 
 def check_shared(units: Iterable[str], overrides: Sequence[str]) -> None:
-    """Raises ValueError where an override is known to none of the units."""
+    """Raises UsageError where an override is known to none of the units."""
     units = list(units)
     for override in overrides:
         key = override.split("=", 1)[0]
         if key.split(".")[0] in UNITS:
             continue
         if not any(_known(unit, key) for unit in units):
-            raise ValueError(f"{COMMAND_LINE}: no stage has a key {key!r}.{_nearest(key, units)}")
+            raise UsageError(f"{COMMAND_LINE}: no stage has a key {key!r}.{_nearest(key, units)}")
 
 
 def _layers(
@@ -104,14 +105,14 @@ def _layers(
     folders = UNITS[unit].folders
     for name in ("base", *presets_):
         if name not in {"base", *presets()}:
-            raise ValueError(f"--preset {name}: no such preset. There are: {', '.join(presets())}")
+            raise UsageError(f"--preset {name}: no such preset. There are: {', '.join(presets())}")
         for folder in folders:
             path = ROOT / folder / f"{name}.yaml"
             if path.is_file():
                 yield _load(path, f"conf/{path.relative_to(ROOT)}")
     for name in files:
         if not Path(name).is_file():
-            raise ValueError(f"--conf {name}: no such file")
+            raise UsageError(f"--conf {name}: no such file")
         layer = _load(Path(name), name)
         sections = {key: layer.values.pop(key) for key in list(layer.values) if key in UNITS}
         if unit != "slurm":  # what a file says outside of a unit's section is for the stages
@@ -132,7 +133,7 @@ def _command_line(unit: str, overrides: Sequence[str], shared: bool) -> Layer:
     try:
         return Layer(COMMAND_LINE, OmegaConf.from_dotlist([_listed(unit, item) for item in mine]))
     except Exception as error:  # a YAML value that does not parse: whatever PyYAML raises
-        raise ValueError(f"{COMMAND_LINE}: {_first_line(error)}") from None
+        raise UsageError(f"{COMMAND_LINE}: {_first_line(error)}") from None
 
 
 def _listed(unit: str, override: str) -> str:
@@ -148,14 +149,14 @@ def _load(path: Path, origin: str) -> Layer:
     try:
         values = OmegaConf.load(path)
     except Exception as error:  # PyYAML's and OmegaConf's errors share no base
-        raise ValueError(f"{origin}: not readable as YAML: {_first_line(error)}") from None
+        raise UsageError(f"{origin}: not readable as YAML: {_first_line(error)}") from None
     if not isinstance(values, DictConfig):
-        raise ValueError(f"{origin}: holds a {type(values).__name__}, a mapping of keys is allowed")
+        raise UsageError(f"{origin}: holds a {type(values).__name__}, a mapping of keys is allowed")
     return Layer(origin, values)
 
 
 def _check_sections(owner: Any, values: DictConfig, origin: str, prefix: str = "") -> None:
-    """Raises ValueError where a section, mapping or list is given as another: OmegaConf's own words name no key."""
+    """Raises UsageError where a section, mapping or list is given as another: OmegaConf's own words name no key."""
     for field in fields(owner):
         if field.name not in values:
             continue
@@ -164,11 +165,11 @@ def _check_sections(owner: Any, values: DictConfig, origin: str, prefix: str = "
         if is_dataclass(field.type):
             if not isinstance(child, DictConfig) or child._is_none():
                 inside = ", ".join(inner.name for inner in fields(field.type))
-                raise ValueError(f"{origin}: {key}: a section is no value, here {child}. Its keys: {inside}")
+                raise UsageError(f"{origin}: {key}: a section is no value, here {child}. Its keys: {inside}")
             _check_sections(field.type, child, origin, f"{key}.")
         elif (kind is list and isinstance(child, DictConfig)) or (kind is dict and not isinstance(child, DictConfig)):
             wanted = "a list, as [a, b]," if kind is list else "a mapping, as {a: b},"
-            raise ValueError(f"{origin}: {key}: {wanted} is allowed, here {child}")
+            raise UsageError(f"{origin}: {key}: {wanted} is allowed, here {child}")
 
 
 def _leaves(node: DictConfig, prefix: str = "") -> Iterable[str]:

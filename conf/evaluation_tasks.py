@@ -6,6 +6,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from conf.errors import UsageError
 from conf.laws import nearest
 from conf.sections.tasks import Task
 
@@ -18,18 +19,18 @@ def names() -> list[str]:
 
 
 def task(name: str) -> dict[str, Any]:
-    """A task's values and its `name`; `name` is of conf/tasks/, or the path of a YAML. Raises ValueError."""
+    """A task's values and its `name`; `name` is of conf/tasks/, or the path of a YAML. Raises UsageError."""
     path = Path(name) if name.endswith((".yaml", ".yml")) else ROOT / f"{name}.yaml"
     if not path.is_file():
-        raise ValueError(f"tasks: no task {name!r}. {nearest(name, names())}, or a YAML file of your own")
+        raise UsageError(f"tasks: no task {name!r}. {nearest(name, names())}, or a YAML file of your own")
     try:
         merged = OmegaConf.merge(OmegaConf.structured(Task), OmegaConf.load(path))
         found = OmegaConf.to_container(merged, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise ValueError(f"{path}: {str(error).splitlines()[0]}") from None
+        raise UsageError(f"{path}: {str(error).splitlines()[0]}") from None
     assert isinstance(found, dict)
     for key, problem in _laws(found):
-        raise ValueError(f"{path}: {key}: {problem}")
+        raise UsageError(f"{path}: {key}: {problem}")
     return {"name": path.stem, **{str(key): value for key, value in found.items()}}
 
 

@@ -19,6 +19,7 @@ from torchaudio.transforms import Resample
 
 from datamodules.corpora.inspect import DURATION_TOLERANCE
 from datamodules.corpora.writer import hold_durations
+from datamodules.errors import DataError
 
 LARGEST_KERNEL = 1 << 20  # entries of a resampling filter; 44099 to 44100 Hz would need 2 x 10^9
 
@@ -42,7 +43,7 @@ def load_windows(
     """`count` windows of a recording from the `first` on, all by default, whatever its rate and length.
 
     Only their part of the file is read, with what the resampling filter reaches of its surroundings; the whole where
-    `readable_in_parts` says no. Raises ValueError as `load_sound` does.
+    `readable_in_parts` says no. Raises DataError as `load_sound` does.
     """
     recording = cut.recording
     rate, length = recording.sampling_rate, recording.num_samples
@@ -107,7 +108,7 @@ def load_sound(
     """A recording, or a part of it from `start` on (both in seconds), as (C, T) at sample_rate; mono stays one channel.
 
     A part is resampled by itself: within a filter's width of its edges it differs from the same part of the whole.
-    Raises ValueError for a recording that cannot be read, holds samples that are not finite, is shorter than its
+    Raises DataError for a recording that cannot be read, holds samples that are not finite, is shorter than its
     manifest says, or has neither one nor two channels nor those of the codec.
     """
     hold_durations()
@@ -140,7 +141,7 @@ def resample(waveform: Tensor, rate: int, new_rate: int) -> Tensor:
 
 
 def _read(path: Path, recording: Any, begin: int, end: int) -> Tensor:
-    """Samples begin to end (C, end - begin) of a file. Raises ValueError where it is not what was prepared."""
+    """Samples begin to end (C, end - begin) of a file. Raises DataError where it is not what was prepared."""
     rounding = round(DURATION_TOLERANCE * recording.sampling_rate)
     try:
         with soundfile.SoundFile(path) as file:
@@ -157,8 +158,8 @@ def _read(path: Path, recording: Any, begin: int, end: int) -> Tensor:
     return torch.nn.functional.pad(sound, (0, missing))
 
 
-def _changed(path: Path | str, recording: Any) -> ValueError:
-    return ValueError(
+def _changed(path: Path | str, recording: Any) -> DataError:
+    return DataError(
         f"{path} cannot be read as the {recording.duration:.2f} s that were prepared: it is gone, broken or another "
         "sound by now. Prepare its corpus again"
     )
@@ -166,7 +167,7 @@ def _changed(path: Path | str, recording: Any) -> ValueError:
 
 def _check_finite(sound: Tensor, path: Path | str) -> None:
     if not sound.isfinite().all():
-        raise ValueError(f"{path}: NaN or infinite samples. Prepare its corpus again")
+        raise DataError(f"{path}: NaN or infinite samples. Prepare its corpus again")
 
 
 def _with_channels(sound: Tensor, channels: int, path: str) -> Tensor:
@@ -175,7 +176,7 @@ def _with_channels(sound: Tensor, channels: int, path: str) -> Tensor:
         return sound
     if channels == 1 and len(sound) == 2:
         return sound.mean(0, keepdim=True)
-    raise ValueError(
+    raise DataError(
         f"{path} has {len(sound)} channels; the codec takes {channels}, and mono and stereo are turned into it"
     )
 

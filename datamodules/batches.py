@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from datamodules.errors import DataError
+
 
 class NumberedBatches:
     """Items in buckets of like length, a bucket's batches of equal size: the numbers of each batch's items. Deterministic in (seed, epoch).
@@ -43,9 +45,9 @@ class NumberedBatches:
         return self.from_batch(0)
 
     def from_batch(self, batch: int) -> Iterator[np.ndarray]:
-        """The epoch's batches from that one on. Raises ValueError for one beyond the epoch's end."""
+        """The epoch's batches from that one on. Raises DataError for one beyond the epoch's end."""
         if batch > len(self):
-            raise ValueError(
+            raise DataError(
                 f"cannot go on at batch {batch} of epoch {self.epoch}: it has {len(self)}. The data changed"
             )
         generator = np.random.default_rng([self.seed, self.epoch])

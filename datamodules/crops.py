@@ -16,6 +16,7 @@ from lhotse.dataset.sampling.base import CutSampler
 from torch import Tensor
 
 from datamodules.audio import load_sound
+from datamodules.errors import DataError
 from datamodules.sampler import ResumableDataModule, fixed_batches, hash_ids
 
 
@@ -92,7 +93,7 @@ class CropDataModule(ResumableDataModule):
         seed: int,
         num_workers: int,
     ) -> None:
-        """Raises ValueError where the training split is empty."""
+        """Raises DataError where the training split is empty."""
         super().__init__(seed=seed, num_workers=num_workers)
         self.batch_size, self.crop_seconds = batch_size, crop_samples / sample_rate
         self.dataset = Crops(roots, sample_rate, channels, crop_samples)
@@ -100,7 +101,7 @@ class CropDataModule(ResumableDataModule):
             [cut for cut in cuts if cut.custom["split"] == split] for split in ("train", "validation")
         )
         if not self.train_cuts:
-            raise ValueError("no recording is in the split 'train'")
+            raise DataError("no recording is in the split 'train'")
 
     def train_sampler(self, rank: int, world: int) -> Any:
         return RandomCrops(

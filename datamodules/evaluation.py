@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import lightning as L
 from torch.utils.data import DataLoader
 
+from datamodules.errors import DataError
 from datamodules.language.conversations import Turn, is_asked
 
 
@@ -76,7 +77,7 @@ def of_task(
     """Up to `count` items (of questions: of each kind) of a task, each under its conditions: the sound, another clip's, none.
 
     Questions with choices also in another order (`shuffled`). prompt: what stands where the task has none and the corpus no question;
-    labels: those of the task. Raises ValueError where no recording of the corpora fits, or one has several labels where one is read.
+    labels: those of the task. Raises DataError where no recording of the corpora fits, or one has several labels where one is read.
     """
     name, corpora = task["name"], task["corpora"]
     mine = [cut for cut in cuts if corpora is None or cut.custom["corpus"] in corpora]
@@ -90,7 +91,7 @@ def of_task(
     chosen = [entry for _, group in sorted(by_kind.items()) for entry in spread(group, count, lambda one: one.id)]
     if not chosen:
         there = ", ".join(sorted({cut.custom["corpus"] for cut in cuts}))
-        raise ValueError(
+        raise DataError(
             f"task {name}: the test split has no {task['ask']} of {', '.join(corpora) if corpora else 'any corpus'}; it has recordings of {there}. "
             "Prepare that corpus, or take the task captions, labels or questions, which are about any"
         )
@@ -133,7 +134,7 @@ def _entries(task: Mapping[str, Any], cut: Any, kinds: Sequence[str], prompt: st
     elif task["ask"] == "labels":
         labels = list(cut.custom.get("labels") or [])
         if len(labels) > 1 and one_label:
-            raise ValueError(
+            raise DataError(
                 f"task {task['name']}: {cut.id} has several labels ({', '.join(labels)}) and one is read; take labels-several"
             )
         asked = [sup.custom["question"] for sup in cut.supervisions if sup.custom.get("kind") in ("class", "labels")]

@@ -21,6 +21,8 @@ from typing import NamedTuple
 import lightning as L
 from torch.utils.data import DataLoader
 
+from datamodules.errors import DataError
+
 Piece = str | list[int]  # text, or the codes of a sound
 CONDITIONS = ("codes", "shuffled_codes", "shuffled_labels")
 EMPTY = "N/A"  # the query without content, that a calibrated score is held against (Zhao et al. 2021, arXiv:2102.09690)
@@ -57,12 +59,12 @@ class Prompt(NamedTuple):
 
 
 def episodes(sounds: Sequence[Sound], ways: int, shots: int, count: int, seed: int) -> list[Episode]:
-    """The answer stands at each place of `labels` equally often, and its class is drawn evenly. Raises ValueError where the sounds are too few."""
+    """The answer stands at each place of `labels` equally often, and its class is drawn evenly. Raises DataError where the sounds are too few."""
     classes: dict[str, list[Sound]] = defaultdict(list)
     for sound in sorted(sounds):
         classes[sound.label].append(sound)
     if len(classes) < ways:
-        raise ValueError(
+        raise DataError(
             f"{ways}-way episodes need {ways} classes, and the recordings have {len(classes)}: {', '.join(classes) or 'none'}"
         )
     left, label, source = min(
@@ -71,7 +73,7 @@ def episodes(sounds: Sequence[Sound], ways: int, shots: int, count: int, seed: i
         for sound in members
     )
     if left < shots:
-        raise ValueError(
+        raise DataError(
             f"{label!r} has {left} recordings beside those of the source {source}; {shots}-shot needs {shots}. "
             + (f"Type --shots=[{left}], or take" if left else "Take")
             + " more recordings, as --splits=[train,validation,test]"

@@ -11,6 +11,7 @@ from lhotse import MonoCut
 from torch import Tensor
 
 from datamodules.batches import NumberedBatches
+from datamodules.errors import DataError
 from datamodules.sampler import ResumableDataModule
 from datamodules.store import chunks
 from datamodules.store.overlap import Ahead
@@ -100,7 +101,7 @@ def _scrambled(values: np.ndarray) -> np.ndarray:
 
 
 class LatentDataModule(ResumableDataModule):
-    """Windows of the splits train and validation, shuffled anew each epoch. Raises ValueError where the training split is empty."""
+    """Windows of the splits train and validation, shuffled anew each epoch. Raises DataError where the training split is empty."""
 
     def __init__(
         self,
@@ -115,12 +116,12 @@ class LatentDataModule(ResumableDataModule):
         super().__init__(seed=seed, num_workers=num_workers)
         self.batch_size, self.dataset = batch_size, Windows(chunks.read(folder), window_frames)
         if not self.dataset.split("train").any():
-            raise ValueError(f"{folder}: no recording is in the split 'train'")
+            raise DataError(f"{folder}: no recording is in the split 'train'")
         epoch = self.dataset.copies(weights)
         self.train_windows = epoch[self.dataset.split("train")[epoch]]
         self.validation_windows = np.flatnonzero(self.dataset.split("validation"))
         if not len(self.train_windows):
-            raise ValueError(f"{folder}: corpus_weights {dict(weights)} leave no training window")
+            raise DataError(f"{folder}: corpus_weights {dict(weights)} leave no training window")
 
     def train_sampler(self, rank: int, world: int) -> NumberedBatches:
         return self._sampler(self.train_windows, rank, world, shuffle=True)

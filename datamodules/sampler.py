@@ -20,6 +20,8 @@ from lhotse.dataset.sampling import SimpleCutSampler
 from lhotse.dataset.sampling.base import CutSampler
 from torch.utils.data import DataLoader, Sampler
 
+from datamodules.errors import DataError
+
 
 class ResumableSampler(Sampler[Any]):
     """Wraps NumberedBatches, or any CutSampler: same order for the same (seed, epoch), and `seek` to a batch of an epoch.
@@ -46,7 +48,7 @@ class ResumableSampler(Sampler[Any]):
 
 
 def enter(batches: Any, skip: int) -> Iterator[Any]:
-    """An epoch's batches without the first `skip`. Raises ValueError where there are fewer."""
+    """An epoch's batches without the first `skip`. Raises DataError where there are fewer."""
     if hasattr(batches, "from_batch"):
         yield from batches.from_batch(skip)
         return
@@ -55,7 +57,7 @@ def enter(batches: Any, skip: int) -> Iterator[Any]:
         try:
             next(rest)
         except StopIteration:
-            raise ValueError(
+            raise DataError(
                 f"cannot go on at batch {skip} of epoch {batches.epoch}: it has {number}. The data changed"
             ) from None
     while True:  # a CutSampler is its own iterator, and begins again where `yield from` asks for one
@@ -117,21 +119,21 @@ class ResumableDataModule(L.LightningDataModule):
         return state | {"fingerprint": self.fingerprint()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises ValueError where the data, the seed or the number of processes is not the checkpoint's."""
+        """Raises DataError where the data, the seed or the number of processes is not the checkpoint's."""
         world = self._ranks()[1]
         if state["world"] != world:
-            raise ValueError(
+            raise DataError(
                 f"the checkpoint was trained by {state['world']} processes and {world} are here: the data would be "
                 f"dealt otherwise. Go on with {state['world']} (trainer.devices times trainer.num_nodes), or begin "
                 "again with --restart"
             )
         if state["seed"] != self.seed:
-            raise ValueError(
+            raise DataError(
                 f"the checkpoint was trained with seed {state['seed']}, and {self.seed} is given. "
                 "Begin again with --restart"
             )
         if state["fingerprint"] != self.fingerprint():
-            raise ValueError("the checkpoint was trained on other data than is here now. Begin again with --restart")
+            raise DataError("the checkpoint was trained on other data than is here now. Begin again with --restart")
         self._position = (state["epoch"], state["batch"])
 
     def _loader(self, sampler: ResumableSampler, rank: int, world: int) -> DataLoader:

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Callback
 
 from callbacks.progress import Line
 from conf import evaluation_tasks
+from conf.errors import UsageError
 from datamodules.evaluation import Asked, EvaluationDataModule, captions, label_names, of_task, questions, texts
 from datamodules.store import chunks
 from models.language.generation import pad_left
@@ -44,7 +45,7 @@ class Evaluate(L.LightningModule):
         self.train_cuts = cuts.of_split("train")
         self.test_cuts = cuts.of_split("test")
         if not self.test_cuts:
-            raise ValueError(
+            raise UsageError(
                 f"evaluate: no recording of {', '.join(conf['data']['corpora'])} is in the split 'test'. Prepare the corpus with a column `split`, "
                 "or with --split_by=COLUMN --test=VALUE"
             )

@@ -14,6 +14,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from callbacks.progress import Line
+from conf.errors import UsageError
 from datamodules.audio import load_sound
 from datamodules.fewshot import Episode, FewShotDataModule, Piece, Sound, disturb, episodes, prompt
 from models.language.likelihood import log_likelihoods, read
@@ -83,7 +84,7 @@ class FewShot(L.LightningModule):
             if cut.custom["split"] in conf["splits"] and len(cut.custom["labels"]) == 1
         }
         if not self.cuts:
-            raise ValueError(
+            raise UsageError(
                 f"fewshot: no recording of {', '.join(conf['data']['corpora'])} in the splits {', '.join(conf['splits'])} has one label. "
                 "Prepare the corpus with a column `label`, or type --splits=[train,test]"
             )
@@ -112,7 +113,7 @@ class FewShot(L.LightningModule):
             wanted = facts["num_codebooks"] * facts["codebook_size"]
             words, _ = whole_words(tokenizer, wanted)
             if len(words) < wanted:
-                raise ValueError(
+                raise UsageError(
                     f"fewshot: {source} has {len(words)} whole words of one token, and the tokenizer has {wanted} codes. Choose an LLM of more words, "
                     "or one that was taught the codes, as --llm=caption"
                 )
@@ -171,7 +172,7 @@ class FewShot(L.LightningModule):
         """The ids of a label where it stands behind `Output:`, with the end of its line: no label is the beginning of another."""
         head, whole = self.writer.ids(["Output:"]), self.writer.ids([f"Output: {label}\n"])
         if whole[: len(head)] != head:
-            raise ValueError(
+            raise UsageError(
                 f"fewshot: the LLM's tokenizer joins 'Output:' and {label!r} in one token. Choose another model.source"
             )
         return whole[len(head) :]
@@ -187,7 +188,7 @@ class FewShot(L.LightningModule):
     def _check_length(self, episode: Episode, tokens: int) -> None:
         most = getattr(self.lm.config.get_text_config(), "max_position_embeddings", None)
         if most is not None and tokens > most:
-            raise ValueError(
+            raise UsageError(
                 f"fewshot: an episode of {episode.shots_per_class} shots has {tokens} tokens, and the LLM reads {most}. "
                 "Type --max_codes=20 (of each sound), or fewer --shots"
             )

@@ -21,6 +21,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from callbacks.progress import Line
+from conf.errors import UsageError
 from datamodules.audio import load_sound
 from datamodules.evaluation import spread
 from datamodules.generation import (
@@ -54,7 +55,7 @@ class Generation(L.LightningModule):
         super().__init__()
         self.conf, self.parents, self.folder = conf, parents, folder
         if conf["probe_recordings"] and importlib.util.find_spec("sklearn") is None:
-            raise ValueError(
+            raise UsageError(
                 "generation: class accuracy needs scikit-learn: pip install scikit-learn, or --probe_recordings=0"
             )
         self.embedder = weights.load_embedder(conf["embedder"]) if conf["embedder"] else None
@@ -64,7 +65,7 @@ class Generation(L.LightningModule):
         train = cuts.of_split("train")
         self.chosen = choose(*map(self._mine, (cuts.of_split("test"), train)), conf["captions"], conf["recordings"])
         if not self.chosen.asked:
-            raise ValueError(
+            raise UsageError(
                 f"generation: no recording of {corpora} in the split 'test' has a caption. Prepare a corpus with the columns `caption` and `split`"
             )
         self.cuts = {cut.id: cut for part in self.chosen for cut in part}

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from conf.errors import UsageError
 from datamodules.language.conversations import Turn
 from datamodules.language.datamodule import Encoded, LanguageBatch, LanguageDataModule
 from datamodules.store import chunks
@@ -187,12 +188,12 @@ def _place(cuts: Stored, folder: Path) -> Path:
 def _same_model(parent: dict[str, Any], conf: dict[str, Any], folder: Path) -> None:
     """What the numbers hang on; dropout and how the layers are computed may differ."""
     if times(parent) != times(conf):
-        raise ValueError(
+        raise UsageError(
             f"{folder} was trained with timestamps {times(parent)}, this stage asks for {times(conf)}. Make them equal."
         )
     free = {"dropout": 0, "attention": None, "activation_checkpointing": False, "compile": False}
     for section in ("model", "lora"):
         if {**parent[section], **free} != {**conf[section], **free}:
-            raise ValueError(
+            raise UsageError(
                 f"{folder} was trained with {section} {parent[section]}, this stage asks for {conf[section]}. Make them equal."
             )

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from safetensors.torch import save_file
 
 from callbacks.progress import Line
+from conf.errors import UsageError
 from datamodules.store import chunks
 from datamodules.store.overlap import Ahead, Behind
 from datamodules.waveforms import AudioBatch, AudioDataModule, Grid, Loaded, Windows, spans
@@ -168,6 +169,6 @@ def _statistics(cuts: list[Any]) -> tuple[torch.Tensor, torch.Tensor, int]:
         array = torch.from_numpy(chunks.load_array(cut).astype("float64"))
         total, squares, count = total + array.sum(0), squares + array.square().sum(0), count + len(array)
     if not count:
-        raise ValueError("latents: no recording is in the split 'train'")
+        raise UsageError("latents: no recording is in the split 'train'")
     mean = total / count
     return mean.float(), (squares / count - mean.square()).clamp(min=1e-10).sqrt().float(), count

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from callbacks.progress import Line
+from conf.errors import UsageError
 from datamodules.latents import collate, windows
 from datamodules.reconstruction import ReconstructionDataModule, SoundBatch, choose
 from datamodules.store import chunks
@@ -58,7 +59,7 @@ class Reconstruct(L.LightningModule):
         self.test_cuts = cuts.of_split("test")
         self.chosen = choose(self.test_cuts, self.facts["window_frames"], conf["clips_per_group"])
         if not self.chosen:
-            raise ValueError(
+            raise UsageError(
                 f"reconstruct: no recording of {', '.join(conf['data']['corpora'])} is in the split 'test'. Prepare the corpus "
                 "with a column `split`, or with --split_by=COLUMN --test=VALUE"
             )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from callbacks.samples import CropSamples
 from callbacks.step_seed import position_seed
+from conf.errors import UsageError
 from datamodules.crops import CropBatch, CropDataModule
 from models.codec import oobleck
 from models.codec.discriminator import Discriminator, adversarial_loss, discriminator_loss, feature_matching_loss
@@ -44,7 +45,7 @@ class Vae(L.LightningModule):
         self.sample_rate, self.channels = self.vae.config.sampling_rate, self.vae.config.audio_channels
         if conf["crop_samples"] % self.vae.hop_length:
             near = max(1, round(conf["crop_samples"] / self.vae.hop_length)) * self.vae.hop_length
-            raise ValueError(
+            raise UsageError(
                 f"crop_samples {conf['crop_samples']} is no multiple of the model's hop {self.vae.hop_length}: "
                 f"--crop_samples={near} is allowed"
             )

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from datamodules.errors import DataError
+
 LISTED = 20
 
 
@@ -42,11 +44,11 @@ def trained(out: Path) -> Counter[str]:
 
 
 def refuse_shared(shared: Sequence[Shared], contamination: str) -> None:
-    """Raises ValueError that lists them where contamination is error."""
+    """Raises DataError that lists them where contamination is error."""
     if shared and contamination == "error":
         rows = [f"  {row.id}: {row.origin}, in the test split of {row.test_of}" for row in shared[:LISTED]]
         rows += [f"  and {len(shared) - LISTED} more"] if len(shared) > LISTED else []
-        raise ValueError(
+        raise DataError(
             f"{len(shared)} training recordings are in a test split:\n"
             + "\n".join(rows)
             + "\n--contamination=drop leaves them out, --contamination=keep trains on them"

@@ -19,6 +19,7 @@ from datamodules.corpora.contamination import lines
 from datamodules.corpora.inspect import LISTED, Bad, Refused
 from datamodules.corpora.turns import SELF, placed, sounds_of
 from datamodules.corpora.writer import Entry, Report, check_name, hold_out, identities, inside, require_any, write
+from datamodules.errors import DataError
 
 KNOWN = ("path", "caption", "label", "question", "answer", "kind", "conversation", "split", "source")
 SPLITS = {
@@ -73,7 +74,7 @@ def prepare(
     column `split`, and train where that says nothing. Where no recording is for validation, `validation_fraction` of
     the training sources, chosen by hash, is; those whose column `split` says train stay. A source is what the column
     `source` says, or the path without its suffix.
-    Raises ValueError for a table that cannot be read so, and for bad recordings unless on_bad is skip.
+    Raises DataError for a table that cannot be read so, and for bad recordings unless on_bad is skip.
     """
     check_name(name)
     rows = _read(root, metadata)
@@ -93,7 +94,7 @@ def prepare(
         if len(refused.bad) <= LISTED:  # the message lists them all: an earlier corpus stays as it is
             raise
         _list_bad(missing, refused.bad)
-        raise ValueError(f"{refused}\nAll of them: {missing}") from None
+        raise DataError(f"{refused}\nAll of them: {missing}") from None
     _list_bad(missing, report.skipped)
     bad = {item.path for item in report.skipped}
     good = [plan for plan in plans if plan.path not in bad]
@@ -134,22 +135,22 @@ def _mistyped(rows: Sequence[Row], split_by: str | None) -> dict[str, str]:
 
 def _read(root: Path, metadata: Path) -> list[Row]:
     if not root.is_dir():
-        raise ValueError(f"{root}: no such folder")
+        raise DataError(f"{root}: no such folder")
     if not any(root.iterdir()):
-        raise ValueError(f"{root}: the folder is empty. It is where the recordings of --metadata lie")
+        raise DataError(f"{root}: the folder is empty. It is where the recordings of --metadata lie")
     if not metadata.is_file():
-        raise ValueError(
+        raise DataError(
             f"--metadata {metadata}: no such file. It is a CSV with the columns {', '.join(KNOWN)}; "
             "only path is required"
         )
     try:
         rows = list(_objects(metadata) if metadata.suffix == ".jsonl" else _table(metadata))
     except UnicodeDecodeError as error:
-        raise ValueError(f"{metadata} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8") from None
+        raise DataError(f"{metadata} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8") from None
     except csv.Error as error:
-        raise ValueError(f"{metadata} cannot be read as CSV: {error}") from None
+        raise DataError(f"{metadata} cannot be read as CSV: {error}") from None
     if not rows:
-        raise ValueError(
+        raise DataError(
             f"{metadata}: no rows. One row a recording, or a caption or question of one, is expected under the header"
         )
     return rows
@@ -162,12 +163,12 @@ def _table(metadata: Path) -> Iterator[Row]:
         _require_path(columns, metadata)
         for column, count in Counter(columns).items():
             if count > 1:
-                raise ValueError(f"{metadata}: the column {column!r} comes {count} times; each may come once")
+                raise DataError(f"{metadata}: the column {column!r} comes {count} times; each may come once")
         for fields in reader:
             if not any(field.strip() for field in fields):
                 continue
             if len(fields) != len(columns):
-                raise ValueError(
+                raise DataError(
                     f"{metadata}, line {reader.line_num}: {len(fields)} fields under {len(columns)} columns. "
                     'A text with a comma in it stands in quotes: "rain, then thunder"'
                 )
@@ -182,9 +183,9 @@ def _objects(metadata: Path) -> Iterator[Row]:
             try:
                 values = json.loads(text)
             except json.JSONDecodeError as error:
-                raise ValueError(f"{metadata}, line {line}: no JSON ({error})") from None
+                raise DataError(f"{metadata}, line {line}: no JSON ({error})") from None
             if not isinstance(values, dict):
-                raise ValueError(
+                raise DataError(
                     f'{metadata}, line {line}: one object a line is expected, as {{"path": "a.wav", "caption": "rain"}}'
                 )
             _require_path(list(values), metadata)
@@ -197,7 +198,7 @@ def _require_path(columns: Sequence[str], metadata: Path) -> None:
     if "path" not in columns:
         joined = len(columns) == 1 and re.search("[;\t]", columns[0])
         hint = ". Separate columns by commas; by tabs in a .tsv" if joined else ""
-        raise ValueError(
+        raise DataError(
             f"{metadata}: no column 'path'. It has {', '.join(columns) or 'none'}; known are {', '.join(KNOWN)}, "
             f"others are kept{hint}"
         )
@@ -217,7 +218,7 @@ def _plan(
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         if bool(row.values.get("question")) != bool(row.values.get("answer")):
-            raise ValueError(
+            raise DataError(
                 f"{metadata}, line {row.line}: a question and its answer go together, here only one of them is given"
             )
         groups[_inside(row, root, metadata)].append(row)
@@ -235,7 +236,7 @@ def _plan(
     if leaks := [
         source for source, splits in places.items() if {"train", "test"} <= splits and "source" in rows[0].values
     ]:
-        raise ValueError(
+        raise DataError(
             f"{metadata}: {len(leaks)} sources are in train and in test, the first {leaks[0]!r}. The column source "
             "says which recordings belong together; rename it if it means something else"
         )
@@ -247,24 +248,24 @@ def _check_split_by(
 ) -> None:
     if split_by is None:
         if test or validation:
-            raise ValueError("--test and --validation are values of a column: say which, as --split_by=fold")
+            raise DataError("--test and --validation are values of a column: say which, as --split_by=fold")
         return
     if split_by not in rows[0].values:
-        raise ValueError(f"{metadata}: no column {split_by!r} to split by. It has {', '.join(rows[0].values)}")
+        raise DataError(f"{metadata}: no column {split_by!r} to split by. It has {', '.join(rows[0].values)}")
     values = {row.values.get(split_by, "") for row in rows}
     shown = ", ".join(sorted(values)[:20]) + (", ..." if len(values) > 20 else "")
     if not test and not validation:
-        raise ValueError(
+        raise DataError(
             f"--split_by={split_by} needs --test=VALUE, --validation=VALUE or both. The column holds {shown}"
         )
     if unknown := [value for value in [*test, *validation] if value not in values]:
-        raise ValueError(f"{metadata}: no row has {split_by} {unknown[0]!r}. The column holds {shown}")
+        raise DataError(f"{metadata}: no row has {split_by} {unknown[0]!r}. The column holds {shown}")
     if both := set(test) & set(validation):
-        raise ValueError(f"{split_by} {both.pop()!r} is in --test and in --validation; one is allowed")
+        raise DataError(f"{split_by} {both.pop()!r} is in --test and in --validation; one is allowed")
 
 
 def _inside(row: Row, root: Path, metadata: Path) -> str:
-    """The row's path relative to the root. Raises ValueError for one that is empty or leaves the root."""
+    """The row's path relative to the root. Raises DataError for one that is empty or leaves the root."""
     return inside(row.values["path"], root, f"{metadata}, line {row.line}")
 
 
@@ -274,14 +275,14 @@ def _split(row: Row, split_by: str | None, test: Sequence[str], validation: Sequ
         return "test" if value in test else "validation" if value in validation else "train"
     value = row.values["split"]
     if value.lower() not in SPLITS:
-        raise ValueError(f"{metadata}, line {row.line}: split {value!r}; allowed are {', '.join(SPLITS)}")
+        raise DataError(f"{metadata}, line {row.line}: split {value!r}; allowed are {', '.join(SPLITS)}")
     return SPLITS[value.lower()]
 
 
 def _one(values: set[str], what: str, path: str, group: list[Row], metadata: Path) -> str:
     if len(values) > 1:
         lines = ", ".join(str(row.line) for row in group[:5])
-        raise ValueError(
+        raise DataError(
             f"{metadata}, lines {lines}: {path} is in the {what} {' and '.join(sorted(values))}; one is allowed"
         )
     return next(iter(values))
@@ -295,7 +296,7 @@ class Told(NamedTuple):
 
 
 def _told(plans: list[Plan], root: Path, metadata: Path) -> dict[str, list[Told]]:
-    """The conversations of each recording, by its id. Raises ValueError."""
+    """The conversations of each recording, by its id. Raises DataError."""
     by_path: dict[str, Plan] = {plan.path: plan for plan in plans}
     found: dict[str, list[Told]] = {plan.id: [] for plan in plans}
     for plan in plans:
@@ -314,7 +315,7 @@ def _require_sounds(told: dict[str, list[Told]], good: set[str], metadata: Path)
     for name in good:
         for line, turns in told[name]:
             if missing := [sound for sound in sounds_of(turns) if sound not in {*good, SELF}]:
-                raise ValueError(
+                raise DataError(
                     f"{metadata}, line {line}: the conversation names {missing[0]}, which cannot be read. Take the row out"
                 )
 

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
+from datamodules.errors import DataError
+
 SILENCE = 1e-4  # peak; -80 dB
 DURATION_TOLERANCE = 0.025  # seconds between what a header declares and what is decoded
 LISTED = 20
@@ -68,7 +70,7 @@ def _header(path: Path) -> Shape | None:
         return None
 
 
-class Refused(ValueError):
+class Refused(DataError):
     def __init__(self, message: str, bad: Sequence[Bad]):
         super().__init__(message)
         self.bad = bad

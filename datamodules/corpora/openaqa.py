@@ -19,6 +19,7 @@ import ijson
 from datamodules.corpora import writer
 from datamodules.corpora.contamination import Shared, lines, prepared_in, read_cuts, refuse_shared, tested
 from datamodules.corpora.inspect import Found
+from datamodules.errors import DataError
 
 PREFIX = re.compile(r"Close[d]?-ended question:\s*")
 CAPTION = re.compile(r"Audio caption\s*:\s*", re.IGNORECASE)
@@ -69,12 +70,12 @@ def prepare(
     """Writes out/cuts.jsonl.gz, a cut for each recording with all that is asked about it, or nothing; and out/missing.jsonl, out/contaminated.jsonl.
 
     corpora: the beginning of a dataset's name -> where its sounds are, corpora beside `out` or CORPUS/SUBSET of one. "Audio caption: " answers become
-    captions. A recording is for validation where its own corpus says so, or by `validation_fraction` and the hash of its origin. Raises ValueError for
+    captions. A recording is for validation where its own corpus says so, or by `validation_fraction` and the hash of its origin. Raises DataError for
     records that are none, and where a sound is missing unless on_bad is skip.
     """
     writer.check_name(name)
     if not file.is_file():
-        raise ValueError(
+        raise DataError(
             f"{file}: no such file. It is one of LTU's, as openaqa_5.6M.json: a JSON list, or JSONL (github.com/YuanGongND/ltu)"
         )
     places = list(dict.fromkeys(place for group in corpora.values() for place in group))
@@ -85,7 +86,7 @@ def prepare(
         if corpus in {place.split("/")[0] for place in places}
     }
     if not roots:
-        raise ValueError(
+        raise DataError(
             f"{out.parent} holds none of {', '.join(places)}: OpenAQA's sounds are theirs. `stage prepare --list` says where they come from"
         )
     tests = tested(out.parent, out)
@@ -105,11 +106,11 @@ def prepare(
             if item.missing
         )
         if not sum(item.found for item in told.values()):
-            raise ValueError(
+            raise DataError(
                 f"{file}: no sound of its records is in {', '.join(roots)} ({counts or 'all were filtered out'})"
             )
         if missing and on_bad == "error":
-            raise ValueError(
+            raise DataError(
                 f"{missing} recordings are in no prepared corpus, of the records of {counts}. All of them: {out / 'missing.jsonl'}\n"
                 "Prepare their corpora, or go on without them: --data.on_bad=skip"
             )
@@ -122,11 +123,11 @@ def prepare(
 
 
 def records(file: Path) -> Iterator[dict[str, str]]:
-    """The records of a JSON list or of JSONL, one at a time. Raises ValueError that names the one that is none."""
+    """The records of a JSON list or of JSONL, one at a time. Raises DataError that names the one that is none."""
     with file.open("rb") as stream:
         begin = stream.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
         if begin not in (b"[", b"{"):
-            raise ValueError(
+            raise DataError(
                 f"{file}: a JSON list of records, or one record a line, is expected, here it begins with {begin!r}"
             )
         stream.seek(3 if stream.seek(0) or stream.read(3) == b"\xef\xbb\xbf" else 0)
@@ -138,20 +139,20 @@ def records(file: Path) -> Iterator[dict[str, str]]:
                 _check(record, f"{file}, record {number}")
                 yield record
         except ijson.JSONError as error:
-            raise ValueError(f"{file}: no JSON after record {number}: {str(error).strip().splitlines()[0]}") from None
+            raise DataError(f"{file}: no JSON after record {number}: {str(error).strip().splitlines()[0]}") from None
 
 
 def _check(record: Any, where: str) -> None:
     if not isinstance(record, dict):
-        raise ValueError(f"{where}: an object with {', '.join(REQUIRED)} is expected, here {str(record)[:60]!r}")
+        raise DataError(f"{where}: an object with {', '.join(REQUIRED)} is expected, here {str(record)[:60]!r}")
     for key in REQUIRED:
         if not isinstance(record.get(key), str) or not record[key].strip():
-            raise ValueError(
+            raise DataError(
                 f"{where}: {key!r} is a text that is not empty, here {record.get(key)!r}; the record has {', '.join(record)}"
             )
     for key in OPTIONAL:
         if not isinstance(record.get(key) or "", str):
-            raise ValueError(f"{where}: {key!r} is a text, here {record[key]!r}")
+            raise DataError(f"{where}: {key!r} is a text, here {record[key]!r}")
 
 
 def _index(db: sqlite3.Connection, folder: Path, roots: Mapping[str, Path], common: Path) -> None:
@@ -300,7 +301,7 @@ def _write(
             seconds, short = seconds + found.seconds, short + (found.seconds < writer.SHORT)
         refuse_shared(shared, contamination)
         if not splits:
-            raise ValueError(
+            raise DataError(
                 f"{name}: all of its {len(shared)} recordings are in a test split; --contamination=keep trains on them"
             )
     report = writer.Report(splits.total(), seconds, {split: splits[split] for split in writer.SPLITS}, [], short)

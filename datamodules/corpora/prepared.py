@@ -9,6 +9,7 @@ from datamodules.corpora.contamination import Shared, lines, refuse_shared, test
 from datamodules.corpora.inspect import Bad, Refused
 from datamodules.corpora.published import corpus
 from datamodules.corpora.published.records import Asked, Files, Options, Record
+from datamodules.errors import DataError
 
 
 class Plan(NamedTuple):
@@ -46,18 +47,18 @@ def prepare(
     """Writes out/cuts.jsonl.gz, or nothing; out/missing.jsonl and out/contaminated.jsonl where there is something to list.
 
     split: for all recordings, whatever their publisher says; None keeps the publisher's. contamination: of training recordings whose
-    origin is in a test split, this corpus' or that of another beside `out`: drop, keep, or error. Raises ValueError.
+    origin is in a test split, this corpus' or that of another beside `out`: drop, keep, or error. Raises DataError.
     """
     writer.check_name(name)
     if not root.is_dir():
-        raise ValueError(
+        raise DataError(
             f"{root}: no such folder. It is where the files of {kind} lie; `stage prepare --list` says which"
         )
     about, read = corpus(kind)
     files = Files(root)
     records = list(read(root, Options(files, fold)))
     if not records:
-        raise ValueError(f"{root}: no recordings. {kind} is expected as `stage prepare --list` says")
+        raise DataError(f"{root}: no recordings. {kind} is expected as `stage prepare --list` says")
     plans, repeated = _plans(records, root, name, kind, split)
     plans = writer.hold_out(plans, validation_fraction)
     plans, contaminated = _clean(plans, out, contamination)
@@ -69,7 +70,7 @@ def prepare(
         report = writer.write(entries, root, out, on_bad, workers, root, known_bad=about.known_bad)
     except Refused as refused:
         list_bad(missing, refused.bad, plans)
-        raise ValueError(f"{refused}\nAll of them: {missing}") from None
+        raise DataError(f"{refused}\nAll of them: {missing}") from None
     list_bad(missing, report.skipped, plans)
     lines(out / "contaminated.jsonl", (row._asdict() for row in contaminated))
     return Prepared(report, repeated, files.several, contaminated)
@@ -95,7 +96,7 @@ def _plans(records: list[Record], root: Path, name: str, kind: str, split: str |
     plans = []
     for path, group in groups.items():
         if (other := next((record for record in group if record.split != group[0].split), None)) and split is None:
-            raise ValueError(
+            raise DataError(
                 f"{other.where}: {path} is in {other.split}, and by {group[0].where} in {group[0].split}; one is allowed"
             )
         source = group[0].origin or f"{kind}:{group[0].clip}"

@@ -10,34 +10,36 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from datamodules.errors import DataError
+
 SELF = "self"
 ROLES = ("user", "assistant")
 
 
 def read_turns(value: Any, where: str) -> list[dict[str, Any]]:
-    """-> [{"role", "content": [str or {"sound": name}, ...]}, ...]: content always a list. Raises ValueError that begins with `where`."""
+    """-> [{"role", "content": [str or {"sound": name}, ...]}, ...]: content always a list. Raises DataError that begins with `where`."""
     if not isinstance(value, list) or not value:
-        raise ValueError(
+        raise DataError(
             f'{where}: a list of turns is expected, as [{{"role": "user", "content": "..."}}, ...], here {str(value)[:60]!r}'
         )
     turns = []
     for number, turn in enumerate(value):
         wanted = ROLES[number % 2]
         if not isinstance(turn, dict) or set(turn) != {"role", "content"}:
-            raise ValueError(f"{where}, turn {number + 1}: role and content are expected, here {str(turn)[:60]!r}")
+            raise DataError(f"{where}, turn {number + 1}: role and content are expected, here {str(turn)[:60]!r}")
         if turn["role"] != wanted:
             hint = ". A system message is set by prompts.system" if turn["role"] == "system" else ""
-            raise ValueError(
+            raise DataError(
                 f"{where}, turn {number + 1}: the role is {turn['role']!r}; {wanted} is expected, user and assistant in turn{hint}"
             )
         content = turn["content"] if isinstance(turn["content"], list) else [turn["content"]]
         if not content or not all(_is_part(part) for part in content):
-            raise ValueError(
+            raise DataError(
                 f'{where}, turn {number + 1}: content is text, or a list of texts and {{"sound": NAME}}, here {str(turn["content"])[:60]!r}'
             )
         turns.append({"role": wanted, "content": content})
     if len(turns) % 2:
-        raise ValueError(f"{where}: it ends with the user; the assistant has the last turn")
+        raise DataError(f"{where}: it ends with the user; the assistant has the last turn")
     return turns
 
 
@@ -59,22 +61,22 @@ def placed(
 ) -> list[dict[str, Any]]:
     """The JSON of a recording's conversation -> its turns, with the ids of the recordings whose paths they name.
 
-    path: what a name is in `table`. Raises ValueError for a sound that the table has no row of, or that is of another split.
+    path: what a name is in `table`. Raises DataError for a sound that the table has no row of, or that is of another split.
     """
     try:
         turns = read_turns(json.loads(text), where)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: no JSON ({error})") from None
+        raise DataError(f"{where}: no JSON ({error})") from None
     for part in (part for turn in turns for part in turn["content"] if isinstance(part, dict)):
         if part["sound"] == SELF:
             continue
         other = table.get(path(part["sound"]))
         if other is None:
-            raise ValueError(
+            raise DataError(
                 f"{where}: the sound {part['sound']!r} has no row of its own; name a path of the table, or {SELF!r}"
             )
         if other.split != own.split:
-            raise ValueError(
+            raise DataError(
                 f"{where}: {own.path} is in the split {own.split} and {other.path} in {other.split}; the sounds of a conversation "
                 "are in one. Give both the same split"
             )

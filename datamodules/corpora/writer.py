@@ -14,6 +14,7 @@ from lhotse import AudioSource, CutSet, Recording, SupervisionSegment
 from lhotse.audio.utils import set_audio_duration_mismatch_tolerance
 
 from datamodules.corpora.inspect import DURATION_TOLERANCE, Bad, Found, inspect, refuse
+from datamodules.errors import DataError
 
 SHORT = 0.1  # seconds
 SPLITS = ("train", "validation", "test")
@@ -63,7 +64,7 @@ def write(
     """Decodes all recordings and writes out/cuts.jsonl.gz, or nothing. An earlier receipt in `out` goes before its cuts do.
 
     check is asked about the ids of the good ones; known_bad are file stems that their publisher ships broken, which are left out without leave.
-    Raises ValueError for bad recordings unless on_bad is skip, and where none is good.
+    Raises DataError for bad recordings unless on_bad is skip, and where none is good.
     """
     found = inspect([root / entry.path for entry in entries], workers)
     pairs = list(zip(entries, found, strict=True))
@@ -72,7 +73,7 @@ def write(
     good = [(entry, item) for entry, item in pairs if item.reason is None]
     check({entry.id for entry, _ in good})
     if not good:
-        raise ValueError(
+        raise DataError(
             f"{metadata}: none of its {len(found)} recordings can be used. The first: {bad[0].path}: {bad[0].reason}"
         )
     with writing(out) as add:
@@ -85,9 +86,9 @@ def write(
 
 
 def check_name(name: str) -> None:
-    """Raises ValueError for a corpus' name that cannot be a folder's and begin ids."""
+    """Raises DataError for a corpus' name that cannot be a folder's and begin ids."""
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", name):
-        raise ValueError(
+        raise DataError(
             f"--name={name}: letters, digits, '_', '.' and '-' are allowed. Give one:   --name={plain(name).lstrip('.')}"
         )
 
@@ -123,23 +124,23 @@ def cut(entry: Entry, item: Found) -> Any:
 
 
 def inside(given: str, root: Path, where: str) -> str:
-    """A path relative to the root, with /. Raises ValueError for one that is empty or leaves the root."""
+    """A path relative to the root, with /. Raises DataError for one that is empty or leaves the root."""
     if not given:
-        raise ValueError(f"{where}: the path is empty")
+        raise DataError(f"{where}: the path is empty")
     path = (
         os.path.relpath(os.path.normpath(given), os.path.abspath(root))
         if os.path.isabs(given)
         else os.path.normpath(given)
     )
     if path.split(os.sep)[0] == "..":
-        raise ValueError(f"{where}: {given!r} lies outside {root}. Paths are relative to it, or inside it")
+        raise DataError(f"{where}: {given!r} lies outside {root}. Paths are relative to it, or inside it")
     return PurePosixPath(*Path(path).parts).as_posix()
 
 
 def require_any(plans: Sequence[Planned], root: Path, metadata: Path) -> None:
-    """Raises ValueError where not one of the recordings is there: then it is the root that is wrong."""
+    """Raises DataError where not one of the recordings is there: then it is the root that is wrong."""
     if not any((root / plan.path).exists() for plan in plans):
-        raise ValueError(
+        raise DataError(
             f"{root} holds none of the {len(plans)} recordings that {metadata} names, the first {plans[0].path!r}. "
             f"Paths are relative to {root}"
         )

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.random import Generator
 
 from datamodules.diagnostic.phrases import Phrases
+from datamodules.errors import DataError
 
 TICKS = 480  # a quarter note
 SCALES = ((0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10))  # major, natural minor
@@ -66,9 +67,9 @@ def play(rng: Generator, sample_rate: int, seconds: float, instrument: str, soun
 
 
 def require_sound_font(path: Path) -> None:
-    """ValueError where it is missing."""
+    """Raises DataError where it is missing."""
     if not path.is_file():
-        raise ValueError(
+        raise DataError(
             f"sound_font: no file {path}. Give a General MIDI .sf2; pretty_midi's wheel holds TimGM6mb.sf2."
         )
 

@@ -23,6 +23,7 @@ import soundfile
 from datamodules.diagnostic.music import require_sound_font
 from datamodules.diagnostic.scene import SPLITS, Scene, mix, plan
 from datamodules.diagnostic.wording import Question, captions, questions
+from datamodules.errors import DataError
 
 CORPUS = "diagnostic"
 
@@ -43,10 +44,10 @@ def render(
 ) -> None:
     """Writes 16-bit stereo FLAC and cuts.jsonl.gz; keeps files that are there. `progress` is told (done, total) scenes.
 
-    Raises ValueError before the first file: no sound font, scenes under 4 s, a sample rate under 16 kHz.
+    Raises DataError before the first file: no sound font, scenes under 4 s, a sample rate under 16 kHz.
     """
     if sample_rate < 16000:
-        raise ValueError(f"sample_rate: {sample_rate} Hz cannot carry a cricket or a bird; type 16000 or more.")
+        raise DataError(f"sample_rate: {sample_rate} Hz cannot carry a cricket or a bird; type 16000 or more.")
     require_sound_font(sound_font)
     numbers = {"train": train_scenes, "validation": validation_scenes, "test": test_scenes}
     splits = [plan(seed, split, numbers[split], scene_seconds, kinds) for split in SPLITS]

@@ -17,6 +17,7 @@ from numpy.random import Generator, SeedSequence, default_rng
 
 from datamodules.diagnostic import effects, music, speech
 from datamodules.diagnostic.phrases import Phrases
+from datamodules.errors import DataError
 
 SPLITS = ("train", "validation", "test")
 GRID = 0.5  # s; answers to "when" are multiples of it
@@ -84,13 +85,13 @@ def plan(seed: int, split: str, scenes: int, scene_seconds: float, only: Sequenc
     only: the kinds of sound to draw from; empty for all.
     """
     if split not in SPLITS:
-        raise ValueError(f"split: {split!r} is not one of {', '.join(SPLITS)}.")
+        raise DataError(f"split: {split!r} is not one of {', '.join(SPLITS)}.")
     if scene_seconds < 4:
-        raise ValueError(f"scene_seconds: {scene_seconds} is too short for four sounds; type 4 or more.")
+        raise DataError(f"scene_seconds: {scene_seconds} is too short for four sounds; type 4 or more.")
     if unknown := sorted(set(only) - set(KINDS)):
-        raise ValueError(f"kinds: {', '.join(unknown)} not among {', '.join(KINDS)}.")
+        raise DataError(f"kinds: {', '.join(unknown)} not among {', '.join(KINDS)}.")
     if 0 < len(set(only)) <= max(COUNTS):
-        raise ValueError(f"kinds: {len(set(only))} given; more than {max(COUNTS)} are allowed, or [] for all.")
+        raise DataError(f"kinds: {len(set(only))} given; more than {max(COUNTS)} are allowed, or [] for all.")
     rng = generator(seed, split, 0, DECKS)
     every = [*effects.KINDS, *music.INSTRUMENTS, *list(speech.VOICES) * VOICE_CARDS]
     cards = [kind for kind in every if not only or kind in only]

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.random import Generator
 
 from datamodules.diagnostic.phrases import Phrases
+from datamodules.errors import DataError
 
 WORDS = ("seven", "zero", "eight", "red", "yellow", "purple", "blue", "tiger", "elephant", "monkey", "fish", "chicken")
 ACCENTS = ("en-us", "en-gb-x-rp")
@@ -83,7 +84,7 @@ def speak(text: str, voice: str, words_per_minute: int, pitch: int, pitch_range:
                 raise RuntimeError(f"eSpeak NG started with {rate}, not {SAMPLE_RATE} Hz; its data: {data}")
             library.espeak_SetSynthCallback(receive)
             if library.espeak_SetVoiceByName(voice.encode()) != 0:
-                raise ValueError(
+                raise DataError(
                     f"eSpeak NG has no voice {voice!r}; a voice is a language, '+' and a variant: 'en-us+f2'."
                 )
             for parameter, value in ((RATE, words_per_minute), (PITCH, pitch), (PITCH_RANGE, pitch_range)):

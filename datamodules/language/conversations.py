@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from datamodules.corpora.turns import SELF, read_turns
+from datamodules.errors import DataError
 
 Segment = str | list[int]  # text, or the codes of a sound
 Turn = tuple[str, list[Segment]]  # ("user" | "assistant", segments); ("text", [running text]) alone
@@ -52,7 +53,7 @@ def conversations(
     """All conversations with sound of one epoch; of the questions those of `kinds`, or all where it is empty. A cut's do not hang on its neighbours.
 
     caption_dropout: share of the text-to-sound items whose caption is empty, for classifier-free guidance (Ho and Salimans 2022,
-    arXiv:2207.12598). sounds: codes by recording, that the cuts' conversations name beside their own. Raises ValueError for one
+    arXiv:2207.12598). sounds: codes by recording, that the cuts' conversations name beside their own. Raises DataError for one
     that is not there. weights: corpus -> what its items' weights in the mixture are multiplied by; 1 for others.
     """
     found: list[Conversation] = []
@@ -100,7 +101,7 @@ def without_caption(template: str) -> str:
 def texts(files: Sequence[str | Path], weight: float) -> list[Conversation]:
     """Items without sound. A file is JSONL: {"text": running text}, or {"messages": [{"role": "user", "content": "..."}, ...]}, one a line.
 
-    Raises ValueError that names the file and the line.
+    Raises DataError that names the file and the line.
     """
     found = []
     for path in map(Path, files):
@@ -113,7 +114,7 @@ def texts(files: Sequence[str | Path], weight: float) -> list[Conversation]:
 
 def check_text_file(path: Path) -> None:
     if not path.is_file():
-        raise ValueError(
+        raise DataError(
             f'text.files: {path}: no such file. It is JSONL, one {{"text": ...}} or {{"messages": [...]}} a line'
         )
 
@@ -151,7 +152,7 @@ def _told(supervision: Any, sounds: Mapping[str, Sequence[int]]) -> list[Turn]:
             elif part["sound"] in sounds:
                 segments.append(list(sounds[part["sound"]]))
             else:
-                raise ValueError(
+                raise DataError(
                     f"{supervision.id}: its conversation names the sound {part['sound']!r}, which this split of the corpora does not "
                     f"have. Prepare the recording too, or write {SELF!r} for the conversation's own"
                 )
@@ -163,19 +164,19 @@ def _text(line: str, where: str) -> list[Turn]:
     try:
         values = json.loads(line)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: no JSON ({error})") from None
+        raise DataError(f"{where}: no JSON ({error})") from None
     keys = {"text", "messages"} & set(values) if isinstance(values, dict) else set()
     if len(keys) != 1:
-        raise ValueError(f"{where}: one of the keys 'text' and 'messages' is expected, here {line[:60]!r}")
+        raise DataError(f"{where}: one of the keys 'text' and 'messages' is expected, here {line[:60]!r}")
     if "messages" in keys:
         turns = read_turns(values["messages"], where)
         if any(not isinstance(part, str) for turn in turns for part in turn["content"]):
-            raise ValueError(
+            raise DataError(
                 f"{where}: a text item holds no sound; conversations with sound belong to a corpus (column conversation)"
             )
         return [(turn["role"], list(turn["content"])) for turn in turns]
     if not isinstance(values["text"], str) or not values["text"].strip():
-        raise ValueError(f"{where}: 'text' is a string that is not empty, here {values['text']!r}")
+        raise DataError(f"{where}: 'text' is a string that is not empty, here {values['text']!r}")
     return [("text", [values["text"]])]
 
 

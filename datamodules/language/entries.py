@@ -31,7 +31,7 @@ class Cuts(Sequence[list[Conversation]]):
 
 
 class Lines(Sequence[list[Conversation]]):
-    """Lines of a JSONL of texts. Raises ValueError where there is no such file."""
+    """Lines of a JSONL of texts. Raises DataError where there is no such file."""
 
     def __init__(self, path: Path, weight: float) -> None:
         check_text_file(path)

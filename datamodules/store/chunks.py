@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from lhotse import CutSet
 
+from datamodules.errors import DataError
 from datamodules.store.stored import Stored, write_cuts
 
 SECONDS_PER_CHUNK = 24 * 3600  # of sound: a chunk's results are held in memory, as latents of 21.5 Hz some 240 MB
@@ -48,7 +49,7 @@ class Chunk(NamedTuple):
 
 def plan(cuts: Iterable[Any], recordings_per_chunk: int) -> list[Chunk]:
     """Cuts in their order, but for those of one recording, which follow its first; `recordings_per_chunk` recordings to a
-    chunk, fewer where they are long. Raises ValueError on an id that comes twice.
+    chunk, fewer where they are long. Raises DataError on an id that comes twice.
 
     The chunk's id is its number and a hash of what it holds, so that a changed corpus never meets an old chunk.
     """
@@ -62,11 +63,11 @@ def plan(cuts: Iterable[Any], recordings_per_chunk: int) -> list[Chunk]:
 
 
 def require_ids(cuts: Iterable[Any]) -> None:
-    """Raises ValueError on an id that comes twice."""
+    """Raises DataError on an id that comes twice."""
     seen: set[str] = set()
     for cut in cuts:
         if cut.id in seen:
-            raise ValueError(
+            raise DataError(
                 f"the cut id {cut.id!r} comes twice in the prepared corpora. "
                 "Prepare one of them again with another --name"
             )
@@ -97,7 +98,7 @@ def _sound(cut: Any) -> Any:
 
 
 def open_cache(folder: Path, chunks: Sequence[Chunk], key: dict[str, Any]) -> None:
-    """Writes the key and the plan, or holds the key against what is there. Raises ValueError that names what differs.
+    """Writes the key and the plan, or holds the key against what is there. Raises DataError that names what differs.
 
     Removes what dead processes left half-written, and chunks that are in no plan any more: their recordings changed
     and are made again.
@@ -110,7 +111,7 @@ def open_cache(folder: Path, chunks: Sequence[Chunk], key: dict[str, Any]) -> No
             f"{name}: {old.get(name)} -> {key.get(name)}" for name in {**old, **key} if old.get(name) != key.get(name)
         ]
         if changed:
-            raise ValueError(f"{folder} was made otherwise ({'; '.join(changed)}). Begin again with --restart")
+            raise DataError(f"{folder} was made otherwise ({'; '.join(changed)}). Begin again with --restart")
     _write(stored, key)
     _write(folder / "plan.json", [{"id": chunk.id, "cuts": [cut.id for cut in chunk.cuts]} for chunk in chunks])
     for part in folder.glob(".tmp-*"):
@@ -143,13 +144,13 @@ class ChunkWriter:
 
     def add_array(self, cut_id: str, array: np.ndarray, std: np.ndarray | None = None) -> None:
         """Appends the latents (F, D) of a recording's next window, and their standard deviation, None where the codec has
-        none; ValueError on values that float16 cannot hold.
+        none; DataError on values that float16 cannot hold.
         """
         for values, kept in ((array, self.arrays), (std, self.stds)):
             if values is None:
                 continue
             if not np.isfinite(values).all() or np.abs(values).max(initial=0) > np.finfo(np.float16).max:
-                raise ValueError(
+                raise DataError(
                     f"{cut_id}: latents are not finite or above {np.finfo(np.float16).max} and do not fit the cache's "
                     "float16"
                 )
@@ -157,7 +158,7 @@ class ChunkWriter:
 
     def finish(self) -> None:
         """Writes and renames; equal results are equal bytes. A chunk that another process finished in the meantime is left
-        as it is. Raises ValueError where the folder cannot be written: nothing of the chunk is left then.
+        as it is. Raises DataError where the folder cannot be written: nothing of the chunk is left then.
         """
         part = self.folder / f".tmp-{self.chunk.id}-{os.getpid()}"
         shutil.rmtree(part, ignore_errors=True)
@@ -169,7 +170,7 @@ class ChunkWriter:
             shutil.rmtree(part, ignore_errors=True)
             if (self.folder / self.chunk.id).is_dir():
                 return
-            raise ValueError(
+            raise DataError(
                 f"{self.folder}: chunk {self.chunk.id} cannot be written: {error.strerror or error}. The finished ones are "
                 "kept: give the folder room and leave to write, and the same command goes on"
             ) from error
@@ -205,17 +206,17 @@ def read(folder: Path) -> Stored:
     """All cuts in plan order, opened and not loaded; those with latents know their files as custom["array"] and, where there is one, ["std"],
     those with codes have them as custom["codes"].
 
-    Raises ValueError where a planned chunk is missing or holds other cuts than planned.
+    Raises DataError where a planned chunk is missing or holds other cuts than planned.
     """
     return Stored(folder, json.loads((folder / "plan.json").read_text()))
 
 
 def read_cuts(path: Path, cure: str) -> list[Any]:
-    """All cuts of a file. Raises ValueError, with what mends it, where it was cut off or is no such file."""
+    """All cuts of a file. Raises DataError, with what mends it, where it was cut off or is no such file."""
     try:
         return list(CutSet.from_file(path))
     except (EOFError, OSError, zlib.error, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is cut off, damaged or no list of cuts ({error}). {cure}") from error
+        raise DataError(f"{path} is cut off, damaged or no list of cuts ({error}). {cure}") from error
 
 
 def load_array(cut: Any) -> np.ndarray:

@@ -16,6 +16,8 @@ from typing import Any, overload
 import numpy as np
 from lhotse.serialization import deserialize_item
 
+from datamodules.errors import DataError
+
 SPLITS = ("train", "validation", "test")
 ROW = np.dtype(
     [
@@ -29,7 +31,7 @@ ROW = np.dtype(
 
 
 class Stored(Sequence[Any]):
-    """Cuts of a cache. `of_split` and slices are views. Raises ValueError where a planned chunk is missing or holds other cuts than planned."""
+    """Cuts of a cache. `of_split` and slices are views. Raises DataError where a planned chunk is missing or holds other cuts than planned."""
 
     def __init__(self, folder: Path, plan: Sequence[Mapping[str, Any]]) -> None:
         self.folder, self.chunks = folder, [planned["id"] for planned in plan]
@@ -168,7 +170,7 @@ def _index(folder: Path, planned: Mapping[str, Any], corpora: list[str]) -> np.n
     """corpora: of the chunks so far; grows by this one's."""
     path = folder / planned["id"]
     if not path.is_dir():
-        raise ValueError(f"{folder} is not whole: chunk {planned['id']} is missing. Run its stage again")
+        raise DataError(f"{folder} is not whole: chunk {planned['id']} is missing. Run its stage again")
     if not (path / "index.json").is_file():
         _upgrade(path)
     try:
@@ -176,15 +178,15 @@ def _index(folder: Path, planned: Mapping[str, Any], corpora: list[str]) -> np.n
         ids, own = about["ids"], about["corpora"]
         size, end = (path / "cuts.jsonl").stat().st_size, about["bytes"]
         if size != end:
-            raise ValueError(f"cuts.jsonl has {size} bytes of {end}")
+            raise DataError(f"cuts.jsonl has {size} bytes of {end}")
     except (OSError, EOFError, ValueError, KeyError) as error:
-        raise ValueError(
+        raise DataError(
             f"{path} is cut off or damaged ({error}). Remove {path} and {folder.parent / 'receipt.json'}, and run its stage again: "
             "it makes that chunk anew"
         ) from error
     wanted = hashlib.sha256(b"".join(cut_id.encode() + b"\0" for cut_id in planned["cuts"]))
     if ids != wanted.hexdigest():
-        raise ValueError(f"{path} holds other recordings than planned. Begin its stage again with --restart")
+        raise DataError(f"{path} holds other recordings than planned. Begin its stage again with --restart")
     corpora += [corpus for corpus in own if corpus not in corpora]
     if own:
         rows["corpus"] = np.array([corpora.index(corpus) for corpus in own], np.int16)[rows["corpus"]]
@@ -195,7 +197,7 @@ def _upgrade(path: Path) -> None:
     """A chunk of an earlier version: compressed cuts, without an index, with their codes or places in `custom`."""
     old = path / "cuts.jsonl.gz"
     if not old.is_file():
-        raise ValueError(f"{path} has no cuts. Begin its stage again with --restart")
+        raise DataError(f"{path} has no cuts. Begin its stage again with --restart")
     with gzip.open(old, "rt", encoding="utf-8") as file:
         cuts = [json.loads(line) for line in file]
     codes, offset, placed = [], 0, []
@@ -214,7 +216,7 @@ def _upgrade(path: Path) -> None:
             part.replace(path / "codes.npy")
         write_cuts(path, placed)
     except OSError as error:
-        raise ValueError(
+        raise DataError(
             f"{path} is of an earlier version, and its index cannot be written ({error}). Make the folder writable, or run its stage again"
         ) from None
 

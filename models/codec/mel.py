@@ -11,6 +11,8 @@ import torchaudio.functional as AF
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.errors import ModelError
+
 SAMPLES_ON_CPU = 1 << 19  # analysed at once: the spectra of more leave the cache, and take 2.7 times as long
 
 
@@ -80,17 +82,17 @@ class MelCodec(nn.Module):
     ) -> None:
         super().__init__()
         if hop_length % mel_hop or mel_hop % 2 or fft_size < 2 * mel_hop or (fft_size - mel_hop) % 2:
-            raise ValueError(
+            raise ModelError(
                 f"hop_length {hop_length}, mel_hop {mel_hop}, fft_size {fft_size}: hop_length must be a multiple of "
                 "mel_hop, both others even, and fft_size at least twice mel_hop, as in 2048, 512, 2048"
             )
         width = mel_bands * (hop_length // mel_hop)
         if latent_dim > width or latent_dim & (latent_dim - 1):
-            raise ValueError(
+            raise ModelError(
                 f"latent_dim {latent_dim}: a power of 2 up to mel_bands * hop_length / mel_hop = {width} is allowed"
             )
         if not 0 <= min_hz < max_hz <= sample_rate / 2:
-            raise ValueError(
+            raise ModelError(
                 f"min_hz {min_hz}, max_hz {max_hz}: they must rise, within 0 to sample_rate / 2 = {sample_rate / 2}"
             )
         self.sample_rate, self.hop_length, self.channels, self.latent_dim = sample_rate, hop_length, 1, latent_dim
@@ -103,7 +105,7 @@ class MelCodec(nn.Module):
             fft_size // 2 + 1, min_hz, max_hz, mel_bands, sample_rate, norm=None, mel_scale="slaney"
         )
         if not filters.any(0).all():
-            raise ValueError(
+            raise ModelError(
                 f"{mel_bands} mel_bands are too many for fft_size {fft_size}: some hold no bin. "
                 "Type fewer bands or a longer fft_size"
             )
@@ -131,12 +133,12 @@ class MelCodec(nn.Module):
 
     @torch.no_grad()
     def fit(self) -> None:
-        """Principal components of everything accumulated. Raises ValueError where that is less than latent_dim frames,
+        """Principal components of everything accumulated. Raises ModelError where that is less than latent_dim frames,
         or all of it is one spectrum.
         """
         count, total, products = self._sums
         if count <= self.latent_dim:
-            raise ValueError(
+            raise ModelError(
                 f"{count} latent frames were accumulated; {self.latent_dim} components need at least "
                 f"{self.latent_dim + 1}: give more sound"
             )
@@ -145,7 +147,7 @@ class MelCodec(nn.Module):
         variances, vectors = variances.flip(0).clamp(min=0), vectors.flip(1).T
         kept, all_variance = variances[: self.latent_dim].sum(), variances.sum()
         if kept < 1e-12:
-            raise ValueError("every accumulated frame has the same spectrum (silence?): there is nothing to fit")
+            raise ModelError("every accumulated frame has the same spectrum (silence?): there is nothing to fit")
         vectors = vectors[: self.latent_dim]
         # an eigenvector's sign is arbitrary: here its largest entry is positive
         largest = vectors.gather(1, vectors.abs().argmax(1, keepdim=True))
@@ -207,16 +209,16 @@ class MelCodec(nn.Module):
 
     def _check_fitted(self) -> None:
         if not self.fitted:
-            raise ValueError(
+            raise ModelError(
                 "the codec is not fitted: accumulate(waveform, num_frames) the training corpus and call fit(), "
                 "or load a fitted state"
             )
 
 
 def check_waveform(waveform: Tensor, channels: int) -> None:
-    """Raises ValueError for another shape than (B, channels, T), T >= 1."""
+    """Raises ModelError for another shape than (B, channels, T), T >= 1."""
     if waveform.dim() != 3 or waveform.shape[1] != channels or not waveform.shape[2]:
-        raise ValueError(f"waveform of shape {tuple(waveform.shape)}; (B, {channels}, T) with T >= 1 is allowed")
+        raise ModelError(f"waveform of shape {tuple(waveform.shape)}; (B, {channels}, T) with T >= 1 is allowed")
 
 
 def pad_to_hop(waveform: Tensor, hop_length: int) -> Tensor:

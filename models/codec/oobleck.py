@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.codec.mel import Context, Posterior, check_waveform, pad_to_hop
+from models.errors import ModelError
 
 
 class Oobleck(nn.Module):
@@ -43,7 +44,7 @@ class Oobleck(nn.Module):
 
     @classmethod
     def from_pretrained(cls, source: str, subfolder: str | None, revision: str | None) -> "Oobleck":
-        """source: a folder, or a hub id. Raises ValueError where it cannot be had."""
+        """source: a folder, or a hub id. Raises ModelError where it cannot be had."""
         return cls(load(source, subfolder, revision))
 
     @torch.no_grad()
@@ -81,11 +82,11 @@ class Oobleck(nn.Module):
 
 
 def load(source: str, subfolder: str | None, revision: str | None) -> Any:
-    """The `diffusers.AutoencoderOobleck` of a folder or a hub id, in float32. Raises ValueError where it cannot be had."""
+    """The `diffusers.AutoencoderOobleck` of a folder or a hub id, in float32. Raises ModelError where it cannot be had."""
     try:
         return _class().from_pretrained(source, subfolder=subfolder, revision=revision, torch_dtype=torch.float32)
     except (OSError, ValueError) as error:
-        raise ValueError(
+        raise ModelError(
             f"no Oobleck VAE at {source!r} (subfolder {subfolder!r}, revision {revision!r}): {error}\n"
             "Allowed: a folder with config.json and weights, or a hub id. Stable Audio Open is gated: accept its "
             "licence at https://huggingface.co/stabilityai/stable-audio-open-1.0, then type `hf auth login`. "
@@ -94,10 +95,10 @@ def load(source: str, subfolder: str | None, revision: str | None) -> Any:
 
 
 def build(**sizes: Any) -> Any:
-    """A `diffusers.AutoencoderOobleck` with random weights. Raises ValueError where its halves do not fit."""
+    """A `diffusers.AutoencoderOobleck` with random weights. Raises ModelError where its halves do not fit."""
     width, latent_dim = sizes["encoder_hidden_size"], sizes["decoder_input_channels"]
     if width != 2 * latent_dim:
-        raise ValueError(
+        raise ModelError(
             f"encoder_hidden_size {width}, decoder_input_channels {latent_dim}: the encoder ends with "
             f"encoder_hidden_size channels, half of them means, so decoder_input_channels={width // 2} is allowed"
         )
@@ -134,5 +135,5 @@ def _class() -> Any:
     try:
         from diffusers import AutoencoderOobleck
     except ImportError as error:
-        raise ValueError("Oobleck needs diffusers: pip install 'make-some-noise[oobleck]'") from error
+        raise ModelError("Oobleck needs diffusers: pip install 'make-some-noise[oobleck]'") from error
     return AutoencoderOobleck

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from models.errors import ModelError
+
 
 class SpectralLoss(nn.Module):
     """Spectral convergence plus mean absolute difference of log magnitudes (natural log, magnitudes above 1e-4), averaged
@@ -15,11 +17,11 @@ class SpectralLoss(nn.Module):
         """sample_rate in Hz; perceptual_weighting: both sounds pass an A-weighting filter first."""
         super().__init__()
         if channels not in (1, 2):
-            raise ValueError(f"{channels} channels; 1 or 2 are allowed")
+            raise ModelError(f"{channels} channels; 1 or 2 are allowed")
         try:
             from auraloss.freq import MultiResolutionSTFTLoss, SumAndDifferenceSTFTLoss
         except ImportError as error:
-            raise ValueError("training a VAE needs auraloss: pip install 'make-some-noise[vae]'") from error
+            raise ModelError("training a VAE needs auraloss: pip install 'make-some-noise[vae]'") from error
         arguments = {
             "fft_sizes": list(fft_sizes), "hop_sizes": [size // 4 for size in fft_sizes],
             "win_lengths": list(fft_sizes), "sample_rate": sample_rate, "perceptual_weighting": perceptual_weighting,

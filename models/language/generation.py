@@ -20,6 +20,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from models.errors import ModelError
 from models.language.vocabulary import Vocabulary
 
 
@@ -50,12 +51,12 @@ def generate(
 
     A text answer holds no sound id. A sound holds nothing else, its levels in turn, one block at least; it is ended
     before max_new_tokens. Batch and padding change nothing beyond rounding, sampled or not. lm: in evaluation mode.
-    Raises ValueError where max_new_tokens holds no sound, and for a sampling that is none.
+    Raises ModelError where max_new_tokens holds no sound, and for a sampling that is none.
     """
     words, rows = vocabulary, len(input_ids)
     input_ids, attention_mask = input_ids.to(lm.device), attention_mask.to(lm.device)
     if allow == "audio" and max_new_tokens < len(words.levels) + 2:
-        raise ValueError(
+        raise ModelError(
             f"max_new_tokens {max_new_tokens}: the shortest sound with its markers has {len(words.levels) + 2}"
         )
     processors = LogitsProcessorList()
@@ -154,11 +155,11 @@ class Drawn(LogitsProcessor):
 
 def _sampled(sampling: Sampling, rows: int) -> list[LogitsProcessor]:
     if sampling.temperature <= 0 or not 0 < sampling.top_p <= 1:
-        raise ValueError(
+        raise ModelError(
             f"temperature {sampling.temperature} and top_p {sampling.top_p}; above 0, and in (0, 1], are allowed"
         )
     if len(sampling.seeds) != rows:
-        raise ValueError(f"{len(sampling.seeds)} seeds for {rows} prompts; one for each is needed")
+        raise ModelError(f"{len(sampling.seeds)} seeds for {rows} prompts; one for each is needed")
     nucleus = [TopPLogitsWarper(sampling.top_p)] if sampling.top_p < 1 else []
     return [TemperatureLogitsWarper(float(sampling.temperature)), *nucleus, Drawn(sampling.seeds)]
 
@@ -166,7 +167,7 @@ def _sampled(sampling: Sampling, rows: int) -> list[LogitsProcessor]:
 def _beside(ids: Tensor, mask: Tensor, guidance: Guidance, pad_id: int) -> tuple[Tensor, Tensor]:
     """Prompts (B, S) and those that ask for nothing (B, S') -> both, left-padded, (2 B, max(S, S')), and their mask."""
     if len(guidance.input_ids) != len(ids):
-        raise ValueError(
+        raise ModelError(
             f"{len(guidance.input_ids)} prompts without a wish for {len(ids)} with one; as many are needed"
         )
     width = max(ids.shape[1], guidance.input_ids.shape[1])

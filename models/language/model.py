@@ -16,6 +16,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
+from models.errors import ModelError
 from models.language.chunked_cross_entropy import Shape, weighted_entropy
 from models.language.generation import Guidance, Sampling, generate
 from models.language.new_tokens import ExtendedEmbedding, ExtendedHead, Initialization, check, new_rows
@@ -54,7 +55,7 @@ class SoundLanguageModel(nn.Module):
 
         seed: of LoRA and of the new rows. activation_checkpointing: training keeps only what enters each layer, and computes it again. compile: the
         layers of training and of `logits`, not of `generate`, by torch.compile.
-        Raises ValueError for a model of another build (embedding, head, logits), found by asking it for a few logits both ways.
+        Raises ModelError for a model of another build (embedding, head, logits), found by asking it for a few logits both ways.
         """
         super().__init__()
         check(model, vocabulary)
@@ -119,7 +120,7 @@ class SoundLanguageModel(nn.Module):
         what it would be in a sequence of its own. The first token of a branch after the first is no label, for its telling position is the shared one.
         Where the kind is PROMPT the label is -100 and the input id counts, with the prompt's weight. Where it is KEPT, the loss is the divergence from what
         the LLM says without LoRA, with the text's weight. The head sees only positions that have a weight, a few hundred at a time, in float32.
-        Raises ValueError where none has one.
+        Raises ModelError where none has one.
         """
         table = torch.zeros(4, device=input_ids.device)
         table[PROMPT], table[TEXT], table[AUDIO], table[KEPT] = prompt_weight, text_weight, audio_weight, text_weight
@@ -128,7 +129,7 @@ class SoundLanguageModel(nn.Module):
         if branches is not None:
             keep &= (branches[:, 1:] == branches[:, :-1]) | (branches[:, :-1] == 0)
         if not keep.any():
-            raise ValueError("no position of this batch has a weight: there is no answer in it, or its weight is 0")
+            raise ModelError("no position of this batch has a weight: there is no answer in it, or its weight is 0")
         hidden = self._hidden(input_ids, attention_mask, positions, branches)[:, :-1][keep]
         targets = torch.where(labels == IGNORED, input_ids, labels)[:, 1:][keep]
         kept, kinds = weights[:, 1:][keep], label_kinds[:, 1:][keep]
@@ -192,7 +193,7 @@ class SoundLanguageModel(nn.Module):
         return {name: parameter.detach() for name, parameter in self.lm.named_parameters() if parameter.requires_grad}
 
     def load_trainable_state(self, state: dict[str, Tensor]) -> None:
-        """Inverse of `trainable_state`. Raises ValueError with what is missing, unexpected or of another shape."""
+        """Inverse of `trainable_state`. Raises ModelError with what is missing, unexpected or of another shape."""
         own = self.trainable_state()
         problems = [f"missing {name}" for name in own if name not in state]
         problems += [f"unexpected {name}" for name in state if name not in own]
@@ -203,7 +204,7 @@ class SoundLanguageModel(nn.Module):
         ]
         if problems:
             more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-            raise ValueError(f"this state is of another model, LoRA rank or codebook: {'; '.join(problems[:5])}{more}")
+            raise ModelError(f"this state is of another model, LoRA rank or codebook: {'; '.join(problems[:5])}{more}")
         for name, tensor in own.items():
             tensor.copy_(state[name])
 
@@ -215,7 +216,7 @@ class SoundLanguageModel(nn.Module):
         if branches is None or not branches.any():
             return self._body(input_ids)
         if not self.shares:
-            raise ValueError(
+            raise ModelError(
                 f"{type(self.lm).__name__} with attention {self.lm.config._attn_implementation} does not keep talks of one "
                 "sequence apart. Set batching.questions_together=1"
             )
@@ -237,7 +238,7 @@ class SoundLanguageModel(nn.Module):
         one, other = ids[:, :4], torch.cat([ids[:, :3], ids[:, 4:]], 1)
         wanted, second = self.lm(input_ids=one).logits, self.logits(other, torch.ones_like(other))[:, 3]
         if not _near(self.logits(one, torch.ones_like(one)), wanted):
-            raise ValueError(
+            raise ModelError(
                 f"{type(self.lm).__name__} changes its logits after the head in a way that the loss does not know. "
                 "Choose another model.source (Llama, Vicuna, Qwen, SmolLM, Gemma)"
             )

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from models.errors import ModelError
 from models.language.vocabulary import Vocabulary
 
 Initialization = Literal["mean", "random", "codebook"]
@@ -74,7 +75,7 @@ def new_rows(
         codes = vocabulary.num_codebooks * vocabulary.codebook_size
         if codebook is None or codebook.shape[:-1].numel() != codes:
             shape = None if codebook is None else tuple(codebook.shape)
-            raise ValueError(
+            raise ModelError(
                 f"initialization codebook needs the vectors of {codes} codes, (K, D) or (Q, K, D); came {shape}"
             )
         vectors = codebook.detach().float().cpu().reshape(codes, -1)
@@ -97,35 +98,35 @@ def smooth_noise(count: int, dim: int, generator: torch.Generator) -> Tensor:
 
 
 def embedding_scale(embedding: nn.Embedding) -> float:
-    """What it multiplies its rows with: 1, or the root of the width, as Gemma. Raises ValueError where it does anything else."""
+    """What it multiplies its rows with: 1, or the root of the width, as Gemma. Raises ModelError where it does anything else."""
     scale = float(getattr(embedding, "scalar_embed_scale", 1.0))
     ids = torch.arange(min(8, embedding.num_embeddings), device=embedding.weight.device)
     with torch.no_grad():
         found, wanted = embedding(ids).float(), scale * embedding.weight[ids].float()
     if not torch.allclose(found, wanted, rtol=2e-2, atol=1e-6):  # the scale itself may be rounded to bfloat16
-        raise ValueError(
+        raise ModelError(
             f"{type(embedding).__name__} is more than a table of rows and a scale. Choose another model.source (Llama, Qwen, SmolLM)"
         )
     return scale
 
 
 def check(model: PreTrainedModel, vocabulary: Vocabulary) -> None:
-    """Raises ValueError for a model that new rows and LoRA do not fit."""
+    """Raises ModelError for a model that new rows and LoRA do not fit."""
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     name = type(model).__name__
     if not isinstance(embedding, nn.Embedding) or type(head) is not nn.Linear:
-        raise ValueError(
+        raise ModelError(
             f"{name} embeds with {type(embedding).__name__} and ends with {type(head).__name__}; allowed: nn.Embedding "
             "and nn.Linear. Choose another model.source (Llama, Vicuna, Qwen, SmolLM)"
         )
     if embedding.weight.shape[1] != head.weight.shape[1]:
-        raise ValueError(
+        raise ModelError(
             f"{name} embeds in {embedding.weight.shape[1]} dimensions and its head reads {head.weight.shape[1]}: "
             "there is a projection between them, which is not supported. Choose another model.source (Llama, Qwen, SmolLM)"
         )
     for part, rows in (("embedding", len(embedding.weight)), ("head", len(head.weight))):
         if rows < vocabulary.text_size:
-            raise ValueError(
+            raise ModelError(
                 f"{name} has {rows} rows in its {part} and the tokenizer ids up to {vocabulary.text_size - 1}: "
                 "they do not belong together"
             )

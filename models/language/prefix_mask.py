@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from models.errors import ModelError
+
 
 def attention_masks(
     model: PreTrainedModel, branches: Tensor, positions: Tensor, attention_mask: Tensor
@@ -14,7 +16,7 @@ def attention_masks(
     """All (B, S) -> (B, 1, S, S), query by key: bool for SDPA, 0 or the lowest number to add for eager attention.
 
     A model whose layers differ (some see a window only) gets one of each kind, by the names of its `layer_types`. positions: in each talk, from
-    which a window is measured. Raises ValueError for layers that are no attention, or that see chunks.
+    which a window is measured. Raises ModelError for layers that are no attention, or that see chunks.
     """
     config = model.config.get_text_config()
     whole = branch_mask(branches, attention_mask)
@@ -23,7 +25,7 @@ def attention_masks(
     found = {"full_attention": whole, "sliding_attention": near}
     kinds = set(getattr(config, "layer_types", None) or [])
     if strange := kinds - set(found):
-        raise ValueError(f"{type(model).__name__} has layers of {', '.join(sorted(strange))}, which see no mask")
+        raise ModelError(f"{type(model).__name__} has layers of {', '.join(sorted(strange))}, which see no mask")
     if config._attn_implementation == "eager":
         lowest = torch.finfo(model.dtype).min
         found = {

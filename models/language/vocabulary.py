@@ -27,6 +27,8 @@ from jinja2 import TemplateError
 from torch import Tensor
 from transformers import AddedToken, PreTrainedTokenizerBase
 
+from models.errors import ModelError
+
 PROMPT, TEXT, AUDIO, KEPT = (
     0,
     1,
@@ -82,7 +84,7 @@ class Vocabulary:
 
         max_seconds, step: times from 0 to max_seconds (s), a token each, `step` (s) apart; None: no times.
 
-        Raises ValueError for a tokenizer without the template, or whose template does not end a turn.
+        Raises ModelError for a tokenizer without the template, or whose template does not end a turn.
         """
         self.template_options = dict(template_options)
         self.tokenizer, self.prompt_format, self.system = tokenizer, prompt_format, system
@@ -110,7 +112,7 @@ class Vocabulary:
         probe = self.render([Turn("user", ["a"]), Turn("assistant", ["b"])])
         ending = next(label for label in reversed(probe.labels) if label != IGNORED)
         if ending not in (*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder):
-            raise ValueError(
+            raise ModelError(
                 "the chat template ends no answer with a special token, so no answer would end. Set prompts.format=ltu"
             )
         self.stop_ids = sorted({ending} | ({tokenizer.eos_token_id} - {None}))
@@ -144,11 +146,11 @@ class Vocabulary:
         return (ids >= self.text_size) & (ids < self.first_time_id)
 
     def sound_ids(self, codes: Sequence[int]) -> list[int]:
-        """Flat codes, block after block -> start, codes, end. Inverse: `codes`. Raises ValueError."""
+        """Flat codes, block after block -> start, codes, end. Inverse: `codes`. Raises ModelError."""
         self._check_blocks(codes)
         wrong = [code for code in codes if not 0 <= code < self.codebook_size]
         if wrong:
-            raise ValueError(f"code {wrong[0]} is outside the codebook of {self.codebook_size}")
+            raise ModelError(f"code {wrong[0]} is outside the codebook of {self.codebook_size}")
         ids = [
             self.first_code_id + self.levels[n % len(self.levels)] * self.codebook_size + int(code)
             for n, code in enumerate(codes)
@@ -156,9 +158,9 @@ class Vocabulary:
         return [self.start_id, *ids, self.end_id]
 
     def codes(self, ids: Sequence[int]) -> list[int]:
-        """start, codes, end -> flat codes. Raises ValueError for a missing marker, no code, or levels out of turn."""
+        """start, codes, end -> flat codes. Raises ModelError for a missing marker, no code, or levels out of turn."""
         if len(ids) < 2 or ids[0] != self.start_id or ids[-1] != self.end_id:
-            raise ValueError(
+            raise ModelError(
                 f"a sound begins with {self.start_id} and ends with {self.end_id}; "
                 f"here {list(ids[:1])} and {list(ids[-1:])}"
             )
@@ -167,30 +169,30 @@ class Vocabulary:
             level, code = divmod(int(token) - self.first_code_id, self.codebook_size)
             wanted = self.levels[n % len(self.levels)]
             if level != wanted:
-                raise ValueError(f"id {token} at position {n + 1} of the sound is no code of level {wanted}")
+                raise ModelError(f"id {token} at position {n + 1} of the sound is no code of level {wanted}")
             found.append(code)
         self._check_blocks(found)
         return found
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The words of text ids, times as `<|1.20|>`. Raises ValueError for a sound among them."""
+        """The words of text ids, times as `<|1.20|>`. Raises ModelError for a sound among them."""
         sound = [token for token in ids if self.text_size <= token < self.first_time_id]
         if sound:
-            raise ValueError(f"id {sound[0]} is sound, not text; text ids are below {self.text_size}")
+            raise ModelError(f"id {sound[0]} is sound, not text; text ids are below {self.text_size}")
         return self._reader.decode(
             [self._reader_ids.get(token, token) for token in ids], skip_special_tokens=True
         ).strip()
 
     def time(self, seconds: float) -> str:
-        """1.23 -> `<|1.20|>`: the nearest time, for the text of a caption or an answer. Raises ValueError beyond the last, or where times are off."""
+        """1.23 -> `<|1.20|>`: the nearest time, for the text of a caption or an answer. Raises ModelError beyond the last, or where times are off."""
         if self.max_seconds is None:
-            raise ValueError(
+            raise ModelError(
                 f"the text holds the time {_time(seconds)} and times are off. Turn them on, as --timestamps.max_seconds=10, "
                 "or take it out of the text"
             )
         number = round(seconds / self.step)
         if number >= self.num_times:
-            raise ValueError(
+            raise ModelError(
                 f"the time {_time(seconds)} lies beyond the last one, {_time(self.max_seconds)}. "
                 f"Type --timestamps.max_seconds={seconds:g} or more, or cut the sound"
             )
@@ -209,7 +211,7 @@ class Vocabulary:
         """A conversation in ids: what the template writes, with a sound's ids in its place.
 
         The assistant's turns are labelled, to their end of turn. generate=True adds the head of an answer; these ids
-        begin those of the same conversation with an answer. Raises ValueError for turns that the template refuses.
+        begin those of the same conversation with an answer. Raises ModelError for turns that the template refuses.
         """
         return self.render_all([turns], generate)[0]
 
@@ -252,7 +254,7 @@ class Vocabulary:
     def _written(self, turn: Turn) -> str:
         for segment in turn.segments:
             if isinstance(segment, str) and SOUND in segment:
-                raise ValueError(f"the text {segment!r} holds {SOUND}, which stands for a sound")
+                raise ModelError(f"the text {segment!r} holds {SOUND}, which stands for a sound")
         return "".join(self._timed(segment) if isinstance(segment, str) else SOUND for segment in turn.segments)
 
     def _chat(self, turns: Sequence[Turn], generate: bool) -> Rendered:
@@ -267,7 +269,7 @@ class Vocabulary:
                 whole = text if last else self._template(messages[: n + 1], False)
                 whole = whole.rstrip()  # what follows the end of turn is the next turn's
                 if not (whole.startswith(head) and text.startswith(whole)):
-                    raise ValueError(
+                    raise ModelError(
                         "the chat template rewrites earlier turns (one for thoughts, as Qwen 3's, does). Ask one question at a "
                         "time, choose a model.source that does not think (Qwen3-4B-Instruct-2507), or set prompts.format=ltu"
                     )
@@ -293,32 +295,32 @@ class Vocabulary:
             )
         except TemplateError as error:
             roles = ", ".join(message["role"] for message in messages)
-            raise ValueError(
+            raise ModelError(
                 f"the chat template refuses the turns {roles}: {error}. "
                 "Set prompts.system=null if it takes no system message, or prompts.format=ltu"
             ) from error
 
     def _check_blocks(self, codes: Sequence[int]) -> None:
         if len(codes) % len(self.levels):
-            raise ValueError(
+            raise ModelError(
                 f"{len(codes)} codes are no whole number of blocks of {len(self.levels)}, levels {list(self.levels)}"
             )
 
     def _check_template(self) -> None:
         if not self.tokenizer.is_fast:
-            raise ValueError(
+            raise ModelError(
                 f"{type(self.tokenizer).__name__} gives no offsets. Choose a model.source that has a tokenizer.json"
             )
         if SOUND in self.tokenizer.get_vocab():
-            raise ValueError(
+            raise ModelError(
                 f"the tokenizer has a token {SOUND}, which stands for a sound here. Choose another model.source"
             )
         if self.prompt_format == "chat" and not self.tokenizer.chat_template:
-            raise ValueError(
+            raise ModelError(
                 "the tokenizer has no chat template (a base model?). Choose a chat model, or set prompts.format=ltu"
             )
         if self.prompt_format == "ltu" and self.tokenizer.eos_token is None:
-            raise ValueError("the tokenizer has no end-of-text token, which prompts.format=ltu ends an answer with")
+            raise ModelError("the tokenizer has no end-of-text token, which prompts.format=ltu ends an answer with")
 
     @staticmethod
     def _sounds(turns: Sequence[Turn]) -> Iterator[Sequence[int]]:

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from models.errors import ModelError
+
 
 class Perplexity(NamedTuple):
     tokens: int  # told: all but the first
@@ -18,10 +20,10 @@ def perplexity(logits: Callable[[Tensor], Tensor], input_ids: Tensor, is_text: T
     """exp of the mean cross-entropy in nats of each token, given those before it.
 
     logits: ids (1, S) -> (1, S, V); input_ids (S), of text; is_text (V) bool. Laws: 1 <= text <= whole; V where all logits
-    are equal. Raises ValueError for fewer than two ids, or an id that is no text.
+    are equal. Raises ModelError for fewer than two ids, or an id that is no text.
     """
     if len(input_ids) < 2 or not is_text[input_ids].all():
-        raise ValueError(
+        raise ModelError(
             f"perplexity is of two text ids or more and of nothing else; here {len(input_ids)} ids, {int((~is_text[input_ids]).sum())} no text"
         )
     scores = logits(input_ids[None])[0, :-1].float()

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from models.errors import ModelError
+
 
 def linear_probe(
     features: Tensor, labels: Sequence[str], test_features: Tensor, test_labels: Sequence[str], penalty: float = 0.1
 ) -> float:
     """Accuracy on the test set of a logistic regression trained on the other; features (M, E) are standardised by the
-    training set. penalty: weight of the squared norm (scikit-learn's 1 / C). Raises ValueError without scikit-learn.
+    training set. penalty: weight of the squared norm (scikit-learn's 1 / C). Raises ModelError without scikit-learn.
     """
     found = probed(features, labels, test_features, penalty)
     return sum(one == label for one, label in zip(found, test_labels, strict=True)) / len(found)
@@ -22,7 +24,7 @@ def probed(features: Tensor, labels: Sequence[str], test_features: Tensor, penal
     try:
         from sklearn.linear_model import LogisticRegression
     except ImportError as error:
-        raise ValueError("the linear probe needs scikit-learn: pip install scikit-learn, or --probe=false") from error
+        raise ModelError("the linear probe needs scikit-learn: pip install scikit-learn, or --probe=false") from error
     mean, std = features.mean(0), features.std(0, correction=0).clamp(min=1e-6)
     model = LogisticRegression(C=1 / penalty, max_iter=2000)
     model.fit(((features - mean) / std).numpy(), list(labels))

@@ -13,6 +13,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio
 
+from models.errors import ModelError
+
 SILENCE = 1e-8  # mean square
 NAMES = ("si_sdr", "pesq", "stoi")
 PESQ_SECONDS, STOI_SECONDS = 0.25, 0.5  # below, PESQ raises; STOI has fewer than its 30 frames and says 1e-5
@@ -28,9 +30,9 @@ class SignalScore:
     """One of NAMES over many sounds: `update` each, then `compute`."""
 
     def __init__(self, name: str, sample_rate: int) -> None:
-        """Raises ValueError for another name."""
+        """Raises ModelError for another name."""
         if name not in NAMES:
-            raise ValueError(f"no signal metric {name!r}; {', '.join(NAMES)} are allowed")
+            raise ModelError(f"no signal metric {name!r}; {', '.join(NAMES)} are allowed")
         self.name, self.sample_rate = name, sample_rate
         self.scores: list[float] = []
         self.excluded: Counter[str] = Counter()
@@ -38,10 +40,10 @@ class SignalScore:
     def update(self, decoded: Tensor, waveform: Tensor) -> None:
         """decoded, waveform (C, T) of one length; channels are averaged. A mean that is not 0 is taken away before SI-SDR.
 
-        Raises ValueError for two lengths: cutting one would hide a delay.
+        Raises ModelError for two lengths: cutting one would hide a delay.
         """
         if decoded.shape[-1] != waveform.shape[-1]:
-            raise ValueError(
+            raise ModelError(
                 f"{self.name}: {decoded.shape[-1]} samples against {waveform.shape[-1]}; give both the same length"
             )
         made, true = decoded.mean(0).double(), waveform.mean(0).double()

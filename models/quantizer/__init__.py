@@ -11,6 +11,7 @@ lexical     an LLM's words through one learned matrix               gradients   
 from collections.abc import Sequence
 from typing import Literal
 
+from models.errors import ModelError
 from models.quantizer.distributed import gather
 from models.quantizer.fsq import FSQ
 from models.quantizer.interface import Quantized, Quantizer
@@ -60,7 +61,7 @@ def build(
         )  # fmt: skip
 
     if variational != "none" and kind not in ("vq", "residual"):
-        raise ValueError(f"variational {variational} is of the kinds vq and residual, here {kind}. Set it to none")
+        raise ModelError(f"variational {variational} is of the kinds vq and residual, here {kind}. Set it to none")
     match kind:
         case "vq":
             return book(seed)
@@ -72,6 +73,6 @@ def build(
             return ResidualQuantizer([book(seed + level) for level in range(len(strides))], strides)
         case "lexical":
             if lexicon is None:
-                raise ValueError(f"kind lexical needs its lexicon: {words} words of words_from ({words_from})")
+                raise ModelError(f"kind lexical needs its lexicon: {words} words of words_from ({words_from})")
             return LexicalQuantizer(dim, code_dim, commitment_weight, lexicon)
-    raise ValueError(f"kind {kind!r}; vq, simvq, fsq, residual and lexical are allowed")
+    raise ModelError(f"kind {kind!r}; vq, simvq, fsq, residual and lexical are allowed")

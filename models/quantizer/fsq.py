@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from models.errors import ModelError
 from models.quantizer.interface import Quantized, Quantizer, straight_through, without_padding
 
 
@@ -23,7 +24,7 @@ class FSQ(Quantizer):
     def __init__(self, dim: int, levels: list[int]) -> None:
         """levels: how many values each dimension has, as 8, 5, 5, 5, 8 for 8000 codes."""
         if not levels or min(levels) < 2 or max(levels) > 1000:
-            raise ValueError(f"levels {list(levels)}; one dimension or more of 2 to 1000 values each is allowed")
+            raise ModelError(f"levels {list(levels)}; one dimension or more of 2 to 1000 values each is allowed")
         super().__init__(dim, math.prod(levels))
         self.ready = True
         self.project_in, self.project_out = nn.Linear(dim, len(levels)), nn.Linear(len(levels), dim)

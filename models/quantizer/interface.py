@@ -6,6 +6,8 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from models.errors import ModelError
+
 Count = TypeVar("Count", int, Tensor)
 
 
@@ -44,7 +46,7 @@ class Quantizer(nn.Module):
 
     def decode(self, codes: Tensor) -> Tensor:
         """codes (B, S) -> (B, S / codes a block x block, D): what `forward` gave with them in evaluation mode. Raises
-        ValueError for a code that is not in the book, or part of a block.
+        ModelError for a code that is not in the book, or part of a block.
         """
         raise NotImplementedError
 
@@ -69,12 +71,12 @@ class Quantizer(nn.Module):
     def _check(self, codes: Tensor) -> None:
         low, high = (int(codes.min()), int(codes.max())) if codes.numel() else (0, 0)
         if low < 0 or high >= self.codebook_size:
-            raise ValueError(
+            raise ModelError(
                 f"codes from {low} to {high}; 0 to {self.codebook_size - 1} are allowed. "
                 "Were they made by another tokenizer?"
             )
         if codes.shape[1] % len(self.levels):
-            raise ValueError(
+            raise ModelError(
                 f"{codes.shape[1]} codes; a multiple of {len(self.levels)} is allowed: a block of {self.block} tokens "
                 f"has the levels {list(self.levels)}"
             )

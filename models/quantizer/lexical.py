@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.errors import ModelError
 from models.quantizer.interface import Quantized, Quantizer, straight_through, without_padding
 from models.quantizer.search import nearest
 from models.quantizer.simvq import two_sided
@@ -30,10 +31,10 @@ class LexicalQuantizer(Quantizer):
     embeddings: Tensor  # (K, E) frozen
 
     def __init__(self, dim: int, code_dim: int, commitment_weight: float, lexicon: Lexicon) -> None:
-        """Raises ValueError where words and embeddings are not one each, or a word comes twice."""
+        """Raises ModelError where words and embeddings are not one each, or a word comes twice."""
         words, embeddings = lexicon
         if len(words) != len(embeddings) or len(set(words)) != len(words) or not words:
-            raise ValueError(
+            raise ModelError(
                 f"{len(words)} words, {len(set(words))} of them different, and {len(embeddings)} embeddings; "
                 "one embedding for each word is allowed"
             )
@@ -68,10 +69,10 @@ class LexicalQuantizer(Quantizer):
         return [" ".join(self.words[code] for code in row) for row in codes.tolist()]
 
     def codes(self, text: str) -> list[int]:
-        """Raises ValueError for a word that is no code."""
+        """Raises ModelError for a word that is no code."""
         unknown = [word for word in text.split() if word not in self.index]
         if unknown:
-            raise ValueError(f"{unknown[0]!r} is none of the {len(self.words)} words of this tokenizer")
+            raise ModelError(f"{unknown[0]!r} is none of the {len(self.words)} words of this tokenizer")
         return [self.index[word] for word in text.split()]
 
     @property

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.errors import ModelError
 from models.quantizer.interface import Quantized, Quantizer, masked_mean, without_padding
 from models.quantizer.vq import VectorQuantizer
 
@@ -28,13 +29,13 @@ class ResidualQuantizer(Quantizer):
 
     def __init__(self, books: Sequence[VectorQuantizer], strides: Sequence[int]) -> None:
         """books: of one dim and codebook_size, a seed each; strides: tokens a code, the coarsest first. Raises
-        ValueError where a stride does not divide the one before it.
+        ModelError where a stride does not divide the one before it.
         """
         if not strides or len(books) != len(strides) or min(strides) < 1:
-            raise ValueError(f"strides {list(strides)} for {len(books)} books; one of at least 1 for each is allowed")
+            raise ModelError(f"strides {list(strides)} for {len(books)} books; one of at least 1 for each is allowed")
         for coarse, fine in pairwise(strides):
             if coarse % fine:
-                raise ValueError(f"strides {list(strides)}: {fine} does not divide {coarse}, the one before it")
+                raise ModelError(f"strides {list(strides)}: {fine} does not divide {coarse}, the one before it")
         block = strides[0]
         levels = tuple(level for level, stride in enumerate(strides) for _ in range(block // stride))
         super().__init__(books[0].dim, books[0].codebook_size, levels, block)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.errors import ModelError
 from models.quantizer import variational as posterior
 from models.quantizer.distributed import add_up, agree, gather, rank
 from models.quantizer.interface import Quantized, Quantizer, masked_mean, straight_through, without_padding
@@ -58,20 +59,20 @@ class VectorQuantizer(Quantizer):
         """
         super().__init__(dim, codebook_size)
         if reservoir_size < codebook_size:
-            raise ValueError(
+            raise ModelError(
                 f"reservoir_size {reservoir_size} is below codebook_size {codebook_size}: "
                 "k-means needs a vector a code, better 20"
             )
         if code_dim < 2:
-            raise ValueError(f"code_dim {code_dim}; at least 2 is allowed: codes are directions")
+            raise ModelError(f"code_dim {code_dim}; at least 2 is allowed: codes are directions")
         if revive_every < 1:
-            raise ValueError(
+            raise ModelError(
                 f"revive_every {revive_every}; at least 1 is allowed. To revive nothing, set revive_until to 0"
             )
         if variational not in ("none", "gumbel", "gaussian"):
-            raise ValueError(f"variational {variational!r}; none, gumbel and gaussian are allowed")
+            raise ModelError(f"variational {variational!r}; none, gumbel and gaussian are allowed")
         if temperature <= 0:
-            raise ValueError(f"temperature {temperature}; above 0 is allowed")
+            raise ModelError(f"temperature {temperature}; above 0 is allowed")
         self.code_dim = code_dim
         self.decay, self.commitment_weight = decay, commitment_weight
         self.kmeans_iterations, self.reservoir_size = kmeans_iterations, reservoir_size

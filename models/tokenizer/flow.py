@@ -11,6 +11,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from models.errors import ModelError
+
 Solver = Literal["euler", "midpoint", "heun"]
 
 
@@ -60,9 +62,9 @@ def sample(velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, num_step
     step) or the second (midpoint and heun, two evaluations a step).
     """
     if num_steps < 1:
-        raise ValueError(f"num_steps {num_steps}; at least 1 is allowed")
+        raise ModelError(f"num_steps {num_steps}; at least 1 is allowed")
     if solver not in ("euler", "midpoint", "heun"):
-        raise ValueError(f"solver {solver!r}; euler, midpoint and heun are allowed")
+        raise ModelError(f"solver {solver!r}; euler, midpoint and heun are allowed")
     x, step = noise, 1 / num_steps
     times = torch.linspace(0, 1, num_steps + 1, device=noise.device, dtype=noise.dtype)
     for index in range(num_steps):

@@ -5,6 +5,8 @@ from typing import TypeVar
 
 from torch import Tensor
 
+from models.errors import ModelError
+
 Count = TypeVar("Count", int, Tensor)
 
 
@@ -18,9 +20,9 @@ class TokenGrid:
     """
 
     def __init__(self, frame_rate: float, token_rate: float) -> None:
-        """Rates in Hz. Raises ValueError for more than one token a frame."""
+        """Rates in Hz. Raises ModelError for more than one token a frame."""
         if not 0 < token_rate <= frame_rate:
-            raise ValueError(
+            raise ModelError(
                 f"token_rate {token_rate:g} Hz; above 0 and up to the frame rate, {frame_rate:g} Hz, is allowed: "
                 "a frame has one token at most"
             )
@@ -32,13 +34,13 @@ class TokenGrid:
     def rate(frame_rate: float, stride: int | None, bitrate: float | None, bits_per_token: float) -> float:
         """Token rate (Hz) from exactly one of stride (frames a token) and bitrate (bits a second)."""
         if (stride is None) == (bitrate is None):
-            raise ValueError(f"stride {stride}, bitrate {bitrate}: exactly one is given")
+            raise ModelError(f"stride {stride}, bitrate {bitrate}: exactly one is given")
         if stride is not None:
             return frame_rate / stride
         assert bitrate is not None
         rate = bitrate / bits_per_token
         if rate > frame_rate:
-            raise ValueError(
+            raise ModelError(
                 f"bitrate {bitrate:g} is above one token a frame, {frame_rate * bits_per_token:g} bits a second with "
                 f"{bits_per_token:g} bits a token: lower it, or enlarge the codebook"
             )

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from models.errors import ModelError
 from models.quantizer import Quantizer
 from models.tokenizer import flow
 from models.tokenizer.dit import DiffusionTransformer
@@ -87,9 +88,9 @@ class SoundTokenizer(nn.Module):
         """
         super().__init__()
         if objective not in ("flow", "mse"):
-            raise ValueError(f"objective {objective!r}; flow and mse are allowed")
+            raise ModelError(f"objective {objective!r}; flow and mse are allowed")
         if not encoder.width == quantizer.dim == decoder.condition_dim:
-            raise ValueError(
+            raise ModelError(
                 f"encoder.width {encoder.width}, quantizer.dim {quantizer.dim} and decoder.condition_dim "
                 f"{decoder.condition_dim} must be equal"
             )
@@ -119,7 +120,7 @@ class SoundTokenizer(nn.Module):
     def set_latent_statistics(self, mean: Tensor, std: Tensor) -> None:
         """Of the training latents, by channel (D)."""
         if not (torch.isfinite(mean).all() and torch.isfinite(std).all() and (std > 0).all()):
-            raise ValueError(
+            raise ModelError(
                 "latent statistics must be finite, with every standard deviation above 0: "
                 "is a channel of the VAE constant on this corpus?"
             )
@@ -182,11 +183,11 @@ class SoundTokenizer(nn.Module):
 
         guidance 1 is the trained velocity; w gives v(nothing) + w (v(tokens) - v(nothing)). With the objective mse,
         num_steps, solver, guidance and noise have no effect. noise (B, F or more, D): standard normal. Raises
-        ValueError where frames have no code.
+        ModelError where frames have no code.
         """
         needed = self.num_codes(num_frames)
         if (needed > num_codes).any() or int(num_codes.max()) > codes.shape[1]:
-            raise ValueError(
+            raise ModelError(
                 f"num_frames {num_frames.tolist()} need {needed.tolist()} codes; "
                 f"{num_codes.tolist()} came, in codes of shape {tuple(codes.shape)}. "
                 "num_frames(num_codes) says how many frames codes stand for"
@@ -199,7 +200,7 @@ class SoundTokenizer(nn.Module):
             latents = self.decoder(nothing, start, condition, _key_mask(mask))
         else:
             if noise.shape[::2] != shape[::2] or noise.shape[1] < shape[1]:
-                raise ValueError(f"noise of shape {tuple(noise.shape)}; {shape}, or more frames, is allowed")
+                raise ModelError(f"noise of shape {tuple(noise.shape)}; {shape}, or more frames, is allowed")
             start = noise[:, : shape[1]].to(codes.device)
             latents = flow.sample(lambda x, t: self.velocity(x, t, condition, mask, guidance), start, num_steps, solver)
         return (latents * self.latent_std + self.latent_mean) * mask[..., None]
@@ -247,9 +248,9 @@ class SoundTokenizer(nn.Module):
     def _valid_frames(self, latents: Tensor, num_frames: Tensor) -> Tensor:
         """(B, F) bool."""
         if latents.dim() != 3 or latents.shape[-1] != self.encoder.latent_dim:
-            raise ValueError(f"latents of shape {tuple(latents.shape)}; (B, F, {self.encoder.latent_dim}) is allowed")
+            raise ModelError(f"latents of shape {tuple(latents.shape)}; (B, F, {self.encoder.latent_dim}) is allowed")
         if int(num_frames.min()) < 1 or int(num_frames.max()) > latents.shape[1]:
-            raise ValueError(f"num_frames {num_frames.tolist()}; 1 to F = {latents.shape[1]} are allowed")
+            raise ModelError(f"num_frames {num_frames.tolist()}; 1 to F = {latents.shape[1]} are allowed")
         return torch.arange(latents.shape[1], device=latents.device) < num_frames[:, None]
 
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.errors import ModelError
+
 
 class Rotation(NamedTuple):
     """What `rotate` turns queries and keys by."""
@@ -29,7 +31,7 @@ class Transformer(nn.Module):
     def __init__(self, width: int, depth: int, heads: int, causal: bool, modulated: bool) -> None:
         super().__init__()
         if width % (2 * heads):
-            raise ValueError(
+            raise ModelError(
                 f"width {width} is no multiple of 2 x heads = {2 * heads}: rotary positions need an even head width"
             )
         self.width, self.heads, self.causal = width, heads, causal

@@ -15,11 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import conf
+from callbacks.errors import TrainingError
 from callbacks.stop import Stop
 from conf import evaluation_tasks
+from conf.errors import UsageError
 from conf.reasons import reasons
 from conf.schema import UNITS
 from datamodules.corpora import published
+from datamodules.errors import DataError
+from models.errors import ModelError
 from stages import BY_NAME, READ_SOUND, STAGES
 from stages.cli import score, use
 from stages.launch import slurm
@@ -67,11 +71,11 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         overrides = conf.parse_overrides(rest)
         if arguments.verb not in (_submit, _show) and any(item.startswith("slurm.") for item in overrides):
-            raise ValueError("keys of slurm are for `stage submit`")
+            raise UsageError("keys of slurm are for `stage submit`")
         status = arguments.verb(arguments, overrides)
         sys.stdout.flush()
         return status
-    except ValueError as error:
+    except (UsageError, DataError, ModelError, TrainingError) as error:
         print(f"stage: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # `stage status | head`: who reads has read enough
@@ -186,7 +190,7 @@ def _status(arguments: argparse.Namespace, overrides: list[str]) -> int:
     there = sorted(path.name for path in Path(runs).glob("*") if path.is_dir())
     experiments = [experiment] if arguments.preset or arguments.conf or "experiment" in given else there
     if "experiment" in given and experiment not in there:
-        raise ValueError(f"no experiment {experiment!r} in {runs}/. There are: {', '.join(there) or 'none'}")
+        raise UsageError(f"no experiment {experiment!r} in {runs}/. There are: {', '.join(there) or 'none'}")
     if not experiments:
         print(f"no experiment in {runs}/. Start one:   stage run all --preset demo")
     for name in experiments:
@@ -202,7 +206,7 @@ def _prepare(arguments: argparse.Namespace, overrides: list[str]) -> int:
         print("\n".join(published.listing(name) for name in (*published.NAMES, "openaqa")))
         return 0
     if arguments.corpus is None:
-        raise ValueError(f"prepare: which corpus? {', '.join(CORPORA)}.   stage prepare --list   says what they are")
+        raise UsageError(f"prepare: which corpus? {', '.join(CORPORA)}.   stage prepare --list   says what they are")
     if arguments.root is not None:
         overrides = [f"root={arguments.root}", *overrides]
     composed = conf.compose(CORPORA[arguments.corpus], arguments.preset, arguments.conf, overrides, complete=False)
@@ -261,7 +265,7 @@ def _submit(arguments: argparse.Namespace, overrides: list[str]) -> int:
     confs = _all(arguments, overrides) if stage == "all" else _composed([stage], arguments, overrides)
     for name, one in confs.items():
         if options["nodes"] not in (None, one["trainer"]["num_nodes"]):
-            raise ValueError(
+            raise UsageError(
                 f"{name}: trainer.num_nodes is {one['trainer']['num_nodes']} and slurm.nodes {options['nodes']}; give one of them"
             )
     first = next(iter(confs.values()))
@@ -295,7 +299,7 @@ def _logs(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 def _run_stage(stage: str, configuration: dict[str, Any], arguments: argparse.Namespace, overrides: list[str]) -> None:
     if stage in configuration["parents"]:
-        raise ValueError(
+        raise UsageError(
             f"parents.{stage} says where {stage} is taken from, so there is nothing to run; leave it out to make your own"
         )
     state = chain.state(stage, configuration, compare=True)
@@ -326,7 +330,7 @@ def _run_stage(stage: str, configuration: dict[str, Any], arguments: argparse.Na
 def _refuse_failed(receipt: dict[str, Any] | None) -> None:
     """Of `evaluate`: its table stands, and the exit status says that it is not whole."""
     if receipt and (failed := receipt["metrics"].get("failed")):
-        raise ValueError(f"{failed} items failed and count as wrong; predictions.jsonl says why (key `failed`)")
+        raise UsageError(f"{failed} items failed and count as wrong; predictions.jsonl says why (key `failed`)")
 
 
 def _composed(units: list[str], arguments: argparse.Namespace, overrides: list[str]) -> dict[str, dict[str, Any]]:
@@ -343,7 +347,7 @@ def _typed(stage: str, arguments: argparse.Namespace, overrides: list[str]) -> l
 
 def _refuse(overrides: list[str]) -> None:
     if overrides:
-        raise ValueError(f"this verb takes no configuration, here {overrides[0]!r}")
+        raise UsageError(f"this verb takes no configuration, here {overrides[0]!r}")
 
 
 def _value(node: Any, key: str) -> str:

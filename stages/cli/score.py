@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from conf import evaluation_tasks
+from conf.errors import UsageError
 from stages.scoring import registry
 
 Row = dict[str, Any]
@@ -45,13 +46,13 @@ def add(subparsers: Any) -> None:
 
 def evaluate(arguments: argparse.Namespace, overrides: list[str]) -> int:
     if overrides:
-        raise ValueError(
+        raise UsageError(
             f"this verb takes no configuration, here {overrides[0]!r}; the LLM is asked by   stage run evaluate"
         )
     rows = read(Path(arguments.predictions), Path(arguments.references) if arguments.references else None)
     names = arguments.task or sorted({row["task"] for row in rows if row.get("task")})
     if not names:
-        raise ValueError(
+        raise UsageError(
             f"--task: which of {', '.join(evaluation_tasks.names())}? It says how answers are read and scored"
         )
     tasks = [evaluation_tasks.task(name) for name in names]
@@ -71,7 +72,7 @@ def evaluate(arguments: argparse.Namespace, overrides: list[str]) -> int:
         (folder / "report.json").write_text(json.dumps(report, indent=1))
         (folder / "report.md").write_text(text)
     if failed:
-        raise ValueError(f"{failed} items have no prediction and count as wrong")
+        raise UsageError(f"{failed} items have no prediction and count as wrong")
     return 0
 
 
@@ -81,7 +82,7 @@ def _scored(task: Row, rows: list[Row]) -> Row:
     own = [row for row in rows if row.get("task") == task["name"]]
     mine = own or rows  # a file of ours holds the answers to several tasks, and each has its own
     if task["ask"] == "choices" and (bare := next((row["id"] for row in mine if not row.get("choices")), None)):
-        raise ValueError(f"task {task['name']}: {bare} has no choices")
+        raise UsageError(f"task {task['name']}: {bare} has no choices")
     labels = task["labels"] or []
     if labels == "corpus":
         labels = sorted({text for row in mine for text in row["references"]})
@@ -91,10 +92,10 @@ def _scored(task: Row, rows: list[Row]) -> Row:
 
 
 def read(path: Path, references: Path | None = None) -> list[Row]:
-    """Rows as stages/scoring/scores.py takes them. Raises ValueError that names the file and the record."""
+    """Rows as stages/scoring/scores.py takes them. Raises UsageError that names the file and the record."""
     records = _records(path)
     if not any(key in record for record in records for key in SAID):
-        raise ValueError(
+        raise UsageError(
             f"{path}: no record has a prediction, what the model said: one of {', '.join(SAID)} is needed. The first has the fields "
             f"{', '.join(records[0])}; {', '.join(TOLD)} are read as what is expected"
         )
@@ -103,12 +104,12 @@ def read(path: Path, references: Path | None = None) -> list[Row]:
         given = {row["id"]: row for row in rows}
         told = [_row(record, f"{references}, record {number}") for number, record in enumerate(_records(references), 1)]
         if strangers := sorted(given.keys() - {row["id"] for row in told}):
-            raise ValueError(
+            raise UsageError(
                 f"{path}: {len(strangers)} predictions are of no reference in {references}, the first {strangers[0]!r}"
             )
         rows = [row | {"prediction": given.get(row["id"], row)["prediction"]} for row in told]
     if bare := next((row["id"] for row in rows if not row["references"]), None):
-        raise ValueError(
+        raise UsageError(
             f"{path}: {bare} has no reference. Write it as `reference` or `references`, or type --references FILE"
         )
     seen: set[str] = set()
@@ -121,24 +122,24 @@ def read(path: Path, references: Path | None = None) -> list[Row]:
         if row["clip"] and not row["choices"]:
             row["id"], row["references"] = f"{row['clip']}#{number}", shared[row["clip"]]
         if row["id"] in seen:
-            raise ValueError(f"{path}: the id {row['id']!r} comes twice")
+            raise UsageError(f"{path}: the id {row['id']!r} comes twice")
         seen.add(row["id"])
     return rows
 
 
 def _records(path: Path) -> list[Row]:
     if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+        raise UsageError(f"{path}: no such file")
     text = path.read_text(encoding="utf-8-sig")
     if text.lstrip().startswith("["):
         try:
             found = json.loads(text)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {error.lineno}: no JSON list ({error.msg})") from None
+            raise UsageError(f"{path}, line {error.lineno}: no JSON list ({error.msg})") from None
     else:
         found = [_record(line, f"{path}, line {n}") for n, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not found or not all(isinstance(record, dict) for record in found):
-        raise ValueError(f"{path}: a list of records is expected, and one record at least")
+        raise UsageError(f"{path}: a list of records is expected, and one record at least")
     return found
 
 
@@ -146,7 +147,7 @@ def _record(line: str, where: str) -> Any:
     try:
         return json.loads(line)
     except json.JSONDecodeError as error:
-        raise ValueError(
+        raise UsageError(
             f"{where}: no JSON ({error.msg}, character {error.colno}). One object a line, or one JSON list, is expected"
         ) from None
 
@@ -159,9 +160,9 @@ LTU_HEADS = ("Audio caption: ", "Label(s): ")
 def _row(record: Row, where: str) -> Row:
     name = next((str(record[key]) for key in ("id", "audio_id") if record.get(key)), None)
     if name is None:
-        raise ValueError(f"{where}: no id (or audio_id); it has {', '.join(record)}")
+        raise UsageError(f"{where}: no id (or audio_id); it has {', '.join(record)}")
     if not any(key in record for key in (*SAID, *TOLD)):
-        raise ValueError(
+        raise UsageError(
             f"{where}: no prediction; one of {', '.join(SAID)} is expected, and it has {', '.join(record)}"
         )
     said = next((record[key] for key in SAID if record.get(key) is not None), None)
@@ -188,7 +189,7 @@ def _row(record: Row, where: str) -> Row:
 
 def metrics(arguments: argparse.Namespace, overrides: list[str]) -> int:
     if overrides:
-        raise ValueError(f"this verb takes no configuration, here {overrides[0]!r}")
+        raise UsageError(f"this verb takes no configuration, here {overrides[0]!r}")
     from stages.hub import weights
 
     for of in ("captions", "answers", "sound"):

@@ -9,15 +9,16 @@ import soundfile
 from lhotse import AudioSource, Recording
 from torch import Tensor
 
+from conf.errors import UsageError
 from datamodules.audio import load_sound
 from datamodules.corpora.inspect import inspect
 
 
 def read(path: Path, sample_rate: int, channels: int) -> Tensor:
-    """(C, T) at sample_rate; mono stays one channel. Raises ValueError for a file that is missing, broken or no sound."""
+    """(C, T) at sample_rate; mono stays one channel. Raises UsageError for a file that is missing, broken or no sound."""
     found = inspect([path], 1)[0]
     if found.reason and not found.reason.startswith("silent"):  # silence can be asked about
-        raise ValueError(f"{path}: {found.reason}")
+        raise UsageError(f"{path}: {found.reason}")
     held = list(range(found.num_channels))
     source = AudioSource("file", held, str(path.absolute()))
     seconds = found.num_samples / found.sample_rate

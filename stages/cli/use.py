@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import conf
+from conf.errors import UsageError
 from stages.hub import locate
 from stages.runs import chain
 
@@ -119,7 +120,7 @@ def generate(arguments: argparse.Namespace, overrides: list[str]) -> int:
     refuse(overrides, vars(arguments))
     settings = _settings("generate", arguments)
     if not arguments.caption.strip():
-        raise ValueError('an empty caption; type what shall be heard, as   stage generate "a dog barks" --out dog.wav')
+        raise UsageError('an empty caption; type what shall be heard, as   stage generate "a dog barks" --out dog.wav')
     targets = _targets(arguments, settings["n"])
     place = _place(arguments)
     device = locate.device(arguments.device)
@@ -156,7 +157,7 @@ def encode(arguments: argparse.Namespace, overrides: list[str]) -> int:
         _check_free([out], arguments.force)
     clip = Path(arguments.clip)
     if not clip.is_file():
-        raise ValueError(f"no file {clip}")
+        raise UsageError(f"no file {clip}")
     place = _place(arguments, language=False)
     device = locate.device(arguments.device)
     from stages.cli import sound_files
@@ -192,13 +193,13 @@ def decode(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
     tokenizer = SoundTokenizer.from_pretrained(place.tokenizer).to(device)
     if found["tokenizer"] != tokenizer.hash:
-        raise ValueError(
+        raise UsageError(
             f"{arguments.codes} was made by the tokenizer {found['tokenizer'][:12]}, and {place.tokenizer} is "
             f"{tokenizer.hash[:12]}: its codes mean other sounds there. Name the right one with --experiment or --model"
         )
     samples, most = found["num_samples"], tokenizer.num_samples(len(found["codes"]))
     if found["sample_rate"] != tokenizer.sample_rate or not most[0] <= samples <= most[1]:
-        raise ValueError(
+        raise UsageError(
             f"{arguments.codes} says {samples} samples at {found['sample_rate']} Hz; its {len(found['codes'])} codes stand for "
             f"{most[0]} to {most[1]} at {tokenizer.sample_rate}. `stage encode CLIP --out codes.json` writes what belongs together"
         )
@@ -253,7 +254,7 @@ def refuse(overrides: list[str], options: Iterable[str] = ()) -> None:
         return
     near = difflib.get_close_matches(overrides[0].split("=", 1)[0], list(options), n=1)
     meant = f"did you mean --{near[0]}?" if near else "--help lists its options"
-    raise ValueError(f"this verb takes no configuration, here {overrides[0]!r}; {meant}")
+    raise UsageError(f"this verb takes no configuration, here {overrides[0]!r}; {meant}")
 
 
 def _option(verb: argparse.ArgumentParser, unit: str, key: str, said: str) -> None:
@@ -275,17 +276,17 @@ def _place(arguments: argparse.Namespace, language: bool = True) -> locate.Place
 
 
 def _clips(words: Sequence[str]) -> tuple[list[Path], str | None]:
-    """The clips, and the question behind them, if any. Raises ValueError for a clip that is not there."""
+    """The clips, and the question behind them, if any. Raises UsageError for a clip that is not there."""
     last = Path(words[-1])
     asked = len(words) > 1 and not (last.suffix.lower() in SUFFIXES and " " not in words[-1]) and not _is_file(last)
     clips = [Path(word) for word in (words[:-1] if asked else words)]
     for clip in clips:
         if clip.is_dir():
-            raise ValueError(f"{clip} is a folder; a sound file is asked about")
+            raise UsageError(f"{clip} is a folder; a sound file is asked about")
         if not _is_file(clip) and _is_file(last):
-            raise ValueError(f'the clips come first, then the question:   stage ask {last} "{clip}"')
+            raise UsageError(f'the clips come first, then the question:   stage ask {last} "{clip}"')
         if not _is_file(clip):
-            raise ValueError(f'no file {clip}. Type   stage ask CLIP "QUESTION", the question in quotation marks')
+            raise UsageError(f'no file {clip}. Type   stage ask CLIP "QUESTION", the question in quotation marks')
     return clips, words[-1] if asked else None
 
 
@@ -321,16 +322,16 @@ def _answer(model: locate.Trained, turns: Sequence["Turn"], settings: dict[str, 
 
 def _check_context(model: locate.Trained, prompt: int, answer: int, cure: str) -> None:
     if model.context is not None and prompt + answer > model.context:
-        raise ValueError(
+        raise UsageError(
             f"too long: {prompt} tokens and an answer of up to {answer} are more than the LLM's {model.context}; {cure}"
         )
 
 
 def _targets(arguments: argparse.Namespace, n: int) -> list[Path]:
-    """The sound files to write. Raises ValueError for one that cannot be, before anything long is begun."""
+    """The sound files to write. Raises UsageError for one that cannot be, before anything long is begun."""
     out = Path(arguments.out)
     if out.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"--out {out}: a sound file ends with {', '.join(SUFFIXES)}")
+        raise UsageError(f"--out {out}: a sound file ends with {', '.join(SUFFIXES)}")
     found = [out] if n == 1 else [out.with_name(f"{out.stem}-{number}{out.suffix}") for number in range(1, n + 1)]
     pictures = [path.with_suffix(".png") for path in found] if arguments.spectrogram else []
     _check_free([*found, *pictures], arguments.force)
@@ -340,9 +341,9 @@ def _targets(arguments: argparse.Namespace, n: int) -> list[Path]:
 def _check_free(paths: Sequence[Path], force: bool) -> None:
     for path in paths:
         if not path.absolute().parent.is_dir():
-            raise ValueError(f"--out {path}: there is no folder {path.parent}")
+            raise UsageError(f"--out {path}: there is no folder {path.parent}")
         if path.exists() and not force:
-            raise ValueError(f"{path} is there already; --force replaces it")
+            raise UsageError(f"{path} is there already; --force replaces it")
 
 
 def _write_sound(
@@ -363,21 +364,21 @@ def _write_sound(
 
 
 def _read_codes(path: Path) -> dict[str, Any]:
-    """Raises ValueError for a file that `stage encode` did not write."""
+    """Raises UsageError for a file that `stage encode` did not write."""
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise ValueError(
+        raise UsageError(
             f"{path} cannot be read as codes ({error}). `stage encode CLIP --out codes.json` writes them"
         ) from error
     missing = [key for key in CODES if not isinstance(found, dict) or key not in found]
     if missing:
-        raise ValueError(f"{path} has no {', '.join(missing)}. `stage encode CLIP --out {path}` writes what is needed")
+        raise UsageError(f"{path} has no {', '.join(missing)}. `stage encode CLIP --out {path}` writes what is needed")
     size = found["codebook_size"]
     wrong = [code for code in found["codes"] if not (isinstance(code, int) and 0 <= code < size)]
     if wrong or not found["codes"] or len(found["codes"]) % len(found["levels"]):
         what = f"holds {wrong[0]!r}" if wrong else f"has {len(found['codes'])} codes"
-        raise ValueError(
+        raise UsageError(
             f"{path} {what}; one or more codes from 0 to {size - 1} are allowed, in blocks of {len(found['levels'])}"
         )
     return found

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from callbacks.line import Line
+from conf.errors import UsageError
 from conf.laws import nearest
 from datamodules.language import conversations, datamodule
 from datamodules.language.conversations import Mixture
@@ -42,7 +43,7 @@ def data(
     """written: hash of how text becomes ids. texts: of the stage `rehearsal`, where conf names no files. place: where the items' lengths are
     kept, so that they are measured once; None keeps nothing.
 
-    Raises ValueError for filters that the corpora know nothing of, and for a part without a conversation.
+    Raises UsageError for filters that the corpora know nothing of, and for a part without a conversation.
     """
     for entry in (conf, *conf["curriculum"]):
         _check_filters(entry, cuts, place)
@@ -69,7 +70,7 @@ def data(
     for entry, part, items in zip(conf["curriculum"] or [conf], parts, made.train_items, strict=True):
         if not items:
             where = f"the curriculum's entry {entry['name']!r}" if conf["curriculum"] else "the training split"
-            raise ValueError(
+            raise UsageError(
                 f"{stage}: {where} of {', '.join(conf['data']['corpora'])} gives no conversation. It takes captions, questions with answers, "
                 f"conversations, or texts; mixture is {entry['mixture']}, max_tokens {part.max_tokens}, too long {_counts(made.too_long) or 0}."
             )
@@ -151,7 +152,7 @@ def _check_filters(entry: dict[str, Any], cuts: Stored, place: Path | None) -> N
             continue
         there = _told(cuts, place)[key]
         for unknown in sorted(set(entry[key]) - set(there)):
-            raise ValueError(
+            raise UsageError(
                 f"{name}{key}: no {what} of {unknown} in these corpora. {nearest(unknown, there)}. [] takes all"
             )
 

@@ -24,6 +24,7 @@ from callbacks.progress import ProgressLine
 from callbacks.ranks import RankWatch
 from callbacks.step_seed import StepSeed
 from callbacks.stop import Stop, Stopped
+from conf.errors import UsageError
 from datamodules.sampler import end_workers
 from stages import STAGES
 from stages.runs import chain, lock
@@ -61,7 +62,7 @@ class StageModule(Protocol):
 def run(stage: str, conf: dict[str, Any], stop: Stop, restart: bool = False) -> dict[str, Any]:
     """Runs or resumes a stage to its end and returns its receipt.
 
-    Raises ValueError for a missing or foreign parent, or bad data; Stopped where `stop` has a reason, when everything is saved and said.
+    Raises UsageError for a missing or foreign parent, or bad data; Stopped where `stop` has a reason, when everything is saved and said.
     """
     _quiet()
     with ExitStack() as held:
@@ -123,7 +124,7 @@ def _run(stage: str, conf: dict[str, Any], stop: Stop, restart: bool) -> dict[st
         raise
     except (RuntimeError, OSError) as error:
         if why := _why(error, watch):
-            raise ValueError(f"{stage}: {why}; the same command goes on from what is saved") from error
+            raise UsageError(f"{stage}: {why}; the same command goes on from what is saved") from error
         raise
     receipt: dict[str, Any] = {}
     if trainer.is_global_zero:
@@ -196,15 +197,15 @@ def _trainer(stage: str, conf: dict[str, Any], folder: Path, module: Any, stop: 
 
 
 def _check_devices(stage: str, trainer: dict[str, Any]) -> None:
-    """Raises ValueError for GPUs that are not here, and for several devices of a machine that has none, unless `cpu` is said."""
+    """Raises UsageError for GPUs that are not here, and for several devices of a machine that has none, unless `cpu` is said."""
     name, devices = trainer["accelerator"], trainer["devices"]
     there = any(kind.is_available() for kind in (CUDAAccelerator, MPSAccelerator, XLAAccelerator))
     if name in ("gpu", "cuda") and not there:
-        raise ValueError(
+        raise UsageError(
             f"{stage}: trainer.accelerator={name}, and there is no GPU here; for the CPU type --trainer.accelerator=cpu"
         )
     if name == "auto" and not there and isinstance(devices, int) and devices > 1:
-        raise ValueError(
+        raise UsageError(
             f"{stage}: trainer.devices={devices}, and there is no GPU here; for {devices} processes on the CPU type --trainer.accelerator=cpu"
         )
 
@@ -242,18 +243,18 @@ def _cpu_flag(*names: str) -> bool:
 
 
 def _slurm() -> list[SLURMEnvironment]:
-    """Raises ValueError for tasks that srun did not start, or started in a way that Lightning cannot count."""
+    """Raises UsageError for tasks that srun did not start, or started in a way that Lightning cannot count."""
     if not SLURMEnvironment.detect():
         return []
     if os.environ["SLURM_NTASKS"] != "1" and "SLURM_STEP_ID" not in os.environ:
-        raise ValueError(
+        raise UsageError(
             f"this job has {os.environ['SLURM_NTASKS']} tasks and srun did not start this process, so it would wait for the others for "
             "ever. In the job type   srun stage run ...   or let `stage submit` write the job"
         )
     try:
         return [SLURMEnvironment(auto_requeue=False)]
     except RuntimeError as error:  # --ntasks without --ntasks-per-node
-        raise ValueError(str(error)) from None
+        raise UsageError(str(error)) from None
 
 
 def _meet(trainer: L.Trainer) -> None:
@@ -268,7 +269,7 @@ def _check_world_size(trainer: L.Trainer) -> None:
     """A job started inside sbatch without srun would silently train on a part of the data."""
     wanted = trainer.num_nodes * trainer.num_devices
     if trainer.world_size != wanted:
-        raise ValueError(
+        raise UsageError(
             f"{wanted} processes were asked for (num_nodes {trainer.num_nodes} x devices {trainer.num_devices}) and "
             f"{trainer.world_size} are there. Under SLURM start one task a device: srun stage run ..."
         )

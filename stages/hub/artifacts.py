@@ -7,6 +7,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from conf.errors import UsageError
 from models.codec.mel import LatentCodec, MelCodec
 from models.codec.oobleck import Oobleck
 from models.quantizer import LexicalQuantizer, Lexicon, build, whole_words
@@ -68,11 +69,11 @@ def build_tokenizer(conf: dict[str, Any], facts: dict[str, Any], lexicon: Lexico
 
 
 def load_lexicon(source: str, count: int) -> Lexicon:
-    """The first `count` whole words of an LLM, and its embeddings of them. Raises ValueError where it has fewer."""
+    """The first `count` whole words of an LLM, and its embeddings of them. Raises UsageError where it has fewer."""
     model, tokenizer = weights.load_language_model(source, None, "float32")
     words, ids = whole_words(tokenizer, count)
     if len(words) < count:
-        raise ValueError(
+        raise UsageError(
             f"quantizer.words_from {source} has {len(words)} whole words of one token; {count} are asked for. "
             + (f"Type --quantizer.words={len(words)}" if words else "Choose an LLM whose tokens are words")
         )

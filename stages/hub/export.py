@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from callbacks.line import Line
+from conf.errors import UsageError
 from models.language.vocabulary import Turn, Vocabulary
 from stages.hub import artifacts, card, weights
 from stages.hub.language_model import check_base, times
@@ -43,11 +44,11 @@ class Exported(NamedTuple):
 def export(place: Place, to: Path, adapter: bool, force: bool) -> None:
     """Writes the folder `to`, whole or not at all. Merged weights are rounded to the dtype that the LLM was trained in.
 
-    Raises ValueError where `to` is there already, unless `force` and it is an export; for an export; and for a tokenizer
+    Raises UsageError where `to` is there already, unless `force` and it is an export; for an export; and for a tokenizer
     that cannot hold the new ids.
     """
     if place.language is None or (place.language / EXPORT).is_file():
-        raise ValueError(f"{place.language} is an export already; a run of openaqa or caption is exported")
+        raise UsageError(f"{place.language} is an export already; a run of openaqa or caption is exported")
     check_target(to, force)
     part = to.with_name(f".{to.name}.{os.getpid()}")
     line = Line("export", 3, "parts")
@@ -89,16 +90,16 @@ def load(folder: Path) -> Exported:
 
 
 def sound_tokens(tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary) -> None:
-    """Adds the new ids as tokens, each under its own id. Raises ValueError where the tokenizer would number them otherwise."""
+    """Adds the new ids as tokens, each under its own id. Raises UsageError where the tokenizer would number them otherwise."""
     names = vocabulary.token_names()
     if there := [name for name in names if name in tokenizer.get_vocab()]:
-        raise ValueError(f"the LLM's tokenizer has a token {there[0]} of its own, which means a sound here")
+        raise UsageError(f"the LLM's tokenizer has a token {there[0]} of its own, which means a sound here")
     tokenizer.add_tokens([AddedToken(name, special=False, normalized=False) for name in names])
     found = tokenizer.convert_tokens_to_ids(names)
     wrong = [pair for pair in zip(names, found, vocabulary.new_ids, strict=True) if pair[1] != pair[2]]
     if wrong:
         name, given, wanted = wrong[0]
-        raise ValueError(
+        raise UsageError(
             f"the LLM's tokenizer would call {name} {given}, and the model was trained with {wanted}: its ids have holes "
             "that it fills first. Such a model is used with `stage ask` and `stage generate`, and not exported"
         )
@@ -172,7 +173,7 @@ def _as_peft(lm: PreTrainedModel, vocabulary: Vocabulary, lora: dict[str, Any], 
 
 
 def _check_reading(tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary) -> None:
-    """Raises ValueError where a sound written as tokens of text is not read as the ids that the model was trained with."""
+    """Raises UsageError where a sound written as tokens of text is not read as the ids that the model was trained with."""
     codes = [0] * len(vocabulary.levels)
     names = vocabulary.token_names()
     sound = "".join(names[token - vocabulary.text_size] for token in vocabulary.sound_ids(codes))
@@ -183,7 +184,7 @@ def _check_reading(tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary) -
     found = tokenizer(text, add_special_tokens=ltu).input_ids
     wanted = vocabulary.render([Turn("user", [codes, "\nWhat is it?"])], generate=True).input_ids
     if found != wanted:
-        raise ValueError(
+        raise UsageError(
             "the LLM's tokenizer reads text beside a sound otherwise than the model was trained with, so that an export would answer otherwise. "
             "Such a model is used with `stage ask` and `stage generate`"
         )

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from conf.errors import UsageError
 from models.language.model import SoundLanguageModel
 from models.language.vocabulary import Vocabulary
 from stages.hub import artifacts, weights
@@ -69,7 +70,7 @@ def check_base(owner: Path | str, saved: dict[str, Any], base: str, conf: dict[s
     """saved: a config or a checkpoint, with the fingerprint `base` of the LLM that its adapter was trained on."""
     _check_written(owner, saved)
     if saved["base"] != base:
-        raise ValueError(
+        raise UsageError(
             f"{owner} was trained on other weights than those that {conf['model']['source']} holds now: its adapter fits them "
             "alone. Put the old ones back (name their folder, or a model.revision), or train again with --restart"
         )
@@ -77,6 +78,6 @@ def check_base(owner: Path | str, saved: dict[str, Any], base: str, conf: dict[s
 
 def _check_written(owner: Path | str, saved: dict[str, Any]) -> None:
     if "base" not in saved:
-        raise ValueError(
+        raise UsageError(
             f"{owner} is of an earlier version, which did not write down its LLM's fingerprint. Train it again with --restart"
         )

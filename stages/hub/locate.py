@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from conf.errors import UsageError
 from stages.runs import chain
 
 if TYPE_CHECKING:
@@ -39,11 +40,11 @@ def find(runs: str, default: str, experiment: str | None, model: str | None, lan
     """Where the model lies: `model`, a folder, or else a finished experiment of `runs`.
 
     Without either: the experiment `default`, or the only finished one, which is said. language: an LLM is needed, not
-    only a sound tokenizer. Raises ValueError with the command to type.
+    only a sound tokenizer. Raises UsageError with the command to type.
     """
     if model is not None:
         if experiment is not None:
-            raise ValueError("--experiment and --model both say which model is meant; give one of them")
+            raise UsageError("--experiment and --model both say which model is meant; give one of them")
         return _of_folder(Path(model), language)
     stages = LANGUAGE if language else (*LANGUAGE, "tokenizer")
     folder = Path(runs) / _experiment(runs, default, experiment, stages)
@@ -52,7 +53,7 @@ def find(runs: str, default: str, experiment: str | None, model: str | None, lan
 
 
 def device(name: str | None) -> "torch.device":
-    """None: the first GPU that CUDA (or ROCm) sees, else the CPU. Raises ValueError for one that is not there."""
+    """None: the first GPU that CUDA (or ROCm) sees, else the CPU. Raises UsageError for one that is not there."""
     import torch
 
     if name is None:
@@ -61,11 +62,11 @@ def device(name: str | None) -> "torch.device":
     there += ["mps"] if torch.backends.mps.is_available() else []
     if name in (*there, "cpu") or (name == "cuda" and "cuda:0" in there):
         return torch.device(name)
-    raise ValueError(f"--device {name}: there is {', '.join((*there, 'cpu'))}")
+    raise UsageError(f"--device {name}: there is {', '.join((*there, 'cpu'))}")
 
 
 def load(place: Place, device: "torch.device") -> Trained:
-    """Raises ValueError where the folder holds no model that can be used."""
+    """Raises UsageError where the folder holds no model that can be used."""
     assert place.language is not None
     if (place.language / EXPORT).is_file():
         from stages.hub import export
@@ -90,16 +91,16 @@ def _experiment(runs: str, default: str, experiment: str | None, stages: Sequenc
     if experiment is not None:
         if experiment in there:
             return experiment
-        raise ValueError(
+        raise UsageError(
             f"no finished {wanted} in {Path(runs) / experiment}. Make it:   stage run all --experiment={experiment}\n"
             f"There are: {', '.join(there) or 'none'}"
         )
     if default in there:
         return default
     if not there:
-        raise ValueError(f"nothing is trained in {runs}/: no finished {wanted}. Train:   stage run all --preset demo")
+        raise UsageError(f"nothing is trained in {runs}/: no finished {wanted}. Train:   stage run all --preset demo")
     if len(there) > 1:
-        raise ValueError(
+        raise UsageError(
             f"several experiments are trained in {runs}/: {', '.join(there)}. Type --experiment={there[0]}"
         )
     print(f"experiment {there[0]}, the only one in {runs}/ that is trained", file=sys.stderr)
@@ -119,15 +120,15 @@ def _of_folder(folder: Path, language: bool) -> Place:
             return _of_run(folder / stage)
     allowed = f"a folder of `stage export --to DIR`, or a run folder of {' or '.join(LANGUAGE)}, as runs/demo/openaqa"
     what = f"holds a run of {receipt['stage']}" if receipt else "holds no model" if folder.is_dir() else "is no folder"
-    raise ValueError(f"--model {folder} {what}. Allowed: {allowed}{'' if language else ' or tokenizer'}")
+    raise UsageError(f"--model {folder} {what}. Allowed: {allowed}{'' if language else ' or tokenizer'}")
 
 
 def _of_run(folder: Path) -> Place:
-    """Raises ValueError where the tokenizer that the run was trained with is not there any more."""
+    """Raises UsageError where the tokenizer that the run was trained with is not there any more."""
     receipt = chain.read_receipt(folder)
     assert receipt is not None
     if not (folder / "artifact").is_dir():
-        raise ValueError(
+        raise UsageError(
             f"{folder} has a receipt and no artifact/. Make it again:   stage run {receipt['stage']} --restart"
         )
     if receipt["stage"] not in LANGUAGE:
@@ -139,7 +140,7 @@ def _of_run(folder: Path) -> Place:
     found, wanted = chain.read_receipt(place), receipt["parents"]["tokenizer"]
     if found is None or found["artifact_hash"] != wanted:
         state = "is not finished" if found is None else f"is another one ({found['artifact_hash'][:12]})"
-        raise ValueError(
+        raise UsageError(
             f"{folder} was trained with the tokenizer {wanted[:12]}, and {place} {state}. Train again:   "
             f"stage run all --experiment={home.parent.name}"
         )
@@ -147,14 +148,14 @@ def _of_run(folder: Path) -> Place:
 
 
 def check_target(to: Path, force: bool) -> None:
-    """Raises ValueError where an export may not go."""
+    """Raises UsageError where an export may not go."""
     if to.exists() and not (force and (to / EXPORT).is_file()):
-        raise ValueError(f"--to {to} is there already; choose another folder, or --force to replace an earlier export")
+        raise UsageError(f"--to {to} is there already; choose another folder, or --force to replace an earlier export")
 
 
 def read_export(folder: Path) -> dict[str, Any]:
-    """Raises ValueError for one of another format."""
+    """Raises UsageError for one of another format."""
     found = json.loads((folder / EXPORT).read_text())
     if found.get("format") != 1:
-        raise ValueError(f"{folder / EXPORT} has format {found.get('format')}; 1 is known. Export again")
+        raise UsageError(f"{folder / EXPORT} has format {found.get('format')}; 1 is known. Export again")
     return found

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from conf.errors import UsageError
 from datamodules.audio import split_windows
 from stages.hub import artifacts
 from stages.runs import chain
@@ -42,7 +43,7 @@ class SoundTokenizer:
 
     @classmethod
     def from_pretrained(cls, source: str | Path, revision: str | None = None) -> "SoundTokenizer":
-        """source: a run folder of the stage `tokenizer`, a folder of `save_pretrained`, or a hub id. Raises ValueError."""
+        """source: a run folder of the stage `tokenizer`, a folder of `save_pretrained`, or a hub id. Raises UsageError."""
         folder = Path(source)
         if (folder / "receipt.json").is_file():
             return cls._from_run(folder)
@@ -52,12 +53,12 @@ class SoundTokenizer:
             try:
                 folder = Path(snapshot_download(str(source), revision=revision))
             except Exception as error:  # the hub's and the network's errors share no base
-                raise ValueError(
+                raise UsageError(
                     f"no sound tokenizer at {str(source)!r}: {str(error).splitlines()[0]}. Allowed: a run folder as "
                     "runs/main/tokenizer, a folder of save_pretrained, or a hub id"
                 ) from error
         if not (folder / MANIFEST).is_file():
-            raise ValueError(f"{folder} has no {MANIFEST} and no receipt.json: it holds no sound tokenizer")
+            raise UsageError(f"{folder} has no {MANIFEST} and no receipt.json: it holds no sound tokenizer")
         facts = json.loads((folder / MANIFEST).read_text())
         return cls(folder / "tokenizer", folder / "codec", facts)
 
@@ -66,14 +67,14 @@ class SoundTokenizer:
         receipt = chain.read_receipt(folder)
         assert receipt is not None
         if not receipt["stage"].startswith("tokenizer"):
-            raise ValueError(f"{folder} is a run of the stage {receipt['stage']}; one of tokenizer is allowed")
+            raise UsageError(f"{folder} is a run of the stage {receipt['stage']}; one of tokenizer is allowed")
         wanted = receipt["parents"]["latents"]
         places = [folder.parent / "latents", chain.run_folder(receipt["conf"], "latents")]
         for place in places:
             found = chain.read_receipt(place)
             if found is not None and found["artifact_hash"] == wanted:
                 return cls(folder / "artifact", place / "artifact" / "codec", receipt["facts"])
-        raise ValueError(
+        raise UsageError(
             f"{folder} was trained on latents {wanted[:12]}, which are not in {' or '.join(map(str, places))}"
         )
 
@@ -116,7 +117,7 @@ class SoundTokenizer:
     def encode(self, sounds: Sequence[Tensor | np.ndarray], sample_rate: int, batch_size: int = 16) -> list[list[int]]:
         """sounds: tensors or arrays of floats, each (C, T) in [-1, 1] at sample_rate Hz, mono or stereo -> the codes of each, as a list of int.
 
-        A batch gives what its sounds give one by one. Raises ValueError for a sound of another kind or shape, or none at all.
+        A batch gives what its sounds give one by one. Raises UsageError for a sound of another kind or shape, or none at all.
         """
         found: list[list[int]] = [[] for _ in sounds]
         batch: list[tuple[int, Tensor, int]] = []
@@ -143,17 +144,17 @@ class SoundTokenizer:
         """The codes of each sound -> waveforms (C, T) at `sample_rate`, T = num_samples, or all that the codes stand for.
 
         num_steps, guidance: of the sampler; None takes the training configuration's. A batch gives what its sounds give one
-        by one: the noise hangs on `seed` (one for all, or one a sound) and the window's place alone. Raises ValueError for codes that are none.
+        by one: the noise hangs on `seed` (one for all, or one a sound) and the window's place alone. Raises UsageError for codes that are none.
         """
         seeds = [seed] * len(codes) if isinstance(seed, int) else list(seed)
         if len(seeds) != len(codes):
-            raise ValueError(f"{len(seeds)} seeds for {len(codes)} sounds; one, or one for each is needed")
+            raise UsageError(f"{len(seeds)} seeds for {len(codes)} sounds; one, or one for each is needed")
         sampling = dict(self.facts["sampling"])
         sampling |= {
             key: value for key, value in (("num_steps", num_steps), ("guidance", guidance)) if value is not None
         }
         if any(not len(one) for one in codes):
-            raise ValueError("codes of length 0: a sound has at least one code")
+            raise UsageError("codes of length 0: a sound has at least one code")
         parts = [
             (place, number, part)
             for place, one in enumerate(codes)
@@ -197,11 +198,11 @@ class SoundTokenizer:
         for place, sound in enumerate(sounds):
             if not isinstance(sound, (Tensor, np.ndarray)) or not (sound := torch.as_tensor(sound)).is_floating_point():
                 what = sound.dtype if isinstance(sound, Tensor) else type(sound).__name__
-                raise ValueError(
+                raise UsageError(
                     f"sound {place} is {what}; a tensor or array of floats is allowed, (C, T), full scale 1"
                 )
             if sound.dim() != 2 or not sound.shape[1]:
-                raise ValueError(f"sound {place} has shape {tuple(sound.shape)}; (C, T) with T >= 1 is allowed")
+                raise UsageError(f"sound {place} has shape {tuple(sound.shape)}; (C, T) with T >= 1 is allowed")
             windows = split_windows(
                 sound.float(), sample_rate, self.sample_rate, self.channels, self.window_frames * self.codec.hop_length,
                 f"sound {place}",
@@ -230,7 +231,7 @@ class Stream:
     def push(self, waveform: Tensor) -> list[int]:
         """waveform (C, T) at the codec's sample_rate, with its number of channels: resampling a stream needs its future."""
         if waveform.dim() != 2 or waveform.shape[0] != self.codec.channels:
-            raise ValueError(
+            raise UsageError(
                 f"waveform of shape {tuple(waveform.shape)}; ({self.codec.channels}, T) at {self.codec.sample_rate} Hz is "
                 "allowed: resample and mix it before"
             )

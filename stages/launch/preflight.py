@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from conf.errors import UsageError
 from datamodules.corpora import FOLDER
 
 SPLITS = ("train", "validation", "test")
@@ -41,7 +42,7 @@ def count(cuts: Path) -> dict[str, dict[str, Any]]:
 
 
 def require(corpora: dict[str, dict[str, Any]], root: Path, confs: dict[str, dict[str, Any]]) -> None:
-    """corpora: name -> receipt; confs: of the stages that are run. Raises ValueError where a stage of them would have nothing to learn, or to ask."""
+    """corpora: name -> receipt; confs: of the stages that are run. Raises UsageError where a stage of them would have nothing to learn, or to ask."""
     if {"latents", "cache"} & set(confs["cache"]["parents"]):
         return  # the recordings are another experiment's
     there = [receipt.get("said") or count(root / name / "cuts.jsonl.gz") for name, receipt in corpora.items()]
@@ -52,7 +53,7 @@ def require(corpora: dict[str, dict[str, Any]], root: Path, confs: dict[str, dic
         if stage not in conf["parents"] and (lack := _lacks(stage, conf, total))
     ]
     if lacks:
-        raise ValueError(
+        raise UsageError(
             f"{', '.join(corpora)} cannot go through the whole chain:\n  - " + "\n  - ".join(lacks) + "\n"
             f"Where the CSV changes, prepare again:   {FOLDER.format(next(iter(corpora)))}"
         )

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import conf
 from callbacks.stop import Stop
+from conf.errors import UsageError
 from datamodules.corpora import FOLDER, published
 from stages.hub import weights as assets
 from stages.launch import preflight, prepare_folder
@@ -24,7 +25,7 @@ LISTED = 100  # of the skipped recordings in a receipt
 
 
 def prepare(corpus: str, configuration: dict[str, Any]) -> None:
-    """Makes `data/<corpus>/{cuts.jsonl.gz, receipt.json}`; the receipt last. Raises ValueError, and leaves no receipt, where the input is bad."""
+    """Makes `data/<corpus>/{cuts.jsonl.gz, receipt.json}`; the receipt last. Raises UsageError, and leaves no receipt, where the input is bad."""
     started = time.monotonic()
     data = configuration["data"]
     if corpus == "folder":
@@ -84,7 +85,7 @@ def _held(folder: Path) -> str | None:
 
 def _check_root(corpus: str, configuration: dict[str, Any]) -> None:
     if configuration["root"] == "???":
-        raise ValueError(
+        raise UsageError(
             f"prepare {corpus}: ROOT is not given: stage prepare {corpus} ROOT. What lies in it:\n{published.listing(corpus)}"
         )
 
@@ -94,7 +95,7 @@ def require(
 ) -> None:
     """Before `run all`: renders the embedded corpus where it is asked for and not there.
 
-    Raises ValueError that lists all that is missing, or what the corpora hold nothing for.
+    Raises UsageError that lists all that is missing, or what the corpora hold nothing for.
     """
     missing = []
     data = confs["latents"]["data"]
@@ -111,7 +112,7 @@ def require(
     missing += _pretrained(confs, assets.missing if missing else assets.unreachable)
     if not missing:
         return
-    raise ValueError(
+    raise UsageError(
         f"{len(missing)} {'thing is' if len(missing) == 1 else 'things are'} missing:\n  - "
         + "\n  - ".join(missing)
         + "\n"
@@ -141,15 +142,15 @@ def _pretrained(confs: dict[str, dict[str, Any]], lacking: Callable[..., list[st
 
 
 def corpora(configuration: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Receipts of the prepared corpora. Raises ValueError for one that is not there."""
+    """Receipts of the prepared corpora. Raises UsageError for one that is not there."""
     root, found = Path(configuration["data"]["root"]), {}
     for name in configuration["data"]["corpora"]:
         receipt = chain.read_receipt(root / name)
         if receipt is None:
-            raise ValueError(f"there is no corpus {name!r}.\n{where_from(name, root)}")
+            raise UsageError(f"there is no corpus {name!r}.\n{where_from(name, root)}")
         found[name] = receipt
     if not found:
-        raise ValueError("data.corpora is empty: name at least one prepared corpus, as --data.corpora=[mine]")
+        raise UsageError("data.corpora is empty: name at least one prepared corpus, as --data.corpora=[mine]")
     return found
 
 
@@ -358,17 +359,17 @@ def _say_contaminated(name: str, out: Path, count: int, contamination: str) -> N
 
 
 def _check_places(cuts: Sequence[Any], corpus: str, path: Path) -> None:
-    """Raises ValueError for a recording that is not a file under the corpus' root, and for one of another corpus."""
+    """Raises UsageError for a recording that is not a file under the corpus' root, and for one of another corpus."""
     for cut in cuts:
         (source,) = cut.recording.sources
         place = PurePosixPath(source.source)
         if source.type != "file" or place.is_absolute() or ".." in place.parts:
-            raise ValueError(
+            raise UsageError(
                 f"{path}: the recording of {cut.id} is the {source.type} {source.source!r}; a file under the corpus' root is allowed, "
                 f"by its path relative to it. Prepare {corpus} again"
             )
         if cut.custom.get("corpus") != corpus:
-            raise ValueError(f"{path}: {cut.id} is of the corpus {cut.custom.get('corpus')!r}. Prepare {corpus} again")
+            raise UsageError(f"{path}: {cut.id} is of the corpus {cut.custom.get('corpus')!r}. Prepare {corpus} again")
 
 
 def _has_size(path: Path, size: int | None) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from conf.errors import UsageError
 from datamodules.corpora import FOLDER
 
 WITHOUT = {  # split -> what it means to have none of it
@@ -16,7 +17,7 @@ def require(configuration: dict[str, Any]) -> None:
     for key, missing in (("root", "ROOT, the folder of the recordings"), ("metadata", "--metadata FILE.csv")):
         if configuration[key] == "???":
             name = configuration["name"] or "mine"
-            raise ValueError(f"prepare folder: {key} is not given: give {missing}, as\n  {FOLDER.format(name)}")
+            raise UsageError(f"prepare folder: {key} is not given: give {missing}, as\n  {FOLDER.format(name)}")
 
 
 def read(name: str, configuration: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import conf as configuration
+from conf.errors import UsageError
 from stages.runs import chain, jobs
 
 OURS = {  # options of sbatch that follow from the stage's own configuration -> what to type instead
@@ -68,7 +69,7 @@ class Planned(NamedTuple):
 def options(files: Sequence[str], overrides: Sequence[str]) -> dict[str, Any]:
     """The section `slurm`: conf/slurm/base.yaml, the --conf files, the command line ("slurm.KEY=VALUE").
 
-    Raises ValueError for a key that no option of sbatch can be, or that is not the user's.
+    Raises UsageError for a key that no option of sbatch can be, or that is not the user's.
     """
     known = configuration.compose("slurm").conf.keys() - {"further"}
     typed = []
@@ -84,10 +85,10 @@ def options(files: Sequence[str], overrides: Sequence[str]) -> dict[str, Any]:
         _check_key(key)
     for key, value in {**found.conf, **found.conf["further"]}.items():
         if isinstance(value, str) and re.search(r"[\r\n]", value):
-            raise ValueError(f"slurm.{key}: a value is one line, here {value!r}")
+            raise UsageError(f"slurm.{key}: a value is one line, here {value!r}")
     time = found.conf["time"]
     if time and time.isdigit() and found.origins["time"] != configuration.COMMAND_LINE:
-        raise ValueError(
+        raise UsageError(
             f"{found.origins['time']}: slurm.time is {time}: YAML reads 1:00:00 as a number. Write it in quotes, as '1:00:00'"
         )
     return found.conf
@@ -98,14 +99,14 @@ def plan(
 ) -> list[Planned]:
     """The stages that are not done, in order, and what each waits for; says those that are left out.
 
-    submitted: the experiment's jobs. Raises ValueError for what the job itself would be refused for, and for a stage that has a job already.
+    submitted: the experiment's jobs. Raises UsageError for what the job itself would be refused for, and for a stage that has a job already.
     """
     going: list[Planned] = []
     for stage in stages:
         conf, names = confs[stage], {planned.stage for planned in going}
         if stage in conf["parents"]:
             if stages == [stage]:
-                raise ValueError(f"parents.{stage} says where {stage} is taken from, so there is nothing to submit")
+                raise UsageError(f"parents.{stage} says where {stage} is taken from, so there is nothing to submit")
             print(f"{stage:<14} taken from {conf['parents'][stage]}")
             continue
         needs = [name for name in (*chain.required(stage, conf), *chain.optional(stage)) if name not in conf["parents"]]
@@ -113,7 +114,7 @@ def plan(
         waits = tuple(submitted[name].id for name in needs if name not in names and _lives(submitted.get(name)))
         job = submitted.get(stage)
         if job is not None and job.lives:
-            raise ValueError(
+            raise UsageError(
                 f"{stage} has a job already: {job}.   stage logs {stage} -f   follows it, scancel {job.id} ends it"
             )
         state = chain.state(stage, conf, compare=True)
@@ -130,10 +131,10 @@ def plan(
 
 
 def devices(stage: str, conf: dict[str, Any]) -> int:
-    """Tasks a node. Raises ValueError where the number is left to the machine: a job says it before it has one."""
+    """Tasks a node. Raises UsageError where the number is left to the machine: a job says it before it has one."""
     given = str(conf["trainer"]["devices"])
     if not given.isdigit() or int(given) < 1:
-        raise ValueError(
+        raise UsageError(
             f"{stage}: trainer.devices is {given}; a job is for so many devices a node: type --trainer.devices=8"
         )
     return int(given)
@@ -162,7 +163,7 @@ def script(stage: str, conf: dict[str, Any], options: dict[str, Any], words: Seq
     found |= further
     cpus = found["cpus-per-task"]
     if cpus is not None and not cpus.isdigit():
-        raise ValueError(f"slurm.cpus-per-task is {cpus!r}; a number is allowed")
+        raise UsageError(f"slurm.cpus-per-task is {cpus!r}; a number is allowed")
     lines = [
         f"#SBATCH --{key}" + (f"={shlex.quote(value)}" if value else "")
         for key, value in found.items()
@@ -189,7 +190,7 @@ def submit(
     restart: bool,
     dry: bool,
 ) -> None:
-    """Writes and submits the scripts, each with its dependencies; `dry` prints them. Raises ValueError with what sbatch says."""
+    """Writes and submits the scripts, each with its dependencies; `dry` prints them. Raises UsageError with what sbatch says."""
     texts = {
         planned.stage: script(planned.stage, confs[planned.stage], options, typed(planned.stage)) for planned in going
     }
@@ -211,7 +212,7 @@ def submit(
             before = (
                 f"\nSubmitted before it: {', '.join(f'{name} {job}' for name, job in made.items())}." if made else ""
             )
-            raise ValueError(f"{stage}: sbatch refuses {path}: {done.stderr.strip()}{before}")
+            raise UsageError(f"{stage}: sbatch refuses {path}: {done.stderr.strip()}{before}")
         made[stage] = done.stdout.strip().split(";")[0]  # ID;CLUSTER on a federation
         jobs.note(place, stage, made[stage])
         print(f"{stage:<14} job {made[stage]}" + (f", after {', '.join(found)}" if found else ""), flush=True)
@@ -219,7 +220,7 @@ def submit(
 
 def check_there(dry: bool) -> None:
     if not dry and shutil.which("sbatch") is None:
-        raise ValueError(
+        raise UsageError(
             "sbatch is not here (not on PATH): submit where SLURM is, or look at the scripts with --dry-run"
         )
 
@@ -232,11 +233,11 @@ def task() -> int:
 def _check_key(key: str) -> None:
     name = key.replace("-", "_")
     if not re.fullmatch(r"[a-z][a-z0-9]+(_[a-z0-9]+)*", name):
-        raise ValueError(
+        raise UsageError(
             f"slurm.{key}: no option of sbatch is written so; its long name is taken, as --slurm.qos=high or --slurm.exclusive"
         )
     if name in OURS:
-        raise ValueError(f"slurm.{key} is not yours to say; what decides it: {OURS[name]}")
+        raise UsageError(f"slurm.{key} is not yours to say; what decides it: {OURS[name]}")
 
 
 def _dependency(ids: Sequence[str], options: dict[str, Any]) -> list[str]:

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
+from conf.errors import UsageError
 from conf.schema import OPERATIONAL, OPERATIONAL_OF_CHUNKS
 from stages import ON_DEMAND, READ_SOUND, STAGES
 
@@ -103,7 +104,7 @@ def unused(confs: dict[str, dict[str, Any]]) -> set[str]:
 def parents(stage: str, conf: dict[str, Any], typed: Typed | None = None) -> dict[str, Parent]:
     """The stage's parents with their receipts. typed: the configuration that was typed, for the commands that errors propose.
 
-    Raises ValueError for one that is missing (and the command that makes it), stale, or made from another ancestor than its siblings.
+    Raises UsageError for one that is missing (and the command that makes it), stale, or made from another ancestor than its siblings.
     """
     typed = typed or (lambda _: [f"--experiment={conf['experiment']}"])
     found: dict[str, Parent] = {}
@@ -114,13 +115,13 @@ def parents(stage: str, conf: dict[str, Any], typed: Typed | None = None) -> dic
         if receipt is None:
             if name not in needed and name not in conf["parents"]:
                 continue
-            raise ValueError(_absent(stage, name, conf, typed))
+            raise UsageError(_absent(stage, name, conf, typed))
         if STAGES[receipt["stage"]].target != STAGES[name].target:
-            raise ValueError(
+            raise UsageError(
                 f"{folder} holds a run of {receipt['stage']}, and {stage} needs one of {name}: --parents.{name}=EXPERIMENT"
             )
         if not (folder / "artifact").is_dir():
-            raise ValueError(
+            raise UsageError(
                 f"{folder} has a receipt and no artifact/. Make it again:   {_command(name, typed, '--restart')}"
             )
         found[name] = Parent(folder, receipt)
@@ -155,7 +156,7 @@ def experiments(conf: dict[str, Any], stage: str, artifact_hash: str | None = No
 
 
 def _check_ancestors(stage: str, found: dict[str, Parent], conf: dict[str, Any], typed: Typed) -> None:
-    """Raises ValueError where two parents come from different runs of one ancestor."""
+    """Raises UsageError where two parents come from different runs of one ancestor."""
     seen: dict[str, tuple[str, str]] = {}
     for name, parent in found.items():
         for ancestor, digest in _line(name, parent).items():
@@ -163,7 +164,7 @@ def _check_ancestors(stage: str, found: dict[str, Parent], conf: dict[str, Any],
             if other[0] == digest:
                 continue
             cures = [cure for follow in (name, other[1]) if (cure := _cure(follow, found, conf))]
-            raise ValueError(
+            raise UsageError(
                 f"{stage} cannot join {other[1]} and {name}: they come from different runs of {ancestor!r} "
                 f"({other[0][:12]} and {digest[:12]}).\nMake {name} again from the one you want:   {_command(name, typed, '--restart')}"
                 + "".join(f"\nor take what goes together:   {' '.join(cure)}" for cure in cures)
@@ -214,14 +215,14 @@ def state(stage: str, conf: dict[str, Any], compare: bool = False) -> State:
 
 
 def check_unfinished(stage: str, conf: dict[str, Any]) -> None:
-    """Raises ValueError where the stage's folder holds part of a run of another configuration."""
+    """Raises UsageError where the stage's folder holds part of a run of another configuration."""
     folder = run_folder(conf, stage)
     stored = folder / "conf.yaml"
     if stored.is_file() and read_receipt(folder) is None and any(_progress(folder)):
         old = OmegaConf.to_container(OmegaConf.load(stored))
         assert isinstance(old, dict)
         if fingerprint(old) != fingerprint(conf):
-            raise ValueError(
+            raise UsageError(
                 f"{folder} holds an unfinished run ({_unfinished(folder, None).detail}) of another configuration:\n  "
                 + "\n  ".join(differences(old, conf))
                 + "\nGive the old values to go on with it, --restart to begin again (the old run is kept), or another --experiment=NAME."
@@ -231,7 +232,7 @@ def check_unfinished(stage: str, conf: dict[str, Any]) -> None:
 def begin(stage: str, conf: dict[str, Any], restart: bool) -> Path:
     """The stage's run folder, ready to start or to go on. A finished or restarted run is moved aside, to `runs/<experiment>/.old/`.
 
-    Raises ValueError where the folder holds part of a run of another configuration.
+    Raises UsageError where the folder holds part of a run of another configuration.
     """
     folder = run_folder(conf, stage)
     if restart or read_receipt(folder) is not None:
@@ -310,9 +311,9 @@ def read_receipt(folder: Path) -> dict[str, Any] | None:
     try:
         receipt = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}). Remove it and run its stage again.") from None
+        raise UsageError(f"{path} is damaged ({error}). Remove it and run its stage again.") from None
     if not isinstance(receipt, dict):
-        raise ValueError(f"{path} is damaged (it holds no mapping). Remove it and run its stage again.")
+        raise UsageError(f"{path} is damaged (it holds no mapping). Remove it and run its stage again.")
     return receipt
 
 

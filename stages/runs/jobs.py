@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from conf.errors import UsageError
 from stages.runs import chain
 
 QUEUED = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SUSPENDED", "RESIZING", "SPECIAL_EXIT")
@@ -64,12 +65,12 @@ def of(place: Path) -> dict[str, Job]:
 
 
 def show(stage: str, places: list[Path], follow: bool) -> None:
-    """Prints a stage's log; `follow`: and what is added to it, until its job is over. Raises ValueError where there is none, or several."""
+    """Prints a stage's log; `follow`: and what is added to it, until its job is over. Raises UsageError where there is none, or several."""
     having = [place for place in places if log(place, stage).is_file() or stage in _noted(place)]
     if len(having) != 1:
         several = ", ".join(place.parent.name for place in having)
         where = ", ".join(str(log(place, stage)) for place in places) or "any experiment"
-        raise ValueError(
+        raise UsageError(
             f"{stage} has a log in several experiments ({several}): name one, as --experiment={having[0].parent.name}"
             if having
             else f"no job of {stage} was submitted in {where}; `stage submit {stage}` does, `stage run` prints to the terminal"
@@ -101,7 +102,7 @@ def _noted(place: Path) -> dict[str, dict[str, str]]:
     try:
         return dict(json.loads(path.read_text()))
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}). Remove it: it only says which jobs were submitted") from None
+        raise UsageError(f"{path} is damaged ({error}). Remove it: it only says which jobs were submitted") from None
 
 
 def _queue(ids: Iterable[str]) -> dict[str, Job]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from conf.errors import UsageError
 from stages.runs import chain
 
 
@@ -15,7 +16,7 @@ from stages.runs import chain
 def claimed(stage: str, conf: dict[str, Any]) -> Iterator[None]:
     """Meanwhile the stage's run folder is this process' (and its ranks'); a kill ends that too, and nothing is left of it.
 
-    Raises ValueError where another process has it, or nothing can be written there.
+    Raises UsageError where another process has it, or nothing can be written there.
     """
     path = chain.run_folder(conf, stage).with_name(f".{stage}.lock")  # beside the folder, which may be moved aside
     made = [folder for folder in (path.parent, path.parent.parent) if not folder.exists()]
@@ -23,7 +24,7 @@ def claimed(stage: str, conf: dict[str, Any]) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = _locked(path, chain.run_folder(conf, stage))
     except OSError as error:
-        raise ValueError(
+        raise UsageError(
             f"{path.parent} cannot be written: {error.strerror}. Give it room and leave to write, or write elsewhere: --runs=FOLDER"
         ) from error
     try:
@@ -43,7 +44,7 @@ def _locked(path: Path, folder: Path) -> IO[str]:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a record lock: no child that outlives us inherits it
         except (BlockingIOError, PermissionError):
             file.seek(0)
-            raise ValueError(
+            raise UsageError(
                 f"{folder} is being written by another run ({file.read().strip()}). Wait for it or stop it, "
                 "or give this one another --experiment=NAME"
             ) from None

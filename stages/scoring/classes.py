@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from conf.errors import UsageError
+
 UNREAD = "(unread)"
 
 
@@ -13,13 +15,13 @@ class Confusion(NamedTuple):
 
 
 def confusion(read: Sequence[str | None], answers: Sequence[str], labels: Sequence[str]) -> Confusion:
-    """Answers that were not read have a column of their own; raises ValueError for an answer that is no label."""
+    """Answers that were not read have a column of their own; raises UsageError for an answer that is no label."""
     columns = [*labels, UNREAD]
     place = {label: index for index, label in enumerate(columns)}
     counts = [[0] * len(columns) for _ in labels]
     for got, answer in zip(read, answers, strict=True):
         if answer not in place:
-            raise ValueError(
+            raise UsageError(
                 f"the right answer {answer!r} is none of the {len(labels)} labels: {', '.join(labels[:8])}, ..."
             )
         counts[place[answer]][place[UNREAD if got is None else got]] += 1

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
+from conf.errors import UsageError
 from stages.scoring.words import cues, mentions, refusal, said, words
 
 EMPTY, REFUSAL, NONE, SEVERAL, NEGATED = "empty", "refusal", "no label", "several labels", "negated"
@@ -114,14 +115,14 @@ def summary(readings: Iterable[Reading], answers: Iterable[str]) -> Read:
 
 
 def labelled(given: Sequence[str] | dict[str, Any]) -> list[Label]:
-    """Labels of a task file: a list of names, or names with their aliases. Raises ValueError where two share a text."""
+    """Labels of a task file: a list of names, or names with their aliases. Raises UsageError where two share a text."""
     pairs = given.items() if isinstance(given, dict) else ((name, ()) for name in given)
     labels = [Label(str(name), tuple(map(str, aliases or ()))) for name, aliases in pairs]
     owner: dict[str, str] = {}
     for label in labels:
         for text in (label.name, *label.aliases):
             if owner.setdefault(_key(text), label.name) != label.name:
-                raise ValueError(f"the labels {owner[_key(text)]!r} and {label.name!r} are both called {text!r}")
+                raise UsageError(f"the labels {owner[_key(text)]!r} and {label.name!r} are both called {text!r}")
     return labels
 
 

@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from conf.errors import UsageError
+
 Reason = str | None  # why a need is not met and what to type; None where it is
 
 
@@ -172,12 +174,12 @@ METRICS: Mapping[str, Metric] = {
 
 
 def chosen(names: Iterable[str], of: Sequence[str]) -> list[Metric]:
-    """Raises ValueError for a name that is no metric of these kinds."""
+    """Raises UsageError for a name that is no metric of these kinds."""
     found = []
     for name in names:
         if name not in METRICS or METRICS[name].of not in of:
             allowed = ", ".join(metric.name for metric in METRICS.values() if metric.of in of)
-            raise ValueError(
+            raise UsageError(
                 f"no metric {name!r} of {' or '.join(of)}. There are: {allowed}.   stage metrics   says what each needs"
             )
         found.append(METRICS[name])
@@ -205,6 +207,6 @@ def missing(
 
 
 def require(metrics: Iterable[Metric], count: int | None, encoders: Callable[[str], Reason]) -> None:
-    """Raises one ValueError with all that is not here."""
+    """Raises one UsageError with all that is not here."""
     if problems := missing(metrics, count, encoders):
-        raise ValueError("\n  ".join(["these metrics cannot be computed:", *problems]))
+        raise UsageError("\n  ".join(["these metrics cannot be computed:", *problems]))

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from conf.errors import UsageError
 from stages.scoring import classes, registry
 from stages.scoring.answers import BestGuess, Interval, bootstrap, drawn, interval, is_right, resampled
 from stages.scoring.captions.coco import Scored
@@ -24,7 +25,7 @@ CONDITIONS = {"sound": "with_sound", "other": "other_sound", "text": "without_so
 
 
 def tools(task: dict[str, Any]) -> Tools:
-    """What a task's metrics and reading need, loaded. Raises ValueError with all that is not here."""
+    """What a task's metrics and reading need, loaded. Raises UsageError with all that is not here."""
     from stages.hub import weights
 
     metrics = require(task, None)
@@ -38,7 +39,7 @@ def tools(task: dict[str, Any]) -> Tools:
 
 
 def require(task: dict[str, Any], count: int | None) -> list[registry.Metric]:
-    """Raises one ValueError that says all that a task's metrics and reading lack, before anything is generated. count: clips, where known."""
+    """Raises one UsageError that says all that a task's metrics and reading lack, before anything is generated. count: clips, where known."""
     from stages.hub import weights
 
     kinds = {"captions": ("captions",), "questions": ("answers", "captions")}.get(task["ask"], ("answers",))
@@ -48,7 +49,7 @@ def require(task: dict[str, Any], count: int | None) -> list[registry.Metric]:
     try:
         registry.require([*metrics, *reading], count, weights.sentences_missing)
     except ValueError as error:
-        raise ValueError(f"task {task['name']}: {error}") from None
+        raise UsageError(f"task {task['name']}: {error}") from None
     return metrics
 
 
@@ -309,7 +310,7 @@ def _among(text: str, row: Row) -> bool:
 
 def _known(answer: str, read: Reader, task: dict[str, Any]) -> str:
     if _key(answer) not in read.names:
-        raise ValueError(
+        raise UsageError(
             f"task {task['name']}: the corpus has the label {answer!r}, which the task has not. Add it to a copy of the task's YAML, "
             f"and type --tasks=[FILE.yaml]. It has: {', '.join(list(read.names.values())[:12])}, ..."
         )

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from datamodules.corpora.published.records import About, Asked, Options, Record, first, table, youtube
+from datamodules.errors import DataError
 
 PARTS = {"balanced_train_segments": "train", "unbalanced_train_segments": "train", "eval_segments": "test"}
 STRONG = ("audioset_train_strong.tsv", "audioset_eval_strong.tsv")
@@ -37,7 +38,7 @@ def records(root: Path, options: Options) -> Iterator[Record]:
             clip, start, end = row["YTID"], float(row["start_seconds"]), float(row["end_seconds"])
             mids = row["positive_labels"].split(",")
             if unknown := [mid for mid in mids if mid not in names]:
-                raise ValueError(f"{where}: {unknown[0]} is not in {labels}")
+                raise DataError(f"{where}: {unknown[0]} is not in {labels}")
             times = "; ".join(events.get(f"{clip}_{round(start * 1000)}", []))
             yield Record(
                 files.find(youtube(clip, start, end), [part, part.removesuffix("_segments")]),
@@ -66,7 +67,7 @@ def _events(root: Path) -> dict[str, list[str]]:
             path, ["segment_id", "start_time_seconds", "end_time_seconds", "label"], delimiter="\t"
         ):
             if row["label"] not in names:
-                raise ValueError(f"{where}: {row['label']} is not in mid_to_display_name.tsv")
+                raise DataError(f"{where}: {row['label']} is not in mid_to_display_name.tsv")
             start, end = float(row["start_time_seconds"]), float(row["end_time_seconds"])
             found[row["segment_id"]].append(f"{names[row['label']]} from {start:.1f} to {end:.1f} s")
     return found

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from datamodules.corpora.published.records import About, Options, Record, first, table
+from datamodules.errors import DataError
 
 ABOUT = About(
     "2,000 environmental clips of 5 s, 50 classes",
@@ -18,7 +19,7 @@ def records(root: Path, options: Options) -> Iterator[Record]:
     lines = list(table(path, ["filename", "fold", "category", "src_file"]))
     folds = sorted({line.values["fold"] for line in lines})
     if str(options.fold) not in folds:
-        raise ValueError(f"--fold={options.fold}: {path} has the folds {', '.join(folds)}")
+        raise DataError(f"--fold={options.fold}: {path} has the folds {', '.join(folds)}")
     for where, row in lines:
         name = row["filename"]
         yield Record(

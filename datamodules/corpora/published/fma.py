@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from datamodules.corpora.published.records import About, Options, Record, first, table
+from datamodules.errors import DataError
 
 SPLITS = {"training": "train", "validation": "validation", "test": "test"}
 SUBSETS = ("small", "medium", "large", "full")  # each holds the one before it
@@ -46,17 +47,17 @@ def records(root: Path, options: Options) -> Iterator[Record]:
                 )
             )
         except (StopIteration, KeyError, ValueError) as error:
-            raise ValueError(f"{tracks}: its three header lines are not FMA's ({error})") from None
+            raise DataError(f"{tracks}: its three header lines are not FMA's ({error})") from None
         for row in reader:
             where = f"{tracks}, line {reader.line_num}"
             if len(row) <= max(columns.values()) or row[split] not in SPLITS or not row[0].isdigit():
-                raise ValueError(f"{where}: no track, or a split that is none of {', '.join(SPLITS)}")
+                raise DataError(f"{where}: no track, or a split that is none of {', '.join(SPLITS)}")
             if row[subset] not in wanted:
                 continue
             number = int(row[0])
             numbers = json.loads(row[genres] or "[]")
             if unknown := [genre for genre in numbers if str(genre) not in titles]:
-                raise ValueError(f"{where}: the genre {unknown[0]} is not in {named}")
+                raise DataError(f"{where}: the genre {unknown[0]} is not in {named}")
             heard = list(dict.fromkeys([*([row[top]] if row[top] else []), *(titles[str(genre)] for genre in numbers)]))
             yield Record(
                 f"{folder.name}/{number // 1000:03d}/{number:06d}.mp3",

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from datamodules.corpora.published.records import About, Options, Record, first, table
+from datamodules.errors import DataError
 
 SPLITS = {"train": "train", "val": "validation"}
 ABOUT = About(
@@ -28,9 +29,9 @@ def records(root: Path, options: Options) -> Iterator[Record]:
         for where, row in table(path, columns):
             labels = row["labels"].split(",")
             if unknown := [label for label in labels if label not in vocabulary]:
-                raise ValueError(f"{where}: the label {unknown[0]!r} is not in {paths[0]}")
+                raise DataError(f"{where}: the label {unknown[0]!r} is not in {paths[0]}")
             if "split" in columns and row["split"] not in SPLITS:
-                raise ValueError(f"{where}: split {row['split']!r}; {' and '.join(SPLITS)} are allowed")
+                raise DataError(f"{where}: split {row['split']!r}; {' and '.join(SPLITS)} are allowed")
             yield Record(
                 f"{audio}/{row['fname']}.wav",
                 row["fname"],

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from datamodules.corpora.published.records import About, Options, Record, first
+from datamodules.errors import DataError
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 ABOUT = About(
@@ -21,7 +22,7 @@ def records(root: Path, options: Options) -> Iterator[Record]:
     for path in sorted(folder.glob("*.wav")):
         name = re.fullmatch(r"(\d)_([a-z]+)_(\d+)", path.stem)
         if name is None:
-            raise ValueError(f"{path}: a name as 7_jackson_32.wav is expected: digit, speaker, take")
+            raise DataError(f"{path}: a name as 7_jackson_32.wav is expected: digit, speaker, take")
         digit, speaker, take = DIGITS[int(name[1])], name[2], int(name[3])
         yield Record(
             f"{folder.name}/{path.name}",

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from datamodules.corpora.published.records import About, Options, Record, first
+from datamodules.errors import DataError
 
 LISTS = {"train": "train_filtered.txt", "validation": "valid_filtered.txt", "test": "test_filtered.txt"}
 SPOKEN = {"hiphop": "hip-hop"}
@@ -24,7 +25,7 @@ def records(root: Path, options: Options) -> Iterator[Record]:
     folder = first(root, ["genres_original", "Data/genres_original", "genres"], ABOUT)
     there = [name for name in LISTS.values() if (root / name).is_file()]
     if there and len(there) < len(LISTS):
-        raise ValueError(
+        raise DataError(
             f"{root}: {', '.join(there)} without the other lists; all of {', '.join(LISTS.values())} or none"
         )
     if there:

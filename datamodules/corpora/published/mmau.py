@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from datamodules.corpora.published.records import About, Asked, Options, Record, first
+from datamodules.errors import DataError
 
 ABOUT = About(
     "1,000 questions with choices (test-mini), to be tested on alone",
@@ -19,14 +20,14 @@ def records(root: Path, options: Options) -> Iterator[Record]:
     try:
         items = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: no JSON ({error})") from None
+        raise DataError(f"{path}: no JSON ({error})") from None
     for number, item in enumerate(items, 1):
         where = f"{path}, record {number}"
         if lacking := [key for key in ("id", "audio_id", "question", "choices", "answer", "task") if not item.get(key)]:
-            raise ValueError(f"{where}: no {lacking[0]}; it has {', '.join(item)}")
+            raise DataError(f"{where}: no {lacking[0]}; it has {', '.join(item)}")
         choices, answer = tuple(map(str, item["choices"])), str(item["answer"])
         if answer not in choices:
-            raise ValueError(
+            raise DataError(
                 f"{where}: the answer {answer!r} is none of its choices. Version 05.15.25 has no such record: take that one"
             )
         question = f"{item['question'].strip()} Choose one of: {'; '.join(choices)}."

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from datamodules.corpora.published.records import About, Options, Record, first, table, youtube
+from datamodules.errors import DataError
 
 ABOUT = About(
     "5,521 clips of 10 s of music with a caption",
@@ -21,11 +22,11 @@ def records(root: Path, options: Options) -> Iterator[Record]:
         try:
             aspects = [str(aspect) for aspect in ast.literal_eval(row["aspect_list"])]
         except (ValueError, SyntaxError, TypeError):
-            raise ValueError(
+            raise DataError(
                 f"{where}: aspect_list is a list as ['pop', 'guitar'], here {row['aspect_list'][:60]!r}"
             ) from None
         if row["is_audioset_eval"] not in ("True", "False"):
-            raise ValueError(f"{where}: is_audioset_eval is True or False, here {row['is_audioset_eval']!r}")
+            raise DataError(f"{where}: is_audioset_eval is True or False, here {row['is_audioset_eval']!r}")
         yield Record(
             files.find([*youtube(clip, start, end), f"[{clip}]-[{int(start)}-{int(end)}]"]),
             clip,

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
+from datamodules.errors import DataError
+
 SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".au", ".aiff")  # of libsndfile
 NOTHING: Mapping[str, str | list[str]] = MappingProxyType({})
 
@@ -51,12 +53,12 @@ class Line(NamedTuple):
 
 
 def first(root: Path, names: Sequence[str], about: About) -> Path:
-    """The first of several places that is there. Raises ValueError that says what is missing and where people get it."""
+    """The first of several places that is there. Raises DataError that says what is missing and where people get it."""
     for name in names:
         if (root / name).exists():
             return root / name
     wanted = " or ".join(names)
-    raise ValueError(
+    raise DataError(
         f"{root}: no {wanted}. It is part of the download: {about.where}. `stage prepare --list` says what lies where"
     )
 
@@ -71,24 +73,24 @@ def table(
 ) -> Iterator[Line]:
     """The rows of a CSV. columns: those that must be there; without a header they are all of its columns.
 
-    Raises ValueError for a column or a field that is missing, with the line.
+    Raises DataError for a column or a field that is missing, with the line.
     """
     with path.open(encoding=encoding, newline="") as file:
         reader = csv.reader(file, delimiter=delimiter, skipinitialspace=comment is not None)
         try:
             named = [name.strip() for name in next(reader, [])] if header else list(columns)
             if lacking := [name for name in columns if name not in named]:
-                raise ValueError(f"{path}: no column {lacking[0]!r}. It has {', '.join(named) or 'none'}")
+                raise DataError(f"{path}: no column {lacking[0]!r}. It has {', '.join(named) or 'none'}")
             for fields in reader:
                 if not fields or (comment and fields[0].startswith(comment)):
                     continue
                 if len(fields) != len(named):
-                    raise ValueError(f"{path}, line {reader.line_num}: {len(fields)} fields, {len(named)} are expected")
+                    raise DataError(f"{path}, line {reader.line_num}: {len(fields)} fields, {len(named)} are expected")
                 yield Line(f"{path}, line {reader.line_num}", dict(zip(named, map(str.strip, fields), strict=True)))
         except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is not {encoding} ({error.reason} at byte {error.start})") from None
+            raise DataError(f"{path} is not {encoding} ({error.reason} at byte {error.start})") from None
         except csv.Error as error:
-            raise ValueError(f"{path} cannot be read as CSV: {error}") from None
+            raise DataError(f"{path} cannot be read as CSV: {error}") from None
 
 
 class Files:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from datamodules.corpora.published.records import About, Options, Record, first, table, youtube
+from datamodules.errors import DataError
 
 ABOUT = About(
     "200 k clips of 10 s, 309 classes",
@@ -20,7 +21,7 @@ def records(root: Path, options: Options) -> Iterator[Record]:
     path, files = first(root, ["vggsound.csv", "data/vggsound.csv"], ABOUT), options.files
     for where, row in table(path, ["video", "start", "label", "split"], header=False):
         if row["split"] not in ("train", "test"):
-            raise ValueError(f"{where}: split {row['split']!r}; train and test are allowed")
+            raise DataError(f"{where}: split {row['split']!r}; train and test are allowed")
         clip, start = row["video"], int(row["start"])
         name = f"{clip}_{start:06d}"
         yield Record(

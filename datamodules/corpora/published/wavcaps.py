@@ -6,6 +6,7 @@ from pathlib import Path
 import ijson
 
 from datamodules.corpora.published.records import About, Files, Options, Record, first
+from datamodules.errors import DataError
 
 SUBSETS = {  # folder -> file, who numbers its clips
     "AudioSet_SL": ("as_final.json", "youtube"),
@@ -38,12 +39,12 @@ def records(root: Path, options: Options) -> Iterator[Record]:
                 for number, item in enumerate(ijson.items(stream, "item" if listed else "data.item"), 1):
                     yield _record(item, subset, numbers, files, f"{path}, record {number}")
             except ijson.JSONError as error:
-                raise ValueError(f"{path}: no JSON: {str(error).strip().splitlines()[0]}") from None
+                raise DataError(f"{path}: no JSON: {str(error).strip().splitlines()[0]}") from None
 
 
 def _record(item: dict[str, str], subset: str, numbers: str, files: Files, where: str) -> Record:
     if not isinstance(item, dict) or not item.get("id") or not item.get("caption"):
-        raise ValueError(f"{where}: an object with id and caption is expected, here {str(item)[:60]!r}")
+        raise DataError(f"{where}: an object with id and caption is expected, here {str(item)[:60]!r}")
     stem = str(item["id"]).removesuffix(".wav")
     clip = stem.removeprefix("Y") if numbers == "youtube" else stem
     path = files.find([stem, clip], [subset], strict=True)

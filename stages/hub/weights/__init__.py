@@ -12,6 +12,7 @@ No torch here at import.
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from conf.errors import UsageError
 from stages.hub.weights.llm import LanguageModel, fingerprint, load_language_model
 from stages.hub.weights.sentences import SENTENCES, load_fluency, load_sentences, sentences_missing
 from stages.hub.weights.sources import ASSETS, EMBEDDERS, RANDOM, missing, resolve, unreachable
@@ -28,10 +29,10 @@ __all__ = [
 
 
 def load_embedder(name: str) -> "SoundEffectsEmbedding | LogMelStatistics":
-    """A frozen embedder of sounds, for the distances of distributions. Raises ValueError for a name that is not known."""
+    """A frozen embedder of sounds, for the distances of distributions. Raises UsageError for a name that is not known."""
     from models.metrics.embedding import LogMelStatistics, SoundEffectsEmbedding
 
     if name not in EMBEDDERS:
-        raise ValueError(f"no embedder {name!r}. Allowed: {', '.join(EMBEDDERS)}, or --embedder=null for none")
+        raise UsageError(f"no embedder {name!r}. Allowed: {', '.join(EMBEDDERS)}, or --embedder=null for none")
     weights = EMBEDDERS[name]
     return LogMelStatistics() if weights is None else SoundEffectsEmbedding.from_checkpoint(Path(resolve(weights)))

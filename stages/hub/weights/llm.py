@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from conf.errors import UsageError
 from stages.hub.weights.sources import RANDOM, names, resolve
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def load_language_model(source: str, revision: str | None, dtype: str, attention
 
     source: see the package; dtype: float32 or bfloat16; attention: sdpa or eager, None takes what transformers takes for this model.
     A GGUF file's weights are dequantised once and kept beside it as safetensors (15 s against 0.3 s for 135 million weights).
-    Raises ValueError where nothing can be loaded, and for an encoder-decoder, a multimodal wrapper or quantised weights.
+    Raises UsageError where nothing can be loaded, and for an encoder-decoder, a multimodal wrapper or quantised weights.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -42,7 +43,7 @@ def load_language_model(source: str, revision: str | None, dtype: str, attention
         return _tiny(resolved, kind, attention)
     if isinstance(resolved, Path) and resolved.is_file():
         if resolved.suffix != ".gguf":
-            raise ValueError(f"{resolved}: a language model is a folder, a hub id or a .gguf file")
+            raise UsageError(f"{resolved}: a language model is a folder, a hub id or a .gguf file")
         return _load_gguf(resolved, dtype, attention)
     try:
         config = AutoConfig.from_pretrained(resolved, revision=revision)
@@ -55,17 +56,17 @@ def load_language_model(source: str, revision: str | None, dtype: str, attention
     except (OSError, ValueError) as error:
         text = " ".join(str(error).split())
         if "attn_implementation" in text:
-            raise ValueError(
+            raise UsageError(
                 f"{source}: no attention of the kind {attention} ({text}). Type --model.attention=null"
             ) from error
         gated = "It is gated: accept its licence on its page, then type hf auth login. " if "gated" in text else ""
-        raise ValueError(
+        raise UsageError(
             f"{source}: no language model could be loaded ({text}). {gated}"
             f"Type --model.source=FOLDER, a .gguf file, a hub id that this machine reaches or holds "
             f"(hf download {source}), or one of {names()}."
         ) from error
     if refused:
-        raise ValueError(f"{source} is {refused}")
+        raise UsageError(f"{source} is {refused}")
     return LanguageModel(model.eval(), tokenizer)
 
 
@@ -112,7 +113,7 @@ def _load_gguf(path: Path, dtype: str, attention: str | None) -> LanguageModel:
                 loaded = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=kind)
                 tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         except ImportError as error:
-            raise ValueError(f"{path.name}: GGUF needs one more package. Type pip install gguf.") from error
+            raise UsageError(f"{path.name}: GGUF needs one more package. Type pip install gguf.") from error
         if not os.access(path.parent, os.W_OK):
             loaded.set_attn_implementation(attention or loaded.config._attn_implementation)
             return LanguageModel(loaded.eval(), tokenizer)
@@ -176,7 +177,7 @@ def _tiny(source: str, dtype: Any, attention: str | None) -> LanguageModel:
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     if source not in RANDOM:
-        raise ValueError(f"{source!r} is unknown. Allowed: {', '.join(RANDOM)}.")
+        raise UsageError(f"{source!r} is unknown. Allowed: {', '.join(RANDOM)}.")
     marks = ["<|pad|>", "<|im_start|>", "<|im_end|>"]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     core = Tokenizer(BPE({token: i for i, token in enumerate(marks + alphabet)}, []))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from conf.errors import UsageError
 from stages.hub.weights.sources import in_hub_cache, resolve
 from stages.hub.weights.wheels import parse, placed
 
@@ -41,7 +42,7 @@ def sentences_missing(name: str, fetch: bool = True) -> str | None:
 
 
 def load_sentences(name: str) -> "SentenceEmbedding":
-    """Raises ValueError for an encoder that cannot be had."""
+    """Raises UsageError for an encoder that cannot be had."""
     import torch
     from tokenizers import Tokenizer
     from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
@@ -49,7 +50,7 @@ def load_sentences(name: str) -> "SentenceEmbedding":
     from models.metrics.sentences import SentenceEmbedding
 
     if reason := sentences_missing(name):
-        raise ValueError(reason)
+        raise UsageError(reason)
     if name not in SENTENCES:
         words = AutoTokenizer.from_pretrained(name)
 
@@ -78,7 +79,7 @@ def load_sentences(name: str) -> "SentenceEmbedding":
 
 
 def load_fluency(checkpoint: Path) -> "tuple[FluencyChecker, Callable[[list[str]], dict[str, Tensor]]]":
-    """FENSE's checker and its tokenizer. Raises ValueError where its backbone cannot be had."""
+    """FENSE's checker and its tokenizer. Raises UsageError where its backbone cannot be had."""
     from transformers import AutoModel, AutoTokenizer
 
     from stages.scoring.captions.fluency import LONGEST as MOST
@@ -86,7 +87,7 @@ def load_fluency(checkpoint: Path) -> "tuple[FluencyChecker, Callable[[list[str]
 
     def backbone(name: str) -> Any:
         if reason := sentences_missing(name):
-            raise ValueError(f"FENSE's checker: {reason}")
+            raise UsageError(f"FENSE's checker: {reason}")
         return AutoModel.from_pretrained(name)
 
     checker, name = FluencyChecker.from_checkpoint(checkpoint, backbone)

