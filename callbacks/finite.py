@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from callbacks.errors import TrainingError
-from callbacks.preempted import agreed
+from callbacks.stop_callbacks import agreed
 
 
-class Finite(L.Callback):
+class FiniteGradients(L.Callback):
     """Looks at the gradients of each optimizer step. They are summed over ranks by then, so the ranks agree without asking.
 
     stop: raises TrainingError. skip: that step changes no weight, at most `in_a_row` times one after the other. Each rank appends to not_finite.jsonl:

@@ -1,34 +1,42 @@
-"""The progress line of a stage that trains."""
+"""One clean progress line: a live bar on a terminal, a printed line at every tenth elsewhere (a SLURM log, a pipe). No Lightning here."""
 
-from typing import Any
+import time
 
-import lightning as L
-
-from callbacks.line import Line
-
-__all__ = ["Line", "ProgressLine"]
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
-class ProgressLine(L.Callback):
-    """The line of a stage that trains: optimizer steps and the running losses named in `watch`."""
+class ProgressLine:
+    """A progress line with a unit ("steps", "clips"); silent where `visible` is False (ranks other than 0)."""
 
-    def __init__(self, name: str, watch: tuple[str, ...]) -> None:
-        self.name, self.watch = name, watch
-        self.line: Line | None = None
+    def __init__(self, name: str, total: int, unit: str, visible: bool = True) -> None:
+        self.name, self.total, self.unit, self.visible = name, total, unit, visible
+        self.console = Console()
+        self.live: Progress | None = None
+        self.began, self.first, self.printed = time.monotonic(), 0, -1
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.line = Line(self.name, trainer.max_steps, "steps", trainer.is_global_zero)
-        self.line.start(trainer.global_step)
+    def start(self, done: int = 0) -> None:
+        self.began, self.first = time.monotonic(), done
+        if self.visible and self.console.is_terminal:
+            columns = (
+                TextColumn("{task.description:<14}"), BarColumn(), MofNCompleteColumn(), TextColumn(self.unit),
+                TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+            )  # fmt: skip
+            self.live = Progress(*columns, console=self.console)
+            self.task = self.live.add_task(self.name, total=self.total, completed=done, note="")
+            self.live.start()
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        assert self.line is not None
-        metrics = trainer.callback_metrics
-        shown = {key: float(metrics[key]) for key in self.watch if key in metrics}
-        note = "  ".join(f"{key.split('/')[-1]} {value:.4g}" for key, value in shown.items() if value == value)
-        self.line.update(trainer.global_step, note)
+    def update(self, done: int, note: str = "") -> None:
+        if self.live is not None:
+            self.live.update(self.task, completed=done, note=note)
+        elif self.visible and not self.console.is_terminal:
+            tenth = 10 * done // max(self.total, 1)
+            if tenth > self.printed:
+                self.printed = tenth
+                seconds = time.monotonic() - self.began
+                print(f"{self.name:<14} {done:>6}/{self.total} {self.unit}  {seconds:6.1f} s  {note}", flush=True)
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if self.line is not None:
-            self.line.stop()
+    def stop(self) -> None:
+        if self.live is not None:
+            self.live.stop()
+            self.live = None

@@ -24,7 +24,7 @@ from datamodules.errors import DataError
 LARGEST_KERNEL = 1 << 20  # entries of a resampling filter; 44099 to 44100 Hz would need 2 x 10^9
 
 
-class Windows(NamedTuple):
+class RecordingWindows(NamedTuple):
     """All of one recording."""
 
     waveform: Tensor  # (W, C, T) float32
@@ -39,7 +39,7 @@ def load_windows(
     window_samples: int,
     first: int = 0,
     count: int | None = None,
-) -> Windows:
+) -> RecordingWindows:
     """`count` windows of a recording from the `first` on, all by default, whatever its rate and length.
 
     Only their part of the file is read, with what the resampling filter reaches of its surroundings; the whole where
@@ -87,19 +87,21 @@ def resample_part(
     return _sinc(rate, new_rate)(part)[:, start - first * after : stop - first * after]
 
 
-def split_windows(sound: Tensor, rate: int, sample_rate: int, channels: int, window_samples: int, name: str) -> Windows:
+def split_windows(
+    sound: Tensor, rate: int, sample_rate: int, channels: int, window_samples: int, name: str
+) -> RecordingWindows:
     """The same of a sound (C, T) at `rate` Hz that is in memory; `name` stands in errors."""
     return _split(resample(_with_channels(sound, channels, name), rate, sample_rate), channels, window_samples)
 
 
-def _split(sound: Tensor, channels: int, window_samples: int) -> Windows:
+def _split(sound: Tensor, channels: int, window_samples: int) -> RecordingWindows:
     length = sound.shape[1]
     count = max(1, -(-length // window_samples))
     padded = torch.nn.functional.pad(sound, (0, count * window_samples - length))
     num_samples = torch.full((count,), window_samples)
     num_samples[-1] = length - (count - 1) * window_samples
     waveform = padded.view(len(padded), count, window_samples).transpose(0, 1)
-    return Windows(waveform.expand(count, channels, window_samples), num_samples)
+    return RecordingWindows(waveform.expand(count, channels, window_samples), num_samples)
 
 
 def load_sound(

@@ -14,7 +14,7 @@ from datamodules.errors import DataError
 from datamodules.language.conversations import Turn, is_asked
 
 
-class Asked(NamedTuple):
+class EvaluationItem(NamedTuple):
     id: str
     source: str
     kind: str  # of question, or "caption"
@@ -27,7 +27,7 @@ class Asked(NamedTuple):
     labels: bool = False  # scored label by label by the LLM, not generated
 
 
-def questions(cuts: Sequence[Any], per_kind: int, kinds: Sequence[str]) -> list[Asked]:
+def questions(cuts: Sequence[Any], per_kind: int, kinds: Sequence[str]) -> list[EvaluationItem]:
     """Up to `per_kind` questions of each of the kinds (empty: of all), chosen by hash, each asked with and without the sound."""
     by_kind: dict[str, list[tuple[Any, Any]]] = defaultdict(list)
     for cut in cuts:
@@ -40,11 +40,13 @@ def questions(cuts: Sequence[Any], per_kind: int, kinds: Sequence[str]) -> list[
             question, answer = sup.custom["question"], [sup.custom["answer"]]
             for condition, segments in (("sound", [list(cut.custom["codes"]), f"\n{question}"]), ("text", [question])):
                 name = f"{sup.id}:{condition}"
-                found.append(Asked(name, cut.custom["source"], kind, condition, [("user", segments)], question, answer))
+                found.append(
+                    EvaluationItem(name, cut.custom["source"], kind, condition, [("user", segments)], question, answer)
+                )
     return found
 
 
-def captions(cuts: Sequence[Any], count: int, prompt: str) -> list[Asked]:
+def captions(cuts: Sequence[Any], count: int, prompt: str) -> list[EvaluationItem]:
     """One caption a clip, with its sound, with another clip's, and without."""
     captioned = [cut for cut in cuts if any(sup.custom["task"] == "caption" for sup in cut.supervisions)]
     chosen = spread(captioned, count, lambda cut: cut.id)
@@ -58,7 +60,7 @@ def captions(cuts: Sequence[Any], count: int, prompt: str) -> list[Asked]:
             ("text", [prompt]),
         ):
             found.append(
-                Asked(
+                EvaluationItem(
                     f"{cut.id}:caption:{condition}",
                     cut.custom["source"],
                     "caption",
@@ -71,9 +73,9 @@ def captions(cuts: Sequence[Any], count: int, prompt: str) -> list[Asked]:
     return found
 
 
-def of_task(
+def task_items(
     task: Mapping[str, Any], cuts: Sequence[Any], count: int, kinds: Sequence[str], prompt: str, labels: Sequence[str]
-) -> list[Asked]:
+) -> list[EvaluationItem]:
     """Up to `count` items (of questions: of each kind) of a task, each under its conditions: the sound, another clip's, none.
 
     Questions with choices also in another order (`shuffled`). prompt: what stands where the task has none and the corpus no question;
@@ -108,7 +110,7 @@ def of_task(
             asked = asked.replace("{labels}", "; ".join(choices or labels))
             segments = [asked] if condition == "text" else [list(cut.custom["codes"]), f"\n{asked}"]
             found.append(
-                Asked(
+                EvaluationItem(
                     f"{name}:{entry.id}:{condition}", entry.cut.custom["source"], entry.kind, condition, [("user", segments)],
                     entry.question, entry.references, name, choices, task["reading"] == "likelihood",
                 )
@@ -178,9 +180,9 @@ class EvaluationDataModule(L.LightningDataModule):
     A prompt is a list of the items that ask the very same thing (many do, without the sound): decoding is greedy, so one answer serves all.
     """
 
-    def __init__(self, asked: list[Asked], answered: set[str], batch_size: int) -> None:
+    def __init__(self, asked: list[EvaluationItem], answered: set[str], batch_size: int) -> None:
         super().__init__()
-        prompts: dict[str, list[Asked]] = {}
+        prompts: dict[str, list[EvaluationItem]] = {}
         for item in asked:
             same = json.dumps([item.turns, item.labels and [item.task, item.choices]])
             prompts.setdefault(same, []).append(item)
@@ -194,11 +196,11 @@ class EvaluationDataModule(L.LightningDataModule):
         return DataLoader(self.batches[rank::world], batch_size=None, collate_fn=_as_it_is)
 
 
-def _as_it_is(batch: list[list[Asked]]) -> list[list[Asked]]:
+def _as_it_is(batch: list[list[EvaluationItem]]) -> list[list[EvaluationItem]]:
     return batch
 
 
-def _length(item: Asked) -> int:
+def _length(item: EvaluationItem) -> int:
     return sum(len(segment) for _, segments in item.turns for segment in segments)
 
 

@@ -28,7 +28,7 @@ CONDITIONS = ("codes", "shuffled_codes", "shuffled_labels")
 EMPTY = "N/A"  # the query without content, that a calibrated score is held against (Zhao et al. 2021, arXiv:2102.09690)
 
 
-class Sound(NamedTuple):
+class LabelledSound(NamedTuple):
     id: str
     source: str  # the recording that it was cut from
     label: str
@@ -52,15 +52,15 @@ class Episode(NamedTuple):
         return f"{self.shots_per_class}-shot-{self.number}"
 
 
-class Prompt(NamedTuple):
+class EpisodePrompt(NamedTuple):
     head: list[list[Piece]]  # blocks that all candidates share: the induction and the shots
     query: list[Piece]
     empty: list[Piece]  # the query without content
 
 
-def episodes(sounds: Sequence[Sound], ways: int, shots: int, count: int, seed: int) -> list[Episode]:
+def episodes(sounds: Sequence[LabelledSound], ways: int, shots: int, count: int, seed: int) -> list[Episode]:
     """The answer stands at each place of `labels` equally often, and its class is drawn evenly. Raises DataError where the sounds are too few."""
-    classes: dict[str, list[Sound]] = defaultdict(list)
+    classes: dict[str, list[LabelledSound]] = defaultdict(list)
     for sound in sorted(sounds):
         classes[sound.label].append(sound)
     if len(classes) < ways:
@@ -81,7 +81,7 @@ def episodes(sounds: Sequence[Sound], ways: int, shots: int, count: int, seed: i
     return [_episode(classes, ways, shots, number, seed) for number in range(count)]
 
 
-def _episode(classes: Mapping[str, list[Sound]], ways: int, shots: int, number: int, seed: int) -> Episode:
+def _episode(classes: Mapping[str, list[LabelledSound]], ways: int, shots: int, number: int, seed: int) -> Episode:
     draw = random.Random(f"{seed}/{ways}/{shots}/{number}")
     names = list(classes)
     turn = random.Random(f"{seed}/{ways}/{shots}/round {number // len(names)}").sample(names, len(names))
@@ -118,7 +118,7 @@ def disturb(episode: Episode, condition: str, ids: Sequence[str], seed: int) -> 
     return episode, shown
 
 
-def prompt(episode: Episode, codes: Mapping[str, list[int]], repeats: int, induction: bool) -> Prompt:
+def prompt(episode: Episode, codes: Mapping[str, list[int]], repeats: int, induction: bool) -> EpisodePrompt:
     """codes: of each of the episode's sounds, by id; repeats: how often each shot is shown."""
     choice = " or ".join(f"'{label}'" for label in episode.labels)
     told: list[list[Piece]] = (
@@ -128,7 +128,7 @@ def prompt(episode: Episode, codes: Mapping[str, list[int]], repeats: int, induc
         ["###\nInput: < ", codes[shot.sound], f" >\nOutput: {shot.label}\n"] for shot in episode.shots
     ]
     query: list[Piece] = ["###\nInput: < ", codes[episode.query], " >\nOutput:"]
-    return Prompt(told + shots * repeats, query, [f"###\nInput: < {EMPTY} >\nOutput:"])
+    return EpisodePrompt(told + shots * repeats, query, [f"###\nInput: < {EMPTY} >\nOutput:"])
 
 
 class FewShotDataModule(L.LightningDataModule):

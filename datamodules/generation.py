@@ -20,7 +20,7 @@ from datamodules.reconstruction import group_of
 TEST, TRAIN, TOKENIZER, CAPTION, NOTHING = "test", "train", "tokenizer", "caption", "no_caption"
 
 
-class Item(NamedTuple):
+class GenerationItem(NamedTuple):
     """One sound."""
 
     condition: str
@@ -33,19 +33,19 @@ class Item(NamedTuple):
         return f"{self.cut}:{self.condition}:{self.number}"
 
 
-class Chosen(NamedTuple):
+class ChosenRecordings(NamedTuple):
     asked: list[Any]  # cuts of the test split whose caption is given to the LLM
     test: list[Any]  # cuts of the test split, `asked` among them
     train: list[Any]
 
 
-def choose(test: Iterable[Any], train: Iterable[Any], captions: int, recordings: int) -> Chosen:
+def choose(test: Iterable[Any], train: Iterable[Any], captions: int, recordings: int) -> ChosenRecordings:
     """Recordings with a caption, by the hash of their names: the same ones on every run, and those of a smaller number among those of a larger one."""
     many, trained = (
         spread((cut for cut in cuts if caption_of(cut) is not None), recordings, lambda cut: cut.id)
         for cuts in (test, train)
     )
-    return Chosen(spread(many, captions, lambda cut: cut.id), many, trained)
+    return ChosenRecordings(spread(many, captions, lambda cut: cut.id), many, trained)
 
 
 def caption_of(cut: Any) -> str | None:
@@ -64,14 +64,14 @@ def kind_of(cut: Any) -> str:
     return label_of(cut) or group_of(cut)
 
 
-def items(chosen: Chosen, seeds: int, heard: bool) -> list[Item]:
+def items(chosen: ChosenRecordings, seeds: int, heard: bool) -> list[GenerationItem]:
     """heard: sounds are measured, not their codes alone."""
-    found = [Item(CAPTION, cut.id, n, caption_of(cut) or "") for n in range(seeds) for cut in chosen.asked]
-    found += [Item(NOTHING, cut.id, 0, "") for cut in chosen.asked]
+    found = [GenerationItem(CAPTION, cut.id, n, caption_of(cut) or "") for n in range(seeds) for cut in chosen.asked]
+    found += [GenerationItem(NOTHING, cut.id, 0, "") for cut in chosen.asked]
     if heard:
-        found += [Item(TOKENIZER, cut.id, n, "") for n in range(seeds) for cut in chosen.asked]
-        found += [Item(TEST, cut.id, 0, "") for cut in chosen.test]
-        found += [Item(TRAIN, cut.id, 0, "") for cut in chosen.train]
+        found += [GenerationItem(TOKENIZER, cut.id, n, "") for n in range(seeds) for cut in chosen.asked]
+        found += [GenerationItem(TEST, cut.id, 0, "") for cut in chosen.test]
+        found += [GenerationItem(TRAIN, cut.id, 0, "") for cut in chosen.train]
     return found
 
 
@@ -81,9 +81,9 @@ class GenerationDataModule(L.LightningDataModule):
     A batch is the same whatever of it is done already: its padding decides the last bits of what comes out.
     """
 
-    def __init__(self, asked: Sequence[Item], done: set[str], batch_size: int) -> None:
+    def __init__(self, asked: Sequence[GenerationItem], done: set[str], batch_size: int) -> None:
         super().__init__()
-        conditions: dict[str, list[Item]] = {}
+        conditions: dict[str, list[GenerationItem]] = {}
         for item in asked:
             conditions.setdefault(item.condition, []).append(item)
         batches = [
@@ -98,5 +98,5 @@ class GenerationDataModule(L.LightningDataModule):
         return DataLoader(self.batches[rank::world], batch_size=None, collate_fn=_as_it_is)
 
 
-def _as_it_is(batch: list[Item]) -> list[Item]:
+def _as_it_is(batch: list[GenerationItem]) -> list[GenerationItem]:
     return batch

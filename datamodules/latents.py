@@ -14,9 +14,9 @@ from datamodules.batches import NumberedBatches
 from datamodules.errors import DataError
 from datamodules.sampler import ResumableDataModule
 from datamodules.store import chunks
-from datamodules.store.overlap import Ahead
+from datamodules.store.index import SPLITS, CachedCuts
+from datamodules.store.overlap import ReadAhead
 from datamodules.store.pending import PendingChunks
-from datamodules.store.stored import SPLITS, Stored
 
 
 class LatentBatch(NamedTuple):
@@ -38,7 +38,7 @@ def windows(cut: Any, window_frames: int) -> list[MonoCut]:
     return found
 
 
-def collate(cuts: Any) -> LatentBatch:
+def collate_latents(cuts: Any) -> LatentBatch:
     """Windows to one batch, padded with zeros to the longest."""
     cuts = list(cuts)
     arrays = [chunks.load_array(cut) for cut in cuts]
@@ -54,10 +54,10 @@ def _padded(arrays: list[Any]) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True)
 
 
-class Windows(torch.utils.data.Dataset):
+class LatentWindows(torch.utils.data.Dataset):
     """Windows of a cache, a row of numbers each: numbers of windows -> LatentBatch."""
 
-    def __init__(self, cuts: Stored, window_frames: int) -> None:
+    def __init__(self, cuts: CachedCuts, window_frames: int) -> None:
         self.cuts, self.window_frames = cuts, window_frames
         of = cuts.chosen
         counts = -(-cuts.rows["length"][of] // window_frames)
@@ -69,7 +69,7 @@ class Windows(torch.utils.data.Dataset):
         return len(self.owner)
 
     def __getitem__(self, numbers: np.ndarray) -> LatentBatch:
-        return collate([self._window(int(self.owner[n]), int(self.number[n])) for n in numbers])
+        return collate_latents([self._window(int(self.owner[n]), int(self.number[n])) for n in numbers])
 
     def _window(self, owner: int, number: int) -> MonoCut:
         row, start = self.cuts.rows[owner], number * self.window_frames
@@ -114,7 +114,7 @@ class LatentDataModule(ResumableDataModule):
     ) -> None:
         """weights: corpus -> how often its windows come in an epoch of training; 1 for others."""
         super().__init__(seed=seed, num_workers=num_workers)
-        self.batch_size, self.dataset = batch_size, Windows(chunks.read(folder), window_frames)
+        self.batch_size, self.dataset = batch_size, LatentWindows(chunks.read(folder), window_frames)
         if not self.dataset.split("train").any():
             raise DataError(f"{folder}: no recording is in the split 'train'")
         epoch = self.dataset.copies(weights)
@@ -159,7 +159,7 @@ class PendingLatents(PendingChunks):
         self.window_frames, self.batch_size = window_frames, batch_size
 
     def predict_dataloader(self) -> Any:
-        return Ahead(_Batches(self))
+        return ReadAhead(_Batches(self))
 
 
 class _Batches:
@@ -173,4 +173,4 @@ class _Batches:
             found.sort(key=lambda window: window.custom["length"])
             for start in range(0, len(found), data.batch_size):
                 held = found[start : start + data.batch_size]
-                yield ChunkBatch(collate(held), number, start + data.batch_size >= len(found))
+                yield ChunkBatch(collate_latents(held), number, start + data.batch_size >= len(found))

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.audio import load_windows
-from datamodules.latents import LatentBatch, collate, windows
+from datamodules.latents import LatentBatch, collate_latents, windows
 from datamodules.sampler import heedless
 
 
-class Window(NamedTuple):
+class ReconstructionWindow(NamedTuple):
     group: str
     cut: Any  # the recording's, with its latents
     number: int  # of the window in the recording
@@ -38,13 +38,13 @@ def group_of(cut: Any) -> str:
     return f"{cut.custom['corpus']}/{families.pop() if len(families) == 1 else 'mixed'}"
 
 
-def choose(cuts: Sequence[Any], window_frames: int, per_group: int) -> list[Window]:
+def choose(cuts: Sequence[Any], window_frames: int, per_group: int) -> list[ReconstructionWindow]:
     """Up to `per_group` windows of each group, chosen by the hash of their names: the same ones on every run."""
-    groups: dict[str, list[tuple[str, Window]]] = defaultdict(list)
+    groups: dict[str, list[tuple[str, ReconstructionWindow]]] = defaultdict(list)
     for cut in cuts:
         for number, window in enumerate(windows(cut, window_frames)):
             digest = hashlib.sha256(window.id.encode()).hexdigest()
-            groups[group_of(cut)].append((digest, Window(group_of(cut), cut, number)))
+            groups[group_of(cut)].append((digest, ReconstructionWindow(group_of(cut), cut, number)))
     return [
         window
         for _, found in sorted(groups.items())
@@ -57,7 +57,7 @@ class ReconstructionDataModule(L.LightningDataModule):
 
     def __init__(
         self,
-        chosen: Sequence[Window],
+        chosen: Sequence[ReconstructionWindow],
         roots: dict[str, Path],
         facts: dict[str, Any],
         batch_size: int,
@@ -67,7 +67,7 @@ class ReconstructionDataModule(L.LightningDataModule):
         super().__init__()
         self.num_workers = num_workers
         self.dataset = _Loaded(roots, facts)
-        groups: dict[str, list[Window]] = defaultdict(list)
+        groups: dict[str, list[ReconstructionWindow]] = defaultdict(list)
         for window in chosen:
             groups[window.group].append(window)
         self.batches = [
@@ -90,10 +90,10 @@ class _Loaded(Dataset):
     def __init__(self, roots: dict[str, Path], facts: dict[str, Any]) -> None:
         self.roots, self.facts = roots, facts
 
-    def __getitem__(self, batch: list[Window]) -> SoundBatch:
+    def __getitem__(self, batch: list[ReconstructionWindow]) -> SoundBatch:
         facts = self.facts
         samples = facts["window_frames"] * facts["hop_length"]
-        latents = collate([windows(window.cut, facts["window_frames"])[window.number] for window in batch])
+        latents = collate_latents([windows(window.cut, facts["window_frames"])[window.number] for window in batch])
         sounds, counts = [], []
         for window in batch:
             root = self.roots[window.cut.custom["corpus"]]

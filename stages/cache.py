@@ -8,10 +8,10 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from callbacks.progress import Line
+from callbacks.progress import ProgressLine
 from datamodules.latents import ChunkBatch, PendingLatents, windows
 from datamodules.store import chunks
-from datamodules.store.overlap import Behind
+from datamodules.store.overlap import WriteBehind
 from models.metrics.reconstruction import CodebookUse
 from stages.hub import artifacts
 from stages.runs import chain
@@ -47,8 +47,8 @@ class Cache(L.LightningModule):
         data: Any = self.trainer.datamodule
         self.mine, self.done = data.mine, data.done
         self.codes: dict[str, list[int]] = {}  # by window, of the chunk at hand
-        self.behind = Behind()
-        self.line = Line("cache", self.total, "recordings", self.global_rank == 0)
+        self.behind = WriteBehind()
+        self.line = ProgressLine("cache", self.total, "recordings", self.global_rank == 0)
         self.line.start(self.done)
 
     def predict_step(self, batch: ChunkBatch, batch_idx: int) -> None:

@@ -12,10 +12,18 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from callbacks.progress import Line
+from callbacks.progress import ProgressLine
 from conf import evaluation_tasks
 from conf.errors import UsageError
-from datamodules.evaluation import Asked, EvaluationDataModule, captions, label_names, of_task, questions, texts
+from datamodules.evaluation import (
+    EvaluationDataModule,
+    EvaluationItem,
+    captions,
+    label_names,
+    questions,
+    task_items,
+    texts,
+)
 from datamodules.store import chunks
 from models.language.generation import pad_left
 from models.language.likelihood import answer_scores
@@ -61,7 +69,7 @@ class Evaluate(L.LightningModule):
         for name, task in self.tasks.items():
             self.labels[name] = self._labels(task, cuts)
             count = counts[task["ask"] == "captions"]
-            asked = of_task(task, self.test_cuts, count, kinds, prompt, self.labels[name])
+            asked = task_items(task, self.test_cuts, count, kinds, prompt, self.labels[name])
             scores.require(task, sum(item.condition == "sound" for item in asked))
             self.asked += asked
 
@@ -79,7 +87,7 @@ class Evaluate(L.LightningModule):
     def on_predict_start(self) -> None:
         if self.trainer.precision == "bf16-mixed":
             self.language.narrow()
-        self.line = Line("evaluate", len(self.asked), "answers", self.global_rank == 0)
+        self.line = ProgressLine("evaluate", len(self.asked), "answers", self.global_rank == 0)
         row_files.mend(self.folder, self.global_rank)
         self.done = {row["id"] for row in self._predictions()}
         self.answered = len(self.done)
@@ -87,7 +95,7 @@ class Evaluate(L.LightningModule):
         self._room = getattr(config, "max_position_embeddings", None) or 1 << 30  # tokens
         self.line.start(self.answered)
 
-    def predict_step(self, batch: list[list[Asked]], batch_idx: int) -> None:
+    def predict_step(self, batch: list[list[EvaluationItem]], batch_idx: int) -> None:
         """batch: prompts, each the items that ask the same."""
         told = [(items, self._answer(items[0])) for items in batch if items[0].labels]
         rest = [items for items in batch if not items[0].labels]
@@ -116,14 +124,14 @@ class Evaluate(L.LightningModule):
         answers = self.language.generate(ids, mask, self.conf["max_new_tokens"], allow="text")
         return [self.vocabulary.decode(answer) for answer in answers]
 
-    def _answer(self, item: Asked) -> dict[str, Any]:
+    def _answer(self, item: EvaluationItem) -> dict[str, Any]:
         """The most probable label, and the log-probability of each."""
         names = list(item.choices) or self.labels[item.task]
         turns = [Turn(role, segments) for role, segments in item.turns]
         found = answer_scores(self.language.lm, self.vocabulary, turns, names)
         return {"prediction": names[found.index(max(found))], "scores": [round(value, 4) for value in found]}
 
-    def _prompt(self, item: Asked) -> list[int]:
+    def _prompt(self, item: EvaluationItem) -> list[int]:
         return self.vocabulary.render([Turn(role, segments) for role, segments in item.turns], generate=True).input_ids
 
     def on_predict_end(self) -> None:
@@ -228,6 +236,6 @@ def _score(rows: list[dict[str, Any]]) -> dict[str, float]:
     return caption_scores([row["prediction"] or "" for row in rows], [row["references"] for row in rows])
 
 
-def _digest(item: Asked) -> str:
+def _digest(item: EvaluationItem) -> str:
     """Of what was asked, so that no answer is taken for one to another wording."""
     return hashlib.sha256(json.dumps([item.turns, item.choices]).encode()).hexdigest()[:16]

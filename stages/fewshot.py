@@ -13,10 +13,10 @@ from typing import Any, Protocol
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from callbacks.progress import Line
+from callbacks.progress import ProgressLine
 from conf.errors import UsageError
 from datamodules.audio import load_sound
-from datamodules.fewshot import Episode, FewShotDataModule, Piece, Sound, disturb, episodes, prompt
+from datamodules.fewshot import Episode, FewShotDataModule, LabelledSound, Piece, disturb, episodes, prompt
 from models.language.likelihood import log_likelihoods, read
 from models.language.vocabulary import Vocabulary
 from models.metrics.probe import nearest_histogram
@@ -88,7 +88,7 @@ class FewShot(L.LightningModule):
                 f"fewshot: no recording of {', '.join(conf['data']['corpora'])} in the splits {', '.join(conf['splits'])} has one label. "
                 "Prepare the corpus with a column `label`, or type --splits=[train,test]"
             )
-        sounds = [Sound(cut.id, cut.custom["source"], cut.custom["labels"][0]) for cut in self.cuts.values()]
+        sounds = [LabelledSound(cut.id, cut.custom["source"], cut.custom["labels"][0]) for cut in self.cuts.values()]
         self.episodes = [
             episode
             for shots in conf["shots"]
@@ -128,7 +128,7 @@ class FewShot(L.LightningModule):
         return []
 
     def on_predict_start(self) -> None:
-        self.line = Line("fewshot", len(self.episodes), "episodes", self.global_rank == 0)
+        self.line = ProgressLine("fewshot", len(self.episodes), "episodes", self.global_rank == 0)
         self.done = len(self.episodes) - len(self.trainer.datamodule.pending)
         self.line.start(self.done)
         self.sound_tokenizer.to(self.device)

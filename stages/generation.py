@@ -20,7 +20,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from callbacks.progress import Line
+from callbacks.progress import ProgressLine
 from conf.errors import UsageError
 from datamodules.audio import load_sound
 from datamodules.evaluation import spread
@@ -30,7 +30,7 @@ from datamodules.generation import (
     TEST,
     TRAIN,
     GenerationDataModule,
-    Item,
+    GenerationItem,
     caption_of,
     choose,
     items,
@@ -109,14 +109,14 @@ class Generation(L.LightningModule):
         if self.trainer.precision == "bf16-mixed":
             self.language.narrow()
         row_files.mend(self.folder, self.global_rank)
-        self.line = Line("generation", len(self.items), "sounds", self.global_rank == 0)
+        self.line = ProgressLine("generation", len(self.items), "sounds", self.global_rank == 0)
         self.held = set(self._rows())
         self.done = len(self.held)
         self.line.start(self.done)
         self.sound_tokenizer.to(self.device)
 
     @torch.no_grad()
-    def predict_step(self, batch: list[Item], batch_idx: int) -> None:
+    def predict_step(self, batch: list[GenerationItem], batch_idx: int) -> None:
         codes = self.codes(batch)
         with torch.autocast(self.device.type, enabled=False):
             embedded = self._embedded(batch, codes)
@@ -129,7 +129,7 @@ class Generation(L.LightningModule):
         self.done += len(rows) * self.trainer.world_size
         self.line.update(min(self.done, len(self.items)))
 
-    def codes(self, batch: list[Item]) -> list[list[int]]:
+    def codes(self, batch: list[GenerationItem]) -> list[list[int]]:
         """Written by the LLM, or the recordings' own."""
         condition = batch[0].condition
         if condition not in (CAPTION, NOTHING):
@@ -140,7 +140,7 @@ class Generation(L.LightningModule):
         seeds = [self._seed(item) for item in batch]
         return use.text_to_sound(self.model, [item.caption for item in batch], self.most, seeds, settings)
 
-    def _embedded(self, batch: list[Item], codes: list[list[int]]) -> list[str | None]:
+    def _embedded(self, batch: list[GenerationItem], codes: list[list[int]]) -> list[str | None]:
         if self.embedder is None:
             return [None] * len(batch)
         tokenizer = self.sound_tokenizer
@@ -150,12 +150,12 @@ class Generation(L.LightningModule):
             sounds = tokenizer.decode(codes, [self.samples] * len(batch), seed=[self._seed(item) for item in batch])
         return [_written(self.embedder(sound, tokenizer.sample_rate)) for sound in sounds]
 
-    def _real(self, item: Item) -> Tensor:
+    def _real(self, item: GenerationItem) -> Tensor:
         cut, tokenizer = self.cuts[item.cut], self.sound_tokenizer
         sound = load_sound(cut, self.roots[cut.custom["corpus"]], tokenizer.sample_rate, tokenizer.channels)
         return sound[:, : self.samples].to(self.device)
 
-    def _seed(self, item: Item) -> int:
+    def _seed(self, item: GenerationItem) -> int:
         """Each sound's own, whatever else is made."""
         return zlib.crc32(f"{self.conf['seed']} {item.id}".encode())
 

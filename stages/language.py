@@ -14,9 +14,10 @@ from torch import Tensor
 
 from conf.errors import UsageError
 from datamodules.language.conversations import Turn
-from datamodules.language.datamodule import Encoded, LanguageBatch, LanguageDataModule
+from datamodules.language.id_batches import LanguageDataModule
+from datamodules.language.packing import Encoded, LanguageBatch
 from datamodules.store import chunks
-from datamodules.store.stored import Stored
+from datamodules.store.index import CachedCuts
 from models.language.vocabulary import KEPT, PROMPT
 from models.language.vocabulary import Turn as ChatTurn
 from stages.engine import curriculum, distributed, optim
@@ -180,7 +181,7 @@ def _has_no_sound(talk: list[Turn]) -> bool:
     return all(isinstance(segment, str) for _, segments in talk for segment in segments)
 
 
-def _place(cuts: Stored, folder: Path) -> Path:
+def _place(cuts: CachedCuts, folder: Path) -> Path:
     """Where lengths are kept: beside the cache, for all that is trained on it; where that is not ours to write, with the run."""
     return (cuts.folder.parent if os.access(cuts.folder.parent, os.W_OK) else folder) / "measured"
 

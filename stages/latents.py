@@ -14,11 +14,18 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from safetensors.torch import save_file
 
-from callbacks.progress import Line
+from callbacks.progress import ProgressLine
 from conf.errors import UsageError
 from datamodules.store import chunks
-from datamodules.store.overlap import Ahead, Behind
-from datamodules.waveforms import AudioBatch, AudioDataModule, Grid, Loaded, Windows, spans
+from datamodules.store.overlap import ReadAhead, WriteBehind
+from datamodules.waveform_batches import (
+    WaveformBatch,
+    WaveformDataModule,
+    WaveformReader,
+    WindowFormat,
+    WindowGroup,
+    recording_spans,
+)
 from models.codec.mel import MelCodec
 from stages.hub import artifacts
 from stages.launch import prepare
@@ -60,8 +67,10 @@ class Latents(L.LightningModule):
     def setup(self, stage: str) -> None:
         self.codec = artifacts.load_codec(self.folder / "codec").to(self.device)
 
-    def datamodule(self) -> AudioDataModule:
-        return AudioDataModule(self.folder / "chunks", self.chunks, self._dataset(), self.conf["data"]["num_workers"])
+    def datamodule(self) -> WaveformDataModule:
+        return WaveformDataModule(
+            self.folder / "chunks", self.chunks, self._dataset(), self.conf["data"]["num_workers"]
+        )
 
     def callbacks(self) -> list[Callback]:
         return []
@@ -70,15 +79,15 @@ class Latents(L.LightningModule):
         data: Any = self.trainer.datamodule
         self.mine, self.done = data.mine, data.done
         self.writer: chunks.ChunkWriter | None = None
-        self.behind = Behind()
-        self.line = Line("latents", len(self.cuts), "recordings", self.global_rank == 0)
+        self.behind = WriteBehind()
+        self.line = ProgressLine("latents", len(self.cuts), "recordings", self.global_rank == 0)
         self.line.start(self.done)
         if self.duplicates and self.global_rank == 0:
             print(
                 f"latents: {self.duplicates} of {len(self.cuts)} recordings hold another's bytes and share its latents"
             )
 
-    def predict_step(self, batch: AudioBatch, batch_idx: int) -> None:
+    def predict_step(self, batch: WaveformBatch, batch_idx: int) -> None:
         self.behind.check()
         chunk = self.mine[batch.chunk]
         self.writer = self.writer or chunks.ChunkWriter(self.folder / "chunks", chunk)
@@ -90,7 +99,7 @@ class Latents(L.LightningModule):
             self.done += len(chunk.cuts) * self.trainer.world_size
             self.line.update(min(self.done, len(self.cuts)))
 
-    def _encode(self, group: Windows, writer: chunks.ChunkWriter) -> None:
+    def _encode(self, group: WindowGroup, writer: chunks.ChunkWriter) -> None:
         posterior = self.codec.encode(group.waveform)
         latents, stds = posterior.mean.float().cpu(), posterior.std.float().cpu()
         uncertain = bool(stds.any())  # the mel codec is not
@@ -132,21 +141,21 @@ class Latents(L.LightningModule):
             metrics["explained_variance"] = float(codec.explained_variance)
         return facts, metrics
 
-    def _dataset(self) -> Loaded:
+    def _dataset(self) -> WaveformReader:
         codec = self.codec
-        grid = Grid(
+        grid = WindowFormat(
             codec.sample_rate, codec.channels, codec.hop_length, self.window_frames, codec.encoder_context.after
         )
-        return Loaded(self.roots, grid, self.conf["batch_size"])
+        return WaveformReader(self.roots, grid, self.conf["batch_size"])
 
     def _fit(self, codec: MelCodec) -> None:
         train = [cut for cut in self.cuts if cut.custom["split"] == "train"]
         train = train[:: -(-len(train) // self.conf["fit_recordings"])] if train else []  # at even distances
-        line = Line("vae", len(train), "recordings")
+        line = ProgressLine("vae", len(train), "recordings")
         line.start()
         dataset = self._dataset()
-        each = enumerate(spans(cut, dataset.grid, dataset.batch_size) for cut in train)
-        loaded = Ahead(
+        each = enumerate(recording_spans(cut, dataset.grid, dataset.batch_size) for cut in train)
+        loaded = ReadAhead(
             (number + (span is found[-1]), dataset.stack(dataset.windows(span)))
             for number, found in each
             for span in found

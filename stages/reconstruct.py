@@ -19,9 +19,9 @@ from lightning.pytorch.callbacks import Callback
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from callbacks.progress import Line
+from callbacks.progress import ProgressLine
 from conf.errors import UsageError
-from datamodules.latents import collate, windows
+from datamodules.latents import collate_latents, windows
 from datamodules.reconstruction import ReconstructionDataModule, SoundBatch, choose
 from datamodules.store import chunks
 from models.metrics.kernel import KernelAudioDistance
@@ -113,7 +113,7 @@ class Reconstruct(L.LightningModule):
         return decoder != "flow matching" or steps in self.conf["sound_steps"]
 
     def on_predict_start(self) -> None:
-        self.line = Line("reconstruct", len(self.chosen), "windows", self.global_rank == 0)
+        self.line = ProgressLine("reconstruct", len(self.chosen), "windows", self.global_rank == 0)
         self.done = 0
         self.line.start()
 
@@ -260,7 +260,7 @@ class Reconstruct(L.LightningModule):
 
     def _histogram(self, tokenizer: SoundTokenizer, cut: Any) -> Tensor:
         """log(1 + count) of each code of a recording, level by level."""
-        batch = collate(windows(cut, self.facts["window_frames"]))
+        batch = collate_latents(windows(cut, self.facts["window_frames"]))
         codes = tokenizer.encode(batch.latents.to(self.device), batch.num_frames.to(self.device))
         valid = torch.arange(codes.codes.shape[1], device=self.device) < codes.num_codes[:, None]
         use = CodebookUse(tokenizer.quantizer.codebook_size, tokenizer.quantizer.levels).to(self.device)

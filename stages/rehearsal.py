@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader
 from transformers import GenerationConfig, LogitsProcessorList
 
-from callbacks.progress import Line
+from callbacks.progress import ProgressLine
 from models.language.generation import Drawn, pad_left
 from stages.engine.runner import precision
 from stages.hub import weights
@@ -52,7 +52,7 @@ class Rehearsal(L.LightningModule):
         return []
 
     def on_predict_start(self) -> None:
-        self.line = Line("rehearsal", len(self.batches), "batches of texts", self.global_rank == 0)
+        self.line = ProgressLine("rehearsal", len(self.batches), "batches of texts", self.global_rank == 0)
         self.line.start(len(list(self.parts.glob("*.jsonl"))))
 
     def predict_step(self, number: int, batch_idx: int) -> None:

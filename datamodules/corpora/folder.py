@@ -16,9 +16,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from datamodules.corpora.contamination import lines
-from datamodules.corpora.inspect import LISTED, Bad, Refused
+from datamodules.corpora.inspect import LISTED, BadRecording, BadRecordingsError
 from datamodules.corpora.turns import SELF, placed, sounds_of
-from datamodules.corpora.writer import Entry, Report, check_name, hold_out, identities, inside, require_any, write
+from datamodules.corpora.writer import (
+    AnnotatedRecording,
+    Report,
+    check_name,
+    hold_out,
+    identities,
+    inside,
+    require_any,
+    write,
+)
 from datamodules.errors import DataError
 
 KNOWN = ("path", "caption", "label", "question", "answer", "kind", "conversation", "split", "source")
@@ -29,30 +38,30 @@ SPLITS = {
 }  # fmt: skip
 
 
-class Row(NamedTuple):
+class MetadataRow(NamedTuple):
     line: int
     values: dict[str, str]
 
 
-class Prepared(NamedTuple):
+class PreparedFolder(NamedTuple):
     report: Report
     found: dict[str, int]  # column -> different texts in it, recording by recording
     translated: dict[str, int]  # "eval -> test" -> recordings whose split is called otherwise in the table
     mistyped: dict[str, str]  # column that is kept and not read -> the known one that it resembles
 
 
-class Plan(NamedTuple):
+class TableRecording(NamedTuple):
     """All that the table says of one recording."""
 
     id: str
     path: str  # relative to the root, with /
-    rows: list[Row]
+    rows: list[MetadataRow]
     split: str
     source: str
     free: bool  # no row of it names a split: it may be held out for validation
 
 
-def prepare(
+def prepare_folder(
     root: Path,
     metadata: Path,
     out: Path,
@@ -65,7 +74,7 @@ def prepare(
     label_question: str,
     on_bad: str,
     workers: int,
-) -> Prepared:
+) -> PreparedFolder:
     """Writes out/cuts.jsonl.gz, or nothing; out/missing.jsonl where recordings are left out, or more are bad than an error lists.
 
     An earlier receipt in `out` goes before its cuts do.
@@ -90,7 +99,7 @@ def prepare(
     missing = out / "missing.jsonl"
     try:
         report = write(entries, root, out, on_bad, workers, metadata, check)
-    except Refused as refused:
+    except BadRecordingsError as refused:
         if len(refused.bad) <= LISTED:  # the message lists them all: an earlier corpus stays as it is
             raise
         _list_bad(missing, refused.bad)
@@ -98,14 +107,14 @@ def prepare(
     _list_bad(missing, report.skipped)
     bad = {item.path for item in report.skipped}
     good = [plan for plan in plans if plan.path not in bad]
-    return Prepared(report, _found(good), {} if split_by else _translated(good), _mistyped(rows, split_by))
+    return PreparedFolder(report, _found(good), {} if split_by else _translated(good), _mistyped(rows, split_by))
 
 
-def _list_bad(path: Path, bad: Sequence[Bad]) -> None:
+def _list_bad(path: Path, bad: Sequence[BadRecording]) -> None:
     lines(path, (item._asdict() for item in bad))
 
 
-def _found(plans: Sequence[Plan]) -> dict[str, int]:
+def _found(plans: Sequence[TableRecording]) -> dict[str, int]:
     columns = ("caption", "label", "question", "conversation")
     return {
         column: sum(len({text for row in plan.rows if (text := row.values.get(column))}) for plan in plans)
@@ -113,7 +122,7 @@ def _found(plans: Sequence[Plan]) -> dict[str, int]:
     }
 
 
-def _translated(plans: Sequence[Plan]) -> dict[str, int]:
+def _translated(plans: Sequence[TableRecording]) -> dict[str, int]:
     """A word in other letters, as TRAIN, is the same word."""
     said = [
         (next((text for row in plan.rows if (text := row.values.get("split"))), plan.split).lower(), plan.split)
@@ -122,7 +131,7 @@ def _translated(plans: Sequence[Plan]) -> dict[str, int]:
     return dict(Counter(f"{text} -> {split}" for text, split in said if text != split and SPLITS.get(text) == split))
 
 
-def _mistyped(rows: Sequence[Row], split_by: str | None) -> dict[str, str]:
+def _mistyped(rows: Sequence[MetadataRow], split_by: str | None) -> dict[str, str]:
     columns = dict.fromkeys(column for row in rows for column in row.values)
     absent = [name for name in KNOWN if name not in columns]
     near = {
@@ -133,7 +142,7 @@ def _mistyped(rows: Sequence[Row], split_by: str | None) -> dict[str, str]:
     return {column: found[0] for column, found in near.items() if found}
 
 
-def _read(root: Path, metadata: Path) -> list[Row]:
+def _read(root: Path, metadata: Path) -> list[MetadataRow]:
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
     if not any(root.iterdir()):
@@ -156,7 +165,7 @@ def _read(root: Path, metadata: Path) -> list[Row]:
     return rows
 
 
-def _table(metadata: Path) -> Iterator[Row]:
+def _table(metadata: Path) -> Iterator[MetadataRow]:
     with metadata.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, delimiter="\t" if metadata.suffix == ".tsv" else ",")
         columns = [column.strip() for column in next(reader, [])]
@@ -172,10 +181,12 @@ def _table(metadata: Path) -> Iterator[Row]:
                     f"{metadata}, line {reader.line_num}: {len(fields)} fields under {len(columns)} columns. "
                     'A text with a comma in it stands in quotes: "rain, then thunder"'
                 )
-            yield Row(reader.line_num, {column: field.strip() for column, field in zip(columns, fields, strict=True)})
+            yield MetadataRow(
+                reader.line_num, {column: field.strip() for column, field in zip(columns, fields, strict=True)}
+            )
 
 
-def _objects(metadata: Path) -> Iterator[Row]:
+def _objects(metadata: Path) -> Iterator[MetadataRow]:
     with metadata.open(encoding="utf-8-sig") as file:
         for line, text in enumerate(file, 1):
             if not text.strip():
@@ -191,7 +202,7 @@ def _objects(metadata: Path) -> Iterator[Row]:
             _require_path(list(values), metadata)
             told = values.get("conversation")
             values |= {"conversation": json.dumps(told)} if isinstance(told, list) else {}
-            yield Row(line, {key: "" if value is None else str(value).strip() for key, value in values.items()})
+            yield MetadataRow(line, {key: "" if value is None else str(value).strip() for key, value in values.items()})
 
 
 def _require_path(columns: Sequence[str], metadata: Path) -> None:
@@ -205,17 +216,17 @@ def _require_path(columns: Sequence[str], metadata: Path) -> None:
 
 
 def _plan(
-    rows: list[Row],
+    rows: list[MetadataRow],
     root: Path,
     metadata: Path,
     name: str,
     split_by: str | None,
     test: Sequence[str],
     validation: Sequence[str],
-) -> list[Plan]:
+) -> list[TableRecording]:
     """One plan a recording, in the order of their first rows."""
     _check_split_by(rows, metadata, split_by, test, validation)
-    groups: dict[str, list[Row]] = defaultdict(list)
+    groups: dict[str, list[MetadataRow]] = defaultdict(list)
     for row in rows:
         if bool(row.values.get("question")) != bool(row.values.get("answer")):
             raise DataError(
@@ -229,7 +240,9 @@ def _plan(
         sources = {row.values["source"] for row in group if row.values.get("source")} or {os.path.splitext(path)[0]}
         split = _one(splits, "splits", path, group, metadata)
         free = split_by is not None or not speaking
-        plans.append(Plan(ids[path], path, group, split, _one(sources, "sources", path, group, metadata), free))
+        plans.append(
+            TableRecording(ids[path], path, group, split, _one(sources, "sources", path, group, metadata), free)
+        )
     places: dict[str, set[str]] = defaultdict(set)
     for plan in plans:
         places[plan.source].add(plan.split)
@@ -244,7 +257,7 @@ def _plan(
 
 
 def _check_split_by(
-    rows: list[Row], metadata: Path, split_by: str | None, test: Sequence[str], validation: Sequence[str]
+    rows: list[MetadataRow], metadata: Path, split_by: str | None, test: Sequence[str], validation: Sequence[str]
 ) -> None:
     if split_by is None:
         if test or validation:
@@ -264,12 +277,14 @@ def _check_split_by(
         raise DataError(f"{split_by} {both.pop()!r} is in --test and in --validation; one is allowed")
 
 
-def _inside(row: Row, root: Path, metadata: Path) -> str:
+def _inside(row: MetadataRow, root: Path, metadata: Path) -> str:
     """The row's path relative to the root. Raises DataError for one that is empty or leaves the root."""
     return inside(row.values["path"], root, f"{metadata}, line {row.line}")
 
 
-def _split(row: Row, split_by: str | None, test: Sequence[str], validation: Sequence[str], metadata: Path) -> str:
+def _split(
+    row: MetadataRow, split_by: str | None, test: Sequence[str], validation: Sequence[str], metadata: Path
+) -> str:
     if split_by is not None:
         value = row.values.get(split_by, "")
         return "test" if value in test else "validation" if value in validation else "train"
@@ -279,7 +294,7 @@ def _split(row: Row, split_by: str | None, test: Sequence[str], validation: Sequ
     return SPLITS[value.lower()]
 
 
-def _one(values: set[str], what: str, path: str, group: list[Row], metadata: Path) -> str:
+def _one(values: set[str], what: str, path: str, group: list[MetadataRow], metadata: Path) -> str:
     if len(values) > 1:
         lines = ", ".join(str(row.line) for row in group[:5])
         raise DataError(
@@ -288,30 +303,32 @@ def _one(values: set[str], what: str, path: str, group: list[Row], metadata: Pat
     return next(iter(values))
 
 
-class Told(NamedTuple):
+class RecordingConversation(NamedTuple):
     """A conversation whose sounds are recordings' ids."""
 
     line: int
     turns: list[dict[str, Any]]
 
 
-def _told(plans: list[Plan], root: Path, metadata: Path) -> dict[str, list[Told]]:
+def _told(plans: list[TableRecording], root: Path, metadata: Path) -> dict[str, list[RecordingConversation]]:
     """The conversations of each recording, by its id. Raises DataError."""
-    by_path: dict[str, Plan] = {plan.path: plan for plan in plans}
-    found: dict[str, list[Told]] = {plan.id: [] for plan in plans}
+    by_path: dict[str, TableRecording] = {plan.path: plan for plan in plans}
+    found: dict[str, list[RecordingConversation]] = {plan.id: [] for plan in plans}
     for plan in plans:
         for row in plan.rows:
             if row.values.get("conversation"):
                 where = f"{metadata}, line {row.line}: conversation"
 
                 def inside(name: str, line: int = row.line) -> str:
-                    return _inside(Row(line, {"path": name}), root, metadata)
+                    return _inside(MetadataRow(line, {"path": name}), root, metadata)
 
-                found[plan.id].append(Told(row.line, placed(row.values["conversation"], where, plan, by_path, inside)))
+                found[plan.id].append(
+                    RecordingConversation(row.line, placed(row.values["conversation"], where, plan, by_path, inside))
+                )
     return found
 
 
-def _require_sounds(told: dict[str, list[Told]], good: set[str], metadata: Path) -> None:
+def _require_sounds(told: dict[str, list[RecordingConversation]], good: set[str], metadata: Path) -> None:
     for name in good:
         for line, turns in told[name]:
             if missing := [sound for sound in sounds_of(turns) if sound not in {*good, SELF}]:
@@ -320,7 +337,9 @@ def _require_sounds(told: dict[str, list[Told]], good: set[str], metadata: Path)
                 )
 
 
-def _entry(plan: Plan, name: str, label_question: str, told: list[Told]) -> Entry:
+def _entry(
+    plan: TableRecording, name: str, label_question: str, told: list[RecordingConversation]
+) -> AnnotatedRecording:
     labels = list(dict.fromkeys(row.values["label"] for row in plan.rows if row.values.get("label")))
     custom = {
         "split": plan.split,
@@ -333,10 +352,10 @@ def _entry(plan: Plan, name: str, label_question: str, told: list[Told]) -> Entr
         *_said(plan.rows, label_question),
         *((None, {"task": "conversation", "turns": turns}) for _, turns in told),
     ]
-    return Entry(plan.id, plan.path, custom, said)
+    return AnnotatedRecording(plan.id, plan.path, custom, said)
 
 
-def _said(rows: list[Row], label_question: str) -> list[tuple[str | None, dict[str, str]]]:
+def _said(rows: list[MetadataRow], label_question: str) -> list[tuple[str | None, dict[str, str]]]:
     """(text, custom) of each caption and question; what several rows repeat is said once."""
     said: dict[tuple[str, ...], tuple[str | None, dict[str, str]]] = {}
     for row in rows:
@@ -363,7 +382,7 @@ def _said(rows: list[Row], label_question: str) -> list[tuple[str | None, dict[s
     return list(said.values())
 
 
-def _kept(rows: list[Row]) -> dict[str, str | list[str]]:
+def _kept(rows: list[MetadataRow]) -> dict[str, str | list[str]]:
     """The other columns: the one value that the recording's rows have, or the list of different ones."""
     columns = dict.fromkeys(column for row in rows for column in row.values if column not in KNOWN)
     values = {column: list(dict.fromkeys(filter(None, (row.values.get(column) for row in rows)))) for column in columns}

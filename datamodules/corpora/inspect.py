@@ -20,12 +20,12 @@ BLOCK = 1 << 18  # samples a channel decoded at a time: hours of sound take no m
 UNKNOWN_SIZE = 0x7FFFF000  # bytes; a WAV written to a pipe declares 2 or 4 GiB
 
 
-class Bad(NamedTuple):
+class BadRecording(NamedTuple):
     path: str
     reason: str
 
 
-class Found(NamedTuple):
+class Inspection(NamedTuple):
     """What a recording is, as decoded; `reason` is None for a good one, and the numbers of a bad one may be 0."""
 
     path: str
@@ -38,7 +38,7 @@ class Found(NamedTuple):
     sha256: str | None  # of the file's bytes: the same recording under another name; of a bad one it may be None
 
 
-def inspect(paths: Sequence[Path], workers: int) -> list[Found]:
+def inspect(paths: Sequence[Path], workers: int) -> list[Inspection]:
     """Decodes each file whole; in the order given.
 
     Missing, empty, undecodable, truncated, silent and non-finite recordings, and those with more than two channels,
@@ -50,38 +50,38 @@ def inspect(paths: Sequence[Path], workers: int) -> list[Found]:
         return list(pool.map(_look, paths, chunksize=16))
 
 
-class Shape(NamedTuple):
+class AudioHeader(NamedTuple):
     sample_rate: int  # Hz
     num_samples: int  # a channel
     num_channels: int
 
 
-def declared(paths: Sequence[Path], workers: int) -> list[Shape | None]:
+def declared(paths: Sequence[Path], workers: int) -> list[AudioHeader | None]:
     """What each file's header says, without decoding it; None for a file without a readable one. In the order given."""
     with ThreadPoolExecutor(max(1, workers)) as pool:  # it is waiting for a disk, not work
         return list(pool.map(_header, paths))
 
 
-def _header(path: Path) -> Shape | None:
+def _header(path: Path) -> AudioHeader | None:
     try:
         with soundfile.SoundFile(path) as file:
-            return Shape(file.samplerate, file.frames, file.channels)
+            return AudioHeader(file.samplerate, file.frames, file.channels)
     except (soundfile.SoundFileError, RuntimeError, ValueError, OSError):
         return None
 
 
-class Refused(DataError):
-    def __init__(self, message: str, bad: Sequence[Bad]):
+class BadRecordingsError(DataError):
+    def __init__(self, message: str, bad: Sequence[BadRecording]):
         super().__init__(message)
         self.bad = bad
 
 
-def refuse(bad: Sequence[Bad], checked: int, on_bad: str) -> None:
+def refuse(bad: Sequence[BadRecording], checked: int, on_bad: str) -> None:
     """Raises Refused that names the bad recordings, unless on_bad is skip."""
     if bad and on_bad == "error":
         rows = [f"  {path}: {reason}" for path, reason in bad[:LISTED]]
         rows += [f"  and {len(bad) - LISTED} more"] if len(bad) > LISTED else []
-        raise Refused(
+        raise BadRecordingsError(
             f"{len(bad)} of {checked} recordings cannot be used:\n"
             + "\n".join(rows)
             + "\nMend them, or go on without them: --data.on_bad=skip",
@@ -89,10 +89,10 @@ def refuse(bad: Sequence[Bad], checked: int, on_bad: str) -> None:
         )
 
 
-def _look(path: Path) -> Found:
-    def found(reason: str | None, rate: int = 0, frames: int = 0, channels: int = 0) -> Found:
+def _look(path: Path) -> Inspection:
+    def found(reason: str | None, rate: int = 0, frames: int = 0, channels: int = 0) -> Inspection:
         seconds = frames / rate if rate else 0.0
-        return Found(str(path), reason, seconds, size, rate, frames, channels, None if reason else hash_file(path))
+        return Inspection(str(path), reason, seconds, size, rate, frames, channels, None if reason else hash_file(path))
 
     size = 0
     if not path.is_file():

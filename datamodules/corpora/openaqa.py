@@ -18,7 +18,7 @@ import ijson
 
 from datamodules.corpora import writer
 from datamodules.corpora.contamination import Shared, lines, prepared_in, read_cuts, refuse_shared, tested
-from datamodules.corpora.inspect import Found
+from datamodules.corpora.inspect import Inspection
 from datamodules.errors import DataError
 
 PREFIX = re.compile(r"Close[d]?-ended question:\s*")
@@ -35,7 +35,7 @@ CREATE TABLE missing (dataset TEXT, audio_id TEXT, reason TEXT, records INTEGER,
 """
 
 
-class Told(NamedTuple):
+class DatasetCounts(NamedTuple):
     """What became of a dataset's records."""
 
     records: int
@@ -44,17 +44,17 @@ class Told(NamedTuple):
     duplicated: int  # found in more than one place; the first counts
 
 
-class Prepared(NamedTuple):
+class PreparedOpenAQA(NamedTuple):
     report: writer.Report
     root: Path  # that the recordings' paths are relative to
-    datasets: dict[str, Told]
+    datasets: dict[str, DatasetCounts]
     filtered: int  # records of other tasks or datasets
     repeated: int  # records that say what another has said
     missing: int  # recordings
     contaminated: int  # recordings
 
 
-def prepare(
+def prepare_openaqa(
     file: Path,
     out: Path,
     *,
@@ -66,7 +66,7 @@ def prepare(
     validation_fraction: float,
     contamination: str,
     on_bad: str,
-) -> Prepared:
+) -> PreparedOpenAQA:
     """Writes out/cuts.jsonl.gz, a cut for each recording with all that is asked about it, or nothing; and out/missing.jsonl, out/contaminated.jsonl.
 
     corpora: the beginning of a dataset's name -> where its sounds are, corpora beside `out` or CORPUS/SUBSET of one. "Audio caption: " answers become
@@ -119,7 +119,7 @@ def prepare(
         db.close()
         part.unlink(missing_ok=True)
     lines(out / "contaminated.jsonl", (row._asdict() for row in shared))
-    return Prepared(report, root, told, filtered, repeated, missing, len(shared))
+    return PreparedOpenAQA(report, root, told, filtered, repeated, missing, len(shared))
 
 
 def records(file: Path) -> Iterator[dict[str, str]]:
@@ -187,7 +187,7 @@ def _read(
     datasets: Sequence[str],
     closed_prefix: str,
     corpora: Mapping[str, Sequence[str]],
-) -> tuple[dict[str, Told], int]:
+) -> tuple[dict[str, DatasetCounts], int]:
     """The records into the database, and what became of them by dataset."""
     everywhere = list(dict.fromkeys(place for group in corpora.values() for place in group))
     count: dict[str, Counter[str]] = {}
@@ -223,7 +223,9 @@ def _read(
             _insert_missing(db, gone)
     _insert(db, "record", rows)
     _insert_missing(db, gone)
-    return {dataset: Told(*(item[field] for field in Told._fields)) for dataset, item in count.items()}, filtered
+    return {
+        dataset: DatasetCounts(*(item[field] for field in DatasetCounts._fields)) for dataset, item in count.items()
+    }, filtered
 
 
 def _lookup(db: sqlite3.Connection, audio_id: str, places: Sequence[str]) -> tuple[list[int], str]:
@@ -286,7 +288,7 @@ def _write(
             repeated += len(said) - len(once)
             held = kept["split"] == "validation" or int(writer.digest(kept["origin"])[:8], 16) < fraction * 2**32
             entry = _entry(kept, once, name, "validation" if held else "train")
-            found = Found(
+            found = Inspection(
                 kept["path"],
                 None,
                 kept["samples"] / kept["rate"],
@@ -308,10 +310,12 @@ def _write(
     return report, repeated, shared
 
 
-def _entry(kept: Mapping[str, Any], rows: Sequence[tuple[str, str, str, str]], name: str, split: str) -> writer.Entry:
+def _entry(
+    kept: Mapping[str, Any], rows: Sequence[tuple[str, str, str, str]], name: str, split: str
+) -> writer.AnnotatedRecording:
     """rows: dataset, kind, question, answer."""
     labels: dict[str, None] = dict.fromkeys(kept["labels"])
-    said: dict[str, writer.Said] = {}
+    said: dict[str, writer.Annotation] = {}
     for number, (_, kind, question, answer) in enumerate(rows):
         if heard := CAPTION.match(answer):
             caption = answer[heard.end() :].strip()
@@ -329,4 +333,4 @@ def _entry(kept: Mapping[str, Any], rows: Sequence[tuple[str, str, str, str]], n
         "labels": list(labels),
         "metadata": {"dataset": datasets if len(datasets) > 1 else "".join(datasets)},
     }
-    return writer.Entry(f"{name}-{kept['id']}", kept["path"], custom, list(said.values()))
+    return writer.AnnotatedRecording(f"{name}-{kept['id']}", kept["path"], custom, list(said.values()))

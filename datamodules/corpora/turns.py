@@ -43,7 +43,7 @@ def read_turns(value: Any, where: str) -> list[dict[str, Any]]:
     return turns
 
 
-class Place(Protocol):
+class NamedRecording(Protocol):
     """A recording of a table."""
 
     @property
@@ -57,7 +57,7 @@ class Place(Protocol):
 
 
 def placed(
-    text: str, where: str, own: Place, table: Mapping[str, Place], path: Callable[[str], str]
+    text: str, where: str, own: NamedRecording, table: Mapping[str, NamedRecording], path: Callable[[str], str]
 ) -> list[dict[str, Any]]:
     """The JSON of a recording's conversation -> its turns, with the ids of the recordings whose paths they name.
 

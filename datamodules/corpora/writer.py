@@ -13,33 +13,33 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from lhotse import AudioSource, CutSet, Recording, SupervisionSegment
 from lhotse.audio.utils import set_audio_duration_mismatch_tolerance
 
-from datamodules.corpora.inspect import DURATION_TOLERANCE, Bad, Found, inspect, refuse
+from datamodules.corpora.inspect import DURATION_TOLERANCE, BadRecording, Inspection, inspect, refuse
 from datamodules.errors import DataError
 
 SHORT = 0.1  # seconds
 SPLITS = ("train", "validation", "test")
 
-Said = tuple[str | None, dict[str, Any]]  # a supervision's text and custom
+Annotation = tuple[str | None, dict[str, Any]]  # a supervision's text and custom
 
 
 class Report(NamedTuple):
     recordings: int
     seconds: float
     splits: dict[str, int]
-    skipped: list[Bad]
+    skipped: list[BadRecording]
     short: int  # recordings shorter than SHORT
 
 
-class Entry(NamedTuple):
+class AnnotatedRecording(NamedTuple):
     """A recording and what is said about it."""
 
     id: str
     path: str  # relative to the root, with /
     custom: dict[str, Any]  # of the cut; split, corpus and source at least
-    said: list[Said]
+    said: list[Annotation]
 
 
-class Planned(Protocol):
+class SplitRecording(Protocol):
     path: str
     split: str
     source: str
@@ -48,11 +48,11 @@ class Planned(Protocol):
     def _replace(self, **fields: Any) -> Any: ...
 
 
-P = TypeVar("P", bound=Planned)
+P = TypeVar("P", bound=SplitRecording)
 
 
 def write(
-    entries: Sequence[Entry],
+    entries: Sequence[AnnotatedRecording],
     root: Path,
     out: Path,
     on_bad: str,
@@ -68,7 +68,7 @@ def write(
     """
     found = inspect([root / entry.path for entry in entries], workers)
     pairs = list(zip(entries, found, strict=True))
-    bad = [Bad(entry.path, item.reason) for entry, item in pairs if item.reason]
+    bad = [BadRecording(entry.path, item.reason) for entry, item in pairs if item.reason]
     refuse([item for item in bad if PurePosixPath(item.path).stem not in known_bad], len(found), on_bad)
     good = [(entry, item) for entry, item in pairs if item.reason is None]
     check({entry.id for entry, _ in good})
@@ -107,7 +107,7 @@ def writing(out: Path) -> Iterator[Callable[[Any], None]]:
         part.unlink(missing_ok=True)
 
 
-def cut(entry: Entry, item: Found) -> Any:
+def cut(entry: AnnotatedRecording, item: Inspection) -> Any:
     """The Lhotse cut of a recording that was decoded."""
     channels = list(range(item.num_channels))
     source = AudioSource("file", channels, entry.path)  # relative to the corpus' root
@@ -137,7 +137,7 @@ def inside(given: str, root: Path, where: str) -> str:
     return PurePosixPath(*Path(path).parts).as_posix()
 
 
-def require_any(plans: Sequence[Planned], root: Path, metadata: Path) -> None:
+def require_any(plans: Sequence[SplitRecording], root: Path, metadata: Path) -> None:
     """Raises DataError where not one of the recordings is there: then it is the root that is wrong."""
     if not any((root / plan.path).exists() for plan in plans):
         raise DataError(

@@ -9,7 +9,7 @@ from datamodules.batches import NumberedBatches
 from datamodules.errors import DataError
 
 
-class Lessons:
+class CurriculumBatches:
     """Quacks like NumberedBatches to `ResumableSampler`. Each sampler starts at its own epoch 0 and goes through as many as its batches take.
 
     So that a position in it is one number: batches since the beginning. Raises DataError where a lesson has no batch for this rank.

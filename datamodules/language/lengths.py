@@ -30,7 +30,7 @@ class TooLong(NamedTuple):
     tokens: int
 
 
-class Items(Sequence[Conversation]):
+class MeasuredItems(Sequence[Conversation]):
     """The conversations of `entries` that fit, and the others by name."""
 
     def __init__(
@@ -61,12 +61,12 @@ def measure(
     num_workers: int,
     place: Path | None,
     progress: Callable[[int], None] = lambda done: None,
-) -> Items:
+) -> MeasuredItems:
     """place: a folder that is named by all that the lengths hang on; what is there is taken, None stores nothing. progress: told of entries."""
     if place is not None and (place / "rows.npy").is_file():
         told = (place / "too_long.jsonl").read_text().splitlines()
         rows = np.load(place / "rows.npy", mmap_mode="r")
-        return Items(entries, rows, [TooLong(**json.loads(line)) for line in told])
+        return MeasuredItems(entries, rows, [TooLong(**json.loads(line)) for line in told])
     blocks = _Blocks(entries, max_tokens, lengths)
     loader: Any = blocks
     if num_workers and len(blocks) > ALONE:
@@ -80,7 +80,7 @@ def measure(
     if place is not None:
         store(place, rows, too_long)
         rows = np.load(place / "rows.npy", mmap_mode="r")
-    return Items(entries, rows, too_long)
+    return MeasuredItems(entries, rows, too_long)
 
 
 def store(place: Path, rows: np.ndarray, too_long: Sequence[TooLong]) -> None:

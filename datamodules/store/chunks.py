@@ -3,7 +3,7 @@
     <folder>/key.json              what made the cache (producer's hash, window rule); another key is refused
     <folder>/plan.json             [{"id", "cuts": [cut ids]}, ...]: every recording in exactly one chunk
     <folder>/<chunk>/cuts.jsonl    the chunk's cuts, in plan order
-    <folder>/<chunk>/index.npy     where each cut's line and array are: datamodules/store/stored.py reads by it
+    <folder>/<chunk>/index.npy     where each cut's line and array are: datamodules/store/index.py reads by it
     <folder>/<chunk>/codes.npy     codes: (sum of N) uint16, or int32 where one is above 65535
     <folder>/<chunk>/arrays.npy    latents: (sum of F, D) float16
     <folder>/<chunk>/std.npy       their posterior's standard deviation, of the same shape, where it is not all zero
@@ -25,7 +25,7 @@ import numpy as np
 from lhotse import CutSet
 
 from datamodules.errors import DataError
-from datamodules.store.stored import Stored, write_cuts
+from datamodules.store.index import CachedCuts, write_cuts
 
 SECONDS_PER_CHUNK = 24 * 3600  # of sound: a chunk's results are held in memory, as latents of 21.5 Hz some 240 MB
 
@@ -202,13 +202,13 @@ class ChunkWriter:
         write_cuts(part, cuts)
 
 
-def read(folder: Path) -> Stored:
+def read(folder: Path) -> CachedCuts:
     """All cuts in plan order, opened and not loaded; those with latents know their files as custom["array"] and, where there is one, ["std"],
     those with codes have them as custom["codes"].
 
     Raises DataError where a planned chunk is missing or holds other cuts than planned.
     """
-    return Stored(folder, json.loads((folder / "plan.json").read_text()))
+    return CachedCuts(folder, json.loads((folder / "plan.json").read_text()))
 
 
 def read_cuts(path: Path, cure: str) -> list[Any]:

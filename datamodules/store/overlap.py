@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 
-class Ahead(Generic[T]):
+class ReadAhead(Generic[T]):
     """The items of `source`, in their order, made while the earlier ones are used; at most `depth` wait."""
 
     def __init__(self, source: Iterable[T], depth: int = 2) -> None:
@@ -55,7 +55,7 @@ class Ahead(Generic[T]):
             thread.join()
 
 
-class Behind:
+class WriteBehind:
     """Calls, one after another in their order; at most `depth` wait, and the next `call` waits with them."""
 
     def __init__(self, depth: int = 2) -> None:

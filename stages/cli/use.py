@@ -124,7 +124,7 @@ def generate(arguments: argparse.Namespace, overrides: list[str]) -> int:
     targets = _targets(arguments, settings["n"])
     place = _place(arguments)
     device = locate.device(arguments.device)
-    from callbacks.line import Line
+    from callbacks.progress import ProgressLine
     from stages.hub.sound_tokenizer import SoundTokenizer
 
     _quiet()
@@ -132,7 +132,7 @@ def generate(arguments: argparse.Namespace, overrides: list[str]) -> int:
     model = locate.load(place, device)
     seeds = [settings["seed"] + number for number in range(settings["n"])]
     most = tokenizer.num_codes(settings["seconds_max"])
-    line = Line("generate", len(seeds), "sounds", len(seeds) > 1)
+    line = ProgressLine("generate", len(seeds), "sounds", len(seeds) > 1)
     line.start()
     codes: list[list[int]] = []
     try:

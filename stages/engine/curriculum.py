@@ -9,15 +9,16 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from callbacks.line import Line
+from callbacks.progress import ProgressLine
 from conf.errors import UsageError
 from conf.laws import nearest
-from datamodules.language import conversations, datamodule
-from datamodules.language.conversations import Mixture
-from datamodules.language.datamodule import Encoded, LanguageDataModule, Part, Turn
-from datamodules.language.entries import Cuts, Joined, Lines
+from datamodules.language import conversations, packing
+from datamodules.language.conversation_sources import CutConversations, JoinedSources, TextConversations
+from datamodules.language.conversations import Mixture, Turn
+from datamodules.language.id_batches import DataPart, LanguageDataModule
 from datamodules.language.lengths import TooLong
-from datamodules.store.stored import Sounds, Stored
+from datamodules.language.packing import Encoded
+from datamodules.store.index import CachedCodes, CachedCuts
 from stages.engine.optim import Phase
 from stages.runs import chain
 
@@ -33,7 +34,7 @@ class Position(NamedTuple):
 def data(
     stage: str,
     conf: dict[str, Any],
-    cuts: Stored,
+    cuts: CachedCuts,
     encode: Callable[[list[list[Turn]]], list[Encoded]],
     pad_id: int,
     written: str,
@@ -50,17 +51,17 @@ def data(
     batching, accumulate_ = conf["batching"], conf["trainer"]["accumulate_grad_batches"]
     files = [Path(file) for file in conf["text"]["files"]] or ([texts] if texts else [])
 
-    def part(entry: dict[str, Any], split: str, batches: int | None) -> Part:
+    def part(entry: dict[str, Any], split: str, batches: int | None) -> DataPart:
         most = batching["max_tokens"] if entry is conf else entry["max_tokens"] or batching["max_tokens"]
         entries, told = _entries(conf, entry, cuts.of_split(split), split, files)
         key = hashlib.sha256(json.dumps([written, _code(), entries.digest(), told, most]).encode()).hexdigest()
-        return Part(entries, most, batches, place / key[:32] if place else None)
+        return DataPart(entries, most, batches, place / key[:32] if place else None)
 
     parts = [part(entry, "train", entry["steps"] * accumulate_) for entry in conf["curriculum"]]
     parts = parts or [part(conf, "train", None)]
     validation = part(conf, "validation", None)
     total = sum(len(part.entries) for part in (*parts, validation))
-    line = Line(f"{stage} lengths", total, "entries", total >= MANY)
+    line = ProgressLine(f"{stage} lengths", total, "entries", total >= MANY)
     made = LanguageDataModule(
         parts, validation, encode, pad_id,
         tokens_per_batch=batching["tokens_per_batch"], num_buckets=batching["num_buckets"],
@@ -103,8 +104,8 @@ def position(curriculum: Sequence[dict[str, Any]], step: int) -> Position:
 
 
 def _entries(
-    conf: dict[str, Any], entry: dict[str, Any], cuts: Stored, split: str, files: Sequence[Path]
-) -> tuple[Joined, list[Any]]:
+    conf: dict[str, Any], entry: dict[str, Any], cuts: CachedCuts, split: str, files: Sequence[Path]
+) -> tuple[JoinedSources, list[Any]]:
     """What an epoch is made of, and all that its items hang on beside it. entry: of the curriculum, or the stage's own configuration, which filters
     kinds alone."""
     weights, prompts = entry["mixture"], conf["prompts"]
@@ -119,16 +120,18 @@ def _entries(
     }
     filters = None if entry is conf else {key: entry[key] for key in ("corpora", "datasets")}
     taught = partial(_is_taught, filters) if filters else None
-    parts: list[Cuts | Lines] = [Cuts(cuts, taught, told | {"sounds": Sounds(cuts)})]
+    parts: list[CutConversations | TextConversations] = [
+        CutConversations(cuts, taught, told | {"sounds": CachedCodes(cuts)})
+    ]
     if split == "train" and weights["text"]:  # texts train
-        parts += [Lines(file, weights["text"]) for file in files]
-    return Joined(parts), [told, filters]
+        parts += [TextConversations(file, weights["text"]) for file in files]
+    return JoinedSources(parts), [told, filters]
 
 
 def _code() -> str:
     """Of what makes conversations, and counts their ids: lengths that other code measured are measured again."""
     return hashlib.sha256(
-        b"".join(Path(str(code.__file__)).read_bytes() for code in (conversations, datamodule))
+        b"".join(Path(str(code.__file__)).read_bytes() for code in (conversations, packing))
     ).hexdigest()
 
 
@@ -144,7 +147,7 @@ def _datasets(cut: Any) -> list[str]:
     return [named] if isinstance(named, str) else named
 
 
-def _check_filters(entry: dict[str, Any], cuts: Stored, place: Path | None) -> None:
+def _check_filters(entry: dict[str, Any], cuts: CachedCuts, place: Path | None) -> None:
     name = f"curriculum, entry {entry['name']!r}: " if "name" in entry else ""
     wanted = {"kinds": "question", "datasets": "recording"}
     for key, what in wanted.items():
@@ -157,7 +160,7 @@ def _check_filters(entry: dict[str, Any], cuts: Stored, place: Path | None) -> N
             )
 
 
-def _told(cuts: Stored, place: Path | None) -> dict[str, list[str]]:
+def _told(cuts: CachedCuts, place: Path | None) -> dict[str, list[str]]:
     """The kinds of question and the datasets that there are; read once where there is a place to keep them."""
     file = place / f"told-{cuts.digest()[:32]}.json" if place else None
     if file is not None and file.is_file():

@@ -18,12 +18,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment
 
 from callbacks.checkpoints import NewestCheckpoints, WholeCheckpointIO
-from callbacks.finite import Finite
-from callbacks.preempted import StopPrediction, StopTraining, agreed
-from callbacks.progress import ProgressLine
+from callbacks.finite import FiniteGradients
 from callbacks.ranks import RankWatch
 from callbacks.step_seed import StepSeed
 from callbacks.stop import Stop, Stopped
+from callbacks.stop_callbacks import StopPrediction, StopTraining, agreed
+from callbacks.training_progress import TrainingProgress
 from conf.errors import UsageError
 from datamodules.sampler import end_workers
 from stages import STAGES
@@ -171,9 +171,9 @@ def _trainer(stage: str, conf: dict[str, Any], folder: Path, module: Any, stop: 
     if module.trains:
         logger = TensorBoardLogger(folder, name="tensorboard", version="")
         checkpoints = NewestCheckpoints(folder / "checkpoints", **conf["checkpoints"])
-        callbacks += [StepSeed(conf["seed"]), ProgressLine(stage, module.watch)]
+        callbacks += [StepSeed(conf["seed"]), TrainingProgress(stage, module.watch)]
         limits = conf["limits"]
-        callbacks += [Finite(folder, limits["on_nan"], limits["nan_in_a_row"])]
+        callbacks += [FiniteGradients(folder, limits["on_nan"], limits["nan_in_a_row"])]
         callbacks += [StopTraining(stop, checkpoints), checkpoints]
         arguments |= {"check_val_every_n_epoch": None, "num_sanity_val_steps": 0, "max_epochs": -1}
     else:

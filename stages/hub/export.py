@@ -19,7 +19,7 @@ from tokenizers import AddedToken
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from callbacks.line import Line
+from callbacks.progress import ProgressLine
 from conf.errors import UsageError
 from models.language.vocabulary import Turn, Vocabulary
 from stages.hub import artifacts, card, weights
@@ -51,7 +51,7 @@ def export(place: Place, to: Path, adapter: bool, force: bool) -> None:
         raise UsageError(f"{place.language} is an export already; a run of openaqa or caption is exported")
     check_target(to, force)
     part = to.with_name(f".{to.name}.{os.getpid()}")
-    line = Line("export", 3, "parts")
+    line = ProgressLine("export", 3, "parts")
     line.start()
     try:
         part.mkdir(parents=True)

@@ -165,7 +165,7 @@ def recordings(stage: str, configuration: dict[str, Any]) -> Recordings:
 
     A file whose size or header is not what it was is decoded again: rendered corpora keep no size, and a file of the same size may be another sound.
     """
-    from datamodules.corpora.inspect import Bad, declared, inspect, refuse
+    from datamodules.corpora.inspect import BadRecording, declared, inspect, refuse
     from datamodules.store.chunks import read_cuts, require_ids
 
     data = configuration["data"]
@@ -186,7 +186,7 @@ def recordings(stage: str, configuration: dict[str, Any]) -> Recordings:
     ]
     found = inspect([paths[cut.id] for cut in suspect], max(1, data["num_workers"]))
     reasons = {cut.id: item.reason or _changes(item, cut) for cut, item in zip(suspect, found, strict=True)}
-    bad = {name: Bad(str(paths[name]), reason) for name, reason in reasons.items() if reason}
+    bad = {name: BadRecording(str(paths[name]), reason) for name, reason in reasons.items() if reason}
     refuse(list(bad.values()), len(cuts), data["on_bad"])
     if bad:
         print(f"{stage}: {len(bad)} of {len(cuts)} recordings are left out (data.on_bad=skip):")
@@ -256,13 +256,13 @@ def _near(corpus: str, root: Path) -> list[Path]:
 
 
 def _render(configuration: dict[str, Any]) -> dict[str, Any]:
-    from callbacks.progress import Line
+    from callbacks.progress import ProgressLine
     from datamodules.diagnostic.render import render
 
     folder = Path(configuration["data"]["root"]) / "diagnostic"
     (folder / "receipt.json").unlink(missing_ok=True)
     splits = {split: configuration[f"{split}_scenes"] for split in ("train", "validation", "test")}
-    line = Line("diagnostic", sum(splits.values()), "scenes")
+    line = ProgressLine("diagnostic", sum(splits.values()), "scenes")
     line.start()
     render(
         folder,
@@ -281,10 +281,10 @@ def _render(configuration: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_published(corpus: str, name: str, configuration: dict[str, Any]) -> dict[str, Any]:
-    from datamodules.corpora import prepared
+    from datamodules.corpora.published.prepare import prepare_published
 
     out = Path(configuration["data"]["root"]) / name
-    done = prepared.prepare(
+    done = prepare_published(
         corpus, Path(configuration["root"]), out, name=name, split=configuration["split"], fold=configuration["fold"],
         validation_fraction=configuration["validation_fraction"], label_question=configuration["label_question"],
         contamination=configuration["contamination"], on_bad=configuration["data"]["on_bad"],
@@ -316,7 +316,7 @@ def _read_openaqa(name: str, configuration: dict[str, Any]) -> tuple[str, dict[s
 
     out = Path(configuration["data"]["root"]) / name
     keys = ("tasks", "datasets", "closed_prefix", "corpora", "validation_fraction", "contamination")
-    done = openaqa.prepare(
+    done = openaqa.prepare_openaqa(
         Path(configuration["root"]), out, name=name, on_bad=configuration["data"]["on_bad"],
         **{key: configuration[key] for key in keys},
     )  # fmt: skip
@@ -378,7 +378,7 @@ def _has_size(path: Path, size: int | None) -> bool:
 
 
 def _changes(now: Any, cut: Any) -> str | None:
-    """How a file (of inspect's Shape or Found) differs from what was prepared; None where it does not."""
+    """How a file (of inspect's AudioHeader or Inspection) differs from what was prepared; None where it does not."""
     from datamodules.corpora.inspect import DURATION_TOLERANCE
 
     if now is None:

@@ -26,7 +26,7 @@ def read(name: str, configuration: dict[str, Any]) -> dict[str, Any]:
     from datamodules.corpora.inspect import LISTED
 
     out = Path(configuration["data"]["root"]) / name
-    done = folder.prepare(
+    done = folder.prepare_folder(
         Path(configuration["root"]), Path(configuration["metadata"]), out, name=name,
         split_by=configuration["split_by"], test=configuration["test"], validation=configuration["validation"],
         validation_fraction=configuration["validation_fraction"], label_question=configuration["label_question"],

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from datamodules.generation import CAPTION, NOTHING, TEST, TOKENIZER, TRAIN, Item
+from datamodules.generation import CAPTION, NOTHING, TEST, TOKENIZER, TRAIN, GenerationItem
 from models.metrics.frechet import frechet_distance
 from models.metrics.kernel import kernel_distance
 from models.metrics.probe import histogram, probed
@@ -103,7 +103,7 @@ def _sounds(
     condition: str, clips: Sequence[Clip], count: int, rows: Mapping[str, tuple[list[int], Tensor | None]]
 ) -> Sounds | None:
     vectors = [
-        [rows[name][1] for clip in clips if (name := Item(condition, clip.id, number, "").id) in rows]
+        [rows[name][1] for clip in clips if (name := GenerationItem(condition, clip.id, number, "").id) in rows]
         for number in range(count)
     ]
     whole = [[vector for vector in one if vector is not None] for one in vectors]
@@ -137,7 +137,7 @@ def _answers(
     lone = [clip for clip in asked if clip.label is not None]
     parts: dict[str, list[tuple[Clip, Sequence[int]]]] = {"real": [(clip, real[clip.id]) for clip in lone]}
     for condition, count in ((CAPTION, seeds), (NOTHING, 1)):
-        names = [(clip, Item(condition, clip.id, number, "").id) for clip in lone for number in range(count)]
+        names = [(clip, GenerationItem(condition, clip.id, number, "").id) for clip in lone for number in range(count)]
         parts[condition] = [(clip, rows[name][0]) for clip, name in names if name in rows]
     flat = [(condition, *pair) for condition, pairs in parts.items() for pair in pairs]
     found: dict[str, list[tuple[Clip, bool]]] = {condition: [] for condition in parts}

@@ -24,7 +24,7 @@ import lightning as L
 import transformers  # noqa: F401  before the forks, each of which would wait for it
 from safetensors.torch import load_file
 
-from callbacks.preempted import StopTraining
+from callbacks.stop_callbacks import StopTraining
 from stages import STAGES
 from stages.cli.main import main as stage
 from tests.conftest import SMOKE, write_tones

@@ -30,11 +30,11 @@ import numpy as np
 import psutil
 
 from conf import compose
-from datamodules.language import datamodule
-from datamodules.language import lengths as measured
+from datamodules.language import id_batches
+from datamodules.language import lengths as stored_lengths
 from datamodules.language.conversations import Turn
-from datamodules.language.datamodule import Encoded
-from datamodules.store import chunks, stored
+from datamodules.language.packing import Encoded
+from datamodules.store import chunks, index
 from models.language.vocabulary import Turn as ChatTurn
 from models.language.vocabulary import Vocabulary
 from stages.engine import curriculum
@@ -111,7 +111,7 @@ def measure(options: argparse.Namespace, row: str, workers: int) -> list[Any]:
 
     folder, few = options.folder / str(options.entries), options.folder / str(options.distinct)
     if row != "first start" and options.entries > options.distinct:
-        datamodule.measure = partial(_repeated, few / "measured", options.distinct)
+        id_batches.measure = partial(_repeated, few / "measured", options.distinct)
     process = psutil.Process()
     before, started, worked = process.memory_info().rss, time.monotonic(), processor(process)
     cuts = chunks.read(folder / "chunks")
@@ -144,7 +144,7 @@ def measure(options: argparse.Namespace, row: str, workers: int) -> list[Any]:
 
 def _repeated(
     few: Path, distinct: int, entries: Any, max_tokens: int, lengths: Any, workers: int, place: Path, *_: Any
-) -> measured.Items:
+) -> stored_lengths.MeasuredItems:
     """Stands in for `measure` where nothing is stored yet: the lengths of the first `distinct` entries, as often as they come."""
     if not (place / "rows.npy").is_file():
         split = "train" if len(entries) > distinct // 2 else "validation"
@@ -153,8 +153,8 @@ def _repeated(
         per = distinct - distinct // 1000 if split == "train" else distinct // 1000
         times = -(-len(entries) // per)
         whole = np.concatenate([rows + np.array([n * per, 0, 0], np.int32) for n in range(times)])
-        measured.store(place, whole[whole[:, 0] < len(entries)], [])
-    return measured.measure(entries, max_tokens, lengths, workers, place)
+        stored_lengths.store(place, whole[whole[:, 0] < len(entries)], [])
+    return stored_lengths.measure(entries, max_tokens, lengths, workers, place)
 
 
 def _hold(data: Any, held: list[tuple[list[str], list[int]]], entries: int) -> None:
@@ -197,7 +197,7 @@ def _chunk(job: tuple[Path, int, int, int]) -> dict[str, Any]:
     part = folder / f".tmp-{name}"
     part.mkdir()
     np.save(part / "codes.npy", np.concatenate(codes))
-    stored.write_cuts(part, zip(cuts, places, map(len, codes), strict=False))
+    index.write_cuts(part, zip(cuts, places, map(len, codes), strict=False))
     part.rename(folder / name)
     return {"id": name, "cuts": [cut["id"] for cut in cuts]}
 

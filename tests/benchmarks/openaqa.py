@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from datamodules.corpora import writer
-from datamodules.corpora.inspect import Found
+from datamodules.corpora.inspect import Inspection
 
 TASKS = ("cla_label", "cla_label_des", "temporal_single", "open-ended question", "caption")
 
@@ -106,8 +106,8 @@ def corpus(out: Path, clips: int) -> None:
                 "clip": clip,
                 "labels": [],
             }
-            found = Found(f"{clip}.flac", None, 10.0, 1, 16000, 160000, 1, None)
-            add(writer.cut(writer.Entry(f"audioset-{clip}", f"{clip}.flac", custom, []), found))
+            found = Inspection(f"{clip}.flac", None, 10.0, 1, 16000, 160000, 1, None)
+            add(writer.cut(writer.AnnotatedRecording(f"audioset-{clip}", f"{clip}.flac", custom, []), found))
     (out / "receipt.json").write_text(json.dumps({"root": str(out.resolve())}))
 
 

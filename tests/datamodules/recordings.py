@@ -49,6 +49,6 @@ def table(path: Path, rows: list[dict[str, str]]) -> Path:
 def prepared(root: Path, rows: list[dict[str, str]], **changes: Any) -> tuple[folder.Report, dict[str, Any]]:
     """Report, and the cuts by path."""
     out = root / "out"
-    report = folder.prepare(root, table(root / "metadata.csv", rows), out, **DEFAULTS | changes).report
+    report = folder.prepare_folder(root, table(root / "metadata.csv", rows), out, **DEFAULTS | changes).report
     cuts = list(CutSet.from_file(out / "cuts.jsonl.gz"))
     return report, {cut.recording.sources[0].source: cut for cut in cuts}

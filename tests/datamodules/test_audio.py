@@ -13,7 +13,7 @@ from torchaudio.functional import resample as reference
 
 from datamodules.audio import load_sound, load_windows, resample
 from datamodules.store.chunks import Chunk, plan
-from datamodules.waveforms import AudioBatch, AudioDataModule, Grid, Loaded, plan_batches
+from datamodules.waveform_batches import WaveformBatch, WaveformDataModule, WaveformReader, WindowFormat, plan_batches
 
 RATE = 16_000
 WINDOW = 4_096
@@ -116,24 +116,24 @@ def make_chunks(root: Path, lengths: list[int], per_chunk: int) -> list[Any]:
     return plan(cuts, per_chunk)
 
 
-GRID = Grid(RATE, 2, HOP, WINDOW // HOP, context_frames=1)
+GRID = WindowFormat(RATE, 2, HOP, WINDOW // HOP, context_frames=1)
 
 
-def data(root: Path, chunks: list[Any], batch_size: int, num_workers: int) -> AudioDataModule:
-    loaded = Loaded({name: root / name for name in ("one", "two")}, GRID, batch_size)
-    return AudioDataModule(root / "none", chunks, loaded, num_workers)
+def data(root: Path, chunks: list[Any], batch_size: int, num_workers: int) -> WaveformDataModule:
+    loaded = WaveformReader({name: root / name for name in ("one", "two")}, GRID, batch_size)
+    return WaveformDataModule(root / "none", chunks, loaded, num_workers)
 
 
 class Collect(L.LightningModule):
     def __init__(self) -> None:
         super().__init__()
-        self.batches: list[AudioBatch] = []
+        self.batches: list[WaveformBatch] = []
 
-    def predict_step(self, batch: AudioBatch, batch_idx: int) -> None:
+    def predict_step(self, batch: WaveformBatch, batch_idx: int) -> None:
         self.batches.append(batch)
 
 
-def predict(data: AudioDataModule) -> list[AudioBatch]:
+def predict(data: WaveformDataModule) -> list[WaveformBatch]:
     trainer = L.Trainer(
         accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, enable_checkpointing=False,
         use_distributed_sampler=False,
@@ -172,7 +172,7 @@ def test_batches_hold_every_window_once_and_never_cross_a_chunk(tmp_path: Path, 
 def test_windows_of_like_length_share_a_batch(tmp_path: Path):
     """10 s in windows of 9.98 s: a rest is not encoded as if it were a window."""
     cuts = [cut_of(tmp_path, f"{n}.wav", noise(WINDOW + (n % 3) * HOP + 1, 1, n), RATE) for n in range(9)]
-    loaded = Loaded({"mine": tmp_path}, GRID, 3)
+    loaded = WaveformReader({"mine": tmp_path}, GRID, 3)
     planned = list(plan_batches([Chunk("c", cuts)], GRID, 3))
     assert [[span.rest for span in batch.spans] for batch in planned] == [[n * HOP + 1] * 3 for n in range(3)]
     for number, batch in enumerate(planned):
@@ -182,7 +182,7 @@ def test_windows_of_like_length_share_a_batch(tmp_path: Path):
 
 
 def test_rests_of_other_lengths_are_padded_by_half_a_second_or_an_eighth(tmp_path: Path):
-    loaded = Loaded({"mine": tmp_path}, GRID, 64)
+    loaded = WaveformReader({"mine": tmp_path}, GRID, 64)
     lengths = torch.linspace(1, 10 * RATE, 64).long().tolist()
     groups = loaded.alike([(torch.zeros(0), length, str(length)) for length in lengths])
     assert [row[1] for group in groups for row in group] == lengths  # all, and in their order

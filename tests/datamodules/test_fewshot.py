@@ -4,10 +4,10 @@ from collections import Counter
 
 import pytest
 
-from datamodules.fewshot import Episode, Shot, Sound, disturb, episodes, prompt
+from datamodules.fewshot import Episode, LabelledSound, Shot, disturb, episodes, prompt
 
 SOUNDS = [
-    Sound(f"{label}-{source}-{take}", f"{label}-{source}", label)
+    LabelledSound(f"{label}-{source}-{take}", f"{label}-{source}", label)
     for label in ("bell", "dog", "rain")
     for source in range(4)
     for take in range(source + 1)
@@ -52,7 +52,7 @@ def test_too_few_recordings_are_refused(ways: int, shots: int, message: str):
 
 def test_no_number_of_shots_is_named_that_cannot_be_typed():
     """The fewest of all classes decide, not the first class'; and no shots at all are no choice."""
-    few = [Sound("dog-x", "d", "dog"), Sound("dog-y", "e", "dog"), *SOUNDS[:10]]
+    few = [LabelledSound("dog-x", "d", "dog"), LabelledSound("dog-y", "e", "dog"), *SOUNDS[:10]]
     with pytest.raises(ValueError, match=r"'dog' has 1 recordings.*Type --shots=\[1\], or take more"):
         episodes(few, 2, 5, 10, 0)
     with pytest.raises(ValueError, match=r"'dog' has 0 recordings.*1-shot needs 1\. Take more recordings") as error:

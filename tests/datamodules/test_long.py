@@ -17,18 +17,18 @@ import torch
 torch.set_num_threads(1)
 from lhotse import Recording
 from datamodules.store.chunks import Chunk
-from datamodules.store.overlap import Ahead
-from datamodules.waveforms import Grid, Loaded, plan_batches
+from datamodules.store.overlap import ReadAhead
+from datamodules.waveform_batches import WaveformReader, WindowFormat, plan_batches
 root = Path(sys.argv[1])
 recording = Recording.from_file(root / "long.wav")
 recording.sources[0].source = "long.wav"
 cut = recording.to_cut()
 cut.custom = {"corpus": "mine"}
-grid = Grid(44100, 1, 2048, 215, 1)
-loaded = Loaded({"mine": root}, grid, 16)
+grid = WindowFormat(44100, 1, 2048, 215, 1)
+loaded = WaveformReader({"mine": root}, grid, 16)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 samples, power = 0, 0.0
-for batch in Ahead(loaded[planned] for planned in plan_batches([Chunk("c", [cut])], grid, 16)):
+for batch in ReadAhead(loaded[planned] for planned in plan_batches([Chunk("c", [cut])], grid, 16)):
     for group in batch.groups:
         samples += int(group.num_samples.sum())
         power += float(group.waveform.square().sum())

@@ -166,7 +166,7 @@ def test_a_tokenizer_that_changed_under_a_cache(stage, tones: Path, made: Path, 
 
 STOP = """
 import os, signal
-from datamodules import chunks
+from datamodules.store import chunks
 _finish, _left = chunks.ChunkWriter.finish, [{after}]
 def finish(self):
     _finish(self)
@@ -178,7 +178,7 @@ chunks.ChunkWriter.finish = finish
 WAIT = """
 import time
 from pathlib import Path
-from datamodules import chunks
+from datamodules.store import chunks
 _finish = chunks.ChunkWriter.finish
 def finish(self):
     Path("writing").touch()

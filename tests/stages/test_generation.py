@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import conf
-from datamodules.generation import CAPTION, NOTHING, TEST, TOKENIZER, TRAIN, Item
+from datamodules.generation import CAPTION, NOTHING, TEST, TOKENIZER, TRAIN, GenerationItem
 from datamodules.store import chunks
-from datamodules.store.stored import Stored
+from datamodules.store.index import CachedCuts
 from stages.generation import Generation
 from stages.reports import generation_table
 from stages.reports.generation_table import Clip, Judge
@@ -56,7 +56,7 @@ def made(write: Any, seeds: int = 2, clips: int = 100) -> dict[str, Any]:
             for number in range(count):
                 kind = {CAPTION: write, NOTHING: lambda *_: draw.choice(KINDS)}.get(condition, lambda kind, _: kind)
                 found = kind(clip.kind, draw)
-                name = Item(condition, clip.id, number, "").id
+                name = GenerationItem(condition, clip.id, number, "").id
                 rows[name] = (sound_of(found, draw), vector_of(found, draw))
     learnt = [KINDS[n % 5] for n in range(300)]
     judge = Judge([sound_of(kind, draw) for kind in learnt], learnt, 50, [0])
@@ -175,8 +175,8 @@ def test_an_llm_that_is_given_the_codes_is_as_good_as_they_are(
     stage: Any, tones: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Greedy, with guidance, the LLM untrained: one sound a caption. Asked of the training split, whose tones are of three kinds."""
-    of_split = Stored.of_split
-    monkeypatch.setattr(Stored, "of_split", lambda cuts, split: of_split(cuts, "train"))
+    of_split = CachedCuts.of_split
+    monkeypatch.setattr(CachedCuts, "of_split", lambda cuts, split: of_split(cuts, "train"))
     words = ["--after=none", "--temperature=0", "--seeds=1", "--guidance=2", "--captions=12", "--recordings=12"]
     words += [f"--parents.{name}=whole" for name in ("tokenizer", "cache", "caption")]
 

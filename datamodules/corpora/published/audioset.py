@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from datamodules.corpora.published.records import About, Asked, Options, Record, first, table, youtube
+from datamodules.corpora.published.records import About, Options, QuestionAnswer, Record, first, table, youtube
 from datamodules.errors import DataError
 
 PARTS = {"balanced_train_segments": "train", "unbalanced_train_segments": "train", "eval_segments": "test"}
@@ -47,7 +47,7 @@ def records(root: Path, options: Options) -> Iterator[Record]:
                 where,
                 f"youtube:{clip}",
                 labels=tuple(names[mid] for mid in mids),
-                questions=(Asked("times", "When is which sound heard?", times),) if times else (),
+                questions=(QuestionAnswer("times", "When is which sound heard?", times),) if times else (),
                 metadata={"start_seconds": row["start_seconds"]},
             )
 

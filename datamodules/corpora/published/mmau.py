@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from datamodules.corpora.published.records import About, Asked, Options, Record, first
+from datamodules.corpora.published.records import About, Options, QuestionAnswer, Record, first
 from datamodules.errors import DataError
 
 ABOUT = About(
@@ -36,6 +36,6 @@ def records(root: Path, options: Options) -> Iterator[Record]:
             item["id"],
             "test",
             where,
-            questions=(Asked(item["task"], question, answer, choices),),
+            questions=(QuestionAnswer(item["task"], question, answer, choices),),
             metadata={key: str(item.get(key, "")) for key in ("category", "sub-category", "difficulty", "dataset")},
         )

@@ -24,7 +24,7 @@ class About(NamedTuple):
     known_bad: tuple[str, ...] = ()  # file stems that are shipped broken
 
 
-class Asked(NamedTuple):
+class QuestionAnswer(NamedTuple):
     kind: str
     question: str
     answer: str
@@ -43,11 +43,11 @@ class Record(NamedTuple):
     )
     captions: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
-    questions: tuple[Asked, ...] = ()
+    questions: tuple[QuestionAnswer, ...] = ()
     metadata: Mapping[str, str | list[str]] = NOTHING
 
 
-class Line(NamedTuple):
+class TableRow(NamedTuple):
     where: str
     values: dict[str, str]
 
@@ -70,7 +70,7 @@ def table(
     delimiter: str = ",",
     encoding: str = "utf-8-sig",
     comment: str | None = None,
-) -> Iterator[Line]:
+) -> Iterator[TableRow]:
     """The rows of a CSV. columns: those that must be there; without a header they are all of its columns.
 
     Raises DataError for a column or a field that is missing, with the line.
@@ -86,7 +86,7 @@ def table(
                     continue
                 if len(fields) != len(named):
                     raise DataError(f"{path}, line {reader.line_num}: {len(fields)} fields, {len(named)} are expected")
-                yield Line(f"{path}, line {reader.line_num}", dict(zip(named, map(str.strip, fields), strict=True)))
+                yield TableRow(f"{path}, line {reader.line_num}", dict(zip(named, map(str.strip, fields), strict=True)))
         except UnicodeDecodeError as error:
             raise DataError(f"{path} is not {encoding} ({error.reason} at byte {error.start})") from None
         except csv.Error as error:

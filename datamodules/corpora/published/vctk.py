@@ -6,7 +6,7 @@ The layout and its known gaps are those of Lhotse's recipe (lhotse.recipes.vctk)
 from collections.abc import Iterator
 from pathlib import Path
 
-from datamodules.corpora.published.records import About, Asked, Options, Record, first
+from datamodules.corpora.published.records import About, Options, QuestionAnswer, Record, first
 
 NO_MIC2 = "p280"
 SOME_ABSENT = "p362"
@@ -46,6 +46,6 @@ def records(root: Path, options: Options) -> Iterator[Record]:
             path.stem,
             "test",
             str(path),
-            questions=(Asked("transcript", "What is said?", text),) if text else (),
+            questions=(QuestionAnswer("transcript", "What is said?", text),) if text else (),
             metadata={"speaker": speaker, **speakers.get(speaker, {})},
         )

@@ -48,7 +48,7 @@ def test_a_bad_recording_has_its_reason(tmp_path: Path, name: str):
     (found,) = inspect.inspect([tmp_path / name], workers=1)
     assert found.reason is not None
     with pytest.raises(ValueError, match=f"{name}: .*{reason}"):
-        inspect.refuse([inspect.Bad(name, found.reason)], 1, "error")
+        inspect.refuse([inspect.BadRecording(name, found.reason)], 1, "error")
 
 
 def test_a_good_recording_has_none(tmp_path: Path):
@@ -103,7 +103,7 @@ def test_a_failed_preparation_keeps_the_earlier_one(tmp_path: Path):
 
 
 def test_a_long_list_is_cut_and_counted(tmp_path: Path):
-    bad = [inspect.Bad(f"{number}.wav", "missing") for number in range(25)]
+    bad = [inspect.BadRecording(f"{number}.wav", "missing") for number in range(25)]
     with pytest.raises(ValueError, match=r"25 of 30 recordings") as caught:
         inspect.refuse(bad, 30, "error")
     assert "and 5 more" in str(caught.value) and "19.wav" in str(caught.value) and "20.wav" not in str(caught.value)

@@ -154,10 +154,10 @@ def test_ids_are_unique_and_plain(tmp_path: Path):
 def test_a_table_with_tabs_and_one_with_a_byte_order_mark(tmp_path: Path):
     sound(tmp_path / "a.wav")
     tabs = table(tmp_path / "m.tsv", [{"path": "a.wav", "caption": "one, two"}])
-    assert folder.prepare(tmp_path, tabs, tmp_path / "tabs", **DEFAULTS).report.recordings == 1
+    assert folder.prepare_folder(tmp_path, tabs, tmp_path / "tabs", **DEFAULTS).report.recordings == 1
     marked = tmp_path / "m.csv"
     marked.write_bytes("\ufeffpath,caption\r\na.wav,one\r\n".encode())
-    assert folder.prepare(tmp_path, marked, tmp_path / "marked", **DEFAULTS).report.recordings == 1
+    assert folder.prepare_folder(tmp_path, marked, tmp_path / "marked", **DEFAULTS).report.recordings == 1
 
 
 @pytest.mark.parametrize(
@@ -180,26 +180,26 @@ def test_a_table_that_cannot_be_read_so(tmp_path: Path, text: str, said: str):
     metadata = tmp_path / "m.csv"
     metadata.write_text(text)
     with pytest.raises(ValueError, match=rf"m\.csv.*{said}"):
-        folder.prepare(tmp_path, metadata, tmp_path / "out", **DEFAULTS)
+        folder.prepare_folder(tmp_path, metadata, tmp_path / "out", **DEFAULTS)
     assert not (tmp_path / "out").exists()
 
 
 def test_folders_and_columns_that_are_not_there(tmp_path: Path):
     metadata = table(tmp_path / "m.csv", [{"path": "a.wav"}])
     with pytest.raises(ValueError, match="gone: no such folder"):
-        folder.prepare(tmp_path / "gone", metadata, tmp_path / "out", **DEFAULTS)
+        folder.prepare_folder(tmp_path / "gone", metadata, tmp_path / "out", **DEFAULTS)
     with pytest.raises(ValueError, match=r"gone\.csv: no such file"):
-        folder.prepare(tmp_path, tmp_path / "gone.csv", tmp_path / "out", **DEFAULTS)
+        folder.prepare_folder(tmp_path, tmp_path / "gone.csv", tmp_path / "out", **DEFAULTS)
     with pytest.raises(ValueError, match=r"no column 'fold' to split by\. It has path"):
-        folder.prepare(tmp_path, metadata, tmp_path / "out", **DEFAULTS | {"split_by": "fold"})
+        folder.prepare_folder(tmp_path, metadata, tmp_path / "out", **DEFAULTS | {"split_by": "fold"})
     with pytest.raises(ValueError, match="--name=a/b: letters"):
-        folder.prepare(tmp_path, metadata, tmp_path / "out", **DEFAULTS | {"name": "a/b"})
+        folder.prepare_folder(tmp_path, metadata, tmp_path / "out", **DEFAULTS | {"name": "a/b"})
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty: the folder is empty"):
-        folder.prepare(tmp_path / "empty", metadata, tmp_path / "out", **DEFAULTS)
+        folder.prepare_folder(tmp_path / "empty", metadata, tmp_path / "out", **DEFAULTS)
     (tmp_path / "empty" / "other.txt").touch()
     with pytest.raises(ValueError, match=r"holds none of the 1 recordings that .*m\.csv names, the first 'a\.wav'"):
-        folder.prepare(tmp_path / "empty", metadata, tmp_path / "out", **DEFAULTS)
+        folder.prepare_folder(tmp_path / "empty", metadata, tmp_path / "out", **DEFAULTS)
     assert not (tmp_path / "out").exists()
 
 
@@ -214,7 +214,7 @@ def test_nothing_of_a_row_is_lost_or_guessed(tmp_path: Path):
     ):
         (tmp_path / "m.csv").write_bytes(text.encode("latin-1"))
         with pytest.raises(ValueError, match=rf"m\.csv.*{said}"):
-            folder.prepare(tmp_path, tmp_path / "m.csv", tmp_path / "out", **DEFAULTS)
+            folder.prepare_folder(tmp_path, tmp_path / "m.csv", tmp_path / "out", **DEFAULTS)
 
 
 @pytest.mark.parametrize("path", ["../a.wav", "in/../../a.wav", "/elsewhere/a.wav"])
@@ -234,7 +234,7 @@ def test_objects_a_line_are_read_as_well(tmp_path: Path):
     sound(tmp_path / "a.wav")
     metadata = tmp_path / "m.jsonl"
     metadata.write_text('{"path": "a.wav", "caption": "one, two", "label": null, "fold": 4}\n\n')
-    report = folder.prepare(
+    report = folder.prepare_folder(
         tmp_path, metadata, tmp_path / "out", **DEFAULTS | {"split_by": "fold", "test": ["4"]}
     ).report
     assert report.splits["test"] == 1
@@ -245,7 +245,7 @@ def test_objects_a_line_are_read_as_well(tmp_path: Path):
     ):
         metadata.write_text(text)
         with pytest.raises(ValueError, match=said):
-            folder.prepare(tmp_path, metadata, tmp_path / "out", **DEFAULTS)
+            folder.prepare_folder(tmp_path, metadata, tmp_path / "out", **DEFAULTS)
 
 
 @pytest.mark.parametrize(

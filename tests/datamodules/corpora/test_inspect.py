@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from datamodules.corpora.inspect import SILENCE, Shape, declared, inspect
+from datamodules.corpora.inspect import SILENCE, AudioHeader, declared, inspect
 
 RATE = 22_050
 
@@ -126,7 +126,7 @@ def test_a_header_says_what_decoding_finds(tmp_path: Path, workers: int):
     for path in paths:
         soundfile.write(path, noise(RATE, int(path.stem)), RATE)
     (tmp_path / "none.wav").touch()
-    found = [Shape(item.sample_rate, item.num_samples, item.num_channels) for item in inspect(paths, workers=1)]
+    found = [AudioHeader(item.sample_rate, item.num_samples, item.num_channels) for item in inspect(paths, workers=1)]
     assert declared([*paths, tmp_path / "none.wav", tmp_path / "gone.wav"], workers) == [*found, None, None]
 
 

@@ -8,7 +8,7 @@ import pytest
 from lhotse import CutSet
 
 from datamodules.corpora import openaqa, writer
-from datamodules.corpora.inspect import Found
+from datamodules.corpora.inspect import Inspection
 from tests.benchmarks.openaqa import generate
 from tests.datamodules.recordings import sound
 
@@ -36,13 +36,18 @@ def corpus(data: Path, name: str, *clips: str, split: str = "train", subset: str
     with writer.writing(data / name) as add:
         for number, clip in enumerate(clips):
             path = sound(root / subset / f"{clip}.wav", seconds + number / 100, 8000)
-            kept = Found(str(path), None, 0, path.stat().st_size, 8000, round(8000 * (seconds + number / 100)), 1, None)
+            kept = Inspection(
+                str(path), None, 0, path.stat().st_size, 8000, round(8000 * (seconds + number / 100)), 1, None
+            )
             custom = {
                 "split": split, "corpus": name, "source": f"youtube:{clip}", "origin": f"youtube:{clip}", "clip": clip, "labels": [],
                 "metadata": {"subset": subset} if subset else {},
             }  # fmt: skip
             add(
-                writer.cut(writer.Entry(f"{name}-{subset}{clip}", f"{subset}/{clip}.wav".lstrip("/"), custom, []), kept)
+                writer.cut(
+                    writer.AnnotatedRecording(f"{name}-{subset}{clip}", f"{subset}/{clip}.wav".lstrip("/"), custom, []),
+                    kept,
+                )
             )
     (data / name / "receipt.json").write_text(json.dumps({"root": str(root.resolve())}))
 
@@ -53,11 +58,11 @@ def record(clip: str, question: str, answer: str, **others: str) -> dict[str, st
 
 def made(
     data: Path, records: list[Any], jsonl: bool = False, **changes: Any
-) -> tuple[openaqa.Prepared, dict[str, Any]]:
+) -> tuple[openaqa.PreparedOpenAQA, dict[str, Any]]:
     """What preparing said, and the cuts by their recording's path."""
     file = data.parent / ("r.jsonl" if jsonl else "r.json")
     file.write_text("\n".join(map(json.dumps, records)) if jsonl else json.dumps(records, indent=1))
-    done = openaqa.prepare(file, data / "openaqa", **DEFAULTS | changes)
+    done = openaqa.prepare_openaqa(file, data / "openaqa", **DEFAULTS | changes)
     cuts = list(CutSet.from_file(data / "openaqa" / "cuts.jsonl.gz"))
     return done, {cut.recording.sources[0].source: cut for cut in cuts}
 
@@ -122,7 +127,7 @@ def test_what_is_missing_is_counted_listed_and_refused(tmp_path: Path):
         made(data, records)
     assert [path.name for path in (data / "openaqa").iterdir()] == ["missing.jsonl"]
     done, cuts = made(data, records, on_bad="skip")
-    assert done.datasets == {"as_20k": openaqa.Told(3, 1, 2, 0), "nsynth": openaqa.Told(1, 0, 1, 0)}
+    assert done.datasets == {"as_20k": openaqa.DatasetCounts(3, 1, 2, 0), "nsynth": openaqa.DatasetCounts(1, 0, 1, 0)}
     assert len(cuts) == 1
     rows = [json.loads(line) for line in (data / "openaqa" / "missing.jsonl").read_text().splitlines()]
     assert [(row["dataset"], row["records"], row["reason"]) for row in rows] == [
@@ -139,7 +144,7 @@ def test_a_sound_in_two_places_counts_as_duplicated_and_the_first_is_taken(tmp_p
     corpus(data, "audioset", "aaaaaaaaaaa")
     corpus(data, "wavcaps", "aaaaaaaaaaa", subset="AudioSet_SL")
     done, cuts = made(data, [record("aaaaaaaaaaa", "?", "a", dataset="as_20k")])
-    assert done.datasets["as_20k"] == openaqa.Told(1, 1, 0, 1) and list(cuts) == ["audioset/aaaaaaaaaaa.wav"]
+    assert done.datasets["as_20k"] == openaqa.DatasetCounts(1, 1, 0, 1) and list(cuts) == ["audioset/aaaaaaaaaaa.wav"]
     done, _ = made(
         data, [record("aaaaaaaaaaa", "?", "a"), record("aaaaaaaaaaa", "?", "a", dataset="as_20k")], on_bad="skip"
     )
@@ -191,7 +196,7 @@ def test_what_is_no_record_is_named(tmp_path: Path, text: str, message: str):
     corpus(tmp_path / "data", "audioset", "c")
     (tmp_path / "r.json").write_text(text)
     with pytest.raises(ValueError, match=message):
-        openaqa.prepare(tmp_path / "r.json", tmp_path / "data/openaqa", **DEFAULTS)
+        openaqa.prepare_openaqa(tmp_path / "r.json", tmp_path / "data/openaqa", **DEFAULTS)
     assert not list((tmp_path / "data/openaqa").iterdir())
 
 
@@ -199,7 +204,7 @@ def test_without_prepared_corpora_it_says_which_are_needed(tmp_path: Path):
     with pytest.raises(ValueError, match=r"holds none of audioset, wavcaps/AudioSet_SL, fsd50k.*stage prepare --list"):
         made(tmp_path / "data", [record("a", "?", "b")])
     with pytest.raises(ValueError, match=r"gone\.json: no such file"):
-        openaqa.prepare(tmp_path / "gone.json", tmp_path / "data/openaqa", **DEFAULTS)
+        openaqa.prepare_openaqa(tmp_path / "gone.json", tmp_path / "data/openaqa", **DEFAULTS)
 
 
 def test_thousands_of_shuffled_records_lose_none(tmp_path: Path):

@@ -8,7 +8,8 @@ import pytest
 from lhotse import CutSet
 
 import conf
-from datamodules.corpora import prepared, published
+from datamodules.corpora import published
+from datamodules.corpora.published.prepare import PreparedCorpus, prepare_published
 from stages.cli.main import main
 from stages.launch import prepare
 from tests.datamodules.publishers import (
@@ -34,9 +35,9 @@ DEFAULTS: dict[str, Any] = dict(
 FOLDERS = ("fsdd", "gtzan")  # have no table: what is there is the list
 
 
-def made(name: str, root: Path, out: Path, **changes: Any) -> tuple[prepared.Prepared, dict[str, Any]]:
+def made(name: str, root: Path, out: Path, **changes: Any) -> tuple[PreparedCorpus, dict[str, Any]]:
     """What preparing said, and the cuts by path."""
-    done = prepared.prepare(name, root, out, **{"name": name} | DEFAULTS | changes)
+    done = prepare_published(name, root, out, **{"name": name} | DEFAULTS | changes)
     (out / "receipt.json").write_text("{}")
     return done, {cut.recording.sources[0].source: cut for cut in CutSet.from_file(out / "cuts.jsonl.gz")}
 
@@ -307,4 +308,4 @@ def test_a_name_that_leaves_the_data_root_is_refused(tmp_path: Path):
     esc50(tmp_path / "in")
     for name in ("../x", "..", "a b"):
         with pytest.raises(ValueError, match=r"--name=.*letters, digits"):
-            prepared.prepare("esc50", tmp_path / "in", tmp_path / "out", name=name, **DEFAULTS)
+            prepare_published("esc50", tmp_path / "in", tmp_path / "out", name=name, **DEFAULTS)

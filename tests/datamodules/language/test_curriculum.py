@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from datamodules.batches import NumberedBatches
-from datamodules.language.curriculum import Lessons
+from datamodules.language.curriculum import CurriculumBatches
 from datamodules.sampler import hash_ids
 from tests.datamodules.test_sampler import Data, items, train
 
@@ -30,9 +30,11 @@ class Taught(Data):
         super().__init__(bucketing, num_workers)
         self.dataset = Names()
 
-    def train_sampler(self, rank: int, world: int) -> Lessons:
+    def train_sampler(self, rank: int, world: int) -> CurriculumBatches:
         count = len(self.items)
-        return Lessons([fours(number, seed, rank, world) for seed, number in enumerate((count, 9, count))], BATCHES)
+        return CurriculumBatches(
+            [fours(number, seed, rank, world) for seed, number in enumerate((count, 9, count))], BATCHES
+        )
 
     def batches(self, rank: int = 0, world: int = 1) -> list[list[str]]:
         return [self.dataset[numbers] for numbers in self.train_sampler(rank, world)]
@@ -80,4 +82,4 @@ def test_two_ranks_are_in_the_same_entry_all_the_time():
 
 def test_an_entry_without_a_batch_is_refused():
     with pytest.raises(ValueError, match="entry 1 of the curriculum gives a process no batch"):
-        list(Lessons([fours(0, 0)], [2]))
+        list(CurriculumBatches([fours(0, 0)], [2]))

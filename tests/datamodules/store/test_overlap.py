@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from datamodules.store.overlap import Ahead, Behind
+from datamodules.store.overlap import ReadAhead, WriteBehind
 
 
 def test_items_come_in_order_and_few_wait():
@@ -17,7 +17,7 @@ def test_items_come_in_order_and_few_wait():
             yield number
 
     found = []
-    for item in Ahead(source(), depth=2):
+    for item in ReadAhead(source(), depth=2):
         found.append(item)
         time.sleep(0.002)
         assert len(made) <= len(found) + 4  # two wait, one is handed over, one is being made
@@ -32,7 +32,7 @@ def test_the_next_item_is_made_while_one_is_used():
         both.wait()  # passes only when the other side is in its loop's body
         yield 1
 
-    for item in Ahead(source()):
+    for item in ReadAhead(source()):
         if item == 0:
             both.wait()
 
@@ -44,21 +44,21 @@ def test_an_error_is_raised_where_the_items_are_used():
 
     found = []
     with pytest.raises(ValueError, match=r"b\.wav cannot be read"):
-        for item in Ahead(source()):
+        for item in ReadAhead(source()):
             found.append(item)
     assert found == [0]
 
 
 def test_nothing_is_left_running_when_the_user_leaves():
     before = threading.active_count()
-    for _ in Ahead(iter(range(1000))):
+    for _ in ReadAhead(iter(range(1000))):
         break
     assert threading.active_count() == before
 
 
 def test_calls_happen_in_order_and_memory_is_bounded():
     done: list[int] = []
-    behind = Behind(depth=2)
+    behind = WriteBehind(depth=2)
     for number in range(10):
 
         def call(number: int = number) -> None:
@@ -72,7 +72,7 @@ def test_calls_happen_in_order_and_memory_is_bounded():
 
 
 def test_what_a_call_raised_is_raised_by_the_next_look():
-    behind = Behind()
+    behind = WriteBehind()
 
     def full() -> None:
         raise ValueError("no space left")
@@ -83,7 +83,7 @@ def test_what_a_call_raised_is_raised_by_the_next_look():
         while time.monotonic() < limit:
             behind.check()
     behind.close()
-    behind = Behind()
+    behind = WriteBehind()
     behind.call(full)
     with pytest.raises(ValueError, match="no space left"):
         behind.close()

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from datamodules.language.datamodule import Encoded, collate, pack
+from datamodules.language.packing import Encoded, collate, pack
 from models.language.model import SoundLanguageModel
 from models.language.vocabulary import Turn, Vocabulary
 from stages.hub.weights import load_language_model

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from datamodules.language.datamodule import Encoded, collate, pack
+from datamodules.language.packing import Encoded, collate, pack
 from models.language import chunked_cross_entropy
 from models.language.chunked_cross_entropy import Shape
 from models.language.generation import TextOnly

@@ -41,7 +41,7 @@ module = getattr(importlib.import_module(name), attribute)
 callbacks = module.callbacks
 module.callbacks = lambda self: [*callbacks(self), Record()]
 if stage in ("caption", "openaqa"):
-    from datamodules.language.datamodule import LanguageDataModule
+    from datamodules.language.id_batches import LanguageDataModule
     LanguageDataModule.train_sampler = lambda self, rank, world: NumberedBatches(
         np.ones(len(self.train_items[0])), [1], [int(size) // world], shuffle=True, seed=self.seed, rank=rank, world=world
     )

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from conf import compose, evaluation_tasks
-from datamodules.evaluation import Asked, label_names, of_task
+from datamodules.evaluation import EvaluationItem, label_names, task_items
 from models.language import likelihood
 from models.language.generation import pad_left
 from models.language.vocabulary import Turn
@@ -62,10 +62,10 @@ def clips(task: dict[str, Any], count: int = 20) -> list[Any]:
     return made
 
 
-def asked_of(task: dict[str, Any], cuts: list[Any]) -> tuple[list[Asked], list[str]]:
+def asked_of(task: dict[str, Any], cuts: list[Any]) -> tuple[list[EvaluationItem], list[str]]:
     labels = label_names(cuts, None) if task["labels"] == "corpus" else list(task["labels"] or [])
     test = [one for one in cuts if one.custom["split"] == "test"]
-    return of_task(task, test, 100, [], "Describe this sound.", labels), labels
+    return task_items(task, test, 100, [], "Describe this sound.", labels), labels
 
 
 def here(name: str) -> dict[str, Any]:
@@ -157,7 +157,7 @@ def test_one_that_is_told_the_answer_is_right(name: str, minilm):
     assert main_value(silent)["value"] < 0.5  # an average precision without a ranking is the share of positives
 
 
-def _told(item: Asked, task: dict[str, Any]) -> str:
+def _told(item: EvaluationItem, task: dict[str, Any]) -> str:
     if "mean_average_precision" in task["metrics"]:
         return "; ".join(item.references)
     head = {"colon_drop": "Audio caption: ", "colon": "Audio caption: ", "caption": "Audio caption: "}.get(

@@ -15,7 +15,7 @@ from datamodules.language import lengths
 from datamodules.latents import LatentDataModule
 from datamodules.sampler import ResumableSampler
 from datamodules.store.chunks import ChunkWriter, open_cache, plan, read
-from datamodules.store.stored import Sounds
+from datamodules.store.index import CachedCodes
 from models.language.vocabulary import Vocabulary
 from stages.engine import curriculum
 from stages.hub.weights import load_language_model
@@ -70,7 +70,7 @@ def test_what_was_written_is_read_anywhere(tmp_path: Path, big: int, dtype: str)
     assert [cut.id for cut in found[5:20:3]] == [cut.id for cut in wanted[5:20:3]]
     train = found.of_split("train")
     assert [cut.id for cut in train] == [cut.id for cut in wanted if cut.custom["split"] == "train"]
-    sounds = Sounds(train)
+    sounds = CachedCodes(train)
     assert sounds["one-2"] == [*codes(2), big] and "two-3" not in sounds and "none" not in sounds
     again = pickle.loads(pickle.dumps(train))
     assert [cut.id for cut in again] == [cut.id for cut in train] and again.digest() == train.digest()
@@ -110,7 +110,7 @@ def data(folder: Path, place: Path | None, counted: list[int], *overrides: str, 
     words = Vocabulary(tokenizer, 70_000, [0], "ltu", None)
 
     def encode(talks):
-        from datamodules.language.datamodule import Encoded
+        from datamodules.language.packing import Encoded
         from models.language.vocabulary import Turn
 
         counted.append(len(talks))

@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 
 from datamodules.corpora import writer
 from datamodules.corpora.contamination import Shared, lines, refuse_shared, tested
-from datamodules.corpora.inspect import Bad, Refused
+from datamodules.corpora.inspect import BadRecording, BadRecordingsError
 from datamodules.corpora.published import corpus
-from datamodules.corpora.published.records import Asked, Files, Options, Record
+from datamodules.corpora.published.records import Files, Options, QuestionAnswer, Record
 from datamodules.errors import DataError
 
 
-class Plan(NamedTuple):
+class PublishedRecording(NamedTuple):
     """All records of one recording."""
 
     id: str
@@ -23,14 +23,14 @@ class Plan(NamedTuple):
     records: list[Record]
 
 
-class Prepared(NamedTuple):
+class PreparedCorpus(NamedTuple):
     report: writer.Report
     repeated: int  # records that say what another has said
     several: dict[str, list[str]]  # path that was taken -> other files of the clip
     contaminated: list[Shared]  # recordings whose origin is in a test split
 
 
-def prepare(
+def prepare_published(
     kind: str,
     root: Path,
     out: Path,
@@ -43,7 +43,7 @@ def prepare(
     contamination: str,
     on_bad: str,
     workers: int,
-) -> Prepared:
+) -> PreparedCorpus:
     """Writes out/cuts.jsonl.gz, or nothing; out/missing.jsonl and out/contaminated.jsonl where there is something to list.
 
     split: for all recordings, whatever their publisher says; None keeps the publisher's. contamination: of training recordings whose
@@ -68,20 +68,22 @@ def prepare(
     missing = out / "missing.jsonl"
     try:
         report = writer.write(entries, root, out, on_bad, workers, root, known_bad=about.known_bad)
-    except Refused as refused:
+    except BadRecordingsError as refused:
         list_bad(missing, refused.bad, plans)
         raise DataError(f"{refused}\nAll of them: {missing}") from None
     list_bad(missing, report.skipped, plans)
     lines(out / "contaminated.jsonl", (row._asdict() for row in contaminated))
-    return Prepared(report, repeated, files.several, contaminated)
+    return PreparedCorpus(report, repeated, files.several, contaminated)
 
 
-def list_bad(path: Path, bad: Iterable[Bad], plans: Iterable[Plan]) -> None:
+def list_bad(path: Path, bad: Iterable[BadRecording], plans: Iterable[PublishedRecording]) -> None:
     clips = {plan.path: plan.records[0].clip for plan in plans}
     lines(path, [{"path": item.path, "clip": clips[item.path], "reason": item.reason} for item in bad])
 
 
-def _plans(records: list[Record], root: Path, name: str, kind: str, split: str | None) -> tuple[list[Plan], int]:
+def _plans(
+    records: list[Record], root: Path, name: str, kind: str, split: str | None
+) -> tuple[list[PublishedRecording], int]:
     groups: dict[str, list[Record]] = {}
     seen: set[tuple[Any, ...]] = set()
     repeated = 0
@@ -101,11 +103,13 @@ def _plans(records: list[Record], root: Path, name: str, kind: str, split: str |
             )
         source = group[0].origin or f"{kind}:{group[0].clip}"
         free = (split or group[0].split) == "train"
-        plans.append(Plan(ids[path], path, split or group[0].split, source, free, group))
+        plans.append(PublishedRecording(ids[path], path, split or group[0].split, source, free, group))
     return plans, repeated
 
 
-def _clean(plans: list[Plan], out: Path, contamination: str) -> tuple[list[Plan], list[Shared]]:
+def _clean(
+    plans: list[PublishedRecording], out: Path, contamination: str
+) -> tuple[list[PublishedRecording], list[Shared]]:
     tests = tested(out.parent, out) | {plan.source: out.name for plan in plans if plan.split == "test"}
     found = [
         Shared(plan.id, plan.source, tests[plan.source])
@@ -117,16 +121,16 @@ def _clean(plans: list[Plan], out: Path, contamination: str) -> tuple[list[Plan]
     return [plan for plan in plans if plan.id not in gone], found
 
 
-def _entry(plan: Plan, name: str, label_question: str) -> writer.Entry:
+def _entry(plan: PublishedRecording, name: str, label_question: str) -> writer.AnnotatedRecording:
     labels = _once(label for record in plan.records for label in record.labels)
     questions = _once(asked for record in plan.records for asked in record.questions)
-    said: list[writer.Said] = [
+    said: list[writer.Annotation] = [
         (text, {"task": "caption"}) for text in _once(text for record in plan.records for text in record.captions)
     ]
     said += [(None, _question(asked)) for asked in questions]
     if labels:
         kind = "class" if len(labels) == 1 else "labels"
-        said.append((None, _question(Asked(kind, label_question, "; ".join(labels)))))
+        said.append((None, _question(QuestionAnswer(kind, label_question, "; ".join(labels)))))
     custom = {
         "split": plan.split,
         "corpus": name,
@@ -136,10 +140,10 @@ def _entry(plan: Plan, name: str, label_question: str) -> writer.Entry:
         "labels": labels,
         "metadata": _joined([record.metadata for record in plan.records]),
     }
-    return writer.Entry(plan.id, plan.path, custom, said)
+    return writer.AnnotatedRecording(plan.id, plan.path, custom, said)
 
 
-def _question(asked: Asked) -> dict[str, Any]:
+def _question(asked: QuestionAnswer) -> dict[str, Any]:
     custom: dict[str, Any] = {
         "task": "question",
         "kind": asked.kind,

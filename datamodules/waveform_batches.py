@@ -20,13 +20,13 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules.audio import load_windows, readable_in_parts, resampled_length
 from datamodules.sampler import heedless
 from datamodules.store.chunks import Chunk
-from datamodules.store.overlap import Ahead
+from datamodules.store.overlap import ReadAhead
 from datamodules.store.pending import PendingChunks
 
 PADDING = (0.5, 1 / 8)  # a rest is padded by at most so many seconds, or so much of the longest beside it
 
 
-class Grid(NamedTuple):
+class WindowFormat(NamedTuple):
     """The windows of a codec."""
 
     sample_rate: int  # Hz
@@ -40,7 +40,7 @@ class Grid(NamedTuple):
         return self.window_frames * self.hop_length
 
 
-class Span(NamedTuple):
+class WindowSpan(NamedTuple):
     """Windows of a recording, one after another."""
 
     cut: Any
@@ -49,15 +49,15 @@ class Span(NamedTuple):
     rest: int  # samples of the last one where it is no whole window, else 0
 
 
-class Planned(NamedTuple):
+class PlannedBatch(NamedTuple):
     """A batch, before anything is read."""
 
-    spans: list[Span]
+    spans: list[WindowSpan]
     chunk: int  # index into the chunks of this rank
     closes_chunk: bool
 
 
-class Windows(NamedTuple):
+class WindowGroup(NamedTuple):
     """Of one chunk and alike in length."""
 
     waveform: Tensor  # (B, C, T) float32
@@ -65,22 +65,22 @@ class Windows(NamedTuple):
     cut_ids: list[str]  # (B): which recording a window is of
 
 
-class AudioBatch(NamedTuple):
+class WaveformBatch(NamedTuple):
     """A recording's windows come in their order, within a batch and from batch to batch."""
 
-    groups: list[Windows]
+    groups: list[WindowGroup]
     chunk: int
     closes_chunk: bool
 
 
-def plan_batches(chunks: Sequence[Chunk], grid: Grid, batch_size: int) -> Iterator[Planned]:
+def plan_batches(chunks: Sequence[Chunk], grid: WindowFormat, batch_size: int) -> Iterator[PlannedBatch]:
     """Chunk after chunk, none across two: up to `batch_size` whole windows and as many rests a batch, and no recording in
     two batches that fits in one.
     """
     for number, chunk in enumerate(chunks):
-        recordings = [spans(cut, grid, batch_size) for cut in chunk.recordings]
+        recordings = [recording_spans(cut, grid, batch_size) for cut in chunk.recordings]
         recordings.sort(key=lambda found: found[-1].rest)
-        batches: list[list[Span]] = [[]]
+        batches: list[list[WindowSpan]] = [[]]
         whole = rests = 0
         for span in (span for found in recordings for span in found):
             more, rest = span.count - bool(span.rest), bool(span.rest)
@@ -90,10 +90,10 @@ def plan_batches(chunks: Sequence[Chunk], grid: Grid, batch_size: int) -> Iterat
             batches[-1].append(span)
             whole, rests = whole + more, rests + rest
         for held in batches:
-            yield Planned(held, number, held is batches[-1])
+            yield PlannedBatch(held, number, held is batches[-1])
 
 
-def spans(cut: Any, grid: Grid, batch_size: int) -> list[Span]:
+def recording_spans(cut: Any, grid: WindowFormat, batch_size: int) -> list[WindowSpan]:
     """All of a recording: one span, or where it is long one for every `batch_size` windows, each read by itself."""
     recording = cut.recording
     length = resampled_length(recording.num_samples, recording.sampling_rate, grid.sample_rate)
@@ -101,25 +101,25 @@ def spans(cut: Any, grid: Grid, batch_size: int) -> list[Span]:
     count = whole + bool(rest)
     step = batch_size if readable_in_parts(recording.sampling_rate, grid.sample_rate) else count
     return [
-        Span(cut, first, min(step, count - first), rest if first + step >= count else 0)
+        WindowSpan(cut, first, min(step, count - first), rest if first + step >= count else 0)
         for first in range(0, count, step)
     ]
 
 
-class Loaded(Dataset):
+class WaveformReader(Dataset):
     """A planned batch, read."""
 
-    def __init__(self, roots: dict[str, Path], grid: Grid, batch_size: int) -> None:
+    def __init__(self, roots: dict[str, Path], grid: WindowFormat, batch_size: int) -> None:
         """roots: corpus -> absolute folder that its recordings' paths are relative to."""
         self.roots, self.grid, self.batch_size = roots, grid, batch_size
 
-    def __getitem__(self, planned: Planned) -> AudioBatch:
+    def __getitem__(self, planned: PlannedBatch) -> WaveformBatch:
         rows = [row for span in planned.spans for row in self.windows(span)]
         whole = [row for row in rows if row[1] == self.grid.window_samples]
         rests = [row for row in rows if row[1] < self.grid.window_samples]
         parts = [whole[start : start + self.batch_size] for start in range(0, len(whole), self.batch_size)]
         parts += self.alike(rests)
-        return AudioBatch([self.stack(part) for part in parts], planned.chunk, planned.closes_chunk)
+        return WaveformBatch([self.stack(part) for part in parts], planned.chunk, planned.closes_chunk)
 
     def alike(self, rests: list[tuple[Tensor, int, str]]) -> list[list[tuple[Tensor, int, str]]]:
         """Rests, the shorter first, in groups that need little padding: it costs an Oobleck as much as sound."""
@@ -133,7 +133,7 @@ class Loaded(Dataset):
                 groups.append([row])
         return [group[::-1] for group in reversed(groups)]
 
-    def windows(self, span: Span) -> list[tuple[Tensor, int, str]]:
+    def windows(self, span: WindowSpan) -> list[tuple[Tensor, int, str]]:
         """(C, T), its valid samples, and the cut's id."""
         grid, root = self.grid, self.roots[span.cut.custom["corpus"]]
         waveform, num_samples = load_windows(
@@ -141,19 +141,19 @@ class Loaded(Dataset):
         )
         return [(window, samples, span.cut.id) for window, samples in zip(waveform, num_samples.tolist(), strict=True)]
 
-    def stack(self, rows: Sequence[tuple[Tensor, int, str]]) -> Windows:
+    def stack(self, rows: Sequence[tuple[Tensor, int, str]]) -> WindowGroup:
         """As long as the longest needs."""
         grid = self.grid
         waveforms, samples, ids = zip(*rows, strict=True)
         frames = min(grid.window_frames, -(-max(samples) // grid.hop_length) + grid.context_frames)
         length = frames * grid.hop_length
-        return Windows(torch.stack([window[:, :length] for window in waveforms]), torch.tensor(samples), list(ids))
+        return WindowGroup(torch.stack([window[:, :length] for window in waveforms]), torch.tensor(samples), list(ids))
 
 
-class AudioDataModule(PendingChunks):
+class WaveformDataModule(PendingChunks):
     """Read in `num_workers` processes, or, where that is 0, in a thread beside the model."""
 
-    def __init__(self, folder: Path, planned: list[Chunk], dataset: Loaded, num_workers: int) -> None:
+    def __init__(self, folder: Path, planned: list[Chunk], dataset: WaveformReader, num_workers: int) -> None:
         super().__init__(folder, planned)
         self.dataset, self.num_workers = dataset, num_workers
 
@@ -163,16 +163,16 @@ class AudioDataModule(PendingChunks):
             self.dataset, sampler=batches, batch_size=None, num_workers=self.num_workers, collate_fn=_as_it_is,
             worker_init_fn=heedless,
         )  # fmt: skip
-        return loader if self.num_workers else Ahead(loader)
+        return loader if self.num_workers else ReadAhead(loader)
 
 
 class _Batches:
-    def __init__(self, chunks: Sequence[Chunk], dataset: Loaded) -> None:
+    def __init__(self, chunks: Sequence[Chunk], dataset: WaveformReader) -> None:
         self.chunks, self.dataset = chunks, dataset
 
-    def __iter__(self) -> Iterator[Planned]:
+    def __iter__(self) -> Iterator[PlannedBatch]:
         return plan_batches(self.chunks, self.dataset.grid, self.dataset.batch_size)
 
 
-def _as_it_is(batch: AudioBatch) -> AudioBatch:
+def _as_it_is(batch: WaveformBatch) -> WaveformBatch:
     return batch

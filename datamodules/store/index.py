@@ -1,6 +1,6 @@
 """The reading side of the cache: its cuts in plan order, opened by an index and not loaded. A million of them take the memory of the index, 47 bytes each.
 
-    Stored(folder, plan)[n] ──► index of its chunk ──► one line of cuts.jsonl, one slice of codes.npy ──► a Lhotse cut
+    CachedCuts(folder, plan)[n] ──► index of its chunk ──► one line of cuts.jsonl, one slice of codes.npy ──► a Lhotse cut
 
 Numpy alone is held and files are opened for each read, so that processes which are forked or spawned from this one share all of it.
 """
@@ -30,7 +30,7 @@ ROW = np.dtype(
 )  # fmt: skip
 
 
-class Stored(Sequence[Any]):
+class CachedCuts(Sequence[Any]):
     """Cuts of a cache. `of_split` and slices are views. Raises DataError where a planned chunk is missing or holds other cuts than planned."""
 
     def __init__(self, folder: Path, plan: Sequence[Mapping[str, Any]]) -> None:
@@ -51,7 +51,7 @@ class Stored(Sequence[Any]):
     @overload
     def __getitem__(self, index: int) -> Any: ...
     @overload
-    def __getitem__(self, index: slice) -> "Stored": ...
+    def __getitem__(self, index: slice) -> "CachedCuts": ...
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
             return self._view(self.chosen[index])
@@ -63,7 +63,7 @@ class Stored(Sequence[Any]):
             cut.custom |= {"offset": int(row["offset"]), "length": int(row["length"]), **self.arrays(number)}
         return cut
 
-    def of_split(self, split: str) -> "Stored":
+    def of_split(self, split: str) -> "CachedCuts":
         return self._view(self.chosen[self.rows["split"][self.chosen] == SPLITS.index(split)])
 
     def name(self, number: int) -> str:
@@ -117,16 +117,16 @@ class Stored(Sequence[Any]):
             file.seek(self.rows["line"][number])
             return json.loads(file.read(self.rows["bytes"][number]))
 
-    def _view(self, chosen: np.ndarray) -> "Stored":
-        view = object.__new__(Stored)
+    def _view(self, chosen: np.ndarray) -> "CachedCuts":
+        view = object.__new__(CachedCuts)
         view.__dict__ |= {**self.__dict__, "chosen": chosen, "_by_name": None}
         return view
 
 
-class Sounds(Mapping[str, Sequence[int]]):
+class CachedCodes(Mapping[str, Sequence[int]]):
     """Codes by recording, of a view of the cache."""
 
-    def __init__(self, cuts: Stored) -> None:
+    def __init__(self, cuts: CachedCuts) -> None:
         self.cuts = cuts
 
     def __getitem__(self, cut_id: str) -> Sequence[int]:

@@ -11,8 +11,8 @@ from lhotse import MonoCut, SupervisionSegment
 
 from datamodules.language.buckets import bucket_ends
 from datamodules.language.conversations import Conversation, Mixture, Turn, conversations
-from datamodules.language.datamodule import Encoded, LanguageDataModule, Part, collate, pack
-from datamodules.language.datamodule import lengths as lengths_of
+from datamodules.language.id_batches import DataPart, LanguageDataModule
+from datamodules.language.packing import Encoded, collate, pack, packed_lengths
 from models.language.vocabulary import Turn as ChatTurn
 from models.language.vocabulary import Vocabulary
 from stages.hub.weights import load_language_model
@@ -65,7 +65,7 @@ def of_length(lengths: list[int]) -> list[Conversation]:
 
 def module(lengths: list[int], budget: int, num_buckets: int = 8, max_tokens: int = 10_000) -> LanguageDataModule:
     return LanguageDataModule(
-        [Part([[item] for item in of_length(lengths)], max_tokens, None)], Part([], max_tokens, None), encode, pad_id=7,
+        [DataPart([[item] for item in of_length(lengths)], max_tokens, None)], DataPart([], max_tokens, None), encode, pad_id=7,
         tokens_per_batch=budget, num_buckets=num_buckets, seed=0, num_workers=0,
     )  # fmt: skip
 
@@ -290,7 +290,7 @@ def test_lengths_are_counted_as_they_are_packed():
     _, tokenizer = load_language_model("random:tiny", None, "float32")
     for prompt_format in ("chat", "ltu"):
         words = Vocabulary(tokenizer, 20, [0], prompt_format, None)
-        counted = lengths_of(items, lambda talks, words=words: render(words, talks))
+        counted = packed_lengths(items, lambda talks, words=words: render(words, talks))
         assert counted == [len(pack(render(words, item.talks)).input_ids) for item in items]
 
 

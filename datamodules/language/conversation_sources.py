@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 
 from datamodules.language.conversations import Conversation, check_text_file, conversations, text_items
-from datamodules.store.stored import Stored
+from datamodules.store.index import CachedCuts
 
 BLOCK = 1 << 24  # bytes of a text file that are looked at together
 
 
-class Cuts(Sequence[list[Conversation]]):
+class CutConversations(Sequence[list[Conversation]]):
     """Cuts of the cache; without a conversation where they are not `taught`. how: what `conversations` takes beside cuts."""
 
-    def __init__(self, cuts: Stored, taught: Callable[[Any], bool] | None, how: dict[str, Any]) -> None:
+    def __init__(self, cuts: CachedCuts, taught: Callable[[Any], bool] | None, how: dict[str, Any]) -> None:
         self.cuts, self.taught, self.how = cuts, taught, how
 
     def __len__(self) -> int:
@@ -30,7 +30,7 @@ class Cuts(Sequence[list[Conversation]]):
         return self.cuts.digest()
 
 
-class Lines(Sequence[list[Conversation]]):
+class TextConversations(Sequence[list[Conversation]]):
     """Lines of a JSONL of texts. Raises DataError where there is no such file."""
 
     def __init__(self, path: Path, weight: float) -> None:
@@ -56,10 +56,10 @@ class Lines(Sequence[list[Conversation]]):
             return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-class Joined(Sequence[list[Conversation]]):
+class JoinedSources(Sequence[list[Conversation]]):
     """Entries one after the other."""
 
-    def __init__(self, parts: Sequence[Cuts | Lines]) -> None:
+    def __init__(self, parts: Sequence[CutConversations | TextConversations]) -> None:
         self.parts = parts
         self.starts = np.cumsum([0, *map(len, parts)])
 

@@ -1,0 +1,32 @@
+"""The progress line of a stage that trains. Apart from progress.py, which commands without Lightning import."""
+
+from typing import Any
+
+import lightning as L
+
+from callbacks.progress import ProgressLine
+
+
+class TrainingProgress(L.Callback):
+    """Shows optimizer steps and the running losses named in `watch`."""
+
+    def __init__(self, name: str, watch: tuple[str, ...]) -> None:
+        self.name, self.watch = name, watch
+        self.line: ProgressLine | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.line = ProgressLine(self.name, trainer.max_steps, "steps", trainer.is_global_zero)
+        self.line.start(trainer.global_step)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert self.line is not None
+        metrics = trainer.callback_metrics
+        shown = {key: float(metrics[key]) for key in self.watch if key in metrics}
+        note = "  ".join(f"{key.split('/')[-1]} {value:.4g}" for key, value in shown.items() if value == value)
+        self.line.update(trainer.global_step, note)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if self.line is not None:
+            self.line.stop()
