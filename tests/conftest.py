@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # they share the cores
 import numpy as np
 import pytest
 import soundfile
+from filelock import FileLock
+
+from tests import zygote
 
 KINDS = {"low": 220.0, "high": 1760.0, "noise": 0.0}
 
@@ -48,20 +52,72 @@ def write_tones(root: Path, count: int) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder to work in, with the corpus `tones` prepared in data/ and nothing run yet."""
-    from stages.cli.main import main
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of this session share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
-    place = tmp_path_factory.mktemp("tones")
-    before = Path.cwd()
-    os.chdir(place)
-    try:
-        metadata = write_tones(place / "recordings", 24)
+
+def make_once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """`folder`, made by the worker that comes first; the others wait for it."""
+    done = folder.with_name(f"{folder.name}.done")
+    with FileLock(folder.with_name(f"{folder.name}.lock")):
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            make(folder)
+            done.touch()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prepared(shared: Path) -> Path:
+    """recordings/ and data/ with the corpus `tones`, of all workers: to be read only."""
+
+    def make(folder: Path) -> None:
+        from stages.cli.main import main
+
+        metadata = write_tones(folder / "recordings", 24)
         words = ["prepare", "folder", str(metadata.parent), "--metadata", str(metadata), "--name", "tones"]
-        assert main([*words, "--data.root=data"]) == 0
-    finally:
-        os.chdir(before)
-    return place
+        assert main([*words, f"--data.root={folder / 'data'}"]) == 0
+
+    return make_once(shared / "prepared", make)
+
+
+@pytest.fixture(scope="session")
+def tones(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder to work in, with the corpus `tones` prepared in data/ and nothing run yet."""
+    return shutil.copytree(prepared, tmp_path_factory.mktemp("tones"), dirs_exist_ok=True)
+
+
+@pytest.fixture(scope="session")
+def whole_of_all_workers(prepared: Path, shared: Path) -> Path:
+    """`stage run all`, of all workers: runs/whole/, and printed.txt with what it printed."""
+
+    def make(folder: Path) -> None:
+        shutil.copytree(prepared, folder)
+        ended = zygote.run(["run", "all", "--experiment=whole", *SMOKE], folder)
+        assert ended.status == 0, ended.output
+        (folder / "printed.txt").write_text(ended.stdout)
+
+    return make_once(shared / "chain", make)
+
+
+@pytest.fixture(scope="session")
+def whole(whole_of_all_workers: Path, tones: Path) -> Path:
+    """Every stage of the experiment `whole`, done."""
+    return shutil.copytree(whole_of_all_workers / "runs/whole", tones / "runs/whole")
+
+
+@pytest.fixture(scope="session")
+def copy_of_whole(whole: Path) -> Callable[..., Path]:
+    """copy_of_whole("mine", "latents", "tokenizer") -> the folder of the experiment `mine`, in which these stages are done; of no stage all are."""
+
+    def copy(experiment: str, *stages: str) -> Path:
+        for stage in stages or [path.parent.name for path in whole.glob("*/receipt.json")]:
+            shutil.copytree(whole / stage, whole.with_name(experiment) / stage)
+        return whole.with_name(experiment)
+
+    return copy
 
 
 @pytest.fixture
@@ -71,13 +127,6 @@ def stage(tones: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
 
     monkeypatch.chdir(tones)
     return lambda verb, *words: main([verb, *words, *SMOKE])
-
-
-@pytest.fixture
-def whole(stage: Callable[..., int], tones: Path) -> Path:
-    """Every stage of the experiment `whole`, done once for this session."""
-    assert stage("run", "all", "--experiment=whole") == 0
-    return tones / "runs" / "whole"
 
 
 SMOKE = ("--preset", "smoke", "--data.root=data", "--data.corpora=tones", "--threads=1")

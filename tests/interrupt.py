@@ -1,60 +1,59 @@
-"""A stage in a process of its own, that a signal reaches after a number of its batches."""
+"""`stage run STAGE` in a process of its own, that a signal reaches after a number of its batches."""
 
+import importlib
 import os
 import signal
-import subprocess
-import sys
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
-from tests.conftest import SMOKE
-
-ROOT = Path(__file__).parents[1]
-
-# The stage as it is. Lightning starts the other ranks with this same command; `rank` is the one that is signalled.
-CODE = """
-import importlib, os, sys, time
 import lightning as L
+
 from stages import STAGES
-stage, batches, sent, rank, *words = sys.argv[1:]
+from tests import zygote
+from tests.conftest import SMOKE
+from tests.zygote import Ended
+
+TWO_RANKS = ("--trainer.devices=2", "--trainer.strategy=ddp")
+
+
 class Interrupt(L.Callback):
-    seen = 0
-    def _count(self, trainer):
+    """`sent` to this process at the end of batch number `batches` of rank `rank`; 0 waits there for 2 s."""
+
+    def __init__(self, batches: int, sent: int, rank: int) -> None:
+        self.batches, self.sent, self.rank, self.seen = batches, sent, rank, 0
+
+    def _count(self, trainer: L.Trainer) -> None:
         self.seen += 1
-        if self.seen == int(batches) and trainer.global_rank == int(rank):
-            os.kill(os.getpid(), int(sent))
-            time.sleep(0 if int(sent) else 2)
-    def on_train_batch_end(self, trainer, *arguments): self._count(trainer)
-    def on_predict_batch_end(self, trainer, module, *arguments):
-        behind = getattr(module, "behind", None)  # writes the batch before this one: what it holds by now is not left to chance
+        if self.seen == self.batches and trainer.global_rank == self.rank:
+            os.kill(os.getpid(), self.sent)
+            time.sleep(0 if self.sent else 2)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        self._count(trainer)
+
+    def on_predict_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
+        behind = getattr(
+            pl_module, "behind", None
+        )  # writes the batch before this one: wait, so that it is known what is written
         if behind and len(behind.waiting) > 1:
             behind.waiting[0].result()
         self._count(trainer)
-name, _, attribute = STAGES["latents" if stage == "all" else stage].target.partition(":")
-module = getattr(importlib.import_module(name), attribute)
-callbacks = module.callbacks
-module.callbacks = lambda self: [*callbacks(self), Interrupt()]
-from stages.cli.main import main
-sys.exit(main(["run", stage, *words]))
-"""
 
 
-class Ended(NamedTuple):
-    status: int
-    output: str  # stdout and stderr
+def add_callback(stage: str, make: Callable[[], L.Callback]) -> None:
+    """The stage as it is, with one callback more."""
+    name, _, attribute = STAGES[stage].target.partition(":")
+    module = getattr(importlib.import_module(name), attribute)
+    callbacks = module.callbacks
+    module.callbacks = lambda self: [*callbacks(self), make()]
 
 
 def interrupt(place: Path, stage: str, batches: int, *words: str, sent: int = signal.SIGKILL, rank: int = 0) -> Ended:
-    """`stage run STAGE words` in `place`. `sent` reaches rank `rank` at the end of its batch number `batches`, counted from 1; 0 waits there instead."""
-    script = place / "interrupted.py"  # a file: Lightning starts the other ranks by its name
-    script.write_text(CODE)
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    found = subprocess.run(
-        [sys.executable, str(script), stage, str(batches), str(int(sent)), str(rank), *words, *SMOKE],
-        cwd=place,
-        capture_output=True,
-        text=True,
-        env=environment,
-    )
-    assert not batches or sent != signal.SIGKILL or found.returncode != 0, found.stderr[-2000:]
-    return Ended(found.returncode, found.stdout + found.stderr)
+    """`stage run STAGE WORDS` in `place`. `sent` reaches rank `rank` at the end of its batch number `batches`, counted from 1; 0 waits there instead."""
+    before = partial(add_callback, "latents" if stage == "all" else stage, partial(Interrupt, batches, int(sent), rank))
+    ended = zygote.run(["run", stage, *words, *SMOKE], place, before)
+    assert not batches or sent != signal.SIGKILL or ended.status != 0, ended.stderr[-2000:]
+    return ended

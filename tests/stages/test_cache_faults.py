@@ -4,41 +4,57 @@ import ctypes
 import gzip
 import json
 import os
+import resource
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from datamodules.store import chunks
+from tests import zygote
 from tests.conftest import SMOKE
 
-ROOT = Path(__file__).parents[2]
 MS_RDONLY, MS_REMOUNT, MS_BIND = 1, 32, 4096
 
 
-@pytest.fixture
-def made(stage, tones: Path) -> Path:
-    """latents and tokenizer of the experiment `faults`, done once for this session."""
-    for name in ("latents", "tokenizer"):
-        assert stage("run", name, "--experiment=faults") == 0
-    return tones / "runs" / "faults"
+@pytest.fixture(scope="module")
+def made(copy_of_whole: Callable[..., Path]) -> Path:
+    """latents and tokenizer of the experiment `faults`."""
+    return copy_of_whole("faults", "latents", "tokenizer")
 
 
 PARENTS = ("--parents.latents=faults", "--parents.tokenizer=faults")
 
 
-def run(place: Path, *words: str, before: str = "") -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own; before: Python that it runs first."""
-    code = f"import sys\n{before}\nfrom stages.cli.main import main\nsys.exit(main(sys.argv[1:]))"
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, "-c", code, *words, *SMOKE], cwd=place, capture_output=True, text=True, env=environment
-    )
+def run(place: Path, *words: str, before: Callable[[], object] | None = None) -> zygote.Ended:
+    return zygote.run([*words, *SMOKE], place, before)
+
+
+def at_chunk(does: Callable[..., None]) -> None:
+    """does(finish): in place of each end of a chunk, where finish() is that end."""
+    finish = chunks.ChunkWriter.finish
+    chunks.ChunkWriter.finish = lambda self: does(partial(finish, self))
+
+
+def is_killed(finish: Callable[[], None]) -> None:
+    finish()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def waits(finish: Callable[[], None]) -> None:
+    Path("writing").touch()
+    while not Path("go on").exists():
+        time.sleep(0.01)
+    finish()
+
+
+def limit_files(size: int) -> None:
+    """No file may grow beyond `size` bytes."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
 def finished(folder: Path) -> list[str]:
@@ -152,7 +168,7 @@ def test_the_same_bytes_under_two_names_are_encoded_once(stage, tones: Path, mad
 
 def test_a_tokenizer_that_changed_under_a_cache(stage, tones: Path, made: Path, capsys: pytest.CaptureFixture[str]):
     words = ["--experiment=changed", *PARENTS]
-    assert run(tones, "run", "cache", *words, before=STOP.format(after=1)).returncode == -signal.SIGKILL
+    assert run(tones, "run", "cache", *words, before=partial(at_chunk, is_killed)).status == -signal.SIGKILL
     folder = tones / "runs/changed/cache/chunks"
     before = finished(folder)
     assert before
@@ -164,42 +180,15 @@ def test_a_tokenizer_that_changed_under_a_cache(stage, tones: Path, made: Path, 
     assert finished(folder) == before
 
 
-STOP = """
-import os, signal
-from datamodules.store import chunks
-_finish, _left = chunks.ChunkWriter.finish, [{after}]
-def finish(self):
-    _finish(self)
-    _left[0] -= 1
-    if not _left[0]:
-        os.kill(os.getpid(), signal.SIGKILL)
-chunks.ChunkWriter.finish = finish
-"""
-WAIT = """
-import time
-from pathlib import Path
-from datamodules.store import chunks
-_finish = chunks.ChunkWriter.finish
-def finish(self):
-    Path("writing").touch()
-    while not Path("go on").exists():
-        time.sleep(0.01)
-    _finish(self)
-chunks.ChunkWriter.finish = finish
-"""
-
-
 def test_two_runs_of_one_cache(stage, tones: Path, made: Path, capsys: pytest.CaptureFixture[str]):
     """The second is refused by name, --restart too; the first ends as if it had been alone."""
     assert stage("run", "cache", "--experiment=faults") == 0
     words = ["run", "cache", "--experiment=two", *PARENTS]
-    code = f"import sys\n{WAIT}\nfrom stages.cli.main import main\nsys.exit(main(sys.argv[1:]))"
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    first = subprocess.Popen([sys.executable, "-c", code, *words, *SMOKE], cwd=tones, env=environment)
+    first = zygote.start([*words, *SMOKE], tones, partial(at_chunk, waits))
     try:
         limit = time.monotonic() + 300
         while not (tones / "writing").exists():
-            assert first.poll() is None and time.monotonic() < limit
+            assert first.running() and time.monotonic() < limit
             time.sleep(0.01)
         for more in ((), ("--restart",)):
             capsys.readouterr()
@@ -207,7 +196,7 @@ def test_two_runs_of_one_cache(stage, tones: Path, made: Path, capsys: pytest.Ca
             assert f"runs/two/cache is being written by another run (process {first.pid} on " in said(capsys)
     finally:
         (tones / "go on").touch()
-    assert first.wait() == 0
+    assert first.wait().status == 0
     whole(tones / "runs/two/cache/chunks", made / "cache/chunks")
 
 
@@ -235,13 +224,13 @@ def test_a_full_disk(stage, tones: Path, made: Path, mounted: Callable[..., None
     shutil.copytree(made / "latents/codec", runs / "full/latents/codec")
     words = ["run", "latents", "--runs=small", "--experiment=full"]
     done = run(tones, *words)
-    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert done.status == 1 and "Traceback" not in done.stderr, done.stderr
     assert "small/full/latents/chunks: chunk 00000" in done.stderr and "No space left on device" in done.stderr
     assert "The finished ones are kept" in done.stderr
     folder = runs / "full/latents/chunks"
     assert 0 < len(finished(folder)) < 3 and not list(folder.glob(".tmp-*"))
     mounted("tmpfs", runs, "tmpfs", MS_REMOUNT, "size=64m")
-    assert run(tones, *words).returncode == 0
+    assert run(tones, *words).status == 0
     whole(folder, made / "latents/chunks")
 
 
@@ -249,12 +238,11 @@ def test_a_quota(tones: Path, made: Path):
     """No file may grow beyond a limit: the same error without a mount, for those who may not."""
     words = ["run", "latents", "--experiment=quota"]
     size = max(path.stat().st_size for path in (made / "latents/chunks").rglob("arrays.npy"))
-    limit = f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({size - 1}, {size - 1}))"
     (tones / "runs/quota/latents").mkdir(parents=True)
     shutil.copytree(made / "latents/codec", tones / "runs/quota/latents/codec")
-    done = run(tones, *words, before=limit)
-    assert done.returncode == 1 and "cannot be written: File too large" in done.stderr, done.stderr
-    assert run(tones, *words).returncode == 0
+    done = run(tones, *words, before=partial(limit_files, size - 1))
+    assert done.status == 1 and "cannot be written: File too large" in done.stderr, done.stderr
+    assert run(tones, *words).status == 0
     whole(tones / "runs/quota/latents/chunks", made / "latents/chunks")
 
 
@@ -265,6 +253,6 @@ def test_a_folder_that_is_read_only(stage, tones: Path, made: Path, mounted: Cal
     mounted(str(runs), runs, "", MS_BIND)
     mounted(str(runs), runs, "", MS_BIND | MS_REMOUNT | MS_RDONLY)
     done = run(tones, "run", "cache", "--runs=sealed", "--experiment=faults")
-    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert done.status == 1 and "Traceback" not in done.stderr, done.stderr
     assert "sealed/faults cannot be written: Read-only file system" in done.stderr
     assert "--runs=FOLDER" in done.stderr

@@ -1,70 +1,62 @@
 """What breaks while a stage runs, each really broken: a clear end in bounded time, and nothing lost that was saved."""
 
 import json
+import multiprocessing
 import os
 import re
+import resource
+import shutil
 import signal
-import subprocess
-import sys
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from callbacks.checkpoints import WholeCheckpointIO
 from stages.runs import chain
+from tests import zygote
 from tests.conftest import SMOKE
+from tests.interrupt import TWO_RANKS, add_callback
+from tests.zygote import Ended
 
-ROOT = Path(__file__).parents[3]
-TWO = ("--trainer.devices=2", "--trainer.strategy=ddp")
 
-# A stage as it is, in which FAILURE happens at the end of one batch of one rank, or in it.
-BROKEN = """
-import importlib, os, resource, shutil, signal, sys
-import lightning as L
-from stages import STAGES
-stage, failure, at, on, *words = sys.argv[1:]
-at = set(map(int, at.split(",")))
-class Break(L.Callback):
-    seen = 0
-    def here(self, trainer):
-        return self.seen in at and trainer.global_rank == int(on)
-    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+class Failure(L.Callback):
+    """`failure` happens in the batches `at` (counted from 1) of rank `rank`, or at their end."""
+
+    def __init__(self, failure: str, at: set[int], rank: int) -> None:
+        self.failure, self.at, self.rank, self.seen = failure, at, rank, 0
+
+    def _is_due(self, trainer: L.Trainer) -> bool:
+        return self.seen in self.at and trainer.global_rank == self.rank
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
         self.seen += 1
-        if self.here(trainer) and failure == "nan":
+        if self._is_due(trainer) and self.failure == "nan":
             batch.latents[0, 0, 0] = float("nan")
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        if not self.here(trainer):
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if not self._is_due(trainer):
             return
-        if failure == "die":
+        if self.failure == "die":
             os.kill(os.getpid(), signal.SIGKILL)
-        if failure == "full":
-            resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, 600_000))  # the log is smaller, a checkpoint larger
-        if failure == "vanish":
+        if self.failure == "full":  # the log is smaller, a checkpoint larger
+            resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, 600_000))
+        if self.failure == "vanish":
             shutil.move(module.parents["latents"].folder / "chunks", "vanished")
-        if failure == "worker":
-            import multiprocessing
+        if self.failure == "worker":
             for child in multiprocessing.active_children():
                 os.kill(child.pid, signal.SIGKILL)
-name, _, attribute = STAGES[stage].target.partition(":")
-module = getattr(importlib.import_module(name), attribute)
-callbacks = module.callbacks
-module.callbacks = lambda self: [*callbacks(self), Break()]
-from stages.cli.main import main
-sys.exit(main(["run", stage, *words]))
-"""
 
 
-def broken(place: Path, failure: str, at: str, *words: str, rank: int = 0) -> subprocess.CompletedProcess:
-    script = place / "broken.py"
-    script.write_text(BROKEN)
-    mine = ["--parents.latents=whole", *words]
-    return subprocess.run(
-        [sys.executable, str(script), "tokenizer", failure, at, str(rank), *mine, *SMOKE],
-        cwd=place, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+def broken(place: Path, failure: str, at: set[int], *words: str, rank: int = 0) -> Ended:
+    """`stage run tokenizer`, in which `failure` happens."""
+    before = partial(add_callback, "tokenizer", partial(Failure, failure, at, rank))
+    return zygote.run(["run", "tokenizer", "--parents.latents=whole", *words, *SMOKE], place, before)
 
 
 def same_weights(one: Path, other: Path) -> bool:
@@ -73,8 +65,8 @@ def same_weights(one: Path, other: Path) -> bool:
 
 
 def test_a_truncated_checkpoint_is_passed_over(stage, tones: Path, whole: Path, capfd):
-    ended = broken(tones, "die", "9", "--experiment=truncated")
-    assert ended.returncode == -signal.SIGKILL
+    ended = broken(tones, "die", {9}, "--experiment=truncated")
+    assert ended.status == -signal.SIGKILL
     folder = tones / "runs/truncated/tokenizer"
     last = folder / "checkpoints/step-00000008.ckpt"
     os.truncate(last, last.stat().st_size // 2)
@@ -87,8 +79,8 @@ def test_a_truncated_checkpoint_is_passed_over(stage, tones: Path, whole: Path, 
 
 
 def test_a_full_disk_ends_the_run_and_the_old_checkpoint_is_whole(stage, tones: Path, whole: Path):
-    ended = broken(tones, "full", "5", "--experiment=full")
-    assert ended.returncode == 1, ended.stderr[-2000:]
+    ended = broken(tones, "full", {5}, "--experiment=full")
+    assert ended.status == 1, ended.stderr[-2000:]
     assert re.search(r"step-00000008.ckpt cannot be written \(.*too large.*\): is the disk full\?", ended.stderr)
     folder = tones / "runs/full/tokenizer"
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-00000004.ckpt"]
@@ -113,8 +105,8 @@ def rows(folder: Path) -> list[dict]:
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_batch(tones: Path, whole: Path):
-    ended = broken(tones, "nan", "6", "--experiment=nan")
-    assert ended.returncode == 1
+    ended = broken(tones, "nan", {6}, "--experiment=nan")
+    assert ended.status == 1
     assert re.search(r"stage: step 6: loss nan.*not_finite.jsonl.*--limits.on_nan=skip", ended.stderr)
     (row,) = rows(tones / "runs/nan")
     assert row["step"] == 6 and row["rank"] == 0 and row["ids"] and len(row["ids"]) <= 4
@@ -123,19 +115,19 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_batch(tones: Path,
 
 def test_batches_that_are_not_finite_are_left_out_up_to_a_number_in_a_row(tones: Path, whole: Path):
     skip = ["--limits.on_nan=skip", "--limits.nan_in_a_row=2"]
-    ended = broken(tones, "nan", "3,6,7", "--experiment=skipped", *skip)
-    assert ended.returncode == 0, ended.stderr[-2000:]
+    ended = broken(tones, "nan", {3, 6, 7}, "--experiment=skipped", *skip)
+    assert ended.status == 0, ended.stderr[-2000:]
     assert [row["step"] for row in rows(tones / "runs/skipped")] == [3, 6, 7]
     weights = load_file(tones / "runs/skipped/tokenizer/artifact/model.safetensors")
     assert all(bool(value.isfinite().all()) for value in weights.values())
-    ended = broken(tones, "nan", "6,7,8", "--experiment=too-many", *skip)
-    assert ended.returncode == 1 and "limits.nan_in_a_row=2" in ended.stderr
+    ended = broken(tones, "nan", {6, 7, 8}, "--experiment=too-many", *skip)
+    assert ended.status == 1 and "limits.nan_in_a_row=2" in ended.stderr
 
 
 def test_ranks_leave_out_the_same_step(tones: Path, whole: Path):
     """Only rank 1 has the bad batch; rank 0 writes its own ids, which were fine, and leaves the step out too."""
-    ended = broken(tones, "nan", "5", "--experiment=nan-two", "--limits.on_nan=skip", *TWO, rank=1)
-    assert ended.returncode == 0, ended.stderr[-2000:]
+    ended = broken(tones, "nan", {5}, "--experiment=nan-two", "--limits.on_nan=skip", *TWO_RANKS, rank=1)
+    assert ended.status == 0, ended.stderr[-2000:]
     found = sorted(rows(tones / "runs/nan-two"), key=lambda row: row["rank"])
     assert [(row["step"], row["rank"]) for row in found] == [(5, 0), (5, 1)]
     assert found[0]["losses"][0] == found[0]["losses"][0] and found[1]["losses"][0] != found[1]["losses"][0]
@@ -144,40 +136,32 @@ def test_ranks_leave_out_the_same_step(tones: Path, whole: Path):
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_that_dies_is_named_and_the_other_ends(tones: Path, whole: Path, rank: int):
     began = time.monotonic()
-    ended = broken(tones, "die", "6", f"--experiment=dead-{rank}", *TWO, rank=rank)
-    assert ended.returncode == (-signal.SIGKILL if rank == 0 else 1)
+    ended = broken(tones, "die", {6}, f"--experiment=dead-{rank}", *TWO_RANKS, rank=rank)
+    assert ended.status == (-signal.SIGKILL if rank == 0 else 1)
     said = "rank 0 died" if rank == 0 else r"rank 1 \(pid \d+\) was killed by SIGKILL"
     assert re.search(rf"stage: tokenizer: {said}.*the same command goes on", ended.stderr), ended.stderr[-3000:]
     assert "Traceback" not in ended.stderr
     assert time.monotonic() - began < 240  # of it, a minute after the death: the rest is the start, on a busy machine
-    folder = str(tones / "runs" / f"dead-{rank}")
-    assert not any(folder in path.read_text() for path in Path("/proc").glob("[0-9]*/cmdline") if _readable(path))
-
-
-def _readable(path: Path) -> bool:
-    try:
-        path.read_text()
-    except OSError:
-        return False
-    return True
+    assert not ended.survivors()
 
 
 def test_a_worker_that_dies_is_told_in_one_line(tones: Path, whole: Path):
-    again = "3,4,5,6,7,8"  # at the end of an epoch nobody misses a worker any more
+    again = {3, 4, 5, 6, 7, 8}  # at the end of an epoch nobody misses a worker any more
     ended = broken(tones, "worker", again, "--experiment=worker", "--data.num_workers=2")
-    assert ended.returncode == 1 and "Traceback" not in ended.stderr, ended.stderr[-2000:]
+    assert ended.status == 1 and "Traceback" not in ended.stderr, ended.stderr[-2000:]
     assert re.search(
         r"stage: tokenizer: DataLoader worker .*killed by signal: Killed.*the same command goes on", ended.stderr
     )
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_data_folder_that_vanishes_is_told_in_one_line(tones: Path, whole: Path, workers: int):
+def test_a_data_folder_that_vanishes_is_told_in_one_line(tones: Path, copy_of_whole, workers: int):
     words = ["--experiment=vanished", "--parents.latents=vanishing", f"--data.num_workers={workers}"]
-    subprocess.run(["cp", "-r", str(whole), str(tones / "runs/vanishing")], check=True)
-    ended = broken(tones, "vanish", "3", *words)
-    subprocess.run(["rm", "-r", str(tones / "runs/vanishing"), str(tones / "vanished")], check=True)
-    assert ended.returncode == 1 and "Traceback" not in ended.stderr, ended.stderr[-2000:]
+    copy_of_whole("vanishing", "latents")
+    ended = broken(tones, "vanish", {3}, *words)
+    shutil.rmtree(tones / "runs/vanishing")
+    shutil.rmtree(tones / "vanished")
+    assert ended.status == 1 and "Traceback" not in ended.stderr, ended.stderr[-2000:]
     assert re.search(
         r"stage: tokenizer: .*No such file or directory.*(cuts.jsonl|arrays.npy).*the same command goes on",
         ended.stderr,

@@ -1,74 +1,72 @@
 """Two ranks on the CPU (gloo): every stage runs, data is dealt once, and a global batch teaches what it teaches one process."""
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from datamodules.store import chunks
-from tests.conftest import SMOKE
-
-ROOT = Path(__file__).parents[3]
-TWO = ("--trainer.devices=2", "--trainer.strategy=ddp")
-
-# A stage as it is, but for language batches of a fixed number of items, so that two ranks' batches are one rank's; writes losses and ids by rank.
-RECORDED = """
-import importlib, json, sys
-from pathlib import Path
-import lightning as L
-import numpy as np
 from datamodules.batches import NumberedBatches
-from stages import STAGES
-stage, size, *words = sys.argv[1:]
+from datamodules.store import chunks
+from tests import zygote
+from tests.conftest import SMOKE
+from tests.interrupt import TWO_RANKS, add_callback
+
+
 class Record(L.Callback):
-    rows = []
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+    """Writes losses and ids of each step, and at the end the quantiser and the metrics, to recorded-STAGE-WORLD-RANK.json."""
+
+    def __init__(self, stage: str) -> None:
+        self.stage, self.rows = stage, []
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.rows.append([float(outputs["loss"]), batch.ids])
-    def on_train_end(self, trainer, module):
+
+    def on_train_end(self, trainer: L.Trainer, module: Any) -> None:
         quantizer = getattr(getattr(module, "tokenizer", None), "quantizer", None)
         state = {} if quantizer is None else {name: value.tolist() for name, value in quantizer.state_dict().items()}
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         content = {"rows": self.rows, "quantizer": state, "metrics": metrics}
-        Path(f"recorded-{stage}-{trainer.world_size}-{trainer.global_rank}.json").write_text(json.dumps(content))
-name, _, attribute = STAGES[stage].target.partition(":")
-module = getattr(importlib.import_module(name), attribute)
-callbacks = module.callbacks
-module.callbacks = lambda self: [*callbacks(self), Record()]
-if stage in ("caption", "openaqa"):
-    from datamodules.language.id_batches import LanguageDataModule
-    LanguageDataModule.train_sampler = lambda self, rank, world: NumberedBatches(
-        np.ones(len(self.train_items[0])), [1], [int(size) // world], shuffle=True, seed=self.seed, rank=rank, world=world
-    )
-from stages.cli.main import main
-sys.exit(main(["run", stage, *words]))
-"""
+        Path(f"recorded-{self.stage}-{trainer.world_size}-{trainer.global_rank}.json").write_text(json.dumps(content))
 
 
-def run(place: Path, *words: str) -> str:
-    done = subprocess.run(
-        [sys.executable, *words, *SMOKE], cwd=place, capture_output=True, text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+def record(stage: str, items: int) -> None:
+    """The stage as it is, recorded; language batches are of `items` items over all ranks, so that two ranks' batches are one rank's."""
+    add_callback(stage, partial(Record, stage))
+    if stage == "caption":
+        from datamodules.language.id_batches import LanguageDataModule
+
+        LanguageDataModule.train_sampler = lambda self, rank, world: NumberedBatches(
+            np.ones(len(self.train_items[0])),
+            [1],
+            [items // world],
+            shuffle=True,
+            seed=self.seed,
+            rank=rank,
+            world=world,
+        )
+
+
+def run(place: Path, *words: str, before: Callable[[], object] | None = None) -> None:
+    ended = zygote.run([*words, *SMOKE], place, before)
+    assert ended.status == 0, ended.output[-3000:]
 
 
 @pytest.mark.parametrize("stage_name", ["tokenizer_mse", "caption"])
 def test_a_global_batch_is_the_same_on_one_rank_and_on_two(tones: Path, whole: Path, stage_name: str):
     """Losses to rounding, and the same items in the same steps. Ranks are of unlike weight: windows and conversations are of unlike length."""
-    script = tones / "recorded.py"
-    script.write_text(RECORDED)
     parents = [f"--parents.{name}=whole" for name in ("latents", "tokenizer", "cache") if name != stage_name]
     own = ["--lora.dropout=0"] if stage_name == "caption" else []
-    for world, more in ((1, []), (2, list(TWO))):
+    for world, more in ((1, []), (2, list(TWO_RANKS))):
         size = [] if stage_name == "caption" else [f"--batch_size={4 // world}"]
-        run(tones, str(script), stage_name, "4", f"--experiment=ranks-{world}", *parents, *own, *size, *more)
+        words = ["run", stage_name, f"--experiment=ranks-{world}", *parents, *own, *size, *more]
+        run(tones, *words, before=partial(record, stage_name, 4))
     (one,), two = (
         [json.loads((tones / f"recorded-{stage_name}-{world}-{rank}.json").read_text()) for rank in range(world)]
         for world in (1, 2)
@@ -86,7 +84,7 @@ def test_a_global_batch_is_the_same_on_one_rank_and_on_two(tones: Path, whole: P
 
 def test_two_ranks_run_every_stage(tones: Path, whole: Path):
     """What latents, cache and evaluate write is dealt between ranks, each item once."""
-    run(tones, "-m", "stages.cli.main", "run", "all", "--experiment=two", *TWO)
+    run(tones, "run", "all", "--experiment=two", *TWO_RANKS)
     runs = tones / "runs/two"
     assert sorted(path.parent.name for path in runs.glob("*/receipt.json")) == sorted(
         path.parent.name for path in whole.glob("*/receipt.json")

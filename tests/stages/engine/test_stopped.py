@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from callbacks.stop import INTERRUPTED, JOB_END, LIMIT, STOPPED, Stop
 from datamodules.store import chunks
-from tests.interrupt import interrupt
+from tests.interrupt import TWO_RANKS, interrupt
 
 
 def words(experiment: str, *parents: str) -> list[str]:
@@ -108,27 +108,24 @@ def test_a_limit_of_time_stops_a_prediction_and_the_chain_it_is_of(stage, tones:
     assert stage("run", "latents", "--experiment=limited-all") == 0
 
 
-TWO = ("--trainer.devices=2", "--trainer.strategy=ddp")
-
-
 @pytest.mark.parametrize("rank", [0, 1])
 def test_two_ranks_stop_at_the_same_step(tones: Path, whole: Path, rank: int):
     """The signal reaches one of them."""
     mine, undisturbed = words(f"stopped-two-{rank}", "latents"), words("undisturbed-two", "latents")
-    assert interrupt(tones, "tokenizer", 0, *undisturbed, *TWO).status == 0
-    ended = interrupt(tones, "tokenizer", 6, *mine, *TWO, sent=signal.SIGUSR1, rank=rank)
+    assert interrupt(tones, "tokenizer", 0, *undisturbed, *TWO_RANKS).status == 0
+    ended = interrupt(tones, "tokenizer", 6, *mine, *TWO_RANKS, sent=signal.SIGUSR1, rank=rank)
     assert ended.status == STOPPED, ended.output
     assert ended.output.count("stopped at step 6 of 12 by SIGUSR1; the same command goes on") == 1, ended.output
-    assert interrupt(tones, "tokenizer", 0, *mine, *TWO).status == 0
+    assert interrupt(tones, "tokenizer", 0, *mine, *TWO_RANKS).status == 0
     runs = tones / "runs"
     assert same_weights(runs / "undisturbed-two/tokenizer", runs / f"stopped-two-{rank}/tokenizer")
 
 
 def test_two_ranks_stop_a_prediction(tones: Path, whole: Path):
     mine = words("stopped-cache-two", "latents", "tokenizer")
-    ended = interrupt(tones, "cache", 1, *mine, *TWO, sent=signal.SIGTERM, rank=1)
+    ended = interrupt(tones, "cache", 1, *mine, *TWO_RANKS, sent=signal.SIGTERM, rank=1)
     assert ended.status == STOPPED, ended.output
     assert re.search(r"^cache +stopped at chunk \d of \d by SIGTERM; the same command goes on$", ended.output, re.M)
-    assert interrupt(tones, "cache", 0, *mine, *TWO).status == 0
+    assert interrupt(tones, "cache", 0, *mine, *TWO_RANKS).status == 0
     found, expected = (chunks.read(folder / "cache/chunks") for folder in (tones / "runs/stopped-cache-two", whole))
     assert [(cut.id, cut.custom["codes"]) for cut in found] == [(cut.id, cut.custom["codes"]) for cut in expected]
