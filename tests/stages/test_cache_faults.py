@@ -248,7 +248,7 @@ def test_a_quota(tones: Path, made: Path):
 
 def test_a_folder_that_is_read_only(stage, tones: Path, made: Path, mounted: Callable[..., None]):
     runs = tones / "sealed"
-    shutil.copytree(made.parent / "faults", runs / "faults")
+    shutil.copytree(made, runs / "faults")
     shutil.rmtree(runs / "faults/cache", ignore_errors=True)
     mounted(str(runs), runs, "", MS_BIND)
     mounted(str(runs), runs, "", MS_BIND | MS_REMOUNT | MS_RDONLY)
