@@ -26,11 +26,6 @@ class Stop:
         self.noted = 0
         self.before: dict[int, Any] = {}
 
-    @classmethod
-    def of(cls, limits: dict[str, Any], began: float) -> "Stop":
-        """limits: the configuration's section."""
-        return cls(limits["seconds"], limits["margin"], began)
-
     def __enter__(self) -> "Stop":
         if threading.current_thread() is threading.main_thread():
             self.before = {signum: signal.signal(signum, self._note) for signum in SIGNALS}

@@ -7,7 +7,7 @@ line. A layer is merged on its own, so that an error names its file. No torch he
 import difflib
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, get_origin
 
@@ -23,7 +23,7 @@ COMMAND_LINE = "command line"
 
 
 class Composed(NamedTuple):
-    conf: dict[str, Any]  # plain and resolved: what a checkpoint and a receipt may hold
+    conf: Any  # of the unit's dataclass, as TokenizerConf
     origins: dict[str, str]  # "trainer.devices" -> "conf/tokenizer/demo.yaml"
 
 
@@ -38,7 +38,6 @@ def compose(
     files: Sequence[str] = (),
     overrides: Sequence[str] = (),
     shared: bool = False,
-    complete: bool = True,
 ) -> Composed:
     """The configuration of one unit (a stage, or a corpus that `stage prepare` makes) and where each value came from.
 
@@ -47,7 +46,8 @@ def compose(
     Raises UsageError that names the layer, the key and the nearest right name.
     """
     schema = OmegaConf.structured(UNITS[unit].schema)
-    merged, origins = schema, {}
+    merged: Any = schema
+    origins: dict[str, str] = {}
     for layer in _layers(unit, presets, files, overrides, shared):
         _check_sections(UNITS[unit].schema, layer.values, layer.origin)
         try:
@@ -58,13 +58,43 @@ def compose(
             origins.pop(key, None)  # the last one set stands last: _origin of a section
             origins[key] = layer.origin
     try:
-        conf = OmegaConf.to_container(merged, resolve=True, throw_on_missing=complete)
+        conf = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise UsageError(f"{unit}: {_first_line(error)}. Give it a value in a --conf FILE or as --KEY=VALUE.") from None
-    assert isinstance(conf, dict)
-    for key, problem in check(unit, conf):
+    for key, problem in check(unit, plain(conf)):
         raise UsageError(f"{_origin(origins, key)}: {key}: {problem}")
     return Composed(conf, {key: _origin(origins, key) for key in _leaves(merged)})
+
+
+def plain(conf: Any) -> dict[str, Any]:
+    """A configuration as mappings, lists and values: what conf.yaml, receipts and artifacts hold."""
+    return asdict(conf)
+
+
+def from_plain(unit: str, values: dict[str, Any]) -> Any:
+    """A configuration that was written by `plain`, as the unit's dataclass again: of a receipt, an artifact or a conf.yaml.
+
+    A key that the writer did not have yet gets the value of conf/, and one that is no longer known is left out: an older run can be read.
+    Raises UsageError where a value is of another type than its key.
+    """
+    schema = UNITS[unit].schema
+    merged = OmegaConf.structured(schema)
+    for layer in _layers(unit, (), (), (), shared=False):
+        merged = OmegaConf.merge(merged, layer.values)
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(merged, _known_values(schema, values)))
+    except OmegaConfBaseException as error:
+        raise UsageError(f"the configuration of an earlier {unit}: {_first_line(error)}") from None
+
+
+def _known_values(schema: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """`values` without the keys that the dataclass does not have."""
+    types = {field.name: field.type for field in fields(schema)}
+    return {
+        key: _known_values(types[key], value) if is_dataclass(types[key]) and isinstance(value, dict) else value
+        for key, value in values.items()
+        if key in types
+    }
 
 
 def presets() -> list[str]:

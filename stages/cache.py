@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from callbacks.progress import ProgressLine
+from conf.sections.sound import CacheConf
 from datamodules.latents import ChunkBatch, PendingLatents, windows
 from datamodules.store import chunks
 from datamodules.store.overlap import WriteBehind
@@ -22,12 +23,12 @@ class Cache(L.LightningModule):
     watch = ()
     prepare_data_per_node = False  # the run folder is one for all
 
-    def __init__(self, stage: str, conf: dict[str, Any], parents: dict[str, chain.Parent], folder: Path) -> None:
+    def __init__(self, stage: str, conf: CacheConf, parents: dict[str, chain.Parent], folder: Path) -> None:
         super().__init__()
         self.conf, self.parents, self.folder = conf, parents, folder
         self.facts = parents["tokenizer"].facts
         self.tokenizer = artifacts.load_tokenizer(parents["tokenizer"].artifact)
-        self.chunks = chunks.plan(chunks.read(parents["latents"].folder / "chunks"), conf["recordings_per_chunk"])
+        self.chunks = chunks.plan(chunks.read(parents["latents"].folder / "chunks"), conf.recordings_per_chunk)
         self.total = sum(len(chunk.cuts) for chunk in self.chunks)
 
     def prepare_data(self) -> None:
@@ -38,7 +39,7 @@ class Cache(L.LightningModule):
         chunks.open_cache(self.folder / "chunks", self.chunks, key)
 
     def datamodule(self) -> PendingLatents:
-        return PendingLatents(self.folder / "chunks", self.chunks, self.facts["window_frames"], self.conf["batch_size"])
+        return PendingLatents(self.folder / "chunks", self.chunks, self.facts["window_frames"], self.conf.batch_size)
 
     def callbacks(self) -> list[Callback]:
         return []

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from callbacks.progress import ProgressLine
 from conf import evaluation_tasks
 from conf.errors import UsageError
+from conf.sections.language import EvaluateConf
 from datamodules.evaluation import (
     EvaluationDataModule,
     EvaluationItem,
@@ -41,26 +42,26 @@ class Evaluate(L.LightningModule):
     trains = False
     watch = ()
 
-    def __init__(self, stage: str, conf: dict[str, Any], parents: dict[str, chain.Parent], folder: Path) -> None:
+    def __init__(self, stage: str, conf: EvaluateConf, parents: dict[str, chain.Parent], folder: Path) -> None:
         super().__init__()
         self.conf, self.parents, self.folder = conf, parents, folder
-        self.tasks = {task["name"]: task for task in map(evaluation_tasks.task, conf["tasks"] or [])}
+        self.tasks = {task["name"]: task for task in map(evaluation_tasks.task, conf.tasks or [])}
         for task in self.tasks.values():
             scores.require(task, None)  # before anything is loaded or asked
-        model = parents["openaqa" if conf["after"] == "openaqa" else "caption"]
-        self.language, self.vocabulary = language_model.load(model.artifact, trained=conf["after"] != "none")
+        model = parents["openaqa" if conf.after == "openaqa" else "caption"]
+        self.language, self.vocabulary = language_model.load(model.artifact, trained=conf.after != "none")
         cuts = chunks.read(parents["cache"].folder / "chunks")
         self.train_cuts = cuts.of_split("train")
         self.test_cuts = cuts.of_split("test")
         if not self.test_cuts:
             raise UsageError(
-                f"evaluate: no recording of {', '.join(conf['data']['corpora'])} is in the split 'test'. Prepare the corpus with a column `split`, "
+                f"evaluate: no recording of {', '.join(conf.data.corpora)} is in the split 'test'. Prepare the corpus with a column `split`, "
                 "or with --split_by=COLUMN --test=VALUE"
             )
-        trained = model.receipt["conf"]
-        kinds = trained["kinds"] if conf["kinds"] is None else conf["kinds"]
-        prompt = trained["prompts"]["sound_to_text"][0]
-        counts = (conf["questions_per_kind"], conf["captions"])
+        trained = model.conf
+        kinds = trained.kinds if conf.kinds is None else conf.kinds
+        prompt = trained.prompts.sound_to_text[0]
+        counts = (conf.questions_per_kind, conf.captions)
         self.labels: dict[str, list[str]] = {}
         if not self.tasks:
             self.asked = questions(self.test_cuts, counts[0], kinds) + captions(self.test_cuts, counts[1], prompt)
@@ -79,7 +80,7 @@ class Evaluate(L.LightningModule):
         return label_names(cuts, task["corpora"]) if task["labels"] == "corpus" else list(task["labels"])
 
     def datamodule(self) -> EvaluationDataModule:
-        return EvaluationDataModule(self.asked, {row["id"] for row in self._predictions()}, self.conf["batch_size"])
+        return EvaluationDataModule(self.asked, {row["id"] for row in self._predictions()}, self.conf.batch_size)
 
     def callbacks(self) -> list[Callback]:
         return []
@@ -100,7 +101,7 @@ class Evaluate(L.LightningModule):
         told = [(items, self._answer(items[0])) for items in batch if items[0].labels]
         rest = [items for items in batch if not items[0].labels]
         prompts = [self._prompt(items[0]) for items in rest]
-        fits = [len(prompt) + self.conf["max_new_tokens"] <= self._room for prompt in prompts]
+        fits = [len(prompt) + self.conf.max_new_tokens <= self._room for prompt in prompts]
         whole = [prompt for prompt, fit in zip(prompts, fits, strict=True) if fit]
         answers = iter(self._generated(whole))
         for items, prompt, fit in zip(rest, prompts, fits, strict=True):
@@ -121,7 +122,7 @@ class Evaluate(L.LightningModule):
         if not prompts:
             return []
         ids, mask = (part.to(self.device) for part in pad_left(prompts, self.vocabulary.pad_id))
-        answers = self.language.generate(ids, mask, self.conf["max_new_tokens"], allow="text")
+        answers = self.language.generate(ids, mask, self.conf.max_new_tokens, allow="text")
         return [self.vocabulary.decode(answer) for answer in answers]
 
     def _answer(self, item: EvaluationItem) -> dict[str, Any]:
@@ -150,10 +151,10 @@ class Evaluate(L.LightningModule):
         guess = BestGuess(texts(self.train_cuts))
         captioned = [row for row in default if row["kind"] == "caption"]
         found = {
-            "experiment": self.conf["experiment"],
+            "experiment": self.conf.experiment,
             "facts": facts,
             "reconstruction": self._reconstruction(),
-            "questions": evaluation_table.answers(rows, guess, self.conf["bootstrap_samples"], self.conf["seed"]),
+            "questions": evaluation_table.answers(rows, guess, self.conf.bootstrap_samples, self.conf.seed),
             "captions": {"count": len(captioned) // 3}
             | {
                 condition: _score([row for row in captioned if row["condition"] == condition])
@@ -168,7 +169,7 @@ class Evaluate(L.LightningModule):
         }
         evaluation_table.write(artifact, found)
         if self.tasks:
-            text = scores.document(f"{self.conf['experiment']}: tasks", found["tasks"])
+            text = scores.document(f"{self.conf.experiment}: tasks", found["tasks"])
             (artifact / "report.md").write_text("\n".join([text, *evaluation_table.further(found)]))
         (artifact / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in predictions))
         tokenizer = self.parents["tokenizer"].folder
@@ -186,7 +187,7 @@ class Evaluate(L.LightningModule):
             train = [("label", "", label) for cut in mine for label in cut.custom.get("labels") or []]
         rows = [row for row in predictions if row.get("task") == name]
         expected = sum(item.task == name for item in self.asked)
-        samples, seed = self.conf["bootstrap_samples"], self.conf["seed"]
+        samples, seed = self.conf.bootstrap_samples, self.conf.seed
         return scores.score(task, rows, expected, self.labels[name], train, scores.tools(task), samples, seed)
 
     def _judge(self) -> page.Judge:

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback
 
 from callbacks.progress import ProgressLine
 from conf.errors import UsageError
+from conf.sections.language import FewShotConf
 from datamodules.audio import load_sound
 from datamodules.fewshot import Episode, FewShotDataModule, LabelledSound, Piece, disturb, episodes, prompt
 from models.language.likelihood import log_likelihoods, read
@@ -72,40 +73,34 @@ class FewShot(L.LightningModule):
     trains = False
     watch = ()
 
-    def __init__(self, stage: str, conf: dict[str, Any], parents: dict[str, chain.Parent], folder: Path) -> None:
+    def __init__(self, stage: str, conf: FewShotConf, parents: dict[str, chain.Parent], folder: Path) -> None:
         super().__init__()
         self.conf, self.parents, self.folder = conf, parents, folder
         self.sound_tokenizer = SoundTokenizer.from_pretrained(parents["tokenizer"].folder)
-        found = prepare.recordings(stage, conf)
+        found = prepare.recordings(stage, conf.data)
         self.roots = found.roots
         self.cuts = {
-            cut.id: cut
-            for cut in found.cuts
-            if cut.custom["split"] in conf["splits"] and len(cut.custom["labels"]) == 1
+            cut.id: cut for cut in found.cuts if cut.custom["split"] in conf.splits and len(cut.custom["labels"]) == 1
         }
         if not self.cuts:
             raise UsageError(
-                f"fewshot: no recording of {', '.join(conf['data']['corpora'])} in the splits {', '.join(conf['splits'])} has one label. "
+                f"fewshot: no recording of {', '.join(conf.data.corpora)} in the splits {', '.join(conf.splits)} has one label. "
                 "Prepare the corpus with a column `label`, or type --splits=[train,test]"
             )
         sounds = [LabelledSound(cut.id, cut.custom["source"], cut.custom["labels"][0]) for cut in self.cuts.values()]
         self.episodes = [
-            episode
-            for shots in conf["shots"]
-            for episode in episodes(sounds, conf["ways"], shots, conf["episodes"], conf["seed"])
+            episode for shots in conf.shots for episode in episodes(sounds, conf.ways, shots, conf.episodes, conf.seed)
         ]
-        self.conditions = ["codes", *conf["controls"]]
+        self.conditions = ["codes", *conf.controls]
         self.lm, self.writer = self._llm()
         self.codes: dict[str, list[int]] = {}
 
     def _llm(self) -> tuple[Any, Writer]:
-        if self.conf["llm"] != "frozen":
-            model, vocabulary = language_model.load(self.parents[self.conf["llm"]].artifact)
+        if self.conf.llm != "frozen":
+            model, vocabulary = language_model.load(self.parents[self.conf.llm].artifact)
             return model.lm, Sounds(vocabulary)
-        source, facts = self.conf["model"]["source"], self.parents["tokenizer"].facts
-        lm, tokenizer = weights.load_language_model(
-            source, *(self.conf["model"][key] for key in ("revision", "dtype", "attention"))
-        )
+        chosen, facts = self.conf.model, self.parents["tokenizer"].facts
+        lm, tokenizer = weights.load_language_model(chosen.source, chosen.revision, chosen.dtype, chosen.attention)
         quantizer = self.sound_tokenizer.tokenizer.quantizer
         if isinstance(quantizer, LexicalQuantizer):
             words = quantizer.words
@@ -114,7 +109,7 @@ class FewShot(L.LightningModule):
             words, _ = whole_words(tokenizer, wanted)
             if len(words) < wanted:
                 raise UsageError(
-                    f"fewshot: {source} has {len(words)} whole words of one token, and the tokenizer has {wanted} codes. Choose an LLM of more words, "
+                    f"fewshot: {chosen.source} has {len(words)} whole words of one token, and the tokenizer has {wanted} codes. Choose an LLM of more words, "
                     "or one that was taught the codes, as --llm=caption"
                 )
         return lm.requires_grad_(False), Words(tokenizer, words, facts["levels"], facts["codebook_size"])
@@ -144,15 +139,15 @@ class FewShot(L.LightningModule):
 
     def ask(self, episode: Episode, condition: str) -> dict[str, Any]:
         """One row: of each class the log-likelihood (nats) after the query, its number of ids, and, to calibrate, the log-likelihood after an empty query."""
-        asked, shown = disturb(episode, condition, list(self.cuts), self.conf["seed"])
+        asked, shown = disturb(episode, condition, list(self.cuts), self.conf.seed)
         codes = {sound: self._codes(other) for sound, other in shown.items()}
-        blocks = prompt(asked, codes, self.conf["repeats"], self.conf["induction"])
+        blocks = prompt(asked, codes, self.conf.repeats, self.conf.induction)
         tokenizer, answers = self.writer.tokenizer, [self._answer(label) for label in asked.labels]
         head = [tokenizer.bos_token_id] if tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id] else []
         head += [token for block in blocks.head for token in self.writer.ids(block)]
         query = self.writer.ids(blocks.query)
         self._check_length(episode, len(head) + len(query) + max(map(len, answers)))
-        if self.conf["calibrated"]:
+        if self.conf.calibrated:
             beginning = read(self.lm, head)
             scores, empty = (
                 log_likelihoods(self.lm, read(self.lm, ids, beginning), answers)
@@ -183,7 +178,7 @@ class FewShot(L.LightningModule):
             cut, tokenizer = self.cuts[sound], self.sound_tokenizer
             wave = load_sound(cut, self.roots[cut.custom["corpus"]], tokenizer.sample_rate, tokenizer.channels)
             self.codes[sound] = tokenizer.encode([wave], tokenizer.sample_rate)[0]
-        return self.codes[sound][: self.conf["max_codes"]]
+        return self.codes[sound][: self.conf.max_codes]
 
     def _check_length(self, episode: Episode, tokens: int) -> None:
         most = getattr(self.lm.config.get_text_config(), "max_position_embeddings", None)
@@ -199,16 +194,16 @@ class FewShot(L.LightningModule):
     def export(self, artifact: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         rows, facts = self._rows(), self.parents["tokenizer"].facts
         found = {
-            "experiment": self.conf["experiment"],
-            "llm": self.conf["model"]["source"] if self.conf["llm"] == "frozen" else self.conf["llm"],
+            "experiment": self.conf.experiment,
+            "llm": self.conf.model.source if self.conf.llm == "frozen" else self.conf.llm,
             "codes_are": "words" if isinstance(self.writer, Words) else "sound tokens",
-            "corpora": self.conf["data"]["corpora"],
+            "corpora": self.conf.data.corpora,
             "recordings": len(self.cuts),
             "classes": len({cut.custom["labels"][0] for cut in self.cuts.values()}),
-            "ways": self.conf["ways"],
+            "ways": self.conf.ways,
             "expected": len(self.episodes) * len(self.conditions),
             "scored": len(rows),
-            "table": fewshot_table.table(rows, self.conf["bootstrap_samples"], self.conf["seed"]),
+            "table": fewshot_table.table(rows, self.conf.bootstrap_samples, self.conf.seed),
         }
         fewshot_table.write(artifact, found)
         (artifact / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -11,6 +11,7 @@ import importlib.util
 import json
 import zlib
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from callbacks.progress import ProgressLine
 from conf.errors import UsageError
+from conf.sections.language import GenerationConf
 from datamodules.audio import load_sound
 from datamodules.evaluation import spread
 from datamodules.generation import (
@@ -51,33 +53,33 @@ class Generation(L.LightningModule):
     trains = False
     watch = ()
 
-    def __init__(self, stage: str, conf: dict[str, Any], parents: dict[str, chain.Parent], folder: Path) -> None:
+    def __init__(self, stage: str, conf: GenerationConf, parents: dict[str, chain.Parent], folder: Path) -> None:
         super().__init__()
         self.conf, self.parents, self.folder = conf, parents, folder
-        if conf["probe_recordings"] and importlib.util.find_spec("sklearn") is None:
+        if conf.probe_recordings and importlib.util.find_spec("sklearn") is None:
             raise UsageError(
                 "generation: class accuracy needs scikit-learn: pip install scikit-learn, or --probe_recordings=0"
             )
-        self.embedder = weights.load_embedder(conf["embedder"]) if conf["embedder"] else None
-        receipts = prepare.corpora(conf)
+        self.embedder = weights.load_embedder(conf.embedder) if conf.embedder else None
+        receipts = prepare.corpora(conf.data)
         self.roots = {name: Path(receipt["root"]) for name, receipt in receipts.items()}
         cuts, corpora = chunks.read(parents["cache"].folder / "chunks"), ", ".join(self.roots)
         train = cuts.of_split("train")
-        self.chosen = choose(*map(self._mine, (cuts.of_split("test"), train)), conf["captions"], conf["recordings"])
+        self.chosen = choose(*map(self._mine, (cuts.of_split("test"), train)), conf.captions, conf.recordings)
         if not self.chosen.asked:
             raise UsageError(
                 f"generation: no recording of {corpora} in the split 'test' has a caption. Prepare a corpus with the columns `caption` and `split`"
             )
         self.cuts = {cut.id: cut for part in self.chosen for cut in part}
-        self.items = items(self.chosen, conf["seeds"], self.embedder is not None)
+        self.items = items(self.chosen, conf.seeds, self.embedder is not None)
         self.sound_tokenizer = SoundTokenizer.from_pretrained(parents["tokenizer"].folder)
         longest = max(train.rows["length"][train.chosen].tolist(), default=1 << 30)
-        self.most = min(self.sound_tokenizer.num_codes(conf["seconds_max"]), longest)  # codes of a sound
-        self.samples = max(1, int(conf["seconds_max"] * self.sound_tokenizer.sample_rate))
+        self.most = min(self.sound_tokenizer.num_codes(conf.seconds_max), longest)  # codes of a sound
+        self.samples = max(1, int(conf.seconds_max * self.sound_tokenizer.sample_rate))
         self.judge = self._judge(train)
-        model = parents["openaqa" if conf["after"] == "openaqa" else "caption"]
-        self.language, vocabulary = language_model.load(model.artifact, trained=conf["after"] != "none")
-        lm, prompts = self.language.lm, model.receipt["conf"]["prompts"]
+        model = parents["openaqa" if conf.after == "openaqa" else "caption"]
+        self.language, vocabulary = language_model.load(model.artifact, trained=conf.after != "none")
+        lm, prompts = self.language.lm, model.conf.prompts
         self.model = locate.Trained(lm, vocabulary, prompts, locate.context(lm))
         made_of = [parent.receipt["artifact_hash"] for parent in parents.values()]
         made_of += [receipt["hash"] for receipt in receipts.values()]
@@ -89,10 +91,10 @@ class Generation(L.LightningModule):
 
     def _judge(self, train: Iterable[Any]) -> Judge | None:
         """None where the training split has no two labels."""
-        if not self.conf["probe_recordings"]:
+        if not self.conf.probe_recordings:
             return None
         labelled = (cut for cut in self._mine(train) if label_of(cut) is not None)
-        learnt = spread(labelled, self.conf["probe_recordings"], lambda cut: cut.id)
+        learnt = spread(labelled, self.conf.probe_recordings, lambda cut: cut.id)
         labels, facts = [cut.custom["labels"][0] for cut in learnt], self.parents["tokenizer"].facts
         if len(set(labels)) < 2:
             return None
@@ -100,7 +102,7 @@ class Generation(L.LightningModule):
         return Judge(codes, labels, facts["codebook_size"], facts["levels"])
 
     def datamodule(self) -> GenerationDataModule:
-        return GenerationDataModule(self.items, set(self._rows()), self.conf["batch_size"])
+        return GenerationDataModule(self.items, set(self._rows()), self.conf.batch_size)
 
     def callbacks(self) -> list[Callback]:
         return []
@@ -134,9 +136,9 @@ class Generation(L.LightningModule):
         condition = batch[0].condition
         if condition not in (CAPTION, NOTHING):
             return [list(self.cuts[item.cut].custom["codes"])[: self.most] for item in batch]
-        settings = {key: self.conf[key] for key in ("temperature", "top_p", "guidance")}
+        settings = self.conf
         if condition == NOTHING:  # greedy, all of them would be one sound
-            settings |= {"guidance": 1.0, "temperature": self.conf["temperature"] or 1.0}
+            settings = replace(settings, guidance=1.0, temperature=settings.temperature or 1.0)
         seeds = [self._seed(item) for item in batch]
         return use.text_to_sound(self.model, [item.caption for item in batch], self.most, seeds, settings)
 
@@ -157,7 +159,7 @@ class Generation(L.LightningModule):
 
     def _seed(self, item: GenerationItem) -> int:
         """Each sound's own, whatever else is made."""
-        return zlib.crc32(f"{self.conf['seed']} {item.id}".encode())
+        return zlib.crc32(f"{self.conf.seed} {item.id}".encode())
 
     def on_predict_end(self) -> None:
         self.line.stop()
@@ -165,19 +167,19 @@ class Generation(L.LightningModule):
     def export(self, artifact: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         rows, conf = self._rows(), self.conf
         found = {
-            "experiment": conf["experiment"],
+            "experiment": conf.experiment,
             "llm": self.language_name(),
-            "corpora": conf["data"]["corpora"],
-            "settings": {key: conf[key] for key in ("temperature", "top_p", "guidance", "seeds", "seconds_max")},
+            "corpora": conf.data.corpora,
+            "settings": {key: getattr(conf, key) for key in ("temperature", "top_p", "guidance", "seeds", "seconds_max")},
             "codes_max": self.most,
-            "embedder": conf["embedder"],
+            "embedder": conf.embedder,
             "expected": len(self.items),
             "scored": len(rows),
             **generation_table.tables(
                 {part: [_clip(cut) for cut in cuts] for part, cuts in self.chosen._asdict().items()},
                 {name: (row["codes"], _read(row["embedding"])) for name, row in rows.items()},
                 {cut.id: list(cut.custom["codes"])[: self.most] for cut in self.chosen.asked},
-                self.judge, conf["seeds"], conf["bootstrap_samples"], conf["seed"],
+                self.judge, conf.seeds, conf.bootstrap_samples, conf.seed,
             ),
         }  # fmt: skip
         generation_table.write(artifact, found)
@@ -187,8 +189,8 @@ class Generation(L.LightningModule):
         return self.parents["tokenizer"].facts, {key: found[key] for key in ("sounds", "accuracy", "diversity")}
 
     def language_name(self) -> str:
-        source = self.parents["openaqa" if self.conf["after"] == "openaqa" else "caption"].receipt["conf"]["model"]
-        return f"{source['source']} " + ("untrained" if self.conf["after"] == "none" else f"after {self.conf['after']}")
+        source = self.parents["openaqa" if self.conf.after == "openaqa" else "caption"].conf.model
+        return f"{source.source} " + ("untrained" if self.conf.after == "none" else f"after {self.conf.after}")
 
     def _rows(self) -> dict[str, dict[str, Any]]:
         """All rows so far by id, in the order of the items; what another LLM or tokenizer made is made again."""

@@ -12,7 +12,9 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from conf import plain
 from conf.errors import UsageError
+from conf.sections.language import LanguageConf
 from datamodules.language.conversations import Turn
 from datamodules.language.id_batches import LanguageDataModule
 from datamodules.language.packing import Encoded, LanguageBatch
@@ -22,7 +24,7 @@ from models.language.vocabulary import KEPT, PROMPT
 from models.language.vocabulary import Turn as ChatTurn
 from stages.engine import curriculum, distributed, optim
 from stages.hub import artifacts
-from stages.hub.language_model import build, check_base, times
+from stages.hub.language_model import build, check_base, written
 from stages.runs import chain
 
 
@@ -31,7 +33,7 @@ class Language(L.LightningModule):
     watch = ("train/loss", "val/text_loss", "val/audio_loss")
     strict_loading = False  # checkpoints hold what trains; on_load_checkpoint is strict about that
 
-    def __init__(self, stage: str, conf: dict[str, Any], parents: dict[str, chain.Parent], folder: Path) -> None:
+    def __init__(self, stage: str, conf: LanguageConf, parents: dict[str, chain.Parent], folder: Path) -> None:
         super().__init__()
         self.stage, self.conf, self.parents = stage, conf, parents
         self.facts = {
@@ -42,7 +44,7 @@ class Language(L.LightningModule):
         self.language, self.vocabulary, self.base = build(conf, self.facts, codebook)
         if "caption" in parents:
             config, state = artifacts.load(parents["caption"].artifact)
-            _same_model(config["conf"], conf, parents["caption"].folder)
+            _same_model(written(config), conf, parents["caption"].folder)
             check_base(parents["caption"].folder, config, self.base, conf)
             self.language.load_trainable_state(state)
         self.entry: str | None = None  # of the curriculum, that is trained now
@@ -73,7 +75,7 @@ class Language(L.LightningModule):
         written = iter([self.vocabulary.render_text(segments[0]) for ((_, segments),) in running])
         rendered = iter(self.vocabulary.render_all(rest) if rest else [])
         found = [Encoded(*next(written if talk[0][0] == "text" else rendered)) for talk in talks]
-        if self.conf["text"]["loss"] == "distillation":
+        if self.conf.text.loss == "distillation":
             found = [keep(one) if _has_no_sound(talk) else one for talk, one in zip(talks, found, strict=True)]
         return found
 
@@ -81,19 +83,19 @@ class Language(L.LightningModule):
         return []
 
     def loss(self, batch: LanguageBatch) -> Any:
-        weights = self.conf["loss"]
+        weights = self.conf.loss
         return self.language.loss(
             batch.input_ids, batch.attention_mask, batch.labels, batch.kinds, batch.positions, batch.branches,
-            audio_weight=weights["audio_weight"], text_weight=weights["text_weight"],
-            prompt_weight=weights["prompt_weight"], z_loss_weight=weights["z_loss_weight"],
+            audio_weight=weights.audio_weight, text_weight=weights.text_weight,
+            prompt_weight=weights.prompt_weight, z_loss_weight=weights.z_loss_weight,
         )  # fmt: skip
 
     def training_step(self, batch: LanguageBatch, batch_idx: int) -> Tensor:
         losses = self.loss(batch)
         for name in ("loss", "text_loss", "audio_loss", "kept_loss", "z_loss"):
             self.log(f"train/{name}", getattr(losses, name), batch_size=len(batch.ids))
-        if self.conf["curriculum"]:
-            number = curriculum.position(self.conf["curriculum"], self.trainer.global_step).number + 1
+        if self.conf.curriculum:
+            number = curriculum.position(self.conf.curriculum, self.trainer.global_step).number + 1
             self.log("train/curriculum_entry", float(number), batch_size=len(batch.ids))
         self.log("train/padding_fraction", 1 - batch.attention_mask.float().mean(), batch_size=len(batch.ids))
         if self.trainer.world_size == 1:
@@ -102,23 +104,25 @@ class Language(L.LightningModule):
 
     def on_train_batch_start(self, batch: LanguageBatch, batch_idx: int) -> None:
         """Says which entry of the curriculum begins, or is taken up again."""
-        if not self.conf["curriculum"]:
+        if not self.conf.curriculum:
             return
-        entries, step = self.conf["curriculum"], self.trainer.global_step
+        entries, step = self.conf.curriculum, self.trainer.global_step
         now = curriculum.position(entries, step)
         if now.name != self.entry:
             self.entry = now.name
-            text = f"{now.name} (entry {now.number + 1} of {len(entries)}), step {now.step} of {entries[now.number]['steps']}"
+            text = (
+                f"{now.name} (entry {now.number + 1} of {len(entries)}), step {now.step} of {entries[now.number].steps}"
+            )
             if self.trainer.is_global_zero:
                 print(f"{self.stage}: curriculum: {text}, {len(self.data.train_items[now.number])} items", flush=True)
                 self.logger.experiment.add_text("train/curriculum", text, step)  # type: ignore[union-attr]
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """What an entry does not train has no gradient: AdamW leaves it, and its own moments, as they are."""
-        if not self.conf["curriculum"]:
+        if not self.conf.curriculum:
             return
-        now = curriculum.position(self.conf["curriculum"], self.trainer.global_step)
-        if self.conf["curriculum"][now.number]["train"] == "new_rows":
+        now = curriculum.position(self.conf.curriculum, self.trainer.global_step)
+        if self.conf.curriculum[now.number].train == "new_rows":
             for name, parameter in self.language.named_parameters():
                 if "new_rows" not in name:
                     parameter.grad = None
@@ -142,16 +146,16 @@ class Language(L.LightningModule):
         self.log("val/audio_loss", (sums[2] / sums[3]).float())
 
     def configure_optimizers(self) -> dict[str, Any]:
-        rates = {"new_rows": self.conf["embedding_learning_rate"]}
+        rates = {"new_rows": self.conf.embedding_learning_rate}
         return optim.configure(
-            self.language.named_parameters(), self.conf["optimizer"], self.conf["trainer"]["max_steps"], rates,
+            self.language.named_parameters(), self.conf.optimizer, self.conf.trainer.max_steps, rates,
             curriculum.phases(self.conf),
         )  # fmt: skip
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["state_dict"], checkpoint["base"] = self.language.trainable_state(), self.base
-        if self.conf["curriculum"]:
-            checkpoint["curriculum"] = curriculum.position(self.conf["curriculum"], self.trainer.global_step)._asdict()
+        if self.conf.curriculum:
+            checkpoint["curriculum"] = curriculum.position(self.conf.curriculum, self.trainer.global_step)._asdict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_base("the checkpoint", checkpoint, self.base, self.conf)
@@ -159,15 +163,15 @@ class Language(L.LightningModule):
         checkpoint["state_dict"] = {}
 
     def export(self, artifact: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-        config = {"conf": self.conf, "facts": self.facts, "base": self.base}
+        config = {"conf": plain(self.conf), "facts": self.facts, "base": self.base}
         artifacts.save(artifact, config, self.language.trainable_state())
         metrics = {key: float(value) for key, value in self.trainer.callback_metrics.items()}
-        facts = self.facts | {"model": self.conf["model"]["source"], "vocabulary_size": self.vocabulary.size}
+        facts = self.facts | {"model": self.conf.model.source, "vocabulary_size": self.vocabulary.size}
         facts["too_long"] = curriculum.write_too_long(self.data.too_long, artifact / "too_long.jsonl")
         facts["items"] = [len(items) for items in self.data.train_items]
         facts["curriculum"] = [
-            {"name": entry["name"], "steps": entry["steps"], "items": count}
-            for entry, count in zip(self.conf["curriculum"], facts["items"], strict=False)
+            {"name": entry.name, "steps": entry.steps, "items": count}
+            for entry, count in zip(self.conf.curriculum, facts["items"], strict=False)
         ]
         return facts, metrics
 
@@ -186,15 +190,16 @@ def _place(cuts: CachedCuts, folder: Path) -> Path:
     return (cuts.folder.parent if os.access(cuts.folder.parent, os.W_OK) else folder) / "measured"
 
 
-def _same_model(parent: dict[str, Any], conf: dict[str, Any], folder: Path) -> None:
+def _same_model(parent: LanguageConf, conf: LanguageConf, folder: Path) -> None:
     """What the numbers hang on; dropout and how the layers are computed may differ."""
-    if times(parent) != times(conf):
+    if parent.timestamps != conf.timestamps:
         raise UsageError(
-            f"{folder} was trained with timestamps {times(parent)}, this stage asks for {times(conf)}. Make them equal."
+            f"{folder} was trained with timestamps {plain(parent.timestamps)}, this stage asks for {plain(conf.timestamps)}. Make them equal."
         )
     free = {"dropout": 0, "attention": None, "activation_checkpointing": False, "compile": False}
     for section in ("model", "lora"):
-        if {**parent[section], **free} != {**conf[section], **free}:
+        before, now = (plain(getattr(owner, section)) for owner in (parent, conf))
+        if {**before, **free} != {**now, **free}:
             raise UsageError(
-                f"{folder} was trained with {section} {parent[section]}, this stage asks for {conf[section]}. Make them equal."
+                f"{folder} was trained with {section} {before}, this stage asks for {now}. Make them equal."
             )

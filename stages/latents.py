@@ -15,7 +15,9 @@ from lightning.pytorch.callbacks import Callback
 from safetensors.torch import save_file
 
 from callbacks.progress import ProgressLine
+from conf import plain
 from conf.errors import UsageError
+from conf.sections.sound import LatentsConf
 from datamodules.store import chunks
 from datamodules.store.overlap import ReadAhead, WriteBehind
 from datamodules.waveform_batches import (
@@ -37,14 +39,14 @@ class Latents(L.LightningModule):
     watch = ()
     prepare_data_per_node = False  # the run folder is one for all
 
-    def __init__(self, stage: str, conf: dict[str, Any], parents: dict[str, chain.Parent], folder: Path) -> None:
+    def __init__(self, stage: str, conf: LatentsConf, parents: dict[str, chain.Parent], folder: Path) -> None:
         super().__init__()
         self.conf, self.folder = conf, folder
-        self.cuts, self.roots, self.skipped = prepare.recordings(stage, conf)
-        self.chunks = chunks.plan(self.cuts, conf["recordings_per_chunk"])
+        self.cuts, self.roots, self.skipped = prepare.recordings(stage, conf.data)
+        self.chunks = chunks.plan(self.cuts, conf.recordings_per_chunk)
         self.vae = parents.get("vae")
-        self.codec = artifacts.build_codec(conf["codec"], self.vae.artifact if self.vae else None)
-        self.window_frames = max(1, round(conf["window_seconds"] * self.codec.sample_rate / self.codec.hop_length))
+        self.codec = artifacts.build_codec(conf.codec, self.vae.artifact if self.vae else None)
+        self.window_frames = max(1, round(conf.window_seconds * self.codec.sample_rate / self.codec.hop_length))
         self.duplicates = sum(len(chunk.cuts) - len(chunk.recordings) for chunk in self.chunks)
 
     def prepare_data(self) -> None:
@@ -53,12 +55,12 @@ class Latents(L.LightningModule):
         if not (store / "config.json").is_file():
             if isinstance(self.codec, MelCodec):
                 self._fit(self.codec)
-                artifacts.save(store, self.conf["codec"], self.codec.state_dict())
+                artifacts.save(store, plain(self.conf.codec), self.codec.state_dict())
             else:
                 store.mkdir(parents=True, exist_ok=True)
             if self.vae:
                 shutil.copytree(self.vae.artifact, store / "vae", dirs_exist_ok=True)
-            chain.write_atomically(store / "config.json", json.dumps(self.conf["codec"]))
+            chain.write_atomically(store / "config.json", json.dumps(plain(self.conf.codec)))
         key = {"codec": chain.hash_folder(store), "window_frames": self.window_frames}
         if self.vae:
             key["vae"] = self.vae.receipt["artifact_hash"]  # the copy in `codec` may be of an earlier one
@@ -68,9 +70,7 @@ class Latents(L.LightningModule):
         self.codec = artifacts.load_codec(self.folder / "codec").to(self.device)
 
     def datamodule(self) -> WaveformDataModule:
-        return WaveformDataModule(
-            self.folder / "chunks", self.chunks, self._dataset(), self.conf["data"]["num_workers"]
-        )
+        return WaveformDataModule(self.folder / "chunks", self.chunks, self._dataset(), self.conf.data.num_workers)
 
     def callbacks(self) -> list[Callback]:
         return []
@@ -113,9 +113,9 @@ class Latents(L.LightningModule):
         self.line.stop()
 
     def export(self, artifact: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-        config, codec = self.conf["codec"], self.codec
+        codec = self.codec
         if isinstance(codec, MelCodec):
-            artifacts.save(artifact / "codec", config, codec.state_dict())
+            artifacts.save(artifact / "codec", plain(self.conf.codec), codec.state_dict())
         else:
             shutil.copytree(self.folder / "codec", artifact / "codec")
         cuts = chunks.read(self.folder / "chunks")
@@ -146,11 +146,11 @@ class Latents(L.LightningModule):
         grid = WindowFormat(
             codec.sample_rate, codec.channels, codec.hop_length, self.window_frames, codec.encoder_context.after
         )
-        return WaveformReader(self.roots, grid, self.conf["batch_size"])
+        return WaveformReader(self.roots, grid, self.conf.batch_size)
 
     def _fit(self, codec: MelCodec) -> None:
         train = [cut for cut in self.cuts if cut.custom["split"] == "train"]
-        train = train[:: -(-len(train) // self.conf["fit_recordings"])] if train else []  # at even distances
+        train = train[:: -(-len(train) // self.conf.fit_recordings)] if train else []  # at even distances
         line = ProgressLine("vae", len(train), "recordings")
         line.start()
         dataset = self._dataset()

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from callbacks.progress import ProgressLine
 from conf.errors import UsageError
+from conf.sections.sound import ReconstructConf
 from datamodules.latents import collate_latents, windows
 from datamodules.reconstruction import ReconstructionDataModule, SoundBatch, choose
 from datamodules.store import chunks
@@ -42,10 +43,10 @@ class Reconstruct(L.LightningModule):
     trains = False
     watch = ()
 
-    def __init__(self, stage: str, conf: dict[str, Any], parents: dict[str, chain.Parent], folder: Path) -> None:
+    def __init__(self, stage: str, conf: ReconstructConf, parents: dict[str, chain.Parent], folder: Path) -> None:
         super().__init__()
         self.conf, self.parents = conf, parents
-        registry.require(registry.chosen(conf["signal"], ("sound",)), None, lambda _: None)  # before anything is loaded
+        registry.require(registry.chosen(conf.signal, ("sound",)), None, lambda _: None)  # before anything is loaded
         latents = parents["latents"]
         self.facts = latents.facts
         self.statistics = load_file(latents.artifact / "statistics.safetensors")
@@ -57,13 +58,13 @@ class Reconstruct(L.LightningModule):
         cuts = chunks.read(latents.folder / "chunks")
         self.train_cuts = cuts.of_split("train")
         self.test_cuts = cuts.of_split("test")
-        self.chosen = choose(self.test_cuts, self.facts["window_frames"], conf["clips_per_group"])
+        self.chosen = choose(self.test_cuts, self.facts["window_frames"], conf.clips_per_group)
         if not self.chosen:
             raise UsageError(
-                f"reconstruct: no recording of {', '.join(conf['data']['corpora'])} is in the split 'test'. Prepare the corpus "
+                f"reconstruct: no recording of {', '.join(conf.data.corpora)} is in the split 'test'. Prepare the corpus "
                 "with a column `split`, or with --split_by=COLUMN --test=VALUE"
             )
-        self.embedder = weights.load_embedder(conf["embedder"]) if conf["embedder"] else None
+        self.embedder = weights.load_embedder(conf.embedder) if conf.embedder else None
         self.groups = list(dict.fromkeys(window.group for window in self.chosen))
         self.scores = nn.ModuleList(  # by group
             nn.ModuleDict({_key(*row): nn.ModuleDict(self._metrics(*row)) for row in self._rows()}) for _ in self.groups
@@ -76,9 +77,9 @@ class Reconstruct(L.LightningModule):
         )
 
     def datamodule(self) -> ReconstructionDataModule:
-        roots = {name: Path(receipt["root"]) for name, receipt in prepare.corpora(self.conf).items()}
+        roots = {name: Path(receipt["root"]) for name, receipt in prepare.corpora(self.conf.data).items()}
         return ReconstructionDataModule(
-            self.chosen, roots, self.facts, self.conf["batch_size"], self.conf["data"]["num_workers"]
+            self.chosen, roots, self.facts, self.conf.batch_size, self.conf.data.num_workers
         )
 
     def callbacks(self) -> list[Callback]:
@@ -91,9 +92,9 @@ class Reconstruct(L.LightningModule):
         """(decoder, function evaluations, condition); the references have 0 evaluations."""
         rows = [("VAE alone", 0, "sample"), ("mean latent", 0, "sample")]
         for name, tokenizer in self.tokenizers.items():
-            steps = self.conf["steps"] if tokenizer.objective == "flow" else [1]
+            steps = self.conf.steps if tokenizer.objective == "flow" else [1]
             rows += [(name, count, "sample") for count in steps]
-            if self.conf["mean_of"] > 1 and tokenizer.objective == "flow":
+            if self.conf.mean_of > 1 and tokenizer.objective == "flow":
                 rows += [(name, count, "mean") for count in steps]
             rows += [(name, steps[0], "shuffled tokens")]
         return rows
@@ -102,15 +103,15 @@ class Reconstruct(L.LightningModule):
         found: dict[str, Any] = {"latent_nmse": LatentError(self.statistics["std"])}
         if self._is_heard(decoder, steps, condition):
             found |= {"mel": MelDistance(self.facts["sample_rate"]), "stft": MultiResolutionStftDistance()}
-            found |= {name: SignalMetric(name, self.facts["sample_rate"]) for name in self.conf["signal"]}
+            found |= {name: SignalMetric(name, self.facts["sample_rate"]) for name in self.conf.signal}
             if self.embedder is not None:
                 found["kad"] = KernelAudioDistance()
         return found
 
     def _is_heard(self, decoder: str, steps: int, condition: str) -> bool:
-        if not self.conf["sound"] or condition != "sample":
+        if not self.conf.sound or condition != "sample":
             return False
-        return decoder != "flow matching" or steps in self.conf["sound_steps"]
+        return decoder != "flow matching" or steps in self.conf.sound_steps
 
     def on_predict_start(self) -> None:
         self.line = ProgressLine("reconstruct", len(self.chosen), "windows", self.global_rank == 0)
@@ -121,7 +122,7 @@ class Reconstruct(L.LightningModule):
     def predict_step(self, batch: SoundBatch, batch_idx: int) -> None:
         latents, num_frames = batch.latents.latents, batch.latents.num_frames
         place = batch_idx * self.trainer.world_size + self.global_rank  # of the batch among those of all ranks
-        real = None if self.embedder is None or not self.conf["sound"] else self._embed(batch.waveform, batch)
+        real = None if self.embedder is None or not self.conf.sound else self._embed(batch.waveform, batch)
         self._score(batch, ("VAE alone", 0, "sample"), latents, real)
         self._score(batch, ("mean latent", 0, "sample"), self.statistics["mean"].to(latents).expand_as(latents), real)
         for name, tokenizer in self.tokenizers.items():
@@ -129,10 +130,10 @@ class Reconstruct(L.LightningModule):
             valid = torch.arange(codes.codes.shape[1], device=self.device) < codes.num_codes[:, None]
             self.codebooks[name].update(codes.codes, valid)
             flow = tokenizer.objective == "flow"
-            for steps in self.conf["steps"] if flow else [1]:
+            for steps in self.conf.steps if flow else [1]:
                 samples = [
                     self._decode(name, tokenizer, codes, num_frames, steps, f"{place}-{number}")
-                    for number in range(self.conf["mean_of"] if flow else 1)
+                    for number in range(self.conf.mean_of if flow else 1)
                 ]
                 self._score(batch, (name, steps, "sample"), samples[0], real)
                 if len(samples) > 1:
@@ -140,7 +141,7 @@ class Reconstruct(L.LightningModule):
             order = torch.arange(len(num_frames)).roll(1)
             others = type(codes)(codes.codes[order], codes.num_codes[order])
             frames = torch.minimum(num_frames, num_frames[order])
-            steps = self.conf["steps"][0] if flow else 1
+            steps = self.conf.steps[0] if flow else 1
             decoded = self._decode(name, tokenizer, others, frames, steps, f"{place}-0")
             self._of(batch.group)[_key(name, steps, "shuffled tokens")]["latent_nmse"].update(
                 decoded, latents[:, : decoded.shape[1]], frames
@@ -151,7 +152,7 @@ class Reconstruct(L.LightningModule):
     def _decode(
         self, name: str, tokenizer: SoundTokenizer, codes: Any, num_frames: Tensor, steps: int, position: str
     ) -> Tensor:
-        seed = zlib.crc32(f"{self.conf['seed']} {position}".encode())
+        seed = zlib.crc32(f"{self.conf.seed} {position}".encode())
         generator = torch.Generator(device=self.device).manual_seed(seed)
         shape = (len(num_frames), int(num_frames.max()), self.facts["latent_dim"])
         noise = torch.randn(shape, generator=generator, device=self.device)
@@ -167,7 +168,7 @@ class Reconstruct(L.LightningModule):
         with torch.autocast(self.device.type, enabled=False):  # half the precision would be heard
             sound = self.codec.decode(decoded.float())
             for one, true, count in zip(sound, batch.waveform, batch.num_samples.tolist(), strict=True):
-                for name in ("mel", "stft", *self.conf["signal"]):
+                for name in ("mel", "stft", *self.conf.signal):
                     metrics[name].update(one[None, :, :count], true[None, :, :count])
             if real is not None:
                 metrics["kad"].update(real, real=True)
@@ -209,17 +210,17 @@ class Reconstruct(L.LightningModule):
     def export(self, artifact: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         facts = self.parents["tokenizer"].facts
         found = self.found | {
-            "experiment": self.conf["experiment"],
+            "experiment": self.conf.experiment,
             "facts": facts,
-            "embedder": self.conf["embedder"],
-            "mean_of": self.conf["mean_of"],
-            "signal": self.conf["signal"],
-            "probe": self._probe() if self.conf["probe"] else {},
+            "embedder": self.conf.embedder,
+            "mean_of": self.conf.mean_of,
+            "signal": self.conf.signal,
+            "probe": self._probe() if self.conf.probe else {},
         }
         (artifact / "report.json").write_text(json.dumps(found, indent=1))
         text = evaluation_table.reconstruction(found)
         (artifact / "report.md").write_text(text)
-        speed = self._speed() if self.conf["speed_repeats"] else None
+        speed = self._speed() if self.conf.speed_repeats else None
         print("\n".join([text, *(real_time.lines(speed) if speed else [])]))
         return facts, {key: found[key] for key in ("clips", "rows", "codebook", "probe")} | {"speed": speed}
 
@@ -229,19 +230,19 @@ class Reconstruct(L.LightningModule):
         longest = max(self.chosen, key=lambda window: windows(window.cut, frames)[window.number].duration)
         waveform = self.datamodule().dataset[[longest]].waveform.to(self.device)
         steps = {
-            name: self.conf["steps"] if tokenizer.objective == "flow" else [1]
+            name: self.conf.steps if tokenizer.objective == "flow" else [1]
             for name, tokenizer in self.tokenizers.items()
         }
         return real_time.measure(
             waveform, self.facts["sample_rate"], self.codec, dict(self.tokenizers.items()), self.sampling, steps,
-            self.conf["speed_repeats"],
+            self.conf.speed_repeats,
         )  # fmt: skip
 
     @torch.no_grad()
     def _probe(self) -> dict[str, dict[str, Any]]:
         """By corpus: accuracy of a linear classifier of recordings with one label, trained on the training split."""
         found: dict[str, dict[str, Any]] = {}
-        for corpus in self.conf["data"]["corpora"]:
+        for corpus in self.conf.data.corpora:
             splits = [
                 [cut for cut in cuts if cut.custom["corpus"] == corpus and len(cut.custom["labels"]) == 1]
                 for cuts in (self.train_cuts, self.test_cuts)

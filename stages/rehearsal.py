@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from transformers import GenerationConfig, LogitsProcessorList
 
 from callbacks.progress import ProgressLine
+from conf.sections.language import RehearsalConf
 from models.language.generation import Drawn, pad_left
 from stages.engine.runner import precision
 from stages.hub import weights
@@ -26,21 +27,19 @@ class Rehearsal(L.LightningModule):
     trains = False
     watch = ()
 
-    def __init__(self, stage: str, conf: dict[str, Any], parents: dict[str, chain.Parent], folder: Path) -> None:
+    def __init__(self, stage: str, conf: RehearsalConf, parents: dict[str, chain.Parent], folder: Path) -> None:
         super().__init__()
         self.conf, self.parts = conf, folder / "parts"
-        model = conf["model"]
-        narrow = precision(conf["trainer"]).startswith("bf16")  # else each step would cast all weights again
+        model = conf.model
+        narrow = precision(conf.trainer).startswith("bf16")  # else each step would cast all weights again
         self.lm, self.tokenizer = weights.load_language_model(
-            model["source"], model["revision"], "bfloat16" if narrow else model["dtype"], model["attention"]
+            model.source, model.revision, "bfloat16" if narrow else model.dtype, model.attention
         )
         self.lm.generation_config = GenerationConfig()  # a hub's sampling settings are not ours
-        numbers = range(conf["texts"])
-        self.batches = [numbers[start : start + conf["batch_size"]] for start in numbers[:: conf["batch_size"]]]
+        numbers = range(conf.texts)
+        self.batches = [numbers[start : start + conf.batch_size] for start in numbers[:: conf.batch_size]]
         begin = self.tokenizer("", add_special_tokens=True).input_ids[:1]  # what begins all texts, where one does
-        self.openings = [
-            [*begin, *self.tokenizer(text, add_special_tokens=False).input_ids] for text in conf["openings"]
-        ]
+        self.openings = [[*begin, *self.tokenizer(text, add_special_tokens=False).input_ids] for text in conf.openings]
 
     def prepare_data(self) -> None:
         self.parts.mkdir(parents=True, exist_ok=True)
@@ -66,9 +65,9 @@ class Rehearsal(L.LightningModule):
         prompts = [self.openings[number % len(self.openings)] for number in numbers]
         stop = self.tokenizer.eos_token_id
         ids, mask = (tensor.to(self.device) for tensor in pad_left(prompts, stop or 0))
-        draws = Drawn([self.conf["seed"] * 1_000_003 + number for number in numbers])
+        draws = Drawn([self.conf.seed * 1_000_003 + number for number in numbers])
         found = self.lm.generate(
-            input_ids=ids, attention_mask=mask, max_new_tokens=self.conf["max_tokens"], do_sample=False,
+            input_ids=ids, attention_mask=mask, max_new_tokens=self.conf.max_tokens, do_sample=False,
             eos_token_id=stop, pad_token_id=stop or 0, logits_processor=LogitsProcessorList([draws]),
         )  # fmt: skip
         texts = []
@@ -84,7 +83,7 @@ class Rehearsal(L.LightningModule):
         lines = [line for number in range(len(self.batches)) for line in self._part(number).open(encoding="utf-8")]
         (artifact / "texts.jsonl").write_text("".join(lines), encoding="utf-8")
         words = sum(len(json.loads(line)["text"].split()) for line in lines)
-        return {"model": self.conf["model"]["source"]}, {"texts": len(lines), "words": words}
+        return {"model": self.conf.model.source}, {"texts": len(lines), "words": words}
 
     def _part(self, number: int) -> Path:
         return self.parts / f"{number:06d}.jsonl"

@@ -17,6 +17,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from callbacks.samples import SoundSamples
 from callbacks.step_seed import position_seed
+from conf import plain
+from conf.sections.sound import TokenizerConf
 from datamodules.latents import LatentBatch, LatentDataModule
 from models.metrics.reconstruction import CodebookUse, LatentError
 from stages.engine import distributed, optim
@@ -31,7 +33,7 @@ class Tokenizer(L.LightningModule):
     trains = True
     watch = ("train/loss", "val/latent_nmse", "val/codebook_perplexity")
 
-    def __init__(self, stage: str, conf: dict[str, Any], parents: dict[str, chain.Parent], folder: Path) -> None:
+    def __init__(self, stage: str, conf: TokenizerConf, parents: dict[str, chain.Parent], folder: Path) -> None:
         super().__init__()
         self.stage, self.conf, self.parents = stage, conf, parents
         self.collapsed = False
@@ -39,9 +41,7 @@ class Tokenizer(L.LightningModule):
         statistics = load_file(parents["latents"].artifact / "statistics.safetensors")
         self.tokenizer = artifacts.build_tokenizer(conf, self.facts)
         self.tokenizer.set_latent_statistics(statistics["mean"], statistics["std"])
-        self.decoder_average = AveragedModel(
-            self.tokenizer.decoder, multi_avg_fn=get_ema_multi_avg_fn(conf["ema_decay"])
-        )
+        self.decoder_average = AveragedModel(self.tokenizer.decoder, multi_avg_fn=get_ema_multi_avg_fn(conf.ema_decay))
         self.decoder_average.requires_grad_(False)
         self.latent_error = LatentError(statistics["std"])
         self.codebook_use = CodebookUse(self.tokenizer.quantizer.codebook_size, self.tokenizer.quantizer.levels)
@@ -50,31 +50,31 @@ class Tokenizer(L.LightningModule):
         return LatentDataModule(
             self.parents["latents"].folder / "chunks",
             window_frames=self.facts["window_frames"],
-            batch_size=self.conf["batch_size"],
-            seed=self.conf["seed"],
-            num_workers=self.conf["data"]["num_workers"],
-            weights=self.conf["corpus_weights"],
+            batch_size=self.conf.batch_size,
+            seed=self.conf.seed,
+            num_workers=self.conf.data.num_workers,
+            weights=self.conf.corpus_weights,
         )
 
     def callbacks(self) -> list[Callback]:
         return [
             SoundSamples(
                 artifacts.load_codec(self.parents["latents"].artifact / "codec"),
-                self.conf["sample_clips"],
+                self.conf.sample_clips,
                 self.facts["sample_rate"],
             )
         ]
 
     def on_fit_start(self) -> None:
-        if self.conf["compile"]:
+        if self.conf.compile:
             self.tokenizer.encoder.transformer.compile()
             self.tokenizer.decoder.compile()
 
     def training_step(self, batch: LatentBatch, batch_idx: int) -> Tensor:
-        position = position_seed(self.conf["seed"], self.trainer.fit_loop.epoch_loop.total_batch_idx, self.global_rank)
+        position = position_seed(self.conf.seed, self.trainer.fit_loop.epoch_loop.total_batch_idx, self.global_rank)
         generator = torch.Generator(device=self.device).manual_seed(position)
         latents = batch.latents
-        if self.conf["sample_posterior"] and batch.std is not None:
+        if self.conf.sample_posterior and batch.std is not None:
             latents = latents + batch.std * torch.randn(batch.std.shape, generator=generator, device=self.device)
         losses = self.tokenizer.training_loss(latents, batch.num_frames, generator)
         for name in ("loss", "reconstruction", "prior", "commitment"):
@@ -83,7 +83,7 @@ class Tokenizer(L.LightningModule):
             return losses.loss
         weights = torch.stack([batch.num_frames.sum(), losses.code_mask.sum()]).float()
         frames, codes = distributed.shares(weights)
-        described = losses.reconstruction + self.conf["flow"]["prior_weight"] * losses.prior
+        described = losses.reconstruction + self.conf.flow.prior_weight * losses.prior
         return frames * described + codes * losses.commitment
 
     def on_before_zero_grad(self, optimizer: torch.optim.Optimizer) -> None:
@@ -131,7 +131,9 @@ class Tokenizer(L.LightningModule):
         tokenizer = self.averaged()
         codes = tokenizer.encode(batch.latents, batch.num_frames)
         noise = self._noise(batch, seed)
-        return tokenizer.decode(codes.codes, codes.num_codes, batch.num_frames, noise=noise, **self.conf["sampling"])
+        return tokenizer.decode(
+            codes.codes, codes.num_codes, batch.num_frames, noise=noise, **plain(self.conf.sampling)
+        )
 
     def _noise(self, batch: LatentBatch, seed: int) -> Tensor:
         generator = torch.Generator(device=self.device).manual_seed(seed)
@@ -144,9 +146,7 @@ class Tokenizer(L.LightningModule):
         return tokenizer.eval() if not self.training else tokenizer
 
     def configure_optimizers(self) -> dict[str, Any]:
-        return optim.configure(
-            self.tokenizer.named_parameters(), self.conf["optimizer"], self.conf["trainer"]["max_steps"]
-        )
+        return optim.configure(self.tokenizer.named_parameters(), self.conf.optimizer, self.conf.trainer.max_steps)
 
     def export(self, artifact: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         self.tokenizer.decoder.load_state_dict(self.decoder_average.module.state_dict())
@@ -157,8 +157,8 @@ class Tokenizer(L.LightningModule):
             "levels": list(quantizer.levels),
             "token_rate": float(grid.token_rate),
             "bitrate": float(self.tokenizer.bitrate),
-            "objective": self.conf["flow"]["objective"],
-            "sampling": self.conf["sampling"],
+            "objective": self.conf.flow.objective,
+            "sampling": plain(self.conf.sampling),
         }
         artifacts.save_tokenizer(artifact, self.conf, self.facts, self.tokenizer)
         metrics = {key: float(value) for key, value in self.trainer.callback_metrics.items()}

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from callbacks.samples import CropSamples
 from callbacks.step_seed import position_seed
+from conf import plain
 from conf.errors import UsageError
+from conf.sections.sound import VaeConf
 from datamodules.crops import CropBatch, CropDataModule
 from models.codec import oobleck
 from models.codec.discriminator import Discriminator, adversarial_loss, discriminator_loss, feature_matching_loss
@@ -32,30 +34,30 @@ class Vae(L.LightningModule):
         "ddp_find_unused_parameters_true"  # each of the two backward passes of a step reaches one of the two models
     )
 
-    def __init__(self, stage: str, conf: dict[str, Any], parents: dict[str, chain.Parent], folder: Path) -> None:
+    def __init__(self, stage: str, conf: VaeConf, parents: dict[str, chain.Parent], folder: Path) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.conf = conf
-        self.recordings = prepare.recordings(stage, conf)
-        codec = conf["codec"]
-        if codec["source"] is None:
-            self.vae = oobleck.build(**codec["oobleck"])
+        self.recordings = prepare.recordings(stage, conf.data)
+        codec = conf.codec
+        if codec.source is None:
+            self.vae = oobleck.build(**plain(codec.oobleck))
         else:
-            self.vae = oobleck.load(codec["source"], codec["subfolder"], codec["revision"])
+            self.vae = oobleck.load(codec.source, codec.subfolder, codec.revision)
         self.sample_rate, self.channels = self.vae.config.sampling_rate, self.vae.config.audio_channels
-        if conf["crop_samples"] % self.vae.hop_length:
-            near = max(1, round(conf["crop_samples"] / self.vae.hop_length)) * self.vae.hop_length
+        if conf.crop_samples % self.vae.hop_length:
+            near = max(1, round(conf.crop_samples / self.vae.hop_length)) * self.vae.hop_length
             raise UsageError(
-                f"crop_samples {conf['crop_samples']} is no multiple of the model's hop {self.vae.hop_length}: "
+                f"crop_samples {conf.crop_samples} is no multiple of the model's hop {self.vae.hop_length}: "
                 f"--crop_samples={near} is allowed"
             )
-        self.spectral = SpectralLoss(self.sample_rate, self.channels, **conf["spectral"])
-        self.discriminator = Discriminator(self.channels, **conf["discriminator"])
+        self.spectral = SpectralLoss(self.sample_rate, self.channels, **plain(conf.spectral))
+        self.discriminator = Discriminator(self.channels, **plain(conf.discriminator))
         self.validation_distance = MelDistance(self.sample_rate)
         self.register_buffer("untrained", torch.full((2,), float("nan")))  # held-out distances before the first step
 
     def datamodule(self) -> CropDataModule:
-        cuts, seconds = self.recordings.cuts, self.conf["crop_samples"] / self.sample_rate
+        cuts, seconds = self.recordings.cuts, self.conf.crop_samples / self.sample_rate
         short = sum(cut.duration < seconds for cut in cuts)
         if short:
             print(f"vae: {short} of {len(cuts)} recordings are shorter than a crop of {seconds:.2f} s: silence follows")
@@ -64,15 +66,15 @@ class Vae(L.LightningModule):
             self.recordings.roots,
             self.sample_rate,
             self.channels,
-            self.conf["crop_samples"],
-            batch_size=self.conf["batch_size"],
-            seed=self.conf["seed"],
-            num_workers=self.conf["data"]["num_workers"],
+            self.conf.crop_samples,
+            batch_size=self.conf.batch_size,
+            seed=self.conf.seed,
+            num_workers=self.conf.data.num_workers,
         )
         return self.data
 
     def callbacks(self) -> list[Callback]:
-        return [CropSamples(self.conf["sample_clips"], self.sample_rate)]
+        return [CropSamples(self.conf.sample_clips, self.sample_rate)]
 
     def on_train_start(self) -> None:
         if self.trainer.global_step == 0:
@@ -80,7 +82,7 @@ class Vae(L.LightningModule):
 
     def training_step(self, batch: CropBatch, batch_idx: int) -> None:
         optimizer, discriminator_optimizer = self.optimizers()  # type: ignore[misc]
-        position = position_seed(self.conf["seed"], self.trainer.fit_loop.epoch_loop.total_batch_idx, self.global_rank)
+        position = position_seed(self.conf.seed, self.trainer.fit_loop.epoch_loop.total_batch_idx, self.global_rank)
         generator = torch.Generator(device=self.device).manual_seed(position)
         posterior = self.vae.encode(batch.waveform).latent_dist
         decoded = self.vae.decode(posterior.sample(generator)).sample
@@ -95,7 +97,7 @@ class Vae(L.LightningModule):
         discriminator_optimizer.step()
 
         losses = {"spectral": self.spectral(decoded, waveform), "kl": posterior.kl()}
-        if self.trainer.global_step >= self.conf["discriminator_warmup"]:
+        if self.trainer.global_step >= self.conf.discriminator_warmup:
             self.discriminator.requires_grad_(False)
             with torch.no_grad():
                 real = self.discriminator(waveform)
@@ -103,7 +105,7 @@ class Vae(L.LightningModule):
             self.discriminator.requires_grad_(True)
             losses["adversarial"] = adversarial_loss(made)
             losses["feature_matching"] = feature_matching_loss(real, made)
-        loss = torch.stack([self.conf["weights"][name] * value for name, value in losses.items()]).sum()
+        loss = torch.stack([getattr(self.conf.weights, name) * value for name, value in losses.items()]).sum()
         optimizer.zero_grad()
         self.manual_backward(loss)
         optimizer.step()
@@ -131,7 +133,7 @@ class Vae(L.LightningModule):
             MelDistance(self.sample_rate, sync_on_compute=False).to(self.device),
             MultiResolutionStftDistance(sync_on_compute=False).to(self.device),
         ]
-        for batch in self.data.validation_batches(self.conf["trainer"]["limit_val_batches"]):
+        for batch in self.data.validation_batches(self.conf.trainer.limit_val_batches):
             waveform = batch.waveform.to(self.device)
             for distance in distances:
                 distance.update(self.reconstruct(waveform), waveform)
@@ -142,9 +144,9 @@ class Vae(L.LightningModule):
         return torch.stack([value.to(self.device) for value in found])
 
     def configure_optimizers(self) -> Any:
-        steps = self.conf["trainer"]["max_steps"]
-        pairs = ((self.vae, "optimizer"), (self.discriminator, "discriminator_optimizer"))
-        return [optim.configure(model.named_parameters(), self.conf[key], steps) for model, key in pairs]
+        steps = self.conf.trainer.max_steps
+        pairs = ((self.vae, self.conf.optimizer), (self.discriminator, self.conf.discriminator_optimizer))
+        return [optim.configure(model.named_parameters(), optimizer, steps) for model, optimizer in pairs]
 
     def export(self, artifact: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         self.to(self.trainer.strategy.root_device)
@@ -154,7 +156,7 @@ class Vae(L.LightningModule):
             print(f"vae            held-out mel distance: {before[0]:.4f} untrained, {after[0]:.4f} trained")
         else:
             print(
-                f"vae            no recording of {', '.join(self.conf['data']['corpora'])} is held out for validation, so no distance was measured. "
+                f"vae            no recording of {', '.join(self.conf.data.corpora)} is held out for validation, so no distance was measured. "
                 "Prepare the corpus with --validation_fraction=0.1"
             )
         facts = {

@@ -34,8 +34,7 @@ def test_command_is_understood(command: str):
         overrides.append(f"root={arguments.root}")
     conf.check_shared(UNITS, overrides)
     for name in units if hasattr(arguments, "preset") else []:
-        shown = words[0] == "show"
-        conf.compose(name, arguments.preset, [], overrides, shared=len(units) > 1, complete=not shown)
+        conf.compose(name, arguments.preset, [], overrides, shared=len(units) > 1)
 
 
 def test_the_two_marked_blocks_are_there():

@@ -76,3 +76,12 @@ class StageConf:
     parents: dict[str, str]  # stage -> another experiment's name, or a run folder, to take that parent from
     data: Data
     limits: Limits
+    trainer: Hardware
+
+
+@dataclass
+class TrainingStageConf(StageConf):
+    """What every stage that trains has."""
+
+    trainer: Steps
+    checkpoints: Checkpoints

@@ -7,12 +7,18 @@ from conf.sections.common import Data
 
 
 @dataclass
-class FolderConf:
-    """`stage prepare folder`: anybody's own recordings."""
+class CorpusConf:
+    """What every corpus has."""
 
     data: Data
-    root: str
-    metadata: str
+
+
+@dataclass
+class FolderConf(CorpusConf):
+    """`stage prepare folder`: anybody's own recordings."""
+
+    root: str | None
+    metadata: str | None
     name: str | None  # of the corpus; null takes the folder's
     split_by: str | None  # a column whose values decide the split
     test: list[str]
@@ -22,10 +28,9 @@ class FolderConf:
 
 
 @dataclass
-class DiagnosticConf:
+class DiagnosticConf(CorpusConf):
     """`stage prepare diagnostic`: scenes rendered from a seed."""
 
-    data: Data
     train_scenes: int
     validation_scenes: int
     test_scenes: int
@@ -36,11 +41,10 @@ class DiagnosticConf:
 
 
 @dataclass
-class PublishedConf:
+class PublishedConf(CorpusConf):
     """`stage prepare NAME ROOT`: a corpus of the field, as its publisher ships it."""
 
-    data: Data
-    root: str
+    root: str | None
     name: str | None  # of the prepared corpus; null takes its own
     split: Literal["train", "validation", "test"] | None
     fold: int
@@ -50,11 +54,10 @@ class PublishedConf:
 
 
 @dataclass
-class QuestionsConf:
+class QuestionsConf(CorpusConf):
     """`stage prepare openaqa FILE`: LTU's records about sounds of corpora that are prepared."""
 
-    data: Data
-    root: str  # a .json or .jsonl
+    root: str | None  # a .json or .jsonl
     name: str
     tasks: list[str]
     datasets: list[str]

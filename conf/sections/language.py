@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from conf.sections.common import Checkpoints, Hardware, Optimizer, StageConf, Training
+from conf.sections.common import Optimizer, StageConf, Training, TrainingStageConf
 
 
 @dataclass
@@ -92,7 +92,6 @@ class Batching:
 
 @dataclass
 class RehearsalConf(StageConf):
-    trainer: Hardware
     model: Model
     texts: int
     max_tokens: int  # of a text, after its opening
@@ -101,9 +100,8 @@ class RehearsalConf(StageConf):
 
 
 @dataclass
-class LanguageConf(StageConf):
+class LanguageConf(TrainingStageConf):
     trainer: Training
-    checkpoints: Checkpoints
     optimizer: Optimizer
     model: Model
     lora: Lora
@@ -133,7 +131,6 @@ class Examples:
 
 @dataclass
 class EvaluateConf(StageConf):
-    trainer: Hardware
     # what the LLM has learned; none: the caption stage's, untrained, new rows at the text rows' mean and noise
     after: Literal["none", "caption", "openaqa"]
     tasks: list[str] | None  # of conf/tasks/, or YAML files; null: the questions and captions that the corpora have
@@ -150,7 +147,6 @@ class EvaluateConf(StageConf):
 class FewShotConf(StageConf):
     """`datamodules.fewshot`: what an episode is."""
 
-    trainer: Hardware
     llm: Literal[
         "frozen", "caption", "openaqa"
     ]  # frozen: codes are words of `model`; else: sound tokens of that stage's LLM
@@ -173,7 +169,6 @@ class FewShotConf(StageConf):
 class GenerationConf(StageConf):
     """Sound from the captions of the test split, and what it is held against."""
 
-    trainer: Hardware
     after: Literal["none", "caption", "openaqa"]  # whose LLM writes, as in EvaluateConf
     captions: int  # of the test split, one of a recording
     seeds: int  # sounds of each caption

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from conf.sections.common import Checkpoints, Hardware, Optimizer, StageConf, Steps, Training
+from conf.sections.common import Optimizer, StageConf, Training, TrainingStageConf
 
 
 @dataclass
@@ -70,9 +70,7 @@ class VaeWeights:
 
 
 @dataclass
-class VaeConf(StageConf):
-    trainer: Steps
-    checkpoints: Checkpoints
+class VaeConf(TrainingStageConf):
     codec: Start
     optimizer: Optimizer
     discriminator_optimizer: Optimizer
@@ -96,7 +94,6 @@ class Codec:
 
 @dataclass
 class LatentsConf(StageConf):
-    trainer: Hardware
     codec: Codec
     fit_recordings: int  # of the training split, that the mel codec is fitted on
     window_seconds: float
@@ -175,9 +172,8 @@ class Sampling:
 
 
 @dataclass
-class TokenizerConf(StageConf):
+class TokenizerConf(TrainingStageConf):
     trainer: Training
-    checkpoints: Checkpoints
     optimizer: Optimizer
     rate: Rate
     encoder: Encoder
@@ -197,7 +193,6 @@ class TokenizerConf(StageConf):
 
 @dataclass
 class ReconstructConf(StageConf):
-    trainer: Hardware
     batch_size: int  # windows
     clips_per_group: int  # windows of the test split, of each corpus, or of each family of sounds where it names them
     steps: list[int]  # numbers of function evaluations of the flow
@@ -212,6 +207,5 @@ class ReconstructConf(StageConf):
 
 @dataclass
 class CacheConf(StageConf):
-    trainer: Hardware
     batch_size: int  # windows
     recordings_per_chunk: int

@@ -21,6 +21,7 @@ from conf import evaluation_tasks
 from conf.errors import UsageError
 from conf.reasons import reasons
 from conf.schema import UNITS
+from conf.sections.common import StageConf
 from datamodules.corpora import published
 from datamodules.errors import DataError
 from models.errors import ModelError
@@ -170,8 +171,8 @@ def _list(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _show(arguments: argparse.Namespace, overrides: list[str]) -> int:
-    composed = conf.compose(arguments.unit, arguments.preset, arguments.conf, overrides, complete=False)
-    rows = [(key, _value(composed.conf, key), origin) for key, origin in composed.origins.items()]
+    composed = conf.compose(arguments.unit, arguments.preset, arguments.conf, overrides)
+    rows = [(key, _value(conf.plain(composed.conf), key), origin) for key, origin in composed.origins.items()]
     left, middle = (max(len(row[column]) for row in rows) for column in (0, 1))
     why = reasons(arguments.unit, arguments.preset, arguments.conf, composed.origins) if arguments.why else {}
     for key, value, origin in rows:
@@ -185,7 +186,7 @@ def _status(arguments: argparse.Namespace, overrides: list[str]) -> int:
     compare = bool(arguments.preset or arguments.conf or any(map(conf.decides, overrides)))
     conf.check_shared(UNITS, overrides)
     confs = _composed(list(STAGES), arguments, overrides)
-    runs, experiment, root = confs["latents"]["runs"], confs["latents"]["experiment"], confs["latents"]["data"]["root"]
+    runs, experiment, root = confs["latents"].runs, confs["latents"].experiment, confs["latents"].data.root
     given = {item.split("=", 1)[0] for item in overrides}
     there = sorted(path.name for path in Path(runs).glob("*") if path.is_dir())
     experiments = [experiment] if arguments.preset or arguments.conf or "experiment" in given else there
@@ -209,7 +210,7 @@ def _prepare(arguments: argparse.Namespace, overrides: list[str]) -> int:
         raise UsageError(f"prepare: which corpus? {', '.join(CORPORA)}.   stage prepare --list   says what they are")
     if arguments.root is not None:
         overrides = [f"root={arguments.root}", *overrides]
-    composed = conf.compose(CORPORA[arguments.corpus], arguments.preset, arguments.conf, overrides, complete=False)
+    composed = conf.compose(CORPORA[arguments.corpus], arguments.preset, arguments.conf, overrides)
     from stages.launch import prepare
 
     prepare.prepare(arguments.corpus, composed.conf)
@@ -231,23 +232,23 @@ def _run_all(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from stages.launch import prepare
 
     prepare.require(confs, arguments.preset, arguments.conf, overrides)
-    if confs["evaluate"]["tasks"]:  # what the last stage lacks is said before the first one starts
+    if confs["evaluate"].tasks:  # what the last stage lacks is said before the first one starts
         from stages.scoring import scores
 
-        for name in confs["evaluate"]["tasks"]:
+        for name in confs["evaluate"].tasks:
             scores.require(evaluation_tasks.task(name), None)
     for stage in confs:
-        if stage in confs[stage]["parents"]:
-            print(f"{stage:<14} taken from {confs[stage]['parents'][stage]}")
-        elif confs[stage]["trainer"]["devices"] == 1:
+        if stage in confs[stage].parents:
+            print(f"{stage:<14} taken from {confs[stage].parents[stage]}")
+        elif confs[stage].trainer.devices == 1:
             _run_stage(stage, confs[stage], arguments, overrides)
         else:
-            with Stop.of(confs[stage]["limits"], arguments.began) as stop:
+            with _stop(confs[stage], arguments) as stop:
                 prepare.run_in_process(stage, _typed(stage, arguments, overrides), arguments.restart, stop)
     return 0
 
 
-def _all(arguments: argparse.Namespace, overrides: list[str]) -> dict[str, dict[str, Any]]:
+def _all(arguments: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     """The configurations of the stages of `all`, in order."""
     conf.check_shared(UNITS, overrides)
     stages = [name for name in STAGES if name not in (*arguments.without, *BY_NAME)]
@@ -259,14 +260,14 @@ def _submit(arguments: argparse.Namespace, overrides: list[str]) -> int:
     """Corpora that this project renders are rendered here, before a job begins: its ranks, and its node without a network, find them."""
     options = slurm.options(arguments.conf, [item for item in overrides if item.startswith("slurm.")])
     overrides = [item for item in overrides if not item.startswith("slurm.")]
-    if options["nodes"] is not None:
-        overrides = [f"trainer.num_nodes={options['nodes']}", *overrides]
+    if options.nodes is not None:
+        overrides = [f"trainer.num_nodes={options.nodes}", *overrides]
     stage = arguments.stage
     confs = _all(arguments, overrides) if stage == "all" else _composed([stage], arguments, overrides)
     for name, one in confs.items():
-        if options["nodes"] not in (None, one["trainer"]["num_nodes"]):
+        if options.nodes not in (None, one.trainer.num_nodes):
             raise UsageError(
-                f"{name}: trainer.num_nodes is {one['trainer']['num_nodes']} and slurm.nodes {options['nodes']}; give one of them"
+                f"{name}: trainer.num_nodes is {one.trainer.num_nodes} and slurm.nodes {options.nodes}; give one of them"
             )
     first = next(iter(confs.values()))
 
@@ -281,7 +282,7 @@ def _submit(arguments: argparse.Namespace, overrides: list[str]) -> int:
         if not arguments.dry_run:
             prepare.require(confs, arguments.preset, arguments.conf, overrides)
     elif stage in READ_SOUND:
-        prepare.corpora(first)
+        prepare.corpora(first.data)
     for planned in () if arguments.dry_run else going:
         prepare.fetch(confs[planned.stage])
     slurm.submit(going, confs, options, typed, arguments.restart, arguments.dry_run)
@@ -292,13 +293,13 @@ def _logs(arguments: argparse.Namespace, overrides: list[str]) -> int:
     conf.check_shared(UNITS, overrides)
     composed = _composed([arguments.stage], arguments, overrides)[arguments.stage]
     named = arguments.preset or arguments.conf or any(item.startswith("experiment=") for item in overrides)
-    places = [jobs.folder(composed)] if named else sorted(Path(composed["runs"]).glob("*/slurm"))
+    places = [jobs.folder(composed)] if named else sorted(Path(composed.runs).glob("*/slurm"))
     jobs.show(arguments.stage, places, arguments.follow)
     return 0
 
 
-def _run_stage(stage: str, configuration: dict[str, Any], arguments: argparse.Namespace, overrides: list[str]) -> None:
-    if stage in configuration["parents"]:
+def _run_stage(stage: str, configuration: StageConf, arguments: argparse.Namespace, overrides: list[str]) -> None:
+    if stage in configuration.parents:
         raise UsageError(
             f"parents.{stage} says where {stage} is taken from, so there is nothing to run; leave it out to make your own"
         )
@@ -315,10 +316,10 @@ def _run_stage(stage: str, configuration: dict[str, Any], arguments: argparse.Na
     if stage in READ_SOUND:
         from stages.launch import prepare
 
-        prepare.corpora(configuration)
+        prepare.corpora(configuration.data)
     if state.word in ("partial", "stale") and slurm.task() == 0:
         print(f"{stage:<14} {state.word}: {state.detail}")
-    with Stop.of(configuration["limits"], arguments.began) as stop:
+    with _stop(configuration, arguments) as stop:
         from stages.engine import runner
 
         receipt = runner.run(stage, configuration, stop, arguments.restart)
@@ -327,13 +328,17 @@ def _run_stage(stage: str, configuration: dict[str, Any], arguments: argparse.Na
         _refuse_failed(receipt)
 
 
+def _stop(configuration: StageConf, arguments: argparse.Namespace) -> Stop:
+    return Stop(configuration.limits.seconds, configuration.limits.margin, arguments.began)
+
+
 def _refuse_failed(receipt: dict[str, Any] | None) -> None:
     """Of `evaluate`: its table stands, and the exit status says that it is not whole."""
     if receipt and (failed := receipt["metrics"].get("failed")):
         raise UsageError(f"{failed} items failed and count as wrong; predictions.jsonl says why (key `failed`)")
 
 
-def _composed(units: list[str], arguments: argparse.Namespace, overrides: list[str]) -> dict[str, dict[str, Any]]:
+def _composed(units: list[str], arguments: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     shared = len(units) > 1
     return {unit: conf.compose(unit, arguments.preset, arguments.conf, overrides, shared).conf for unit in units}
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import conf
 from conf.errors import UsageError
+from conf.sections.language import AskConf, GenerateConf, GenerationConf
 from stages.hub import locate
 from stages.runs import chain
 
@@ -87,7 +88,7 @@ def add(subparsers: Any) -> None:
 
 def ask(arguments: argparse.Namespace, overrides: list[str]) -> int:
     refuse(overrides, vars(arguments))
-    settings = _settings("ask", arguments)
+    settings: AskConf = _settings("ask", arguments)
     clips, question = _clips(arguments.words)
     place = _place(arguments)
     device = locate.device(arguments.device)
@@ -118,10 +119,10 @@ def ask(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 def generate(arguments: argparse.Namespace, overrides: list[str]) -> int:
     refuse(overrides, vars(arguments))
-    settings = _settings("generate", arguments)
+    settings: GenerateConf = _settings("generate", arguments)
     if not arguments.caption.strip():
         raise UsageError('an empty caption; type what shall be heard, as   stage generate "a dog barks" --out dog.wav')
-    targets = _targets(arguments, settings["n"])
+    targets = _targets(arguments, settings.n)
     place = _place(arguments)
     device = locate.device(arguments.device)
     from callbacks.progress import ProgressLine
@@ -130,8 +131,8 @@ def generate(arguments: argparse.Namespace, overrides: list[str]) -> int:
     _quiet()
     tokenizer = SoundTokenizer.from_pretrained(place.tokenizer).to(device)
     model = locate.load(place, device)
-    seeds = [settings["seed"] + number for number in range(settings["n"])]
-    most = tokenizer.num_codes(settings["seconds_max"])
+    seeds = [settings.seed + number for number in range(settings.n)]
+    most = tokenizer.num_codes(settings.seconds_max)
     line = ProgressLine("generate", len(seeds), "sounds", len(seeds) > 1)
     line.start()
     codes: list[list[int]] = []
@@ -143,10 +144,10 @@ def generate(arguments: argparse.Namespace, overrides: list[str]) -> int:
     finally:
         line.stop()
     for target, one, seed in zip(targets, codes, seeds, strict=True):
-        longest = max(1, int(settings["seconds_max"] * tokenizer.sample_rate))  # the last code may reach beyond it
+        longest = max(1, int(settings.seconds_max * tokenizer.sample_rate))  # the last code may reach beyond it
         _write_sound(target, tokenizer, one, seed, arguments.spectrogram, longest)
     if cut := sum(len(one) + len(model.vocabulary.levels) > most for one in codes):
-        print(f"{cut} of {len(codes)} sounds reached --seconds_max={settings['seconds_max']:g}", file=sys.stderr)
+        print(f"{cut} of {len(codes)} sounds reached --seconds_max={settings.seconds_max:g}", file=sys.stderr)
     return 0
 
 
@@ -220,7 +221,11 @@ def export(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def text_to_sound(
-    model: locate.Trained, captions: Sequence[str], most: int, seeds: Sequence[int], settings: dict[str, Any]
+    model: locate.Trained,
+    captions: Sequence[str],
+    most: int,
+    seeds: Sequence[int],
+    settings: GenerateConf | GenerationConf,
 ) -> list[list[int]]:
     """Captions to codes, `most` at most, each drawn from its own seed; an empty caption asks for any sound. settings: temperature, top_p, guidance.
 
@@ -230,7 +235,7 @@ def text_to_sound(
     from models.language.generation import Guidance, Sampling, generate, pad_left
     from models.language.vocabulary import Turn
 
-    words, wording = model.vocabulary, model.prompts["text_to_sound"][0]
+    words, wording = model.vocabulary, model.prompts.text_to_sound[0]
 
     def prompts(texts: Sequence[str]) -> Any:
         rendered = [words.render([Turn("user", [text])], generate=True) for text in texts]
@@ -240,10 +245,10 @@ def text_to_sound(
     room = most + 2
     _check_context(model, ids.shape[1], room, "type a smaller --seconds_max")
     sampling, guidance = None, None
-    if settings["temperature"] > 0:
-        sampling = Sampling(settings["temperature"], settings["top_p"], seeds)
-    if settings["guidance"] != 1:
-        guidance = Guidance(settings["guidance"], *prompts([without_caption(wording)] * len(captions)))
+    if settings.temperature > 0:
+        sampling = Sampling(settings.temperature, settings.top_p, seeds)
+    if settings.guidance != 1:
+        guidance = Guidance(settings.guidance, *prompts([without_caption(wording)] * len(captions)))
     found = generate(model.lm, words, ids, mask, room, "audio", sampling, guidance)
     return [words.codes(answer) for answer in found]
 
@@ -263,16 +268,15 @@ def _option(verb: argparse.ArgumentParser, unit: str, key: str, said: str) -> No
     verb.add_argument(*names, dest=key, metavar="VALUE", help=f"{said} (`stage show {unit}`)")
 
 
-def _settings(unit: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    given = {key: getattr(arguments, key) for key in conf.compose(unit).conf}
+def _settings(unit: str, arguments: argparse.Namespace) -> Any:
+    """The unit's dataclass."""
+    given = {key: getattr(arguments, key) for key in vars(conf.compose(unit).conf)}
     return conf.compose(unit, overrides=[f"{key}={value}" for key, value in given.items() if value is not None]).conf
 
 
 def _place(arguments: argparse.Namespace, language: bool = True) -> locate.Place:
-    base = conf.compose("caption", complete=False).conf
-    return locate.find(
-        arguments.runs or base["runs"], base["experiment"], arguments.experiment, arguments.model, language
-    )
+    base = conf.compose("caption").conf
+    return locate.find(arguments.runs or base.runs, base.experiment, arguments.experiment, arguments.model, language)
 
 
 def _clips(words: Sequence[str]) -> tuple[list[Path], str | None]:
@@ -305,17 +309,17 @@ def _line() -> str:
         return ""
 
 
-def _answer(model: locate.Trained, turns: Sequence["Turn"], settings: dict[str, Any]) -> str:
+def _answer(model: locate.Trained, turns: Sequence["Turn"], settings: AskConf) -> str:
     from models.language.generation import Sampling, generate, pad_left
 
     words = model.vocabulary
     ids, mask = pad_left([words.render(turns, generate=True).input_ids], words.pad_id)
     _check_context(
-        model, ids.shape[1], settings["max_new_tokens"], "ask less, begin anew, or type a smaller --max-new-tokens"
+        model, ids.shape[1], settings.max_new_tokens, "ask less, begin anew, or type a smaller --max-new-tokens"
     )
-    sampling = Sampling(settings["temperature"], 1.0, [settings["seed"]]) if settings["temperature"] else None
-    found = generate(model.lm, words, ids, mask, settings["max_new_tokens"], "text", sampling)[0]
-    if len(found) == settings["max_new_tokens"]:  # its end would have been one more
+    sampling = Sampling(settings.temperature, 1.0, [settings.seed]) if settings.temperature else None
+    found = generate(model.lm, words, ids, mask, settings.max_new_tokens, "text", sampling)[0]
+    if len(found) == settings.max_new_tokens:  # its end would have been one more
         print(f"the answer stopped at --max_new_tokens={len(found)}", file=sys.stderr)
     return words.decode(found)
 

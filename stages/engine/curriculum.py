@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from callbacks.progress import ProgressLine
+from conf import plain
 from conf.errors import UsageError
 from conf.laws import nearest
+from conf.sections.language import LanguageConf, Lesson
 from datamodules.language import conversations, packing
 from datamodules.language.conversation_sources import CutConversations, JoinedSources, TextConversations
 from datamodules.language.conversations import Mixture, Turn
@@ -25,6 +27,9 @@ from stages.runs import chain
 MANY = 20_000  # entries: below it no line says how far the measuring is
 
 
+Entry = LanguageConf | Lesson  # of a curriculum, or the stage itself, which filters kinds alone
+
+
 class Position(NamedTuple):
     number: int  # from 0
     name: str
@@ -33,7 +38,7 @@ class Position(NamedTuple):
 
 def data(
     stage: str,
-    conf: dict[str, Any],
+    conf: LanguageConf,
     cuts: CachedCuts,
     encode: Callable[[list[list[Turn]]], list[Encoded]],
     pad_id: int,
@@ -46,38 +51,40 @@ def data(
 
     Raises UsageError for filters that the corpora know nothing of, and for a part without a conversation.
     """
-    for entry in (conf, *conf["curriculum"]):
+    every: list[Entry] = [conf, *conf.curriculum]
+    for entry in every:
         _check_filters(entry, cuts, place)
-    batching, accumulate_ = conf["batching"], conf["trainer"]["accumulate_grad_batches"]
-    files = [Path(file) for file in conf["text"]["files"]] or ([texts] if texts else [])
+    batching, accumulate_ = conf.batching, conf.trainer.accumulate_grad_batches
+    files = [Path(file) for file in conf.text.files] or ([texts] if texts else [])
 
-    def part(entry: dict[str, Any], split: str, batches: int | None) -> DataPart:
-        most = batching["max_tokens"] if entry is conf else entry["max_tokens"] or batching["max_tokens"]
+    def part(entry: Entry, split: str, batches: int | None) -> DataPart:
+        most = (entry.max_tokens if isinstance(entry, Lesson) else None) or batching.max_tokens
         entries, told = _entries(conf, entry, cuts.of_split(split), split, files)
         key = hashlib.sha256(json.dumps([written, _code(), entries.digest(), told, most]).encode()).hexdigest()
         return DataPart(entries, most, batches, place / key[:32] if place else None)
 
-    parts = [part(entry, "train", entry["steps"] * accumulate_) for entry in conf["curriculum"]]
+    parts = [part(entry, "train", entry.steps * accumulate_) for entry in conf.curriculum]
     parts = parts or [part(conf, "train", None)]
     validation = part(conf, "validation", None)
     total = sum(len(part.entries) for part in (*parts, validation))
     line = ProgressLine(f"{stage} lengths", total, "entries", total >= MANY)
     made = LanguageDataModule(
         parts, validation, encode, pad_id,
-        tokens_per_batch=batching["tokens_per_batch"], num_buckets=batching["num_buckets"],
-        seed=conf["seed"], num_workers=conf["data"]["num_workers"], progress=line.update,
+        tokens_per_batch=batching.tokens_per_batch, num_buckets=batching.num_buckets,
+        seed=conf.seed, num_workers=conf.data.num_workers, progress=line.update,
     )  # fmt: skip
     line.stop()
-    for entry, part, items in zip(conf["curriculum"] or [conf], parts, made.train_items, strict=True):
+    entries: Sequence[Entry] = conf.curriculum or [conf]
+    for entry, part, items in zip(entries, parts, made.train_items, strict=True):
         if not items:
-            where = f"the curriculum's entry {entry['name']!r}" if conf["curriculum"] else "the training split"
+            where = f"the curriculum's entry {entry.name!r}" if isinstance(entry, Lesson) else "the training split"
             raise UsageError(
-                f"{stage}: {where} of {', '.join(conf['data']['corpora'])} gives no conversation. It takes captions, questions with answers, "
-                f"conversations, or texts; mixture is {entry['mixture']}, max_tokens {part.max_tokens}, too long {_counts(made.too_long) or 0}."
+                f"{stage}: {where} of {', '.join(conf.data.corpora)} gives no conversation. It takes captions, questions with answers, "
+                f"conversations, or texts; mixture is {plain(entry.mixture)}, max_tokens {part.max_tokens}, too long {_counts(made.too_long) or 0}."
             )
     if made.too_long:
         print(
-            f"{stage}: longer than max_tokens={batching['max_tokens']}, or its entry's own, and left out: {_counts(made.too_long)}"
+            f"{stage}: longer than max_tokens={batching.max_tokens}, or its entry's own, and left out: {_counts(made.too_long)}"
         )
     return made
 
@@ -89,42 +96,41 @@ def write_too_long(too_long: Sequence[TooLong], file: Path) -> dict[str, int]:
     return dict(Counter(item.kind for item in too_long))
 
 
-def phases(conf: dict[str, Any]) -> list[Phase]:
+def phases(conf: LanguageConf) -> list[Phase]:
     return [
-        Phase(entry["steps"], entry["learning_rate"], {"new_rows": entry["embedding_learning_rate"]})
-        for entry in conf["curriculum"]
+        Phase(entry.steps, entry.learning_rate, {"new_rows": entry.embedding_learning_rate})
+        for entry in conf.curriculum
     ]
 
 
-def position(curriculum: Sequence[dict[str, Any]], step: int) -> Position:
+def position(curriculum: Sequence[Lesson], step: int) -> Position:
     """Where training is after `step` optimizer steps; at the end, the last entry."""
-    ends = list(accumulate(entry["steps"] for entry in curriculum))
+    ends = list(accumulate(entry.steps for entry in curriculum))
     number = min(sum(end <= step for end in ends), len(ends) - 1)
-    return Position(number, curriculum[number]["name"], step - (ends[number] - curriculum[number]["steps"]))
+    return Position(number, curriculum[number].name, step - (ends[number] - curriculum[number].steps))
 
 
 def _entries(
-    conf: dict[str, Any], entry: dict[str, Any], cuts: CachedCuts, split: str, files: Sequence[Path]
+    conf: LanguageConf, entry: Entry, cuts: CachedCuts, split: str, files: Sequence[Path]
 ) -> tuple[JoinedSources, list[Any]]:
-    """What an epoch is made of, and all that its items hang on beside it. entry: of the curriculum, or the stage's own configuration, which filters
-    kinds alone."""
-    weights, prompts = entry["mixture"], conf["prompts"]
+    """What an epoch is made of, and all that its items hang on beside it."""
+    weights, prompts = entry.mixture, conf.prompts
     told = {
-        "mixture": Mixture(**weights),
-        "sound_to_text": prompts["sound_to_text"],
-        "text_to_sound": prompts["text_to_sound"],
-        "questions_together": conf["batching"]["questions_together"],
-        "kinds": entry["kinds"],
-        "caption_dropout": conf["caption_dropout"],
-        "weights": conf["corpus_weights"] if split == "train" else {},
+        "mixture": Mixture(**plain(weights)),
+        "sound_to_text": prompts.sound_to_text,
+        "text_to_sound": prompts.text_to_sound,
+        "questions_together": conf.batching.questions_together,
+        "kinds": entry.kinds,
+        "caption_dropout": conf.caption_dropout,
+        "weights": conf.corpus_weights if split == "train" else {},
     }
-    filters = None if entry is conf else {key: entry[key] for key in ("corpora", "datasets")}
-    taught = partial(_is_taught, filters) if filters else None
+    filters = {"corpora": entry.corpora, "datasets": entry.datasets} if isinstance(entry, Lesson) else None
+    taught = partial(_is_taught, entry) if isinstance(entry, Lesson) else None
     parts: list[CutConversations | TextConversations] = [
         CutConversations(cuts, taught, told | {"sounds": CachedCodes(cuts)})
     ]
-    if split == "train" and weights["text"]:  # texts train
-        parts += [TextConversations(file, weights["text"]) for file in files]
+    if split == "train" and weights.text:  # texts train
+        parts += [TextConversations(file, weights.text) for file in files]
     return JoinedSources(parts), [told, filters]
 
 
@@ -135,9 +141,9 @@ def _code() -> str:
     ).hexdigest()
 
 
-def _is_taught(entry: dict[str, Any], cut: Any) -> bool:
-    return (not entry["corpora"] or cut.custom["corpus"] in entry["corpora"]) and (
-        not entry["datasets"] or bool(set(_datasets(cut)) & set(entry["datasets"]))
+def _is_taught(entry: Lesson, cut: Any) -> bool:
+    return (not entry.corpora or cut.custom["corpus"] in entry.corpora) and (
+        not entry.datasets or bool(set(_datasets(cut)) & set(entry.datasets))
     )
 
 
@@ -147,14 +153,15 @@ def _datasets(cut: Any) -> list[str]:
     return [named] if isinstance(named, str) else named
 
 
-def _check_filters(entry: dict[str, Any], cuts: CachedCuts, place: Path | None) -> None:
-    name = f"curriculum, entry {entry['name']!r}: " if "name" in entry else ""
+def _check_filters(entry: Entry, cuts: CachedCuts, place: Path | None) -> None:
+    name = f"curriculum, entry {entry.name!r}: " if isinstance(entry, Lesson) else ""
     wanted = {"kinds": "question", "datasets": "recording"}
     for key, what in wanted.items():
-        if not entry.get(key):
+        chosen = getattr(entry, key, [])
+        if not chosen:
             continue
         there = _told(cuts, place)[key]
-        for unknown in sorted(set(entry[key]) - set(there)):
+        for unknown in sorted(set(chosen) - set(there)):
             raise UsageError(
                 f"{name}{key}: no {what} of {unknown} in these corpora. {nearest(unknown, there)}. [] takes all"
             )

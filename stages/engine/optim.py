@@ -9,6 +9,8 @@ from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
+from conf.sections.common import Optimizer
+
 
 class Phase(NamedTuple):
     """A part of training with a schedule of its own: warm-up from 0 to its peak rates, and decay."""
@@ -20,7 +22,7 @@ class Phase(NamedTuple):
 
 def configure(
     named_parameters: Iterable[tuple[str, nn.Parameter]],
-    optimizer: dict[str, Any],
+    optimizer: Optimizer,
     max_steps: int,
     learning_rates: dict[str, float] | None = None,
     phases: Sequence[Phase] = (),
@@ -30,13 +32,13 @@ def configure(
     learning_rates: for parameters whose name contains a key, that peak rate instead of the common one; the schedule's shape is shared.
     phases: one after the other, instead of that one schedule; their steps add up to max_steps. The optimizer goes on through all.
     """
-    phases = phases or [Phase(max_steps, optimizer["learning_rate"], learning_rates or {})]
+    phases = phases or [Phase(max_steps, optimizer.learning_rate, learning_rates or {})]
     assert sum(phase.steps for phase in phases) == max_steps
     groups: dict[tuple[str, float], list[nn.Parameter]] = {}
     for name, parameter in named_parameters:
         if parameter.requires_grad:
             key = next((part for part in phases[0].learning_rates if part in name), "")
-            decay = optimizer["weight_decay"] if parameter.dim() >= 2 else 0.0
+            decay = optimizer.weight_decay if parameter.dim() >= 2 else 0.0
             groups.setdefault((key, decay), []).append(parameter)
     rates = [[phase.learning_rates.get(key, phase.learning_rate) for phase in phases] for key, _ in groups]
     built = AdamW(
@@ -44,22 +46,22 @@ def configure(
             {"params": parameters, "lr": max(peaks) or 1.0, "weight_decay": decay}
             for ((_, decay), parameters), peaks in zip(groups.items(), rates, strict=True)
         ],
-        betas=tuple(optimizer["betas"]),
+        betas=(optimizer.betas[0], optimizer.betas[1]),
     )
     schedule = LambdaLR(built, [_shares(peaks, phases, optimizer) for peaks in rates])
     return {"optimizer": built, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def _shares(peaks: list[float], phases: Sequence[Phase], optimizer: dict[str, Any]) -> Callable[[int], float]:
+def _shares(peaks: list[float], phases: Sequence[Phase], optimizer: Optimizer) -> Callable[[int], float]:
     """Step -> share of the highest of a group's peak rates."""
     ends = list(accumulate(phase.steps for phase in phases))
 
     def share(step: int) -> float:
         number = min(sum(end <= step for end in ends), len(phases) - 1)
         phase = phases[number]
-        floor = optimizer["final_learning_rate"] / phase.learning_rate if phase.learning_rate else 0.0
+        floor = optimizer.final_learning_rate / phase.learning_rate if phase.learning_rate else 0.0
         within = step - (ends[number] - phase.steps)
-        return peaks[number] / (max(peaks) or 1.0) * factor(within, optimizer["warmup_steps"], phase.steps, floor)
+        return peaks[number] / (max(peaks) or 1.0) * factor(within, optimizer.warmup_steps, phase.steps, floor)
 
     return share
 

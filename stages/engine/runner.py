@@ -24,7 +24,9 @@ from callbacks.step_seed import StepSeed
 from callbacks.stop import Stop, Stopped
 from callbacks.stop_callbacks import StopPrediction, StopTraining, agreed
 from callbacks.training_progress import TrainingProgress
+from conf import plain
 from conf.errors import UsageError
+from conf.sections.common import Hardware, StageConf, TrainingStageConf
 from datamodules.sampler import end_workers
 from stages import STAGES
 from stages.runs import chain, lock
@@ -48,7 +50,7 @@ class StageModule(Protocol):
     trains: bool  # fit, or predict
     watch: tuple[str, ...]  # logged values that the progress line shows
 
-    def __init__(self, stage: str, conf: dict[str, Any], parents: dict[str, chain.Parent], folder: Path) -> None: ...
+    def __init__(self, stage: str, conf: StageConf, parents: dict[str, chain.Parent], folder: Path) -> None: ...
 
     def datamodule(self) -> L.LightningDataModule: ...
 
@@ -59,7 +61,7 @@ class StageModule(Protocol):
         ...
 
 
-def run(stage: str, conf: dict[str, Any], stop: Stop, restart: bool = False) -> dict[str, Any]:
+def run(stage: str, conf: StageConf, stop: Stop, restart: bool = False) -> dict[str, Any]:
     """Runs or resumes a stage to its end and returns its receipt.
 
     Raises UsageError for a missing or foreign parent, or bad data; Stopped where `stop` has a reason, when everything is saved and said.
@@ -75,16 +77,16 @@ def run(stage: str, conf: dict[str, Any], stop: Stop, restart: bool = False) -> 
             raise
 
 
-def _run(stage: str, conf: dict[str, Any], stop: Stop, restart: bool) -> dict[str, Any]:
+def _run(stage: str, conf: StageConf, stop: Stop, restart: bool) -> dict[str, Any]:
     started = time.monotonic()
     parents = chain.parents(stage, conf)
     first = _is_first()
     folder = chain.run_folder(conf, stage)
     if first and not restart:
         chain.check_unfinished(stage, conf)
-    if conf["threads"]:
-        torch.set_num_threads(conf["threads"])
-    L.seed_everything(conf["seed"], workers=True, verbose=False)
+    if conf.threads:
+        torch.set_num_threads(conf.threads)
+    L.seed_everything(conf.seed, workers=True, verbose=False)
 
     name, _, attribute = STAGES[stage].target.partition(":")
     module: Any = getattr(importlib.import_module(name), attribute)(stage, conf, parents, folder)
@@ -103,9 +105,9 @@ def _run(stage: str, conf: dict[str, Any], stop: Stop, restart: bool) -> dict[st
         names = ", ".join(path.name for path in damaged)
         print(f"{stage:<14} {names} is cut short; going on from {newest.name if newest else 'the beginning'}")
     try:
-        if module.trains:
+        if isinstance(conf, TrainingStageConf):
             trainer.fit(module, datamodule=module.datamodule(), ckpt_path=newest, weights_only=True)
-            if trainer.interrupted or trainer.global_step < conf["trainer"]["max_steps"]:
+            if trainer.interrupted or trainer.global_step < conf.trainer.max_steps:
                 raise KeyboardInterrupt
         else:
             trainer.predict(module, datamodule=module.datamodule(), return_predictions=False)
@@ -159,21 +161,21 @@ def _why(error: Exception, watch: RankWatch) -> str:
     return watch.blame()
 
 
-def _trainer(stage: str, conf: dict[str, Any], folder: Path, module: Any, stop: Stop, watch: RankWatch) -> L.Trainer:
-    _check_devices(stage, conf["trainer"])
-    arguments = conf["trainer"] | {"precision": precision(conf["trainer"])}
+def _trainer(stage: str, conf: StageConf, folder: Path, module: Any, stop: Stop, watch: RankWatch) -> L.Trainer:
+    _check_devices(stage, conf.trainer)
+    arguments: dict[str, Any] = plain(conf.trainer) | {"precision": precision(conf.trainer)}
     if arguments["strategy"] == "ddp" or (
         arguments["strategy"] == "auto" and (arguments["devices"], arguments["num_nodes"]) != (1, 1)
     ):
         arguments["strategy"] = getattr(module, "strategy", arguments["strategy"])
     callbacks: list[Callback] = [*module.callbacks(), watch]
     logger: TensorBoardLogger | bool = False
-    if module.trains:
+    if isinstance(conf, TrainingStageConf):
         logger = TensorBoardLogger(folder, name="tensorboard", version="")
-        checkpoints = NewestCheckpoints(folder / "checkpoints", **conf["checkpoints"])
-        callbacks += [StepSeed(conf["seed"]), TrainingProgress(stage, module.watch)]
-        limits = conf["limits"]
-        callbacks += [FiniteGradients(folder, limits["on_nan"], limits["nan_in_a_row"])]
+        checkpoints = NewestCheckpoints(folder / "checkpoints", **plain(conf.checkpoints))
+        callbacks += [StepSeed(conf.seed), TrainingProgress(stage, module.watch)]
+        limits = conf.limits
+        callbacks += [FiniteGradients(folder, limits.on_nan, limits.nan_in_a_row)]
         callbacks += [StopTraining(stop, checkpoints), checkpoints]
         arguments |= {"check_val_every_n_epoch": None, "num_sanity_val_steps": 0, "max_epochs": -1}
     else:
@@ -196,9 +198,9 @@ def _trainer(stage: str, conf: dict[str, Any], folder: Path, module: Any, stop: 
     return trainer
 
 
-def _check_devices(stage: str, trainer: dict[str, Any]) -> None:
+def _check_devices(stage: str, trainer: Hardware) -> None:
     """Raises UsageError for GPUs that are not here, and for several devices of a machine that has none, unless `cpu` is said."""
-    name, devices = trainer["accelerator"], trainer["devices"]
+    name, devices = trainer.accelerator, trainer.devices
     there = any(kind.is_available() for kind in (CUDAAccelerator, MPSAccelerator, XLAAccelerator))
     if name in ("gpu", "cuda") and not there:
         raise UsageError(
@@ -214,22 +216,22 @@ def _prediction(trainer: L.Trainer) -> StopPrediction:
     return next(callback for callback in trainer.callbacks if isinstance(callback, StopPrediction))  # type: ignore[attr-defined]
 
 
-def _say_stopped(stage: str, conf: dict[str, Any], trainer: L.Trainer, why: str) -> None:
+def _say_stopped(stage: str, conf: StageConf, trainer: L.Trainer, why: str) -> None:
     if not trainer.is_global_zero:
         return
-    if "max_steps" in conf["trainer"]:
-        where = f"step {trainer.global_step} of {conf['trainer']['max_steps']}"
+    if isinstance(conf, TrainingStageConf):
+        where = f"step {trainer.global_step} of {conf.trainer.max_steps}"
     else:
         state = chain.state(stage, conf)
         where = state.detail if state.word == "partial" else "the beginning"
     print(f"{stage:<14} stopped at {where} by {why}; the same command goes on", flush=True)
 
 
-def precision(trainer: dict[str, Any]) -> str:
+def precision(trainer: Hardware) -> str:
     """`auto`: bf16-mixed where the processor multiplies bfloat16 itself, else 32-true. On a CPU without it bf16 is slower than float32."""
-    if trainer["precision"] != "auto":
-        return trainer["precision"]
-    if trainer["accelerator"] != "cpu" and torch.cuda.is_available():
+    if trainer.precision != "auto":
+        return trainer.precision
+    if trainer.accelerator != "cpu" and torch.cuda.is_available():
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         native = torch.backends.cpu.get_cpu_capability().startswith("AVX512") and _cpu_flag("avx512_bf16", "amx_bf16")

@@ -7,7 +7,9 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from conf import from_plain, plain
 from conf.errors import UsageError
+from conf.sections.sound import Codec, TokenizerConf
 from models.codec.mel import LatentCodec, MelCodec
 from models.codec.oobleck import Oobleck
 from models.quantizer import LexicalQuantizer, Lexicon, build, whole_words
@@ -29,42 +31,44 @@ def load(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
 
 
-def build_codec(config: dict[str, Any], trained: Path | None) -> LatentCodec:
+def build_codec(config: Codec, trained: Path | None) -> LatentCodec:
     """config: the section `codec` of the stage `latents`; trained: the folder that stage `vae` made, for that kind."""
-    if config["kind"] == "mel":
-        return MelCodec(**config["mel"])
-    if config["kind"] == "trained":
+    if config.kind == "mel":
+        return MelCodec(**plain(config.mel))
+    if config.kind == "trained":
         return Oobleck.from_pretrained(str(trained), None, None)
-    return Oobleck.from_pretrained(config["source"], config["subfolder"], config["revision"])
+    assert config.source is not None, "a law of conf"
+    return Oobleck.from_pretrained(config.source, config.subfolder, config.revision)
 
 
 def load_codec(folder: Path) -> LatentCodec:
     """The frozen VAE of a `latents` artifact: fitted and trained ones from their own files, Oobleck from where it came."""
-    config = json.loads((folder / "config.json").read_text())
+    config = from_plain("latents", {"codec": json.loads((folder / "config.json").read_text())}).codec
     codec = build_codec(config, folder / "vae")
     assert isinstance(codec, nn.Module)
-    if config["kind"] == "mel":
+    if config.kind == "mel":
         codec.load_state_dict(load_file(folder / "model.safetensors"))
     return codec.eval().requires_grad_(False)
 
 
-def build_tokenizer(conf: dict[str, Any], facts: dict[str, Any], lexicon: Lexicon | None = None) -> SoundTokenizer:
+def build_tokenizer(conf: TokenizerConf, facts: dict[str, Any], lexicon: Lexicon | None = None) -> SoundTokenizer:
     """conf: the stage's configuration; facts: of `latents` (latent_dim, frame_rate). lexicon: of the kind `lexical`,
     which else takes it from its LLM.
     """
-    width, rate = conf["encoder"]["width"], conf["rate"]
-    if conf["quantizer"]["kind"] == "lexical" and lexicon is None:
-        lexicon = load_lexicon(conf["quantizer"]["words_from"], conf["quantizer"]["words"])
-    quantizer = build(dim=width, lexicon=lexicon, **conf["quantizer"])
-    token_rate = rate["token_rate"] or TokenGrid.rate(
-        facts["frame_rate"], rate["stride"], rate["bitrate"], quantizer.bits_per_token
+    width, rate = conf.encoder.width, conf.rate
+    if conf.quantizer.kind == "lexical" and lexicon is None:
+        assert conf.quantizer.words_from is not None, "a law of conf"
+        lexicon = load_lexicon(conf.quantizer.words_from, conf.quantizer.words)
+    quantizer = build(dim=width, lexicon=lexicon, **plain(conf.quantizer))
+    token_rate = rate.token_rate or TokenGrid.rate(
+        facts["frame_rate"], rate.stride, rate.bitrate, quantizer.bits_per_token
     )
     return SoundTokenizer(
-        encoder=CausalEncoder(latent_dim=facts["latent_dim"], **conf["encoder"]),
+        encoder=CausalEncoder(latent_dim=facts["latent_dim"], **plain(conf.encoder)),
         quantizer=quantizer,
-        decoder=DiffusionTransformer(latent_dim=facts["latent_dim"], condition_dim=width, **conf["decoder"]),
+        decoder=DiffusionTransformer(latent_dim=facts["latent_dim"], condition_dim=width, **plain(conf.decoder)),
         grid=TokenGrid(facts["frame_rate"], token_rate),
-        **conf["flow"],
+        **plain(conf.flow),
     )
 
 
@@ -80,16 +84,16 @@ def load_lexicon(source: str, count: int) -> Lexicon:
     return Lexicon(words, model.get_input_embeddings().weight.detach()[ids].clone())
 
 
-def save_tokenizer(folder: Path, conf: dict[str, Any], facts: dict[str, Any], tokenizer: SoundTokenizer) -> None:
+def save_tokenizer(folder: Path, conf: TokenizerConf, facts: dict[str, Any], tokenizer: SoundTokenizer) -> None:
     """The words of a lexical codebook lie in config.json and their embeddings in the weights: loading needs no LLM."""
     quantizer = tokenizer.quantizer
     words = quantizer.words if isinstance(quantizer, LexicalQuantizer) else None
-    save(folder, {"conf": conf, "facts": facts, "words": words}, tokenizer.state_dict())
+    save(folder, {"conf": plain(conf), "facts": facts, "words": words}, tokenizer.state_dict())
 
 
 def load_tokenizer(folder: Path) -> SoundTokenizer:
     config, state = load(folder)
     lexicon = Lexicon(config["words"], state["quantizer.embeddings"]) if config["words"] else None
-    tokenizer = build_tokenizer(config["conf"], config["facts"], lexicon)
+    tokenizer = build_tokenizer(from_plain("tokenizer", config["conf"]), config["facts"], lexicon)
     tokenizer.load_state_dict(state)
     return tokenizer.eval().requires_grad_(False)

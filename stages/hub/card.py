@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from conf import from_plain
 from stages.hub import weights
 from stages.runs import chain
 
@@ -115,7 +116,7 @@ def _example(run: Path, receipt: dict[str, Any], about: dict[str, Any]) -> Examp
     """The shortest test recording that has a question, as the run's cache holds it; where there is none, a place to fill in."""
     from datamodules.store import chunks
 
-    for place in (run.parent / "cache", chain.run_folder(receipt["conf"], "cache")):
+    for place in (run.parent / "cache", chain.run_folder(from_plain(receipt["stage"], receipt["conf"]), "cache")):
         cache = chain.read_receipt(place)
         if cache is None or cache["artifact_hash"] != receipt["parents"].get("cache"):
             continue

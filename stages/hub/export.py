@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from peft import LoraConfig, PeftModel, get_peft_model
 from tokenizers import AddedToken
@@ -20,10 +20,12 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from callbacks.progress import ProgressLine
+from conf import plain
 from conf.errors import UsageError
+from conf.sections.language import Lora, Prompts
 from models.language.vocabulary import Turn, Vocabulary
 from stages.hub import artifacts, card, weights
-from stages.hub.language_model import check_base, times
+from stages.hub.language_model import check_base, written
 from stages.hub.locate import EXPORT, SOUND_TOKENIZER, Place, check_target, read_export
 from stages.hub.sound_tokenizer import SoundTokenizer
 from stages.runs import chain
@@ -38,7 +40,7 @@ LTU = (
 class Exported(NamedTuple):
     lm: PreTrainedModel
     vocabulary: Vocabulary
-    prompts: dict[str, Any]
+    prompts: Prompts
 
 
 def export(place: Place, to: Path, adapter: bool, force: bool) -> None:
@@ -74,7 +76,7 @@ def export(place: Place, to: Path, adapter: bool, force: bool) -> None:
 def load(folder: Path) -> Exported:
     """What `export` wrote, merged, in evaluation mode."""
     about = read_export(folder)
-    prompts = about["prompts"]
+    prompts = Prompts(**about["prompts"])
     if about["adapter"]:
         base, _ = weights.load_language_model(about["source"], about["revision"], about["dtype"])
         base.resize_token_embeddings(about["size"], mean_resizing=False)
@@ -83,8 +85,8 @@ def load(folder: Path) -> Exported:
     else:
         lm, tokenizer = weights.load_language_model(str(folder), None, about["dtype"])
     vocabulary = Vocabulary(
-        tokenizer, about["codebook_size"], about["levels"], prompts["format"], prompts["system"],
-        prompts["template_options"], about["text_size"], **about["timestamps"],
+        tokenizer, about["codebook_size"], about["levels"], prompts.format, prompts.system,
+        prompts.template_options, about["text_size"], **about["timestamps"],
     )  # fmt: skip
     return Exported(lm, vocabulary, prompts)
 
@@ -108,28 +110,28 @@ def sound_tokens(tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary) -> 
 def _write(place: Place, folder: Path, adapter: bool) -> None:
     assert place.language is not None
     config, state = artifacts.load(place.language / "artifact")
-    conf, facts = config["conf"], config["facts"]
-    source = conf["model"]
-    lm, tokenizer = weights.load_language_model(source["source"], source["revision"], source["dtype"])
-    prompts = conf["prompts"]
+    conf, facts = written(config), config["facts"]
+    source = conf.model
+    lm, tokenizer = weights.load_language_model(source.source, source.revision, source.dtype)
+    prompts = conf.prompts
     check_base(place.language, config, weights.fingerprint(lm), conf)
     vocabulary = Vocabulary(
         tokenizer,
         facts["codebook_size"],
         facts["levels"],
-        prompts["format"],
-        prompts["system"],
-        prompts["template_options"],
-        **times(conf),
+        prompts.format,
+        prompts.system,
+        prompts.template_options,
+        **plain(conf.timestamps),
     )
     sound_tokens(tokenizer, vocabulary)
-    if prompts["format"] == "ltu":
+    if prompts.format == "ltu":
         tokenizer.chat_template = LTU
     _check_reading(tokenizer, vocabulary)
-    peft = _as_peft(lm, vocabulary, conf["lora"], state)
+    peft = _as_peft(lm, vocabulary, conf.lora, state)
     settings = GenerationConfig(eos_token_id=vocabulary.stop_ids, pad_token_id=vocabulary.pad_id)
     if adapter:
-        peft.peft_config["default"].base_model_name_or_path = source["source"]
+        peft.peft_config["default"].base_model_name_or_path = source.source
         peft.save_pretrained(folder)
         (folder / "README.md").unlink(missing_ok=True)  # peft's; ours follows
         settings.save_pretrained(folder)
@@ -141,23 +143,25 @@ def _write(place: Place, folder: Path, adapter: bool) -> None:
     about = {
         "format": 1,
         "adapter": adapter,
-        **{key: source[key] for key in ("source", "revision", "dtype")},
+        "source": source.source,
+        "revision": source.revision,
+        "dtype": source.dtype,
         **{key: facts[key] for key in ("codebook_size", "levels", "token_rate", "bitrate")},
         "text_size": vocabulary.text_size,
         "size": vocabulary.size,
-        "prompts": prompts,
-        "timestamps": times(conf),
+        "prompts": plain(prompts),
+        "timestamps": plain(conf.timestamps),
         "tokenizer": chain.read_receipt(place.tokenizer)["artifact_hash"],  # type: ignore[index]
     }
     (folder / EXPORT).write_text(json.dumps(about, indent=1))
 
 
-def _as_peft(lm: PreTrainedModel, vocabulary: Vocabulary, lora: dict[str, Any], state: dict[str, Tensor]) -> PeftModel:
+def _as_peft(lm: PreTrainedModel, vocabulary: Vocabulary, lora: Lora, state: dict[str, Tensor]) -> PeftModel:
     """The plain LLM, resized, with the trained state in peft's own places."""
     lm.resize_token_embeddings(vocabulary.size, mean_resizing=False)
     layers = [name.removesuffix(".new_rows").rpartition(".")[2] for name in state if name.endswith(".new_rows")]
     config = LoraConfig(
-        r=lora["rank"], lora_alpha=lora["alpha"], lora_dropout=lora["dropout"], target_modules="all-linear",
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules="all-linear",
         bias="none", task_type="CAUSAL_LM", trainable_token_indices={name: list(vocabulary.new_ids) for name in layers},
     )  # fmt: skip
     peft = get_peft_model(lm, config)

@@ -1,11 +1,14 @@
 """The LLM of a language stage, made or loaded. Beside language.py and not in it: answering needs no Lightning, which takes seconds to import."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from conf import from_plain, plain
 from conf.errors import UsageError
+from conf.sections.language import LanguageConf
 from models.language.model import SoundLanguageModel
 from models.language.vocabulary import Vocabulary
 from stages.hub import artifacts, weights
@@ -17,38 +20,31 @@ class Built(NamedTuple):
     base: str  # fingerprint of the LLM as it came
 
 
-def build(conf: dict[str, Any], facts: dict[str, Any], codebook: Tensor | None) -> Built:
+def build(conf: LanguageConf, facts: dict[str, Any], codebook: Tensor | None) -> Built:
     """conf: of a language stage; facts: of the tokenizer (codebook_size, levels); codebook (Q, K, d) starts the new rows, or None."""
-    chosen, prompts = conf["model"], conf["prompts"]
-    model, tokenizer = weights.load_language_model(
-        chosen["source"], chosen["revision"], chosen["dtype"], chosen["attention"]
-    )
+    chosen, prompts = conf.model, conf.prompts
+    model, tokenizer = weights.load_language_model(chosen.source, chosen.revision, chosen.dtype, chosen.attention)
     vocabulary = Vocabulary(
         tokenizer,
         facts["codebook_size"],
         facts["levels"],
-        prompt_format=prompts["format"],
-        system=prompts["system"],
-        template_options=prompts["template_options"],
-        **times(conf),
+        prompt_format=prompts.format,
+        system=prompts.system,
+        template_options=prompts.template_options,
+        **plain(conf.timestamps),
     )
     base = weights.fingerprint(model)
     language = SoundLanguageModel(
         model,
         vocabulary,
-        **conf["lora"],
-        activation_checkpointing=chosen["activation_checkpointing"],
-        compile=chosen["compile"],
-        initialization=conf["embedding_initialization"],
+        **plain(conf.lora),
+        activation_checkpointing=chosen.activation_checkpointing,
+        compile=chosen.compile,
+        initialization=conf.embedding_initialization,
         codebook=codebook,
-        seed=conf["seed"],
+        seed=conf.seed,
     )
     return Built(language, vocabulary, base)
-
-
-def times(conf: dict[str, Any]) -> dict[str, Any]:
-    """The section `timestamps`; an artifact from before there was one has no times."""
-    return conf.get("timestamps", {"max_seconds": None, "step": 0.1})
 
 
 def load(artifact: Path, trained: bool = True) -> tuple[SoundLanguageModel, Vocabulary]:
@@ -58,7 +54,7 @@ def load(artifact: Path, trained: bool = True) -> tuple[SoundLanguageModel, Voca
     """
     config, state = artifacts.load(artifact)
     _check_written(artifact, config)
-    conf = config["conf"] | {"embedding_initialization": "mean"}
+    conf = replace(written(config), embedding_initialization="mean")
     model, vocabulary, base = build(conf, config["facts"], None)
     check_base(artifact, config, base, conf)
     if trained:
@@ -66,12 +62,17 @@ def load(artifact: Path, trained: bool = True) -> tuple[SoundLanguageModel, Voca
     return model.eval(), vocabulary
 
 
-def check_base(owner: Path | str, saved: dict[str, Any], base: str, conf: dict[str, Any]) -> None:
+def written(config: dict[str, Any]) -> LanguageConf:
+    """The configuration of an artifact's config.json. caption and openaqa have one schema."""
+    return from_plain("caption", config["conf"])
+
+
+def check_base(owner: Path | str, saved: dict[str, Any], base: str, conf: LanguageConf) -> None:
     """saved: a config or a checkpoint, with the fingerprint `base` of the LLM that its adapter was trained on."""
     _check_written(owner, saved)
     if saved["base"] != base:
         raise UsageError(
-            f"{owner} was trained on other weights than those that {conf['model']['source']} holds now: its adapter fits them "
+            f"{owner} was trained on other weights than those that {conf.model.source} holds now: its adapter fits them "
             "alone. Put the old ones back (name their folder, or a model.revision), or train again with --restart"
         )
 

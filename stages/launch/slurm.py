@@ -16,10 +16,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import conf as configuration
 from conf.errors import UsageError
+from conf.sections.cluster import SlurmConf
+from conf.sections.common import StageConf
 from stages.runs import chain, jobs
 
 OURS = {  # options of sbatch that follow from the stage's own configuration -> what to type instead
@@ -66,12 +68,12 @@ class Planned(NamedTuple):
     waits: tuple[str, ...]  # jobs that were submitted earlier
 
 
-def options(files: Sequence[str], overrides: Sequence[str]) -> dict[str, Any]:
+def options(files: Sequence[str], overrides: Sequence[str]) -> SlurmConf:
     """The section `slurm`: conf/slurm/base.yaml, the --conf files, the command line ("slurm.KEY=VALUE").
 
     Raises UsageError for a key that no option of sbatch can be, or that is not the user's.
     """
-    known = configuration.compose("slurm").conf.keys() - {"further"}
+    known = vars(configuration.compose("slurm").conf).keys() - {"further"}
     typed = []
     for item in overrides:
         key, value = item.removeprefix("slurm.").split("=", 1)
@@ -81,12 +83,12 @@ def options(files: Sequence[str], overrides: Sequence[str]) -> dict[str, Any]:
         key = key if key in known or key.startswith("further.") else f"further.{key}"
         typed.append(f"slurm.{key}={value if value == 'null' else json.dumps(value)}")  # 1:00:00 is no number
     found = configuration.compose("slurm", files=files, overrides=typed)
-    for key in found.conf["further"]:
+    for key in found.conf.further:
         _check_key(key)
-    for key, value in {**found.conf, **found.conf["further"]}.items():
+    for key, value in {**vars(found.conf), **found.conf.further}.items():
         if isinstance(value, str) and re.search(r"[\r\n]", value):
             raise UsageError(f"slurm.{key}: a value is one line, here {value!r}")
-    time = found.conf["time"]
+    time = found.conf.time
     if time and time.isdigit() and found.origins["time"] != configuration.COMMAND_LINE:
         raise UsageError(
             f"{found.origins['time']}: slurm.time is {time}: YAML reads 1:00:00 as a number. Write it in quotes, as '1:00:00'"
@@ -95,7 +97,7 @@ def options(files: Sequence[str], overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def plan(
-    stages: Sequence[str], confs: dict[str, dict[str, Any]], typed: Typed, restart: bool, submitted: dict[str, jobs.Job]
+    stages: Sequence[str], confs: dict[str, StageConf], typed: Typed, restart: bool, submitted: dict[str, jobs.Job]
 ) -> list[Planned]:
     """The stages that are not done, in order, and what each waits for; says those that are left out.
 
@@ -104,12 +106,12 @@ def plan(
     going: list[Planned] = []
     for stage in stages:
         conf, names = confs[stage], {planned.stage for planned in going}
-        if stage in conf["parents"]:
+        if stage in conf.parents:
             if stages == [stage]:
                 raise UsageError(f"parents.{stage} says where {stage} is taken from, so there is nothing to submit")
-            print(f"{stage:<14} taken from {conf['parents'][stage]}")
+            print(f"{stage:<14} taken from {conf.parents[stage]}")
             continue
-        needs = [name for name in (*chain.required(stage, conf), *chain.optional(stage)) if name not in conf["parents"]]
+        needs = [name for name in (*chain.required(stage, conf), *chain.optional(stage)) if name not in conf.parents]
         after = tuple(name for name in needs if name in names)
         waits = tuple(submitted[name].id for name in needs if name not in names and _lives(submitted.get(name)))
         job = submitted.get(stage)
@@ -130,9 +132,9 @@ def plan(
     return going
 
 
-def devices(stage: str, conf: dict[str, Any]) -> int:
+def devices(stage: str, conf: StageConf) -> int:
     """Tasks a node. Raises UsageError where the number is left to the machine: a job says it before it has one."""
-    given = str(conf["trainer"]["devices"])
+    given = str(conf.trainer.devices)
     if not given.isdigit() or int(given) < 1:
         raise UsageError(
             f"{stage}: trainer.devices is {given}; a job is for so many devices a node: type --trainer.devices=8"
@@ -140,25 +142,27 @@ def devices(stage: str, conf: dict[str, Any]) -> int:
     return int(given)
 
 
-def script(stage: str, conf: dict[str, Any], options: dict[str, Any], words: Sequence[str]) -> str:
+def script(stage: str, conf: StageConf, options: SlurmConf, words: Sequence[str]) -> str:
     """The sbatch script of one stage. words: what configures it, for `stage run`."""
-    tasks, workers = devices(stage, conf), conf["data"]["num_workers"]
-    further = {key.replace("_", "-"): value for key, value in options["further"].items()}
+    tasks, workers = devices(stage, conf), conf.data.num_workers
+    further = {key.replace("_", "-"): value for key, value in options.further.items()}
     found: dict[str, str | None] = {
-        "job-name": f"{conf['experiment']}/{stage}",
+        "job-name": f"{conf.experiment}/{stage}",
         "chdir": os.getcwd(),
         "output": str(jobs.log(jobs.folder(conf), stage)),
-        **{key: options[key] for key in ("partition", "account", "time")},
-        "nodes": str(conf["trainer"]["num_nodes"]),
+        "partition": options.partition,
+        "account": options.account,
+        "time": options.time,
+        "nodes": str(conf.trainer.num_nodes),
         "ntasks-per-node": str(tasks),
-        "cpus-per-task": str(max(conf["threads"], 1) + workers),  # itself and its data workers
-        "signal": options["signal"],
-        "open-mode": options["open_mode"],
-        "requeue": "" if options["requeue"] else None,
+        "cpus-per-task": str(max(conf.threads, 1) + workers),  # itself and its data workers
+        "signal": options.signal,
+        "open-mode": options.open_mode,
+        "requeue": "" if options.requeue else None,
     }
-    if not options["requeue"]:
+    if not options.requeue:
         found["no-requeue"] = ""
-    if conf["trainer"]["accelerator"] != "cpu" and not any(key.startswith("gpus") or key == "gres" for key in further):
+    if conf.trainer.accelerator != "cpu" and not any(key.startswith("gpus") or key == "gres" for key in further):
         found["gpus-per-node"] = str(tasks)
     found |= further
     cpus = found["cpus-per-task"]
@@ -172,7 +176,7 @@ def script(stage: str, conf: dict[str, Any], options: dict[str, Any], words: Seq
     command = [sys.executable, "-m", "stages.cli.main", "run", stage, *words]
     body = BODY.format(
         written_by=shlex.join(["stage", "submit", stage, *words]),
-        threads=conf["threads"] or max(1, int(cpus or 1) - workers),
+        threads=conf.threads or max(1, int(cpus or 1) - workers),
         cpus=f" --cpus-per-task={cpus}" if cpus else "",
         command=shlex.join(command),
         run=shlex.quote(str(chain.run_folder(conf, stage))),
@@ -184,8 +188,8 @@ def script(stage: str, conf: dict[str, Any], options: dict[str, Any], words: Seq
 
 def submit(
     going: Sequence[Planned],
-    confs: dict[str, dict[str, Any]],
-    options: dict[str, Any],
+    confs: dict[str, StageConf],
+    options: SlurmConf,
     typed: Typed,
     restart: bool,
     dry: bool,
@@ -240,8 +244,8 @@ def _check_key(key: str) -> None:
         raise UsageError(f"slurm.{key} is not yours to say; what decides it: {OURS[name]}")
 
 
-def _dependency(ids: Sequence[str], options: dict[str, Any]) -> list[str]:
-    mine = options["further"].get("dependency")
+def _dependency(ids: Sequence[str], options: SlurmConf) -> list[str]:
+    mine = options.further.get("dependency")
     if not ids:
         return []
     whole = f"afterok:{':'.join(ids)}" + (f",{mine}" if mine else "")

@@ -10,6 +10,7 @@ import soundfile
 import torch
 from torch import Tensor
 
+from conf.sections.common import Data
 from datamodules.audio import load_sound, resample
 from datamodules.evaluation import spread
 from datamodules.reconstruction import group_of
@@ -54,7 +55,7 @@ NOTHING = Listening([], {}, [])
 
 def listen(
     tokenizer: Path,
-    data: dict[str, Any],
+    data: Data,
     cuts: Sequence[Any],
     heard: Sequence[Any],
     count: int,
@@ -69,7 +70,7 @@ def listen(
     if not count:
         return NOTHING
     try:
-        roots = {name: Path(receipt["root"]) for name, receipt in prepare.corpora({"data": data}).items()}
+        roots = {name: Path(receipt["root"]) for name, receipt in prepare.corpora(data).items()}
         codec = SoundTokenizer.from_pretrained(tokenizer)
     except ValueError as error:
         return Listening([], {}, [" ".join(str(error).split())])

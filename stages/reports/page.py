@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from conf.sections.language import EvaluateConf
 from datamodules.evaluation import spread
 from stages.reports import evaluation_table, fewshot_table, generation_table, real_time
 from stages.reports import listening as report_sound
@@ -159,7 +160,7 @@ def write(
     predictions: Sequence[dict[str, Any]],
     cuts: Sequence[Any],
     tokenizer: Path,
-    conf: dict[str, Any],
+    conf: EvaluateConf,
     judge: Judge = exact,
     written: Mapping[str, Sequence[report_sound.Written]] = MappingProxyType({}),
 ) -> None:
@@ -167,17 +168,17 @@ def write(
     made of a cut's caption, by its id. Says on the terminal what could not be made heard.
     """
     chosen, owners, settings = (
-        choose(predictions, conf["examples"]["answers"], judge),
+        choose(predictions, conf.examples.answers, judge),
         report_sound.cut_of(cuts),
-        conf["examples"],
+        conf.examples,
     )
     heard = [cut for row in chosen if (cut := owners.get(_asked(row))) is not None]
     listening = report_sound.listen(
-        tokenizer, conf["data"], cuts, heard, settings["clips"], settings["seconds"], int(1e6 * settings["megabytes"]), written
+        tokenizer, conf.data, cuts, heard, settings.clips, settings.seconds, int(1e6 * settings.megabytes), written
     )  # fmt: skip
     for reason in listening.missing:
         print(f"report.html: {reason}")
-    text = page(found, predictions, conf["data"]["corpora"], shown(chosen, owners, listening, judge), listening)
+    text = page(found, predictions, conf.data.corpora, shown(chosen, owners, listening, judge), listening)
     (folder / "report.html").write_text(text, encoding="utf-8")
 
 

@@ -25,8 +25,13 @@ from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
+from conf import from_plain, plain
 from conf.errors import UsageError
 from conf.schema import OPERATIONAL, OPERATIONAL_OF_CHUNKS
+from conf.sections.common import StageConf
+from conf.sections.corpora import CorpusConf
+from conf.sections.language import EvaluateConf, FewShotConf, GenerationConf, LanguageConf
+from conf.sections.sound import LatentsConf
 from stages import ON_DEMAND, READ_SOUND, STAGES
 
 PACKAGES = (
@@ -41,6 +46,7 @@ PACKAGES = (
     "diffusers",
 )
 
+Configuration = StageConf | CorpusConf | dict[str, Any]  # typed, or as a receipt or a conf.yaml holds it
 Typed = Callable[[str], list[str]]  # stage -> the words that configure it
 
 
@@ -53,6 +59,11 @@ class Parent(NamedTuple):
         return self.folder / "artifact"
 
     @property
+    def conf(self) -> Any:
+        """Its configuration, of its stage's dataclass."""
+        return from_plain(self.receipt["stage"], self.receipt["conf"])
+
+    @property
     def facts(self) -> dict[str, Any]:
         return self.receipt["facts"]
 
@@ -62,30 +73,30 @@ class State(NamedTuple):
     detail: str
 
 
-def run_folder(conf: dict[str, Any], stage: str) -> Path:
+def run_folder(conf: StageConf, stage: str) -> Path:
     """Where a stage's run lies; `parents.<stage>` points elsewhere: another experiment's name, or a run folder."""
-    elsewhere = conf["parents"].get(stage)
+    elsewhere = conf.parents.get(stage)
     if elsewhere is None:
-        return Path(conf["runs"]) / conf["experiment"] / stage
+        return Path(conf.runs) / conf.experiment / stage
     path = Path(elsewhere)
-    return path if (path / "receipt.json").is_file() else Path(conf["runs"]) / elsewhere / stage
+    return path if (path / "receipt.json").is_file() else Path(conf.runs) / elsewhere / stage
 
 
-def required(stage: str, conf: dict[str, Any]) -> tuple[str, ...]:
+def required(stage: str, conf: StageConf) -> tuple[str, ...]:
     """The stages whose artifacts it must read: a VAE of one's own is a parent of latents where codec.kind is trained, and else nothing to it; `rehearsal`
     one of a language stage that mixes in texts and has no files of them; `evaluate` and `generation` read the LLM of the stage that `after` says, `fewshot` of
     `llm`.
     """
     own: tuple[str, ...] = ()
-    if stage == "latents" and conf["codec"]["kind"] == "trained":
+    if isinstance(conf, LatentsConf) and conf.codec.kind == "trained":
         own = ("vae",)
-    if "rehearsal" in STAGES[stage].optional and not conf["text"]["files"]:
-        mixtures = [entry["mixture"] for entry in (conf, *conf["curriculum"])]
-        own = ("rehearsal",) if any(mixture["text"] for mixture in mixtures) else ()
+    if isinstance(conf, LanguageConf) and not conf.text.files:
+        mixtures = [conf.mixture, *(entry.mixture for entry in conf.curriculum)]
+        own = ("rehearsal",) if any(mixture.text for mixture in mixtures) else ()
     parents = (*own, *STAGES[stage].parents)
-    if stage == "fewshot" and conf["llm"] != "frozen":
-        return (*parents, conf["llm"])
-    if stage in ("evaluate", "generation") and conf["after"] != "openaqa":
+    if isinstance(conf, FewShotConf) and conf.llm != "frozen":
+        return (*parents, conf.llm)
+    if isinstance(conf, EvaluateConf | GenerationConf) and conf.after != "openaqa":
         return tuple("caption" if name == "openaqa" else name for name in parents)
     return parents
 
@@ -95,25 +106,25 @@ def optional(stage: str) -> tuple[str, ...]:
     return tuple(name for name in STAGES[stage].optional if name not in ON_DEMAND)
 
 
-def unused(confs: dict[str, dict[str, Any]]) -> set[str]:
+def unused(confs: dict[str, StageConf]) -> set[str]:
     """The stages on demand that none of these configurations asks for."""
     asked = {name for stage in STAGES if stage in confs for name in required(stage, confs[stage])}
     return set(ON_DEMAND) - asked
 
 
-def parents(stage: str, conf: dict[str, Any], typed: Typed | None = None) -> dict[str, Parent]:
+def parents(stage: str, conf: StageConf, typed: Typed | None = None) -> dict[str, Parent]:
     """The stage's parents with their receipts. typed: the configuration that was typed, for the commands that errors propose.
 
     Raises UsageError for one that is missing (and the command that makes it), stale, or made from another ancestor than its siblings.
     """
-    typed = typed or (lambda _: [f"--experiment={conf['experiment']}"])
+    typed = typed or (lambda _: [f"--experiment={conf.experiment}"])
     found: dict[str, Parent] = {}
     needed = required(stage, conf)
     for name in (*needed, *optional(stage)):
         folder = run_folder(conf, name)
         receipt = read_receipt(folder)
         if receipt is None:
-            if name not in needed and name not in conf["parents"]:
+            if name not in needed and name not in conf.parents:
                 continue
             raise UsageError(_absent(stage, name, conf, typed))
         if STAGES[receipt["stage"]].target != STAGES[name].target:
@@ -129,18 +140,17 @@ def parents(stage: str, conf: dict[str, Any], typed: Typed | None = None) -> dic
     return found
 
 
-def _absent(stage: str, name: str, conf: dict[str, Any], typed: Typed) -> str:
+def _absent(stage: str, name: str, conf: StageConf, typed: Typed) -> str:
     folder, detail = run_folder(conf, name), state(name, conf).detail
-    if name not in conf["parents"]:
+    if name not in conf.parents:
         return (
             f"{stage} needs {name}, and {folder} has no finished one ({detail}).\n"
             f"Make it:   {_command(name, typed)}\n"
             f"or use another experiment's:   --parents.{name}=EXPERIMENT"
         )
     there = ", ".join(experiments(conf, name))
-    return (
-        f"{stage} needs {name}, and {folder} has no finished run ({detail}): is {conf['parents'][name]} misspelt? "
-        + (f"There are: {there}" if there else f"No experiment in {conf['runs']}/ has a finished {name}")
+    return f"{stage} needs {name}, and {folder} has no finished run ({detail}): is {conf.parents[name]} misspelt? " + (
+        f"There are: {there}" if there else f"No experiment in {conf.runs}/ has a finished {name}"
     )
 
 
@@ -148,14 +158,14 @@ def _command(stage: str, typed: Typed, *flags: str) -> str:
     return shlex.join(["stage", "run", stage, *flags, *typed(stage)])
 
 
-def experiments(conf: dict[str, Any], stage: str, artifact_hash: str | None = None) -> list[str]:
+def experiments(conf: StageConf, stage: str, artifact_hash: str | None = None) -> list[str]:
     """Those that finished the stage; with `artifact_hash`, to that artifact."""
-    found = {path.parents[1].name: path.parent for path in sorted(Path(conf["runs"]).glob(f"*/{stage}/receipt.json"))}
+    found = {path.parents[1].name: path.parent for path in sorted(Path(conf.runs).glob(f"*/{stage}/receipt.json"))}
     receipts = {name: read_receipt(folder) or {} for name, folder in found.items()}
     return [name for name, receipt in receipts.items() if artifact_hash in (None, receipt["artifact_hash"])]
 
 
-def _check_ancestors(stage: str, found: dict[str, Parent], conf: dict[str, Any], typed: Typed) -> None:
+def _check_ancestors(stage: str, found: dict[str, Parent], conf: StageConf, typed: Typed) -> None:
     """Raises UsageError where two parents come from different runs of one ancestor."""
     seen: dict[str, tuple[str, str]] = {}
     for name, parent in found.items():
@@ -176,7 +186,7 @@ def _line(name: str, parent: Parent) -> dict[str, str]:
     return {**parent.receipt["ancestors"], name: parent.receipt["artifact_hash"]}
 
 
-def _cure(follow: str, found: dict[str, Parent], conf: dict[str, Any]) -> list[str]:
+def _cure(follow: str, found: dict[str, Parent], conf: StageConf) -> list[str]:
     """The keys that replace each parent that `follow` was not made with by the one it was; [] where no experiment has them all."""
     wanted, keys = _line(follow, found[follow]), []
     for name, parent in found.items():
@@ -190,7 +200,7 @@ def _cure(follow: str, found: dict[str, Parent], conf: dict[str, Any]) -> list[s
     return keys
 
 
-def state(stage: str, conf: dict[str, Any], compare: bool = False) -> State:
+def state(stage: str, conf: StageConf, compare: bool = False) -> State:
     """How far a stage of an experiment is. `compare`: its configuration must be `conf`'s too, not only its parents what they were."""
     folder = run_folder(conf, stage)
     receipt = read_receipt(folder)
@@ -203,7 +213,7 @@ def state(stage: str, conf: dict[str, Any], compare: bool = False) -> State:
         if parent is None or parent["artifact_hash"] != digest:
             return State("stale", f"its parent {name} {'is missing' if parent is None else 'changed'}")
     for name, digest in receipt["corpora"].items():
-        current = read_receipt(Path(conf["data"]["root"]) / name)
+        current = read_receipt(Path(conf.data.root) / name)
         if current is not None and current["hash"] != digest:
             return State("stale", f"the corpus {name} was prepared again")
     if compare and fingerprint(conf) != fingerprint(receipt["conf"]):
@@ -214,7 +224,7 @@ def state(stage: str, conf: dict[str, Any], compare: bool = False) -> State:
     )
 
 
-def check_unfinished(stage: str, conf: dict[str, Any]) -> None:
+def check_unfinished(stage: str, conf: StageConf) -> None:
     """Raises UsageError where the stage's folder holds part of a run of another configuration."""
     folder = run_folder(conf, stage)
     stored = folder / "conf.yaml"
@@ -229,7 +239,7 @@ def check_unfinished(stage: str, conf: dict[str, Any]) -> None:
             )
 
 
-def begin(stage: str, conf: dict[str, Any], restart: bool) -> Path:
+def begin(stage: str, conf: StageConf, restart: bool) -> Path:
     """The stage's run folder, ready to start or to go on. A finished or restarted run is moved aside, to `runs/<experiment>/.old/`.
 
     Raises UsageError where the folder holds part of a run of another configuration.
@@ -239,13 +249,13 @@ def begin(stage: str, conf: dict[str, Any], restart: bool) -> Path:
         _move_aside(folder)
     check_unfinished(stage, conf)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "conf.yaml", OmegaConf.to_yaml(OmegaConf.create(conf)))
+    write_atomically(folder / "conf.yaml", OmegaConf.to_yaml(OmegaConf.create(plain(conf))))
     return folder
 
 
 def finish(
     stage: str,
-    conf: dict[str, Any],
+    conf: StageConf,
     folder: Path,
     parents_: dict[str, Parent],
     facts: dict[str, Any],
@@ -257,13 +267,13 @@ def finish(
     ancestors: dict[str, str] = {}
     for name, parent in parents_.items():
         ancestors |= {**parent.receipt["ancestors"], name: parent.receipt["artifact_hash"]}
-    corpora = {name: read_receipt(Path(conf["data"]["root"]) / name) for name in conf["data"]["corpora"]}
+    corpora = {name: read_receipt(Path(conf.data.root) / name) for name in conf.data.corpora}
     receipt = {
         "stage": stage,
-        "experiment": conf["experiment"],
-        "conf": conf,
+        "experiment": conf.experiment,
+        "conf": plain(conf),
         "conf_hash": fingerprint(conf),
-        "seed": conf["seed"],
+        "seed": conf.seed,
         "parents": {name: parent.receipt["artifact_hash"] for name, parent in parents_.items()},
         "ancestors": ancestors,
         "corpora": {name: found["hash"] for name, found in corpora.items() if found} if stage in READ_SOUND else {},
@@ -292,12 +302,12 @@ def damaged_checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in (folder / "checkpoints").glob("step-*.ckpt") if _step(path) > least)
 
 
-def fingerprint(conf: dict[str, Any]) -> str:
+def fingerprint(conf: Configuration) -> str:
     """Hash of what decides the result: `conf` without the operational keys."""
     return hashlib.sha256(json.dumps(_deciding(conf), sort_keys=True).encode()).hexdigest()
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+def differences(old: Configuration, new: Configuration) -> list[str]:
     """ "key: old -> new" for each key that decides the result."""
     before, after = _deciding(old), _deciding(new)
     keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
@@ -333,7 +343,7 @@ def write_atomically(path: Path, text: str) -> None:
     os.replace(part, path)
 
 
-def _unfinished(folder: Path, conf: dict[str, Any] | None) -> State:
+def _unfinished(folder: Path, conf: StageConf | None) -> State:
     steps, chunks = _progress(folder)
     answers = sum(path.read_bytes().count(b"\n") for path in folder.glob("predictions-*.jsonl"))
     if not steps and not chunks and not answers:
@@ -382,9 +392,10 @@ def _move_aside(folder: Path) -> None:
     print(f"{folder.name}: the earlier run was moved to {old / f'{folder.name}-{number}'}")
 
 
-def _deciding(conf: dict[str, Any]) -> dict[str, Any]:
+def _deciding(conf: Configuration) -> dict[str, Any]:
     """ "key.key" -> value, without what decides nothing."""
-    return _flat(conf, OPERATIONAL + (OPERATIONAL_OF_CHUNKS if "recordings_per_chunk" in conf else ()))
+    values = conf if isinstance(conf, dict) else plain(conf)
+    return _flat(values, OPERATIONAL + (OPERATIONAL_OF_CHUNKS if "recordings_per_chunk" in values else ()))
 
 
 def _flat(node: Any, without: tuple[str, ...], prefix: str = "") -> dict[str, Any]:

@@ -7,9 +7,10 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from conf.errors import UsageError
+from conf.sections.common import StageConf
 from stages.runs import chain
 
 QUEUED = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SUSPENDED", "RESIZING", "SPECIAL_EXIT")
@@ -41,8 +42,8 @@ class Job(NamedTuple):
         return f"job {self.id} {self.state.lower().replace('_', ' ')}{times}"
 
 
-def folder(conf: dict[str, Any]) -> Path:
-    return Path(conf["runs"]) / conf["experiment"] / "slurm"
+def folder(conf: StageConf) -> Path:
+    return Path(conf.runs) / conf.experiment / "slurm"
 
 
 def log(place: Path, stage: str) -> Path:

@@ -6,14 +6,15 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from conf.errors import UsageError
+from conf.sections.common import StageConf
 from stages.runs import chain
 
 
 @contextmanager
-def claimed(stage: str, conf: dict[str, Any]) -> Iterator[None]:
+def claimed(stage: str, conf: StageConf) -> Iterator[None]:
     """Meanwhile the stage's run folder is this process' (and its ranks'); a kill ends that too, and nothing is left of it.
 
     Raises UsageError where another process has it, or nothing can be written there.

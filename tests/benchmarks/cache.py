@@ -106,7 +106,7 @@ def _measure(options: argparse.Namespace) -> None:
         print(f"loop / ours, {field}: median {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
 
 
-def _ours(confs: dict[str, dict[str, Any]]) -> Spent:
+def _ours(confs: dict[str, Any]) -> Spent:
     """Both stages from a whole codec on: planning, reading, encoding, writing; not the statistics and hashes afterwards."""
     for name in ("latents", "cache"):
         shutil.rmtree(Path("runs/bench") / name / "chunks", ignore_errors=True)
@@ -123,7 +123,7 @@ def _ours(confs: dict[str, dict[str, Any]]) -> Spent:
     return Spent(wall, own, model)
 
 
-def _loop(confs: dict[str, dict[str, Any]]) -> Spent:
+def _loop(confs: dict[str, Any]) -> Spent:
     """What one writes first: recording by recording."""
     from torchaudio.transforms import Resample
 
@@ -134,7 +134,7 @@ def _loop(confs: dict[str, dict[str, Any]]) -> Spent:
     tokenizer = artifacts.load_tokenizer(Path("runs/bench/tokenizer/artifact"))
     window_frames = _parent(confs, "latents").facts["window_frames"]
     window, model = window_frames * codec.hop_length, 0.0
-    cuts = prepare.recordings("latents", confs["latents"]).cuts
+    cuts = prepare.recordings("latents", confs["latents"].data).cuts
     resamplers: dict[int, Any] = {}
     begun, used = time.perf_counter(), time.process_time()
     for cut in cuts:
@@ -209,12 +209,12 @@ def _recordings(root: Path, count: int, seconds: float) -> float:
     return total
 
 
-def _folder_conf() -> dict[str, Any]:
+def _folder_conf() -> Any:
     words = ["root=recordings", "metadata=recordings/table.csv", "name=bench", "data.root=data"]
     return conf.compose("folder", [], [], words).conf
 
 
-def _conf(name: str, options: argparse.Namespace) -> dict[str, Any]:
+def _conf(name: str, options: argparse.Namespace) -> Any:
     words = ["experiment=bench", "data.corpora=[bench]", "data.root=data", f"data.num_workers={options.workers}"]
     words += [f"threads={options.threads}", "trainer.accelerator=cpu", "trainer.devices=1"]
     words += ["trainer.precision=32-true"] if name != "tokenizer" else []
@@ -234,7 +234,7 @@ def _random_oobleck() -> None:
     ).save_pretrained("oobleck")  # fmt: skip
 
 
-def _random_tokenizer(configuration: dict[str, Any]) -> None:
+def _random_tokenizer(configuration: Any) -> None:
     """The stage's artifact and receipt, untrained."""
     parents = chain.parents("tokenizer", configuration)
     facts = parents["latents"].facts
@@ -248,7 +248,7 @@ def _random_tokenizer(configuration: dict[str, Any]) -> None:
     chain.finish("tokenizer", configuration, folder, parents, known, {}, 0, 0.0)
 
 
-def _parent(confs: dict[str, dict[str, Any]], name: str) -> chain.Parent:
+def _parent(confs: dict[str, Any], name: str) -> chain.Parent:
     folder = chain.run_folder(confs[name], name)
     receipt = chain.read_receipt(folder)
     assert receipt is not None

@@ -85,7 +85,7 @@ def _tokenizer(options: argparse.Namespace) -> list[Row]:
     with torch.no_grad():
         encoding = _count(lambda: tokenizer.eval().encode(latents, lengths))
     gradients = 4.0 * sum(parameter.numel() for parameter in tokenizer.parameters() if parameter.requires_grad)
-    steps, batch = conf["trainer"]["max_steps"], conf["batch_size"] * options.gpus
+    steps, batch = conf.trainer.max_steps, conf.batch_size * options.gpus
     read = 2.0 * frames * LATENT_DIM
     return [
         Row("tokenizer", "window", training, steps * batch, batch, read, gradients),
@@ -105,14 +105,14 @@ def _language(options: argparse.Namespace) -> list[Row]:
         )  # Vicuna 1.5 7B's, and the sounds' rows
         model = AutoModelForCausalLM.from_config(shape, dtype=torch.bfloat16)
         model.requires_grad_(False)
-        lora = LoraConfig(r=conf["lora"]["rank"], lora_alpha=conf["lora"]["alpha"], target_modules="all-linear")
+        lora = LoraConfig(r=conf.lora.rank, lora_alpha=conf.lora.alpha, target_modules="all-linear")
         model = inject_adapter_in_model(lora, model)
         ids = torch.zeros(1, LENGTH, dtype=torch.long)
         mask = torch.ones(1, 1, LENGTH, LENGTH, dtype=torch.bool)  # its values are not looked at
     flops = _count(lambda: model(input_ids=ids, attention_mask=mask, use_cache=False).logits.sum().backward()) / LENGTH
     gradients = 4.0 * (sum(p.numel() for p in model.parameters() if p.requires_grad) + 2 * 8198 * 4096)
     sound = 17.69 * SECONDS + 2
-    batch = conf["batching"]["tokens_per_batch"] * options.gpus
+    batch = conf.batching.tokens_per_batch * options.gpus
     captions = options.clips * 2 * (sound + options.question_tokens)
     questions = options.questions * (sound / options.together + options.question_tokens)
     return [

@@ -78,7 +78,7 @@ def training(options: argparse.Namespace) -> None:
     }
     one = ours["ours, a question a sequence"]
     mean = float(one.data.train_items[0].lengths.mean())
-    size = round(one.conf["batching"]["tokens_per_batch"] / mean)
+    size = round(one.conf.batching.tokens_per_batch / mean)
     ways = {name: _our_trainer(module, options.steps) for name, module in ours.items()}
     ways[f"trl SFTTrainer + peft, {size} a batch"] = _peer_trainer(one, size, options.steps)
     found: dict[str, list[Speed]] = {name: [] for name in ways}
@@ -88,8 +88,8 @@ def training(options: argparse.Namespace) -> None:
             if turn:
                 found[name].append(speed)
     print(
-        f"{options.turns} turns of {options.steps} steps, one thread, {precision(one.conf['trainer'])}, {mean:.0f} tokens a "
-        f"question, {one.conf['batching']['tokens_per_batch']} a batch of ours"
+        f"{options.turns} turns of {options.steps} steps, one thread, {precision(one.conf.trainer)}, {mean:.0f} tokens a "
+        f"question, {one.conf.batching.tokens_per_batch} a batch of ours"
     )
     rates = {
         name: statistics.median(speed.useful / speed.seconds for speed in speeds) for name, speeds in found.items()
@@ -125,8 +125,8 @@ def _our_trainer(module: Language, steps: int) -> Callable[[], Speed]:
         module.data.seed = seen  # other batches each turn
         clock = Clock()
         trainer = L.Trainer(
-            max_steps=steps + 1, accelerator="cpu", devices=1, precision=precision(module.conf["trainer"]),
-            gradient_clip_val=module.conf["trainer"]["gradient_clip_val"], logger=False, callbacks=[clock],
+            max_steps=steps + 1, accelerator="cpu", devices=1, precision=precision(module.conf.trainer),
+            gradient_clip_val=module.conf.trainer.gradient_clip_val, logger=False, callbacks=[clock],
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
             use_distributed_sampler=False, limit_val_batches=0, inference_mode=False,
         )  # fmt: skip
@@ -137,12 +137,12 @@ def _our_trainer(module: Language, steps: int) -> Callable[[], Speed]:
 
 
 def _peer_trainer(module: Language, size: int, steps: int) -> Callable[[], Speed]:
-    model, tokenizer = load_language_model(module.conf["model"]["source"], None, module.conf["model"]["dtype"])
+    model, tokenizer = load_language_model(module.conf.model.source, None, module.conf.model.dtype)
     words = module.vocabulary
     model.resize_token_embeddings(words.size, mean_resizing=False)
-    lora = module.conf["lora"]
+    lora = module.conf.lora
     adapter = LoraConfig(
-        r=lora["rank"], lora_alpha=lora["alpha"], lora_dropout=lora["dropout"], target_modules="all-linear",
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules="all-linear",
         trainable_token_indices={"embed_tokens": list(words.new_ids)}, task_type="CAUSAL_LM",
     )  # fmt: skip
     rows = []
@@ -169,7 +169,7 @@ def _peer_trainer(module: Language, size: int, steps: int) -> Callable[[], Speed
         with tempfile.TemporaryDirectory() as folder:
             settings = SFTConfig(
                 output_dir=folder, max_steps=steps + 1, per_device_train_batch_size=size, use_cpu=True, seed=seen,
-                learning_rate=module.conf["optimizer"]["learning_rate"], bf16=precision(module.conf["trainer"]) != "32-true",
+                learning_rate=module.conf.optimizer.learning_rate, bf16=precision(module.conf.trainer) != "32-true",
                 gradient_checkpointing=False, max_length=None, report_to="none", save_strategy="no", disable_tqdm=True,
                 logging_strategy="no", dataloader_num_workers=0, dataloader_pin_memory=False,
             )  # fmt: skip
@@ -196,14 +196,12 @@ def answers(options: argparse.Namespace) -> None:
     language.load_trainable_state(state)
     conf = compose("evaluate", ["demo"]).conf
     cuts = [cut for cut in chunks.read(options.run / "cache/chunks") if cut.custom["split"] == "test"]
-    asked = [
-        item for item in questions(cuts, options.questions // 4, module.conf["kinds"]) if item.condition == "sound"
-    ]
+    asked = [item for item in questions(cuts, options.questions // 4, module.conf.kinds) if item.condition == "sound"]
     asked = asked[: options.questions]
-    size = options.batch or conf["batch_size"]
+    size = options.batch or conf.batch_size
     data = EvaluationDataModule(asked, set(), size)
     plain = _plain(module, state)
-    room = conf["max_new_tokens"]
+    room = conf.max_new_tokens
 
     def prompt(item: Any) -> list[int]:
         return words.render([Turn(role, segments) for role, segments in item.turns], generate=True).input_ids
@@ -253,18 +251,18 @@ def answers(options: argparse.Namespace) -> None:
 
 
 def _autocast(module: Language) -> torch.autocast:
-    return torch.autocast("cpu", torch.bfloat16, enabled=precision(module.conf["trainer"]) != "32-true")
+    return torch.autocast("cpu", torch.bfloat16, enabled=precision(module.conf.trainer) != "32-true")
 
 
 def _plain(module: Language, state: dict[str, torch.Tensor]) -> PreTrainedModel:
     """The same weights as a user of transformers and peft holds them: one resized matrix, LoRA beside it."""
-    model, _ = load_language_model(module.conf["model"]["source"], None, module.conf["model"]["dtype"])
-    words, lora = module.vocabulary, module.conf["lora"]
+    model, _ = load_language_model(module.conf.model.source, None, module.conf.model.dtype)
+    words, lora = module.vocabulary, module.conf.lora
     model.resize_token_embeddings(words.size, mean_resizing=False)
     rows = next(tensor for name, tensor in state.items() if name.endswith("new_rows"))
     with torch.no_grad():
         model.get_input_embeddings().weight[words.text_size :] = rows
-    adapter = LoraConfig(r=lora["rank"], lora_alpha=lora["alpha"], target_modules="all-linear", task_type="CAUSAL_LM")
+    adapter = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
     built = get_peft_model(model, adapter)
     weights = {f"base_model.model.{name}": tensor for name, tensor in state.items() if "lora_" in name}
     assert not built.load_state_dict(weights, strict=False).unexpected_keys

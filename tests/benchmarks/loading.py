@@ -120,7 +120,7 @@ def measure(options: argparse.Namespace, row: str, workers: int) -> list[Any]:
         shutil.rmtree(place, ignore_errors=True)
     data = curriculum.data("loading", conf, cuts, encode, words.pad_id, words.fingerprint(), place)
     if row == "middle of an epoch":
-        data._position = (1, int(data.train_items[0].lengths.sum()) // conf["batching"]["tokens_per_batch"] // 2)
+        data._position = (1, int(data.train_items[0].lengths.sum()) // conf.batching.tokens_per_batch // 2)
     batches = iter(data.train_dataloader())
     next(batches)
     first, first_worked = time.monotonic() - started, processor(process) - worked

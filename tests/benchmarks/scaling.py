@@ -172,7 +172,7 @@ def _items(batch: Any) -> int:
     return int(batch.attention_mask.sum())
 
 
-def _conf(stage: str, options: argparse.Namespace) -> dict[str, Any]:
+def _conf(stage: str, options: argparse.Namespace) -> Any:
     import conf
     from stages.runs import chain
 

@@ -47,9 +47,7 @@ def main() -> None:
     latents = torch.randn(options.batch, options.frames, 64, device=options.device)
     count = sum(parameter.numel() for parameter in ours.parameters())
     tokens = ours.grid.num_tokens(options.frames)
-    for _ in range(
-        1 + conf["quantizer"]["reservoir_size"] // (options.batch * tokens)
-    ):  # until the codebook has started
+    for _ in range(1 + conf.quantizer.reservoir_size // (options.batch * tokens)):  # until the codebook has started
         ours.quantizer(torch.randn(options.batch, tokens, ours.quantizer.dim, device=options.device), None, update=True)
     steps = {"ours": _step(_our_loss(ours, latents), ours, options)}
     if not options.alone:

@@ -42,7 +42,7 @@ def test_every_unit_composes_with_every_preset(unit: str, preset: str | None):
         "questions": ["root=a.json"],
     }.get(unit, [])
     composed = conf.compose(unit, [preset] if preset else [], overrides=needed)
-    assert set(composed.conf) == names(schema.UNITS[unit].schema)
+    assert type(composed.conf) is schema.UNITS[unit].schema
     files = {f"conf/{path.relative_to(conf.ROOT)}" for path in conf.ROOT.rglob("*.yaml")}
     assert set(composed.origins.values()) <= files | {conf.COMMAND_LINE}, "a value that no YAML gives has no reason"
 
@@ -50,7 +50,7 @@ def test_every_unit_composes_with_every_preset(unit: str, preset: str | None):
 @pytest.mark.parametrize("preset", conf.presets())
 def test_a_run_finds_what_the_same_preset_prepared(preset: str):
     needed = {"folder": ["root=recordings", "metadata=m.csv"], "diagnostic": [], "latents": []}
-    roots = {conf.compose(unit, [preset], overrides=words).conf["data"]["root"] for unit, words in needed.items()}
+    roots = {conf.compose(unit, [preset], overrides=words).conf.data.root for unit, words in needed.items()}
     assert len(roots) == 1
 
 
@@ -72,24 +72,24 @@ def test_each_layer_beats_those_below_it(tmp_path: Path):
     later = write(tmp_path / "later.yaml", "seed: 6\n")
     composed = conf.compose("tokenizer", ["demo"], [file, later], ["encoder.depth=7"])
     value, origin = composed.conf, composed.origins
-    assert (value["seed"], origin["seed"]) == (6, later)
-    assert (value["batch_size"], origin["batch_size"]) == (5, file)
-    assert (value["encoder"]["depth"], origin["encoder.depth"]) == (7, "command line")
-    assert (value["encoder"]["width"], origin["encoder.width"]) == (128, "conf/tokenizer/demo.yaml")
-    assert (value["experiment"], origin["experiment"]) == ("demo", "conf/demo.yaml")
-    assert (value["quantizer"]["decay"], origin["quantizer.decay"]) == (0.99, "conf/tokenizer/base.yaml")
-    assert (value["runs"], origin["runs"]) == ("runs", "conf/base.yaml")
+    assert (value.seed, origin["seed"]) == (6, later)
+    assert (value.batch_size, origin["batch_size"]) == (5, file)
+    assert (value.encoder.depth, origin["encoder.depth"]) == (7, "command line")
+    assert (value.encoder.width, origin["encoder.width"]) == (128, "conf/tokenizer/demo.yaml")
+    assert (value.experiment, origin["experiment"]) == ("demo", "conf/demo.yaml")
+    assert (value.quantizer.decay, origin["quantizer.decay"]) == (0.99, "conf/tokenizer/base.yaml")
+    assert (value.runs, origin["runs"]) == ("runs", "conf/base.yaml")
 
 
 def test_presets_are_layers_in_the_order_given():
-    assert conf.compose("tokenizer", ["demo", "smoke"]).conf["encoder"]["width"] == 32
-    assert conf.compose("tokenizer", ["smoke", "demo"]).conf["encoder"]["width"] == 128
+    assert conf.compose("tokenizer", ["demo", "smoke"]).conf.encoder.width == 32
+    assert conf.compose("tokenizer", ["smoke", "demo"]).conf.encoder.width == 128
 
 
 def test_the_twin_differs_in_its_objective_alone():
     flow, mse = (conf.compose(unit, ["demo"]).conf for unit in ("tokenizer", "tokenizer_mse"))
-    assert mse.pop("flow") == flow.pop("flow") | {"objective": "mse"}
-    assert flow == mse
+    assert mse == dataclasses.replace(flow, flow=dataclasses.replace(flow.flow, objective="mse"))
+    assert mse != flow
 
 
 def test_an_unknown_key_names_its_layer_and_the_nearest_right_one(tmp_path: Path):
@@ -167,14 +167,16 @@ def test_a_word_that_is_no_override_is_refused(words: list[str]):
 def test_one_value_of_a_list_needs_no_brackets():
     needed = ["root=r", "metadata=m.csv"]
     for override in ("test=4", "test=[4]", "test=['4']"):
-        assert conf.compose("folder", overrides=[*needed, override]).conf["test"] == ["4"]
-    assert conf.compose("folder", overrides=[*needed, "test=[4,5]"]).conf["test"] == ["4", "5"]
-    assert conf.compose("tokenizer", overrides=["data.corpora=mine"]).conf["data"]["corpora"] == ["mine"]
+        assert conf.compose("folder", overrides=[*needed, override]).conf.test == ["4"]
+    assert conf.compose("folder", overrides=[*needed, "test=[4,5]"]).conf.test == ["4", "5"]
+    assert conf.compose("tokenizer", overrides=["data.corpora=mine"]).conf.data.corpora == ["mine"]
 
 
-def test_a_missing_value_is_named():
-    with pytest.raises(ValueError, match=r"folder: .*(root|metadata).*--KEY=VALUE"):
-        conf.compose("folder")
+def test_a_missing_value_is_named(tmp_path: Path):
+    file = write(tmp_path / "mine.yaml", "encoder:\n  width: ???\n")
+    assert conf.compose("tokenizer", files=[file]).conf.encoder.width == 768, "??? says nothing"
+    with pytest.raises(ValueError, match=r"curriculum\[0\]\.steps: .*missing.*--KEY=VALUE"):
+        conf.compose("openaqa", overrides=["curriculum=[{name: a}]"])
 
 
 def test_an_override_for_one_stage_is_for_that_one():
@@ -183,15 +185,15 @@ def test_an_override_for_one_stage_is_for_that_one():
         unit: conf.compose(unit, ["demo"], overrides=override, shared=True).conf
         for unit in ("tokenizer", "tokenizer_mse", "caption")
     }
-    assert composed["tokenizer"]["trainer"]["max_steps"] == 3
-    assert composed["tokenizer_mse"]["trainer"]["max_steps"] > 3
-    assert composed["caption"]["trainer"]["max_steps"] > 3
-    assert {unit["seed"] for unit in composed.values()} == {9}
+    assert composed["tokenizer"].trainer.max_steps == 3
+    assert composed["tokenizer_mse"].trainer.max_steps > 3
+    assert composed["caption"].trainer.max_steps > 3
+    assert {unit.seed for unit in composed.values()} == {9}
 
 
 def test_a_shared_override_goes_where_it_is_known():
     composed = {unit: conf.compose(unit, overrides=["lora.rank=2"], shared=True) for unit in ("latents", "openaqa")}
-    assert composed["openaqa"].conf["lora"]["rank"] == 2
+    assert composed["openaqa"].conf.lora.rank == 2
     assert conf.COMMAND_LINE not in composed["latents"].origins.values()
     with pytest.raises(ValueError, match="lora"):
         conf.compose("latents", overrides=["lora.rank=2"], shared=False)
@@ -200,7 +202,7 @@ def test_a_shared_override_goes_where_it_is_known():
 def test_a_parent_may_be_named_though_it_is_a_stage():
     """`parents` is a free mapping: its keys are stages, not schema fields."""
     composed = conf.compose("caption", ["demo"], overrides=["parents.tokenizer=other"], shared=True)
-    assert composed.conf["parents"] == {"tokenizer": "other"}
+    assert composed.conf.parents == {"tokenizer": "other"}
     assert composed.origins["parents.tokenizer"] == "command line"
 
 
@@ -217,8 +219,8 @@ def test_a_parent_that_is_no_stage_is_refused(tmp_path: Path):
 def test_a_file_with_sections_for_stages(tmp_path: Path):
     file = write(tmp_path / "mine.yaml", "seed: 4\ntokenizer:\n  batch_size: 3\ncaption:\n  lora: {rank: 3}\n")
     tokenizer, caption = (conf.compose(unit, ["demo"], [file]) for unit in ("tokenizer", "caption"))
-    assert (tokenizer.conf["seed"], tokenizer.conf["batch_size"], tokenizer.origins["batch_size"]) == (4, 3, file)
-    assert (caption.conf["seed"], caption.conf["lora"]["rank"]) == (4, 3)
+    assert (tokenizer.conf.seed, tokenizer.conf.batch_size, tokenizer.origins["batch_size"]) == (4, 3, file)
+    assert (caption.conf.seed, caption.conf.lora.rank) == (4, 3)
     wrong = write(tmp_path / "wrong.yaml", "tokenizer:\n  bach_size: 3\n")
     with pytest.raises(ValueError, match=r"wrong\.yaml: .*bach_size.*batch_size"):
         conf.compose("tokenizer", files=[wrong])
@@ -231,7 +233,7 @@ def test_exactly_one_rate_is_given(overrides: list[str]):
     """The base gives a bit rate."""
     with pytest.raises(ValueError, match=r"^command line: rate: exactly one of token_rate, stride and bitrate"):
         conf.compose("tokenizer", overrides=overrides)
-    assert conf.compose("tokenizer", overrides=["rate.stride=4", "rate.bitrate=null"]).conf["rate"]["stride"] == 4
+    assert conf.compose("tokenizer", overrides=["rate.stride=4", "rate.bitrate=null"]).conf.rate.stride == 4
 
 
 def test_laws_between_values_name_the_layer_that_broke_them(tmp_path: Path):
@@ -277,7 +279,7 @@ def test_what_a_kind_of_quantizer_needs(overrides: list[str], message: str):
         (["caption_dropout=1.5"], r"caption_dropout: 1\.5 is outside"),
         (["timestamps.step=0.005"], r"timestamps\.step: 0\.005 s; a whole number of hundredths"),
         (["timestamps.max_seconds=10.05"], r"timestamps\.max_seconds: 10\.05 s; a multiple of timestamps\.step=0\.1"),
-        (["curriculum=[{name: a, steps: 48285}]"], r"curriculum\[0\]\.learning_rate: Missing mandatory value"),
+        (["curriculum=[{name: a, steps: 48285}]"], r"curriculum\[0\]\.learning_rate: .*missing"),
         (["curriculum=[{name: a, stps: 3}]"], r"stps.*Did you mean: 'steps'"),
     ],
     ids=str,
@@ -300,9 +302,9 @@ def test_entries_of_a_curriculum_have_names_of_their_own_and_steps():
         ({"max_tokens": 20000}, "max_tokens is 20000; 1 to batching.tokens_per_batch=16384"),
     ):
         changed = copy.deepcopy(composed)
-        changed["curriculum"][1] |= change
-        assert any(message in problem for _, problem in laws.check("openaqa", changed)), change
-    assert not list(laws.check("openaqa", composed))
+        changed.curriculum[1] = dataclasses.replace(changed.curriculum[1], **change)
+        assert any(message in problem for _, problem in laws.check("openaqa", conf.plain(changed))), change
+    assert not list(laws.check("openaqa", conf.plain(composed)))
 
 
 def test_no_schema_key_is_the_name_of_a_unit():
@@ -378,7 +380,7 @@ def test_why_a_value_is_what_it_is(tmp_path: Path):
     )
     plain = reasons("tokenizer", [], [], conf.compose("tokenizer").origins)
     assert plain["quantizer.codebook_size"].endswith("; the paper's; 13.0007 bits a token")
-    known = {unit: set(conf.compose(unit, complete=False).origins) for unit in schema.UNITS}
+    known = {unit: set(conf.compose(unit).origins) for unit in schema.UNITS}
     for unit, keys in known.items():
         strange = [
             key

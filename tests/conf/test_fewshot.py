@@ -23,4 +23,4 @@ from conf import compose
 def test_what_is_no_episode_is_refused(override: str, message: str):
     with pytest.raises(ValueError, match=message):
         compose("fewshot", overrides=[override])
-    assert compose("fewshot", overrides=["shots=3", "controls=[]"]).conf["shots"] == [3]
+    assert compose("fewshot", overrides=["shots=3", "controls=[]"]).conf.shots == [3]

@@ -23,4 +23,4 @@ from conf import compose
 def test_what_cannot_be_measured_is_refused(overrides: list[str], message: str):
     with pytest.raises(ValueError, match=message):
         compose("generation", overrides=overrides)
-    assert compose("generation", overrides=["temperature=0", "seeds=1"]).conf["seeds"] == 1
+    assert compose("generation", overrides=["temperature=0", "seeds=1"]).conf.seeds == 1

@@ -2,12 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from conf import compose
+from conf import compose, plain
+from conf.sections.language import LanguageConf
 from stages.hub import artifacts, language_model, weights
 
 FACTS = {"codebook_size": 5, "levels": [0]}
@@ -21,14 +21,14 @@ def llm(tmp_path: Path) -> Path:
     return tmp_path / "llm"
 
 
-def configuration(llm: Path, *overrides: str) -> dict[str, Any]:
+def configuration(llm: Path, *overrides: str) -> LanguageConf:
     words = [f"model.source={llm}", "embedding_initialization=mean", *overrides]
     return compose("openaqa", ["smoke"], overrides=words).conf
 
 
-def saved(folder: Path, conf: dict[str, Any]) -> language_model.Built:
+def saved(folder: Path, conf: LanguageConf) -> language_model.Built:
     built = language_model.build(conf, FACTS, None)
-    artifacts.save(folder, {"conf": conf, "facts": FACTS, "base": built.base}, built.model.trainable_state())
+    artifacts.save(folder, {"conf": plain(conf), "facts": FACTS, "base": built.base}, built.model.trainable_state())
     return built
 
 

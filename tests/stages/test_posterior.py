@@ -82,7 +82,7 @@ def test_the_mel_codec_has_no_spread_and_nothing_is_drawn(stage, tones: Path):
 
 
 def test_the_paper_trains_on_draws():
-    assert conf.compose("tokenizer").conf["sample_posterior"] is True
+    assert conf.compose("tokenizer").conf.sample_posterior is True
     assert chain.fingerprint(conf.compose("tokenizer").conf) != chain.fingerprint(
         conf.compose("tokenizer", overrides=["sample_posterior=false"]).conf
     )

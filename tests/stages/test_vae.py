@@ -1,6 +1,5 @@
 """A VAE of one's own: it learns, goes on exactly, and feeds the stages after it; and no other chain knows of it."""
 
-import json
 import re
 from pathlib import Path
 
@@ -8,6 +7,8 @@ import pytest
 from diffusers import AutoencoderOobleck
 from safetensors.torch import load_file
 
+from conf import from_plain
+from conf.sections.sound import VaeWeights
 from datamodules.store import chunks
 from stages.runs import chain
 from tests.interrupt import interrupt
@@ -51,7 +52,7 @@ def test_it_learns_and_the_stages_after_it_run_on_it(stage, tones: Path, capsys:
     assert all(kept[name].equal(value) for name, value in trained.items()), "latents carries the VAE with it"
 
     assert stage("run", "vae", "--experiment=own", *LEARN, "--seed=1", "--trainer.max_steps=2") == 0
-    assert chain.state("latents", used["conf"] | {"experiment": "own"}).detail == "its parent vae changed"
+    assert chain.state("latents", from_plain("latents", used["conf"])).detail == "its parent vae changed"
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +149,6 @@ def test_the_published_values():
     import conf
 
     values = conf.compose("vae").conf
-    assert values["codec"]["oobleck"]["downsampling_ratios"] == [2, 4, 4, 8, 8]
-    assert values["crop_samples"] % 2048 == 0
-    assert values["weights"] == {"spectral": 1.0, "adversarial": 0.1, "feature_matching": 5.0, "kl": 1e-4}
-    assert json.dumps(values)
+    assert values.codec.oobleck.downsampling_ratios == [2, 4, 4, 8, 8]
+    assert values.crop_samples % 2048 == 0
+    assert values.weights == VaeWeights(spectral=1.0, adversarial=0.1, feature_matching=5.0, kl=1e-4)

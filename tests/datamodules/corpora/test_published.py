@@ -283,7 +283,7 @@ def test_the_command_prepares_lists_and_joins(
     receipt = json.loads(Path("data/openaqa/receipt.json").read_text())
     assert (receipt["recordings"], receipt["missing"], receipt["contaminated"]) == (2, 1, 1)
     found = prepare.recordings(
-        "latents", conf.compose("latents", overrides=["data.corpora=[audioset,fsd50k,openaqa]"]).conf
+        "latents", conf.compose("latents", overrides=["data.corpora=[audioset,fsd50k,openaqa]"]).conf.data
     )
     assert len(found.cuts) == 3 + 3 + 2
     assert main(["prepare", "openaqa"]) == 1

@@ -245,11 +245,11 @@ def test_help_and_show_say_what_preparing_takes(capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit):
         main(["prepare", "folder", "--help"])
     explained = {line.split()[0] for line in capsys.readouterr().out.splitlines() if re.match(r"  \w[\w.]+ ", line)}
-    keys = set(conf.compose("folder", complete=False).origins) - {"root", "data.corpora"}
+    keys = set(conf.compose("folder").origins) - {"root", "data.corpora"}
     assert keys <= explained, "root is the argument ROOT"
     assert main(["show", "folder"]) == 0
     rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
-    assert rows["metadata"][1] == rows["root"][1] == "???" and rows["validation_fraction"][1] == "0.1"
+    assert rows["metadata"][1] == rows["root"][1] == "null" and rows["validation_fraction"][1] == "0.1"
 
 
 def test_the_process_ends_with_the_status():
@@ -342,7 +342,7 @@ def test_a_recording_of_another_length_is_found_before_anything_is_written(
     printed = capsys.readouterr().err
     assert re.search(rf"1 of 3 recordings cannot be used:\n.*0\.wav: {said}\n", printed), printed
     assert left(place) == before
-    skipped = prepare.recordings("latents", conf.compose("latents", overrides=[*SKIP]).conf)
+    skipped = prepare.recordings("latents", conf.compose("latents", overrides=[*SKIP]).conf.data)
     assert re.search(rf"1 of 3 recordings are left out.*\n.*0\.wav: {said}\n", capsys.readouterr().out)
     assert [cut.id for cut in skipped.cuts] == ["mine-1", "mine-2"]
 

@@ -17,6 +17,7 @@ from peft import PeftModel
 from PIL import Image
 from safetensors.torch import load_file
 
+from conf import compose
 from datamodules.store import chunks
 from models.language.generation import Guidance, Sampling, generate, pad_left
 from models.language.vocabulary import Turn
@@ -132,7 +133,7 @@ def test_sounds_are_the_model_s_and_each_hangs_on_its_seed(run, place, model, ca
     assert sorted(path.name for path in place.iterdir() if path.name != "runs") == names
     tokenizer = SoundTokenizer.from_pretrained(run / "tokenizer")
     rendered = [
-        model.vocabulary.render([Turn("user", [model.prompts["text_to_sound"][0].format(caption=text)])], generate=True)
+        model.vocabulary.render([Turn("user", [model.prompts.text_to_sound[0].format(caption=text)])], generate=True)
         for text in ("a low sound", "")
     ]
     told, free = (pad_left([one.input_ids], model.vocabulary.pad_id) for one in rendered)
@@ -174,7 +175,7 @@ def test_what_was_cut_is_said_and_what_ended_is_not(run, place, clip, model, cap
         assert main(["ask", str(clip), QUESTION, f"--max-new-tokens={most}", "--experiment=used"]) == 0
         assert capsys.readouterr().err == note
 
-    settings = {"temperature": 1.0, "top_p": 1.0, "guidance": 1.0}
+    settings = compose("generate", overrides=["temperature=1", "top_p=1", "guidance=1"]).conf
     words = ["generate", "low", "--out=cut.wav", "--n=3", "--seed=5", "--temperature=1", "--top-p=1", "--guidance=1"]
     tokenizer = SoundTokenizer.from_pretrained(run / "tokenizer")
     reached = []

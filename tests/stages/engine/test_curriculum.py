@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from conf.sections.language import Lesson, Mixture
 from stages.engine import curriculum
 from stages.runs import chain
 from tests.conftest import SMOKE, write_tones
@@ -161,7 +162,11 @@ def test_conversations_of_several_sounds_texts_and_times_go_through_the_chain(
 
 
 def test_the_position_in_a_curriculum():
-    entries = [{"name": "a", "steps": 3}, {"name": "b", "steps": 1}, {"name": "c", "steps": 2}]
+    mixture = Mixture(0.0, 0.0, 1.0, 0.0, 0.0)
+    entries = [
+        Lesson(name, steps, 1e-4, 1e-3, "all", mixture, [], [], [], None)
+        for name, steps in (("a", 3), ("b", 1), ("c", 2))
+    ]
     found = [curriculum.position(entries, step) for step in range(7)]
     assert [(place.name, place.step) for place in found] == [
         ("a", 0),

@@ -4,11 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from conf.sections.common import Optimizer
 from stages.engine.optim import Phase, configure, factor
 
-OPTIMIZER = {
-    "learning_rate": 1e-3, "final_learning_rate": 1e-5, "warmup_steps": 3, "weight_decay": 0.1, "betas": [0.9, 0.95],
-}  # fmt: skip
+OPTIMIZER = Optimizer(learning_rate=1e-3, final_learning_rate=1e-5, warmup_steps=3, weight_decay=0.1, betas=[0.9, 0.95])
 
 
 def rates(built: dict, steps: int) -> list[list[float]]:

@@ -1,7 +1,6 @@
 """A tokenizer of every kind of quantiser is built from a configuration, saved, and loaded again as it was."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -10,6 +9,7 @@ from tokenizers.models import WordLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import conf
+from conf.sections.sound import TokenizerConf
 from stages.hub import artifacts
 
 FACTS = {"latent_dim": 4, "frame_rate": 20.0}
@@ -28,7 +28,7 @@ def llm(tmp_path: Path) -> Path:
     return tmp_path / "llm"
 
 
-def configuration(*overrides: str) -> dict[str, Any]:
+def configuration(*overrides: str) -> TokenizerConf:
     return conf.compose("tokenizer", ["smoke"], overrides=list(overrides)).conf
 
 

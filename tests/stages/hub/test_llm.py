@@ -72,10 +72,10 @@ def test_a_fingerprint_tells_weights_apart_and_no_dtype():
 @pytest.mark.parametrize("preset", [name for name in presets() if name.startswith(("llama", "qwen"))])
 def test_the_presets_of_llms_talk_in_their_own_template(preset: str):
     conf = compose("caption", [preset]).conf
-    assert conf["prompts"]["format"] == "chat"
-    options = conf["prompts"]["template_options"]
+    assert conf.prompts.format == "chat"
+    options = conf.prompts.template_options
     assert options == (
         {"date_string": "26 Jul 2024"} if "llama" in preset else {"enable_thinking": False} if "qwen3" in preset else {}
     )
-    (entry,) = weights.missing("LLM", conf["model"]["source"], "--model.source=X")
-    assert "hf auth login" in entry and conf["model"]["source"] in entry
+    (entry,) = weights.missing("LLM", conf.model.source, "--model.source=X")
+    assert "hf auth login" in entry and conf.model.source in entry

@@ -122,7 +122,7 @@ def test_a_hub_that_does_not_give_a_model_is_asked_once_and_quoted(monkeypatch: 
 
 
 def test_importing_takes_no_torch():
-    code = "import sys; from stages import assets; assert not {'torch', 'transformers'} & set(sys.modules)"
+    code = "import sys; from stages.hub import weights; assert not {'torch', 'transformers'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3]).returncode == 0
 
 

@@ -15,6 +15,7 @@ import soundfile
 import torch
 from PIL import Image
 
+from conf import compose
 from stages.reports import listening as report_sound
 from stages.reports import page, spectrogram
 from stages.reports.listening import Clip, Listening, Track
@@ -303,11 +304,8 @@ def test_a_sound_in_the_page_is_the_sound(rate: int):
 
 
 def test_a_run_whose_sound_is_gone_says_so(tmp_path: Path, capsys):
-    conf = {
-        "examples": {"clips": 1, "answers": 1, "seconds": 1.0, "megabytes": 1.0},
-        "data": {"root": str(tmp_path), "corpora": ["gone"]},
-    }
-    page.write(tmp_path, found(), [], [], tmp_path, conf)
+    overrides = [f"data.root={tmp_path}", "data.corpora=[gone]", "examples.clips=1"]
+    page.write(tmp_path, found(), [], [], tmp_path, compose("evaluate", overrides=overrides).conf)
     assert "there is no corpus 'gone'" in capsys.readouterr().out
     read = Read((tmp_path / "report.html").read_text())
     assert "there is no corpus 'gone'" in read.text and "audio" not in read.tags

@@ -1,5 +1,6 @@
 """What is done, partial, stale or missing; whose artifact feeds whom; what is refused by name."""
 
+import dataclasses
 import functools
 import json
 import zipfile
@@ -11,13 +12,14 @@ from omegaconf import OmegaConf
 
 import conf
 from conf.schema import OPERATIONAL
+from conf.sections.common import StageConf
 from stages import STAGES
 from stages.runs import chain
 
 
 @functools.cache
-def composed(stage: str, overrides: tuple[str, ...]) -> str:
-    return json.dumps(conf.compose(stage, ["demo"], overrides=overrides).conf)
+def composed(stage: str, overrides: tuple[str, ...]) -> StageConf:
+    return conf.compose(stage, ["demo"], overrides=overrides).conf
 
 
 class House:
@@ -26,9 +28,10 @@ class House:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def conf(self, stage: str, *overrides: str) -> dict[str, Any]:
-        values = json.loads(composed(stage, overrides))
-        return values | {"runs": str(self.root / "runs"), "data": values["data"] | {"root": str(self.root / "data")}}
+    def conf(self, stage: str, *overrides: str) -> StageConf:
+        values = composed(stage, overrides)
+        data = dataclasses.replace(values.data, root=str(self.root / "data"))
+        return dataclasses.replace(values, runs=str(self.root / "runs"), data=data)
 
     def corpus(self, content: str) -> None:
         folder = self.root / "data" / "diagnostic"
@@ -90,7 +93,9 @@ def test_a_receipt_holds_what_made_it(house: House):
     stored = chain.read_receipt(house.root / "runs" / "demo" / "tokenizer")
     assert stored == tokenizer
     assert (tokenizer["steps"], tokenizer["seconds"], tokenizer["facts"]) == (600, 2.3, {"fact": "b"})
-    assert tokenizer["conf"] == house.conf("tokenizer") and set(tokenizer["versions"]) == set(chain.PACKAGES)
+    assert tokenizer["conf"] == conf.plain(house.conf("tokenizer")) and set(tokenizer["versions"]) == set(
+        chain.PACKAGES
+    )
     assert house.state("tokenizer").detail == "600 steps, 2 s"
     assert chain.parents("cache", house.conf("cache"))["tokenizer"].facts == {"fact": "b"}
 
@@ -105,7 +110,7 @@ def test_a_stage_is_partial_from_its_first_checkpoint_or_chunk(house: House):
     assert house.state("latents") == chain.State("partial", "chunk 1 of 3")
     house.checkpoint("tokenizer", 120)
     assert house.state("tokenizer") == chain.State(
-        "partial", f"step 120 of {house.conf('tokenizer')['trainer']['max_steps']}"
+        "partial", f"step 120 of {house.conf('tokenizer').trainer.max_steps}"
     )
 
 
@@ -156,7 +161,7 @@ def test_an_unfinished_run_of_another_configuration_is_not_gone_on_with(house: H
     assert chain.newest_checkpoint(folder), "an operational key may change"
     folder = chain.begin("tokenizer", other, restart=True)
     assert chain.newest_checkpoint(folder) is None
-    assert OmegaConf.to_container(OmegaConf.load(folder / "conf.yaml")) == other
+    assert OmegaConf.to_container(OmegaConf.load(folder / "conf.yaml")) == conf.plain(other)
 
 
 def test_a_corpus_that_was_prepared_again_makes_latents_stale(house: House):
@@ -303,7 +308,7 @@ def test_the_newest_whole_checkpoint_is_found(house: House):
 
 def test_a_fingerprint_knows_every_key_that_decides(house: House):
     base = house.conf("tokenizer")
-    assert chain.fingerprint(base) == chain.fingerprint(json.loads(json.dumps(base)))
+    assert chain.fingerprint(base) == chain.fingerprint(json.loads(json.dumps(conf.plain(base))))
     assert chain.differences(base, base) == []
     changed = house.conf("tokenizer", "encoder.depth=1")
     assert chain.differences(base, changed) == ["encoder.depth: 2 -> 1"]

@@ -102,7 +102,7 @@ def minilm() -> None:
 
 @pytest.fixture(scope="module")
 def random_llm():
-    conf = compose("openaqa", ["smoke"]).conf | {"embedding_initialization": "mean"}
+    conf = compose("openaqa", ["smoke"], overrides=["embedding_initialization=mean"]).conf
     return language_model.build(conf, {"codebook_size": 16, "levels": [0]}, None)
 
 
