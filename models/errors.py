@@ -1,5 +1,5 @@
-"""The one error of this room that is the user's doing."""
+"""ModelError: the only error of this package that is raised on purpose."""
 
 
 class ModelError(ValueError):
-    """A model, or a combination of its arguments, that cannot be built or used. The command shows its text without a traceback."""
+    """A model, an input, or a combination of arguments that cannot be used. The text has the facts: what came, what is allowed."""

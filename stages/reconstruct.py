@@ -29,7 +29,7 @@ from models.metrics.kernel import KernelAudioDistance
 from models.metrics.probe import linear_probe
 from models.metrics.reconstruction import CodebookUse, LatentError, MelDistance, MultiResolutionStftDistance
 from models.metrics.signal import SignalMetric
-from models.tokenizer.tokenizer import SoundTokenizer
+from models.tokenizer.tokenizer import LatentTokenizer
 from stages.hub import artifacts, weights
 from stages.launch import prepare
 from stages.reports import evaluation_table, real_time
@@ -150,7 +150,7 @@ class Reconstruct(L.LightningModule):
         self.line.update(min(self.done, len(self.chosen)))
 
     def _decode(
-        self, name: str, tokenizer: SoundTokenizer, codes: Any, num_frames: Tensor, steps: int, position: str
+        self, name: str, tokenizer: LatentTokenizer, codes: Any, num_frames: Tensor, steps: int, position: str
     ) -> Tensor:
         seed = zlib.crc32(f"{self.conf.seed} {position}".encode())
         generator = torch.Generator(device=self.device).manual_seed(seed)
@@ -259,7 +259,7 @@ class Reconstruct(L.LightningModule):
             found[corpus] = row
         return found
 
-    def _histogram(self, tokenizer: SoundTokenizer, cut: Any) -> Tensor:
+    def _histogram(self, tokenizer: LatentTokenizer, cut: Any) -> Tensor:
         """log(1 + count) of each code of a recording, level by level."""
         batch = collate_latents(windows(cut, self.facts["window_frames"]))
         codes = tokenizer.encode(batch.latents.to(self.device), batch.num_frames.to(self.device))

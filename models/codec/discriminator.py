@@ -8,17 +8,17 @@ from torch.nn.utils.parametrizations import weight_norm
 
 
 class Judgement(NamedTuple):
-    """What each scale says of a sound."""
+    """Scores and features of a batch of sounds, by scale."""
 
-    scores: list[Tensor]  # per scale (B, 1, frames, bins): above 0 real, below 0 made
-    features: list[list[Tensor]]  # per scale and layer (B, filters, frames, bins)
+    scores: list[Tensor]  # by scale (B, 1, frames, bins): above 0 real, below 0 decoded
+    features: list[list[Tensor]]  # by scale and layer (B, filters, frames, bins)
 
 
 class Discriminator(nn.Module):
-    """One network a scale on real and imaginary parts of a short-time spectrum, all channels together."""
+    """One network a scale, on real and imaginary parts of a short-time spectrum, all channels together."""
 
     def __init__(self, channels: int, fft_sizes: list[int], filters: int) -> None:
-        """channels: of the waveform; fft_sizes: window lengths in samples, one a scale, with hops of a quarter."""
+        """channels: of the waveform; fft_sizes: window lengths in samples, one a scale; a hop is a quarter of it."""
         super().__init__()
         self.scales = nn.ModuleList(_Scale(channels, size, filters) for size in fft_sizes)
 
@@ -29,25 +29,31 @@ class Discriminator(nn.Module):
 
 
 class _Scale(nn.Module):
+    window: Tensor  # (fft_size)
+
     def __init__(self, channels: int, fft_size: int, filters: int) -> None:
         super().__init__()
         self.fft_size = fft_size
         self.register_buffer("window", torch.hann_window(fft_size), persistent=False)
         layers = [nn.Conv2d(2 * channels, filters, (3, 9), padding=(1, 4))]
-        for dilation in (1, 2, 4):  # in time; the bins are halved
-            layers.append(
-                nn.Conv2d(filters, filters, (3, 9), stride=(1, 2), dilation=(dilation, 1), padding=(dilation, 4))
-            )
+        for dilation in (1, 2, 4):  # in time; each layer halves the bins
+            shape = {"stride": (1, 2), "dilation": (dilation, 1), "padding": (dilation, 4)}
+            layers.append(nn.Conv2d(filters, filters, (3, 9), **shape))
         layers.append(nn.Conv2d(filters, filters, (3, 3), padding=1))
         self.layers = nn.ModuleList(weight_norm(layer) for layer in layers)
         self.score = weight_norm(nn.Conv2d(filters, 1, (3, 3), padding=1))
 
     def forward(self, waveform: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """waveform (B, C, T) -> scores and, layer by layer, features of this scale."""
         batch = waveform.shape[0]
         spectrum = torch.stft(
-            waveform.flatten(0, 1), self.fft_size, self.fft_size // 4, window=self.window, normalized=True,
+            waveform.flatten(0, 1),
+            self.fft_size,
+            self.fft_size // 4,
+            window=self.window,
+            normalized=True,
             return_complex=True,
-        ).unflatten(0, (batch, -1))  # fmt: skip
+        ).unflatten(0, (batch, -1))
         hidden = torch.cat([spectrum.real, spectrum.imag], 1).transpose(2, 3)  # (B, 2 C, frames, bins)
         features = []
         for layer in self.layers:
@@ -56,22 +62,22 @@ class _Scale(nn.Module):
         return self.score(hidden), features
 
 
-def discriminator_loss(real: Judgement, made: Judgement) -> Tensor:
-    """Hinge: real scores above 1 and made ones below -1 cost nothing. Mean over the scales, as all three."""
-    losses = [(1 - r).relu().mean() + (1 + m).relu().mean() for r, m in zip(real.scores, made.scores, strict=True)]
-    return torch.stack(losses).mean()
+def discriminator_loss(real: Judgement, decoded: Judgement) -> Tensor:
+    """Hinge loss of the discriminator -> (): scores of real sound above 1 and of decoded sound below -1 cost nothing."""
+    pairs = zip(real.scores, decoded.scores, strict=True)
+    return torch.stack([(1 - r).relu().mean() + (1 + d).relu().mean() for r, d in pairs]).mean()
 
 
-def adversarial_loss(made: Judgement) -> Tensor:
-    """What the generator lowers: minus the scores of what it made."""
-    return torch.stack([-scores.mean() for scores in made.scores]).mean()
+def adversarial_loss(decoded: Judgement) -> Tensor:
+    """Loss of the generator -> (): minus the mean score of the sound that it decoded, averaged over the scales."""
+    return torch.stack([-scores.mean() for scores in decoded.scores]).mean()
 
 
-def feature_matching_loss(real: Judgement, made: Judgement) -> Tensor:
-    """Mean absolute difference of the features, layer by layer."""
-    return torch.stack(
-        [
-            torch.stack([(r.detach() - m).abs().mean() for r, m in zip(reals, mades, strict=True)]).mean()
-            for reals, mades in zip(real.features, made.features, strict=True)
-        ]
-    ).mean()
+def feature_matching_loss(real: Judgement, decoded: Judgement) -> Tensor:
+    """Mean absolute difference of the features -> (), averaged over the layers and then over the scales."""
+    return torch.stack([_difference(*layers) for layers in zip(real.features, decoded.features, strict=True)]).mean()
+
+
+def _difference(real: list[Tensor], decoded: list[Tensor]) -> Tensor:
+    """Features of one scale, layer by layer; the gradient flows into the decoded ones."""
+    return torch.stack([(r.detach() - d).abs().mean() for r, d in zip(real, decoded, strict=True)]).mean()

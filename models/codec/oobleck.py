@@ -1,7 +1,7 @@
 """Oobleck, Stable Audio's VAE (Evans et al. 2024, arXiv:2407.14358), through diffusers: frozen, and exact in chunks.
 
-It is convolutions alone, so a latent frame hangs on a bounded stretch of sound and a sample on a bounded stretch of
-latents. A chunk that begins on a frame, with that much on either side, gives what the whole gives:
+It is convolutions alone, so a latent frame depends on a bounded stretch of sound and a sample on a bounded stretch of
+latents. A chunk that begins on a frame, with that much context on either side, gives what the whole gives:
 
     frames     |  context  |   chunk_frames   |  context  |
     kept                   |------------------|
@@ -11,25 +11,26 @@ diffusers' `enable_tiling` steps by 26 s, which is no multiple of the hop: its l
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.codec.mel import Context, Posterior, check_waveform, pad_to_hop
+from models.codec.interface import Context, Posterior, check_waveform, pad_to_hop
 from models.errors import ModelError
 
 
 class Oobleck(nn.Module):
-    """A trained Oobleck, frozen. Not causal: a latent of Stable Audio's hangs on 7 frames either side. Computes in
-    float32, under autocast too, and in memory that `chunk_frames` bounds, however long the sound.
+    """A trained Oobleck, frozen. Not causal: a latent of Stable Audio's depends on 7 frames on either side.
+
+    Computes in float32, under autocast too, and in memory that `chunk_frames` bounds, however long the sound.
     """
 
     def __init__(self, model: nn.Module, chunk_frames: int = 256) -> None:
         """model: a `diffusers.AutoencoderOobleck`; hop, rate, channels, width and contexts are read from it.
 
-        chunk_frames: 256 are 12 s of Stable Audio's; its contexts make that a tenth more work.
+        chunk_frames: 256 are 12 s of Stable Audio's latents; the context on either side adds a tenth to the work.
         """
         super().__init__()
         self.model: Any = model.requires_grad_(False).eval()
@@ -44,45 +45,53 @@ class Oobleck(nn.Module):
 
     @classmethod
     def from_pretrained(cls, source: str, subfolder: str | None, revision: str | None) -> "Oobleck":
-        """source: a folder, or a hub id. Raises ModelError where it cannot be had."""
+        """source: a folder, or a hub id. Raises ModelError where no VAE can be loaded from it."""
         return cls(load(source, subfolder, revision))
 
     @torch.no_grad()
     def encode(self, waveform: Tensor) -> Posterior:
+        """waveform (B, C, T) -> (B, F, D), F = ceil(T / hop_length)."""
         check_waveform(waveform, self.channels)
-        found = []
+        means, stds = [], []
         with torch.autocast(waveform.device.type, enabled=False):
             padded = pad_to_hop(waveform.float(), self.hop_length)
-            for core, wide in self._chunks(padded.shape[-1] // self.hop_length, self.encoder_context):
-                part = padded[..., wide.start * self.hop_length : wide.stop * self.hop_length]
+            for chunk in self._chunks(padded.shape[-1] // self.hop_length, self.encoder_context):
+                part = padded[..., chunk.read.start * self.hop_length : chunk.read.stop * self.hop_length]
                 posterior = self.model.encode(part).latent_dist
-                kept = slice(core.start - wide.start, core.stop - wide.start)
-                found.append((posterior.mean[..., kept], posterior.std[..., kept]))
-        mean, std = (torch.cat(parts, -1).transpose(1, 2) for parts in zip(*found, strict=True))
-        return Posterior(mean, std)
+                kept = slice(chunk.keep.start - chunk.read.start, chunk.keep.stop - chunk.read.start)
+                means.append(posterior.mean[..., kept])
+                stds.append(posterior.std[..., kept])
+        return Posterior(torch.cat(means, -1).transpose(1, 2), torch.cat(stds, -1).transpose(1, 2))
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        found = []
+        """latents (B, F, D) -> waveform (B, C, F * hop_length)."""
+        parts = []
         with torch.autocast(latents.device.type, enabled=False):
             channels_first = latents.float().transpose(1, 2)
-            for core, wide in self._chunks(latents.shape[1], self.decoder_context):
-                part = self.model.decode(channels_first[..., wide.start : wide.stop]).sample
-                start = (core.start - wide.start) * self.hop_length
-                found.append(part[..., start : start + len(core) * self.hop_length])
-        waveform = torch.cat(found, -1)
-        missing = latents.shape[1] * self.hop_length - waveform.shape[-1]  # odd strides end a few samples early
-        return F.pad(waveform, (0, missing))
+            for chunk in self._chunks(latents.shape[1], self.decoder_context):
+                part = self.model.decode(channels_first[..., chunk.read.start : chunk.read.stop]).sample
+                start = (chunk.keep.start - chunk.read.start) * self.hop_length
+                parts.append(part[..., start : start + len(chunk.keep) * self.hop_length])
+        waveform = torch.cat(parts, -1)
+        # odd strides end a few samples early
+        return F.pad(waveform, (0, latents.shape[1] * self.hop_length - waveform.shape[-1]))
 
-    def _chunks(self, frames: int, context: Context) -> Iterator[tuple[range, range]]:
-        """(frames to keep, frames to compute them from), in order."""
+    def _chunks(self, frames: int, context: Context) -> Iterator["_Chunk"]:
+        """The chunks that make up so many frames, in order."""
         for start in range(0, frames, self.chunk_frames):
             stop = min(start + self.chunk_frames, frames)
-            yield range(start, stop), range(max(0, start - context.before), min(frames, stop + context.after))
+            read = range(max(0, start - context.before), min(frames, stop + context.after))
+            yield _Chunk(range(start, stop), read)
+
+
+class _Chunk(NamedTuple):
+    keep: range  # frames that the chunk adds to the result
+    read: range  # frames that they are computed from: context on either side
 
 
 def load(source: str, subfolder: str | None, revision: str | None) -> Any:
-    """The `diffusers.AutoencoderOobleck` of a folder or a hub id, in float32. Raises ModelError where it cannot be had."""
+    """The `diffusers.AutoencoderOobleck` of a folder or a hub id, in float32. Raises ModelError where there is none."""
     try:
         return _class().from_pretrained(source, subfolder=subfolder, revision=revision, torch_dtype=torch.float32)
     except (OSError, ValueError) as error:
@@ -90,7 +99,7 @@ def load(source: str, subfolder: str | None, revision: str | None) -> Any:
             f"no Oobleck VAE at {source!r} (subfolder {subfolder!r}, revision {revision!r}): {error}\n"
             "Allowed: a folder with config.json and weights, or a hub id. Stable Audio Open is gated: accept its "
             "licence at https://huggingface.co/stabilityai/stable-audio-open-1.0, then type `hf auth login`. "
-            "ACE-Step's is not: --preset ace_step."
+            "ACE-Step's (ACE-Step/Ace-Step1.5, subfolder vae) is not gated."
         ) from error
 
 
@@ -100,13 +109,13 @@ def build(**sizes: Any) -> Any:
     if width != 2 * latent_dim:
         raise ModelError(
             f"encoder_hidden_size {width}, decoder_input_channels {latent_dim}: the encoder ends with "
-            f"encoder_hidden_size channels, half of them means, so decoder_input_channels={width // 2} is allowed"
+            f"encoder_hidden_size channels, half of them means, so decoder_input_channels {width // 2} is allowed"
         )
     return _class()(**sizes)
 
 
 def encoder_context(encoder: nn.Module, hop_length: int) -> Context:
-    """From its strides, kernels, dilations and paddings: the samples that latent 0 hangs on, in whole frames."""
+    """The samples that latent 0 depends on, in whole frames; from strides, kernels, dilations and paddings."""
     low = high = 0
     for conv in reversed(_convolutions(encoder)):
         stride, padding, reach = conv.stride[0], conv.padding[0], conv.dilation[0] * (conv.kernel_size[0] - 1)
@@ -115,7 +124,7 @@ def encoder_context(encoder: nn.Module, hop_length: int) -> Context:
 
 
 def decoder_context(decoder: nn.Module, hop_length: int) -> Context:
-    """The latents that the samples of frame 0 hang on."""
+    """The latents that the samples of frame 0 depend on; from strides, kernels, dilations and paddings."""
     low, high = 0, hop_length - 1
     for conv in reversed(_convolutions(decoder)):
         stride, padding, reach = conv.stride[0], conv.padding[0], conv.dilation[0] * (conv.kernel_size[0] - 1)
@@ -127,7 +136,10 @@ def decoder_context(decoder: nn.Module, hop_length: int) -> Context:
 
 
 def _convolutions(half: nn.Module) -> list[Any]:
-    """In the order in which they compute, which is that of their definition; the skips around them reach no further."""
+    """Conv1d and ConvTranspose1d in the order in which they run, which is that of their definition.
+
+    The skip connections around them reach no further.
+    """
     return [module for module in half.modules() if isinstance(module, nn.Conv1d | nn.ConvTranspose1d)]
 
 

@@ -1,5 +1,4 @@
-"""Diffusion transformer (Peebles and Xie 2023, arXiv:2212.09748): the velocity of latents, told by sound tokens what to
-become.
+"""Diffusion transformer (Peebles and Xie 2023, arXiv:2212.09748): the velocity of latents, conditioned on sound tokens.
 
 Tokens are repeated to the frame rate and joined to the latents by channels, for their alignment is known: no
 cross-attention. Time reaches the blocks by adaLN-single (Chen et al. 2023, arXiv:2310.00426). A small head predicts the
@@ -14,12 +13,12 @@ from torch.nn import functional as F
 
 from models.tokenizer.transformer import RMSNorm, Transformer, linear, modulate
 
-TIME_FEATURES = 128  # of either time
+TIME_FEATURES = 128  # of t, and as many of r - t
 PHASE_FEATURES = 16
 
 
 class DiffusionTransformer(nn.Module):
-    """Not causal. condition_dim: width of a token's embedding."""
+    """Not causal. C is the width of a token's embedding, `condition_dim`."""
 
     def __init__(self, latent_dim: int, condition_dim: int, width: int, depth: int, heads: int) -> None:
         super().__init__()
@@ -34,34 +33,35 @@ class DiffusionTransformer(nn.Module):
         self.output_norm = RMSNorm(width)
         self.output_modulation = nn.Parameter(torch.zeros(2 * width))
         self.output = nn.Linear(width, latent_dim, bias=False)
-        nn.init.zeros_(self.modulation.weight)  # with the blocks' own zeros: every block is the identity at first
+        # the blocks' modulations are zeros, too: every block starts as the identity, and the velocity as 0
+        nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.output.weight)
 
     def condition(self, embeddings: Tensor, token_of_frame: Tensor, phase: Tensor) -> Tensor:
-        """embeddings (B, N, C) of tokens -> what frames are told (B, F, C).
+        """embeddings (B, N, C) of tokens -> condition (B, F, C): the embedding of each frame's token, and the phase.
 
         token_of_frame (F) long; phase (F) in [0, 1): how far into its token's time a frame lies.
         """
         harmonics = torch.arange(1, PHASE_FEATURES // 2 + 1, device=phase.device) * math.pi * phase.float()[:, None]
-        place = self.phase(torch.cat([harmonics.cos(), harmonics.sin()], -1))
-        return embeddings[:, token_of_frame] + place
+        return embeddings[:, token_of_frame] + self.phase(torch.cat([harmonics.cos(), harmonics.sin()], -1))
 
     def prior(self, condition: Tensor) -> Tensor:
         """condition (B, F, C) -> latents (B, F, D), frame by frame."""
         return self.prior_head(condition)
 
     def without_tokens(self, condition: Tensor, dropped: Tensor) -> Tensor:
-        """condition (B, F, C) with the clips of dropped (B) bool told nothing, for classifier-free guidance (Ho and
-        Salimans 2022, arXiv:2207.12598).
+        """condition (B, F, C), with one learned vector for all frames of the clips where dropped (B) is True.
+
+        Classifier-free guidance: Ho and Salimans 2022, arXiv:2207.12598.
         """
         return torch.where(dropped[:, None, None], self.no_tokens.to(condition.dtype), condition)
 
     def forward(
         self, x_t: Tensor, t: Tensor, condition: Tensor, mask: Tensor | None, r: Tensor | None = None
     ) -> Tensor:
-        """x_t (B, F, D), t (B) in [0, 1], condition (B, F, C), mask (B, F) bool or None where no frame is padding ->
-        velocity (B, F, D) float32.
+        """x_t (B, F, D), t (B) in [0, 1], condition (B, F, C) -> velocity (B, F, D) float32.
 
+        mask (B, F) bool: True for valid frames; None where no frame is padding.
         r (B) in [t, 1] asks for the mean velocity from t to r; None is r = t, the velocity at t.
         """
         with torch.autocast(x_t.device.type, enabled=False):

@@ -1,7 +1,6 @@
-"""Conditional flow matching along straight paths (Lipman et al. 2023, arXiv:2210.02747): pure functions. Time 0 is
-noise, time 1 is data.
+"""Conditional flow matching along straight paths (Lipman et al. 2023, arXiv:2210.02747): pure functions.
 
-A velocity network has the signature velocity(x_t, t, condition, mask, r=None); r > t asks for the mean velocity from t
+Time 0 is noise, time 1 is data. A velocity network has the signature velocity(x_t, t, condition, mask, r=None); r > t asks for the mean velocity from t
 to r (MeanFlow, Geng et al. 2025, arXiv:2505.13447), None for the velocity at t.
 """
 
@@ -17,6 +16,8 @@ Solver = Literal["euler", "midpoint", "heun"]
 
 
 class PathSample(NamedTuple):
+    """A point of the path from noise to data, and the path's velocity there."""
+
     x_t: Tensor  # (B, F, D)
     velocity: Tensor  # (B, F, D)
 
@@ -24,17 +25,17 @@ class PathSample(NamedTuple):
 def interpolate(x_0: Tensor, x_1: Tensor, t: Tensor) -> PathSample:
     """Straight path from noise to data, and its velocity.
 
-    x_0 noise, x_1 data: (B, F, D); t: (B) in [0, 1] -> x_t = (1 - t) x_0 + t x_1, velocity = x_1 - x_0. sigma_min is 0:
-    the 1e-4 of others is below the rounding of half precision. Law: d x_t / d t = velocity.
+    x_0 noise, x_1 data: (B, F, D); t: (B) in [0, 1] -> x_t = (1 - t) x_0 + t x_1, velocity = x_1 - x_0, both (B, F, D).
+    Law: d x_t / d t = velocity. sigma_min is 0: the usual 1e-4 is below the rounding of half precision.
     """
     t = t[:, None, None]
     return PathSample((1 - t) * x_0 + t * x_1, x_1 - x_0)
 
 
 def stratified_times(batch_size: int, logit_normal_share: float, generator: torch.Generator) -> Tensor:
-    """Times (B) in (0, 1), on the generator's device: one in each of `batch_size` equal slices of probability, in
-    random order.
+    """Times (B) in (0, 1), on the generator's device.
 
+    There is one in each of `batch_size` equal slices of probability, in random order.
     A `logit_normal_share` of them, at random, follows the logistic function of a standard normal (Esser et al. 2024,
     arXiv:2403.03206), which trains the middle more; the rest is uniform.
     """
@@ -42,14 +43,14 @@ def stratified_times(batch_size: int, logit_normal_share: float, generator: torc
     order = torch.randperm(batch_size, generator=generator, device=device)
     uniform = (order + torch.rand(batch_size, generator=generator, device=device)) / batch_size
     logit_normal = torch.special.ndtri(uniform.clamp(1e-6, 1 - 1e-6)).sigmoid()
-    return torch.where(
-        torch.rand(batch_size, generator=generator, device=device) < logit_normal_share, logit_normal, uniform
-    )
+    chosen = torch.rand(batch_size, generator=generator, device=device) < logit_normal_share
+    return torch.where(chosen, logit_normal, uniform)
 
 
 def masked_mean_square(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Mean of the squared difference over the elements of valid frames, in float32. prediction, target (B, F, D); mask
-    (B, F) bool.
+    """Mean of the squared difference over the elements of valid frames, in float32.
+
+    prediction, target (B, F, D); mask (B, F) bool -> ().
     """
     squares = (prediction.float() - target.float()).square() * mask[..., None]
     return squares.sum() / (mask.sum() * prediction.shape[-1])
@@ -59,7 +60,7 @@ def sample(velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, num_step
     """Carries noise (B, F, D) from time 0 to time 1 in equal steps.
 
     velocity(x_t (B, F, D), t (B)) -> (B, F, D). Errors fall with the first power of the step (euler, one evaluation a
-    step) or the second (midpoint and heun, two evaluations a step).
+    step) or the second (midpoint and heun, two evaluations a step). Raises ModelError for no step, or another solver.
     """
     if num_steps < 1:
         raise ModelError(f"num_steps {num_steps}; at least 1 is allowed")
@@ -69,10 +70,10 @@ def sample(velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, num_step
     times = torch.linspace(0, 1, num_steps + 1, device=noise.device, dtype=noise.dtype)
     for index in range(num_steps):
         t = times[index].expand(len(noise))
-        slope = velocity(x, t)
+        v = velocity(x, t)
         if solver == "midpoint":
-            slope = velocity(x + step / 2 * slope, t + step / 2)
+            v = velocity(x + step / 2 * v, t + step / 2)
         elif solver == "heun":
-            slope = (slope + velocity(x + step * slope, times[index + 1].expand(len(noise)))) / 2
-        x = x + step * slope
+            v = (v + velocity(x + step * v, times[index + 1].expand(len(noise)))) / 2
+        x = x + step * v
     return x

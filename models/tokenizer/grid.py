@@ -11,11 +11,10 @@ Count = TypeVar("Count", int, Tensor)
 
 
 class TokenGrid:
-    """Which frames a token stands for: the same rational step everywhere, so that the tokens of a prefix do not depend
-    on what follows.
+    """Token n stands for the frames f with n <= f / step < n + 1, and is known at the last of them.
 
-    Token n stands for the frames f with n <= f / step < n + 1, and is known at the last of them. step is a Fraction, in
-    frames a token (a denominator up to 1000: the rate is off by at most a millionth or so). A clip's last token may
+    step is a Fraction, in frames a token, with a denominator up to 1000: the rate is off by at most a millionth or so.
+    It is the same everywhere, so that the tokens of a prefix do not depend on what follows. A clip's last token may
     stand for fewer frames; every frame has a token.
     """
 
@@ -32,9 +31,12 @@ class TokenGrid:
 
     @staticmethod
     def rate(frame_rate: float, stride: int | None, bitrate: float | None, bits_per_token: float) -> float:
-        """Token rate (Hz) from exactly one of stride (frames a token) and bitrate (bits a second)."""
+        """Token rate (Hz) from exactly one of stride (frames a token) and bitrate (bits a second).
+
+        Raises ModelError for both, for none, and for a bitrate above one token a frame.
+        """
         if (stride is None) == (bitrate is None):
-            raise ModelError(f"stride {stride}, bitrate {bitrate}: exactly one is given")
+            raise ModelError(f"stride {stride}, bitrate {bitrate}: exactly one of them is allowed")
         if stride is not None:
             return frame_rate / stride
         assert bitrate is not None
@@ -51,7 +53,7 @@ class TokenGrid:
         return self.token_of_frame(num_frames - 1) + 1
 
     def num_complete_tokens(self, num_frames: Count) -> Count:
-        """Those that no further frame can change."""
+        """Tokens of a clip of so many frames that no further frame can change."""
         return num_frames * self.step.denominator // self.step.numerator
 
     def num_frames(self, num_tokens: Count) -> Count:

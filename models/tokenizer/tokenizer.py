@@ -1,11 +1,11 @@
-"""Sound tokenizer of LM-MSN (Mehta, Jojic, Gamper 2025, arXiv:2503.22275): causal encoder, codebook, diffusion decoder.
-On a VAE's latents.
+"""Tokenizer of LM-MSN (Mehta, Jojic, Gamper 2025, arXiv:2503.22275): causal encoder, codebook, diffusion decoder.
+
+It codes a VAE's latents; `stages.hub` puts the VAE before and behind it.
 
     latents (B, F, D) ──causal encoder──► (B, F, W) ──each token's frames──► (B, N, W) ──codebook──► codes (B, S)
     latents (B, F, D) ◄──flow matching, or one regression (VQ-MSE)── (B, F, W) ◄──repeated── embeddings (B, N, W) ◄──┘
 """
 
-import math
 from typing import Literal, NamedTuple
 
 import torch
@@ -15,43 +15,13 @@ from models.errors import ModelError
 from models.quantizer import Quantizer
 from models.tokenizer import flow
 from models.tokenizer.dit import DiffusionTransformer
+from models.tokenizer.encoder import CausalEncoder
 from models.tokenizer.grid import Count, TokenGrid
-from models.tokenizer.transformer import RMSNorm, Transformer, linear
-
-
-class CausalEncoder(nn.Module):
-    """Latents to one vector a token, which knows the frames up to its last one and no others."""
-
-    def __init__(self, latent_dim: int, width: int, depth: int, heads: int) -> None:
-        super().__init__()
-        self.latent_dim, self.width = latent_dim, width
-        self.input = linear(latent_dim, width)
-        self.transformer = Transformer(width, depth, heads, causal=True, modulated=False)
-        self.norm = RMSNorm(width)
-        self.pool = linear(2 * width, width)
-
-    def frames(self, latents: Tensor) -> Tensor:
-        """latents (B, F, D) -> (B, F, W). Law: frame f of the output depends on the frames 0 to f of the input."""
-        positions = torch.arange(latents.shape[1], device=latents.device)
-        return self.norm(self.transformer(self.input(latents), positions, mask=None, modulation=None))
-
-    def forward(self, latents: Tensor, num_frames: Tensor, grid: TokenGrid) -> Tensor:
-        """latents (B, F, D), num_frames (B) valid ones -> (B, N, W): from the last of each token's valid frames, and
-        their mean (what lasts all through).
-        """
-        frames = self.frames(latents)
-        tokens = torch.arange(grid.num_tokens(frames.shape[1]), device=frames.device)
-        offsets = torch.arange(math.ceil(grid.step), device=frames.device)
-        index = grid.first_frame(tokens)[:, None] + offsets  # (N, frames of a token)
-        inside = index <= grid.last_frame(tokens)[:, None]
-        valid = inside & (index < num_frames[:, None, None])  # (B, N, frames of a token)
-        parts = frames[:, index.clamp(max=frames.shape[1] - 1)]
-        mean = (parts * valid[..., None]).sum(2) / valid.sum(2).clamp(min=1)[..., None]
-        last = torch.minimum(grid.last_frame(tokens), num_frames[:, None] - 1)[..., None].expand(-1, -1, self.width)
-        return self.pool(torch.cat([frames.gather(1, last), mean], -1))
 
 
 class TokenizerLoss(NamedTuple):
+    """What one batch costs, each term a mean over its valid frames or tokens."""
+
     loss: Tensor  # (): reconstruction + prior_weight * prior + commitment
     reconstruction: Tensor  # () per element, of the velocity (flow) or of the standardised latents (mse)
     prior: Tensor  # ()
@@ -61,11 +31,13 @@ class TokenizerLoss(NamedTuple):
 
 
 class Codes(NamedTuple):
+    """Codes of a batch of clips, padded on the right."""
+
     codes: Tensor  # (B, S) long, block after block; 0 beyond num_codes, and 0 is a sound too
     num_codes: Tensor  # (B) long: whole blocks
 
 
-class SoundTokenizer(nn.Module):
+class LatentTokenizer(nn.Module):
     """Latents to codes and back. Latents come and go in the VAE's scale and are standardised by channel inside."""
 
     latent_mean: Tensor  # (D)
@@ -82,9 +54,11 @@ class SoundTokenizer(nn.Module):
         token_dropout: float,
         prior_weight: float,
     ) -> None:
-        """objective: `mse` is the paper's baseline, the same network with zeros for noise at time 0, regressing the
-        latents; it is never trained without tokens, so it has no guidance. logit_normal_share: see
-        `flow.stratified_times`. token_dropout: share of the clips trained without tokens.
+        """objective: `flow`, or `mse`, the paper's baseline: the same network regresses the latents from zeros at time 0.
+
+        `mse` is never trained without tokens, so it has no guidance. logit_normal_share: see `flow.stratified_times`.
+        token_dropout: share of the clips trained without tokens. prior_weight: of the prior loss, see `dit`.
+        Raises ModelError for another objective, or parts of different widths.
         """
         super().__init__()
         if objective not in ("flow", "mse"):
@@ -110,7 +84,7 @@ class SoundTokenizer(nn.Module):
         return self.quantizer.num_codes(self.grid.num_tokens(num_frames))
 
     def num_complete_codes(self, num_frames: int) -> int:
-        """Those that no further frame can change."""
+        """Codes of a clip of so many frames that no further frame can change."""
         return self.grid.num_complete_tokens(num_frames) // self.quantizer.block * len(self.quantizer.levels)
 
     def num_frames(self, num_codes: int) -> int:
@@ -118,7 +92,7 @@ class SoundTokenizer(nn.Module):
         return self.grid.num_frames(num_codes // len(self.quantizer.levels) * self.quantizer.block)
 
     def set_latent_statistics(self, mean: Tensor, std: Tensor) -> None:
-        """Of the training latents, by channel (D)."""
+        """mean, std (D): of the training latents, by channel. Raises ModelError for a constant channel, inf or NaN."""
         if not (torch.isfinite(mean).all() and torch.isfinite(std).all() and (std > 0).all()):
             raise ModelError(
                 "latent statistics must be finite, with every standard deviation above 0: "
@@ -128,8 +102,9 @@ class SoundTokenizer(nn.Module):
         self.latent_std.copy_(std)
 
     def training_loss(self, latents: Tensor, num_frames: Tensor, generator: torch.Generator) -> TokenizerLoss:
-        """latents (B, F, D), of which num_frames (B) are valid. In training mode the codebook learns, too. Noise, times
-        and dropout from the generator.
+        """latents (B, F, D), of which num_frames (B) are valid. In training mode the codebook learns, too.
+
+        Noise, times and dropout come from the generator; the objective mse draws nothing.
         """
         frame_mask = self._valid_frames(latents, num_frames)
         x_1 = self._standardized(latents, frame_mask)
@@ -140,25 +115,28 @@ class SoundTokenizer(nn.Module):
         condition = self._condition(quantized.quantized, x_1.shape[1])
         prior = flow.masked_mean_square(self.decoder.prior(condition), x_1, frame_mask)
 
-        x_t, t, target = torch.zeros_like(x_1), x_1.new_zeros(len(x_1)), x_1
+        # mse drops none, and yet goes through `without_tokens`: every parameter has a gradient, as DDP wants
         dropped = torch.zeros(len(x_1), dtype=torch.bool, device=x_1.device)
-        if self.objective == "flow":
+        if self.objective == "mse":
+            task = _regression(x_1)
+        else:
             device = generator.device
             noise = torch.randn(x_1.shape, generator=generator, device=device).to(x_1.device)
             t = flow.stratified_times(len(x_1), self.logit_normal_share, generator).to(x_1.device)
             dropped = (torch.rand(len(x_1), generator=generator, device=device) < self.token_dropout).to(x_1.device)
-            x_t, target = flow.interpolate(noise, x_1, t)
-        told = self.decoder.without_tokens(condition, dropped)
-        predicted = self.decoder(x_t, t, told, _key_mask(frame_mask))
-        reconstruction = flow.masked_mean_square(predicted, target, frame_mask)
+            task = _velocity_matching(noise, x_1, t)
+        condition = self.decoder.without_tokens(condition, dropped)
+        predicted = self.decoder(task.x_t, task.t, condition, _key_mask(frame_mask))
+        reconstruction = flow.masked_mean_square(predicted, task.target, frame_mask)
         loss = reconstruction + self.prior_weight * prior + quantized.loss
         code_mask = _first(self.quantizer.num_codes(num_tokens), quantized.codes.shape[1])
         return TokenizerLoss(loss, reconstruction, prior, quantized.loss, quantized.codes, code_mask)
 
     @torch.no_grad()
     def encode(self, latents: Tensor, num_frames: Tensor) -> Codes:
-        """latents (B, F, D), of which num_frames (B) are valid. A clip's last token is read at its last valid frame, if
-        its own last frame lies beyond.
+        """latents (B, F, D), of which num_frames (B) are valid -> codes (B, S).
+
+        A clip's last token may stand for frames beyond its end: it is read at the clip's last valid frame.
         """
         frame_mask = self._valid_frames(latents, num_frames)
         tokens = self.encoder(self._standardized(latents, frame_mask), num_frames, self.grid)
@@ -178,12 +156,11 @@ class SoundTokenizer(nn.Module):
         guidance: float,
         noise: Tensor,
     ) -> Tensor:
-        """codes (B, S), of which num_codes (B) are valid -> latents (B, F, D), F the largest of num_frames (B); zeros
-        beyond a clip's own.
+        """codes (B, S), of which num_codes (B) are valid -> latents (B, F, D), F the largest of num_frames (B).
 
-        guidance 1 is the trained velocity; w gives v(nothing) + w (v(tokens) - v(nothing)). With the objective mse,
-        num_steps, solver, guidance and noise have no effect. noise (B, F or more, D): standard normal. Raises
-        ModelError where frames have no code.
+        Frames beyond a clip's num_frames are 0. guidance 1 is the trained velocity; w gives v(no tokens) +
+        w (v(tokens) - v(no tokens)). noise (B, F or more, D): standard normal. With the objective mse, num_steps,
+        solver, guidance and noise have no effect. Raises ModelError where frames have no code.
         """
         needed = self.num_codes(num_frames)
         if (needed > num_codes).any() or int(num_codes.max()) > codes.shape[1]:
@@ -192,12 +169,12 @@ class SoundTokenizer(nn.Module):
                 f"{num_codes.tolist()} came, in codes of shape {tuple(codes.shape)}. "
                 "num_frames(num_codes) says how many frames codes stand for"
             )
-        mask = torch.arange(int(num_frames.max()), device=codes.device) < num_frames[:, None]
+        mask = _first(num_frames, int(num_frames.max()))
         condition = self._condition(self.quantizer.decode(_without_padding(codes, num_codes)), mask.shape[1])
         shape = (*mask.shape, self.encoder.latent_dim)
         if self.objective == "mse":
-            nothing, start = condition.new_zeros(shape), condition.new_zeros(len(codes))
-            latents = self.decoder(nothing, start, condition, _key_mask(mask))
+            zeros, t = condition.new_zeros(shape), condition.new_zeros(len(codes))
+            latents = self.decoder(zeros, t, condition, _key_mask(mask))
         else:
             if noise.shape[::2] != shape[::2] or noise.shape[1] < shape[1]:
                 raise ModelError(f"noise of shape {tuple(noise.shape)}; {shape}, or more frames, is allowed")
@@ -206,19 +183,24 @@ class SoundTokenizer(nn.Module):
         return (latents * self.latent_std + self.latent_mean) * mask[..., None]
 
     def velocity(self, x_t: Tensor, t: Tensor, condition: Tensor, mask: Tensor, guidance: float) -> Tensor:
-        """Guided velocity (B, F, D) of standardised latents, from the decoder's `condition` (B, F, W)."""
+        """Guided velocity (B, F, D) of standardised latents x_t (B, F, D) at times t (B).
+
+        condition (B, F, W): of the decoder; mask (B, F) bool: valid frames.
+        """
         if guidance == 1:
             return self.decoder(x_t, t, condition, _key_mask(mask))
         dropped = torch.tensor([False, True], device=x_t.device).repeat_interleave(len(x_t))
         both = self.decoder.without_tokens(condition.repeat(2, 1, 1), dropped)
-        told, untold = self.decoder(x_t.repeat(2, 1, 1), t.repeat(2), both, _key_mask(mask.repeat(2, 1))).chunk(2)
-        return untold + guidance * (told - untold)
+        velocities = self.decoder(x_t.repeat(2, 1, 1), t.repeat(2), both, _key_mask(mask.repeat(2, 1)))
+        conditional, unconditional = velocities.chunk(2)
+        return unconditional + guidance * (conditional - unconditional)
 
     @torch.no_grad()
     def token_gap(self, latents: Tensor, num_frames: Tensor, time: float, noise: Tensor) -> Tensor:
-        """How much the decoder's loss at a time in [0, 1] grows when each clip is told the tokens of the next one, over
-        the frames that both have: near 0 where the decoder does not listen. NaN for a single clip. With the objective
-        mse the time has no effect. latents, noise (B, F, D); num_frames (B).
+        """How much the decoder's loss grows when each clip is decoded from the tokens of the clip before it in the batch.
+
+        latents, noise (B, F, D); num_frames (B); time in [0, 1], without effect for the objective mse -> (), over the
+        frames that both clips have. Near 0 where the decoder ignores its tokens; NaN for a single clip.
         """
         if len(latents) < 2:
             return latents.new_tensor(float("nan"))
@@ -226,36 +208,54 @@ class SoundTokenizer(nn.Module):
         x_1 = self._standardized(latents, frame_mask)
         codes = self.encode(latents, num_frames)
         condition = self._condition(self.quantizer.decode(codes.codes), x_1.shape[1])
-        x_t, t, target = torch.zeros_like(x_1), x_1.new_zeros(len(x_1)), x_1
-        if self.objective == "flow":
-            t = torch.full_like(t, time)
-            x_t, target = flow.interpolate(noise, x_1, t)
+        mse = self.objective == "mse"
+        task = _regression(x_1) if mse else _velocity_matching(noise, x_1, x_1.new_full((len(x_1),), time))
         both = frame_mask & frame_mask.roll(1, 0)
-        losses = [
-            flow.masked_mean_square(self.decoder(x_t, t, told, _key_mask(frame_mask)), target, both)
-            for told in (condition, condition.roll(1, 0))
-        ]
-        return losses[1] - losses[0]
+        matched, swapped = (
+            flow.masked_mean_square(self.decoder(task.x_t, task.t, tokens, _key_mask(frame_mask)), task.target, both)
+            for tokens in (condition, condition.roll(1, 0))
+        )
+        return swapped - matched
 
     def _condition(self, embeddings: Tensor, num_frames: int) -> Tensor:
+        """embeddings (B, N, W) of tokens -> the decoder's condition (B, num_frames, W)."""
         frames = torch.arange(num_frames, device=embeddings.device)
         return self.decoder.condition(embeddings, self.grid.token_of_frame(frames), self.grid.phase(frames))
 
     def _standardized(self, latents: Tensor, frame_mask: Tensor) -> Tensor:
-        """Zeros, the mean, where there is padding, whatever lay there."""
+        """latents (B, F, D) with mean 0 and deviation 1 by channel; padding is 0, whatever it was."""
         return torch.where(frame_mask[..., None], (latents.float() - self.latent_mean) / self.latent_std, 0.0)
 
     def _valid_frames(self, latents: Tensor, num_frames: Tensor) -> Tensor:
-        """(B, F) bool."""
+        """(B, F) bool. Raises ModelError for latents of another shape, or num_frames outside 1 to F."""
         if latents.dim() != 3 or latents.shape[-1] != self.encoder.latent_dim:
             raise ModelError(f"latents of shape {tuple(latents.shape)}; (B, F, {self.encoder.latent_dim}) is allowed")
         if int(num_frames.min()) < 1 or int(num_frames.max()) > latents.shape[1]:
             raise ModelError(f"num_frames {num_frames.tolist()}; 1 to F = {latents.shape[1]} are allowed")
-        return torch.arange(latents.shape[1], device=latents.device) < num_frames[:, None]
+        return _first(num_frames, latents.shape[1])
+
+
+class _DecoderTask(NamedTuple):
+    """What the decoder sees, and what it is to answer."""
+
+    x_t: Tensor  # (B, F, D)
+    t: Tensor  # (B)
+    target: Tensor  # (B, F, D)
+
+
+def _regression(x_1: Tensor) -> _DecoderTask:
+    """The latents x_1 (B, F, D) from zeros."""
+    return _DecoderTask(torch.zeros_like(x_1), x_1.new_zeros(len(x_1)), x_1)
+
+
+def _velocity_matching(noise: Tensor, x_1: Tensor, t: Tensor) -> _DecoderTask:
+    """The velocity at times t (B) on the path from noise to the latents x_1, both (B, F, D)."""
+    x_t, velocity = flow.interpolate(noise, x_1, t)
+    return _DecoderTask(x_t, t, velocity)
 
 
 def _first(counts: Tensor, length: int) -> Tensor:
-    """counts (B) -> (B, length) bool: True for the first so many."""
+    """counts (B) -> (B, length) bool: True for the first counts[b] positions."""
     return torch.arange(length, device=counts.device) < counts[:, None]
 
 
@@ -265,5 +265,5 @@ def _without_padding(codes: Tensor, num_codes: Tensor) -> Tensor:
 
 
 def _key_mask(mask: Tensor) -> Tensor | None:
-    """None where nothing is padding: attention has faster kernels without a mask."""
+    """mask (B, F), or None where nothing is padding: attention has faster kernels without a mask."""
     return None if bool(mask.all()) else mask

@@ -1,4 +1,4 @@
-"""The one transformer block that the causal encoder and the diffusion transformer share.
+"""The transformer that the causal encoder and the diffusion transformer share.
 
 RMSNorm before each half (Zhang and Sennrich 2019), rotary positions (Su et al. 2021, arXiv:2104.09864), normalised
 queries and keys (Henry et al. 2020), SwiGLU (Shazeer 2020, arXiv:2002.05202), no biases; conditioned on time by
@@ -15,20 +15,20 @@ from models.errors import ModelError
 
 
 class Rotation(NamedTuple):
-    """What `rotate` turns queries and keys by."""
+    """Angles of rotary positions, by position and pair of channels."""
 
     cos: Tensor  # (F, head_dim / 2) float32
-    sin: Tensor
+    sin: Tensor  # (F, head_dim / 2) float32
 
 
 class Transformer(nn.Module):
-    """A stack of blocks on (B, F, D), causal or not. modulated: every block takes six vectors (shift, scale and gate of
-    either half) from outside.
-
-    A causal stack takes no mask: padding is on the right, where no valid frame looks.
-    """
+    """A stack of blocks on (B, F, D). A causal stack takes no mask: padding is on the right of every valid frame."""
 
     def __init__(self, width: int, depth: int, heads: int, causal: bool, modulated: bool) -> None:
+        """modulated: every block takes six vectors, shift, scale and gate of attention and of the feed-forward layer.
+
+        Raises ModelError for an odd width of a head.
+        """
         super().__init__()
         if width % (2 * heads):
             raise ModelError(
@@ -42,8 +42,9 @@ class Transformer(nn.Module):
                 nn.init.normal_(linear.weight, std=(2 * depth * linear.in_features) ** -0.5)
 
     def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None, modulation: Tensor | None) -> Tensor:
-        """x (B, F, D); positions (F), latent frames; mask (B, F) bool, True for what may be looked at, None where all
-        may; modulation (B, 6 D).
+        """x (B, F, D), positions (F) in latent frames -> (B, F, D).
+
+        mask (B, F) bool: True for the frames that others may attend to; None: all. modulation (B, 6 D), or None.
         """
         assert mask is None or not self.causal
         rotation = rotary(positions, self.width // self.heads)
@@ -54,6 +55,8 @@ class Transformer(nn.Module):
 
 
 class Block(nn.Module):
+    """Attention and a SwiGLU layer, each with its residual connection."""
+
     def __init__(self, width: int, heads: int, causal: bool, modulated: bool) -> None:
         super().__init__()
         head_dim = width // heads
@@ -66,14 +69,14 @@ class Block(nn.Module):
         self.out = linear(width, width)
         self.gate_and_up = linear(width, 2 * hidden)
         self.down = linear(hidden, width)
-        # this block's own part of the modulation; gates of 0 make it the identity at first
+        # added to the modulation that all blocks share; gates of 0 make the block the identity at first
         self.modulation = nn.Parameter(torch.zeros(6 * width)) if modulated else None
 
     def forward(self, x: Tensor, rotation: Rotation, key_mask: Tensor | None, modulation: Tensor | None) -> Tensor:
         if self.modulation is None:
             x = x + self._attend(self.attention_norm(x), rotation, key_mask)
             return x + self._feed_forward(self.feedforward_norm(x))
-        assert modulation is not None
+        assert modulation is not None, "a modulated block needs a modulation"
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = (modulation + self.modulation)[:, None].chunk(6, -1)
         x = x + gate_1 * self._attend(modulate(self.attention_norm(x), shift_1, scale_1), rotation, key_mask)
         return x + gate_2 * self._feed_forward(modulate(self.feedforward_norm(x), shift_2, scale_2))
@@ -92,7 +95,7 @@ class Block(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """Over the last axis, in float32 whatever came."""
+    """Root mean square normalisation over the last axis, in float32 whatever the dtype of the input."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -103,19 +106,21 @@ class RMSNorm(nn.Module):
 
 
 def linear(in_features: int, out_features: int) -> nn.Linear:
-    """Without bias; unit variance in, unit variance out."""
+    """A linear layer without bias; inputs of variance 1 give outputs of variance 1."""
     layer = nn.Linear(in_features, out_features, bias=False)
     nn.init.normal_(layer.weight, std=in_features**-0.5)
     return layer
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """x (B, F, D), shift and scale (B, 1, D) -> x (1 + scale) + shift."""
     return x * (1 + scale) + shift
 
 
 def rotary(positions: Tensor, head_dim: int) -> Rotation:
-    """positions (F) -> the rotations of a head's pairs, wavelengths from 2 pi to 2 pi x 10^4 positions. float32, under
-    autocast too.
+    """positions (F) -> rotations of a head's pairs of channels, wavelengths from 2 pi to 2 pi x 10^4 positions.
+
+    float32, under autocast too.
     """
     frequencies = 1e4 ** (-torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim)
     angles = positions.float()[:, None] * frequencies
@@ -123,8 +128,9 @@ def rotary(positions: Tensor, head_dim: int) -> Rotation:
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """x (..., F, head_dim) -> the same in float32. Law: the product of a query and a key depends on the difference of
-    their positions alone.
+    """x (..., F, head_dim) -> x with its pairs of channels rotated, float32.
+
+    Law: the product of a query and a key depends on the difference of their positions alone.
     """
     left, right = x.float().chunk(2, -1)
     return torch.cat([left * rotation.cos - right * rotation.sin, left * rotation.sin + right * rotation.cos], -1)

@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from conf import from_plain, plain
 from conf.errors import UsageError
 from conf.sections.sound import Codec, TokenizerConf
-from models.codec.mel import LatentCodec, MelCodec
+from models.codec.interface import LatentCodec
+from models.codec.mel import MelCodec
 from models.codec.oobleck import Oobleck
 from models.quantizer import LexicalQuantizer, Lexicon, build, whole_words
 from models.tokenizer.dit import DiffusionTransformer
 from models.tokenizer.grid import TokenGrid
-from models.tokenizer.tokenizer import CausalEncoder, SoundTokenizer
+from models.tokenizer.encoder import CausalEncoder
+from models.tokenizer.tokenizer import LatentTokenizer
 from stages.hub import weights
 
 
@@ -51,7 +53,7 @@ def load_codec(folder: Path) -> LatentCodec:
     return codec.eval().requires_grad_(False)
 
 
-def build_tokenizer(conf: TokenizerConf, facts: dict[str, Any], lexicon: Lexicon | None = None) -> SoundTokenizer:
+def build_tokenizer(conf: TokenizerConf, facts: dict[str, Any], lexicon: Lexicon | None = None) -> LatentTokenizer:
     """conf: the stage's configuration; facts: of `latents` (latent_dim, frame_rate). lexicon: of the kind `lexical`,
     which else takes it from its LLM.
     """
@@ -63,7 +65,7 @@ def build_tokenizer(conf: TokenizerConf, facts: dict[str, Any], lexicon: Lexicon
     token_rate = rate.token_rate or TokenGrid.rate(
         facts["frame_rate"], rate.stride, rate.bitrate, quantizer.bits_per_token
     )
-    return SoundTokenizer(
+    return LatentTokenizer(
         encoder=CausalEncoder(latent_dim=facts["latent_dim"], **plain(conf.encoder)),
         quantizer=quantizer,
         decoder=DiffusionTransformer(latent_dim=facts["latent_dim"], condition_dim=width, **plain(conf.decoder)),
@@ -84,14 +86,14 @@ def load_lexicon(source: str, count: int) -> Lexicon:
     return Lexicon(words, model.get_input_embeddings().weight.detach()[ids].clone())
 
 
-def save_tokenizer(folder: Path, conf: TokenizerConf, facts: dict[str, Any], tokenizer: SoundTokenizer) -> None:
+def save_tokenizer(folder: Path, conf: TokenizerConf, facts: dict[str, Any], tokenizer: LatentTokenizer) -> None:
     """The words of a lexical codebook lie in config.json and their embeddings in the weights: loading needs no LLM."""
     quantizer = tokenizer.quantizer
     words = quantizer.words if isinstance(quantizer, LexicalQuantizer) else None
     save(folder, {"conf": plain(conf), "facts": facts, "words": words}, tokenizer.state_dict())
 
 
-def load_tokenizer(folder: Path) -> SoundTokenizer:
+def load_tokenizer(folder: Path) -> LatentTokenizer:
     config, state = load(folder)
     lexicon = Lexicon(config["words"], state["quantizer.embeddings"]) if config["words"] else None
     tokenizer = build_tokenizer(from_plain("tokenizer", config["conf"]), config["facts"], lexicon)

@@ -32,7 +32,7 @@ import conf
 from callbacks.ranks import RankWatch
 from callbacks.stop import Stop
 from models.tokenizer.grid import TokenGrid
-from models.tokenizer.tokenizer import SoundTokenizer
+from models.tokenizer.tokenizer import LatentTokenizer
 from stages.engine import runner
 from stages.hub import artifacts
 from stages.launch import prepare
@@ -240,7 +240,7 @@ def _random_tokenizer(configuration: Any) -> None:
     facts = parents["latents"].facts
     torch.manual_seed(0)
     tokenizer = artifacts.build_tokenizer(configuration, facts)
-    assert isinstance(tokenizer, SoundTokenizer) and isinstance(tokenizer.grid, TokenGrid)
+    assert isinstance(tokenizer, LatentTokenizer) and isinstance(tokenizer.grid, TokenGrid)
     folder = chain.run_folder(configuration, "tokenizer")
     artifacts.save_tokenizer(folder / "artifact", configuration, facts, tokenizer)
     quantizer = tokenizer.quantizer

@@ -17,7 +17,8 @@ from models.codec.mel import MelCodec
 from models.codec.spectral_loss import SpectralLoss
 from models.quantizer import build
 from models.tokenizer.dit import DiffusionTransformer
-from models.tokenizer.tokenizer import CausalEncoder, SoundTokenizer
+from models.tokenizer.encoder import CausalEncoder
+from models.tokenizer.tokenizer import LatentTokenizer
 
 
 def write(path: Path, text: str) -> str:
@@ -329,7 +330,7 @@ FED = {  # section -> (constructor, what comes from parents, other modules or an
     sound.Encoder: (CausalEncoder, {"latent_dim"}),
     sound.Quantizer: (build, {"dim", "lexicon"}),
     sound.Decoder: (DiffusionTransformer, {"latent_dim", "condition_dim"}),
-    sound.Flow: (SoundTokenizer, {"encoder", "quantizer", "decoder", "grid"}),
+    sound.Flow: (LatentTokenizer, {"encoder", "quantizer", "decoder", "grid"}),
 }
 
 
@@ -344,7 +345,7 @@ def test_trainer_and_sampling_sections_are_arguments():
     assert (
         names(common.Hardware) < names(common.Steps) < names(common.Training) < parameters(lightning.Trainer.__init__)
     )
-    assert names(sound.Sampling) == parameters(SoundTokenizer.decode) - {
+    assert names(sound.Sampling) == parameters(LatentTokenizer.decode) - {
         "codes",
         "num_codes",
         "num_frames",

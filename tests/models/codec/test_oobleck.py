@@ -147,5 +147,5 @@ def test_diffusers_own_tiling_is_another_encoder():
 
 
 def test_halves_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match=r"decoder_input_channels=4 is allowed"):
+    with pytest.raises(ValueError, match=r"decoder_input_channels 4 is allowed"):
         build(**sizes([2, 4]) | {"decoder_input_channels": 8})

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from models.quantizer import VectorQuantizer
+from models.tokenizer.encoder import CausalEncoder
 from models.tokenizer.grid import TokenGrid
-from models.tokenizer.tokenizer import CausalEncoder, SoundTokenizer
+from models.tokenizer.tokenizer import LatentTokenizer
 
 LATENT, WIDTH, BINS = 2, 8, 24
 MEAN, SPREAD = torch.tensor([1.5, -1.0]), 0.5
@@ -59,14 +60,14 @@ def noise(step: int) -> torch.Generator:
     return torch.Generator().manual_seed(1_000_000 + step)
 
 
-def trained(objective: str) -> SoundTokenizer:
+def trained(objective: str) -> LatentTokenizer:
     """Encoder and codebook as they start (they tell the two kinds apart), the decoder trained to its optimum."""
     torch.manual_seed(0)
     quantizer = VectorQuantizer(
         WIDTH, 2, 4, 0.9, 0.25, kmeans_iterations=5, reservoir_size=64, revive_threshold=0.0, revive_every=1,
         revive_until=0, seed=0, variational="none", kl_weight=0.0, temperature=1.0,
     )  # fmt: skip
-    model = SoundTokenizer(
+    model = LatentTokenizer(
         CausalEncoder(LATENT, WIDTH, 1, 2),
         quantizer,
         LinearDecoder(),
@@ -91,11 +92,11 @@ def trained(objective: str) -> SoundTokenizer:
 
 
 @pytest.fixture(scope="module", params=["flow", "mse"])
-def model(request: pytest.FixtureRequest) -> SoundTokenizer:
+def model(request: pytest.FixtureRequest) -> LatentTokenizer:
     return trained(request.param)
 
 
-def test_the_loss_falls_to_what_no_decoder_can_know(model: SoundTokenizer):
+def test_the_loss_falls_to_what_no_decoder_can_know(model: LatentTokenizer):
     latents, num_frames, _ = clips(20_000, 99)
     with torch.no_grad():
         found = model.training_loss(latents, num_frames, noise(9)).reconstruction
@@ -103,7 +104,7 @@ def test_the_loss_falls_to_what_no_decoder_can_know(model: SoundTokenizer):
     assert 0.98 * bound < found < 1.04 * bound  # constant within a bin of time, the flow's decoder stays a little above
 
 
-def test_the_decoder_is_the_one_of_the_formula(model: SoundTokenizer):
+def test_the_decoder_is_the_one_of_the_formula(model: LatentTokenizer):
     latents, num_frames, sign = clips(512, 98)
     codes = model.encode(latents, num_frames)
     assert len(set(codes.codes[sign > 0].flatten().tolist())) == len(set(codes.codes[sign < 0].flatten().tolist())) == 1
@@ -123,7 +124,7 @@ def test_the_decoder_is_the_one_of_the_formula(model: SoundTokenizer):
             assert (found - best).square().mean() < 0.01 * best.square().mean()
 
 
-def test_one_step_gives_the_mean_and_many_the_distribution(model: SoundTokenizer):
+def test_one_step_gives_the_mean_and_many_the_distribution(model: LatentTokenizer):
     """So in latent error a regression wins by two: a sample has twice the error of the mean."""
     latents, num_frames, sign = clips(4000, 97)
     codes, noise = model.encode(latents, num_frames), torch.randn(4000, 6, LATENT)

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from models.quantizer import VectorQuantizer
 from models.tokenizer.dit import DiffusionTransformer
+from models.tokenizer.encoder import CausalEncoder
 from models.tokenizer.grid import TokenGrid
-from models.tokenizer.tokenizer import CausalEncoder, Codes, SoundTokenizer, TokenizerLoss
+from models.tokenizer.tokenizer import Codes, LatentTokenizer, TokenizerLoss
 
 OOBLECK = 44100 / 2048  # Hz, latent frames of Stable Audio Open
 PAPER = TokenGrid.rate(OOBLECK, None, 230.0, math.log2(8196))
@@ -26,10 +27,10 @@ def book(size: int, code_dim: int, dim: int, reservoir_size: int) -> VectorQuant
     )  # fmt: skip
 
 
-def tokenizer(objective: str = "flow", rate: str = "0.23 kbps", token_dropout: float = 0.5) -> SoundTokenizer:
+def tokenizer(objective: str = "flow", rate: str = "0.23 kbps", token_dropout: float = 0.5) -> LatentTokenizer:
     """Small, in eval mode, its zeros drawn: a fresh decoder gives zeros, which would hide mistakes."""
     torch.manual_seed(0)
-    model = SoundTokenizer(
+    model = LatentTokenizer(
         encoder=CausalEncoder(LATENT, width=16, depth=2, heads=2),
         quantizer=book(64, 4, 16, 64),
         decoder=DiffusionTransformer(LATENT, condition_dim=16, width=16, depth=2, heads=2),
@@ -57,11 +58,11 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def loss(model: SoundTokenizer, latents: Tensor, num_frames: Tensor, seed: int = 0) -> TokenizerLoss:
+def loss(model: LatentTokenizer, latents: Tensor, num_frames: Tensor, seed: int = 0) -> TokenizerLoss:
     return model.training_loss(latents, num_frames, seeded(seed))
 
 
-def decode(model: SoundTokenizer, found: Codes, num_frames: Tensor, seed: int = 0, guidance: float = 1.5) -> Tensor:
+def decode(model: LatentTokenizer, found: Codes, num_frames: Tensor, seed: int = 0, guidance: float = 1.5) -> Tensor:
     return model.decode(found.codes, found.num_codes, num_frames, 3, "midpoint", guidance, noise(num_frames, seed))
 
 
@@ -363,14 +364,14 @@ def test_refusals():
             model.set_latent_statistics(torch.zeros(4), torch.tensor([1.0, 1.0, 1.0, std]))
     encoder, decoder, grid = model.encoder, model.decoder, model.grid
     with pytest.raises(ValueError, match=r"encoder.width 16, quantizer.dim 8 and decoder.condition_dim 16"):
-        SoundTokenizer(encoder, book(8, 4, 8, 8), decoder, grid, "flow", 0.0, 0.0, 0.0)
+        LatentTokenizer(encoder, book(8, 4, 8, 8), decoder, grid, "flow", 0.0, 0.0, 0.0)
     with pytest.raises(ValueError, match="objective 'l1'; flow and mse"):
-        SoundTokenizer(encoder, book(8, 4, 16, 8), decoder, grid, "l1", 0.0, 0.0, 0.0)  # type: ignore[arg-type]
+        LatentTokenizer(encoder, book(8, 4, 16, 8), decoder, grid, "l1", 0.0, 0.0, 0.0)  # type: ignore[arg-type]
 
 
 def test_the_papers_size():
     with torch.device("meta"):
-        model = SoundTokenizer(
+        model = LatentTokenizer(
             encoder=CausalEncoder(64, width=768, depth=8, heads=12),
             quantizer=book(8196, 16, 768, 163840),
             decoder=DiffusionTransformer(64, condition_dim=768, width=768, depth=12, heads=12),
