@@ -13,7 +13,7 @@ from conf.sections.sound import CacheConf
 from datamodules.latents import ChunkBatch, PendingLatents, windows
 from datamodules.store import chunks
 from datamodules.store.overlap import WriteBehind
-from models.metrics.reconstruction import CodebookUse
+from models.metrics.codebook import CodebookUse
 from stages.hub import artifacts
 from stages.runs import chain
 

@@ -25,10 +25,11 @@ from conf.sections.sound import ReconstructConf
 from datamodules.latents import collate_latents, windows
 from datamodules.reconstruction import ReconstructionDataModule, SoundBatch, choose
 from datamodules.store import chunks
-from models.metrics.kernel import KernelAudioDistance
+from models.metrics.codebook import CodebookUse, code_histogram
+from models.metrics.kernel_distance import KernelAudioDistance
 from models.metrics.probe import linear_probe
-from models.metrics.reconstruction import CodebookUse, LatentError, MelDistance, MultiResolutionStftDistance
-from models.metrics.signal import SignalMetric
+from models.metrics.reconstruction import LatentError, MelDistance, MultiResolutionStftDistance
+from models.metrics.signal_scores import SignalMetric
 from models.tokenizer.tokenizer import LatentTokenizer
 from stages.hub import artifacts, weights
 from stages.launch import prepare
@@ -264,9 +265,8 @@ class Reconstruct(L.LightningModule):
         batch = collate_latents(windows(cut, self.facts["window_frames"]))
         codes = tokenizer.encode(batch.latents.to(self.device), batch.num_frames.to(self.device))
         valid = torch.arange(codes.codes.shape[1], device=self.device) < codes.num_codes[:, None]
-        use = CodebookUse(tokenizer.quantizer.codebook_size, tokenizer.quantizer.levels).to(self.device)
-        use.update(codes.codes, valid)
-        return use.counts.flatten().float().log1p().cpu()
+        quantizer = tokenizer.quantizer
+        return code_histogram(codes.codes[valid], quantizer.codebook_size, quantizer.levels).cpu()
 
 
 def _pooled(cut: Any) -> Tensor:

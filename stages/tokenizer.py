@@ -20,7 +20,8 @@ from callbacks.step_seed import position_seed
 from conf import plain
 from conf.sections.sound import TokenizerConf
 from datamodules.latents import LatentBatch, LatentDataModule
-from models.metrics.reconstruction import CodebookUse, LatentError
+from models.metrics.codebook import CodebookUse
+from models.metrics.reconstruction import LatentError
 from stages.engine import distributed, optim
 from stages.hub import artifacts
 from stages.runs import chain

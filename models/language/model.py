@@ -16,7 +16,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
-from models.errors import ModelError
+from models.errors import ModelError, SharedPrefixUnsupported, UnsupportedLanguageModel
 from models.language.chunked_cross_entropy import Shape, weighted_entropy
 from models.language.generation import Guidance, Sampling, generate
 from models.language.new_tokens import ExtendedEmbedding, ExtendedHead, Initialization, check, new_rows
@@ -216,9 +216,9 @@ class SoundLanguageModel(nn.Module):
         if branches is None or not branches.any():
             return self._body(input_ids)
         if not self.shares:
-            raise ModelError(
-                f"{type(self.lm).__name__} with attention {self.lm.config._attn_implementation} does not keep talks of one "
-                "sequence apart. Set batching.questions_together=1"
+            raise SharedPrefixUnsupported(
+                f"{type(self.lm).__name__} with attention {self.lm.config._attn_implementation} does not keep "
+                "conversations of one sequence apart"
             )
         return self._body(input_ids, attention_masks(self.lm, branches, positions, attention_mask), positions)
 
@@ -238,9 +238,8 @@ class SoundLanguageModel(nn.Module):
         one, other = ids[:, :4], torch.cat([ids[:, :3], ids[:, 4:]], 1)
         wanted, second = self.lm(input_ids=one).logits, self.logits(other, torch.ones_like(other))[:, 3]
         if not _near(self.logits(one, torch.ones_like(one)), wanted):
-            raise ModelError(
-                f"{type(self.lm).__name__} changes its logits after the head in a way that the loss does not know. "
-                "Choose another model.source (Llama, Vicuna, Qwen, SmolLM, Gemma)"
+            raise UnsupportedLanguageModel(
+                f"{type(self.lm).__name__} changes its logits after the head in a way that the loss does not know"
             )
         self.shares = True
         branches, positions = torch.tensor([[0, 0, 0, 1, 2]]), torch.tensor([[0, 1, 2, 3, 3]])

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from models.errors import ModelError
+from models.errors import ModelError, UnsupportedLanguageModel
 from models.language.vocabulary import Vocabulary
 
 Initialization = Literal["mean", "random", "codebook"]
@@ -104,9 +104,7 @@ def embedding_scale(embedding: nn.Embedding) -> float:
     with torch.no_grad():
         found, wanted = embedding(ids).float(), scale * embedding.weight[ids].float()
     if not torch.allclose(found, wanted, rtol=2e-2, atol=1e-6):  # the scale itself may be rounded to bfloat16
-        raise ModelError(
-            f"{type(embedding).__name__} is more than a table of rows and a scale. Choose another model.source (Llama, Qwen, SmolLM)"
-        )
+        raise UnsupportedLanguageModel(f"{type(embedding).__name__} is more than a table of rows and a scale")
     return scale
 
 
@@ -115,14 +113,14 @@ def check(model: PreTrainedModel, vocabulary: Vocabulary) -> None:
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     name = type(model).__name__
     if not isinstance(embedding, nn.Embedding) or type(head) is not nn.Linear:
-        raise ModelError(
-            f"{name} embeds with {type(embedding).__name__} and ends with {type(head).__name__}; allowed: nn.Embedding "
-            "and nn.Linear. Choose another model.source (Llama, Vicuna, Qwen, SmolLM)"
+        raise UnsupportedLanguageModel(
+            f"{name} embeds with {type(embedding).__name__} and ends with {type(head).__name__}; "
+            "nn.Embedding and nn.Linear are allowed"
         )
     if embedding.weight.shape[1] != head.weight.shape[1]:
-        raise ModelError(
+        raise UnsupportedLanguageModel(
             f"{name} embeds in {embedding.weight.shape[1]} dimensions and its head reads {head.weight.shape[1]}: "
-            "there is a projection between them, which is not supported. Choose another model.source (Llama, Qwen, SmolLM)"
+            "a projection between them is not supported"
         )
     for part, rows in (("embedding", len(embedding.weight)), ("head", len(head.weight))):
         if rows < vocabulary.text_size:

@@ -24,10 +24,17 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from jinja2 import TemplateError
-from torch import Tensor
 from transformers import AddedToken, PreTrainedTokenizerBase
 
-from models.errors import ModelError
+from models.errors import (
+    ModelError,
+    RefusedTurns,
+    RewrittenTurns,
+    TimestampsOff,
+    TimestampTooLate,
+    UnsupportedPromptFormat,
+    UnsupportedTokenizer,
+)
 
 PROMPT, TEXT, AUDIO, KEPT = (
     0,
@@ -112,9 +119,7 @@ class Vocabulary:
         probe = self.render([Turn("user", ["a"]), Turn("assistant", ["b"])])
         ending = next(label for label in reversed(probe.labels) if label != IGNORED)
         if ending not in (*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder):
-            raise ModelError(
-                "the chat template ends no answer with a special token, so no answer would end. Set prompts.format=ltu"
-            )
+            raise UnsupportedPromptFormat("the chat template ends no answer with a special token, so no answer would end")
         self.stop_ids = sorted({ending} | ({tokenizer.eos_token_id} - {None}))
         self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ending
 
@@ -140,10 +145,6 @@ class Vocabulary:
         ]
         times = [_time(number * self.step) for number in range(self.num_times)]
         return ["<|sound_start|>", "<|sound_end|>", *codes, *times]
-
-    def is_audio(self, ids: Tensor) -> Tensor:
-        """True for codes and markers, not for times."""
-        return (ids >= self.text_size) & (ids < self.first_time_id)
 
     def sound_ids(self, codes: Sequence[int]) -> list[int]:
         """Flat codes, block after block -> start, codes, end. Inverse: `codes`. Raises ModelError."""
@@ -186,15 +187,11 @@ class Vocabulary:
     def time(self, seconds: float) -> str:
         """1.23 -> `<|1.20|>`: the nearest time, for the text of a caption or an answer. Raises ModelError beyond the last, or where times are off."""
         if self.max_seconds is None:
-            raise ModelError(
-                f"the text holds the time {_time(seconds)} and times are off. Turn them on, as --timestamps.max_seconds=10, "
-                "or take it out of the text"
-            )
+            raise TimestampsOff(f"the text has the time {_time(seconds)}, and this vocabulary has no times")
         number = round(seconds / self.step)
         if number >= self.num_times:
-            raise ModelError(
-                f"the time {_time(seconds)} lies beyond the last one, {_time(self.max_seconds)}. "
-                f"Type --timestamps.max_seconds={seconds:g} or more, or cut the sound"
+            raise TimestampTooLate(
+                f"the text has the time {_time(seconds)}; times up to {_time(self.max_seconds)} are allowed"
             )
         return _time(number * self.step)
 
@@ -269,10 +266,7 @@ class Vocabulary:
                 whole = text if last else self._template(messages[: n + 1], False)
                 whole = whole.rstrip()  # what follows the end of turn is the next turn's
                 if not (whole.startswith(head) and text.startswith(whole)):
-                    raise ModelError(
-                        "the chat template rewrites earlier turns (one for thoughts, as Qwen 3's, does). Ask one question at a "
-                        "time, choose a model.source that does not think (Qwen3-4B-Instruct-2507), or set prompts.format=ltu"
-                    )
+                    raise RewrittenTurns("the chat template rewrites earlier turns (one for thoughts, as Qwen 3's, does)")
                 answers.append((len(head), len(whole)))
         return Rendered(text, answers)
 
@@ -295,10 +289,7 @@ class Vocabulary:
             )
         except TemplateError as error:
             roles = ", ".join(message["role"] for message in messages)
-            raise ModelError(
-                f"the chat template refuses the turns {roles}: {error}. "
-                "Set prompts.system=null if it takes no system message, or prompts.format=ltu"
-            ) from error
+            raise RefusedTurns(f"the chat template refuses the turns {roles}: {error}") from error
 
     def _check_blocks(self, codes: Sequence[int]) -> None:
         if len(codes) % len(self.levels):
@@ -308,19 +299,13 @@ class Vocabulary:
 
     def _check_template(self) -> None:
         if not self.tokenizer.is_fast:
-            raise ModelError(
-                f"{type(self.tokenizer).__name__} gives no offsets. Choose a model.source that has a tokenizer.json"
-            )
+            raise UnsupportedTokenizer(f"{type(self.tokenizer).__name__} gives no offsets; fast tokenizers do")
         if SOUND in self.tokenizer.get_vocab():
-            raise ModelError(
-                f"the tokenizer has a token {SOUND}, which stands for a sound here. Choose another model.source"
-            )
+            raise UnsupportedTokenizer(f"the tokenizer has a token {SOUND}, which stands for a sound here")
         if self.prompt_format == "chat" and not self.tokenizer.chat_template:
-            raise ModelError(
-                "the tokenizer has no chat template (a base model?). Choose a chat model, or set prompts.format=ltu"
-            )
+            raise UnsupportedPromptFormat("the tokenizer has no chat template (a base model?), which the format chat needs")
         if self.prompt_format == "ltu" and self.tokenizer.eos_token is None:
-            raise ModelError("the tokenizer has no end-of-text token, which prompts.format=ltu ends an answer with")
+            raise UnsupportedPromptFormat("the tokenizer has no end-of-text token, which the format ltu needs")
 
     @staticmethod
     def _sounds(turns: Sequence[Turn]) -> Iterator[Sequence[int]]:

@@ -18,9 +18,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from datamodules.generation import CAPTION, NOTHING, TEST, TOKENIZER, TRAIN, GenerationItem
-from models.metrics.frechet import frechet_distance
-from models.metrics.kernel import kernel_distance
-from models.metrics.probe import histogram, probed
+from models.metrics.codebook import code_histogram
+from models.metrics.frechet_distance import frechet_distance
+from models.metrics.kernel_distance import kernel_distance
+from models.metrics.probe import linear_probe_labels
 from stages.scoring.answers import Interval, bootstrap, resampled
 
 HALVES = 200  # random halves of the clips, for a standard error
@@ -56,10 +57,10 @@ class Judge(NamedTuple):
 
     def named(self, sounds: Sequence[Sequence[int]]) -> list[str]:
         learnt, asked = (
-            torch.stack([histogram(codes, self.codebook_size, self.levels) for codes in part])
+            torch.stack([code_histogram(codes, self.codebook_size, self.levels) for codes in part])
             for part in (self.codes, sounds)
         )
-        return probed(learnt, self.labels, asked)
+        return linear_probe_labels(learnt, self.labels, asked)
 
 
 class Sounds(NamedTuple):

@@ -16,7 +16,7 @@ import torch
 
 from datamodules.latents import collate_latents, windows
 from datamodules.store import chunks
-from models.metrics.reconstruction import CodebookUse
+from models.metrics.codebook import CodebookUse
 from stages.hub import artifacts
 from tests.benchmarks.chain import run, stage
 

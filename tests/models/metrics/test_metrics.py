@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.metrics.perplexity import perplexity
-from models.metrics.reconstruction import CodebookUse, LatentError, MelDistance, MultiResolutionStftDistance
+from models.metrics.codebook import CodebookUse
+from models.metrics.reconstruction import LatentError, MelDistance, MultiResolutionStftDistance
+from models.metrics.text_perplexity import perplexity
 from stages.scoring.answers import BestGuess, Interval, bootstrap, is_right, normalise, resampled
 from stages.scoring.captions import caption_scores
 

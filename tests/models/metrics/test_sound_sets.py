@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.metrics.embedding import LogMelStatistics, SoundEffectsEmbedding
-from models.metrics.kernel import KernelAudioDistance, kernel_distance
-from models.metrics.probe import histogram, linear_probe
+from models.metrics.codebook import code_histogram
+from models.metrics.kernel_distance import KernelAudioDistance, kernel_distance
+from models.metrics.probe import linear_probe
+from models.metrics.sound_embedding import LogMelStatistics, SoundEffectsEmbedding
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -78,7 +79,7 @@ def test_the_standard_error_of_a_kernel_distance_is_what_new_sounds_make_of_it()
 
 def test_counts_of_codes_level_by_level():
     """Two levels of three codes, the second twice a block: codes 2 | 0 1 | 2 | 1 1."""
-    found = histogram([2, 0, 1, 2, 1, 1], 3, [0, 1, 1]).expm1().round().tolist()
+    found = code_histogram([2, 0, 1, 2, 1, 1], 3, [0, 1, 1]).expm1().round().tolist()
     assert found == [0, 0, 2, 1, 3, 0]
 
 

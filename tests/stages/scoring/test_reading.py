@@ -81,7 +81,7 @@ def test_reading_needs_no_torch():
 
 @pytest.mark.assets
 def test_the_sentence_encoder_is_the_genuine_one_and_its_floor_is_not_zero():
-    from models.metrics.sentences import similarity
+    from models.metrics.sentence_embedding import similarity
     from stages.hub import weights
 
     if weights.sentences_missing("all-MiniLM-L6-v2", fetch=False):

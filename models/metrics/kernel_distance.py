@@ -11,11 +11,14 @@ from torchmetrics.utilities import dim_zero_cat
 
 
 class KernelAudioDistance(Metric):
-    """100 x the unbiased squared maximum mean discrepancy with a Gaussian kernel, whose width is the median distance within
-    the reference set. In float64. 0 for equal distributions, where it may fall a little below: it is not clipped.
+    """100 x the unbiased squared maximum mean discrepancy with a Gaussian kernel, in float64.
 
-    The number belongs to the embedder, which must stand in its name (`kad[aisfx-0.1.2]`).
+    The kernel's width is the median distance within the reference set. 0 for equal distributions, where it may be a
+    little below: it is not clipped. The number belongs to the embedder, which must be in its name (`kad[aisfx-0.1.2]`).
     """
+
+    reference: list[Tensor]
+    candidates: list[Tensor]
 
     higher_is_better = False
     full_state_update = False
@@ -26,7 +29,7 @@ class KernelAudioDistance(Metric):
         self.add_state("candidates", [], dist_reduce_fx="cat")
 
     def update(self, embeddings: Tensor, real: bool) -> None:
-        """embeddings (M, E), of the reference set or of the sounds to be judged."""
+        """embeddings (M, E): real ones of the reference set, others of the sounds that are measured."""
         (self.reference if real else self.candidates).append(embeddings.double().cpu())
 
     def compute(self) -> Tensor:
@@ -48,6 +51,8 @@ class KernelAudioDistance(Metric):
 
 
 class Distance(NamedTuple):
+    """A kernel audio distance and how uncertain it is."""
+
     value: float  # NaN where either set has fewer than two sounds, or the reference is one point
     error: float  # standard error; NaN below four clips
 
@@ -55,11 +60,12 @@ class Distance(NamedTuple):
 def kernel_distance(
     x: Tensor, y: Tensor, x_clips: Sequence[str], y_clips: Sequence[str], halves: int, seed: int
 ) -> Distance:
-    """The same of x (M, E), the reference, and y (R, N, E), R sounds of each of N clips: the mean over R, so that sounds of one clip are never
-    held against each other as if they were of two.
+    """Kernel audio distance of x (M, E), the reference, and y (R, N, E), R sounds of each of N clips.
 
-    Its standard error is the deviation over random halves of the clips, which is the delete-half jackknife (Shao and Wu 1989); a clip takes its
-    sounds of both sides along. Near 0 it is too large, up to twice, for there the distance falls as 1 / N.
+    It is the mean over R, so that sounds of one clip are never compared as if they were of two. x_clips (M) and
+    y_clips (N) name the clips. The standard error is the deviation over `halves` random halves of the clips, which is
+    the delete-half jackknife (Shao and Wu 1989); a clip takes its sounds of both sides along. Near a distance of 0 it
+    is too large, up to twice, for there the distance falls as 1 / N.
     """
     x, y = x.double(), y.double()
     if len(x) < 2 or y.shape[1] < 2 or not (width := torch.pdist(x).median()):
@@ -69,11 +75,11 @@ def kernel_distance(
         return (-torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square() / (2 * width.square())).exp()
 
     xx = kernel(x, x).fill_diagonal_(0)
-    yy = (sum(kernel(one, one) for one in y) / len(y)).fill_diagonal_(0)
-    xy = sum(kernel(x, one) for one in y) / len(y)
+    yy = (sum((kernel(sounds, sounds) for sounds in y), torch.zeros(())) / len(y)).fill_diagonal_(0)
+    xy = sum((kernel(x, sounds) for sounds in y), torch.zeros(())) / len(y)
 
     def distances(left: Tensor, right: Tensor) -> Tensor:
-        """left (H, M), right (H, N): ones where a clip is taken -> (H)."""
+        """left (H, M), right (H, N): 1 where a clip belongs to the half -> distances (H)."""
         m, n = left.sum(1), right.sum(1)
         within = ((left @ xx) * left).sum(1) / (m * (m - 1)) + ((right @ yy) * right).sum(1) / (n * (n - 1))
         return 100 * (within - 2 * ((left @ xy) * right).sum(1) / (m * n))
@@ -82,9 +88,9 @@ def kernel_distance(
     clips, draw = sorted({*x_clips, *y_clips}), random.Random(seed)
     drawn = [set(draw.sample(clips, len(clips) // 2)) for _ in range(halves)]
     left, right = (
-        torch.tensor([[float(c in half) for c in own] for half in drawn]).double() for own in (x_clips, y_clips)
+        torch.tensor([[float(clip in half) for clip in side] for half in drawn]).double() for side in (x_clips, y_clips)
     )
-    enough = (left.sum(1) > 1) & (right.sum(1) > 1)
-    spread = distances(left[enough], right[enough])
+    two_or_more = (left.sum(1) > 1) & (right.sum(1) > 1)
+    spread = distances(left[two_or_more], right[two_or_more])
     few = min(len(set(x_clips)), len(set(y_clips))) < 4 or len(spread) < 2
     return Distance(float(value), float("nan") if few else float(spread.std(correction=0)))

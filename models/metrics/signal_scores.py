@@ -1,7 +1,7 @@
-"""Signal against signal, by torchmetrics, with its silent failures caught: what cannot be scored is counted with its reason, never averaged in.
+"""SI-SDR, PESQ and STOI of decoded sound, by torchmetrics. What cannot be scored is counted with its reason.
 
-SI-SDR (Le Roux et al. 2019, arXiv:1811.02508) does not see a flipped sign and sees a delay of one sample as noise: align first. PESQ (ITU-T P.862.2)
-and STOI (Taal et al. 2011) are of speech.
+SI-SDR (Le Roux et al. 2019, arXiv:1811.02508) ignores a flipped sign and takes a delay of one sample for noise: align
+first. PESQ (ITU-T P.862.2) and STOI (Taal et al. 2011) are of speech.
 """
 
 from collections import Counter
@@ -17,20 +17,23 @@ from models.errors import ModelError
 
 SILENCE = 1e-8  # mean square
 NAMES = ("si_sdr", "pesq", "stoi")
-PESQ_SECONDS, STOI_SECONDS = 0.25, 0.5  # below, PESQ raises; STOI has fewer than its 30 frames and says 1e-5
+# of shorter sounds, PESQ raises, and STOI has fewer than its 30 frames and gives 1e-5
+SHORTEST_SECONDS = {"si_sdr": 0.0, "pesq": 0.25, "stoi": 0.5}
 
 
-class Signals(NamedTuple):
-    mean: float  # over the scored; NaN where there are none
+class SignalScores(NamedTuple):
+    """Mean of one score over many sounds."""
+
+    mean: float  # over the scored sounds; NaN where there are none
     scored: int
     excluded: dict[str, int]  # reason -> sounds
 
 
 class SignalScore:
-    """One of NAMES over many sounds: `update` each, then `compute`."""
+    """One of NAMES over many sounds: `update` with each, then `compute`."""
 
     def __init__(self, name: str, sample_rate: int) -> None:
-        """Raises ModelError for another name."""
+        """sample_rate in Hz. Raises ModelError for another name."""
         if name not in NAMES:
             raise ModelError(f"no signal metric {name!r}; {', '.join(NAMES)} are allowed")
         self.name, self.sample_rate = name, sample_rate
@@ -38,7 +41,7 @@ class SignalScore:
         self.excluded: Counter[str] = Counter()
 
     def update(self, decoded: Tensor, waveform: Tensor) -> None:
-        """decoded, waveform (C, T) of one length; channels are averaged. A mean that is not 0 is taken away before SI-SDR.
+        """decoded, waveform (C, T) of one length; channels are averaged. SI-SDR subtracts the mean over time first.
 
         Raises ModelError for two lengths: cutting one would hide a delay.
         """
@@ -55,17 +58,20 @@ class SignalScore:
                     self.scores.append(score)
                     return
                 reason = "no finite score"
-            except Exception as error:  # of the C code behind PESQ: NoUtterancesError, BufferTooShortError, ...
+            except Exception as error:
+                # the C code behind PESQ raises NoUtterancesError, BufferTooShortError, ...
                 if type(error).__module__.split(".")[0] not in ("pesq", "cypesq"):
                     raise
                 reason = type(error).__name__
         self.excluded[reason] += 1
 
-    def compute(self) -> Signals:
+    def compute(self) -> SignalScores:
+        """Of all sounds so far."""
         mean = sum(self.scores) / len(self.scores) if self.scores else float("nan")
-        return Signals(mean, len(self.scores), dict(self.excluded))
+        return SignalScores(mean, len(self.scores), dict(self.excluded))
 
     def _unfit(self, made: Tensor, true: Tensor) -> str | None:
+        """Why these sounds (T) have no score; None where they have one."""
         seconds = len(true) / self.sample_rate
         if not made.isfinite().all() or not true.isfinite().all():
             return "not finite"
@@ -73,8 +79,8 @@ class SignalScore:
             return "silent reference"
         if made.square().mean() < SILENCE:
             return "silent"
-        least = {"pesq": PESQ_SECONDS, "stoi": STOI_SECONDS}.get(self.name, 0.0)
-        return f"shorter than {least} s" if seconds < least else None
+        shortest = SHORTEST_SECONDS[self.name]
+        return f"shorter than {shortest} s" if seconds < shortest else None
 
     def _score(self, made: Tensor, true: Tensor) -> float:
         if self.name == "si_sdr":
@@ -92,6 +98,10 @@ class SignalScore:
 class SignalMetric(Metric):
     """The mean of a SignalScore over ranks, and how many sounds it could not score."""
 
+    total: Tensor  # ()
+    scored: Tensor  # ()
+    excluded: Tensor  # ()
+
     higher_is_better = True
     full_state_update = False
 
@@ -99,7 +109,8 @@ class SignalMetric(Metric):
         """name: one of NAMES; sample_rate in Hz."""
         super().__init__()
         self.name, self.sample_rate = name, sample_rate
-        SignalScore(name, sample_rate)  # refuses another name
+        # refuses another name
+        SignalScore(name, sample_rate)
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("scored", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("excluded", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")

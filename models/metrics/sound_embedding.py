@@ -1,7 +1,8 @@
-"""Sounds as vectors: the sound-effects network of aiSFX (Ma and Lerch, ISMIR 2022), whose weights the wheel `aisfx` carries, and plain statistics.
+"""Sounds as vectors: the sound-effects network of aiSFX (Ma and Lerch, ISMIR 2022), and plain statistics.
 
-aiSFX's network is the 9-layer CNN of Kong et al. 2018 (arXiv:1808.00773); its front end here is the package's librosa one, in
-torchaudio. Scores with it compare with each other and with nothing that another embedder printed.
+aiSFX's network is the 9-layer CNN of Kong et al. 2018 (arXiv:1808.00773), with the weights of the wheel `aisfx`; its
+front end computes what the package's does with librosa. Scores with it compare with each other, and with none of
+another embedder.
 """
 
 import itertools
@@ -13,30 +14,35 @@ import torchaudio.functional as AF
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.mel_spectrum import magnitudes, mel_filterbank
+
 NAME = "aisfx-0.1.2"
 SAMPLE_RATE = 44100  # Hz
-FRAMES = 100  # a block, 2.3 s
-LARGEST = 9.457798957824707  # of the training spectra: the package's normalisation
+FFT_SIZE, HOP = 2048, 1024
+BLOCK_FRAMES = 100  # 2.3 s
+# the largest log spectrum of its training set, that the package divides by
+LARGEST = 9.457798957824707
 
 
 class SoundEffectsEmbedding(nn.Module):
-    """waveform -> (512): the mean over blocks of 2.3 s, half overlapping."""
+    """waveform -> (512): the mean over blocks of 2.3 s, each of which overlaps the next by half."""
 
     size = 512
+    filters: Tensor  # (bins, 96)
 
     def __init__(self) -> None:
         super().__init__()
         widths = (1, 64, 128, 256, 512)
         self.blocks = nn.ModuleList(_Block(a, b) for a, b in itertools.pairwise(widths))
-        filters = AF.melscale_fbanks(1025, 0.0, SAMPLE_RATE / 2, 96, SAMPLE_RATE, norm=None, mel_scale="htk")
-        self.register_buffer("filters", filters / filters.sum(0).clamp(min=1e-8), persistent=False)
+        self.register_buffer("filters", mel_filterbank(FFT_SIZE, 96, SAMPLE_RATE, scale="htk"), persistent=False)
 
     @classmethod
     def from_checkpoint(cls, path: Path) -> "SoundEffectsEmbedding":
         """path: `aisfx/models/checkpoint.pth` of the wheel."""
         import numpy
 
-        scalar: Any = (numpy._core.multiarray.scalar, "numpy.core.multiarray.scalar")  # the name that numpy 1 wrote
+        # the name that numpy 1 wrote
+        scalar: Any = (numpy._core.multiarray.scalar, "numpy.core.multiarray.scalar")
         allowed: list[Any] = [numpy.dtype, scalar, type(numpy.dtype("int64")), type(numpy.dtype("float64"))]
         with torch.serialization.safe_globals(allowed):
             state, _ = torch.load(path, map_location="cpu", weights_only=True)
@@ -56,35 +62,35 @@ class SoundEffectsEmbedding(nn.Module):
         """sound (C, T) at sample_rate Hz -> (512). Channels are averaged; the level has no effect."""
         sound = AF.resample(sound.mean(0), sample_rate, SAMPLE_RATE)
         sound = sound / sound.abs().max().clamp(min=1e-8)
-        window = torch.hann_window(2048, device=sound.device)
-        power = torch.stft(sound, 2048, 1024, window=window, return_complex=True, pad_mode="constant").abs().square()
-        spectra = (power.T @ self.filters * 10000 + 1).log10() / LARGEST
-        count = max(1, (len(spectra) - FRAMES) // (FRAMES // 2) + 1)
-        spectra = F.pad(spectra, (0, 0, 0, max(0, FRAMES - len(spectra))))
-        x = torch.stack([spectra[k * FRAMES // 2 :][:FRAMES] for k in range(count)])[:, None]
+        window = torch.hann_window(FFT_SIZE, device=sound.device)
+        power = magnitudes(sound, window, HOP, FFT_SIZE // 2).square()
+        spectra = (power @ self.filters * 10000 + 1).log10() / LARGEST
+        step = BLOCK_FRAMES // 2
+        count = max(1, (len(spectra) - BLOCK_FRAMES) // step + 1)
+        spectra = F.pad(spectra, (0, 0, 0, max(0, BLOCK_FRAMES - len(spectra))))
+        x = torch.stack([spectra[start * step :][:BLOCK_FRAMES] for start in range(count)])[:, None]
         for number, block in enumerate(self.blocks):
             x = block(x, 2 if number < 3 else 1)
         return x.mean(3).amax(2).mean(0)
 
 
 class LogMelStatistics(nn.Module):
-    """waveform -> (128): mean and deviation over time of 64 log-mel bands. No weights: what a trained embedder must beat."""
+    """waveform -> (128): mean and deviation over time of 64 log-mel bands. No weights: a trained embedder must beat it."""
 
     size = 128
-    bands, floor = 64, 1e-5  # below -100 dB of the loudest bin there is silence
+    bands, floor = 64, 1e-5  # magnitudes below -100 dB of the loudest bin are silence
+    filters: Tensor  # (bins, bands)
 
     def __init__(self) -> None:
         super().__init__()
-        filters = AF.melscale_fbanks(1025, 0.0, SAMPLE_RATE / 2, self.bands, SAMPLE_RATE, norm=None, mel_scale="slaney")
-        self.register_buffer("filters", filters / filters.sum(0).clamp(min=1e-8), persistent=False)
+        self.register_buffer("filters", mel_filterbank(FFT_SIZE, self.bands, SAMPLE_RATE), persistent=False)
 
     @torch.no_grad()
     def forward(self, sound: Tensor, sample_rate: int) -> Tensor:
         """sound (C, T) at sample_rate Hz -> (128). Channels are averaged; the level has no effect."""
         sound = AF.resample(sound.mean(0), sample_rate, SAMPLE_RATE)
-        window = torch.hann_window(2048, device=sound.device)
-        magnitude = torch.stft(sound, 2048, 1024, window=window, return_complex=True, pad_mode="constant").abs()
-        bands = (magnitude / magnitude.max().clamp(min=1e-8)).T @ self.filters
+        spectrum = magnitudes(sound, torch.hann_window(FFT_SIZE, device=sound.device), HOP, FFT_SIZE // 2)
+        bands = (spectrum / spectrum.max().clamp(min=1e-8)) @ self.filters
         levels = bands.clamp(min=self.floor).log10()
         return torch.cat([levels.mean(0), levels.std(0, correction=0)])
 
