@@ -119,7 +119,9 @@ class Vocabulary:
         probe = self.render([Turn("user", ["a"]), Turn("assistant", ["b"])])
         ending = next(label for label in reversed(probe.labels) if label != IGNORED)
         if ending not in (*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder):
-            raise UnsupportedPromptFormat("the chat template ends no answer with a special token, so no answer would end")
+            raise UnsupportedPromptFormat(
+                "the chat template ends no answer with a special token, so no answer would end"
+            )
         self.stop_ids = sorted({ending} | ({tokenizer.eos_token_id} - {None}))
         self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ending
 
@@ -266,7 +268,9 @@ class Vocabulary:
                 whole = text if last else self._template(messages[: n + 1], False)
                 whole = whole.rstrip()  # what follows the end of turn is the next turn's
                 if not (whole.startswith(head) and text.startswith(whole)):
-                    raise RewrittenTurns("the chat template rewrites earlier turns (one for thoughts, as Qwen 3's, does)")
+                    raise RewrittenTurns(
+                        "the chat template rewrites earlier turns (one for thoughts, as Qwen 3's, does)"
+                    )
                 answers.append((len(head), len(whole)))
         return Rendered(text, answers)
 
@@ -303,7 +307,9 @@ class Vocabulary:
         if SOUND in self.tokenizer.get_vocab():
             raise UnsupportedTokenizer(f"the tokenizer has a token {SOUND}, which stands for a sound here")
         if self.prompt_format == "chat" and not self.tokenizer.chat_template:
-            raise UnsupportedPromptFormat("the tokenizer has no chat template (a base model?), which the format chat needs")
+            raise UnsupportedPromptFormat(
+                "the tokenizer has no chat template (a base model?), which the format chat needs"
+            )
         if self.prompt_format == "ltu" and self.tokenizer.eos_token is None:
             raise UnsupportedPromptFormat("the tokenizer has no end-of-text token, which the format ltu needs")
 

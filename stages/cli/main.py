@@ -27,6 +27,7 @@ from datamodules.errors import DataError
 from models.errors import ModelError
 from stages import BY_NAME, READ_SOUND, STAGES
 from stages.cli import score, use
+from stages.cli.hints import with_hint
 from stages.launch import slurm
 from stages.runs import chain, jobs, status
 
@@ -77,7 +78,7 @@ def main(words: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except (UsageError, DataError, ModelError, TrainingError) as error:
-        print(f"stage: {error}", file=sys.stderr)
+        print(f"stage: {with_hint(error)}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # `stage status | head`: who reads has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -15,8 +15,8 @@ from models.codec.mel import MelCodec
 from models.codec.oobleck import Oobleck
 from models.quantizer import LexicalQuantizer, Lexicon, build, whole_words
 from models.tokenizer.dit import DiffusionTransformer
-from models.tokenizer.grid import TokenGrid
 from models.tokenizer.encoder import CausalEncoder
+from models.tokenizer.grid import TokenGrid
 from models.tokenizer.tokenizer import LatentTokenizer
 from stages.hub import weights
 

@@ -6,7 +6,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
-from models.errors import RewrittenTurns, TimestampsOff, TimestampTooLate, UnsupportedPromptFormat
+from models.errors import RefusedTurns, RewrittenTurns, TimestampsOff, TimestampTooLate, UnsupportedPromptFormat
 from models.language.vocabulary import AUDIO, IGNORED, PROMPT, SOUND, TEXT, Turn, Vocabulary
 
 CHATML = (
@@ -157,7 +157,7 @@ def test_a_prompt_begins_the_conversation_and_ends_where_the_labels_begin(templa
 def test_the_system_message_is_passed_or_not():
     assert words_of(vocabulary(system=None)).startswith("<|im_start|>user\n")
     assert words_of(vocabulary(system="")).startswith("<|im_start|>system\n<|im_end|>\n<|im_start|>user\n")
-    with pytest.raises(ValueError, match=r"no system here.*prompts\.system=null"):
+    with pytest.raises(RefusedTurns, match=r"refuses the turns system, user.*no system here"):
         vocabulary(VICUNA, system="Be brief.")
 
 
