@@ -103,6 +103,12 @@ def whole_of_all_workers(prepared: Path, shared: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def printed_by_run_all(whole_of_all_workers: Path) -> str:
+    """What `stage run all` printed, when it made `whole`."""
+    return (whole_of_all_workers / "printed.txt").read_text()
+
+
+@pytest.fixture(scope="session")
 def whole(whole_of_all_workers: Path, tones: Path) -> Path:
     """Every stage of the experiment `whole`, done."""
     return shutil.copytree(whole_of_all_workers / "runs/whole", tones / "runs/whole")

@@ -7,10 +7,9 @@ from datamodules.store import chunks
 from stages.hub import language_model
 
 
-def test_run_all_ends_with_the_table_and_skips_what_is_done(stage, tones: Path, capsys):
-    assert stage("run", "all", "--experiment=all") == 0
-    assert "held-out scores" in capsys.readouterr().out
-    run = tones / "runs/all"
+def test_run_all_ends_with_the_table_and_skips_what_is_done(stage, printed_by_run_all: str, whole: Path, capsys):
+    assert "held-out scores" in printed_by_run_all
+    run = whole
     report = json.loads((run / "evaluate/artifact/report.json").read_text())
     decoders = {row["decoder"] for row in report["reconstruction"]["rows"]}
     assert decoders == {"VAE alone", "mean latent", "flow matching", "MSE"}
@@ -23,37 +22,35 @@ def test_run_all_ends_with_the_table_and_skips_what_is_done(stage, tones: Path, 
     times = {path: path.stat().st_mtime_ns for path in run.glob("*/receipt.json")}
     assert len(times) == 8
 
-    assert stage("run", "all", "--experiment=all") == 0
+    assert stage("run", "all", "--experiment=whole") == 0
     assert {path: path.stat().st_mtime_ns for path in run.glob("*/receipt.json")} == times
 
-    assert stage("status", "--experiment=all") == 0
+    capsys.readouterr()
+    assert stage("status", "--experiment=whole") == 0
     lines = capsys.readouterr().out.splitlines()
     assert sum(" done " in line for line in lines) >= 8
 
 
-def test_a_changed_stage_makes_its_children_stale(stage, tones: Path, capsys):
-    assert stage("run", "all", "--experiment=stale") == 0
-    capsys.readouterr()
-    assert stage("status", "--experiment=stale", "--tokenizer.seed=1") == 0
+def test_a_changed_stage_makes_its_children_stale(stage, whole: Path, capsys):
+    assert stage("status", "--experiment=whole", "--tokenizer.seed=1") == 0
     words = {line.split()[0]: line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")}
     assert words["latents"] == "done" and words["tokenizer_mse"] == "done"
     assert {words[name] for name in ("tokenizer", "cache", "caption", "openaqa", "evaluate")} == {"stale"}
 
 
-def test_another_tokenizers_cache_is_refused_by_name(stage, tones: Path, capsys):
-    assert stage("run", "all", "--experiment=one") == 0
+def test_another_tokenizers_cache_is_refused_by_name(stage, whole: Path, capsys):
     for name in ("tokenizer", "cache"):
-        assert stage("run", name, "--experiment=two", "--parents.latents=one", "--seed=5") == 0
+        assert stage("run", name, "--experiment=two", "--parents.latents=whole", "--seed=5") == 0
     capsys.readouterr()
-    assert stage("run", "openaqa", "--experiment=two", "--parents.caption=one") == 1
+    assert stage("run", "openaqa", "--experiment=two", "--parents.caption=whole") == 1
     message = capsys.readouterr().err
     assert "different runs of 'tokenizer'" in message and "--restart" in message
 
 
-def test_two_levels_go_through_the_cache_into_the_llm(stage, tones: Path):
+def test_two_levels_go_through_the_cache_into_the_llm(stage, tones: Path, copy_of_whole):
     """Strides 2 and 1: blocks of three codes, from the codebook to the LLM's rows."""
     words = ["--experiment=levels", "--quantizer.kind=residual", "--quantizer.strides=[2,1]"]
-    assert stage("run", "latents", "--experiment=levels") == 0
+    copy_of_whole("levels", "latents")
     assert stage("run", "tokenizer", *words) == 0
     for name in ("cache", "caption"):
         assert stage("run", name, "--experiment=levels") == 0
@@ -63,12 +60,11 @@ def test_two_levels_go_through_the_cache_into_the_llm(stage, tones: Path):
     assert cuts and all(len(cut.custom["codes"]) % 3 == 0 for cut in cuts)
 
 
-def test_evaluate_asks_the_llm_before_and_after_each_stage(stage, tones: Path):
+def test_evaluate_asks_the_llm_before_and_after_each_stage(stage, tones: Path, whole: Path):
     """Each in an experiment of its own, on the same questions."""
-    assert stage("run", "all", "--without", "tokenizer_mse", "--experiment=before") == 0
     found = {}
     for after, parent in (("none", "caption"), ("caption", "caption"), ("openaqa", "openaqa")):
-        words = [f"--parents.{name}=before" for name in ("tokenizer", "cache", parent)]
+        words = [f"--parents.{name}=whole" for name in ("tokenizer", "cache", parent)]
         assert stage("run", "evaluate", f"--after={after}", *words, f"--experiment={after}") == 0
         receipt = json.loads((Path("runs") / after / "evaluate/receipt.json").read_text())
         assert set(receipt["parents"]) == {"tokenizer", "cache", parent}
@@ -76,7 +72,7 @@ def test_evaluate_asks_the_llm_before_and_after_each_stage(stage, tones: Path):
         found[after] = [row["id"] for row in answers]
     assert found["none"] == found["caption"] == found["openaqa"]
     trained, untrained = (
-        language_model.load(Path("runs/before/caption/artifact"), trained)[0].trainable_state()
+        language_model.load(Path("runs/whole/caption/artifact"), trained)[0].trainable_state()
         for trained in (True, False)
     )
     assert all(not untrained[name].any() for name in untrained if "lora_B" in name)

@@ -65,16 +65,15 @@ def test_oobleck_through_latents_and_tokenizer(stage, tones: Path, oobleck: Path
     assert not torch.equal(noises[0], noises[1]), "each step draws anew"
 
 
-def test_the_mel_codec_has_no_spread_and_nothing_is_drawn(stage, tones: Path):
-    assert stage("run", "latents", "--experiment=plain") == 0
-    folder = tones / "runs/plain/latents/chunks"
+def test_the_mel_codec_has_no_spread_and_nothing_is_drawn(stage, tones: Path, whole: Path):
+    folder = whole / "latents/chunks"
     assert not list(folder.glob("*/std.npy"))
     cuts = chunks.read(folder)
     batch = collate_latents([window for cut in cuts[:3] for window in windows(cut, 20)])
     assert batch.std is None and batch.latents.dtype == torch.float32
     hashes = []
     for value in ("true", "false"):
-        words = [f"--experiment=plain-{value}", "--parents.latents=plain", f"--sample_posterior={value}"]
+        words = [f"--experiment=plain-{value}", "--parents.latents=whole", f"--sample_posterior={value}"]
         assert stage("run", "tokenizer", *words) == 0
         state = tones / f"runs/plain-{value}/tokenizer/artifact/model.safetensors"
         hashes.append(state.read_bytes())

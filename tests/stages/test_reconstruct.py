@@ -16,7 +16,7 @@ from stages.reports.evaluation_table import reconstruction as write
 
 
 @pytest.fixture(scope="module")
-def report(tones: Path) -> dict:
+def report(tones: Path, copy_of_whole) -> dict:
     import os
 
     from stages.cli.main import main
@@ -25,9 +25,9 @@ def report(tones: Path) -> dict:
     before = Path.cwd()
     os.chdir(tones)
     try:
-        for name in ("latents", "tokenizer", "tokenizer_mse", "reconstruct"):
-            words = ["--probe=true", "--signal=[si_sdr]"] if name == "reconstruct" else []
-            assert main(["run", name, "--experiment=table", *words, *SMOKE]) == 0
+        copy_of_whole("table", "latents", "tokenizer", "tokenizer_mse")
+        words = ["--experiment=table", "--probe=true", "--signal=[si_sdr]"]
+        assert main(["run", "reconstruct", *words, *SMOKE]) == 0
     finally:
         os.chdir(before)
     return json.loads((tones / "runs/table/reconstruct/artifact/report.json").read_text())

@@ -56,7 +56,7 @@ def test_it_learns_and_the_stages_after_it_run_on_it(stage, tones: Path, capsys:
 
 
 @pytest.fixture(scope="module")
-def whole(tones: Path):
+def smoke(tones: Path):
     """A smoke VAE, trained without a break."""
     import os
 
@@ -73,32 +73,32 @@ def whole(tones: Path):
 
 
 @pytest.mark.parametrize("batches", [6, 9])
-def test_killed_and_resumed_equals_the_undisturbed_run(stage, tones: Path, whole: Path, batches: int):
+def test_killed_and_resumed_equals_the_undisturbed_run(stage, tones: Path, smoke: Path, batches: int):
     """Killed within an epoch, and within the discriminator's time."""
     words = [f"--experiment=vae-killed-{batches}"]
     interrupt(tones, "vae", batches, *words)
     run = tones / f"runs/vae-killed-{batches}/vae"
     assert list((run / "checkpoints").glob("step-*.ckpt")) and not (run / "receipt.json").exists()
     assert stage("run", "vae", *words) == 0
-    before, after = load_file(whole / WEIGHTS), load_file(run / WEIGHTS)
+    before, after = load_file(smoke / WEIGHTS), load_file(run / WEIGHTS)
     assert before.keys() == after.keys() and all(before[key].equal(after[key]) for key in before)
     for name in ("untrained_mel_distance", "mel_distance", "stft_distance"):
-        assert receipt(whole)["metrics"][name] == receipt(run)["metrics"][name]
-    assert receipt(whole)["steps"] == receipt(run)["steps"] == 12, "the discriminator's steps are not counted"
+        assert receipt(smoke)["metrics"][name] == receipt(run)["metrics"][name]
+    assert receipt(smoke)["steps"] == receipt(run)["steps"] == 12, "the discriminator's steps are not counted"
 
 
-def test_one_that_is_there_is_fine_tuned(stage, tones: Path, whole: Path):
+def test_one_that_is_there_is_fine_tuned(stage, tones: Path, smoke: Path):
     """It begins where the other ended, whatever the sizes in the configuration."""
-    words = [f"--codec.source={whole / 'artifact'}", "--codec.oobleck.decoder_channels=4", "--trainer.max_steps=2"]
+    words = [f"--codec.source={smoke / 'artifact'}", "--codec.oobleck.decoder_channels=4", "--trainer.max_steps=2"]
     assert stage("run", "vae", "--experiment=vae-tuned", *words) == 0
-    before, after = receipt(whole)["metrics"], receipt(tones / "runs/vae-tuned/vae")["metrics"]
+    before, after = receipt(smoke)["metrics"], receipt(tones / "runs/vae-tuned/vae")["metrics"]
     assert after["untrained_mel_distance"] == pytest.approx(before["mel_distance"], rel=1e-5)
 
 
-def test_another_experiments_vae_is_a_parent(stage, tones: Path, whole: Path):
+def test_another_experiments_vae_is_a_parent(stage, tones: Path, smoke: Path):
     words = ["--experiment=borrowed", "--codec.kind=trained", "--parents.vae=vae-whole"]
     assert stage("run", "latents", *words) == 0
-    assert receipt(tones / "runs/borrowed/latents")["parents"] == {"vae": receipt(whole)["artifact_hash"]}
+    assert receipt(tones / "runs/borrowed/latents")["parents"] == {"vae": receipt(smoke)["artifact_hash"]}
 
 
 def test_without_one_latents_names_the_command(stage, capsys: pytest.CaptureFixture[str]):
@@ -109,7 +109,7 @@ def test_without_one_latents_names_the_command(stage, capsys: pytest.CaptureFixt
     )
 
 
-def test_a_vae_that_lies_there_is_nothing_to_another_codec(stage, tones: Path, whole: Path, capsys):
+def test_a_vae_that_lies_there_is_nothing_to_another_codec(stage, tones: Path, smoke: Path, capsys):
     assert stage("run", "latents", "--experiment=vae-whole") == 0
     assert receipt(tones / "runs/vae-whole/latents")["parents"] == {}
     capsys.readouterr()
