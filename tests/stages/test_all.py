@@ -40,9 +40,9 @@ def test_a_changed_stage_makes_its_children_stale(stage, whole: Path, capsys):
 
 def test_another_tokenizers_cache_is_refused_by_name(stage, whole: Path, capsys):
     for name in ("tokenizer", "cache"):
-        assert stage("run", name, "--experiment=two", "--parents.latents=whole", "--seed=5") == 0
+        assert stage("run", name, "--experiment=other-seed", "--parents.latents=whole", "--seed=5") == 0
     capsys.readouterr()
-    assert stage("run", "openaqa", "--experiment=two", "--parents.caption=whole") == 1
+    assert stage("run", "openaqa", "--experiment=other-seed", "--parents.caption=whole") == 1
     message = capsys.readouterr().err
     assert "different runs of 'tokenizer'" in message and "--restart" in message
 

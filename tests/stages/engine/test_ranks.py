@@ -84,8 +84,8 @@ def test_a_global_batch_is_the_same_on_one_rank_and_on_two(tones: Path, whole: P
 
 def test_two_ranks_run_every_stage(tones: Path, whole: Path):
     """What latents, cache and evaluate write is dealt between ranks, each item once."""
-    run(tones, "run", "all", "--experiment=two", *TWO_RANKS)
-    runs = tones / "runs/two"
+    run(tones, "run", "all", "--experiment=all-two", *TWO_RANKS)
+    runs = tones / "runs/all-two"
     assert sorted(path.parent.name for path in runs.glob("*/receipt.json")) == sorted(
         path.parent.name for path in whole.glob("*/receipt.json")
     )

@@ -112,17 +112,19 @@ def test_random_weights_are_at_chance(name: str, random_llm, minilm):
     task, llm = here(name), random_llm
     cuts = clips(task)
     asked, labels = asked_of(task, cuts)
-    rows = []
+    rows, written = [], []
     for item in asked:
         turns = [Turn(role, segments) for role, segments in item.turns]
         if item.labels:
             found = likelihood.answer_scores(llm.model.lm, llm.vocabulary, turns, item.choices or labels)
             answer = {"prediction": (item.choices or labels)[found.index(max(found))], "scores": found}
+            rows.append(item._asdict() | answer)
         else:
-            prompt = llm.vocabulary.render(turns, generate=True).input_ids
-            said = llm.model.generate(*pad_left([prompt], llm.vocabulary.pad_id), 6, allow="text")[0]
-            answer = {"prediction": llm.vocabulary.decode(said)}
-        rows.append(item._asdict() | answer)
+            written.append((item, llm.vocabulary.render(turns, generate=True).input_ids))
+    if written:
+        prompts = pad_left([prompt for _, prompt in written], llm.vocabulary.pad_id)
+        for (item, _), ids in zip(written, llm.model.generate(*prompts, 6, allow="text"), strict=True):
+            rows.append(item._asdict() | {"prediction": llm.vocabulary.decode(ids)})
     found = scored(task, rows, labels, cuts)
     assert found["scored"] == found["expected"] == len(asked) and found["failed"] == 0
     value = main_value(found)
