@@ -1,5 +1,6 @@
 """Scores that can be trusted: an LLM of random weights is at chance on every task, one that is told the answer is right on every one."""
 
+import functools
 import json
 import math
 from pathlib import Path
@@ -98,6 +99,13 @@ def minilm() -> None:
     placed = [weights.placed(weights.parse(spec)) for spec in weights.SENTENCES["all-MiniLM-L6-v2"]]
     if not all(path.is_file() for path in placed):
         pytest.skip("all-MiniLM-L6-v2 is not in the cache")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def load_each_encoder_once():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weights, "load_sentences", functools.cache(weights.load_sentences))
+        yield
 
 
 @pytest.fixture(scope="module")
