@@ -42,7 +42,7 @@ spent = 0.0  # processor seconds of the processes that have ended, and of their 
 
 
 class Request(NamedTuple):
-    words: list[str]
+    words: list[str] | None
     folder: str
     environment: dict[str, str]
     before: Callable[[], object] | None
@@ -111,14 +111,14 @@ def run(words: Sequence[str], folder: Path, before: Callable[[], object] | None 
 
 
 def start(
-    words: Sequence[str], folder: Path, before: Callable[[], object] | None = None, **environment: str
+    words: Sequence[str] | None, folder: Path, before: Callable[[], object] | None = None, **environment: str
 ) -> Process:
-    """Starts `stage WORDS` in `folder`.
+    """Starts `stage WORDS` in `folder`; where `words` is None the process is over with `before`.
 
     before: a function of a module, or a partial of one, that is called in the process, and in those that it starts, before the command.
     environment: variables beside those of this process.
     """
-    request = Request(list(words), str(folder), dict(os.environ) | environment, before)
+    request = Request(None if words is None else list(words), str(folder), dict(os.environ) | environment, before)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     files = [tempfile.TemporaryFile() for _ in range(2)]  # noqa: SIM115  closed at the end
     with theirs, tempfile.TemporaryFile() as content:
@@ -258,9 +258,9 @@ def _live(request: Request) -> NoReturn:
 def _set_aside(request: Request) -> list[Waiting]:
     """As many children as the command starts by itself: the second of two ranks, and with `all` each stage."""
     waiting: list[Waiting] = []
-    if "--trainer.devices=2" not in request.words or "LOCAL_RANK" in request.environment:
+    if "--trainer.devices=2" not in (request.words or ()) or "LOCAL_RANK" in request.environment:
         return waiting
-    for _ in range(8 if "all" in request.words else 1):
+    for _ in range(8 if "all" in (request.words or ()) else 1):
         reads, writes = os.pipe()
         if not (pid := os.fork()):
             for each in (writes, *(other.pipe for other in waiting)):
@@ -285,12 +285,12 @@ def _command(request: Request) -> int:
     os.environ.update(request.environment)
     np.random.seed()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))
-    sys.argv = [COMMAND, *request.words]
+    sys.argv = [COMMAND, *(request.words or ())]
     sys.modules["__main__"].__spec__ = SimpleNamespace(name=COMMAND)  # type: ignore[assignment]  # Lightning's command of the other ranks
     subprocess.Popen = Forked  # type: ignore[misc]
     if request.before:
         request.before()
-    return sys.modules[COMMAND].main(request.words)
+    return 0 if request.words is None else sys.modules[COMMAND].main(request.words)
 
 
 def _end(status: object) -> NoReturn:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +38,7 @@ print(samples, power / samples, (after - before) / 1024)
 """
 
 
+@pytest.mark.slow
 def test_an_hour_takes_the_memory_of_a_few_windows(tmp_path: Path):
     """8 kHz mono to 44.1 kHz: 110 MiB as it is read and 606 MiB resampled, were it read whole."""
     tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(8000 * 60) / 8000)

@@ -196,6 +196,7 @@ print(next(held))
 """
 
 
+@pytest.mark.slow
 def test_python_ends_though_a_loader_is_held_whose_workers_pay_no_heed_to_its_signal():
     run = subprocess.run([sys.executable, "-c", HELD], cwd=Path(__file__).parents[2], timeout=120, capture_output=True)
     assert (run.returncode, run.stdout) == (0, b"tensor([0])\n")

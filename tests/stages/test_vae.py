@@ -1,6 +1,7 @@
 """A VAE of one's own: it learns, goes on exactly, and feeds the stages after it; and no other chain knows of it."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -28,10 +29,11 @@ def receipt(folder: Path) -> dict:
     return found
 
 
-def test_it_learns_and_the_stages_after_it_run_on_it(stage, tones: Path, capsys: pytest.CaptureFixture[str]):
-    assert stage("run", "vae", "--experiment=own", *LEARN) == 0
+@pytest.mark.slow
+def test_it_learns(stage, tones: Path, capsys: pytest.CaptureFixture[str]):
+    assert stage("run", "vae", "--experiment=learns", *LEARN) == 0
     printed = capsys.readouterr().out
-    run = tones / "runs/own"
+    run = tones / "runs/learns"
     metrics = receipt(run / "vae")["metrics"]
     assert metrics["mel_distance"] < metrics["untrained_mel_distance"] / 2, metrics
     assert metrics["stft_distance"] < metrics["untrained_stft_distance"]
@@ -39,20 +41,6 @@ def test_it_learns_and_the_stages_after_it_run_on_it(stage, tones: Path, capsys:
     assert said and float(said[2]) == pytest.approx(metrics["mel_distance"], abs=1e-3)
     assert re.search(r"\d+ of 24 recordings are shorter", printed) is None, "the shortest has 0.7 s"
     assert AutoencoderOobleck.from_pretrained(run / "vae/artifact").hop_length == 64
-
-    for name, words in {"latents": ["--codec.kind=trained"], "tokenizer": []}.items():
-        assert stage("run", name, "--experiment=own", *words) == 0
-    made, used = receipt(run / "vae"), receipt(run / "latents")
-    assert used["parents"] == {"vae": made["artifact_hash"]}
-    assert used["facts"]["hop_length"] == 64 and used["facts"]["latent_dim"] == 8
-    assert receipt(run / "tokenizer")["ancestors"]["vae"] == made["artifact_hash"]
-    assert chunks.load_std(chunks.read(run / "latents/chunks")[0]) is not None
-    kept = load_file(run / "latents/artifact/codec/vae/diffusion_pytorch_model.safetensors")
-    trained = load_file(run / "vae" / WEIGHTS)
-    assert all(kept[name].equal(value) for name, value in trained.items()), "latents carries the VAE with it"
-
-    assert stage("run", "vae", "--experiment=own", *LEARN, "--seed=1", "--trainer.max_steps=2") == 0
-    assert chain.state("latents", from_plain("latents", used["conf"])).detail == "its parent vae changed"
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +58,24 @@ def smoke(tones: Path):
     finally:
         os.chdir(before)
     return tones / "runs/vae-whole/vae"
+
+
+def test_the_stages_after_it_run_on_it(stage, tones: Path, smoke: Path):
+    run = tones / "runs/own"
+    shutil.copytree(smoke, run / "vae")
+    for name, words in {"latents": ["--codec.kind=trained"], "tokenizer": []}.items():
+        assert stage("run", name, "--experiment=own", *words) == 0
+    made, used = receipt(run / "vae"), receipt(run / "latents")
+    assert used["parents"] == {"vae": made["artifact_hash"]}
+    assert used["facts"]["hop_length"] == 256 and used["facts"]["latent_dim"] == 8
+    assert receipt(run / "tokenizer")["ancestors"]["vae"] == made["artifact_hash"]
+    assert chunks.load_std(chunks.read(run / "latents/chunks")[0]) is not None
+    kept = load_file(run / "latents/artifact/codec/vae/diffusion_pytorch_model.safetensors")
+    trained = load_file(run / "vae" / WEIGHTS)
+    assert all(kept[name].equal(value) for name, value in trained.items()), "latents carries the VAE with it"
+
+    assert stage("run", "vae", "--experiment=own", "--seed=1", "--trainer.max_steps=2") == 0
+    assert chain.state("latents", from_plain("latents", used["conf"])).detail == "its parent vae changed"
 
 
 @pytest.mark.parametrize("batches", [6, 9])

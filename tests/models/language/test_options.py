@@ -42,7 +42,13 @@ def words(template: str, **options: object) -> Vocabulary:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"activation_checkpointing": True}, {"attention": "eager"}, {"compile": True}], ids=str
+    "changes",
+    [
+        {"activation_checkpointing": True},
+        {"attention": "eager"},
+        pytest.param({"compile": True}, marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
 def test_loss_and_gradients_do_not_hang_on_how_layers_are_computed(
     changes: dict[str, object], monkeypatch: pytest.MonkeyPatch

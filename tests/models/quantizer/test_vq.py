@@ -3,20 +3,21 @@ one, and nothing changes when nothing should.
 """
 
 import copy
-import subprocess
-import sys
 from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.quantizer import Quantizer, ResidualQuantizer, VectorQuantizer, gather, kmeans, nearest
 from models.quantizer.search import far
+from tests import zygote
 
-ROOT = Path(__file__).parents[3]
 DIM, SIZE = 6, 8
 SETTINGS = {
     "dim": DIM, "codebook_size": SIZE, "code_dim": 4, "decay": 0.6, "commitment_weight": 0.25, "kmeans_iterations": 5,
@@ -306,44 +307,30 @@ def test_refusals(changes: dict[str, int], text: str):
         quantizer(**changes)
 
 
-RANK = """
-import datetime, importlib.util, sys
-import torch
-import torch.distributed as dist
-torch.set_num_threads(1)
-rank, file, folder, kind = int(sys.argv[1]), *sys.argv[2:]
-spec = importlib.util.spec_from_file_location("laws", file)
-laws = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(laws)
-model = getattr(laws, kind)()
-dist.init_process_group("gloo", f"file://{folder}/meet", datetime.timedelta(seconds=60), world_size=2, rank=rank)
-for step in range(22):
-    latents, mask = laws.batch(step)
-    model(*((latents[:3], mask[:3]) if rank == 0 else (latents[3:], mask[3:] & (step != 9))), update=True)
-torch.save(model.state_dict(), f"{folder}/{rank}.pt")
-dist.destroy_process_group()
-"""
+def train_rank(rank: int, kind: Callable[..., Quantizer], folder: Path) -> None:
+    """One of two: three clips of each batch are rank 0's, the fourth is rank 1's; no vector of it is valid in batch 9."""
+    torch.set_num_threads(1)
+    model = kind()
+    dist.init_process_group("gloo", f"file://{folder}/meet", timedelta(seconds=60), world_size=2, rank=rank)
+    for step in range(22):
+        latents, mask = batch(step)
+        model(*((latents[:3], mask[:3]) if rank == 0 else (latents[3:], mask[3:] & (step != 9))), update=True)
+    torch.save(model.state_dict(), folder / f"{rank}.pt")
+    dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("kind", [quantizer, residual], ids=["vq", "residual"])
 def test_two_ranks_equal_one_process(kind: Callable[..., Quantizer], tmp_path: Path):
     """Batches of three clips and one, once of no valid vector; over the start, running means and revivals."""
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANK, str(rank), __file__, str(tmp_path), kind.__name__],
-            cwd=ROOT,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
+    ranks = [zygote.start(None, tmp_path, partial(train_rank, rank, kind, tmp_path)) for rank in range(2)]
     alone, unrevived = kind(), kind(revive_until=0)
     for step in range(22):
         latents, mask = batch(step)
         mask[3:] &= step != 9
         alone(latents, mask, update=True)
         unrevived(latents, mask, update=True)
-    assert [(rank.communicate(timeout=60)[1][-2000:], rank.returncode)[1] for rank in ranks] == [0, 0]
+    for ended in [rank.wait() for rank in ranks]:
+        assert ended.status == 0, ended.output
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert alone.ready
     for revived, other in zip(alone.vectors, unrevived.vectors, strict=True):

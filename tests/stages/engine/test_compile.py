@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 
+@pytest.mark.slow
 def test_a_compiled_tokenizer_trains_to_the_same_weights(
     stage, tones: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ):

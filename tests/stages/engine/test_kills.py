@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.mark.slow
 def test_what_was_killed_at_any_moment_ends_with_the_undisturbed_bytes():
     command = [sys.executable, "-m", "tests.benchmarks.kills", "--moments", "2", "--recordings", "24"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -78,6 +78,7 @@ def test_scores_and_tokens_are_pycocoevalcaps(theirs):
 
 
 @needs_java
+@pytest.mark.slow
 def test_clips_that_are_drawn_again_score_as_a_corpus_of_them_does():
     """Its first clip twice, its last not at all, then every one once: what the scorers say of such a corpus itself."""
     words = coco.tokens(package(), CAPTIONS, REFERENCES)
@@ -95,6 +96,7 @@ def test_clips_that_are_drawn_again_score_as_a_corpus_of_them_does():
 
 
 @needs_java
+@pytest.mark.slow
 def test_meteor_is_the_same_with_every_input_that_breaks_its_client(theirs, monkeypatch: pytest.MonkeyPatch):
     """Line ends, "|||" and a locale that writes 0,5; an empty caption is 0."""
     monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Duser.language=de -Duser.country=DE")
