@@ -156,23 +156,27 @@ class MelCodec(nn.Module):
         """
         self._check_fitted()
         with torch.autocast(latents.device.type, enabled=False):
-            # torchaudio centres frame k on k * mel_hop, this codec half a hop later: one more frame at either end
-            magnitudes = F.pad(self.magnitudes(latents).transpose(1, 2), (1, 1), mode="replicate")
-            length = (magnitudes.shape[-1] - 1) * self.mel_hop
-            waveform = AF.griffinlim(
-                magnitudes,
-                self.window,
-                self.fft_size,
-                self.mel_hop,
-                self.fft_size,
-                power=1.0,
-                n_iter=self.griffin_lim_iterations,
-                momentum=0.99,
-                length=length,
-                rand_init=False,
-            )
-            start = self.mel_hop // 2
-            return waveform[:, None, start : start + latents.shape[1] * self.hop_length]
+            return self.griffin_lim(self.magnitudes(latents))
+
+    def griffin_lim(self, magnitudes: Tensor) -> Tensor:
+        """magnitudes (B, M, bins) of the short-time spectrum -> waveform (B, 1, M * mel_hop)."""
+        # torchaudio centres frame k on k * mel_hop, this codec half a hop later: one more frame at either end
+        padded = F.pad(magnitudes.transpose(1, 2), (1, 1), mode="replicate")
+        length = (padded.shape[-1] - 1) * self.mel_hop
+        waveform = AF.griffinlim(
+            padded,
+            self.window,
+            self.fft_size,
+            self.mel_hop,
+            self.fft_size,
+            power=1.0,
+            n_iter=self.griffin_lim_iterations,
+            momentum=0.99,
+            length=length,
+            rand_init=False,
+        )
+        start = self.mel_hop // 2
+        return waveform[:, None, start : start + magnitudes.shape[1] * self.mel_hop]
 
     def magnitudes(self, latents: Tensor) -> Tensor:
         """latents (B, F, D) -> magnitudes of the short-time spectrum (B, F * hop_length / mel_hop, bins)."""

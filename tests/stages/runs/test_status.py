@@ -12,8 +12,9 @@ TAKEN = ("experiment=p", "parents.tokenizer=demo", "parents.latents=demo")
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> House:
-    """The experiment `demo`, whole, and `p`, which took its tokenizer and latents."""
+def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
+    """The experiment `demo`, whole, and `p`, which took its tokenizer and latents; no data/ lies in the folder it stands in."""
+    monkeypatch.chdir(tmp_path)
     house = House(tmp_path)
     house.make_all()
     for stage in STAGES:
