@@ -1,4 +1,4 @@
-"""The order of an epoch as numbers: which items make which batch, found in numpy for millions, and entered anywhere."""
+"""The order of an epoch as numbers: which items make which batch. Computed in numpy for millions; starts at any batch."""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,13 +8,14 @@ from datamodules.errors import DataError
 
 
 class NumberedBatches:
-    """Items in buckets of like length, a bucket's batches of equal size: the numbers of each batch's items. Deterministic in (seed, epoch).
+    """Items in buckets of similar length, the batches of a bucket of equal size. Deterministic in (seed, epoch).
 
-    Every item comes once an epoch. The processes (ranks) have the same number of batches, each step's of one bucket: what a bucket has left is dealt
-    evenly, or goes up to the next. Only where there are fewer items than processes, or batches of one, does an item come twice.
+    Every item comes once an epoch. The processes (ranks) have the same number of batches, those of one step of one
+    bucket: what a bucket has left is dealt evenly, or goes up to the next. Only where there are fewer items than
+    processes, or batches of one, does an item come twice.
 
-    lengths: of the items; ends: greatest length of each bucket, ascending; sizes: items that a batch of it holds at most. numbers: what the items are
-    called, 0, 1, ... where it is None.
+    lengths: of the items; ends: greatest length of each bucket, ascending; sizes: items that a batch of it holds at
+    most. numbers: what the items are called, 0, 1, ... where it is None.
     """
 
     def __init__(
@@ -45,11 +46,8 @@ class NumberedBatches:
         return self.from_batch(0)
 
     def from_batch(self, batch: int) -> Iterator[np.ndarray]:
-        """The epoch's batches from that one on. Raises DataError for one beyond the epoch's end."""
-        if batch > len(self):
-            raise DataError(
-                f"cannot go on at batch {batch} of epoch {self.epoch}: it has {len(self)}. The data changed"
-            )
+        """The numbers (B) of each batch of the epoch from that one on. Raises DataError for one beyond its end."""
+        require_batch(batch, len(self), self.epoch)
         generator = np.random.default_rng([self.seed, self.epoch])
         count, steps = len(self.bucket), np.arange(len(self))
         order = generator.permutation(count) if self.shuffle else np.arange(count)
@@ -61,32 +59,44 @@ class NumberedBatches:
         return (order[begin:end] for begin, end in self.edges[steps[batch:], self.rank])
 
 
+def require_batch(batch: int, count: int, epoch: int) -> None:
+    """Raises DataError where an epoch of `count` batches cannot be entered at `batch`."""
+    if batch > count:
+        raise DataError(f"cannot go on at batch {batch} of epoch {epoch}: it has {count}. The data changed")
+
+
 def _edges(counts: np.ndarray, sizes: Sequence[int], world: int) -> tuple[np.ndarray, int]:
-    """(steps, world, 2): where each batch begins and ends among the items in the order of their buckets; and how many of the first items are
-    repeated behind the last."""
-    found: list[np.ndarray] = []  # the edges of a step's batches: (world + 1)
+    """(steps, world, 2): where each batch begins and ends among the items in the order of their buckets; and how many
+    of the first items are repeated behind the last.
+
+    counts: items of each bucket; sizes: items that a batch of it holds at most.
+    """
+    steps: list[np.ndarray] = []  # (world + 1) edges each
     begin = end = 0
     for count, size in zip(counts, sizes, strict=True):
         end += int(count)
         whole = (end - begin) // (world * size)
         starts = begin + np.arange(whole)[:, None] * world * size
-        found += list(starts + np.arange(world + 1) * size)
+        steps += list(starts + np.arange(world + 1) * size)
         begin += whole * world * size
         if end - begin >= world:
-            found.append(_even(begin, end, world))
+            steps.append(_split_evenly(begin, end, world))
             begin = end
     repeated = 0
-    if end > begin:  # fewer than processes
-        steps = -(-(end - found[-1][0]) // (world * sizes[-1])) if found else 0
-        if found and end - found[-1][0] >= steps * world:  # dealt with the step before
-            edges = _even(found.pop()[0], end, steps * world)
-            found += [edges[step * world : (step + 1) * world + 1] for step in range(steps)]
+    if end > begin:  # fewer than processes are left
+        first = int(steps[-1][0]) if steps else begin
+        more = -(-(end - first) // (world * sizes[-1])) if steps else 0
+        if steps and end - first >= more * world:  # dealt together with the step before
+            steps.pop()
+            edges = _split_evenly(first, end, more * world)
+            steps += [edges[step * world : (step + 1) * world + 1] for step in range(more)]
         else:
             repeated = world - (end - begin)
-            found.append(np.arange(begin, begin + world + 1))
-    edges = np.array(found, dtype=np.int64).reshape(-1, world + 1)
+            steps.append(np.arange(begin, begin + world + 1))
+    edges = np.array(steps, dtype=np.int64).reshape(-1, world + 1)
     return np.stack([edges[:, :-1], edges[:, 1:]], axis=2), repeated
 
 
-def _even(begin: int, end: int, parts: int) -> np.ndarray:
+def _split_evenly(begin: int, end: int, parts: int) -> np.ndarray:
+    """(parts + 1) edges."""
     return begin + np.arange(parts + 1) * (end - begin) // parts

@@ -4,20 +4,30 @@ Where a recording is cropped is a function of (seed, epoch, recording) alone, so
 that the undisturbed one saw, with any number of workers. A recording gives one crop an epoch.
 """
 
+import hashlib
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from lhotse import CutSet
-from lhotse.dataset.sampling.base import CutSampler
 from torch import Tensor
 
 from datamodules.audio import load_sound
+from datamodules.batches import require_batch
+from datamodules.cuts import Cut
 from datamodules.errors import DataError
-from datamodules.sampler import ResumableDataModule, fixed_batches, hash_ids
+from datamodules.sampler import ResumableDataModule
+
+
+class Crop(NamedTuple):
+    """A part of a recording, in samples at its own rate."""
+
+    cut: Cut
+    first: int
+    count: int
 
 
 class CropBatch(NamedTuple):
@@ -26,66 +36,94 @@ class CropBatch(NamedTuple):
     num_samples: Tensor  # (B) long: fewer than T where the recording is shorter than a crop
 
 
-class Crops(torch.utils.data.Dataset):
-    """Cuts that were cropped -> a batch at the model's rate and channels."""
+class CropBatches:
+    """Batches of one crop of every recording, rank r taking every world-th; the last ones are dealt evenly.
 
-    def __init__(self, roots: dict[str, Path], sample_rate: int, channels: int, crop_samples: int) -> None:
-        """roots: corpus -> absolute folder that its recordings' paths are relative to; sample_rate in Hz."""
-        self.roots, self.sample_rate, self.channels, self.crop_samples = roots, sample_rate, channels, crop_samples
+    shuffle: recordings are shuffled and crops drawn anew each epoch; else the beginning of each recording, in their
+    order. The order is that of Lhotse's SimpleCutSampler, with which earlier versions trained.
+    """
 
-    def __getitem__(self, cuts: CutSet) -> CropBatch:
-        cuts = list(cuts)
-        sounds = [self._load(cut) for cut in cuts]
-        waveform = torch.zeros(len(cuts), self.channels, self.crop_samples)
-        for row, sound in zip(waveform, sounds, strict=True):
-            row[:, : sound.shape[1]] = sound
-        return CropBatch([cut.id for cut in cuts], waveform, torch.tensor([sound.shape[1] for sound in sounds]))
+    def __init__(
+        self, cuts: Sequence[Cut], size: int, crop_seconds: float, seed: int, rank: int, world: int, shuffle: bool
+    ) -> None:
+        self.cuts, self.size, self.crop_seconds, self.seed = cuts, size, crop_seconds, seed
+        self.rank, self.world, self.shuffle = rank, world, shuffle
+        self.epoch = 0
 
-    def _load(self, cut: Any) -> Tensor:
-        root = self.roots[cut.custom["corpus"]]
-        sound = load_sound(cut, root, self.sample_rate, self.channels, cut.custom["crop_start"], cut.custom["crop"])
-        return sound[:, : self.crop_samples]
-
-
-class RandomCrops:
-    """A sampler whose cuts know their crop: `crop_start` and `crop` in seconds, in `custom`."""
-
-    def __init__(self, inner: CutSampler, crop_seconds: float, seed: int) -> None:
-        self.inner, self.crop_seconds, self.seed = inner, crop_seconds, seed
-
-    @property
-    def epoch(self) -> int:
-        return self.inner.epoch
+    def __len__(self) -> int:
+        return -(-len(self.cuts) // (self.size * self.world))
 
     def set_epoch(self, epoch: int) -> None:
-        self.inner.set_epoch(epoch)
+        self.epoch = epoch
 
-    def __iter__(self) -> Iterator[CutSet]:
-        for batch in self.inner:
-            yield CutSet.from_cuts([self._crop(cut) for cut in batch])
+    def __iter__(self) -> Iterator[list[Crop]]:
+        return self.from_batch(0)
 
-    def _crop(self, cut: Any) -> Any:
-        share = random.Random(f"{self.seed} {self.inner.epoch} {cut.id}").random()
+    def from_batch(self, batch: int) -> Iterator[list[Crop]]:
+        require_batch(batch, len(self), self.epoch)
+        order = list(range(len(self.cuts)))
+        if self.shuffle:
+            random.Random(self.seed + self.epoch).shuffle(order)
+        for step in range(batch, len(self)):
+            numbers = order[step * self.size * self.world :][: self.size * self.world]
+            yield [self._crop(self.cuts[number]) for number in self._of_rank(numbers)]
+
+    def _of_rank(self, numbers: list[int]) -> list[int]:
+        """This rank's share of the recordings of one step."""
+        if len(numbers) > self.size * (self.world - 1):  # every rank has its batch
+            return numbers[self.rank * self.size :][: self.size]
+        while len(numbers) < self.world:
+            numbers = numbers + numbers[: self.world - len(numbers)]
+        share, larger = divmod(len(numbers), self.world)
+        return numbers[self.rank * share + min(self.rank, larger) :][: share + (self.rank < larger)]
+
+    def _crop(self, cut: Cut) -> Crop:
+        share = random.Random(f"{self.seed} {self.epoch} {cut.id}").random() if self.shuffle else 0.0
         return crop(cut, share, self.crop_seconds)
 
 
-def crop(cut: Any, share: float, seconds: float) -> Any:
-    """The cut with the place of a crop: share 0 is the recording's beginning, just below 1 its end. In whole samples."""
+def crop(cut: Cut, share: float, seconds: float) -> Crop:
+    """Up to `seconds` of a recording; share 0 is its beginning, just below 1 its end."""
     rate, samples = cut.recording.sampling_rate, cut.recording.num_samples
-    length = min(samples, math.ceil(seconds * rate))
-    start = int(share * (samples - length + 1))
-    cropped = cut.with_id(cut.id)
-    cropped.custom = {**cut.custom, "crop_start": start / rate, "crop": length / rate}
-    return cropped
+    count = min(samples, math.ceil(seconds * rate))
+    return Crop(cut, int(share * (samples - count + 1)), count)
+
+
+class CropReader(torch.utils.data.Dataset[CropBatch]):
+    """Crops -> a batch at the model's rate and channels.
+
+    roots: corpus -> absolute folder that its recordings' paths are relative to; sample_rate in Hz; crop_samples at it.
+    """
+
+    def __init__(self, roots: Mapping[str, Path], sample_rate: int, channels: int, crop_samples: int) -> None:
+        self.roots, self.sample_rate, self.channels, self.crop_samples = roots, sample_rate, channels, crop_samples
+
+    def __getitem__(self, crops: Sequence[Crop]) -> CropBatch:
+        sounds = [self._load(crop) for crop in crops]
+        waveform = torch.zeros(len(crops), self.channels, self.crop_samples)
+        for row, sound in zip(waveform, sounds, strict=True):
+            row[:, : sound.shape[1]] = sound
+        num_samples = torch.tensor([sound.shape[1] for sound in sounds])
+        return CropBatch([crop.cut.id for crop in crops], waveform, num_samples)
+
+    def _load(self, crop: Crop) -> Tensor:
+        root = self.roots[crop.cut.custom["corpus"]]
+        sound = load_sound(crop.cut, root, self.sample_rate, self.channels, crop.first, crop.count)
+        return sound[:, : self.crop_samples]
 
 
 class CropDataModule(ResumableDataModule):
-    """Random crops of the split train; of the split validation, the beginning of each recording, always the same."""
+    """Random crops of the split train; of the split validation, the beginning of each recording, always the same.
+
+    Raises DataError where the training split is empty.
+    """
+
+    dataset: CropReader
 
     def __init__(
         self,
-        cuts: list[Any],
-        roots: dict[str, Path],
+        cuts: Sequence[Cut],
+        roots: Mapping[str, Path],
         sample_rate: int,
         channels: int,
         crop_samples: int,
@@ -93,32 +131,32 @@ class CropDataModule(ResumableDataModule):
         seed: int,
         num_workers: int,
     ) -> None:
-        """Raises DataError where the training split is empty."""
         super().__init__(seed=seed, num_workers=num_workers)
         self.batch_size, self.crop_seconds = batch_size, crop_samples / sample_rate
-        self.dataset = Crops(roots, sample_rate, channels, crop_samples)
+        self.dataset = CropReader(roots, sample_rate, channels, crop_samples)
         self.train_cuts, self.validation_cuts = (
             [cut for cut in cuts if cut.custom["split"] == split] for split in ("train", "validation")
         )
         if not self.train_cuts:
             raise DataError("no recording is in the split 'train'")
 
-    def train_sampler(self, rank: int, world: int) -> Any:
-        return RandomCrops(
-            fixed_batches(self.train_cuts, self.batch_size, self.seed, rank, world, shuffle=True),
-            self.crop_seconds,
-            self.seed,
-        )
+    def train_sampler(self, rank: int, world: int) -> CropBatches:
+        return CropBatches(self.train_cuts, self.batch_size, self.crop_seconds, self.seed, rank, world, shuffle=True)
 
-    def validation_sampler(self, rank: int, world: int) -> CutSampler | None:
-        cuts = [crop(cut, 0.0, self.crop_seconds) for cut in self.validation_cuts]
-        return fixed_batches(cuts, self.batch_size, self.seed, rank, world, shuffle=False) if cuts else None
+    def validation_sampler(self, rank: int, world: int) -> CropBatches | None:
+        cuts = self.validation_cuts
+        if not cuts:
+            return None
+        return CropBatches(cuts, self.batch_size, self.crop_seconds, self.seed, rank, world, shuffle=False)
 
     def validation_batches(self, limit: int) -> Iterator[CropBatch]:
         """The first `limit` validation batches, all of them in this process."""
-        sampler = self.validation_sampler(0, 1)
-        for _, cuts in zip(range(limit), sampler or (), strict=False):
-            yield self.dataset[cuts]
+        return (self.dataset[crops] for crops in islice(self.validation_sampler(0, 1) or (), limit))
 
     def fingerprint(self) -> str:
-        return hash_ids(self.train_cuts)
+        """SHA-256 of the ids and durations of the training cuts, in their order."""
+        digest = hashlib.sha256()
+        for cut in self.train_cuts:
+            digest.update(f"{cut.id}\0{cut.duration}\0".encode())
+        digest.update(b"\1")
+        return digest.hexdigest()

@@ -1,160 +1,161 @@
-"""What is asked of a trained model: questions and captions of the test split, with the sound, without it, with another clip's."""
+"""What a trained model is asked: questions and captions of the test split, with the sound, with another clip's, without any."""
 
-import hashlib
-import heapq
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import lightning as L
-from torch.utils.data import DataLoader
-
+from datamodules.cuts import Cut, captions, is_question, questions
 from datamodules.errors import DataError
-from datamodules.language.conversations import Turn, is_asked
+from datamodules.hashing import choose_by_hash, digest
+from datamodules.language.conversations import Segment, Turn
+from datamodules.sampler import DealtBatches
 
 
 class EvaluationItem(NamedTuple):
+    """One prompt under one condition, and what a right answer is."""
+
     id: str
     source: str
     kind: str  # of question, or "caption"
-    condition: str  # sound | text | other
+    condition: str  # sound | text | other | shuffled
     turns: list[Turn]  # one user turn
     question: str
     references: list[str]
     task: str = ""  # of conf/tasks; empty: asked because the corpora have it
     choices: tuple[str, ...] = ()
-    labels: bool = False  # scored label by label by the LLM, not generated
+    by_likelihood: bool = False  # the LLM scores label by label; else it writes an answer
 
 
-def questions(cuts: Sequence[Any], per_kind: int, kinds: Sequence[str]) -> list[EvaluationItem]:
+def question_items(cuts: Sequence[Cut], per_kind: int, kinds: Sequence[str]) -> list[EvaluationItem]:
     """Up to `per_kind` questions of each of the kinds (empty: of all), chosen by hash, each asked with and without the sound."""
-    by_kind: dict[str, list[tuple[Any, Any]]] = defaultdict(list)
+    by_kind: dict[str, list[tuple[Cut, Any]]] = defaultdict(list)
     for cut in cuts:
-        for sup in cut.supervisions:
-            if is_asked(sup, kinds):
-                by_kind[sup.custom["kind"]].append((cut, sup))
-    found = []
+        for question in questions(cut, kinds):
+            by_kind[question.custom["kind"]].append((cut, question))
+    items = []
     for kind, pairs in sorted(by_kind.items()):
-        for cut, sup in spread(pairs, per_kind, lambda pair: pair[1].id):
-            question, answer = sup.custom["question"], [sup.custom["answer"]]
-            for condition, segments in (("sound", [list(cut.custom["codes"]), f"\n{question}"]), ("text", [question])):
-                name = f"{sup.id}:{condition}"
-                found.append(
-                    EvaluationItem(name, cut.custom["source"], kind, condition, [("user", segments)], question, answer)
-                )
-    return found
+        for cut, supervision in choose_by_hash(pairs, per_kind, lambda pair: pair[1].id):
+            question, references = supervision.custom["question"], [supervision.custom["answer"]]
+            for condition, codes in (("sound", cut.custom["codes"]), ("text", None)):
+                name, source, turns = f"{supervision.id}:{condition}", cut.custom["source"], _prompt(codes, question)
+                items.append(EvaluationItem(name, source, kind, condition, turns, question, references))
+    return items
 
 
-def captions(cuts: Sequence[Any], count: int, prompt: str) -> list[EvaluationItem]:
-    """One caption a clip, with its sound, with another clip's, and without."""
-    captioned = [cut for cut in cuts if any(sup.custom["task"] == "caption" for sup in cut.supervisions)]
-    chosen = spread(captioned, count, lambda cut: cut.id)
-    found = []
+def caption_items(cuts: Sequence[Cut], count: int, prompt: str) -> list[EvaluationItem]:
+    """The captions of up to `count` clips, each asked for with its sound, with another clip's, and without any."""
+    chosen = choose_by_hash([cut for cut in cuts if captions(cut)], count, lambda cut: cut.id)
+    items = []
     for index, cut in enumerate(chosen):
-        references = [sup.text for sup in cut.supervisions if sup.custom["task"] == "caption"]
+        references = [str(caption.text) for caption in captions(cut)]
         other = chosen[(index + max(1, len(chosen) // 2)) % len(chosen)]
-        for condition, segments in (
-            ("sound", [list(cut.custom["codes"]), f"\n{prompt}"]),
-            ("other", [list(other.custom["codes"]), f"\n{prompt}"]),
-            ("text", [prompt]),
+        for condition, codes in (
+            ("sound", cut.custom["codes"]),
+            ("other", other.custom["codes"]),
+            ("text", None),
         ):
-            found.append(
-                EvaluationItem(
-                    f"{cut.id}:caption:{condition}",
-                    cut.custom["source"],
-                    "caption",
-                    condition,
-                    [("user", segments)],
-                    prompt,
-                    references,
-                )
-            )
-    return found
+            name, source, turns = f"{cut.id}:caption:{condition}", cut.custom["source"], _prompt(codes, prompt)
+            items.append(EvaluationItem(name, source, "caption", condition, turns, prompt, references))
+    return items
 
 
 def task_items(
-    task: Mapping[str, Any], cuts: Sequence[Any], count: int, kinds: Sequence[str], prompt: str, labels: Sequence[str]
+    task: Mapping[str, Any], cuts: Sequence[Cut], count: int, kinds: Sequence[str], prompt: str, labels: Sequence[str]
 ) -> list[EvaluationItem]:
-    """Up to `count` items (of questions: of each kind) of a task, each under its conditions: the sound, another clip's, none.
+    """Up to `count` items (of questions: of each kind) of a task, each under its conditions: the sound, another clip's,
+    none; questions with choices also with these in another order (`shuffled`).
 
-    Questions with choices also in another order (`shuffled`). prompt: what stands where the task has none and the corpus no question;
-    labels: those of the task. Raises DataError where no recording of the corpora fits, or one has several labels where one is read.
+    prompt: used where the task has none and the corpus no question; labels: those of the task. Raises DataError where no
+    recording of the corpora fits, or one has several labels where one is read.
     """
     name, corpora = task["name"], task["corpora"]
-    mine = [cut for cut in cuts if corpora is None or cut.custom["corpus"] in corpora]
     one_label = "mean_average_precision" not in task["metrics"]
-    entries: list[_Entry] = []
-    for cut in mine:
-        entries += _entries(task, cut, kinds, prompt, one_label)
     by_kind: dict[str, list[_Entry]] = defaultdict(list)
-    for entry in entries:
-        by_kind[entry.kind].append(entry)
-    chosen = [entry for _, group in sorted(by_kind.items()) for entry in spread(group, count, lambda one: one.id)]
+    for cut in cuts:
+        if corpora is None or cut.custom["corpus"] in corpora:
+            for entry in _entries(task, cut, kinds, prompt, one_label):
+                by_kind[entry.kind].append(entry)
+    chosen = [
+        entry for _, group in sorted(by_kind.items()) for entry in choose_by_hash(group, count, lambda one: one.id)
+    ]
     if not chosen:
-        there = ", ".join(sorted({cut.custom["corpus"] for cut in cuts}))
+        available = ", ".join(sorted({cut.custom["corpus"] for cut in cuts}))
         raise DataError(
-            f"task {name}: the test split has no {task['ask']} of {', '.join(corpora) if corpora else 'any corpus'}; it has recordings of {there}. "
-            "Prepare that corpus, or take the task captions, labels or questions, which are about any"
+            f"task {name}: the test split has no {task['ask']} of {', '.join(corpora) if corpora else 'any corpus'}; "
+            f"it has recordings of {available}. Prepare that corpus, or take the task captions, labels or questions, "
+            "which are about any"
         )
-    found = []
-    for index, entry in enumerate(chosen):
-        other = _other(chosen, index)
-        for condition in ("sound", "other", "text", *(["shuffled"] if len(entry.choices) > 1 else [])):
-            if condition == "other" and other is None:
-                continue
-            cut, choices = other if condition == "other" and other else entry.cut, entry.choices
-            if condition == "shuffled":
-                choices = tuple(sorted(choices, key=lambda text, of=entry.id: _digest(f"{of}>{text}")))
-            asked = (task["prompt"] or entry.question).replace("{question}", entry.question)
-            asked = asked.replace("{labels}", "; ".join(choices or labels))
-            segments = [asked] if condition == "text" else [list(cut.custom["codes"]), f"\n{asked}"]
-            found.append(
-                EvaluationItem(
-                    f"{name}:{entry.id}:{condition}", entry.cut.custom["source"], entry.kind, condition, [("user", segments)],
-                    entry.question, entry.references, name, choices, task["reading"] == "likelihood",
-                )
-            )  # fmt: skip
-    return found
+    return [item for index in range(len(chosen)) for item in _conditions(task, chosen, index, labels)]
 
 
 class _Entry(NamedTuple):
     id: str
-    cut: Any
+    cut: Cut
     kind: str
     question: str
     references: list[str]
     choices: tuple[str, ...]
 
 
-def _entries(task: Mapping[str, Any], cut: Any, kinds: Sequence[str], prompt: str, one_label: bool) -> Iterator[_Entry]:
-    """What a task asks of one recording."""
+def _conditions(
+    task: Mapping[str, Any], entries: Sequence[_Entry], index: int, labels: Sequence[str]
+) -> Iterator[EvaluationItem]:
+    entry, other = entries[index], _other(entries, index)
+    for condition in ("sound", "other", "text", *(["shuffled"] if len(entry.choices) > 1 else [])):
+        cut, choices = entry.cut, entry.choices
+        if condition == "other":
+            if other is None:
+                continue
+            cut = other
+        elif condition == "shuffled":
+            choices = tuple(sorted(choices, key=lambda text: digest(f"{entry.id}>{text}")))
+        question = (task["prompt"] or entry.question).replace("{question}", entry.question)
+        question = question.replace("{labels}", "; ".join(choices or labels))
+        yield EvaluationItem(
+            f"{task['name']}:{entry.id}:{condition}",
+            entry.cut.custom["source"],
+            entry.kind,
+            condition,
+            _prompt(None if condition == "text" else cut.custom["codes"], question),
+            entry.question,
+            entry.references,
+            task["name"],
+            choices,
+            task["reading"] == "likelihood",
+        )
+
+
+def _entries(task: Mapping[str, Any], cut: Cut, kinds: Sequence[str], prompt: str, one_label: bool) -> Iterator[_Entry]:
+    """What a task asks about one recording."""
     if task["ask"] == "captions":
-        references = [sup.text for sup in cut.supervisions if sup.custom["task"] == "caption"]
+        references = [str(caption.text) for caption in captions(cut)]
         if references:
             yield _Entry(cut.id, cut, "caption", prompt, references, ())
     elif task["ask"] == "labels":
         labels = list(cut.custom.get("labels") or [])
         if len(labels) > 1 and one_label:
             raise DataError(
-                f"task {task['name']}: {cut.id} has several labels ({', '.join(labels)}) and one is read; take labels-several"
+                f"task {task['name']}: {cut.id} has several labels ({', '.join(labels)}) and one is read; "
+                "take labels-several"
             )
-        asked = [sup.custom["question"] for sup in cut.supervisions if sup.custom.get("kind") in ("class", "labels")]
+        asked = [item.custom["question"] for item in questions(cut, ("class", "labels"))]
         if labels:
             yield _Entry(cut.id, cut, "label", asked[0] if asked else prompt, labels, ())
     else:
-        for sup in cut.supervisions:
-            choices = tuple(sup.custom.get("choices") or ())
-            if not is_asked(sup, task["kinds"] or kinds) or (task["ask"] == "choices" and not choices):
-                continue
-            question = sup.custom["question"].removesuffix(f" Choose one of: {'; '.join(choices)}.")
-            yield _Entry(
-                sup.id, cut, sup.custom["kind"], question if task["ask"] == "choices" else sup.custom["question"],
-                [sup.custom["answer"]], choices if task["ask"] == "choices" else (),
-            )  # fmt: skip
+        with_choices = task["ask"] == "choices"
+        for item in questions(cut, task["kinds"] or kinds):
+            choices = tuple(item.custom.get("choices") or ())
+            question = item.custom["question"]
+            if with_choices:
+                if not choices:
+                    continue
+                question = question.removesuffix(f" Choose one of: {'; '.join(choices)}.")
+            references = [item.custom["answer"]]
+            yield _Entry(item.id, cut, item.custom["kind"], question, references, choices if with_choices else ())
 
 
-def _other(entries: Sequence[_Entry], index: int) -> Any | None:
+def _other(entries: Sequence[_Entry], index: int) -> Cut | None:
     """The cut of the entry half the list away, or of the next one after it that is of another source; None where there is none."""
     half = max(1, len(entries) // 2)
     for step in range(len(entries)):
@@ -164,55 +165,44 @@ def _other(entries: Sequence[_Entry], index: int) -> Any | None:
     return None
 
 
-def label_names(cuts: Iterable[Any], corpora: Sequence[str] | None) -> list[str]:
-    """All labels of the recordings of these corpora, in the alphabet's order."""
-    mine = (cut for cut in cuts if corpora is None or cut.custom["corpus"] in corpora)
-    return sorted({label for cut in mine for label in cut.custom.get("labels") or []})
+def _prompt(codes: Sequence[int] | None, text: str) -> list[Turn]:
+    """One user turn: the sound, where there is one, and the text."""
+    segments: list[Segment] = [text] if codes is None else [list(codes), f"\n{text}"]
+    return [("user", segments)]
 
 
-def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()
+def label_names(cuts: Iterable[Cut], corpora: Sequence[str] | None) -> list[str]:
+    """All labels of the recordings of these corpora (None: of all), in the order of the alphabet."""
+    chosen = (cut for cut in cuts if corpora is None or cut.custom["corpus"] in corpora)
+    return sorted({label for cut in chosen for label in cut.custom.get("labels") or []})
 
 
-class EvaluationDataModule(L.LightningDataModule):
-    """Batches with prompts that are not answered yet, longest first, rank r taking every world-th batch.
+def question_texts(cuts: Iterable[Cut]) -> Iterator[tuple[str, str, str]]:
+    """(kind, question, answer) of all questions."""
+    for cut in cuts:
+        for item in cut.supervisions:
+            if is_question(item):
+                yield item.custom["kind"], item.custom["question"], item.custom["answer"]
 
-    A prompt is a list of the items that ask the very same thing (many do, without the sound): decoding is greedy, so one answer serves all.
+
+class EvaluationDataModule(DealtBatches[list[list[EvaluationItem]]]):
+    """Batches with prompts that are not answered yet, longest first, rank r taking every world-th.
+
+    A prompt is a list of the items that ask the very same thing (many do, without the sound): decoding is greedy, so one
+    answer serves all. A batch is the same whatever is answered already: its padding decides the last bits, and so an answer.
     """
 
-    def __init__(self, asked: list[EvaluationItem], answered: set[str], batch_size: int) -> None:
-        super().__init__()
+    def __init__(self, items: Iterable[EvaluationItem], answered: set[str], batch_size: int) -> None:
         prompts: dict[str, list[EvaluationItem]] = {}
-        for item in asked:
-            same = json.dumps([item.turns, item.labels and [item.task, item.choices]])
+        for item in items:
+            same = json.dumps([item.turns, item.by_likelihood and [item.task, item.choices]])
             prompts.setdefault(same, []).append(item)
         ordered = sorted(prompts.values(), key=lambda items: (-_length(items[0]), items[0].id))
         batches = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
-        # A batch is the same whatever is answered already: its padding decides the last bits, and so an answer.
-        self.batches = [batch for batch in batches if any(item.id not in answered for items in batch for item in items)]
-
-    def predict_dataloader(self) -> DataLoader:
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return DataLoader(self.batches[rank::world], batch_size=None, collate_fn=_as_it_is)
-
-
-def _as_it_is(batch: list[list[EvaluationItem]]) -> list[list[EvaluationItem]]:
-    return batch
+        super().__init__(
+            [batch for batch in batches if any(item.id not in answered for items in batch for item in items)]
+        )
 
 
 def _length(item: EvaluationItem) -> int:
     return sum(len(segment) for _, segments in item.turns for segment in segments)
-
-
-def spread(items: Iterable[Any], count: int, name: Callable[[Any], str]) -> list[Any]:
-    """`count` items, chosen by the hash of their names: the same ones on every run, and no pattern of the order among them. No more are held."""
-    chosen = heapq.nsmallest(count, items, key=lambda item: _digest(name(item)))
-    return sorted(chosen, key=name)
-
-
-def texts(cuts: Iterable[Any]) -> Iterator[tuple[str, str, str]]:
-    """(kind, question, answer) of all questions."""
-    for cut in cuts:
-        for sup in cut.supervisions:
-            if sup.custom["task"] == "question":
-                yield sup.custom["kind"], sup.custom["question"], sup.custom["answer"]

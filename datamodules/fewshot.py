@@ -1,16 +1,17 @@
-"""Few-shot episodes over recordings: N classes, K examples of each, and one query to be named. UniAudio 1.5's protocol (Yang et al. 2024, arXiv:2406.10056).
+"""Few-shot episodes over recordings: N classes, K examples of each, and one query to be named. The protocol of UniAudio
+1.5 (Yang et al. 2024, arXiv:2406.10056).
 
     For each of the following input output pairs, output is one of ['rain' or 'dog bark']        task induction
     ###
     Input: < river cold stone ... >
-    Output: dog bark                                                                             a shot, K of each class, in random order
+    Output: dog bark                                              a shot, K of each class, in random order
     ...
     ###
     Input: < cold cold river ... >
-    Output:                                                                                      the query
+    Output:                                                       the query
 
-What it does not take over: the query's source recording is never among the shots, classes and positions of the answer are balanced, and an
-episode hangs on (seed, number) alone.
+What differs from it: the query's source recording is never among the shots, classes and positions of the answer are
+balanced, and an episode depends on (seed, number) alone.
 """
 
 import random
@@ -18,14 +19,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import lightning as L
-from torch.utils.data import DataLoader
-
 from datamodules.errors import DataError
 
 Piece = str | list[int]  # text, or the codes of a sound
 CONDITIONS = ("codes", "shuffled_codes", "shuffled_labels")
-EMPTY = "N/A"  # the query without content, that a calibrated score is held against (Zhao et al. 2021, arXiv:2102.09690)
+# the query without content, against which a calibrated score is measured (Zhao et al. 2021, arXiv:2102.09690)
+EMPTY = "N/A"
 
 
 class LabelledSound(NamedTuple):
@@ -59,23 +58,26 @@ class EpisodePrompt(NamedTuple):
 
 
 def episodes(sounds: Sequence[LabelledSound], ways: int, shots: int, count: int, seed: int) -> list[Episode]:
-    """The answer stands at each place of `labels` equally often, and its class is drawn evenly. Raises DataError where the sounds are too few."""
+    """`count` episodes of `ways` classes with `shots` examples each. The answer stands at each position of `labels`
+    equally often, and its class is drawn evenly. Raises DataError where the sounds are too few.
+    """
     classes: dict[str, list[LabelledSound]] = defaultdict(list)
     for sound in sorted(sounds):
         classes[sound.label].append(sound)
     if len(classes) < ways:
         raise DataError(
-            f"{ways}-way episodes need {ways} classes, and the recordings have {len(classes)}: {', '.join(classes) or 'none'}"
+            f"{ways}-way episodes need {ways} classes, and the recordings have {len(classes)}: "
+            f"{', '.join(classes) or 'none'}"
         )
-    left, label, source = min(
+    fewest, label, source = min(
         (sum(other.source != sound.source for other in members), label, sound.source)
         for label, members in classes.items()
         for sound in members
     )
-    if left < shots:
+    if fewest < shots:
         raise DataError(
-            f"{label!r} has {left} recordings beside those of the source {source}; {shots}-shot needs {shots}. "
-            + (f"Type --shots=[{left}], or take" if left else "Take")
+            f"{label!r} has {fewest} recordings beside those of the source {source}; {shots}-shot needs {shots}. "
+            + (f"Type --shots=[{fewest}], or take" if fewest else "Take")
             + " more recordings, as --splits=[train,validation,test]"
         )
     return [_episode(classes, ways, shots, number, seed) for number in range(count)]
@@ -89,25 +91,25 @@ def _episode(classes: Mapping[str, list[LabelledSound]], ways: int, shots: int, 
     labels = draw.sample([name for name in names if name != answer], ways - 1)
     labels.insert(number // len(names) % ways, answer)
     query = draw.choice(classes[answer])
-    found = [
+    chosen = [
         Shot(sound.id, label)
         for label in labels
         for sound in draw.sample([sound for sound in classes[label] if sound.source != query.source], shots)
     ]
-    draw.shuffle(found)
-    return Episode(number, shots, labels, found, query.id, answer)
+    draw.shuffle(chosen)
+    return Episode(number, shots, labels, chosen, query.id, answer)
 
 
 def disturb(episode: Episode, condition: str, ids: Sequence[str], seed: int) -> tuple[Episode, dict[str, str]]:
-    """The episode under a condition, and for each of its sounds the one whose codes are shown.
+    """The episode under a condition, and for each of its sounds the id of the one whose codes are shown.
 
-    shuffled_codes: those of another recording each, of any class; shuffled_labels: the shots' labels change places.
+    shuffled_codes: those of another recording each, of any class; shuffled_labels: the labels of the shots change places.
     """
     draw = random.Random(f"{seed}/{episode.id}/{condition}")
-    heard = [shot.sound for shot in episode.shots] + [episode.query]
-    shown = {sound: sound for sound in heard}
+    sounds = [shot.sound for shot in episode.shots] + [episode.query]
+    shown = {sound: sound for sound in sounds}
     if condition == "shuffled_codes":
-        shown = {sound: draw.choice([other for other in ids if other != sound]) for sound in heard}
+        shown = {sound: draw.choice([other for other in ids if other != sound]) for sound in sounds}
     elif condition == "shuffled_labels":
         labels = [shot.label for shot in episode.shots]
         draw.shuffle(labels)
@@ -119,29 +121,15 @@ def disturb(episode: Episode, condition: str, ids: Sequence[str], seed: int) -> 
 
 
 def prompt(episode: Episode, codes: Mapping[str, list[int]], repeats: int, induction: bool) -> EpisodePrompt:
-    """codes: of each of the episode's sounds, by id; repeats: how often each shot is shown."""
+    """codes: of each of the episode's sounds, by id; repeats: how often each shot is shown; induction: with the sentence
+    that names the classes.
+    """
     choice = " or ".join(f"'{label}'" for label in episode.labels)
-    told: list[list[Piece]] = (
-        [[f"For each of the following input output pairs, output is one of [{choice}]\n"]] if induction else []
-    )
+    head: list[list[Piece]] = []
+    if induction:
+        head.append([f"For each of the following input output pairs, output is one of [{choice}]\n"])
     shots: list[list[Piece]] = [
         ["###\nInput: < ", codes[shot.sound], f" >\nOutput: {shot.label}\n"] for shot in episode.shots
     ]
     query: list[Piece] = ["###\nInput: < ", codes[episode.query], " >\nOutput:"]
-    return EpisodePrompt(told + shots * repeats, query, [f"###\nInput: < {EMPTY} >\nOutput:"])
-
-
-class FewShotDataModule(L.LightningDataModule):
-    """The pending episodes, rank r taking every world-th."""
-
-    def __init__(self, pending: Sequence[Episode]) -> None:
-        super().__init__()
-        self.pending = list(pending)
-
-    def predict_dataloader(self) -> DataLoader:
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return DataLoader(self.pending[rank::world], batch_size=None, collate_fn=_as_it_is)
-
-
-def _as_it_is(episode: Episode) -> Episode:
-    return episode
+    return EpisodePrompt(head + shots * repeats, query, [f"###\nInput: < {EMPTY} >\nOutput:"])

@@ -1,21 +1,19 @@
-"""What the stage `generation` makes and measures: sounds from captions of the test split, and the sounds that they are held against.
+"""What the stage `generation` makes and measures: sounds from captions of the test split, and what they are compared with.
 
 real recordings of the test split ──────────────────────────────┐
-real recordings of the training split                           │ held against
+real recordings of the training split                           │ compared with
 the same test recordings' codes, decoded: the tokenizer alone   │ these
 codes that the LLM writes of a caption, decoded                 │
 codes that it writes of none, decoded ──────────────────────────┘
 """
 
-import hashlib
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import lightning as L
-from torch.utils.data import DataLoader
-
-from datamodules.evaluation import spread
+from datamodules.cuts import Cut, captions
+from datamodules.hashing import choose_by_hash, digest
 from datamodules.reconstruction import group_of
+from datamodules.sampler import DealtBatches
 
 TEST, TRAIN, TOKENIZER, CAPTION, NOTHING = "test", "train", "tokenizer", "caption", "no_caption"
 
@@ -26,7 +24,7 @@ class GenerationItem(NamedTuple):
     condition: str
     cut: str  # id: of the recording, or of the one whose caption it is
     number: int  # 0, 1, ... of its clip's sounds
-    caption: str  # what the LLM is told
+    caption: str  # what the LLM gets
 
     @property
     def id(self) -> str:
@@ -34,69 +32,63 @@ class GenerationItem(NamedTuple):
 
 
 class ChosenRecordings(NamedTuple):
-    asked: list[Any]  # cuts of the test split whose caption is given to the LLM
-    test: list[Any]  # cuts of the test split, `asked` among them
-    train: list[Any]
+    asked: list[Cut]  # of the test split: their captions are given to the LLM
+    test: list[Cut]  # of the test split, `asked` among them
+    train: list[Cut]
 
 
-def choose(test: Iterable[Any], train: Iterable[Any], captions: int, recordings: int) -> ChosenRecordings:
-    """Recordings with a caption, by the hash of their names: the same ones on every run, and those of a smaller number among those of a larger one."""
-    many, trained = (
-        spread((cut for cut in cuts if caption_of(cut) is not None), recordings, lambda cut: cut.id)
+def choose_recordings(test: Iterable[Cut], train: Iterable[Cut], captions: int, recordings: int) -> ChosenRecordings:
+    """Up to `recordings` of each split that have a caption, by the hash of their names, and `captions` of the test split
+    among them: the same ones on every run.
+    """
+    chosen_test, chosen_train = (
+        choose_by_hash((cut for cut in cuts if caption_of(cut) is not None), recordings, lambda cut: cut.id)
         for cuts in (test, train)
     )
-    return ChosenRecordings(spread(many, captions, lambda cut: cut.id), many, trained)
+    return ChosenRecordings(choose_by_hash(chosen_test, captions, lambda cut: cut.id), chosen_test, chosen_train)
 
 
-def caption_of(cut: Any) -> str | None:
+def caption_of(cut: Cut) -> str | None:
     """One of its captions, by the hash of its name; None where it has none."""
-    told = [sup for sup in cut.supervisions if sup.custom["task"] == "caption" and sup.text]
-    return min(told, key=lambda sup: hashlib.sha256(sup.id.encode()).digest()).text if told else None
+    available = [caption for caption in captions(cut) if caption.text]
+    return min(available, key=lambda caption: digest(caption.id)).text if available else None
 
 
-def label_of(cut: Any) -> str | None:
+def label_of(cut: Cut) -> str | None:
     """Its label, where it has one and no more."""
     labels = cut.custom.get("labels") or []
     return labels[0] if len(labels) == 1 else None
 
 
-def kind_of(cut: Any) -> str:
+def kind_of(cut: Cut) -> str:
+    """Its label, or its group where it has not exactly one."""
     return label_of(cut) or group_of(cut)
 
 
-def items(chosen: ChosenRecordings, seeds: int, heard: bool) -> list[GenerationItem]:
-    """heard: sounds are measured, not their codes alone."""
-    found = [GenerationItem(CAPTION, cut.id, n, caption_of(cut) or "") for n in range(seeds) for cut in chosen.asked]
-    found += [GenerationItem(NOTHING, cut.id, 0, "") for cut in chosen.asked]
-    if heard:
-        found += [GenerationItem(TOKENIZER, cut.id, n, "") for n in range(seeds) for cut in chosen.asked]
-        found += [GenerationItem(TEST, cut.id, 0, "") for cut in chosen.test]
-        found += [GenerationItem(TRAIN, cut.id, 0, "") for cut in chosen.train]
-    return found
+def generation_items(chosen: ChosenRecordings, seeds: int, with_sound: bool) -> list[GenerationItem]:
+    """`seeds` sounds of each caption, and what they are compared with. with_sound: sounds are measured, not their codes alone."""
+    items = [GenerationItem(CAPTION, cut.id, n, caption_of(cut) or "") for n in range(seeds) for cut in chosen.asked]
+    items += [GenerationItem(NOTHING, cut.id, 0, "") for cut in chosen.asked]
+    if with_sound:
+        items += [GenerationItem(TOKENIZER, cut.id, n, "") for n in range(seeds) for cut in chosen.asked]
+        items += [GenerationItem(TEST, cut.id, 0, "") for cut in chosen.test]
+        items += [GenerationItem(TRAIN, cut.id, 0, "") for cut in chosen.train]
+    return items
 
 
-class GenerationDataModule(L.LightningDataModule):
+class GenerationDataModule(DealtBatches[list[GenerationItem]]):
     """Batches of one condition in which something is not done, rank r taking every world-th.
 
     A batch is the same whatever of it is done already: its padding decides the last bits of what comes out.
     """
 
-    def __init__(self, asked: Sequence[GenerationItem], done: set[str], batch_size: int) -> None:
-        super().__init__()
+    def __init__(self, items: Sequence[GenerationItem], done: set[str], batch_size: int) -> None:
         conditions: dict[str, list[GenerationItem]] = {}
-        for item in asked:
+        for item in items:
             conditions.setdefault(item.condition, []).append(item)
         batches = [
-            held[start : start + batch_size]
-            for held in conditions.values()
-            for start in range(0, len(held), batch_size)
+            group[start : start + batch_size]
+            for group in conditions.values()
+            for start in range(0, len(group), batch_size)
         ]
-        self.batches = [batch for batch in batches if any(item.id not in done for item in batch)]
-
-    def predict_dataloader(self) -> DataLoader:
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return DataLoader(self.batches[rank::world], batch_size=None, collate_fn=_as_it_is)
-
-
-def _as_it_is(batch: list[GenerationItem]) -> list[GenerationItem]:
-    return batch
+        super().__init__([batch for batch in batches if any(item.id not in done for item in batch)])

@@ -1,22 +1,32 @@
 """Windows of cached latents: what the tokenizer is trained on, and what the stage `cache` turns into codes."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from lhotse import MonoCut
 from torch import Tensor
 
 from datamodules.batches import NumberedBatches
+from datamodules.cuts import SPLITS, Cut
 from datamodules.errors import DataError
 from datamodules.sampler import ResumableDataModule
 from datamodules.store import chunks
-from datamodules.store.index import SPLITS, CachedCuts
+from datamodules.store.index import CachedCuts
 from datamodules.store.overlap import ReadAhead
 from datamodules.store.pending import PendingChunks
+
+
+class LatentWindow(NamedTuple):
+    """Where the latents of one window of a recording are: rows `offset` to `offset + num_frames` of a file."""
+
+    id: str
+    array: str  # path of the latents
+    std: str | None  # path of the standard deviation of their posterior; None where the codec has none
+    offset: int
+    num_frames: int
 
 
 class LatentBatch(NamedTuple):
@@ -26,82 +36,98 @@ class LatentBatch(NamedTuple):
     std: Tensor | None  # (B, F, D) float32, of the posterior; None where the codec has none
 
 
-def windows(cut: Any, window_frames: int) -> list[MonoCut]:
-    """One light cut a window of a recording's latents; the last one may be shorter. Nothing is dropped."""
-    found = []
-    files = {key: cut.custom[key] for key in ("array", "std") if key in cut.custom}
-    offset, length = (cut.custom[key] for key in ("offset", "length"))
-    for number, start in enumerate(range(0, length, window_frames)):
-        frames = min(window_frames, length - start)
-        custom = {**files, "offset": offset + start, "length": frames}
-        found.append(MonoCut(f"{cut.id}-w{number}", start=0, duration=frames, channel=0, custom=custom))
-    return found
+def latent_windows(cut: Cut, window_frames: int) -> list[LatentWindow]:
+    """All windows of a recording, of `window_frames` each; the last one may be shorter. Nothing is dropped."""
+    custom = cut.custom
+    return [
+        LatentWindow(
+            f"{cut.id}-w{number}",
+            custom["array"],
+            custom.get("std"),
+            custom["offset"] + start,
+            min(window_frames, custom["length"] - start),
+        )
+        for number, start in enumerate(range(0, custom["length"], window_frames))
+    ]
 
 
-def collate_latents(cuts: Any) -> LatentBatch:
-    """Windows to one batch, padded with zeros to the longest."""
-    cuts = list(cuts)
-    arrays = [chunks.load_array(cut) for cut in cuts]
-    stds = [std for cut in cuts if (std := chunks.load_std(cut)) is not None]
-    assert len(stds) in (0, len(cuts)), "one codec made them all"
+def collate_latents(windows: Sequence[LatentWindow]) -> LatentBatch:
+    """Reads windows into one batch, padded with zeros to the longest."""
+    arrays = [chunks.load_rows(window.array, window.offset, window.num_frames) for window in windows]
+    stds = [chunks.load_rows(window.std, window.offset, window.num_frames) for window in windows if window.std]
+    assert len(stds) in (0, len(windows)), "one codec made them all"
     num_frames = torch.tensor([len(array) for array in arrays])
-    return LatentBatch([cut.id for cut in cuts], _padded(arrays), num_frames, _padded(stds) if stds else None)
+    return LatentBatch([window.id for window in windows], _padded(arrays), num_frames, _padded(stds) if stds else None)
 
 
-def _padded(arrays: list[Any]) -> Tensor:
+def _padded(arrays: list[np.ndarray]) -> Tensor:
     """(F_i, D) float16 each -> (B, F, D) float32."""
     tensors = [torch.from_numpy(array.astype("float32")) for array in arrays]
     return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True)
 
 
-class LatentWindows(torch.utils.data.Dataset):
-    """Windows of a cache, a row of numbers each: numbers of windows -> LatentBatch."""
+class LatentWindows(torch.utils.data.Dataset[LatentBatch]):
+    """All windows of a cache, by number: numbers (B) -> LatentBatch. A window takes 12 bytes of memory."""
 
     def __init__(self, cuts: CachedCuts, window_frames: int) -> None:
         self.cuts, self.window_frames = cuts, window_frames
-        of = cuts.chosen
-        counts = -(-cuts.rows["length"][of] // window_frames)
-        self.owner = np.repeat(of, counts)  # row of the cache
+        counts = -(-cuts.rows["length"][cuts.selected] // window_frames)
+        self.row = np.repeat(cuts.selected, counts)  # row of the cache
         first = np.repeat(np.cumsum(counts) - counts, counts)
-        self.number = (np.arange(len(self.owner)) - first).astype(np.int32)  # of the recording's windows
+        self.number = (np.arange(len(self.row)) - first).astype(np.int32)  # of the recording's windows
 
     def __len__(self) -> int:
-        return len(self.owner)
+        return len(self.row)
 
     def __getitem__(self, numbers: np.ndarray) -> LatentBatch:
-        return collate_latents([self._window(int(self.owner[n]), int(self.number[n])) for n in numbers])
+        return collate_latents([self._window(int(self.row[n]), int(self.number[n])) for n in numbers])
 
-    def _window(self, owner: int, number: int) -> MonoCut:
-        row, start = self.cuts.rows[owner], number * self.window_frames
-        frames = min(self.window_frames, int(row["length"]) - start)
-        custom = {**self.cuts.arrays(owner), "offset": int(row["offset"]) + start, "length": frames}
-        return MonoCut(f"{self.cuts.name(owner)}-w{number}", start=0, duration=frames, channel=0, custom=custom)
+    def _window(self, row: int, number: int) -> LatentWindow:
+        start = number * self.window_frames
+        files = self.cuts.files(row)
+        return LatentWindow(
+            f"{self.cuts.id_of(row)}-w{number}",
+            files["array"],
+            files.get("std"),
+            int(self.cuts.rows["offset"][row]) + start,
+            min(self.window_frames, int(self.cuts.rows["length"][row]) - start),
+        )
 
     def copies(self, weights: Mapping[str, float]) -> np.ndarray:
-        """Numbers of an epoch's windows: each as often as its corpus weighs (1 where none is given), a share of them by the hash of their ids."""
+        """Numbers of the windows of an epoch: each as often as its corpus weighs (1 where no weight is given), for the
+        fractional part of a weight a share of them by the hash of their ids.
+        """
         if not weights:
             return np.arange(len(self))
-        weight = np.array([weights.get(corpus, 1.0) for corpus in self.cuts.corpora])
-        wanted = weight[self.cuts.rows["corpus"][self.owner]]
-        mixed = self.cuts.rows["name"][self.owner] ^ (self.number.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
-        whole = np.floor(wanted)
-        extra = _scrambled(mixed) % np.uint64(10_000) < 10_000 * (wanted - whole)
+        by_corpus = np.array([weights.get(corpus, 1.0) for corpus in self.cuts.corpora])
+        weight = by_corpus[self.cuts.rows["corpus"][self.row]]
+        mixed = self.cuts.rows["name"][self.row] ^ (self.number.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+        whole = np.floor(weight)
+        extra = _scrambled(mixed) % np.uint64(10_000) < 10_000 * (weight - whole)
         return np.repeat(np.arange(len(self)), whole.astype(int) + extra)
 
-    def split(self, split: str) -> np.ndarray:
-        """(windows) whether one is of it."""
-        return self.cuts.rows["split"][self.owner] == SPLITS.index(split)
+    def in_split(self, split: str) -> np.ndarray:
+        """(windows) bool: whether a window is of the split."""
+        return self.cuts.rows["split"][self.row] == SPLITS.index(split)
 
 
 def _scrambled(values: np.ndarray) -> np.ndarray:
-    """splitmix64's finaliser (Steele, Lea and Flood 2014): bits of uint64 that hang on all bits of the value."""
+    """uint64 -> uint64 whose every bit depends on all bits of the value: the finaliser of splitmix64 (Steele, Lea and
+    Flood 2014).
+    """
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         values = (values ^ (values >> np.uint64(shift))) * np.uint64(factor)
     return values ^ (values >> np.uint64(31))
 
 
 class LatentDataModule(ResumableDataModule):
-    """Windows of the splits train and validation, shuffled anew each epoch. Raises DataError where the training split is empty."""
+    """Windows of the splits train and validation, shuffled anew each epoch.
+
+    weights: corpus -> how often its windows come in an epoch of training; 1 for others. Raises DataError where no
+    window is for training.
+    """
+
+    dataset: LatentWindows
 
     def __init__(
         self,
@@ -112,14 +138,13 @@ class LatentDataModule(ResumableDataModule):
         num_workers: int,
         weights: Mapping[str, float] = {},
     ) -> None:
-        """weights: corpus -> how often its windows come in an epoch of training; 1 for others."""
         super().__init__(seed=seed, num_workers=num_workers)
         self.batch_size, self.dataset = batch_size, LatentWindows(chunks.read(folder), window_frames)
-        if not self.dataset.split("train").any():
+        if not self.dataset.in_split("train").any():
             raise DataError(f"{folder}: no recording is in the split 'train'")
         epoch = self.dataset.copies(weights)
-        self.train_windows = epoch[self.dataset.split("train")[epoch]]
-        self.validation_windows = np.flatnonzero(self.dataset.split("validation"))
+        self.train_windows = epoch[self.dataset.in_split("train")[epoch]]
+        self.validation_windows = np.flatnonzero(self.dataset.in_split("validation"))
         if not len(self.train_windows):
             raise DataError(f"{folder}: corpus_weights {dict(weights)} leave no training window")
 
@@ -127,9 +152,9 @@ class LatentDataModule(ResumableDataModule):
         return self._sampler(self.train_windows, rank, world, shuffle=True)
 
     def validation_sampler(self, rank: int, world: int) -> NumberedBatches | None:
-        return (
-            self._sampler(self.validation_windows, rank, world, shuffle=False) if len(self.validation_windows) else None
-        )
+        if not len(self.validation_windows):
+            return None
+        return self._sampler(self.validation_windows, rank, world, shuffle=False)
 
     def fingerprint(self) -> str:
         return hashlib.sha256(self.dataset.cuts.digest().encode() + self.train_windows.tobytes()).hexdigest()
@@ -142,7 +167,7 @@ class LatentDataModule(ResumableDataModule):
 
 
 class ChunkBatch(NamedTuple):
-    """Windows of one chunk, with like numbers of frames, in no order of recordings."""
+    """Windows of one chunk, with similar numbers of frames, in no order of recordings."""
 
     windows: LatentBatch
     chunk: int  # index into the chunks of this rank
@@ -150,27 +175,27 @@ class ChunkBatch(NamedTuple):
 
 
 class PendingLatents(PendingChunks):
-    """Batches of the windows that have no codes yet, read in a thread beside the model. Which windows share a batch hangs on
-    their chunk alone.
+    """Batches of the windows that have no codes yet, read in a thread beside the model. Which windows share a batch
+    depends on their chunk alone.
     """
 
     def __init__(self, folder: Path, planned: list[chunks.Chunk], window_frames: int, batch_size: int) -> None:
         super().__init__(folder, planned)
         self.window_frames, self.batch_size = window_frames, batch_size
 
-    def predict_dataloader(self) -> Any:
-        return ReadAhead(_Batches(self))
+    def predict_dataloader(self) -> ReadAhead[ChunkBatch]:
+        return ReadAhead(_ChunkBatches(self))
 
 
-class _Batches:
+class _ChunkBatches:
     def __init__(self, data: PendingLatents) -> None:
         self.data = data
 
     def __iter__(self) -> Iterator[ChunkBatch]:
         data = self.data
-        for number, chunk in enumerate(data.mine):
-            found = [window for cut in chunk.recordings for window in windows(cut, data.window_frames)]
-            found.sort(key=lambda window: window.custom["length"])
-            for start in range(0, len(found), data.batch_size):
-                held = found[start : start + data.batch_size]
-                yield ChunkBatch(collate_latents(held), number, start + data.batch_size >= len(found))
+        for number, chunk in enumerate(data.rank_chunks):
+            windows = [window for cut in chunk.recordings for window in latent_windows(cut, data.window_frames)]
+            windows.sort(key=lambda window: window.num_frames)
+            for start in range(0, len(windows), data.batch_size):
+                part = windows[start : start + data.batch_size]
+                yield ChunkBatch(collate_latents(part), number, start + data.batch_size >= len(windows))

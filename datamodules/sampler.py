@@ -1,110 +1,95 @@
 """Exact resume: the position is what the trainer has consumed, not what the loaders have fetched.
 
-Lhotse 1.33 cannot resume a sampler that sits behind a DataLoader, and Lightning restarts the epoch. Here the datamodule
-stores (epoch, batch) from the trainer's own progress counters, and the sampler enters the same epoch's order there: by
-its number where the order is numbers (batches.py), else by skipping.
+Lightning restarts the epoch. Here the datamodule stores (epoch, batch) from the trainer's own progress counters, and the
+sampler enters the same epoch's order at that number (batches.py).
 """
 
 import atexit
-import hashlib
 import multiprocessing
 import multiprocessing.util
 import signal
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import lightning as L
-from lhotse import CutSet
-from lhotse.dataset.dataloading import make_worker_init_fn
-from lhotse.dataset.sampling import SimpleCutSampler
-from lhotse.dataset.sampling.base import CutSampler
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datamodules.errors import DataError
 
+T = TypeVar("T")
+
+
+class Batches(Protocol):
+    """An epoch as batches of what a dataset takes, the same for the same (seed, epoch), which can be entered anywhere."""
+
+    epoch: int
+
+    def set_epoch(self, epoch: int) -> None: ...
+
+    def from_batch(self, batch: int) -> Iterator[Any]:
+        """The batches from that one on. Raises DataError for one beyond the end."""
+        ...
+
 
 class ResumableSampler(Sampler[Any]):
-    """Wraps NumberedBatches, or any CutSampler: same order for the same (seed, epoch), and `seek` to a batch of an epoch.
+    """Batches with a position: `seek` to a batch of an epoch.
 
-    The position holds for every iterator until another epoch is set: Lightning makes one before it names the epoch, and
+    The position stays for every iterator until another epoch is set: Lightning makes one before it names the epoch, and
     may make a second.
     """
 
-    def __init__(self, inner: Any) -> None:
-        self.inner = inner
-        self._skip = 0
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+        self._first = 0
 
     def seek(self, epoch: int, batch: int) -> None:
-        self.inner.set_epoch(epoch)
-        self._skip = batch
+        self.batches.set_epoch(epoch)
+        self._first = batch
 
     def set_epoch(self, epoch: int) -> None:
-        if epoch != self.inner.epoch:
-            self._skip = 0
-        self.inner.set_epoch(epoch)
+        if epoch != self.batches.epoch:
+            self._first = 0
+        self.batches.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Any]:
-        return enter(self.inner, self._skip)
-
-
-def enter(batches: Any, skip: int) -> Iterator[Any]:
-    """An epoch's batches without the first `skip`. Raises DataError where there are fewer."""
-    if hasattr(batches, "from_batch"):
-        yield from batches.from_batch(skip)
-        return
-    rest = iter(batches)
-    for number in range(skip):
-        try:
-            next(rest)
-        except StopIteration:
-            raise DataError(
-                f"cannot go on at batch {skip} of epoch {batches.epoch}: it has {number}. The data changed"
-            ) from None
-    while True:  # a CutSampler is its own iterator, and begins again where `yield from` asks for one
-        try:
-            batch = next(rest)
-        except StopIteration:
-            return
-        yield batch
+        return self.batches.from_batch(self._first)
 
 
 class ResumableDataModule(L.LightningDataModule):
     """A datamodule whose training data goes on exactly where a checkpoint left it, with any number of workers.
 
-    A child gives `train_sampler(rank, world)`, `validation_sampler(rank, world)`, `fingerprint()` and, as `dataset`, a
-    map-style dataset that makes a batch of what the samplers give: numbers of items, or a CutSet.
+    A subclass gives `train_sampler`, `validation_sampler`, `fingerprint` and, as `dataset`, a map-style dataset that
+    makes a batch of what the samplers give.
     """
 
-    dataset: Any
+    dataset: Dataset[Any]
 
     def __init__(self, seed: int, num_workers: int) -> None:
         super().__init__()
         self.seed, self.num_workers = seed, num_workers
         self._position: tuple[int, int] | None = None
 
-    def train_sampler(self, rank: int, world: int) -> Any:
+    def train_sampler(self, rank: int, world: int) -> Batches:
         raise NotImplementedError
 
-    def validation_sampler(self, rank: int, world: int) -> Any:
+    def validation_sampler(self, rank: int, world: int) -> Batches | None:
         """None where nothing is for validation."""
         raise NotImplementedError
 
     def fingerprint(self) -> str:
-        """Hash of what decides the order, beside the seed: `hash_ids`."""
+        """Hash of what decides the order, beside the seed."""
         raise NotImplementedError
 
-    def train_dataloader(self) -> DataLoader:
-        rank, world = self._ranks()
-        sampler = ResumableSampler(self.train_sampler(rank, world))
+    def train_dataloader(self) -> DataLoader[Any]:
+        sampler = ResumableSampler(self.train_sampler(*ranks_of(self)))
         if self._position is not None:
             sampler.seek(*self._position)
             self._position = None
-        return self._loader(sampler, rank, world)
+        return self._loader(sampler)
 
-    def val_dataloader(self) -> DataLoader | list[Any]:
-        rank, world = self._ranks()
-        sampler = self.validation_sampler(rank, world)
-        return [] if sampler is None else self._loader(ResumableSampler(sampler), rank, world)
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        batches = self.validation_sampler(*ranks_of(self))
+        return [] if batches is None else self._loader(ResumableSampler(batches))
 
     def state_dict(self) -> dict[str, Any]:
         assert self.trainer is not None
@@ -115,12 +100,12 @@ class ResumableDataModule(L.LightningDataModule):
             position = (epoch.processed, batch.current.processed)
         else:
             position = (epoch.processed + inside, 0)
-        state = {"epoch": position[0], "batch": position[1], "world": self._ranks()[1], "seed": self.seed}
+        state = {"epoch": position[0], "batch": position[1], "world": ranks_of(self).world, "seed": self.seed}
         return state | {"fingerprint": self.fingerprint()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises DataError where the data, the seed or the number of processes is not the checkpoint's."""
-        world = self._ranks()[1]
+        world = ranks_of(self).world
         if state["world"] != world:
             raise DataError(
                 f"the checkpoint was trained by {state['world']} processes and {world} are here: the data would be "
@@ -136,38 +121,54 @@ class ResumableDataModule(L.LightningDataModule):
             raise DataError("the checkpoint was trained on other data than is here now. Begin again with --restart")
         self._position = (state["epoch"], state["batch"])
 
-    def _loader(self, sampler: ResumableSampler, rank: int, world: int) -> DataLoader:
+    def _loader(self, sampler: ResumableSampler) -> DataLoader[Any]:
         return DataLoader(
             self.dataset,
             sampler=sampler,
             batch_size=None,
             num_workers=self.num_workers,
-            worker_init_fn=_Worker(rank, world, self.seed),
+            worker_init_fn=ignore_signals,
         )
 
-    def _ranks(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+class DealtBatches(L.LightningDataModule, Generic[T]):
+    """Batches to predict, rank r taking every world-th, as they are."""
+
+    def __init__(self, batches: Sequence[T]) -> None:
+        super().__init__()
+        self.batches = list(batches)
+
+    def predict_dataloader(self) -> DataLoader[T]:
+        rank, world = ranks_of(self)
+        batches: Any = self.batches[rank::world]  # a list is a map-style dataset, too
+        return DataLoader(batches, batch_size=None, collate_fn=unchanged)
 
 
-class _Worker:
-    """What a loader's worker does first: Lhotse's seeds, and `heedless`."""
-
-    def __init__(self, rank: int, world: int, seed: int) -> None:
-        self.seeded = make_worker_init_fn(rank=rank, world_size=world, seed=seed)
-
-    def __call__(self, worker: int) -> None:
-        self.seeded(worker)
-        heedless(worker)
+class Ranks(NamedTuple):
+    rank: int
+    world: int
 
 
-def heedless(worker: int) -> None:
-    """A loader's worker lives on where a whole job is told to stop: the main process needs its batches to the next step, and ends it."""
+def ranks_of(data: L.LightningDataModule) -> Ranks:
+    """Which process of how many; the only one where no trainer runs."""
+    return Ranks(data.trainer.global_rank, data.trainer.world_size) if data.trainer else Ranks(0, 1)
+
+
+def unchanged(batch: T) -> T:
+    """A DataLoader's collate_fn for batches that are whole already; its own would turn tuples into lists."""
+    return batch
+
+
+def ignore_signals(worker: int) -> None:
+    """A DataLoader's worker_init_fn. Workers live on where a whole job gets a signal to stop: the main process needs
+    their batches up to its next step, and ends them.
+    """
     for signum in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, signal.SIG_IGN)
 
 
 def end_workers() -> None:
-    """Python ends its daemons with SIGTERM, to which a worker pays no heed, and would wait for ever."""
+    """Kills the workers that are left. Python ends its daemons with SIGTERM, which workers ignore, and waits for ever."""
     before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise for each that ends
     for child in multiprocessing.active_children():
         if child.daemon:
@@ -177,20 +178,3 @@ def end_workers() -> None:
 
 
 atexit.register(end_workers)  # before Python's own: multiprocessing is imported first
-
-
-def fixed_batches(items: list[Any], size: int, seed: int, rank: int, world: int, shuffle: bool) -> CutSampler:
-    """`size` cuts a batch, rank r taking every world-th batch."""
-    return SimpleCutSampler(
-        CutSet.from_cuts(items), max_cuts=size, shuffle=shuffle, seed=seed, rank=rank, world_size=world
-    )
-
-
-def hash_ids(*groups: list[Any]) -> str:
-    """Hash of the ids and durations of several lists of cuts, in their order: what buckets and order hang on."""
-    digest = hashlib.sha256()
-    for group in groups:
-        for cut in group:
-            digest.update(f"{cut.id}\0{cut.duration}\0".encode())
-        digest.update(b"\1")
-    return digest.hexdigest()

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 
 from callbacks.progress import ProgressLine
 from conf.sections.sound import CacheConf
-from datamodules.latents import ChunkBatch, PendingLatents, windows
+from datamodules.latents import ChunkBatch, PendingLatents, latent_windows
 from datamodules.store import chunks
 from datamodules.store.overlap import WriteBehind
 from models.metrics.codebook import CodebookUse
@@ -46,7 +46,7 @@ class Cache(L.LightningModule):
 
     def on_predict_start(self) -> None:
         data: Any = self.trainer.datamodule
-        self.mine, self.done = data.mine, data.done
+        self.rank_chunks, self.done = data.rank_chunks, data.finished_cuts
         self.codes: dict[str, list[int]] = {}  # by window, of the chunk at hand
         self.behind = WriteBehind()
         self.line = ProgressLine("cache", self.total, "recordings", self.global_rank == 0)
@@ -59,7 +59,7 @@ class Cache(L.LightningModule):
         for name, codes, count in zip(latents.ids, found.codes.tolist(), found.num_codes.tolist(), strict=True):
             self.codes[name] = codes[:count]
         if batch.closes_chunk:
-            chunk, found_codes = self.mine[batch.chunk], self.codes
+            chunk, found_codes = self.rank_chunks[batch.chunk], self.codes
             self.codes = {}
             self.behind.call(lambda: self._write(chunk, found_codes))
             self.done += len(chunk.cuts) * self.trainer.world_size
@@ -68,7 +68,7 @@ class Cache(L.LightningModule):
     def _write(self, chunk: chunks.Chunk, codes: dict[str, list[int]]) -> None:
         writer = chunks.ChunkWriter(self.folder / "chunks", chunk)
         for cut in chunk.recordings:
-            for window in windows(cut, self.facts["window_frames"]):
+            for window in latent_windows(cut, self.facts["window_frames"]):
                 writer.add_codes(cut.id, codes[window.id])
         writer.finish()
 

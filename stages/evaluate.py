@@ -19,11 +19,11 @@ from conf.sections.language import EvaluateConf
 from datamodules.evaluation import (
     EvaluationDataModule,
     EvaluationItem,
-    captions,
+    caption_items,
     label_names,
-    questions,
+    question_items,
+    question_texts,
     task_items,
-    texts,
 )
 from datamodules.store import chunks
 from models.language.generation import pad_left
@@ -64,7 +64,9 @@ class Evaluate(L.LightningModule):
         counts = (conf.questions_per_kind, conf.captions)
         self.labels: dict[str, list[str]] = {}
         if not self.tasks:
-            self.asked = questions(self.test_cuts, counts[0], kinds) + captions(self.test_cuts, counts[1], prompt)
+            self.asked = question_items(self.test_cuts, counts[0], kinds) + caption_items(
+                self.test_cuts, counts[1], prompt
+            )
             return
         self.asked = []
         for name, task in self.tasks.items():
@@ -98,8 +100,8 @@ class Evaluate(L.LightningModule):
 
     def predict_step(self, batch: list[list[EvaluationItem]], batch_idx: int) -> None:
         """batch: prompts, each the items that ask the same."""
-        told = [(items, self._answer(items[0])) for items in batch if items[0].labels]
-        rest = [items for items in batch if not items[0].labels]
+        told = [(items, self._answer(items[0])) for items in batch if items[0].by_likelihood]
+        rest = [items for items in batch if not items[0].by_likelihood]
         prompts = [self._prompt(items[0]) for items in rest]
         fits = [len(prompt) + self.conf.max_new_tokens <= self._room for prompt in prompts]
         whole = [prompt for prompt, fit in zip(prompts, fits, strict=True) if fit]
@@ -112,7 +114,7 @@ class Evaluate(L.LightningModule):
             new = [item for item in items if item.id not in self.done]
             for item in new:
                 row = {**item._asdict(), "asked": _digest(item), **answer}
-                del row["turns"], row["labels"]
+                del row["turns"], row["by_likelihood"]
                 rows.append(row)
             self.answered += len(new) * self.trainer.world_size
         row_files.append(self.folder, self.global_rank, rows)
@@ -148,7 +150,7 @@ class Evaluate(L.LightningModule):
             for row in default
             if row["kind"] != "caption"
         ]
-        guess = BestGuess(texts(self.train_cuts))
+        guess = BestGuess(question_texts(self.train_cuts))
         captioned = [row for row in default if row["kind"] == "caption"]
         found = {
             "experiment": self.conf.experiment,
@@ -181,7 +183,7 @@ class Evaluate(L.LightningModule):
 
     def _task(self, task: dict[str, Any], predictions: list[dict[str, Any]]) -> dict[str, Any]:
         name, cuts = task["name"], self.train_cuts
-        train = list(texts(cuts))
+        train = list(question_texts(cuts))
         if task["ask"] == "labels":
             mine = [cut for cut in cuts if task["corpora"] is None or cut.custom["corpus"] in task["corpora"]]
             train = [("label", "", label) for cut in mine for label in cut.custom.get("labels") or []]

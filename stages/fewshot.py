@@ -17,7 +17,8 @@ from callbacks.progress import ProgressLine
 from conf.errors import UsageError
 from conf.sections.language import FewShotConf
 from datamodules.audio import load_sound
-from datamodules.fewshot import Episode, FewShotDataModule, LabelledSound, Piece, disturb, episodes, prompt
+from datamodules.fewshot import Episode, LabelledSound, Piece, disturb, episodes, prompt
+from datamodules.sampler import DealtBatches
 from models.language.likelihood import log_likelihoods, read
 from models.language.vocabulary import Vocabulary
 from models.metrics.probe import nearest_histogram
@@ -114,17 +115,17 @@ class FewShot(L.LightningModule):
                 )
         return lm.requires_grad_(False), Words(tokenizer, words, facts["levels"], facts["codebook_size"])
 
-    def datamodule(self) -> FewShotDataModule:
+    def datamodule(self) -> DealtBatches[Episode]:
         done = Counter((row["shots"], row["episode"]) for row in self._rows())
         count = len(self.conditions)
-        return FewShotDataModule([one for one in self.episodes if done[one.shots_per_class, one.number] < count])
+        return DealtBatches([one for one in self.episodes if done[one.shots_per_class, one.number] < count])
 
     def callbacks(self) -> list[Callback]:
         return []
 
     def on_predict_start(self) -> None:
         self.line = ProgressLine("fewshot", len(self.episodes), "episodes", self.global_rank == 0)
-        self.done = len(self.episodes) - len(self.trainer.datamodule.pending)
+        self.done = len(self.episodes) - len(self.trainer.datamodule.batches)
         self.line.start(self.done)
         self.sound_tokenizer.to(self.device)
         row_files.mend(self.folder, self.global_rank)

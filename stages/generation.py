@@ -25,7 +25,6 @@ from callbacks.progress import ProgressLine
 from conf.errors import UsageError
 from conf.sections.language import GenerationConf
 from datamodules.audio import load_sound
-from datamodules.evaluation import spread
 from datamodules.generation import (
     CAPTION,
     NOTHING,
@@ -34,11 +33,12 @@ from datamodules.generation import (
     GenerationDataModule,
     GenerationItem,
     caption_of,
-    choose,
-    items,
+    choose_recordings,
+    generation_items,
     kind_of,
     label_of,
 )
+from datamodules.hashing import choose_by_hash
 from datamodules.store import chunks
 from stages.cli import use
 from stages.hub import language_model, locate, weights
@@ -65,15 +65,17 @@ class Generation(L.LightningModule):
         self.roots = {name: Path(receipt["root"]) for name, receipt in receipts.items()}
         cuts, corpora = chunks.read(parents["cache"].folder / "chunks"), ", ".join(self.roots)
         train = cuts.of_split("train")
-        self.chosen = choose(*map(self._mine, (cuts.of_split("test"), train)), conf.captions, conf.recordings)
+        self.chosen = choose_recordings(
+            *map(self._mine, (cuts.of_split("test"), train)), conf.captions, conf.recordings
+        )
         if not self.chosen.asked:
             raise UsageError(
                 f"generation: no recording of {corpora} in the split 'test' has a caption. Prepare a corpus with the columns `caption` and `split`"
             )
         self.cuts = {cut.id: cut for part in self.chosen for cut in part}
-        self.items = items(self.chosen, conf.seeds, self.embedder is not None)
+        self.items = generation_items(self.chosen, conf.seeds, self.embedder is not None)
         self.sound_tokenizer = SoundTokenizer.from_pretrained(parents["tokenizer"].folder)
-        longest = max(train.rows["length"][train.chosen].tolist(), default=1 << 30)
+        longest = max(train.rows["length"][train.selected].tolist(), default=1 << 30)
         self.most = min(self.sound_tokenizer.num_codes(conf.seconds_max), longest)  # codes of a sound
         self.samples = max(1, int(conf.seconds_max * self.sound_tokenizer.sample_rate))
         self.judge = self._judge(train)
@@ -94,7 +96,7 @@ class Generation(L.LightningModule):
         if not self.conf.probe_recordings:
             return None
         labelled = (cut for cut in self._mine(train) if label_of(cut) is not None)
-        learnt = spread(labelled, self.conf.probe_recordings, lambda cut: cut.id)
+        learnt = choose_by_hash(labelled, self.conf.probe_recordings, lambda cut: cut.id)
         labels, facts = [cut.custom["labels"][0] for cut in learnt], self.parents["tokenizer"].facts
         if len(set(labels)) < 2:
             return None

@@ -77,7 +77,7 @@ class Latents(L.LightningModule):
 
     def on_predict_start(self) -> None:
         data: Any = self.trainer.datamodule
-        self.mine, self.done = data.mine, data.done
+        self.rank_chunks, self.done = data.rank_chunks, data.finished_cuts
         self.writer: chunks.ChunkWriter | None = None
         self.behind = WriteBehind()
         self.line = ProgressLine("latents", len(self.cuts), "recordings", self.global_rank == 0)
@@ -89,7 +89,7 @@ class Latents(L.LightningModule):
 
     def predict_step(self, batch: WaveformBatch, batch_idx: int) -> None:
         self.behind.check()
-        chunk = self.mine[batch.chunk]
+        chunk = self.rank_chunks[batch.chunk]
         self.writer = self.writer or chunks.ChunkWriter(self.folder / "chunks", chunk)
         for group in batch.groups:
             self._encode(group, self.writer)
@@ -154,9 +154,9 @@ class Latents(L.LightningModule):
         line = ProgressLine("vae", len(train), "recordings")
         line.start()
         dataset = self._dataset()
-        each = enumerate(recording_spans(cut, dataset.grid, dataset.batch_size) for cut in train)
+        each = enumerate(recording_spans(cut, dataset.window, dataset.batch_size) for cut in train)
         loaded = ReadAhead(
-            (number + (span is found[-1]), dataset.stack(dataset.windows(span)))
+            (number + (span is found[-1]), dataset.stack(dataset.read(span)))
             for number, found in each
             for span in found
         )

@@ -12,11 +12,11 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
-from torch.utils.data import DataLoader
 from transformers import GenerationConfig, LogitsProcessorList
 
 from callbacks.progress import ProgressLine
 from conf.sections.language import RehearsalConf
+from datamodules.sampler import DealtBatches
 from models.language.generation import Drawn, pad_left
 from stages.engine.runner import precision
 from stages.hub import weights
@@ -44,8 +44,8 @@ class Rehearsal(L.LightningModule):
     def prepare_data(self) -> None:
         self.parts.mkdir(parents=True, exist_ok=True)
 
-    def datamodule(self) -> "Batches":
-        return Batches([number for number in range(len(self.batches)) if not self._part(number).is_file()])
+    def datamodule(self) -> DealtBatches[int]:
+        return DealtBatches([number for number in range(len(self.batches)) if not self._part(number).is_file()])
 
     def callbacks(self) -> list[Callback]:
         return []
@@ -87,15 +87,3 @@ class Rehearsal(L.LightningModule):
 
     def _part(self, number: int) -> Path:
         return self.parts / f"{number:06d}.jsonl"
-
-
-class Batches(L.LightningDataModule):
-    """The numbers of the batches that are not written, rank r taking every world-th."""
-
-    def __init__(self, pending: list[int]) -> None:
-        super().__init__()
-        self.pending = pending
-
-    def predict_dataloader(self) -> DataLoader:
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return DataLoader(self.pending[rank::world], batch_size=None)  # type: ignore[arg-type]

@@ -31,7 +31,7 @@ from datamodules.corpora.writer import (
 from datamodules.errors import DataError
 
 KNOWN = ("path", "caption", "label", "question", "answer", "kind", "conversation", "split", "source")
-SPLITS = {
+SPLIT_SPELLINGS = {
     "train": "train", "training": "train",
     "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
     "test": "test", "eval": "test", "evaluation": "test",
@@ -128,7 +128,9 @@ def _translated(plans: Sequence[TableRecording]) -> dict[str, int]:
         (next((text for row in plan.rows if (text := row.values.get("split"))), plan.split).lower(), plan.split)
         for plan in plans
     ]
-    return dict(Counter(f"{text} -> {split}" for text, split in said if text != split and SPLITS.get(text) == split))
+    return dict(
+        Counter(f"{text} -> {split}" for text, split in said if text != split and SPLIT_SPELLINGS.get(text) == split)
+    )
 
 
 def _mistyped(rows: Sequence[MetadataRow], split_by: str | None) -> dict[str, str]:
@@ -289,9 +291,9 @@ def _split(
         value = row.values.get(split_by, "")
         return "test" if value in test else "validation" if value in validation else "train"
     value = row.values["split"]
-    if value.lower() not in SPLITS:
-        raise DataError(f"{metadata}, line {row.line}: split {value!r}; allowed are {', '.join(SPLITS)}")
-    return SPLITS[value.lower()]
+    if value.lower() not in SPLIT_SPELLINGS:
+        raise DataError(f"{metadata}, line {row.line}: split {value!r}; allowed are {', '.join(SPLIT_SPELLINGS)}")
+    return SPLIT_SPELLINGS[value.lower()]
 
 
 def _one(values: set[str], what: str, path: str, group: list[MetadataRow], metadata: Path) -> str:

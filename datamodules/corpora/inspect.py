@@ -1,6 +1,5 @@
 """Which recordings cannot be used, and why: found by decoding them whole, before anything is written or trained on."""
 
-import hashlib
 import re
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -12,6 +11,7 @@ import numpy as np
 import soundfile
 
 from datamodules.errors import DataError
+from datamodules.hashing import file_digest
 
 SILENCE = 1e-4  # peak; -80 dB
 DURATION_TOLERANCE = 0.025  # seconds between what a header declares and what is decoded
@@ -92,7 +92,9 @@ def refuse(bad: Sequence[BadRecording], checked: int, on_bad: str) -> None:
 def _look(path: Path) -> Inspection:
     def found(reason: str | None, rate: int = 0, frames: int = 0, channels: int = 0) -> Inspection:
         seconds = frames / rate if rate else 0.0
-        return Inspection(str(path), reason, seconds, size, rate, frames, channels, None if reason else hash_file(path))
+        return Inspection(
+            str(path), reason, seconds, size, rate, frames, channels, None if reason else file_digest(path)
+        )
 
     size = 0
     if not path.is_file():
@@ -124,11 +126,6 @@ def _look(path: Path) -> Inspection:
     elif peak < SILENCE:
         reason = f"silent (peak {peak:.1e})"
     return found(reason, rate, frames, channels)
-
-
-def hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _missing_bytes(path: Path, size: int, notes: str) -> str | None:

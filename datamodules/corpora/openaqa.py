@@ -19,7 +19,9 @@ import ijson
 from datamodules.corpora import writer
 from datamodules.corpora.contamination import Shared, lines, prepared_in, read_cuts, refuse_shared, tested
 from datamodules.corpora.inspect import Inspection
+from datamodules.cuts import SPLITS
 from datamodules.errors import DataError
+from datamodules.hashing import digest
 
 PREFIX = re.compile(r"Close[d]?-ended question:\s*")
 CAPTION = re.compile(r"Audio caption\s*:\s*", re.IGNORECASE)
@@ -286,7 +288,7 @@ def _write(
                 first.setdefault(row[1:], row)
             once = list(first.values())
             repeated += len(said) - len(once)
-            held = kept["split"] == "validation" or int(writer.digest(kept["origin"])[:8], 16) < fraction * 2**32
+            held = kept["split"] == "validation" or int(digest(kept["origin"])[:8], 16) < fraction * 2**32
             entry = _entry(kept, once, name, "validation" if held else "train")
             found = Inspection(
                 kept["path"],
@@ -306,7 +308,7 @@ def _write(
             raise DataError(
                 f"{name}: all of its {len(shared)} recordings are in a test split; --contamination=keep trains on them"
             )
-    report = writer.Report(splits.total(), seconds, {split: splits[split] for split in writer.SPLITS}, [], short)
+    report = writer.Report(splits.total(), seconds, {split: splits[split] for split in SPLITS}, [], short)
     return report, repeated, shared
 
 

@@ -1,9 +1,7 @@
 """What every corpus shares: recordings are decoded and bad ones named, and the cuts are written whole or not at all."""
 
-import hashlib
 import os
 import re
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,13 +9,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from lhotse import AudioSource, CutSet, Recording, SupervisionSegment
-from lhotse.audio.utils import set_audio_duration_mismatch_tolerance
 
-from datamodules.corpora.inspect import DURATION_TOLERANCE, BadRecording, Inspection, inspect, refuse
+from datamodules.corpora.inspect import BadRecording, Inspection, inspect, refuse
+from datamodules.cuts import SPLITS
 from datamodules.errors import DataError
+from datamodules.hashing import digest
 
 SHORT = 0.1  # seconds
-SPLITS = ("train", "validation", "test")
 
 Annotation = tuple[str | None, dict[str, Any]]  # a supervision's text and custom
 
@@ -171,19 +169,5 @@ def identities(name: str, paths: Sequence[str]) -> dict[str, str]:
     return ids
 
 
-def hold_durations() -> None:
-    """Lhotse mends recordings up to 0.5 s off their manifest in silence: only rounding is mended from here on.
-
-    For the whole process; calling it again changes nothing.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its warning concerns perturbed speed, which nothing here uses
-        set_audio_duration_mismatch_tolerance(DURATION_TOLERANCE)
-
-
 def plain(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", text)
-
-
-def digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

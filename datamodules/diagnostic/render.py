@@ -20,10 +20,12 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from datamodules.cuts import SPLITS
 from datamodules.diagnostic.music import require_sound_font
-from datamodules.diagnostic.scene import SPLITS, Scene, mix, plan
+from datamodules.diagnostic.scene import Scene, mix, plan
 from datamodules.diagnostic.wording import Question, captions, questions
 from datamodules.errors import DataError
+from datamodules.hashing import file_digest
 
 CORPUS = "diagnostic"
 
@@ -87,10 +89,10 @@ def _write_scene(scene: Scene, audio: Path, sample_rate: int, sound_font: Path) 
 def _settings(scene_seconds: float, sample_rate: int, seed: int, kinds: Sequence[str], sound_font: Path) -> str:
     """All that a file's samples depend on, the source of this package and its libraries included."""
     source = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
-    font = hashlib.sha256(sound_font.read_bytes())
+    font = file_digest(sound_font)
     values = {"scene_seconds": scene_seconds, "sample_rate": sample_rate, "seed": seed, "kinds": list(kinds)}
     values |= {package: version(package) for package in ("numpy", "symusic", "espeakng-loader", "soundfile")}
-    return json.dumps(values | {"sound_font": font.hexdigest(), "source": source.hexdigest()}, indent=2) + "\n"
+    return json.dumps(values | {"sound_font": font, "source": source.hexdigest()}, indent=2) + "\n"
 
 
 def _prepare(audio: Path, scenes: list[Scene], settings: str) -> None:
@@ -114,14 +116,9 @@ def _write_cuts(folder: Path, splits: list[list[Scene]], sample_rate: int, seed:
         for scenes in splits:
             for scene, asked in zip(scenes, questions(scenes, seed), strict=True):
                 cut = _cut(scene, captions(scene, seed), asked, sample_rate, seed)
-                cut["custom"]["sha256"] = _hash(folder / "audio" / _name(scene))
+                cut["custom"]["sha256"] = file_digest(folder / "audio" / _name(scene))
                 stream.write(json.dumps(cut, ensure_ascii=False).encode() + b"\n")
     os.replace(part, folder / "cuts.jsonl.gz")
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _cut(scene: Scene, texts: list[str], asked: list[Question], sample_rate: int, seed: int) -> dict:

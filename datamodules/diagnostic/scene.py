@@ -15,11 +15,11 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 from numpy.random import Generator, SeedSequence, default_rng
 
+from datamodules.cuts import SPLITS
 from datamodules.diagnostic import effects, music, speech
 from datamodules.diagnostic.phrases import Phrases
 from datamodules.errors import DataError
 
-SPLITS = ("train", "validation", "test")
 GRID = 0.5  # s; answers to "when" are multiples of it
 JITTER = 0.1  # s
 TAIL = 1.0  # s; the least room of the last event

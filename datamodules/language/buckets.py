@@ -1,17 +1,18 @@
-"""Buckets of like length with the least padding that their number allows."""
+"""Buckets of similar length with the least padding that their number allows."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-RESOLUTION = 2048  # different lengths that are told apart
+RESOLUTION = 2048  # different lengths that are distinguished
 
 
 def bucket_ends(lengths: Sequence[int] | np.ndarray, count: int) -> list[int]:
     """The greatest length of each of at most `count` buckets, ascending; the last is the greatest of all.
 
-    Such that the sum over all items of (end of its bucket - its length) is least: exact, by dynamic programming over the different lengths
-    (Bellman 1961), which are rounded up to 1/RESOLUTION of the greatest. Quantiles of the lengths leave one wide bucket to a long tail.
+    The sum over all items of (end of its bucket - its length) is least: exact, by dynamic programming over the different
+    lengths (Bellman 1961), which are rounded up to 1/RESOLUTION of the greatest. Quantiles of the lengths would leave
+    one wide bucket to a long tail.
     """
     lengths = np.asarray(lengths)
     longest = int(lengths.max())
@@ -28,9 +29,10 @@ def bucket_ends(lengths: Sequence[int] | np.ndarray, count: int) -> list[int]:
             padded = before[:end] + values[end - 1] * (items[end] - items[:end])
             begins[bucket, end] = padded.argmin()
             least[end] = padded[begins[bucket, end]]
-    ends, end = [], size
+    ends: list[int] = []
+    end = size
     for bucket in reversed(range(count)):
         ends.append(int(values[end - 1]))
-        end = begins[bucket, end]
+        end = int(begins[bucket, end])
     assert end == 0
     return ends[::-1]

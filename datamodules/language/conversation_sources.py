@@ -1,40 +1,75 @@
-"""What an epoch is made of, opened and not loaded: cuts of the cache and lines of text files. An entry is the list of its conversations."""
+"""What an epoch is made of, opened and not loaded: cuts of the cache and lines of text files.
 
-import hashlib
-from collections.abc import Callable, Sequence
+A source is a sequence of entries; an entry is the list of the conversations that a cut or a line gives in one epoch.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 
-from datamodules.language.conversations import Conversation, check_text_file, conversations, text_items
-from datamodules.store.index import CachedCuts
+from datamodules.cuts import Cut
+from datamodules.errors import DataError
+from datamodules.hashing import file_digest
+from datamodules.language.conversations import Conversation, Mixture, Prompts, conversations, text_conversations
+from datamodules.store.index import CachedCodes, CachedCuts
 
-BLOCK = 1 << 24  # bytes of a text file that are looked at together
+BLOCK = 1 << 24  # bytes of a text file that are searched for line ends at once
 
 
-class CutConversations(Sequence[list[Conversation]]):
-    """Cuts of the cache; without a conversation where they are not `taught`. how: what `conversations` takes beside cuts."""
+class ConversationSource(Protocol):
+    def __len__(self) -> int: ...
 
-    def __init__(self, cuts: CachedCuts, taught: Callable[[Any], bool] | None, how: dict[str, Any]) -> None:
-        self.cuts, self.taught, self.how = cuts, taught, how
+    def __getitem__(self, index: int, /) -> Sequence[Conversation]: ...
+
+    def digest(self) -> str:
+        """Hash of what the source reads."""
+        ...
+
+
+class CutConversations:
+    """Conversations about the cuts of the cache; none about a cut where `is_selected` says no.
+
+    weights: corpus -> factor of all of its items' weights in the mixture, 1 for others.
+    """
+
+    def __init__(
+        self,
+        cuts: CachedCuts,
+        mixture: Mixture,
+        prompts: Prompts,
+        weights: Mapping[str, float] = {},
+        is_selected: Callable[[Cut], bool] | None = None,
+    ) -> None:
+        self.cuts, self.mixture, self.prompts = cuts, mixture, prompts
+        self.weights, self.is_selected = weights, is_selected
+        self.sounds = CachedCodes(cuts)
 
     def __len__(self) -> int:
         return len(self.cuts)
 
-    def __getitem__(self, index: Any) -> Any:
+    def __getitem__(self, index: int) -> list[Conversation]:
         cut = self.cuts[index]
-        return conversations([cut], **self.how) if self.taught is None or self.taught(cut) else []
+        if self.is_selected is not None and not self.is_selected(cut):
+            return []
+        return conversations([cut], self.mixture, self.prompts, self.sounds, self.weights)
 
     def digest(self) -> str:
         return self.cuts.digest()
 
 
-class TextConversations(Sequence[list[Conversation]]):
-    """Lines of a JSONL of texts. Raises DataError where there is no such file."""
+class TextConversations:
+    """Conversations of the lines of a JSONL file (conversations.py says what a line is).
+
+    weight: how often a line comes in an epoch. Raises DataError where there is no such file.
+    """
 
     def __init__(self, path: Path, weight: float) -> None:
-        check_text_file(path)
+        if not path.is_file():
+            raise DataError(
+                f'text.files: {path}: no such file. It is JSONL, one {{"text": ...}} or {{"messages": [...]}} a line'
+            )
         self.path, self.weight = path, weight
         ends, size = [], path.stat().st_size
         with path.open("rb") as file:
@@ -45,28 +80,27 @@ class TextConversations(Sequence[list[Conversation]]):
     def __len__(self) -> int:
         return len(self.edges) - 1
 
-    def __getitem__(self, index: Any) -> Any:
+    def __getitem__(self, index: int) -> list[Conversation]:
         with self.path.open("rb") as file:
             file.seek(self.edges[index])
             line = file.read(self.edges[index + 1] - self.edges[index])
-        return text_items(self.path, index + 1, line, self.weight)
+        return text_conversations(self.path, index + 1, line, self.weight)
 
     def digest(self) -> str:
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_digest(self.path)
 
 
-class JoinedSources(Sequence[list[Conversation]]):
-    """Entries one after the other."""
+class JoinedSources:
+    """The entries of several sources, one source after the other."""
 
-    def __init__(self, parts: Sequence[CutConversations | TextConversations]) -> None:
+    def __init__(self, parts: Sequence[ConversationSource]) -> None:
         self.parts = parts
         self.starts = np.cumsum([0, *map(len, parts)])
 
     def __len__(self) -> int:
         return int(self.starts[-1])
 
-    def __getitem__(self, index: Any) -> Any:
+    def __getitem__(self, index: int) -> Sequence[Conversation]:
         part = int(np.searchsorted(self.starts, index, side="right")) - 1
         return self.parts[part][int(index - self.starts[part])]
 

@@ -1,22 +1,23 @@
-"""What an epoch holds: cached cuts and text files to conversations, turns of text and sound.
+"""Cached cuts and lines of text files to conversations, turns of text and sound.
 
     caption ──────► sound to text, and text to sound (the paper's two directions)
-    questions ────► talks on one sound that share its tokens in one sequence, each blind to the others
-    conversation ─► several turns and several sounds, as a corpus tells them
+    questions ────► several dialogues on one sound that share its tokens in one sequence, each blind to the others
+    conversation ─► several turns and several sounds, as the corpus has them
     text files ───► no sound: the LLM keeps its text
 
-Shares, wordings and orders hang on an item's id alone: the same on every rank and every run.
+How often an item comes, its wording and its order depend on its id alone: the same on every rank and every run.
 """
 
-import hashlib
 import json
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from datamodules.corpora.turns import SELF, read_turns
+from datamodules.cuts import Cut, Supervision, captions, questions
 from datamodules.errors import DataError
+from datamodules.hashing import digest, hash_number, in_share
 
 Segment = str | list[int]  # text, or the codes of a sound
 Turn = tuple[str, list[Segment]]  # ("user" | "assistant", segments); ("text", [running text]) alone
@@ -26,7 +27,7 @@ class Conversation(NamedTuple):
     id: str
     kind: str  # a field of Mixture
     source: str
-    talks: list[list[Turn]]  # several share their beginning, the sound, and are blind to each other
+    dialogues: list[list[Turn]]  # several share their beginning, the sound, and are blind to each other
 
 
 class Mixture(NamedTuple):
@@ -39,128 +40,126 @@ class Mixture(NamedTuple):
     text: float
 
 
+class Prompts(NamedTuple):
+    """How captions and questions become conversations."""
+
+    sound_to_text: Sequence[str]  # what a caption answers; one is taken by the hash of its id
+    text_to_sound: Sequence[str]  # with {caption}
+    questions_together: int  # dialogues in one sequence at most
+    kinds: Sequence[str] = ()  # of question; all where it is empty
+    # share of the text-to-sound items whose caption is empty, for classifier-free guidance (Ho and Salimans 2022,
+    # arXiv:2207.12598)
+    caption_dropout: float = 0.0
+
+
 def conversations(
-    cuts: Iterable[Any],
+    cuts: Iterable[Cut],
     mixture: Mixture,
-    sound_to_text: Sequence[str],
-    text_to_sound: Sequence[str],
-    questions_together: int,
-    kinds: Sequence[str] = (),
-    caption_dropout: float = 0.0,
+    prompts: Prompts,
     sounds: Mapping[str, Sequence[int]] | None = None,
     weights: Mapping[str, float] = {},
 ) -> list[Conversation]:
-    """All conversations with sound of one epoch; of the questions those of `kinds`, or all where it is empty. A cut's do not hang on its neighbours.
+    """All conversations with sound of one epoch. Those of a cut do not depend on its neighbours.
 
-    caption_dropout: share of the text-to-sound items whose caption is empty, for classifier-free guidance (Ho and Salimans 2022,
-    arXiv:2207.12598). sounds: codes by recording, that the cuts' conversations name beside their own. Raises DataError for one
-    that is not there. weights: corpus -> what its items' weights in the mixture are multiplied by; 1 for others.
+    sounds: codes by cut id, for conversations that name other recordings. weights: corpus -> factor of all of its items'
+    weights in the mixture, 1 for others. Raises DataError for a sound that is not available.
     """
-    found: list[Conversation] = []
-    whole = mixture
+    made: list[Conversation] = []
     for cut in cuts:
-        scale = weights.get(cut.custom["corpus"], 1.0) if weights else 1.0
-        mixture = Mixture(*(weight * scale for weight in whole))
-        codes, source = list(cut.custom["codes"]), cut.custom["source"]
-        told = [sup for sup in cut.supervisions if sup.custom["task"] == "conversation"]
-        captions = [sup for sup in cut.supervisions if sup.custom["task"] == "caption"]
-        questions = [sup for sup in cut.supervisions if is_asked(sup, kinds)]
-        for sup in captions:
-            for copy in range(copies(mixture.sound_to_text, f"{sup.id}>text")):
-                prompt = sound_to_text[_number(f"{sup.id}>{copy}") % len(sound_to_text)]
-                turn = [("user", [codes, f"\n{prompt}"]), ("assistant", [sup.text])]
-                found.append(Conversation(f"{sup.id}-text-{copy}", "sound_to_text", source, [turn]))
-            for copy in range(copies(mixture.text_to_sound, f"{sup.id}>sound")):
-                template = text_to_sound[_number(f"{sup.id}<{copy}") % len(text_to_sound)]
-                dropped = _chosen(caption_dropout, f"{sup.id}<{copy}~")
-                prompt = without_caption(template) if dropped else template.format(caption=sup.text)
-                turn = [("user", [prompt]), ("assistant", [codes])]
-                found.append(Conversation(f"{sup.id}-sound-{copy}", "text_to_sound", source, [turn]))
-        for copy in range(max(copies(mixture.question, f"{sup.id}?") for sup in questions) if questions else 0):
-            asked = [sup for sup in questions if copy < copies(mixture.question, f"{sup.id}?")]
-            random.Random(_number(f"{cut.id}?{copy}")).shuffle(asked)
-            for begin in range(0, len(asked), questions_together):
-                talks: list[list[Turn]] = [
-                    [("user", [codes, f"\n{sup.custom['question']}"]), ("assistant", [sup.custom["answer"]])]
-                    for sup in asked[begin : begin + questions_together]
-                ]
-                found.append(Conversation(f"{cut.id}-questions-{copy}-{begin}", "question", source, talks))
-        for sup in told:
-            talk = None
-            for copy in range(copies(mixture.conversation, f"{sup.id}:")):
-                talk = talk or _told(sup, {**(sounds or {}), SELF: codes})
-                found.append(Conversation(f"{sup.id}-turns-{copy}", "conversation", source, [talk]))
-    return found
+        factor = weights.get(cut.custom["corpus"], 1.0) if weights else 1.0
+        scaled = Mixture(*(weight * factor for weight in mixture))
+        codes = list(cut.custom["codes"])
+        for caption in captions(cut):
+            made += _of_caption(cut, caption, codes, scaled, prompts)
+        made += _of_questions(cut, codes, scaled.question, prompts)
+        for supervision in cut.supervisions:
+            if supervision.custom["task"] == "conversation":
+                made += _of_turns(cut, supervision, codes, sounds or {}, scaled)
+    return made
 
 
-def without_caption(template: str) -> str:
-    """The prompt of a sound that nothing is said about: what `caption_dropout` trains, and guidance takes away from the others."""
-    return template.format(caption="").strip()
+def _of_caption(
+    cut: Cut, caption: Supervision, codes: list[int], mixture: Mixture, prompts: Prompts
+) -> Iterator[Conversation]:
+    source, text = cut.custom["source"], str(caption.text)
+    for copy in range(copies(mixture.sound_to_text, f"{caption.id}>text")):
+        prompt = prompts.sound_to_text[hash_number(f"{caption.id}>{copy}") % len(prompts.sound_to_text)]
+        dialogue: list[Turn] = [("user", [codes, f"\n{prompt}"]), ("assistant", [text])]
+        yield Conversation(f"{caption.id}-text-{copy}", "sound_to_text", source, [dialogue])
+    for copy in range(copies(mixture.text_to_sound, f"{caption.id}>sound")):
+        template = prompts.text_to_sound[hash_number(f"{caption.id}<{copy}") % len(prompts.text_to_sound)]
+        dropped = in_share(prompts.caption_dropout, f"{caption.id}<{copy}~")
+        prompt = without_caption(template) if dropped else template.format(caption=text)
+        dialogue = [("user", [prompt]), ("assistant", [codes])]
+        yield Conversation(f"{caption.id}-sound-{copy}", "text_to_sound", source, [dialogue])
 
 
-def texts(files: Sequence[str | Path], weight: float) -> list[Conversation]:
-    """Items without sound. A file is JSONL: {"text": running text}, or {"messages": [{"role": "user", "content": "..."}, ...]}, one a line.
-
-    Raises DataError that names the file and the line.
-    """
-    found = []
-    for path in map(Path, files):
-        check_text_file(path)
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                found += text_items(path, number, line, weight)
-    return found
-
-
-def check_text_file(path: Path) -> None:
-    if not path.is_file():
-        raise DataError(
-            f'text.files: {path}: no such file. It is JSONL, one {{"text": ...}} or {{"messages": [...]}} a line'
-        )
+def _of_questions(cut: Cut, codes: list[int], weight: float, prompts: Prompts) -> Iterator[Conversation]:
+    asked = [(question, copies(weight, f"{question.id}?")) for question in questions(cut, prompts.kinds)]
+    for copy in range(max((count for _, count in asked), default=0)):
+        chosen = [question for question, count in asked if copy < count]
+        random.Random(hash_number(f"{cut.id}?{copy}")).shuffle(chosen)
+        for begin in range(0, len(chosen), prompts.questions_together):
+            dialogues: list[list[Turn]] = [
+                [("user", [codes, f"\n{question.custom['question']}"]), ("assistant", [question.custom["answer"]])]
+                for question in chosen[begin : begin + prompts.questions_together]
+            ]
+            yield Conversation(f"{cut.id}-questions-{copy}-{begin}", "question", cut.custom["source"], dialogues)
 
 
-def text_items(path: Path, number: int, line: bytes, weight: float) -> list[Conversation]:
-    """The items of one line, `number` from 1; none of an empty one."""
-    if not line.strip():
-        return []
-    text = line.rstrip(b"\r\n").decode()
-    turns = _text(text, f"{path}, line {number}")
-    name = f"text-{hashlib.sha256(text.encode()).hexdigest()[:12]}-{number}"
-    return [
-        Conversation(f"{path.stem}-{name}-{copy}", "text", str(path), [turns]) for copy in range(copies(weight, name))
-    ]
+def _of_turns(
+    cut: Cut, supervision: Supervision, codes: list[int], sounds: Mapping[str, Sequence[int]], mixture: Mixture
+) -> Iterator[Conversation]:
+    count = copies(mixture.conversation, f"{supervision.id}:")
+    dialogue = _dialogue(supervision, codes, sounds) if count else []
+    for copy in range(count):
+        yield Conversation(f"{supervision.id}-turns-{copy}", "conversation", cut.custom["source"], [dialogue])
 
 
-def is_asked(supervision: Any, kinds: Sequence[str]) -> bool:
-    """Whether it is a question of one of the kinds; of any where `kinds` is empty."""
-    return supervision.custom["task"] == "question" and (not kinds or supervision.custom["kind"] in kinds)
-
-
-def copies(weight: float, name: str) -> int:
-    """How often an item of this weight comes in an epoch: its whole part, and once more for the fractional share of the names."""
-    whole = int(weight)
-    return whole + _chosen(weight - whole, name)
-
-
-def _told(supervision: Any, sounds: Mapping[str, Sequence[int]]) -> list[Turn]:
+def _dialogue(supervision: Supervision, own: list[int], sounds: Mapping[str, Sequence[int]]) -> list[Turn]:
     turns: list[Turn] = []
     for turn in supervision.custom["turns"]:
         segments: list[Segment] = []
         for part in turn["content"]:
             if isinstance(part, str):
                 segments.append(part)
-            elif part["sound"] in sounds:
-                segments.append(list(sounds[part["sound"]]))
-            else:
+                continue
+            # `get` reads the sound from the cache once, `in` would read it too
+            codes = own if part["sound"] == SELF else sounds.get(part["sound"])
+            if codes is None:
                 raise DataError(
-                    f"{supervision.id}: its conversation names the sound {part['sound']!r}, which this split of the corpora does not "
-                    f"have. Prepare the recording too, or write {SELF!r} for the conversation's own"
+                    f"{supervision.id}: its conversation names the sound {part['sound']!r}, which this split of the "
+                    f"corpora does not have. Prepare the recording too, or write {SELF!r} for the conversation's own"
                 )
+            segments.append(list(codes))
         turns.append((turn["role"], segments))
     return turns
 
 
-def _text(line: str, where: str) -> list[Turn]:
+def without_caption(template: str) -> str:
+    """The prompt of a sound without a caption: what `caption_dropout` trains, and guidance takes away from the others."""
+    return template.format(caption="").strip()
+
+
+def text_conversations(path: Path, number: int, line: bytes, weight: float) -> list[Conversation]:
+    """The conversations of one line of a text file, `number` from 1; none of an empty one. A line is {"text": running
+    text} or {"messages": [{"role": "user", "content": "..."}, ...]}. Raises DataError that names the file and the line.
+    """
+    if not line.strip():
+        return []
+    where = f"{path}, line {number}"
+    try:
+        text = line.rstrip(b"\r\n").decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8") from None
+    turns = _text_turns(text, where)
+    name = f"text-{digest(text)[:12]}-{number}"
+    return [
+        Conversation(f"{path.stem}-{name}-{copy}", "text", str(path), [turns]) for copy in range(copies(weight, name))
+    ]
+
+
+def _text_turns(line: str, where: str) -> list[Turn]:
     try:
         values = json.loads(line)
     except json.JSONDecodeError as error:
@@ -180,9 +179,7 @@ def _text(line: str, where: str) -> list[Turn]:
     return [("text", [values["text"]])]
 
 
-def _chosen(share: float, name: str) -> bool:
-    return _number(name) % 10_000 < 10_000 * share
-
-
-def _number(name: str) -> int:
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+def copies(weight: float, name: str) -> int:
+    """How often an item of this weight comes in an epoch: its whole part, and once more for the fractional share of names."""
+    whole = int(weight)
+    return whole + in_share(weight - whole, name)

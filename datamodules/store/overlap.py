@@ -10,25 +10,30 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 
+class _Item(Generic[T]):
+    def __init__(self, value: T) -> None:
+        self.value = value
+
+
 class ReadAhead(Generic[T]):
-    """The items of `source`, in their order, made while the earlier ones are used; at most `depth` wait."""
+    """The items of `source` in their order, made while the earlier ones are used; at most `depth` wait."""
 
     def __init__(self, source: Iterable[T], depth: int = 2) -> None:
         self.source, self.depth = source, depth
 
     def __iter__(self) -> Iterator[T]:
-        waiting: queue.Queue[tuple[str, Any]] = queue.Queue(self.depth)
-        left = threading.Event()  # nobody takes items any more
+        waiting: queue.Queue[_Item[T] | BaseException | None] = queue.Queue(self.depth)  # None: the end
+        abandoned = threading.Event()  # nobody takes items any more
 
-        def put(kind: str, item: Any) -> bool:
-            while not left.is_set():
+        def put(item: _Item[T] | BaseException | None) -> bool:
+            while not abandoned.is_set():
                 try:
-                    waiting.put((kind, item), timeout=0.1)
+                    waiting.put(item, timeout=0.1)
                     return True
                 except queue.Full:
                     continue
@@ -36,31 +41,31 @@ class ReadAhead(Generic[T]):
 
         def work() -> None:
             try:
-                for item in self.source:
-                    if not put("item", item):
+                for value in self.source:
+                    if not put(_Item(value)):
                         return
-                put("end", None)
+                put(None)
             except BaseException as error:
-                put("error", error)
+                put(error)
 
-        thread = threading.Thread(target=work, name="ahead", daemon=True)
+        thread = threading.Thread(target=work, name="read-ahead", daemon=True)
         thread.start()
         try:
-            while (found := waiting.get())[0] != "end":
-                if found[0] == "error":
-                    raise found[1]
-                yield found[1]
+            while (item := waiting.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                yield item.value
         finally:
-            left.set()
+            abandoned.set()
             thread.join()
 
 
 class WriteBehind:
-    """Calls, one after another in their order; at most `depth` wait, and the next `call` waits with them."""
+    """Calls functions in a thread, one after another in their order; at most `depth` wait, and the next `call` waits too."""
 
     def __init__(self, depth: int = 2) -> None:
         self.depth = depth
-        self.pool = ThreadPoolExecutor(1, "behind")
+        self.pool = ThreadPoolExecutor(1, "write-behind")
         self.waiting: deque[Future[None]] = deque()
 
     def call(self, function: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""What is left of a cache, and whose it is: rank r of W makes every W-th chunk."""
+"""The chunks that a run has to make, dealt to its ranks: rank r of W makes every W-th."""
 
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,13 @@ from datamodules.store import chunks
 
 
 class PendingChunks(L.LightningDataModule):
-    """The chunks that were not there when the run began: rank 0 looks, for another may have made one by the time it does."""
+    """The chunks that were not finished when the run began. Rank 0 looks: another rank may have made one by the time it does.
 
-    mine: list[chunks.Chunk]
-    done: int  # cuts in the chunks that were there
+    rank_chunks: those of this rank; finished_cuts: cuts in the chunks that were finished. Both are set by `setup`.
+    """
+
+    rank_chunks: list[chunks.Chunk]
+    finished_cuts: int
 
     def __init__(self, folder: Path, planned: list[chunks.Chunk]) -> None:
         super().__init__()
@@ -20,8 +23,8 @@ class PendingChunks(L.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         trainer: Any = self.trainer
-        names = [chunk.id for chunk in chunks.pending(self.folder, self.planned)]
-        names = set(trainer.strategy.broadcast(names))
-        pending = [chunk for chunk in self.planned if chunk.id in names]
-        self.mine = pending[trainer.global_rank :: trainer.world_size]
-        self.done = sum(len(chunk.cuts) for chunk in self.planned if chunk.id not in names)
+        pending_ids = [chunk.id for chunk in chunks.pending(self.folder, self.planned)]
+        pending_ids = set(trainer.strategy.broadcast(pending_ids))
+        pending = [chunk for chunk in self.planned if chunk.id in pending_ids]
+        self.rank_chunks = pending[trainer.global_rank :: trainer.world_size]
+        self.finished_cuts = sum(len(chunk.cuts) for chunk in self.planned if chunk.id not in pending_ids)

@@ -14,13 +14,19 @@ from conf import plain
 from conf.errors import UsageError
 from conf.laws import nearest
 from conf.sections.language import LanguageConf, Lesson
+from datamodules.cuts import Cut
 from datamodules.language import conversations, packing
-from datamodules.language.conversation_sources import CutConversations, JoinedSources, TextConversations
-from datamodules.language.conversations import Mixture, Turn
+from datamodules.language.conversation_sources import (
+    ConversationSource,
+    CutConversations,
+    JoinedSources,
+    TextConversations,
+)
+from datamodules.language.conversations import Mixture, Prompts, Turn
 from datamodules.language.id_batches import DataPart, LanguageDataModule
 from datamodules.language.lengths import TooLong
 from datamodules.language.packing import Encoded
-from datamodules.store.index import CachedCodes, CachedCuts
+from datamodules.store.index import CachedCuts
 from stages.engine.optim import Phase
 from stages.runs import chain
 
@@ -66,7 +72,7 @@ def data(
     parts = [part(entry, "train", entry.steps * accumulate_) for entry in conf.curriculum]
     parts = parts or [part(conf, "train", None)]
     validation = part(conf, "validation", None)
-    total = sum(len(part.entries) for part in (*parts, validation))
+    total = sum(len(part.source) for part in (*parts, validation))
     line = ProgressLine(f"{stage} lengths", total, "entries", total >= MANY)
     made = LanguageDataModule(
         parts, validation, encode, pad_id,
@@ -115,23 +121,21 @@ def _entries(
 ) -> tuple[JoinedSources, list[Any]]:
     """What an epoch is made of, and all that its items hang on beside it."""
     weights, prompts = entry.mixture, conf.prompts
-    told = {
-        "mixture": Mixture(**plain(weights)),
-        "sound_to_text": prompts.sound_to_text,
-        "text_to_sound": prompts.text_to_sound,
-        "questions_together": conf.batching.questions_together,
-        "kinds": entry.kinds,
-        "caption_dropout": conf.caption_dropout,
-        "weights": conf.corpus_weights if split == "train" else {},
-    }
+    mixture = Mixture(**plain(weights))
+    making = Prompts(
+        prompts.sound_to_text,
+        prompts.text_to_sound,
+        conf.batching.questions_together,
+        entry.kinds,
+        conf.caption_dropout,
+    )
+    corpus_weights = conf.corpus_weights if split == "train" else {}
     filters = {"corpora": entry.corpora, "datasets": entry.datasets} if isinstance(entry, Lesson) else None
-    taught = partial(_is_taught, entry) if isinstance(entry, Lesson) else None
-    parts: list[CutConversations | TextConversations] = [
-        CutConversations(cuts, taught, told | {"sounds": CachedCodes(cuts)})
-    ]
+    is_selected = partial(_is_selected, entry) if isinstance(entry, Lesson) else None
+    parts: list[ConversationSource] = [CutConversations(cuts, mixture, making, corpus_weights, is_selected)]
     if split == "train" and weights.text:  # texts train
         parts += [TextConversations(file, weights.text) for file in files]
-    return JoinedSources(parts), [told, filters]
+    return JoinedSources(parts), [mixture, making, corpus_weights, filters]
 
 
 def _code() -> str:
@@ -141,13 +145,13 @@ def _code() -> str:
     ).hexdigest()
 
 
-def _is_taught(entry: Lesson, cut: Any) -> bool:
+def _is_selected(entry: Lesson, cut: Cut) -> bool:
     return (not entry.corpora or cut.custom["corpus"] in entry.corpora) and (
         not entry.datasets or bool(set(_datasets(cut)) & set(entry.datasets))
     )
 
 
-def _datasets(cut: Any) -> list[str]:
+def _datasets(cut: Cut) -> list[str]:
     """What the column `dataset` says of a recording."""
     named = cut.custom["metadata"].get("dataset", [])  # one of the user's own columns: not every corpus has it
     return [named] if isinstance(named, str) else named

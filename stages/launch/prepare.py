@@ -178,7 +178,8 @@ def recordings(stage: str, data: Data) -> Recordings:
     A file whose size or header is not what it was is decoded again: rendered corpora keep no size, and a file of the same size may be another sound.
     """
     from datamodules.corpora.inspect import BadRecording, declared, inspect, refuse
-    from datamodules.store.chunks import read_cuts, require_ids
+    from datamodules.cuts import read_cuts
+    from datamodules.store.chunks import require_unique_ids
 
     roots = {name: Path(receipt["root"]) for name, receipt in corpora(data).items()}
     cuts = []
@@ -187,7 +188,7 @@ def recordings(stage: str, data: Data) -> Recordings:
         held = read_cuts(path, f"Prepare {name} again")
         _check_places(held, name, path)
         cuts += held
-    require_ids(cuts)
+    require_unique_ids(cuts)
     paths = {cut.id: roots[cut.custom["corpus"]] / cut.recording.sources[0].source for cut in cuts}
     headers = declared(list(paths.values()), data.num_workers)
     suspect = [

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from conf.sections.common import Data
 from datamodules.audio import load_sound, resample
-from datamodules.evaluation import spread
+from datamodules.hashing import choose_by_hash
 from datamodules.reconstruction import group_of
 from stages.hub.sound_tokenizer import SoundTokenizer
 from stages.launch import prepare
@@ -106,9 +106,9 @@ def listen(
 def _in_turn(cuts: Sequence[Any], count: int) -> list[Any]:
     """One of each group, then the second of each, ..."""
     groups: dict[str, list[Any]] = {}
-    for cut in spread(cuts, len(cuts), lambda cut: cut.id):
+    for cut in choose_by_hash(cuts, len(cuts), lambda cut: cut.id):
         groups.setdefault(group_of(cut), []).append(cut)
-    ranked = [spread(found, count, lambda cut: cut.id) for _, found in sorted(groups.items())]
+    ranked = [choose_by_hash(found, count, lambda cut: cut.id) for _, found in sorted(groups.items())]
     return [found[place] for place in range(count) for found in ranked if place < len(found)][:count]
 
 

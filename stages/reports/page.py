@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from conf.sections.language import EvaluateConf
-from datamodules.evaluation import spread
+from datamodules.hashing import choose_by_hash
 from stages.reports import evaluation_table, fewshot_table, generation_table, real_time
 from stages.reports import listening as report_sound
 from stages.reports.listening import Listening, Track
@@ -128,7 +128,7 @@ def choose(predictions: Sequence[dict[str, Any]], count: int, judge: Judge = exa
         verdicts = [judge(row) for row in rows]
         for wanted in (True, False, None):
             part = [row for row, verdict in zip(rows, verdicts, strict=True) if verdict is wanted]
-            found += spread(part, count, lambda row: row["id"])
+            found += choose_by_hash(part, count, lambda row: row["id"])
     return found
 
 

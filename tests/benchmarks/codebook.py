@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from datamodules.latents import collate_latents, windows
+from datamodules.latents import collate_latents, latent_windows
 from datamodules.store import chunks
 from models.metrics.codebook import CodebookUse
 from stages.hub import artifacts
@@ -68,7 +68,7 @@ def main() -> None:
         every, loud = (CodebookUse(book.codebook_size, book.levels) for _ in range(2))
         with torch.no_grad():
             for cut in cuts:
-                batch = collate_latents(windows(cut, 1 << 20))
+                batch = collate_latents(latent_windows(cut, 1 << 20))
                 codes = tokenizer.encode(batch.latents, batch.num_frames)
                 valid = torch.ones_like(codes.codes, dtype=torch.bool)
                 every.update(codes.codes, valid)

@@ -31,7 +31,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from conf import compose
-from datamodules.evaluation import EvaluationDataModule, questions
+from datamodules.evaluation import EvaluationDataModule, question_items
 from datamodules.store import chunks
 from models.language.vocabulary import Turn
 from stages.engine.runner import _quiet, precision
@@ -105,7 +105,8 @@ def training(options: argparse.Namespace) -> None:
 def _our_trainer(module: Language, steps: int) -> Callable[[], Speed]:
     """The stage's own module, data and Trainer's settings. The first step warms up."""
     useful = {
-        item.id: sum(len(talk.input_ids) for talk in module.encode(item.talks)) for item in module.data.train_items[0]
+        item.id: sum(len(talk.input_ids) for talk in module.encode(item.dialogues))
+        for item in module.data.train_items[0]
     }
     seen = 0
 
@@ -147,7 +148,7 @@ def _peer_trainer(module: Language, size: int, steps: int) -> Callable[[], Speed
     )  # fmt: skip
     rows = []
     for item in module.data.train_items[0]:
-        for found in module.encode(item.talks):
+        for found in module.encode(item.dialogues):
             rows.append({"input_ids": list(found.input_ids), "labels": list(found.labels)})
     dataset = Dataset.from_list(rows)
     seen, built = 0, get_peft_model(model, adapter)
@@ -196,7 +197,9 @@ def answers(options: argparse.Namespace) -> None:
     language.load_trainable_state(state)
     conf = compose("evaluate", ["demo"]).conf
     cuts = [cut for cut in chunks.read(options.run / "cache/chunks") if cut.custom["split"] == "test"]
-    asked = [item for item in questions(cuts, options.questions // 4, module.conf.kinds) if item.condition == "sound"]
+    asked = [
+        item for item in question_items(cuts, options.questions // 4, module.conf.kinds) if item.condition == "sound"
+    ]
     asked = asked[: options.questions]
     size = options.batch or conf.batch_size
     data = EvaluationDataModule(asked, set(), size)

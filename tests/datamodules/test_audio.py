@@ -13,7 +13,14 @@ from torchaudio.functional import resample as reference
 
 from datamodules.audio import load_sound, load_windows, resample
 from datamodules.store.chunks import Chunk, plan
-from datamodules.waveform_batches import WaveformBatch, WaveformDataModule, WaveformReader, WindowFormat, plan_batches
+from datamodules.waveform_batches import (
+    WaveformBatch,
+    WaveformDataModule,
+    WaveformReader,
+    Window,
+    WindowFormat,
+    plan_batches,
+)
 
 RATE = 16_000
 WINDOW = 4_096
@@ -174,7 +181,9 @@ def test_windows_of_like_length_share_a_batch(tmp_path: Path):
     cuts = [cut_of(tmp_path, f"{n}.wav", noise(WINDOW + (n % 3) * HOP + 1, 1, n), RATE) for n in range(9)]
     loaded = WaveformReader({"mine": tmp_path}, GRID, 3)
     planned = list(plan_batches([Chunk("c", cuts)], GRID, 3))
-    assert [[span.rest for span in batch.spans] for batch in planned] == [[n * HOP + 1] * 3 for n in range(3)]
+    assert [[span.partial_samples for span in batch.spans] for batch in planned] == [
+        [n * HOP + 1] * 3 for n in range(3)
+    ]
     for number, batch in enumerate(planned):
         whole, rests = loaded[batch].groups
         assert whole.waveform.shape == (3, 2, WINDOW)
@@ -184,7 +193,7 @@ def test_windows_of_like_length_share_a_batch(tmp_path: Path):
 def test_rests_of_other_lengths_are_padded_by_half_a_second_or_an_eighth(tmp_path: Path):
     loaded = WaveformReader({"mine": tmp_path}, GRID, 64)
     lengths = torch.linspace(1, 10 * RATE, 64).long().tolist()
-    groups = loaded.alike([(torch.zeros(0), length, str(length)) for length in lengths])
+    groups = loaded.group_by_length([Window(torch.zeros(0), length, str(length)) for length in lengths])
     assert [row[1] for group in groups for row in group] == lengths  # all, and in their order
     for group in groups:
         assert group[-1][1] - group[0][1] <= max(RATE / 2, group[-1][1] / 8)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from datamodules.corpora.published.records import About, Options, Record, first, table, youtube
 
-SPLITS = {"train": "train", "val": "validation", "test": "test"}
+PUBLISHED_SPLITS = {"train": "train", "val": "validation", "test": "test"}
 ABOUT = About(
     "51 k AudioSet clips of 10 s with captions",
     (
@@ -20,7 +20,7 @@ ABOUT = About(
 
 def records(root: Path, options: Options) -> Iterator[Record]:
     files = options.files
-    for part, split in SPLITS.items():
+    for part, split in PUBLISHED_SPLITS.items():
         path = first(root, [f"{place}{part}.csv" for place in ("dataset/", "", "dataset2.0/")], ABOUT)
         lines, numbers = list(table(path, ["audiocap_id", "youtube_id", "start_time", "caption"])), defaultdict(list)
         for _, row in lines:

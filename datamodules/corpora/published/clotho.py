@@ -5,7 +5,7 @@ from pathlib import Path
 
 from datamodules.corpora.published.records import About, Options, Record, first, table
 
-SPLITS = {"development": "train", "validation": "validation", "evaluation": "test"}
+PUBLISHED_SPLITS = {"development": "train", "validation": "validation", "evaluation": "test"}
 ABOUT = About(
     "5,929 recordings of 15 to 30 s, five captions each",
     (
@@ -20,7 +20,7 @@ ABOUT = About(
 
 def records(root: Path, options: Options) -> Iterator[Record]:
     captions = [f"caption_{number}" for number in range(1, 6)]
-    for part, split in SPLITS.items():
+    for part, split in PUBLISHED_SPLITS.items():
         path = first(root, [f"{place}clotho_captions_{part}.csv" for place in ("", "clotho_csv_files/")], ABOUT)
         folder = first(
             root, [part, f"clotho_audio_files/{part}", f"clotho_audio_{part}", f"clotho_audio_{part}/{part}"], ABOUT

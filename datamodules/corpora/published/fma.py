@@ -11,7 +11,7 @@ from pathlib import Path
 from datamodules.corpora.published.records import About, Options, Record, first, table
 from datamodules.errors import DataError
 
-SPLITS = {"training": "train", "validation": "validation", "test": "test"}
+PUBLISHED_SPLITS = {"training": "train", "validation": "validation", "test": "test"}
 SUBSETS = ("small", "medium", "large", "full")  # each holds the one before it
 ABOUT = About(
     "106,574 tracks with genres (the paper's pretraining); captions are made of the genres",
@@ -50,8 +50,8 @@ def records(root: Path, options: Options) -> Iterator[Record]:
             raise DataError(f"{tracks}: its three header lines are not FMA's ({error})") from None
         for row in reader:
             where = f"{tracks}, line {reader.line_num}"
-            if len(row) <= max(columns.values()) or row[split] not in SPLITS or not row[0].isdigit():
-                raise DataError(f"{where}: no track, or a split that is none of {', '.join(SPLITS)}")
+            if len(row) <= max(columns.values()) or row[split] not in PUBLISHED_SPLITS or not row[0].isdigit():
+                raise DataError(f"{where}: no track, or a split that is none of {', '.join(PUBLISHED_SPLITS)}")
             if row[subset] not in wanted:
                 continue
             number = int(row[0])
@@ -62,7 +62,7 @@ def records(root: Path, options: Options) -> Iterator[Record]:
             yield Record(
                 f"{folder.name}/{number // 1000:03d}/{number:06d}.mp3",
                 f"{number:06d}",
-                SPLITS[row[split]],
+                PUBLISHED_SPLITS[row[split]],
                 where,
                 f"fma:{number}",
                 captions=(f"A piece of music. Genre: {', '.join(heard)}.",) if heard else (),

@@ -6,7 +6,7 @@ from pathlib import Path
 from datamodules.corpora.published.records import About, Options, Record, first, table
 from datamodules.errors import DataError
 
-SPLITS = {"train": "train", "val": "validation"}
+PUBLISHED_SPLITS = {"train": "train", "val": "validation"}
 ABOUT = About(
     "51,197 Freesound clips, 200 labels",
     (
@@ -30,12 +30,12 @@ def records(root: Path, options: Options) -> Iterator[Record]:
             labels = row["labels"].split(",")
             if unknown := [label for label in labels if label not in vocabulary]:
                 raise DataError(f"{where}: the label {unknown[0]!r} is not in {paths[0]}")
-            if "split" in columns and row["split"] not in SPLITS:
-                raise DataError(f"{where}: split {row['split']!r}; {' and '.join(SPLITS)} are allowed")
+            if "split" in columns and row["split"] not in PUBLISHED_SPLITS:
+                raise DataError(f"{where}: split {row['split']!r}; {' and '.join(PUBLISHED_SPLITS)} are allowed")
             yield Record(
                 f"{audio}/{row['fname']}.wav",
                 row["fname"],
-                SPLITS[row["split"]] if "split" in columns else "test",
+                PUBLISHED_SPLITS[row["split"]] if "split" in columns else "test",
                 where,
                 f"freesound:{row['fname']}",
                 labels=tuple(label.replace("_", " ") for label in labels),

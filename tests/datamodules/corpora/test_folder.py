@@ -80,9 +80,9 @@ def test_split_by_a_column(tmp_path: Path):
 
 
 def test_the_split_column_knows_the_usual_names(tmp_path: Path):
-    for name in folder.SPLITS:
+    for name in folder.SPLIT_SPELLINGS:
         sound(tmp_path / f"{name}.wav", 0.05)
-    _, cuts = prepared(tmp_path, [{"path": f"{name}.wav", "split": name.title()} for name in folder.SPLITS])
+    _, cuts = prepared(tmp_path, [{"path": f"{name}.wav", "split": name.title()} for name in folder.SPLIT_SPELLINGS])
     wanted = {
         "train": ["train", "training"],
         "validation": ["val", "valid", "validation", "dev"],

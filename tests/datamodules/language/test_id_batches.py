@@ -10,7 +10,7 @@ import torch
 from lhotse import MonoCut, SupervisionSegment
 
 from datamodules.language.buckets import bucket_ends
-from datamodules.language.conversations import Conversation, Mixture, Turn, conversations
+from datamodules.language.conversations import Conversation, Mixture, Prompts, Turn, conversations
 from datamodules.language.id_batches import DataPart, LanguageDataModule
 from datamodules.language.packing import Encoded, collate, pack, packed_lengths
 from models.language.vocabulary import Turn as ChatTurn
@@ -37,7 +37,7 @@ def make_cut(number: int, captions: int = 1, questions: int = 0) -> MonoCut:
 
 
 def make(cuts: list[MonoCut], mixture: Mixture, together: int = 1) -> list[Conversation]:
-    return conversations(cuts, mixture, TO_TEXT, TO_SOUND, together)
+    return conversations(cuts, mixture, Prompts(TO_TEXT, TO_SOUND, together))
 
 
 def encode(talks: list[list[Turn]]) -> list[Encoded]:
@@ -63,16 +63,21 @@ def of_length(lengths: list[int]) -> list[Conversation]:
     ]
 
 
+class Entries(list[list[Conversation]]):
+    def digest(self) -> str:
+        return str(len(self))
+
+
 def module(lengths: list[int], budget: int, num_buckets: int = 8, max_tokens: int = 10_000) -> LanguageDataModule:
     return LanguageDataModule(
-        [DataPart([[item] for item in of_length(lengths)], max_tokens, None)], DataPart([], max_tokens, None), encode, pad_id=7,
+        [DataPart(Entries([item] for item in of_length(lengths)), max_tokens, None)], DataPart(Entries(), max_tokens, None), encode, pad_id=7,
         tokens_per_batch=budget, num_buckets=num_buckets, seed=0, num_workers=0,
     )  # fmt: skip
 
 
 def test_sound_to_text_gives_the_codes_and_asks_for_the_caption():
     (talk,) = make([make_cut(5)], Mixture(1, 0, 0, 0, 0))
-    (((user, (codes, prompt)), (assistant, answer)),) = talk.talks
+    (((user, (codes, prompt)), (assistant, answer)),) = talk.dialogues
     assert (user, assistant, codes, answer) == ("user", "assistant", [0, 5, 6], ["caption 0 of 5"])
     assert prompt.strip() in TO_TEXT
     assert (talk.kind, talk.source) == ("sound_to_text", "source-5")
@@ -80,7 +85,7 @@ def test_sound_to_text_gives_the_codes_and_asks_for_the_caption():
 
 def test_text_to_sound_gives_the_caption_and_asks_for_the_codes():
     (talk,) = make([make_cut(5)], Mixture(0, 1, 0, 0, 0))
-    (((user, (prompt,)), (assistant, (codes,))),) = talk.talks
+    (((user, (prompt,)), (assistant, (codes,))),) = talk.dialogues
     assert (user, assistant, codes, talk.kind) == ("user", "assistant", [0, 5, 6], "text_to_sound")
     assert prompt.strip() in [template.format(caption="caption 0 of 5") for template in TO_SOUND]
 
@@ -89,7 +94,7 @@ def test_a_caption_with_braces_is_taken_as_it_is():
     cut = make_cut(1)
     cut.supervisions[0].text = "a {strange} caption"
     (talk,) = make([cut], Mixture(0, 1, 0, 0, 0))
-    assert "a {strange} caption" in talk.talks[0][0][1][0]
+    assert "a {strange} caption" in talk.dialogues[0][0][1][0]
 
 
 @pytest.mark.parametrize("together", [1, 2, 3, 10])
@@ -100,7 +105,7 @@ def test_several_questions_go_together(together: int):
     assert len({item.id for item in found}) == len(found)
     asked = []
     for item in found:
-        for (user, (codes, question)), (assistant, (answer,)) in item.talks:
+        for (user, (codes, question)), (assistant, (answer,)) in item.dialogues:
             assert (user, assistant, codes) == ("user", "assistant", [0, 1, 2])
             asked.append((question.strip(), answer))
     assert sorted(asked) == [(f"q{k}?", f"a{k}") for k in range(7)]
@@ -115,8 +120,8 @@ def test_only_the_kinds_that_are_named_are_asked():
         ((), ["q0?", "q1?", "q2?"]),
         (("when",), []),
     ):
-        found = conversations([cut], Mixture(0, 0, 1, 0, 0), TO_TEXT, TO_SOUND, 1, kinds)
-        assert sorted(item.talks[0][0][1][1].strip() for item in found) == asked
+        found = conversations([cut], Mixture(0, 0, 1, 0, 0), Prompts(TO_TEXT, TO_SOUND, 1, kinds))
+        assert sorted(item.dialogues[0][0][1][1].strip() for item in found) == asked
 
 
 def test_pack_writes_the_shared_beginning_once():
@@ -156,7 +161,7 @@ def test_a_whole_weight_is_a_number_of_copies(weight: int):
         talks = make(cuts, mixture)
         assert len(talks) == weight * 40 and len({talk.id for talk in talks}) == len(talks)
     questions = make(cuts, Mixture(0, 0, weight, 0, 0), together=3)
-    assert len(questions) == weight * 20 and sum(len(talk.talks) for talk in questions) == weight * 60
+    assert len(questions) == weight * 20 and sum(len(talk.dialogues) for talk in questions) == weight * 60
     assert len({talk.id for talk in questions}) == len(questions)
 
 
@@ -184,7 +189,9 @@ def test_conversations_do_not_hang_on_their_neighbours():
 
 def test_every_wording_is_used():
     talks = make([make_cut(number) for number in range(40)], Mixture(1, 1, 0, 0, 0))
-    prompts = Counter(segment.strip() for talk in talks for segment in talk.talks[0][0][1] if isinstance(segment, str))
+    prompts = Counter(
+        segment.strip() for talk in talks for segment in talk.dialogues[0][0][1] if isinstance(segment, str)
+    )
     assert all(5 < prompts[wording] < 35 for wording in TO_TEXT)
 
 
@@ -205,7 +212,7 @@ def test_collate_pads_to_the_right_and_hides_the_padding():
 
 def test_a_batch_from_the_loader_is_its_items_one_by_one():
     data = module([5, 9, 3, 12, 7], budget=24)
-    encoded = {item.id: pack(encode(item.talks)) for item in of_length([5, 9, 3, 12, 7])}
+    encoded = {item.id: pack(encode(item.dialogues)) for item in of_length([5, 9, 3, 12, 7])}
     seen = []
     for batch in data.train_dataloader():
         for row, name in enumerate(batch.ids):
@@ -291,7 +298,7 @@ def test_lengths_are_counted_as_they_are_packed():
     for prompt_format in ("chat", "ltu"):
         words = Vocabulary(tokenizer, 20, [0], prompt_format, None)
         counted = packed_lengths(items, lambda talks, words=words: render(words, talks))
-        assert counted == [len(pack(render(words, item.talks)).input_ids) for item in items]
+        assert counted == [len(pack(render(words, item.dialogues)).input_ids) for item in items]
 
 
 def render(words: Vocabulary, talks: list[list[Turn]]) -> list[Encoded]:

@@ -1,7 +1,5 @@
 """A cache that is opened and not loaded says what was written, wherever it is asked; and what is made of it is measured once."""
 
-import gzip
-import json
 import pickle
 from collections import Counter
 from pathlib import Path
@@ -77,24 +75,6 @@ def test_what_was_written_is_read_anywhere(tmp_path: Path, big: int, dtype: str)
     assert train.digest() != found.digest()
 
 
-@pytest.mark.parametrize("kind", ["codes", "latents"])
-def test_a_cache_of_an_earlier_version_is_read_and_gets_its_index(tmp_path: Path, kind: str):
-    """Compressed cuts, codes and places in `custom`, no index: by hand, as that version wrote them."""
-    folder = write(tmp_path, 20, kind)
-    before = [cut.to_dict() for cut in read(folder)]
-    for chunk in (path for path in folder.iterdir() if path.is_dir()):
-        number = int(chunk.name[:6])
-        rows = [dict(row) for row in before[8 * number : 8 * number + 8]]
-        for row in rows:
-            row["custom"] = {key: value for key, value in row["custom"].items() if key not in ("array", "std")}
-        with gzip.open(chunk / "cuts.jsonl.gz", "wt") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
-        for name in ("cuts.jsonl", "index.npy", "index.json", *(["codes.npy"] if kind == "codes" else [])):
-            (chunk / name).unlink()
-    assert [cut.to_dict() for cut in read(folder)] == before
-    assert len(list(folder.glob("*/index.json"))) == 3
-
-
 @pytest.mark.parametrize("name", ["cuts.jsonl", "index.npy", "index.json"])
 def test_a_chunk_that_was_cut_off_is_named(tmp_path: Path, name: str):
     chunk = sorted(path for path in write(tmp_path, 20, "codes").iterdir() if path.is_dir())[1]
@@ -141,7 +121,7 @@ def test_lengths_are_measured_once(tmp_path: Path):
 
 
 def test_workers_measure_and_read_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(lengths, "TOGETHER", 4)  # blocks enough for workers
+    monkeypatch.setattr(lengths, "BLOCK", 4)  # blocks enough for workers
     folder = write(tmp_path / "chunks", 200, "codes")
     one, two = (data(folder, None, [], num_workers=workers) for workers in (0, 2))
     assert (one.train_items[0].rows == two.train_items[0].rows).all() and len(one.train_items[0].rows) == 360

@@ -123,7 +123,7 @@ def test_random_weights_are_at_chance(name: str, random_llm, minilm):
     rows, written = [], []
     for item in asked:
         turns = [Turn(role, segments) for role, segments in item.turns]
-        if item.labels:
+        if item.by_likelihood:
             found = likelihood.answer_scores(llm.model.lm, llm.vocabulary, turns, item.choices or labels)
             answer = {"prediction": (item.choices or labels)[found.index(max(found))], "scores": found}
             rows.append(item._asdict() | answer)
