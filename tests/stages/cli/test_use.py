@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,19 +31,21 @@ from stages.runs import chain
 from tests.conftest import SMOKE
 
 QUESTION = "Is it noise?"
+BORDER = "=" * 20  # between what two codes print
 TAUGHT = ("--trainer.max_steps=80", "--optimizer.learning_rate=0.02")
 HOT = 100.0  # a temperature at which each id is about as likely as the others, whatever was learned
 
 
 @pytest.fixture(scope="module")
-def run(tones: Path) -> Path:
+def run(tones: Path, whole: Path) -> Path:
     """An experiment alone in its folder of runs, openaqa at its end."""
     before = Path.cwd()
     os.chdir(tones)
     try:
-        for name in ("latents", "tokenizer", "cache", "caption", "openaqa"):
-            taught = TAUGHT if name in ("caption", "openaqa") else ()
-            assert main(["run", name, "--experiment=used", "--runs=runs_of_verbs", *SMOKE, *taught]) == 0
+        for name in ("latents", "tokenizer", "cache"):
+            shutil.copytree(whole / name, tones / "runs_of_verbs/used" / name)
+        for name in ("caption", "openaqa"):
+            assert main(["run", name, "--experiment=used", "--runs=runs_of_verbs", *SMOKE, *TAUGHT]) == 0
     finally:
         os.chdir(before)
     return tones / "runs_of_verbs/used"
@@ -326,20 +329,19 @@ def block(folder: Path, codes: list[int]) -> str:
     return re.sub(r"^codes = \[.*?\]", f"codes = {codes}", code, flags=re.MULTILINE)
 
 
-def outside(folder: Path, code: str, path: str = "") -> str:
-    """Run in a fresh process, in the folder, with nothing of ours to import unless `path` says so."""
+def outside(folder: Path, *codes: str, path: str = "") -> list[str]:
+    """What each code prints, one after another in a fresh process, in the folder, with nothing of ours to import unless `path` says so."""
     own = "" if path else "import sys\nassert not {'stages', 'models', 'datamodules', 'conf'} & set(sys.modules)\n"
-    words = [sys.executable, "-P", "-c", code + own]
+    words = [sys.executable, "-P", "-c", f"print({BORDER!r})\n".join(code + own for code in codes)]
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})
     assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    return [text.strip() for text in done.stdout.split(BORDER)]
 
 
 def test_a_merged_export_is_plain_transformers_and_ours(place, run, clip, model, capsys):
     assert main(["export", "--to=out"]) == 0
     codes = codes_of(run, clip)
     wanted = answer(model, [Turn("user", [codes, f"\n{QUESTION}"])])
-    assert outside(place / "out", block(place / "out", codes)) == wanted != ""
     text = (place / "out/README.md").read_text()
     assert chain.read_receipt(run / "openaqa")["artifact_hash"][:12] in text and "license_name: FILL-IN" in text
     assert "base_model" not in text, "random:tiny is not on the hub"
@@ -350,7 +352,8 @@ def test_a_merged_export_is_plain_transformers_and_ours(place, run, clip, model,
     assert shown["codes"] == list(cut.custom["codes"])
     asked = [said.custom["question"] for said in cut.supervisions if said.custom["task"] == "question"]
     assert shown["question"] in asked
-    assert outside(place / "out", code) == answer(model, [Turn("user", [shown["codes"], f"\n{shown['question']}"])])
+    printed = outside(place / "out", block(place / "out", codes), code)
+    assert printed == [wanted, answer(model, [Turn("user", [shown["codes"], f"\n{shown['question']}"])])] and wanted
     capsys.readouterr()
     assert main(["ask", str(clip), QUESTION, "--model=out"]) == 0
     assert said(capsys) == wanted
@@ -416,17 +419,17 @@ def test_an_adapter_is_peft_s_and_ours(place, run, clip, model, capsys):
         torch.testing.assert_close(peft(ids).logits, model.lm(ids).logits, atol=1e-5, rtol=1e-4)
     codes = codes_of(run, clip)
     wanted = answer(model, [Turn("user", [codes, f"\n{QUESTION}"])])
-    assert outside(place / "out", block(place / "out", codes), str(Path(__file__).parents[3])) == wanted
+    assert outside(place / "out", block(place / "out", codes), path=str(Path(__file__).parents[3])) == [wanted]
     capsys.readouterr()
     assert main(["ask", str(clip), QUESTION, "--model=out"]) == 0
     assert said(capsys) == wanted
 
 
-def test_levels_untied_rows_and_ltu_are_exported_too(stage, tones: Path, place: Path, monkeypatch):
+def test_levels_untied_rows_and_ltu_are_exported_too(stage, tones: Path, whole: Path, place: Path, monkeypatch):
     """Blocks of two levels, an LLM with a head of its own, and a prompt that is no chat template of the LLM's."""
     monkeypatch.chdir(tones)
     words = ["--experiment=blocks", "--runs=runs_of_verbs"]
-    assert stage("run", "latents", *words) == 0
+    shutil.copytree(whole / "latents", tones / "runs_of_verbs/blocks/latents")
     assert stage("run", "tokenizer", *words, "--quantizer.kind=residual", "--quantizer.strides=[2,1]") == 0
     assert stage("run", "cache", *words) == 0
     assert stage("run", "caption", *words, *TAUGHT, "--model.source=random:tiny-untied", "--prompts.format=ltu") == 0
@@ -436,7 +439,7 @@ def test_levels_untied_rows_and_ltu_are_exported_too(stage, tones: Path, place: 
     mine = locate.load(locate.find("runs", "main", None, str(run / "caption")), torch.device("cpu"))
     codes = list(next(iter(chunks.read(run / "cache/chunks"))).custom["codes"])
     wanted = answer(mine, [Turn("user", [codes, f"\n{QUESTION}"])])
-    assert outside(place / "out", block(place / "out", codes)) == wanted != ""
+    assert outside(place / "out", block(place / "out", codes)) == [wanted] and wanted
     theirs = export.load(Path("out"))
     assert theirs.vocabulary.render([Turn("user", [codes])]) == mine.vocabulary.render([Turn("user", [codes])])
     assert main(["generate", "rain", "--out=a.wav", "--model=out", "--seconds-max=1"]) == 0
