@@ -18,7 +18,7 @@ from callbacks.progress import ProgressLine
 from conf.sections.language import RehearsalConf
 from datamodules.sampler import DealtBatches
 from models.language.generation import Drawn, pad_left
-from stages.engine.runner import precision
+from stages.engine.devices import precision
 from stages.hub import weights
 from stages.runs import chain
 
@@ -31,7 +31,7 @@ class Rehearsal(L.LightningModule):
         super().__init__()
         self.conf, self.parts = conf, folder / "parts"
         model = conf.model
-        narrow = precision(conf.trainer).startswith("bf16")  # else each step would cast all weights again
+        narrow = precision(conf, folder).value.startswith("bf16")  # else each step would cast all weights again
         self.lm, self.tokenizer = weights.load_language_model(
             model.source, model.revision, "bfloat16" if narrow else model.dtype, model.attention
         )

@@ -18,7 +18,7 @@ class Hardware:
     devices: int | str
     num_nodes: int
     strategy: str
-    # of lightning.Trainer; auto: bf16-mixed where the processor multiplies bfloat16 itself, else 32-true
+    # of lightning.Trainer; auto: on a GPU bf16-mixed where it is native, on a CPU the quicker one by a product that is timed
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"]
 
 

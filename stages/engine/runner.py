@@ -29,6 +29,7 @@ from conf.errors import UsageError
 from conf.sections.common import Hardware, StageConf, TrainingStageConf
 from datamodules.sampler import end_workers
 from stages import STAGES
+from stages.engine import devices
 from stages.runs import chain, lock
 
 RANKS = (
@@ -88,13 +89,17 @@ def _run(stage: str, conf: StageConf, stop: Stop, restart: bool) -> dict[str, An
         torch.set_num_threads(conf.threads)
     L.seed_everything(conf.seed, workers=True, verbose=False)
 
+    chosen = devices.precision(conf, folder)
+    if first and conf.trainer.precision == "auto":  # type: ignore[attr-defined]
+        print(f"{stage:<14} computes in {chosen.value}: {chosen.reason}")
     name, _, attribute = STAGES[stage].target.partition(":")
     module: Any = getattr(importlib.import_module(name), attribute)(stage, conf, parents, folder)
     watch = RankWatch(stage)
-    trainer = _trainer(stage, conf, folder, module, stop, watch)
+    trainer = _trainer(stage, conf, folder, module, stop, watch, chosen.value)
     _check_world_size(trainer)
     if first:
         chain.begin(stage, conf, restart)  # bad data has been refused by now: nothing is moved or written for it
+        devices.keep(folder, chosen)
         if not module.trains:
             _prediction(trainer).clear()
     _meet(trainer)
@@ -137,7 +142,15 @@ def _run(stage: str, conf: StageConf, stop: Stop, restart: bool) -> dict[str, An
         shutil.rmtree(artifact, ignore_errors=True)
         part.rename(artifact)
         receipt = chain.finish(
-            stage, conf, folder, parents, facts, metrics, trainer.global_step, time.monotonic() - started
+            stage,
+            conf,
+            folder,
+            parents,
+            facts,
+            metrics,
+            trainer.global_step,
+            time.monotonic() - started,
+            chosen._asdict(),
         )
     trainer.strategy.barrier()
     watch.finish()
@@ -161,9 +174,11 @@ def _why(error: Exception, watch: RankWatch) -> str:
     return watch.blame()
 
 
-def _trainer(stage: str, conf: StageConf, folder: Path, module: Any, stop: Stop, watch: RankWatch) -> L.Trainer:
+def _trainer(
+    stage: str, conf: StageConf, folder: Path, module: Any, stop: Stop, watch: RankWatch, precision: str
+) -> L.Trainer:
     _check_devices(stage, conf.trainer)
-    arguments: dict[str, Any] = plain(conf.trainer) | {"precision": precision(conf.trainer)}
+    arguments: dict[str, Any] = plain(conf.trainer) | {"precision": precision}
     if arguments["strategy"] == "ddp" or (
         arguments["strategy"] == "auto" and (arguments["devices"], arguments["num_nodes"]) != (1, 1)
     ):
@@ -225,23 +240,6 @@ def _say_stopped(stage: str, conf: StageConf, trainer: L.Trainer, why: str) -> N
         state = chain.state(stage, conf)
         where = state.detail if state.word == "partial" else "the beginning"
     print(f"{stage:<14} stopped at {where} by {why}; the same command goes on", flush=True)
-
-
-def precision(trainer: Hardware) -> str:
-    """`auto`: bf16-mixed where the processor multiplies bfloat16 itself, else 32-true. On a CPU without it bf16 is slower than float32."""
-    if trainer.precision != "auto":
-        return trainer.precision
-    if trainer.accelerator != "cpu" and torch.cuda.is_available():
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        native = torch.backends.cpu.get_cpu_capability().startswith("AVX512") and _cpu_flag("avx512_bf16", "amx_bf16")
-    return "bf16-mixed" if native else "32-true"
-
-
-def _cpu_flag(*names: str) -> bool:
-    """Whether the processor names one of these features; False where the system does not say (not Linux)."""
-    path = Path("/proc/cpuinfo")
-    return path.is_file() and bool(set(names) & set(path.read_text().split()))
 
 
 def _slurm() -> list[SLURMEnvironment]:

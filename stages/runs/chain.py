@@ -262,8 +262,9 @@ def finish(
     metrics: dict[str, Any],
     steps: int,
     seconds: float,
+    precision: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Writes the receipt beside the artifact: the last act of a stage."""
+    """Writes the receipt beside the artifact: the last act of a stage. precision: which it computed in, and why."""
     ancestors: dict[str, str] = {}
     for name, parent in parents_.items():
         ancestors |= {**parent.receipt["ancestors"], name: parent.receipt["artifact_hash"]}
@@ -282,6 +283,7 @@ def finish(
         "artifact_hash": hash_folder(folder / "artifact"),
         "steps": steps,
         "seconds": round(seconds, 1),
+        "precision": precision,
         "versions": {name: _version(name) for name in PACKAGES},
         "commit": _commit(),
     }

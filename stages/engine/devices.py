@@ -1,0 +1,89 @@
+"""The precision that a run computes in: what is configured or, for `auto`, the quicker one on the processor at hand."""
+
+import json
+import os
+import statistics
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from conf.sections.common import StageConf
+from conf.sections.language import LanguageConf
+from conf.sections.sound import TokenizerConf
+from stages.runs import chain
+
+CHOSEN = "MSN_PRECISION"  # environment: "<run folder>=<precision>", for the ranks that Lightning starts
+GAIN = 1.25  # bfloat16 products that are less quick than this are slower in all, for their inputs are cast first
+ROWS, WIDTH = 1024, 1024  # of the product that is timed, at most; the width of an LLM is not known before it is loaded
+
+
+class Precision(NamedTuple):
+    value: str  # as lightning.Trainer takes it
+    reason: str
+
+
+def precision(conf: StageConf, folder: Path) -> Precision:
+    """What `trainer.precision` comes to in this run; folder: of the run. An unfinished run goes on in the precision that it began with."""
+    trainer = conf.trainer  # type: ignore[attr-defined]  # every stage has one, of its own kind
+    if trainer.precision != "auto":
+        return Precision(trainer.precision, "as configured")
+    if (begun := _begun(folder)) is not None:
+        return begun
+    if trainer.accelerator != "cpu" and torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return Precision("bf16-mixed" if native else "32-true", f"{torch.cuda.get_device_name()} decides")
+    place, _, chosen = os.environ.get(CHOSEN, "").rpartition("=")
+    if place == str(folder):
+        return Precision(chosen, "measured by rank 0")
+    if int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+        return Precision("32-true", "ranks that srun starts on CPUs do not measure, for they could disagree")
+    measured = faster(*_size(conf))
+    os.environ[CHOSEN] = f"{folder}={measured.value}"
+    return measured
+
+
+def keep(folder: Path, chosen: Precision) -> None:
+    """Notes the precision that a run begins with."""
+    chain.write_atomically(folder / "precision.json", json.dumps(chosen._asdict()))
+
+
+def faster(rows: int, inner: int, columns: int, repeats: int = 5) -> Precision:
+    """Times (rows, inner) x (inner, columns) on the CPU in float32 and in bfloat16, in turns; takes a tenth of a second or two."""
+    times: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
+    pairs = {dtype: (torch.ones(rows, inner, dtype=dtype), torch.ones(inner, columns, dtype=dtype)) for dtype in times}
+    for _ in range(repeats):
+        for dtype, pair in pairs.items():
+            times[dtype].append(_seconds(*pair))
+    exact, rough = (
+        2e-9 * rows * inner * columns / statistics.median(times[dtype][1:]) for dtype in (torch.float32, torch.bfloat16)
+    )
+    value = "bf16-mixed" if rough >= GAIN * exact else "32-true"
+    return Precision(
+        value, f"products of {rows} x {inner} x {columns}: float32 {exact:.0f}, bfloat16 {rough:.0f} GFLOP/s"
+    )
+
+
+def _seconds(left: Tensor, right: Tensor) -> float:
+    started = time.perf_counter()
+    left @ right
+    return time.perf_counter() - started
+
+
+def _size(conf: StageConf) -> tuple[int, int, int]:
+    """Rows, inner size and columns of the product that a step of this stage is mostly made of."""
+    if isinstance(conf, LanguageConf):
+        return min(conf.batching.tokens_per_batch, ROWS), WIDTH, WIDTH
+    if isinstance(conf, TokenizerConf):
+        return ROWS, conf.decoder.width, 4 * conf.decoder.width
+    return ROWS, WIDTH, WIDTH
+
+
+def _begun(folder: Path) -> Precision | None:
+    """The precision of the unfinished run in this folder; None where there is none."""
+    path = folder / "precision.json"
+    if not path.is_file() or (folder / "receipt.json").is_file():
+        return None
+    return Precision(**json.loads(path.read_text()))

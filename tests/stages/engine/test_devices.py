@@ -1,0 +1,47 @@
+"""`trainer.precision: auto` is measured, noted, and kept by a run that goes on."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from stages.engine import devices
+
+TOKENIZER = ("run", "tokenizer", "--parents.latents=whole", "--trainer.precision=auto", "--trainer.max_steps=2")
+
+
+@pytest.mark.parametrize(("slow", "expected"), [(torch.bfloat16, "32-true"), (torch.float32, "bf16-mixed")])
+def test_the_quicker_one_is_taken(slow: torch.dtype, expected: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(devices, "_seconds", lambda left, right: 0.002 if left.dtype == slow else 0.001)
+    assert devices.faster(100, 200, 500) == devices.Precision(
+        expected,
+        "products of 100 x 200 x 500: float32 "
+        + ("20, bfloat16 10" if slow == torch.bfloat16 else "10, bfloat16 20")
+        + " GFLOP/s",
+    )
+
+
+def test_a_gain_that_the_casts_eat_up_is_none(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(devices, "_seconds", lambda left, right: 0.0010 if left.dtype == torch.float32 else 0.0009)
+    assert devices.faster(8, 8, 8).value == "32-true"
+
+
+def test_a_receipt_says_what_was_measured(stage: Callable[..., int], whole: Path, capsys: pytest.CaptureFixture[str]):
+    assert stage(*TOKENIZER, "--experiment=measured") == 0
+    receipt = json.loads((whole.parent / "measured/tokenizer/receipt.json").read_text())
+    chosen = receipt["precision"]
+    assert chosen["value"] in ("bf16-mixed", "32-true") and "GFLOP/s" in chosen["reason"]
+    assert receipt["conf"]["trainer"]["precision"] == "auto"
+    assert f"tokenizer      computes in {chosen['value']}: {chosen['reason']}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("begun", ["bf16-mixed", "32-true"])
+def test_a_run_goes_on_in_the_precision_that_it_began_with(stage: Callable[..., int], whole: Path, begun: str):
+    folder = whole.parent / f"begun-{begun}/tokenizer"
+    folder.mkdir(parents=True)
+    devices.keep(folder, devices.Precision(begun, "as it was quicker then"))
+    assert stage(*TOKENIZER, f"--experiment=begun-{begun}") == 0
+    receipt = json.loads((folder / "receipt.json").read_text())
+    assert receipt["precision"] == {"value": begun, "reason": "as it was quicker then"}
