@@ -16,6 +16,7 @@ Both on one thread; seconds are the process' own (time.process_time), so that wh
 """
 
 import argparse
+import copy
 import statistics
 import tempfile
 import time
@@ -34,7 +35,7 @@ from conf import compose
 from datamodules.evaluation import EvaluationDataModule, question_items
 from datamodules.store import chunks
 from models.language.vocabulary import Turn
-from stages.engine.runner import _quiet, precision
+from stages.engine.runner import _quiet
 from stages.hub import artifacts
 from stages.hub.weights import load_language_model
 from stages.language import Language
@@ -54,6 +55,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--questions", type=int, default=64)
     parser.add_argument("--batch", type=int, default=None, help="questions a batch of evaluate; else the demo's")
+    parser.add_argument("--precision", choices=["32-true", "bf16-mixed"], default="32-true")
     parser.add_argument("--only", choices=["training", "answers"])
     options = parser.parse_args()
     _quiet()
@@ -64,17 +66,19 @@ def main() -> None:
         answers(options)
 
 
-def stage(run: Path, *words: str) -> Language:
-    given = [f"parents.{name}={run / name}" for name in ("tokenizer", "latents", "cache", "caption")]
-    conf = compose("openaqa", ["demo"], [], ["threads=1", *given, *words]).conf
+def stage(options: argparse.Namespace, *words: str) -> Language:
+    """The demo's `openaqa` on the parents of a finished run, with questions alone."""
+    given = [f"parents.{name}={options.run / name}" for name in ("tokenizer", "latents", "cache", "caption")]
+    given += ["threads=1", "mixture.text=0", f"trainer.precision={options.precision}"]
+    conf = compose("openaqa", ["demo"], [], [*given, *words]).conf
     parents = chain.parents("openaqa", conf)
-    return Language("openaqa", conf, {name: parents[name] for name in ("tokenizer", "cache")}, run)
+    return Language("openaqa", conf, {name: parents[name] for name in ("tokenizer", "cache")}, options.run)
 
 
 def training(options: argparse.Namespace) -> None:
     ours = {
-        "ours, a question a sequence": stage(options.run, "batching.questions_together=1"),
-        "ours, 6 questions share a sound": stage(options.run),
+        "ours, a question a sequence": stage(options, "batching.questions_together=1"),
+        "ours, 6 questions share a sound": stage(options),
     }
     one = ours["ours, a question a sequence"]
     mean = float(one.data.train_items[0].lengths.mean())
@@ -88,7 +92,7 @@ def training(options: argparse.Namespace) -> None:
             if turn:
                 found[name].append(speed)
     print(
-        f"{options.turns} turns of {options.steps} steps, one thread, {precision(one.conf.trainer)}, {mean:.0f} tokens a "
+        f"{options.turns} turns of {options.steps} steps, one thread, {one.conf.trainer.precision}, {mean:.0f} tokens a "
         f"question, {one.conf.batching.tokens_per_batch} a batch of ours"
     )
     rates = {
@@ -122,11 +126,11 @@ def _our_trainer(module: Language, steps: int) -> Callable[[], Speed]:
     def way() -> Speed:
         nonlocal seen
         seen += 1
-        module.data = module._data()
+        module.data = copy.copy(module.data)
         module.data.seed = seen  # other batches each turn
         clock = Clock()
         trainer = L.Trainer(
-            max_steps=steps + 1, accelerator="cpu", devices=1, precision=precision(module.conf.trainer),
+            max_steps=steps + 1, accelerator="cpu", devices=1, precision=module.conf.trainer.precision,
             gradient_clip_val=module.conf.trainer.gradient_clip_val, logger=False, callbacks=[clock],
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
             use_distributed_sampler=False, limit_val_batches=0, inference_mode=False,
@@ -170,7 +174,7 @@ def _peer_trainer(module: Language, size: int, steps: int) -> Callable[[], Speed
         with tempfile.TemporaryDirectory() as folder:
             settings = SFTConfig(
                 output_dir=folder, max_steps=steps + 1, per_device_train_batch_size=size, use_cpu=True, seed=seen,
-                learning_rate=module.conf.optimizer.learning_rate, bf16=precision(module.conf.trainer) != "32-true",
+                learning_rate=module.conf.optimizer.learning_rate, bf16=module.conf.trainer.precision != "32-true",
                 gradient_checkpointing=False, max_length=None, report_to="none", save_strategy="no", disable_tqdm=True,
                 logging_strategy="no", dataloader_num_workers=0, dataloader_pin_memory=False,
             )  # fmt: skip
@@ -191,7 +195,7 @@ def _peer_trainer(module: Language, size: int, steps: int) -> Callable[[], Speed
 
 
 def answers(options: argparse.Namespace) -> None:
-    module = stage(options.run)
+    module = stage(options)
     language, words = module.language.eval(), module.vocabulary
     _, state = artifacts.load(options.run / "openaqa/artifact")
     language.load_trainable_state(state)
@@ -254,7 +258,7 @@ def answers(options: argparse.Namespace) -> None:
 
 
 def _autocast(module: Language) -> torch.autocast:
-    return torch.autocast("cpu", torch.bfloat16, enabled=precision(module.conf.trainer) != "32-true")
+    return torch.autocast("cpu", torch.bfloat16, enabled=module.conf.trainer.precision != "32-true")
 
 
 def _plain(module: Language, state: dict[str, torch.Tensor]) -> PreTrainedModel:
