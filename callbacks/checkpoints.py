@@ -1,6 +1,7 @@
 """The newest checkpoints of a stage, by step alone, each written whole or not at all.
 
-Lightning's ModelCheckpoint puts a save off to the next validation where it watches a value, so a killed run would lose more than `every_n_steps`.
+Lightning's ModelCheckpoint delays a save to the next validation where it watches a value, so a killed run would lose more
+than `every_n_steps`.
 """
 
 import os
@@ -16,7 +17,9 @@ from callbacks.errors import TrainingError
 
 
 class NewestCheckpoints(Checkpoint):
-    """Saves step-00000120.ckpt every `every_n_steps` optimizer steps, right after the step, and keeps the last `keep`: the old goes after the new is whole."""
+    """Saves step-00000120.ckpt every `every_n_steps` optimizer steps, right after the step, and keeps the last `keep`: an
+    old one goes after the new one is whole.
+    """
 
     def __init__(self, folder: Path, every_n_steps: int, keep: int) -> None:
         self.folder, self.every_n_steps, self.keep = folder, every_n_steps, keep
@@ -25,7 +28,8 @@ class NewestCheckpoints(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.saved = trainer.global_step
         if trainer.is_global_zero:
-            for part in self.folder.glob(".step-*.part"):  # of a run that was killed in a save
+            # of a run that was killed in a save
+            for part in self.folder.glob(".step-*.part"):
                 part.unlink()
 
     def on_train_batch_end(
@@ -47,7 +51,7 @@ class NewestCheckpoints(Checkpoint):
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes beside the place, to the disk, and renames: a kill, a power cut or a full disk leaves what was there.
+    """Writes a file in the same folder, to the disk, and renames it: a kill, a power cut or a full disk leaves the old one.
 
     Lightning's own goes through memory and the system's temporary folder, often another disk, where a rename is a copy.
     """
@@ -67,5 +71,6 @@ class WholeCheckpointIO(TorchCheckpointIO):
             part.unlink(missing_ok=True)
             cause = error if isinstance(error, OSError) else error.__context__ or error
             raise TrainingError(
-                f"{path} cannot be written ({cause}): is the disk full? The checkpoints before it are whole; make room, and the same command goes on"
+                f"{path} cannot be written ({cause}): is the disk full? The checkpoints before it are whole; make room, "
+                "and the same command goes on"
             ) from error

@@ -1,5 +1,5 @@
-"""The one error of this room that no traceback explains."""
+"""The error of a training that cannot go on."""
 
 
 class TrainingError(ValueError):
-    """A training that cannot go on: values that are not finite, checkpoints that are damaged. The command shows its text without a traceback."""
+    """Values that are not finite, checkpoints that are damaged. The command shows its text without a traceback."""

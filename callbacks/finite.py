@@ -1,4 +1,6 @@
-"""A loss or gradient that is NaN or infinite ends the run, or its batch is left out: on every rank alike, with the batch's ids in a file."""
+"""A loss or gradient that is NaN or infinite ends the run, or its batch is left out: on every rank alike, with the ids of
+the batch in a file.
+"""
 
 import json
 from pathlib import Path
@@ -9,21 +11,21 @@ import torch
 from torch import Tensor
 
 from callbacks.errors import TrainingError
-from callbacks.stop_callbacks import agreed
+from callbacks.stop_callbacks import largest_over_ranks
 
 
 class FiniteGradients(L.Callback):
     """Looks at the gradients of each optimizer step. They are summed over ranks by then, so the ranks agree without asking.
 
-    stop: raises TrainingError. skip: that step changes no weight, at most `in_a_row` times one after the other. Each rank appends to not_finite.jsonl:
-    step, rank, its losses and the ids of its batches of this step.
+    stop: raises TrainingError. skip: that step changes no weight, at most `in_a_row` times one after the other. Each rank
+    appends to not_finite.jsonl: step, rank, its losses and the ids of its batches of this step.
     """
 
     def __init__(self, folder: Path, on_nan: Literal["stop", "skip"], in_a_row: int) -> None:
         self.file, self.on_nan, self.in_a_row = folder / "not_finite.jsonl", on_nan, in_a_row
         self.ids: list[str] = []
         self.losses: list[Tensor] = []
-        self.row = 0
+        self.bad_steps = 0  # one after the other, up to now
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -38,36 +40,37 @@ class FiniteGradients(L.Callback):
     ) -> None:
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         if self._is_bad(trainer, [parameter.grad for parameter in parameters if parameter.grad is not None]):
-            self._bad(trainer)
+            self._refuse(trainer)
             for parameter in parameters:
                 parameter.grad = None  # AdamW leaves such a one, and its moments, as they are
         else:
-            self.row = 0
+            self.bad_steps = 0
         if optimizer is trainer.optimizers[0]:
             self.ids, self.losses = [], []
 
     def _is_bad(self, trainer: L.Trainer, gradients: list[Tensor]) -> bool:
-        if trainer.precision == "16-mixed":  # infinite gradients are its scaler's business, and usual
-            return bool(agreed(trainer, int(not all(bool(loss.isfinite()) for loss in self.losses))))
+        if trainer.precision == "16-mixed":  # infinite gradients are the business of its scaler, and usual
+            bad_loss = not all(bool(loss.isfinite()) for loss in self.losses)
+            return bool(largest_over_ranks(trainer, int(bad_loss)))
         return bool(gradients) and not bool(torch.nn.utils.get_total_norm(gradients).isfinite())
 
-    def _bad(self, trainer: L.Trainer) -> None:
-        losses = [float(loss) for loss in self.losses]
-        row = {"step": trainer.global_step + 1, "rank": trainer.global_rank, "losses": losses, "ids": self.ids}
+    def _refuse(self, trainer: L.Trainer) -> None:
+        step, losses = trainer.global_step + 1, [float(loss) for loss in self.losses]
         with self.file.open("a") as file:
+            row = {"step": step, "rank": trainer.global_rank, "losses": losses, "ids": self.ids}
             file.write(json.dumps(row) + "\n")
         trainer.strategy.barrier()  # all have written
-        self.row += 1
-        where = f"step {trainer.global_step + 1}: loss {', '.join(f'{loss:.4g}' for loss in losses)}, or its gradient, is not finite"
+        self.bad_steps += 1
+        where = f"step {step}: loss {', '.join(f'{loss:.4g}' for loss in losses)}, or its gradient, is not finite"
         if self.on_nan == "stop":
             raise TrainingError(
-                f"{where}. The batch's ids are in {self.file}. Lower optimizer.learning_rate, look at those recordings, or leave such batches out: "
-                "--limits.on_nan=skip"
+                f"{where}. The batch's ids are in {self.file}. Lower optimizer.learning_rate, look at those recordings, "
+                "or leave such batches out: --limits.on_nan=skip"
             )
-        if self.row > self.in_a_row:
+        if self.bad_steps > self.in_a_row:
             raise TrainingError(
-                f"{where}, as {self.row - 1} steps just before it (limits.nan_in_a_row={self.in_a_row}). Ids: {self.file}. This is no odd batch: "
-                "begin again with a lower optimizer.learning_rate"
+                f"{where}, as {self.bad_steps - 1} steps just before it (limits.nan_in_a_row={self.in_a_row}). Ids: "
+                f"{self.file}. This is no odd batch: begin again with a lower optimizer.learning_rate"
             )
         if trainer.is_global_zero:
             print(f"{where}; left out, its ids are in {self.file}", flush=True)

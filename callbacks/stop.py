@@ -1,4 +1,4 @@
-"""Why a run shall stop before its end: a signal, or the clock. Handlers only note; the run looks where it can stop. No torch here."""
+"""Why a run stops before its end: a signal, or the clock. Handlers only note; the run looks where it can stop. No torch here."""
 
 import os
 import signal
@@ -8,16 +8,15 @@ from types import FrameType
 from typing import Any
 
 STOPPED = 75  # the exit status: EX_TEMPFAIL of sysexits.h, "try again later"
-INTERRUPTED = 130  # that of Ctrl-C, as a shell says it
+INTERRUPTED = 130  # that of Ctrl-C in a shell
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
 LIMIT, JOB_END = 1001, 1002  # reasons beside the signals' numbers
 
 
 class Stop:
-    """In a `with`: notes SIGUSR1, SIGTERM and SIGINT; a second SIGINT is a KeyboardInterrupt. Knows two ends: `seconds` after `began` (of
-    time.monotonic), and `margin` seconds before SLURM's.
-
-    seconds: null is no limit. SLURM says in SLURM_JOB_END_TIME (seconds since 1970) when it ends a job.
+    """In a `with`: notes SIGUSR1, SIGTERM and SIGINT; a second SIGINT is a KeyboardInterrupt. Knows two ends of time:
+    `seconds` after `began` (of time.monotonic; None is no limit), and `margin` seconds before that of the SLURM job, whose
+    SLURM_JOB_END_TIME is in seconds since 1970.
     """
 
     def __init__(self, seconds: float | None, margin: float, began: float) -> None:
@@ -52,14 +51,13 @@ class Stop:
         return JOB_END if time.time() >= self.job_end - self.margin else 0
 
     def left(self) -> float | None:
-        """Seconds of `seconds`; None without a limit."""
+        """Seconds that are left of `seconds`; None without a limit."""
         return None if self.seconds is None else self.began + self.seconds - time.monotonic()
 
     def words(self, reason: int) -> str:
-        if reason == LIMIT:
-            return (
-                "limits.seconds" if self.seconds is None else f"limits.seconds={self.seconds:g}"
-            )  # None: another rank's
+        """The reason as the command prints it."""
+        if reason == LIMIT:  # without `seconds`: the limit of another rank
+            return "limits.seconds" if self.seconds is None else f"limits.seconds={self.seconds:g}"
         if reason == JOB_END:
             return f"SLURM's end of the job in {self.margin:g} s (limits.margin)"
         return signal.Signals(reason).name

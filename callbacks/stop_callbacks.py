@@ -1,6 +1,8 @@
-"""A run that is told to stop saves once, at an optimizer step that all ranks agree on, and ends; the same command goes on.
+"""A run that gets a signal to stop saves once, at an optimizer step on which all ranks agree, and ends; the same command
+goes on.
 
-Lightning would save in the signal's handler, at any bytecode, or broadcast there. Here a handler only notes (stop.py).
+Lightning would save in the signal's handler, at any bytecode, or broadcast there. Here a handler only notes (stop.py,
+which is apart because the command imports it without torch).
 """
 
 from pathlib import Path
@@ -14,9 +16,8 @@ from callbacks.stop import Stop, Stopped
 
 
 class StopTraining(L.Callback):
-    """After each optimizer step the ranks take the largest of their reasons (one number all-reduced); with one, all save and raise Stopped.
-
-    Not at the last step: what follows it is the end.
+    """After each optimizer step the ranks take the largest of their reasons (one number all-reduced); with one, all save
+    and raise Stopped. Not at the last step: what follows it is the end.
     """
 
     def __init__(self, stop: Stop, checkpoints: NewestCheckpoints) -> None:
@@ -24,7 +25,8 @@ class StopTraining(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.step = trainer.global_step
-        if reason := agreed(trainer, self.stop.reason()):  # nothing is trained since the last checkpoint
+        # nothing is trained since the last checkpoint
+        if reason := largest_over_ranks(trainer, self.stop.reason()):
             raise Stopped(reason)
 
     def on_train_batch_end(
@@ -33,7 +35,7 @@ class StopTraining(L.Callback):
         if trainer.global_step == self.step or trainer.global_step >= trainer.max_steps:
             return  # gradients are accumulated, or it is done
         self.step = trainer.global_step
-        if reason := agreed(trainer, self.stop.reason()):
+        if reason := largest_over_ranks(trainer, self.stop.reason()):
             self.checkpoints.save(trainer)
             raise Stopped(reason)
 
@@ -41,7 +43,8 @@ class StopTraining(L.Callback):
 class StopPrediction(L.Callback):
     """Ends a prediction before its next batch; what is written stays.
 
-    Ranks have different numbers of batches, so none waits for another there: a file in the run folder tells them. `agreed` after the end.
+    Ranks have different numbers of batches, so none waits for another between them: a file in the run folder passes the
+    stop on. `largest_over_ranks` of `reason` after the end.
     """
 
     def __init__(self, stop: Stop, folder: Path) -> None:
@@ -67,7 +70,7 @@ class StopPrediction(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if trainer.world_size > 1:  # it may be this rank's last batch, and not the others'
+        if trainer.world_size > 1:  # it may be the last batch of this rank, and not of the others
             self._look()
 
     def _look(self) -> None:
@@ -76,8 +79,9 @@ class StopPrediction(L.Callback):
             self.file.write_text("")
 
 
-def agreed(trainer: L.Trainer, reason: int) -> int:
-    """The largest over ranks; each must come here."""
+def largest_over_ranks(trainer: L.Trainer, value: int) -> int:
+    """The largest of the ranks' values. A collective: every rank must call it."""
     if trainer.world_size == 1:
-        return reason
-    return int(trainer.strategy.reduce(torch.tensor(reason, device=trainer.strategy.root_device), reduce_op="max"))
+        return value
+    tensor = torch.tensor(value, device=trainer.strategy.root_device)
+    return int(trainer.strategy.reduce(tensor, reduce_op="max"))

@@ -22,9 +22,9 @@ class TrainingProgress(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert self.line is not None
-        metrics = trainer.callback_metrics
-        shown = {key: float(metrics[key]) for key in self.watch if key in metrics}
-        note = "  ".join(f"{key.split('/')[-1]} {value:.4g}" for key, value in shown.items() if value == value)
+        values = {key: float(trainer.callback_metrics[key]) for key in self.watch if key in trainer.callback_metrics}
+        # NaN: not measured yet
+        note = "  ".join(f"{key.split('/')[-1]} {value:.4g}" for key, value in values.items() if value == value)
         self.line.update(trainer.global_step, note)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

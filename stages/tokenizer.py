@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from callbacks.samples import SoundSamples
+from callbacks.samples import TokenizerSamples
 from callbacks.step_seed import position_seed
 from conf import plain
 from conf.sections.sound import TokenizerConf
@@ -59,7 +59,7 @@ class Tokenizer(L.LightningModule):
 
     def callbacks(self) -> list[Callback]:
         return [
-            SoundSamples(
+            TokenizerSamples(
                 artifacts.load_codec(self.parents["latents"].artifact / "codec"),
                 self.conf.sample_clips,
                 self.facts["sample_rate"],

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from callbacks.samples import CropSamples
+from callbacks.samples import VaeSamples
 from callbacks.step_seed import position_seed
 from conf import plain
 from conf.errors import UsageError
@@ -74,7 +74,7 @@ class Vae(L.LightningModule):
         return self.data
 
     def callbacks(self) -> list[Callback]:
-        return [CropSamples(self.conf.sample_clips, self.sample_rate)]
+        return [VaeSamples(self.conf.sample_clips, self.sample_rate)]
 
     def on_train_start(self) -> None:
         if self.trainer.global_step == 0:

@@ -22,7 +22,7 @@ from callbacks.finite import FiniteGradients
 from callbacks.ranks import RankWatch
 from callbacks.step_seed import StepSeed
 from callbacks.stop import Stop, Stopped
-from callbacks.stop_callbacks import StopPrediction, StopTraining, agreed
+from callbacks.stop_callbacks import StopPrediction, StopTraining, largest_over_ranks
 from callbacks.training_progress import TrainingProgress
 from conf import plain
 from conf.errors import UsageError
@@ -116,7 +116,7 @@ def _run(stage: str, conf: StageConf, stop: Stop, restart: bool) -> dict[str, An
                 raise KeyboardInterrupt
         else:
             trainer.predict(module, datamodule=module.datamodule(), return_predictions=False)
-            if reason := agreed(trainer, _prediction(trainer).reason):
+            if reason := largest_over_ranks(trainer, _prediction(trainer).reason):
                 raise Stopped(reason)
             getattr(module, "collect", lambda: None)()
     except Stopped as stopped:
@@ -171,7 +171,7 @@ def _why(error: Exception, watch: RankWatch) -> str:
         return f"{text.splitlines()[0]}. Something ended a process that reads data: often memory. Fewer data.num_workers need less of it"
     if isinstance(error, OSError):
         return f"{text.splitlines()[-1]}. Is the folder still there, and the disk"
-    return watch.blame()
+    return watch.wait_for_dead_rank()
 
 
 def _trainer(

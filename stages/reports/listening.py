@@ -10,13 +10,13 @@ import soundfile
 import torch
 from torch import Tensor
 
+from callbacks import spectrogram
 from conf.sections.common import Data
 from datamodules.audio import load_sound, resample
 from datamodules.hashing import choose_by_hash
 from datamodules.reconstruction import group_of
 from stages.hub.sound_tokenizer import SoundTokenizer
 from stages.launch import prepare
-from stages.reports import spectrogram
 
 MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # Hz
 

@@ -18,6 +18,7 @@ from peft import PeftModel
 from PIL import Image
 from safetensors.torch import load_file
 
+from callbacks import spectrogram
 from conf import compose
 from datamodules.store import chunks
 from models.language.generation import Guidance, Sampling, generate, pad_left
@@ -26,7 +27,6 @@ from stages.cli.main import main
 from stages.cli.use import text_to_sound
 from stages.hub import card, export, language_model, locate, weights
 from stages.hub.sound_tokenizer import SoundTokenizer
-from stages.reports import spectrogram
 from stages.runs import chain
 from tests.conftest import SMOKE
 

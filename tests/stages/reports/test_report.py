@@ -15,9 +15,10 @@ import soundfile
 import torch
 from PIL import Image
 
+from callbacks import spectrogram
 from conf import compose
 from stages.reports import listening as report_sound
-from stages.reports import page, spectrogram
+from stages.reports import page
 from stages.reports.listening import Clip, Listening, Track
 
 EVIL = '<script>alert("x")</script><img src=http://evil.example/x onerror=y>'
