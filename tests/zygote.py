@@ -285,6 +285,8 @@ def _command(request: Request) -> int:
     os.environ.update(request.environment)
     np.random.seed()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))
+    if os.environ.get("MSN_TESTS_ONEDNN") == "off":  # as tests/other_luck.py does it in the process of the tests
+        torch.backends.mkldnn.set_flags(False)
     sys.argv = [COMMAND, *(request.words or ())]
     sys.modules["__main__"].__spec__ = SimpleNamespace(name=COMMAND)  # type: ignore[assignment]  # Lightning's command of the other ranks
     subprocess.Popen = Forked  # type: ignore[misc]
