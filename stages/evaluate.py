@@ -89,7 +89,7 @@ class Evaluate(L.LightningModule):
 
     def on_predict_start(self) -> None:
         if self.trainer.precision == "bf16-mixed":
-            self.language.narrow()
+            self.language.cast_frozen_linears_to_bf16()
         self.line = ProgressLine("evaluate", len(self.asked), "answers", self.global_rank == 0)
         row_files.mend(self.folder, self.global_rank)
         self.done = {row["id"] for row in self._predictions()}

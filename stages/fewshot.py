@@ -19,7 +19,7 @@ from conf.sections.language import FewShotConf
 from datamodules.audio import load_sound
 from datamodules.fewshot import Episode, LabelledSound, Piece, disturb, episodes, prompt
 from datamodules.sampler import DealtBatches
-from models.language.likelihood import log_likelihoods, read
+from models.language.likelihood import log_likelihoods, read_prefix
 from models.language.vocabulary import Vocabulary
 from models.metrics.probe import nearest_histogram
 from models.quantizer import LexicalQuantizer, whole_words
@@ -149,13 +149,13 @@ class FewShot(L.LightningModule):
         query = self.writer.ids(blocks.query)
         self._check_length(episode, len(head) + len(query) + max(map(len, answers)))
         if self.conf.calibrated:
-            beginning = read(self.lm, head)
+            prefix = read_prefix(self.lm, head)
             scores, empty = (
-                log_likelihoods(self.lm, read(self.lm, ids, beginning), answers)
+                log_likelihoods(self.lm, read_prefix(self.lm, ids, prefix), answers)
                 for ids in (query, self.writer.ids(blocks.empty))
             )
         else:
-            scores, empty = log_likelihoods(self.lm, read(self.lm, head + query), answers), None
+            scores, empty = log_likelihoods(self.lm, read_prefix(self.lm, head + query), answers), None
         shots = [(codes[shot.sound], shot.label) for shot in asked.shots]
         return {
             "shots": episode.shots_per_class, "episode": episode.number, "condition": condition, "labels": asked.labels,
@@ -165,7 +165,7 @@ class FewShot(L.LightningModule):
         }  # fmt: skip
 
     def _answer(self, label: str) -> list[int]:
-        """The ids of a label where it stands behind `Output:`, with the end of its line: no label is the beginning of another."""
+        """The ids of a label where it stands behind `Output:`, with the end of its line: no label is the prefix of another."""
         head, whole = self.writer.ids(["Output:"]), self.writer.ids([f"Output: {label}\n"])
         if whole[: len(head)] != head:
             raise UsageError(

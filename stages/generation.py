@@ -111,7 +111,7 @@ class Generation(L.LightningModule):
 
     def on_predict_start(self) -> None:
         if self.trainer.precision == "bf16-mixed":
-            self.language.narrow()
+            self.language.cast_frozen_linears_to_bf16()
         row_files.mend(self.folder, self.global_rank)
         self.line = ProgressLine("generation", len(self.items), "sounds", self.global_rank == 0)
         self.held = set(self._rows())

@@ -20,7 +20,7 @@ from datamodules.language.id_batches import LanguageDataModule
 from datamodules.language.packing import Encoded, LanguageBatch
 from datamodules.store import chunks
 from datamodules.store.index import CachedCuts
-from models.language.vocabulary import KEPT, PROMPT
+from models.language.vocabulary import LabelKind
 from models.language.vocabulary import Turn as ChatTurn
 from stages.engine import curriculum, distributed, optim
 from stages.hub import artifacts
@@ -63,7 +63,7 @@ class Language(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         if self.trainer.precision == "bf16-mixed":
-            self.language.narrow()
+            self.language.cast_frozen_linears_to_bf16()
 
     def datamodule(self) -> LanguageDataModule:
         return self.data
@@ -92,7 +92,7 @@ class Language(L.LightningModule):
 
     def training_step(self, batch: LanguageBatch, batch_idx: int) -> Tensor:
         losses = self.loss(batch)
-        for name in ("loss", "text_loss", "audio_loss", "kept_loss", "z_loss"):
+        for name in ("loss", "text_loss", "audio_loss", "distillation_loss", "z_loss"):
             self.log(f"train/{name}", getattr(losses, name), batch_size=len(batch.ids))
         if self.conf.curriculum:
             number = curriculum.position(self.conf.curriculum, self.trainer.global_step).number + 1
@@ -178,7 +178,9 @@ class Language(L.LightningModule):
 
 def keep(text: Encoded) -> Encoded:
     """The same ids, of which the base LLM is asked at every position what comes next."""
-    return Encoded(text.input_ids, text.input_ids, [PROMPT] + [KEPT] * (len(text.input_ids) - 1))
+    return Encoded(
+        text.input_ids, text.input_ids, [LabelKind.PROMPT] + [LabelKind.DISTILLED] * (len(text.input_ids) - 1)
+    )
 
 
 def _has_no_sound(talk: list[Turn]) -> bool:

@@ -17,7 +17,7 @@ from transformers import GenerationConfig, LogitsProcessorList
 from callbacks.progress import ProgressLine
 from conf.sections.language import RehearsalConf
 from datamodules.sampler import DealtBatches
-from models.language.generation import Drawn, pad_left
+from models.language.generation import GumbelNoise, pad_left
 from stages.engine.devices import precision
 from stages.hub import weights
 from stages.runs import chain
@@ -65,7 +65,7 @@ class Rehearsal(L.LightningModule):
         prompts = [self.openings[number % len(self.openings)] for number in numbers]
         stop = self.tokenizer.eos_token_id
         ids, mask = (tensor.to(self.device) for tensor in pad_left(prompts, stop or 0))
-        draws = Drawn([self.conf.seed * 1_000_003 + number for number in numbers])
+        draws = GumbelNoise([self.conf.seed * 1_000_003 + number for number in numbers])
         found = self.lm.generate(
             input_ids=ids, attention_mask=mask, max_new_tokens=self.conf.max_tokens, do_sample=False,
             eos_token_id=stop, pad_token_id=stop or 0, logits_processor=LogitsProcessorList([draws]),

@@ -1,13 +1,14 @@
 """Weighted cross-entropy and z-loss through a head of frozen text rows and new rows, with no (M, V) logits.
 
-    hidden (M, D) ──► CHUNK rows at a time: logits (CHUNK, V) ──► loss, and at once d loss / d hidden, d loss / d new rows
+    hidden (M, D) ──► CHUNK rows at a time: logits (CHUNK, V) ──► loss, d loss / d hidden, d loss / d new rows
 
-The gradient is made in the forward pass, as Liger does it (Hsu et al. 2024, arXiv:2410.10989), so that no logits are computed twice; the text rows are
-frozen, and get none. z-loss: Chowdhery et al. 2022, arXiv:2204.02311.
+The gradient is made in the forward pass, as Liger does it (Hsu et al. 2024, arXiv:2410.10989), so that no logits are
+computed twice; the text rows are frozen, and get none. z-loss: Chowdhery et al. 2022, arXiv:2204.02311.
 
-Liger's own kernel is not used. It takes one weight matrix of V rows: text and new rows would be copied into one in each step, and it would make and keep a
-gradient (V, D) of which the frozen rows throw away all but the new. It makes this gradient in the logits' dtype, bfloat16, where ours is float32; and with
-weights a token (reduction "none") it computes the logits twice (0.8.5).
+Liger's own kernel is not used. It takes one weight matrix of V rows: text and new rows would be copied into one in each
+step, and it would make and keep a gradient (V, D) of which the frozen rows throw away all but the new. It makes this
+gradient in the logits' dtype, bfloat16, where ours is float32; and with weights a token (reduction "none") it computes
+the logits twice (0.8.5).
 """
 
 from typing import Any, NamedTuple
@@ -16,19 +17,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-CHUNK = (
-    256  # rows whose logits (CHUNK, V) exist at one time; `python -m tests.benchmarks.language_memory` measures others
-)
+# rows whose logits (CHUNK, V) exist at one time; `python -m tests.benchmarks.language_memory` measures others
+CHUNK = 256
 
 
-class Shape(NamedTuple):
-    """What a model does to the output of its head: scale x logits, then softcap x tanh(logits / softcap) where there is one."""
+class LogitTransform(NamedTuple):
+    """What a model does to the output of its head: scale x logits, then softcap x tanh(logits / softcap), if any."""
 
     scale: float
     softcap: float | None
 
     @classmethod
-    def of(cls, config: Any) -> "Shape":
+    def from_config(cls, config: object) -> "LogitTransform":
         """config: of the text model, with the names that Gemma, Granite and Cohere give."""
         scale = 1 / (getattr(config, "logits_scaling", None) or 1.0) * (getattr(config, "logit_scale", None) or 1.0)
         return cls(scale, getattr(config, "final_logit_softcapping", None))
@@ -38,14 +38,20 @@ class Shape(NamedTuple):
             logits = logits * self.scale
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
-
-class Entropy(NamedTuple):
-    loss: Tensor  # (): sum over M of weight x (entropy + z_loss_weight x (log Z)^2)
-    entropy: Tensor  # (M) cross-entropy with the target, or divergence from the teacher, in nats, without gradient
-    log_partition: Tensor  # (M) log Z, without gradient
+    def derivative(self, transformed: Tensor) -> Tensor | float:
+        """d transformed / d logits, as a function of the transformed logits."""
+        return self.scale if self.softcap is None else self.scale * (1 - (transformed / self.softcap).square())
 
 
-def weighted_entropy(
+class CrossEntropy(NamedTuple):
+    """The loss with its gradient; what it is made of without."""
+
+    loss: Tensor  # (): sum over M of weight x (per_token + z_loss_weight x (log Z)^2)
+    per_token: Tensor  # (M) cross-entropy with the target, or divergence from the teacher, in nats
+    log_partition: Tensor  # (M) log Z
+
+
+def chunked_cross_entropy(
     hidden: Tensor,
     text_rows: Tensor,
     text_bias: Tensor | None,
@@ -53,24 +59,24 @@ def weighted_entropy(
     targets: Tensor,
     weights: Tensor,
     z_loss_weight: float,
-    shape: Shape,
+    transform: LogitTransform,
     teacher: Tensor | None = None,
-) -> Entropy:
+) -> CrossEntropy:
     """hidden (M, D), text_rows (T, D) and text_bias (T) frozen, new_rows (V - T, D), targets (M) long, weights (M).
 
-    teacher (M, D): hidden states of the LLM as it came, which knows the text ids alone. Then the entropy is the divergence KL(teacher || model), and
-    the targets are not looked at (Li and Hoiem 2016, arXiv:1606.09282).
-    Logits are made in the dtype of hidden (under autocast, its dtype) and looked at in float32, or float64 where they are. One gradient, not two.
+    teacher (M, D): hidden states of the base LLM, which has the text ids alone. With it, the loss is the divergence
+    KL(teacher || model), and the targets have no effect (Li and Hoiem 2016, arXiv:1606.09282).
+    Logits are made in the dtype of hidden, or in autocast's; their softmax in float32, or float64 where they are. The
+    loss can be differentiated once, not twice.
     """
     gradients = torch.is_grad_enabled() and (hidden.requires_grad or new_rows.requires_grad)
-    return Entropy(
-        *_WeightedEntropy.apply(
-            hidden, new_rows, text_rows, text_bias, targets, weights, z_loss_weight, shape, gradients, teacher
-        )
+    loss, per_token, log_partition = _ChunkedCrossEntropy.apply(
+        hidden, new_rows, text_rows, text_bias, targets, weights, z_loss_weight, transform, gradients, teacher
     )
+    return CrossEntropy(loss, per_token, log_partition)
 
 
-class _WeightedEntropy(torch.autograd.Function):
+class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -81,62 +87,62 @@ class _WeightedEntropy(torch.autograd.Function):
         targets: Tensor,
         weights: Tensor,
         z_loss_weight: float,
-        shape: Shape,
+        transform: LogitTransform,
         gradients: bool,
         teacher: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        kind = hidden.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+    ) -> CrossEntropy:
+        device = hidden.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         wide = torch.promote_types(dtype, torch.float32)
-        size = len(text_rows)
         text, new = text_rows.to(dtype), new_rows.to(dtype)
         bias = None if text_bias is None else text_bias.to(dtype)
-        grad_hidden = torch.empty_like(hidden) if gradients else None
-        grad_rows = torch.zeros_like(new_rows, dtype=wide) if gradients else None
-        entropy = torch.empty(len(hidden), dtype=wide, device=hidden.device)
-        log_partition = torch.empty_like(entropy)
-        with torch.autocast(kind, enabled=False):
+        grad_hidden = torch.empty_like(hidden if gradients else hidden[:0])
+        grad_rows = torch.zeros_like(new_rows if gradients else new_rows[:0], dtype=wide)
+        per_token = torch.empty(len(hidden), dtype=wide, device=hidden.device)
+        log_partition = torch.empty_like(per_token)
+        with torch.autocast(device, enabled=False):
             for start in range(0, len(hidden), CHUNK):
-                part = slice(start, start + CHUNK)
-                h, target = hidden[part].to(dtype), targets[part]
-                logits = [shape(F.linear(h, text, bias).to(wide)), shape(F.linear(h, new).to(wide))]
-                log_z = torch.logaddexp(logits[0].logsumexp(-1), logits[1].logsumexp(-1))
-                log_partition[part] = log_z
-                is_new = target >= size
-                places = [target.masked_fill(is_new, 0)[:, None], (target - size).clamp(min=0)[:, None]]
+                chunk = slice(start, start + CHUNK)
+                h, weight = hidden[chunk].to(dtype), weights[chunk].to(wide)
+                text_logits = transform(F.linear(h, text, bias).to(wide))
+                new_logits = transform(F.linear(h, new).to(wide))
+                log_z = torch.logaddexp(text_logits.logsumexp(-1), new_logits.logsumexp(-1))
+                log_partition[chunk] = log_z
+
+                is_new = targets[chunk] >= len(text_rows)
+                text_target = targets[chunk].masked_fill(is_new, 0)[:, None]
+                new_target = (targets[chunk] - len(text_rows)).clamp(min=0)[:, None]
                 if teacher is None:
-                    own = torch.where(
-                        is_new, logits[1].gather(1, places[1])[:, 0], logits[0].gather(1, places[0])[:, 0]
-                    )
-                    entropy[part] = log_z - own
+                    chosen = (new_logits.gather(1, new_target)[:, 0], text_logits.gather(1, text_target)[:, 0])
+                    per_token[chunk] = log_z - torch.where(is_new, *chosen)
                 else:
-                    told = shape(F.linear(teacher[part].to(dtype), text, bias).to(wide)).log_softmax(-1)
-                    share = told.exp()
-                    entropy[part] = log_z + (share * (told - logits[0])).sum(-1)
+                    log_p = transform(F.linear(teacher[chunk].to(dtype), text, bias).to(wide)).log_softmax(-1)
+                    p = log_p.exp()
+                    per_token[chunk] = log_z + (p * (log_p - text_logits)).sum(-1)
                 if not gradients:
                     continue
-                weight = weights[part].to(wide)
+
+                # d loss / d logits = softmax x weight x (1 + 2 z log Z) - weight x (target or teacher), through the
+                # transform; in place, for the logits are not needed any more
                 factor = weight * (1 + 2 * z_loss_weight * log_z)
-                slopes = []
-                for number, found in enumerate(logits):
-                    bend = None if shape.softcap is None else shape.scale * (1 - (found / shape.softcap).square())
-                    slope = (
-                        found.sub_(log_z[:, None]).exp_().mul_(factor[:, None])
-                    )  # in place: logits are gone after it
-                    if teacher is None:
-                        here = weight * (is_new == bool(number))
-                        slope.scatter_add_(1, places[number], -here[:, None])
-                    elif number == 0:
-                        slope.sub_(share.mul_(weight[:, None]))
-                    slopes.append(slope.mul_(shape.scale if bend is None else bend))
-                inner = [slope.to(dtype) for slope in slopes]
-                grad_hidden[part] = (inner[0] @ text + inner[1] @ new).to(hidden.dtype)
-                grad_rows += (slopes[1].T @ h.to(wide)) if dtype == wide else (inner[1].T @ h).to(wide)
-        loss = (weights.to(wide) * (entropy + z_loss_weight * log_partition.square())).sum()
+                text_derivative, new_derivative = transform.derivative(text_logits), transform.derivative(new_logits)
+                grad_text = text_logits.sub_(log_z[:, None]).exp_().mul_(factor[:, None])
+                grad_new = new_logits.sub_(log_z[:, None]).exp_().mul_(factor[:, None])
+                if teacher is None:
+                    grad_text.scatter_add_(1, text_target, -(weight * ~is_new)[:, None])
+                    grad_new.scatter_add_(1, new_target, -(weight * is_new)[:, None])
+                else:
+                    grad_text.sub_(p.mul_(weight[:, None]))
+                grad_text.mul_(text_derivative)
+                grad_new.mul_(new_derivative)
+                grad_hidden[chunk] = (grad_text.to(dtype) @ text + grad_new.to(dtype) @ new).to(hidden.dtype)
+                exact = dtype == wide
+                grad_rows += grad_new.T @ h.to(wide) if exact else (grad_new.to(dtype).T @ h).to(wide)
+        loss = (weights.to(wide) * (per_token + z_loss_weight * log_partition.square())).sum()
         if gradients:
             ctx.save_for_backward(grad_hidden, grad_rows.to(new_rows.dtype))
-        ctx.mark_non_differentiable(entropy, log_partition)
-        return loss, entropy, log_partition
+        ctx.mark_non_differentiable(per_token, log_partition)
+        return CrossEntropy(loss, per_token, log_partition)
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -1,9 +1,10 @@
 """How a trained LLM answers: greedy or sampled, in the grammar of text or of sound, with guidance or without.
 
-    prompts (B, S) ──► transformers' generate, KV-cached ──► scores (B, V) ──► guidance ──► grammar ──► temperature, nucleus ──► noise ──► the best id
+    prompts (B, S) ──► transformers' generate, with a cache of keys and values ──► scores (B, V)
+           ──► guidance ──► grammar ──► temperature, nucleus ──► Gumbel noise ──► the best id
 
-Nucleus: Holtzman et al. 2020, arXiv:1904.09751. Guidance: Ho and Salimans 2022, arXiv:2207.12598; of a language model's log-probabilities:
-Sanchez et al. 2023, arXiv:2306.17806.
+Nucleus: Holtzman et al. 2020, arXiv:1904.09751. Guidance: Ho and Salimans 2022, arXiv:2207.12598; of a language model's
+log-probabilities: Sanchez et al. 2023, arXiv:2306.17806.
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import (
+    GenerationMixin,
     LogitsProcessor,
     LogitsProcessorList,
     PreTrainedModel,
@@ -25,15 +27,26 @@ from models.language.vocabulary import Vocabulary
 
 
 class Sampling(NamedTuple):
+    """How ids are drawn."""
+
     temperature: float  # above 0
     top_p: float  # in (0, 1]; 1 keeps every id
-    seeds: Sequence[int]  # one a row: what a row draws hangs on its own seed, not on its company
+    seeds: Sequence[int]  # one a row: what a row draws depends on its seed, not on the rest of the batch
 
 
 class Guidance(NamedTuple):
-    weight: float  # 1 is the plain model, 0 the one that is told nothing
-    input_ids: Tensor  # (B, S') the same prompts with nothing asked for, left-padded
+    """Classifier-free guidance towards the prompts, away from prompts that ask for nothing."""
+
+    weight: float  # 1 is the conditional model, 0 the unconditional one
+    input_ids: Tensor  # (B, S') prompts of the unconditional model, left-padded
     attention_mask: Tensor  # (B, S')
+
+
+class PaddedPrompts(NamedTuple):
+    """Prompts of several lengths, padded on the left."""
+
+    input_ids: Tensor  # (B, S)
+    attention_mask: Tensor  # (B, S)
 
 
 @torch.no_grad()
@@ -47,64 +60,71 @@ def generate(
     sampling: Sampling | None = None,
     guidance: Guidance | None = None,
 ) -> list[list[int]]:
-    """Answers to left-padded prompts (B, S): text without its end of turn, or one sound with both markers. Greedy without `sampling`.
+    """Answers to left-padded prompts (B, S): text without its end of turn, or one sound with both markers.
 
-    A text answer holds no sound id. A sound holds nothing else, its levels in turn, one block at least; it is ended
-    before max_new_tokens. Batch and padding change nothing beyond rounding, sampled or not. lm: in evaluation mode.
-    Raises ModelError where max_new_tokens holds no sound, and for a sampling that is none.
+    Greedy without `sampling`. A text answer has no sound id. A sound has nothing else, its levels in turn, one block at
+    least; it ends within max_new_tokens. Law: batch and padding change nothing beyond rounding, sampled or not. lm: in
+    evaluation mode. Raises ModelError where no sound fits into max_new_tokens, and for values of `sampling` that are
+    not allowed.
     """
-    words, rows = vocabulary, len(input_ids)
-    input_ids, attention_mask = input_ids.to(lm.device), attention_mask.to(lm.device)
-    if allow == "audio" and max_new_tokens < len(words.levels) + 2:
-        raise ModelError(
-            f"max_new_tokens {max_new_tokens}: the shortest sound with its markers has {len(words.levels) + 2}"
-        )
+    rows, shortest = len(input_ids), len(vocabulary.levels) + 2
+    ids, mask = input_ids.to(lm.device), attention_mask.to(lm.device)
+    if allow == "audio" and max_new_tokens < shortest:
+        raise ModelError(f"max_new_tokens {max_new_tokens}: the shortest sound with its markers has {shortest}")
     processors = LogitsProcessorList()
     if guidance is not None and guidance.weight != 1:
-        input_ids, attention_mask = _beside(input_ids, attention_mask, guidance, words.pad_id)
-        processors.append(Guided(guidance.weight))
-    width = input_ids.shape[1]
-    processors.append(TextOnly(words) if allow == "text" else SoundOnly(words, width, max_new_tokens))
+        ids, mask = _with_unconditional(ids, mask, guidance, vocabulary.pad_id)
+        processors.append(ClassifierFreeGuidance(guidance.weight))
+    width = ids.shape[1]
+    processors.append(TextOnly(vocabulary) if allow == "text" else SoundOnly(vocabulary, width, max_new_tokens))
     if sampling is not None:
-        processors.extend(_sampled(sampling, rows))
-    stops = words.stop_ids if allow == "text" else [words.end_id]
-    found = lm.generate(
-        input_ids=input_ids, attention_mask=attention_mask, max_new_tokens=max_new_tokens, do_sample=False,
-        eos_token_id=stops, pad_token_id=words.pad_id, logits_processor=processors,
-    )  # fmt: skip
+        processors.extend(_sampling_processors(sampling, rows))
+    stops = vocabulary.stop_ids if allow == "text" else [vocabulary.end_id]
+    assert isinstance(lm, GenerationMixin), "a causal LM"
+    sequences = lm.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=stops,
+        pad_token_id=vocabulary.pad_id,
+        logits_processor=processors,
+    )
     answers = []
-    for row in found[:rows, width:].tolist():
+    for row in sequences[:rows, width:].tolist():
         end = next((n for n, token in enumerate(row) if token in stops), len(row))
         answers.append(row[: end + (allow == "audio")])
     return answers
 
 
-def pad_left(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Prompts to input_ids (B, S) and attention_mask (B, S)."""
+def pad_left(prompts: Sequence[Sequence[int]], pad_id: int) -> PaddedPrompts:
+    """B prompts of several lengths -> (B, S), S the longest."""
     width = max(len(prompt) for prompt in prompts)
     ids = [[pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts]
     mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    return torch.tensor(ids), torch.tensor(mask)
+    return PaddedPrompts(torch.tensor(ids), torch.tensor(mask))
 
 
-class Guided(LogitsProcessor):
-    """Rows 0 to B - 1 are told what to make, rows B to 2 B - 1 are not: plain + weight x (told - plain), in both halves.
+class ClassifierFreeGuidance(LogitsProcessor):
+    """unconditional + weight x (conditional - unconditional) log-probabilities, in both halves of the batch.
 
-    transformers' UnbatchedClassifierFreeGuidanceLogitsProcessor computes the same from a second forward pass of the model at every step, with a
-    cache of its own. Here both halves go through one pass: decoding is bound by reading the weights, so that a step of 2 B rows costs little more
-    than one of B. Its pass also counts left padding as positions, which shifts every model whose positions are not relative.
+    Rows 0 to B - 1 have the conditional prompts, rows B to 2 B - 1 the unconditional ones. transformers'
+    UnbatchedClassifierFreeGuidanceLogitsProcessor computes the same from a second forward pass of the model at every
+    step, with a cache of its own. Here both halves go through one pass: decoding is bound by reading the weights, so
+    that a step of 2 B rows costs little more than one of B. Its pass also counts left padding as positions, which
+    shifts every model whose positions are not relative.
     """
 
     def __init__(self, weight: float) -> None:
         self.weight = weight
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        told, plain = scores.log_softmax(-1).chunk(2)
-        return (plain + self.weight * (told - plain)).repeat(2, 1)
+        conditional, unconditional = scores.log_softmax(-1).chunk(2)
+        return (unconditional + self.weight * (conditional - unconditional)).repeat(2, 1)
 
 
 class TextOnly(LogitsProcessor):
-    """Text and, where they are on, times."""
+    """Allows text and, where the vocabulary has them, times."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.text_size, self.first_time_id = vocabulary.text_size, vocabulary.first_time_id
@@ -115,45 +135,47 @@ class TextOnly(LogitsProcessor):
 
 
 class SoundOnly(LogitsProcessor):
-    """start, then blocks of codes of the vocabulary's levels, then end."""
+    """Allows the start of a sound, then blocks of codes of the vocabulary's levels, then its end."""
 
     def __init__(self, vocabulary: Vocabulary, prompt_length: int, max_new_tokens: int) -> None:
         self.vocabulary, self.prompt_length, self.max_new_tokens = vocabulary, prompt_length, max_new_tokens
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        words = self.vocabulary
+        vocabulary, levels = self.vocabulary, self.vocabulary.levels
         allowed = torch.full_like(scores, -torch.inf)
-        position = input_ids.shape[1] - self.prompt_length  # of the token to come
+        position = input_ids.shape[1] - self.prompt_length  # of the id that comes next
         if position == 0:
-            allowed[:, words.start_id] = 0
+            allowed[:, vocabulary.start_id] = 0
             return allowed
-        block, place = divmod(position - 1, len(words.levels))
-        room = self.max_new_tokens - position - 1  # tokens after this one
-        if place or room >= len(words.levels):
-            first = words.first_code_id + words.levels[place] * words.codebook_size
-            allowed[:, first : first + words.codebook_size] = scores[:, first : first + words.codebook_size]
-        if block and not place:
-            allowed[:, words.end_id] = scores[:, words.end_id]
+        block, index = divmod(position - 1, len(levels))
+        left = self.max_new_tokens - position - 1  # ids after this one
+        if index or left >= len(levels):
+            first = vocabulary.first_code_id + levels[index] * vocabulary.codebook_size
+            codes = slice(first, first + vocabulary.codebook_size)
+            allowed[:, codes] = scores[:, codes]
+        if block and not index:
+            allowed[:, vocabulary.end_id] = scores[:, vocabulary.end_id]
         return allowed
 
 
-class Drawn(LogitsProcessor):
+class GumbelNoise(LogitsProcessor):
     """Gumbel-max (Maddison et al. 2014, arXiv:1411.0030): the best of scores + noise is a draw from their softmax.
 
-    transformers' own sampling draws all rows from one generator, so that a row's draws would hang on its company, and the two halves of a
-    guided batch would say different things.
+    transformers' own sampling draws all rows from one generator: a row's draws would depend on the rest of the batch,
+    and the two halves of a guided batch would differ.
     """
 
     def __init__(self, seeds: Sequence[int]) -> None:
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        noise = torch.stack([torch.empty(scores.shape[1]).exponential_(generator=one) for one in self.generators])
+        rows = [torch.empty(scores.shape[1]).exponential_(generator=generator) for generator in self.generators]
+        noise = torch.stack(rows)
         noise = noise.clamp(min=torch.finfo(noise.dtype).tiny).log()
         return scores - noise.to(scores).repeat(len(scores) // len(self.generators), 1)
 
 
-def _sampled(sampling: Sampling, rows: int) -> list[LogitsProcessor]:
+def _sampling_processors(sampling: Sampling, rows: int) -> list[LogitsProcessor]:
     if sampling.temperature <= 0 or not 0 < sampling.top_p <= 1:
         raise ModelError(
             f"temperature {sampling.temperature} and top_p {sampling.top_p}; above 0, and in (0, 1], are allowed"
@@ -161,11 +183,11 @@ def _sampled(sampling: Sampling, rows: int) -> list[LogitsProcessor]:
     if len(sampling.seeds) != rows:
         raise ModelError(f"{len(sampling.seeds)} seeds for {rows} prompts; one for each is needed")
     nucleus = [TopPLogitsWarper(sampling.top_p)] if sampling.top_p < 1 else []
-    return [TemperatureLogitsWarper(float(sampling.temperature)), *nucleus, Drawn(sampling.seeds)]
+    return [TemperatureLogitsWarper(float(sampling.temperature)), *nucleus, GumbelNoise(sampling.seeds)]
 
 
-def _beside(ids: Tensor, mask: Tensor, guidance: Guidance, pad_id: int) -> tuple[Tensor, Tensor]:
-    """Prompts (B, S) and those that ask for nothing (B, S') -> both, left-padded, (2 B, max(S, S')), and their mask."""
+def _with_unconditional(ids: Tensor, mask: Tensor, guidance: Guidance, pad_id: int) -> PaddedPrompts:
+    """Prompts (B, S), then the unconditional ones (B, S') -> (2 B, max(S, S'))."""
     if len(guidance.input_ids) != len(ids):
         raise ModelError(
             f"{len(guidance.input_ids)} prompts without a wish for {len(ids)} with one; as many are needed"
@@ -175,6 +197,5 @@ def _beside(ids: Tensor, mask: Tensor, guidance: Guidance, pad_id: int) -> tuple
     def padded(part: Tensor, value: int) -> Tensor:
         return F.pad(part.to(ids.device), (width - part.shape[1], 0), value=value)
 
-    both = [padded(part, pad_id) for part in (ids, guidance.input_ids)]
-    masks = [padded(part, 0) for part in (mask, guidance.attention_mask)]
-    return torch.cat(both), torch.cat(masks)
+    both = torch.cat([padded(part, pad_id) for part in (ids, guidance.input_ids)])
+    return PaddedPrompts(both, torch.cat([padded(part, 0) for part in (mask, guidance.attention_mask)]))

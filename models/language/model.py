@@ -4,11 +4,10 @@
             new rows ──────────┘                                                new rows ──────────┘
 
 Mehta, Jojic, Gamper 2025, arXiv:2503.22275. LoRA: Hu et al. 2021, arXiv:2106.09685. z-loss: Chowdhery et al. 2022,
-arXiv:2204.02311.
-What trains, and what `trainable_state` holds: LoRA and the new rows, in float32. The LLM stays as it came.
+arXiv:2204.02311. LoRA and the new rows train, in float32, and are what `trainable_state` gives. The LLM stays as it is.
 """
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -17,27 +16,29 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from models.errors import ModelError, SharedPrefixUnsupported, UnsupportedLanguageModel
-from models.language.chunked_cross_entropy import Shape, weighted_entropy
+from models.language.chunked_cross_entropy import LogitTransform, chunked_cross_entropy
 from models.language.generation import Guidance, Sampling, generate
-from models.language.new_tokens import ExtendedEmbedding, ExtendedHead, Initialization, check, new_rows
+from models.language.new_tokens import Initialization, attach_sound_tokens, check_supported
 from models.language.prefix_mask import attention_masks
-from models.language.vocabulary import AUDIO, IGNORED, KEPT, PROMPT, TEXT, Vocabulary
+from models.language.vocabulary import IGNORED, LabelKind, Vocabulary
 
 
 class LanguageLoss(NamedTuple):
-    """All (). text_loss, audio_loss, kept_loss: means over their tokens in nats, NaN where none; z_loss: before its weight."""
+    """All (). text_loss, audio_loss and distillation_loss: means over their tokens in nats, NaN where there are none."""
 
-    loss: Tensor  # (sum of weight x entropy) / (sum of weights) + z_loss_weight x z_loss
+    loss: Tensor  # (sum of weight x cross-entropy) / (sum of weights) + z_loss_weight x z_loss
     text_loss: Tensor
     audio_loss: Tensor
-    kept_loss: Tensor  # divergence from what the base LLM says, of the positions of kind KEPT
-    z_loss: Tensor  # (log Z)^2, under the same weights
+    distillation_loss: Tensor  # divergence from the base LLM, of the positions of kind DISTILLED
+    z_loss: Tensor  # (log Z)^2, under the same weights, before z_loss_weight
     text_tokens: Tensor  # long
     audio_tokens: Tensor  # long
     weight: Tensor  # the sum of weights, that `loss` is a mean over
 
 
 class SoundLanguageModel(nn.Module):
+    """An LLM with LoRA and new tokens."""
+
     def __init__(
         self,
         model: PreTrainedModel,
@@ -51,54 +52,58 @@ class SoundLanguageModel(nn.Module):
         activation_checkpointing: bool = False,
         compile: bool = False,
     ) -> None:
-        """model is taken over and changed; the whole is in evaluation mode after it. codebook: vectors of the codes, (K, d) or (Q, K, d), for the `new_rows`.
+        """model is changed in place, and in evaluation mode afterwards. rank, alpha, dropout: of LoRA.
 
-        seed: of LoRA and of the new rows. activation_checkpointing: training keeps only what enters each layer, and computes it again. compile: the
-        layers of training and of `logits`, not of `generate`, by torch.compile.
-        Raises ModelError for a model of another build (embedding, head, logits), found by asking it for a few logits both ways.
+        initialization, codebook: see `new_rows`; seed: of LoRA and of the new rows. activation_checkpointing: training
+        keeps only the input of each layer, and computes the rest again. compile: torch.compile of the layers in
+        training and in `logits`, not in `generate`.
+        Raises UnsupportedLanguageModel for a model of another build (embedding, head, logits), and ModelError where
+        model and tokenizer do not belong together.
         """
         super().__init__()
-        check(model, vocabulary)
+        check_supported(model, vocabulary)
         self.vocabulary = vocabulary
-        self.shape = Shape.of(model.config.get_text_config())
+        self.logit_transform = LogitTransform.from_config(model.config.get_text_config())
         model.requires_grad_(False)
-        embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            lora = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear", bias="none")
-            model = inject_adapter_in_model(lora, model)
-        std = model.config.get_text_config().initializer_range
-        rows = nn.Parameter(new_rows(embedding.weight, vocabulary, initialization, codebook, std, seed))
-        tied = head.weight is embedding.weight
-        head_rows = (
-            rows if tied else nn.Parameter(new_rows(head.weight, vocabulary, initialization, codebook, std, seed + 1))
-        )
-        model.set_input_embeddings(ExtendedEmbedding(embedding, vocabulary.text_size, rows))
-        model.set_output_embeddings(ExtendedHead(head, vocabulary.text_size, head_rows))
-        model.generation_config = GenerationConfig(
-            pad_token_id=vocabulary.pad_id
-        )  # a hub's sampling settings are not ours
+        attach_lora(model, rank, alpha, dropout, seed)
+        attach_sound_tokens(model, vocabulary, initialization, codebook, seed)
+        # the sampling settings that a hub gives have no effect here
+        model.generation_config = GenerationConfig(pad_token_id=vocabulary.pad_id)
         self.lm = model
         for parameter in self.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
-        self._body = self._run
-        self._probe()
+        self._body: Any = self._run
+        self.eval()
+        self.check_equivalence()
+        self.supports_shared_prefix = self._keeps_branches_apart()
         if activation_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         if compile:
             self._body = torch.compile(self._run, dynamic=True)
 
-    def narrow(self) -> None:
-        """The layers' frozen matrices to bfloat16: what autocast to it would make of them anew at every step, to the bit. For use under autocast alone."""
-        head = self.lm.get_output_embeddings().text  # its rows may be the embedding's
+    @torch.no_grad()
+    def check_equivalence(self) -> None:
+        """Raises UnsupportedLanguageModel where `logits` are not those of the LLM's forward pass, on a few ids."""
+        ids = self._few_ids()[:, :4]
+        if not _near(self.logits(ids, torch.ones_like(ids)), self.lm(input_ids=ids).logits):
+            raise UnsupportedLanguageModel(
+                f"{type(self.lm).__name__} changes its logits after the head in a way that the loss does not know"
+            )
+
+    def cast_frozen_linears_to_bf16(self) -> None:
+        """The layers' frozen matrices in bfloat16: what autocast would cast them to at every step. Equal to the bit.
+
+        For use under autocast to bfloat16 alone.
+        """
+        head = self._head().text  # its rows may be the embedding's
         for module in self.lm.modules():
             if isinstance(module, nn.Linear) and module is not head and not module.weight.requires_grad:
                 module.weight.data = module.weight.data.bfloat16()
 
     def logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """(B, S), right-padded -> (B, S, V). All of them: for a look, not for training."""
-        return self.shape(self.lm.get_output_embeddings()(self._hidden(input_ids, attention_mask)))
+        """(B, S), right-padded -> (B, S, V). Of every position at once: for tests and reports, not for training."""
+        return self.logit_transform(self._head()(self._hidden(input_ids, attention_mask)))
 
     def loss(
         self,
@@ -116,58 +121,65 @@ class SoundLanguageModel(nn.Module):
     ) -> LanguageLoss:
         """All (B, S), right-padded, as `Vocabulary.render` gives them: not shifted.
 
-        positions and branches, for several talks that share their beginning: branch 0 is shared, the others are blind to each other; each label's loss is
-        what it would be in a sequence of its own. The first token of a branch after the first is no label, for its telling position is the shared one.
-        Where the kind is PROMPT the label is -100 and the input id counts, with the prompt's weight. Where it is KEPT, the loss is the divergence from what
-        the LLM says without LoRA, with the text's weight. The head sees only positions that have a weight, a few hundred at a time, in float32.
-        Raises ModelError where none has one.
+        label_kinds: see LabelKind. Where it is PROMPT the target is the input id, with the prompt's weight. Where it is
+        DISTILLED the loss is the divergence from the LLM without LoRA, with the text's weight.
+        positions and branches: of several conversations that share their beginning. Branch 0 is shared, the others do
+        not see each other, and a label's loss is what it would be in a sequence with its branch alone. The first token
+        of a branch is no label: the position before it is not its branch's alone.
+        The head sees only positions that have a weight, a few hundred at a time, in float32.
+        Raises ModelError where no position has one.
         """
-        table = torch.zeros(4, device=input_ids.device)
-        table[PROMPT], table[TEXT], table[AUDIO], table[KEPT] = prompt_weight, text_weight, audio_weight, text_weight
-        weights = table[label_kinds] * attention_mask * ((labels != IGNORED) | (label_kinds == PROMPT))
-        keep = weights[:, 1:] > 0  # position s is told by the hidden state of s - 1
+        table = torch.zeros(len(LabelKind), device=input_ids.device)
+        table[LabelKind.PROMPT], table[LabelKind.TEXT] = prompt_weight, text_weight
+        table[LabelKind.AUDIO], table[LabelKind.DISTILLED] = audio_weight, text_weight
+        weights = table[label_kinds] * attention_mask * ((labels != IGNORED) | (label_kinds == LabelKind.PROMPT))
+        # the hidden state of position s - 1 predicts position s
+        predicted = weights[:, 1:] > 0
         if branches is not None:
-            keep &= (branches[:, 1:] == branches[:, :-1]) | (branches[:, :-1] == 0)
-        if not keep.any():
+            predicted &= (branches[:, 1:] == branches[:, :-1]) | (branches[:, :-1] == 0)
+        if not predicted.any():
             raise ModelError("no position of this batch has a weight: there is no answer in it, or its weight is 0")
-        hidden = self._hidden(input_ids, attention_mask, positions, branches)[:, :-1][keep]
-        targets = torch.where(labels == IGNORED, input_ids, labels)[:, 1:][keep]
-        kept, kinds = weights[:, 1:][keep], label_kinds[:, 1:][keep]
-        head, parts = self.lm.get_output_embeddings(), []
-        for rows, told in ((kinds != KEPT, False), (kinds == KEPT, True)):
+        hidden = self._hidden(input_ids, attention_mask, positions, branches)[:, :-1][predicted]
+        targets = torch.where(labels == IGNORED, input_ids, labels)[:, 1:][predicted]
+        weight, kinds = weights[:, 1:][predicted], label_kinds[:, 1:][predicted]
+
+        distilled = kinds == LabelKind.DISTILLED
+        head, parts, order = self._head(), [], []
+        for rows in (~distilled, distilled):
             if not rows.any():
                 continue
-            teacher = self._untrained(input_ids, attention_mask, label_kinds)[keep][rows] if told else None
-            parts.append(weighted_entropy(
-                hidden[rows], *head.text_rows(), head.new_rows, targets[rows], kept[rows], z_loss_weight, self.shape, teacher
-            ))  # fmt: skip
-        order = torch.cat([(kinds != KEPT).nonzero(), (kinds == KEPT).nonzero()])[:, 0]
-        kept, kinds = kept[order], kinds[order]
-        entropy, log_partition = (torch.cat(column) for column in list(zip(*parts, strict=True))[1:])
-        summed = torch.stack([part.loss for part in parts]).sum()
-        total = kept.sum()
-        loss, z_loss = summed / total, (kept * log_partition.square()).sum() / total
-        means = [entropy[kinds == kind].mean() for kind in (TEXT, AUDIO, KEPT)]
-        counts = [(kinds == kind).sum() for kind in (TEXT, AUDIO)]
-        return LanguageLoss(loss, *means, z_loss, *counts, total)
-
-    @torch.no_grad()
-    def _untrained(self, input_ids: Tensor, attention_mask: Tensor, kinds: Tensor) -> Tensor:
-        """What the LLM as it came says of the sequences with KEPT positions: hidden states (B, S - 1, D), zero for the others."""
-        rows, mode = (kinds == KEPT).any(1), self.training
-        self.eval()
-        layers = [module for module in self.lm.modules() if isinstance(module, BaseTunerLayer)]
-        for layer in layers:
-            layer.enable_adapters(False)
-        try:
-            hidden = self._hidden(input_ids[rows], attention_mask[rows])[:, :-1]
-        finally:
-            for layer in layers:
-                layer.enable_adapters(True)
-            self.train(mode)
-        whole = hidden.new_zeros(len(rows), *hidden.shape[1:])
-        whole[rows] = hidden
-        return whole
+            teacher = None
+            if rows is distilled:
+                teacher = self._base_hidden(input_ids, attention_mask, label_kinds)[predicted][rows]
+            text = head.text_rows()
+            parts.append(
+                chunked_cross_entropy(
+                    hidden[rows],
+                    text.weight,
+                    text.bias,
+                    head.new_rows,
+                    targets[rows],
+                    weight[rows],
+                    z_loss_weight,
+                    self.logit_transform,
+                    teacher,
+                )
+            )
+            order.append(rows.nonzero()[:, 0])
+        weight, kinds = weight[torch.cat(order)], kinds[torch.cat(order)]
+        per_token = torch.cat([part.per_token for part in parts])
+        log_partition = torch.cat([part.log_partition for part in parts])
+        total = weight.sum()
+        return LanguageLoss(
+            loss=torch.stack([part.loss for part in parts]).sum() / total,
+            text_loss=per_token[kinds == LabelKind.TEXT].mean(),
+            audio_loss=per_token[kinds == LabelKind.AUDIO].mean(),
+            distillation_loss=per_token[kinds == LabelKind.DISTILLED].mean(),
+            z_loss=(weight * log_partition.square()).sum() / total,
+            text_tokens=(kinds == LabelKind.TEXT).sum(),
+            audio_tokens=(kinds == LabelKind.AUDIO).sum(),
+            weight=total,
+        )
 
     def generate(
         self,
@@ -178,7 +190,7 @@ class SoundLanguageModel(nn.Module):
         sampling: Sampling | None = None,
         guidance: Guidance | None = None,
     ) -> list[list[int]]:
-        """`models.language.generation.generate` of this model, in evaluation mode."""
+        """`models.language.generation.generate` with this model, in evaluation mode."""
         mode = self.training
         self.eval()
         try:
@@ -194,28 +206,36 @@ class SoundLanguageModel(nn.Module):
 
     def load_trainable_state(self, state: dict[str, Tensor]) -> None:
         """Inverse of `trainable_state`. Raises ModelError with what is missing, unexpected or of another shape."""
-        own = self.trainable_state()
-        problems = [f"missing {name}" for name in own if name not in state]
-        problems += [f"unexpected {name}" for name in state if name not in own]
+        expected = self.trainable_state()
+        problems = [f"missing {name}" for name in expected if name not in state]
+        problems += [f"unexpected {name}" for name in state if name not in expected]
         problems += [
-            f"{name} is {tuple(state[name].shape)}, here {tuple(own[name].shape)}"
-            for name in own
-            if name in state and state[name].shape != own[name].shape
+            f"{name} is {tuple(state[name].shape)}, here {tuple(tensor.shape)}"
+            for name, tensor in expected.items()
+            if name in state and state[name].shape != tensor.shape
         ]
         if problems:
             more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
             raise ModelError(f"this state is of another model, LoRA rank or codebook: {'; '.join(problems[:5])}{more}")
-        for name, tensor in own.items():
+        for name, tensor in expected.items():
             tensor.copy_(state[name])
+
+    def _head(self) -> Any:
+        """The LLM's ExtendedHead."""
+        return self.lm.get_output_embeddings()
 
     def _hidden(
         self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor | None = None, branches: Tensor | None = None
     ) -> Tensor:
-        """(B, S, D) after the last norm. Causal: padding on the right needs no mask, and attention takes its fast path."""
+        """(B, S) -> (B, S, D) after the last norm.
+
+        Causal: padding on the right needs no mask, and attention takes its fast path. Raises SharedPrefixUnsupported.
+        """
         assert attention_mask[:, 0].all(), "right-padded"
         if branches is None or not branches.any():
             return self._body(input_ids)
-        if not self.shares:
+        assert positions is not None, "branches come with positions"
+        if not self.supports_shared_prefix:
             raise SharedPrefixUnsupported(
                 f"{type(self.lm).__name__} with attention {self.lm.config._attn_implementation} does not keep "
                 "conversations of one sequence apart"
@@ -230,28 +250,57 @@ class SoundLanguageModel(nn.Module):
         ).last_hidden_state
 
     @torch.no_grad()
-    def _probe(self) -> None:
-        """Are the logits those of the model's own forward? And do two talks that share a beginning have the logits that each has alone?"""
-        words = self.vocabulary
+    def _base_hidden(self, input_ids: Tensor, attention_mask: Tensor, label_kinds: Tensor) -> Tensor:
+        """Hidden states (B, S - 1, D) of the LLM without LoRA; 0 for the sequences that have no DISTILLED position."""
+        rows, mode = (label_kinds == LabelKind.DISTILLED).any(1), self.training
         self.eval()
-        ids = torch.tensor([[1, words.start_id, words.first_code_id, 2, 3]], device=self.lm.device) % words.size
-        one, other = ids[:, :4], torch.cat([ids[:, :3], ids[:, 4:]], 1)
-        wanted, second = self.lm(input_ids=one).logits, self.logits(other, torch.ones_like(other))[:, 3]
-        if not _near(self.logits(one, torch.ones_like(one)), wanted):
-            raise UnsupportedLanguageModel(
-                f"{type(self.lm).__name__} changes its logits after the head in a way that the loss does not know"
-            )
-        self.shares = True
-        branches, positions = torch.tensor([[0, 0, 0, 1, 2]]), torch.tensor([[0, 1, 2, 3, 3]])
+        layers = [module for module in self.lm.modules() if isinstance(module, BaseTunerLayer)]
+        for layer in layers:
+            layer.enable_adapters(False)
         try:
-            hidden = self._hidden(ids, torch.ones_like(ids), positions.to(ids.device), branches.to(ids.device))
-            shared = self.shape(self.lm.get_output_embeddings()(hidden))
-            self.shares = _near(shared[:, 3], wanted[:, 3]) and _near(shared[:, 4], second)
-        except (RuntimeError, TypeError, ValueError, KeyError):  # a model that takes no mask of its own
-            self.shares = False
+            hidden = self._hidden(input_ids[rows], attention_mask[rows])[:, :-1]
+        finally:
+            for layer in layers:
+                layer.enable_adapters(True)
+            self.train(mode)
+        all_rows = hidden.new_zeros(len(rows), *hidden.shape[1:])
+        all_rows[rows] = hidden
+        return all_rows
+
+    @torch.no_grad()
+    def _keeps_branches_apart(self) -> bool:
+        """Whether two branches of one sequence have the logits that each has in a sequence of its own, on a few ids."""
+        ids = self._few_ids()
+        one, other = ids[:, :4], torch.cat([ids[:, :3], ids[:, 4:]], 1)
+        branches = torch.tensor([[0, 0, 0, 1, 2]], device=ids.device)
+        positions = torch.tensor([[0, 1, 2, 3, 3]], device=ids.device)
+        self.supports_shared_prefix = True
+        try:
+            shared = self.logit_transform(self._head()(self._hidden(ids, torch.ones_like(ids), positions, branches)))
+        except (RuntimeError, TypeError, ValueError, KeyError):  # a model that takes no mask of this form
+            return False
+        both = torch.cat([one, other])
+        alone = self.logits(both, torch.ones_like(both))[:, 3]
+        return _near(shared[:, 3], alone[:1]) and _near(shared[:, 4], alone[1:])
+
+    def _few_ids(self) -> Tensor:
+        """(1, 5): text, the start of a sound and a code, then two ids of text."""
+        vocabulary = self.vocabulary
+        ids = [[1, vocabulary.start_id, vocabulary.first_code_id, 2, 3]]
+        return torch.tensor(ids, device=self.lm.device) % vocabulary.size
 
 
-def _near(found: Tensor, wanted: Tensor) -> bool:
-    """As near as the dtype lets two ways of computing the same be."""
-    tolerance = 1e-3 if wanted.dtype in (torch.float32, torch.float64) else 0.1
-    return bool((found.float() - wanted.float()).abs().max() <= tolerance * wanted.float().std())
+def attach_lora(model: PreTrainedModel, rank: int, alpha: float, dropout: float, seed: int) -> None:
+    """LoRA on every linear layer but the head, in place. seed: of its first matrices; the second ones are 0."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        # peft takes any number for lora_alpha, and says int
+        lora = LoraConfig(r=rank, lora_dropout=dropout, target_modules="all-linear", bias="none")
+        lora.lora_alpha = alpha  # type: ignore[assignment]
+        inject_adapter_in_model(lora, model)
+
+
+def _near(logits: Tensor, expected: Tensor) -> bool:
+    """Whether two ways of computing logits agree as well as their dtype allows."""
+    tolerance = 1e-3 if expected.dtype in (torch.float32, torch.float64) else 0.1
+    return bool((logits.float() - expected.float()).abs().max() <= tolerance * expected.float().std())

@@ -1,6 +1,10 @@
-"""New ids of a causal LM: the LLM's own rows stay frozen, the new ids have rows of their own that train, at the embedding and at the head."""
+"""New ids of a causal LM: the rows of text stay frozen, the new rows train, in the embedding and in the head.
 
-from typing import Literal
+embedding   ids ──► text rows (T, D), frozen │ new rows (V - T, D)
+head        hidden (D) ──► text rows (T, D), frozen │ new rows (V - T, D) ──► logits (V)
+"""
+
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +17,13 @@ from models.language.vocabulary import Vocabulary
 Initialization = Literal["mean", "random", "codebook"]
 
 
+class TextRows(NamedTuple):
+    """The frozen part of a head."""
+
+    weight: Tensor  # (T, D)
+    bias: Tensor | None  # (T)
+
+
 class ExtendedEmbedding(nn.Module):
     """Text rows and new rows as one embedding of V rows."""
 
@@ -22,7 +33,7 @@ class ExtendedEmbedding(nn.Module):
         self.scale = embedding_scale(text)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """(...) -> (..., D)"""
+        """ids (...) -> (..., D)."""
         is_new = ids >= self.text_size
         text = self.text(ids.masked_fill(is_new, 0))
         new = self.scale * F.embedding((ids - self.text_size).clamp(min=0), self.new_rows).to(text.dtype)
@@ -40,13 +51,35 @@ class ExtendedHead(nn.Module):
         self.text, self.text_size, self.new_rows = text, text_size, new_rows
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """(..., D) -> (..., V)"""
+        """hidden (..., D) -> logits (..., V)."""
         text = F.linear(hidden, *self.text_rows())
         return torch.cat([text, F.linear(hidden, self.new_rows.to(hidden.dtype))], -1)
 
-    def text_rows(self) -> tuple[Tensor, Tensor | None]:
-        """(T, D) and, where there is a bias, (T): frozen."""
-        return self.text.weight[: self.text_size], None if self.text.bias is None else self.text.bias[: self.text_size]
+    def text_rows(self) -> TextRows:
+        """The rows of the ids that the tokenizer has; some heads are padded beyond them."""
+        bias = None if self.text.bias is None else self.text.bias[: self.text_size]
+        return TextRows(self.text.weight[: self.text_size], bias)
+
+
+def attach_sound_tokens(
+    model: PreTrainedModel,
+    vocabulary: Vocabulary,
+    initialization: "Initialization",
+    codebook: Tensor | None,
+    seed: int,
+) -> None:
+    """Gives the LLM rows for the new ids, at the embedding and at the head; one for both where the LLM ties them.
+
+    For initialization and codebook see `new_rows`. Raises UnsupportedLanguageModel for a model that they do not fit.
+    """
+    embedding, head = check_supported(model, vocabulary)
+    std = model.config.get_text_config().initializer_range
+    rows = nn.Parameter(new_rows(embedding.weight, vocabulary, initialization, codebook, std, seed))
+    head_rows = rows
+    if head.weight is not embedding.weight:
+        head_rows = nn.Parameter(new_rows(head.weight, vocabulary, initialization, codebook, std, seed + 1))
+    model.set_input_embeddings(ExtendedEmbedding(embedding, vocabulary.text_size, rows))
+    model.set_output_embeddings(ExtendedHead(head, vocabulary.text_size, head_rows))
 
 
 def new_rows(
@@ -57,12 +90,14 @@ def new_rows(
     std: float,
     seed: int,
 ) -> Tensor:
-    """text_rows (>= text_size, D) -> the rows of the new ids (V - text_size, D), float32.
+    """text_rows (T or more, D) -> the rows of the new ids (V - T, D), float32.
 
-    random    normal, of the LLM's own `std`: the paper's resized embedding
-    mean      mean of the text rows and noise of their deviation, dimension by dimension
-    codebook  as mean, but the noise of a code is its vector in the codebook, standardised and turned into D dimensions
-              by a fixed random projection with orthogonal rows: sounds near in the codebook start as near rows
+    random    normal, with the LLM's `std`: the paper's resized embedding
+    mean      mean of the text rows plus noise of their deviation, dimension by dimension
+    codebook  as mean, but the noise of a code is its vector in the codebook, standardised and projected to D dimensions
+              by a fixed random matrix with orthogonal rows: sounds near in the codebook start as near rows
+
+    codebook: (K, d) or (Q, K, d). Raises ModelError where it does not have a vector for each code.
     """
     text = text_rows[: vocabulary.text_size].float()
     generator = torch.Generator().manual_seed(seed)
@@ -76,21 +111,19 @@ def new_rows(
         if codebook is None or codebook.shape[:-1].numel() != codes:
             shape = None if codebook is None else tuple(codebook.shape)
             raise ModelError(
-                f"initialization codebook needs the vectors of {codes} codes, (K, D) or (Q, K, D); came {shape}"
+                f"initialization codebook needs the vectors of {codes} codes, (K, d) or (Q, K, d); came {shape}"
             )
         vectors = codebook.detach().float().cpu().reshape(codes, -1)
         vectors = (vectors - vectors.mean(0)) / vectors.std(0).clamp(min=1e-6)
-        square = torch.randn(
-            max(vectors.shape[1], text.shape[1]), min(vectors.shape[1], text.shape[1]), generator=generator
-        )
-        basis = torch.linalg.qr(square).Q  # orthonormal columns
-        projected = vectors @ (basis if vectors.shape[1] > text.shape[1] else basis.T)
+        d, width = vectors.shape[1], text.shape[1]
+        basis = torch.linalg.qr(torch.randn(max(d, width), min(d, width), generator=generator)).Q  # orthonormal columns
+        projected = vectors @ (basis if d > width else basis.T)
         noise[2 : 2 + codes] = projected / projected.std().clamp(min=1e-6)  # after the two markers
     return text.mean(0).cpu() + text.std(0).cpu() * noise
 
 
 def smooth_noise(count: int, dim: int, generator: torch.Generator) -> Tensor:
-    """(count, dim), normal in each place, and the nearer two rows the more alike: waves of random phase, 8 to 2 x count rows long."""
+    """(count, dim): each entry is normal, and near rows are alike; a sum of waves 8 to 2 x count rows long."""
     periods = 8 * torch.logspace(0, 1, 8, base=max(count / 4, 2))
     angles = 2 * torch.pi * torch.arange(count)[:, None] / periods
     waves = torch.cat([angles.sin(), angles.cos()], 1)
@@ -98,18 +131,30 @@ def smooth_noise(count: int, dim: int, generator: torch.Generator) -> Tensor:
 
 
 def embedding_scale(embedding: nn.Embedding) -> float:
-    """What it multiplies its rows with: 1, or the root of the width, as Gemma. Raises ModelError where it does anything else."""
+    """The factor of an embedding's rows: 1, or the root of the width, as Gemma's.
+
+    Raises UnsupportedLanguageModel where the embedding does anything else.
+    """
     scale = float(getattr(embedding, "scalar_embed_scale", 1.0))
     ids = torch.arange(min(8, embedding.num_embeddings), device=embedding.weight.device)
     with torch.no_grad():
-        found, wanted = embedding(ids).float(), scale * embedding.weight[ids].float()
-    if not torch.allclose(found, wanted, rtol=2e-2, atol=1e-6):  # the scale itself may be rounded to bfloat16
+        embedded, expected = embedding(ids).float(), scale * embedding.weight[ids].float()
+    # the scale itself may be rounded to bfloat16
+    if not torch.allclose(embedded, expected, rtol=2e-2, atol=1e-6):
         raise UnsupportedLanguageModel(f"{type(embedding).__name__} is more than a table of rows and a scale")
     return scale
 
 
-def check(model: PreTrainedModel, vocabulary: Vocabulary) -> None:
-    """Raises ModelError for a model that new rows and LoRA do not fit."""
+class _Ends(NamedTuple):
+    embedding: nn.Embedding
+    head: nn.Linear
+
+
+def check_supported(model: PreTrainedModel, vocabulary: Vocabulary) -> _Ends:
+    """Embedding and head of an LLM. Raises UnsupportedLanguageModel where new rows do not fit them.
+
+    Raises ModelError where model and tokenizer do not belong together.
+    """
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     name = type(model).__name__
     if not isinstance(embedding, nn.Embedding) or type(head) is not nn.Linear:
@@ -128,3 +173,4 @@ def check(model: PreTrainedModel, vocabulary: Vocabulary) -> None:
                 f"{name} has {rows} rows in its {part} and the tokenizer ids up to {vocabulary.text_size - 1}: "
                 "they do not belong together"
             )
+    return _Ends(embedding, head)

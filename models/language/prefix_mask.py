@@ -1,6 +1,6 @@
-"""Several talks in one sequence, blind to each other: the attention masks that say so, in the form that each LLM takes.
+"""Several conversations in one sequence that share their beginning: the attention masks that keep them apart.
 
-shared 0 0 0 | 1 1 1 | 2 2      branch of each position; a query sees keys before it, of branch 0 or of its own
+shared 0 0 0 | 1 1 1 | 2 2      branch of each position; a query sees earlier keys of branch 0 and of its branch
 """
 
 import torch
@@ -15,29 +15,34 @@ def attention_masks(
 ) -> Tensor | dict[str, Tensor]:
     """All (B, S) -> (B, 1, S, S), query by key: bool for SDPA, 0 or the lowest number to add for eager attention.
 
-    A model whose layers differ (some see a window only) gets one of each kind, by the names of its `layer_types`. positions: in each talk, from
-    which a window is measured. Raises ModelError for layers that are no attention, or that see chunks.
+    positions: within each conversation, which a window of attention counts. A model whose layers differ (some have a
+    window) gets one mask of each kind, by the names of its `layer_types`. Raises ModelError for layers that are no
+    attention, or attend to chunks.
     """
     config = model.config.get_text_config()
-    whole = branch_mask(branches, attention_mask)
+    full = branch_mask(branches, attention_mask)
     window = getattr(config, "sliding_window", None)
-    near = whole if window is None else whole & (positions[:, :, None] - positions[:, None, :] < window)[:, None]
-    found = {"full_attention": whole, "sliding_attention": near}
+    near = full if window is None else full & (positions[:, :, None] - positions[:, None, :] < window)[:, None]
+    masks = {"full_attention": full, "sliding_attention": near}
     kinds = set(getattr(config, "layer_types", None) or [])
-    if strange := kinds - set(found):
-        raise ModelError(f"{type(model).__name__} has layers of {', '.join(sorted(strange))}, which see no mask")
+    if others := kinds - set(masks):
+        raise ModelError(f"{type(model).__name__} has layers of {', '.join(sorted(others))}, which take no mask")
     if config._attn_implementation == "eager":
-        lowest = torch.finfo(model.dtype).min
-        found = {
-            kind: torch.zeros(mask.shape, dtype=model.dtype, device=mask.device).masked_fill(~mask, lowest)
-            for kind, mask in found.items()
-        }
-    return {kind: found[kind] for kind in kinds} if kinds else found["sliding_attention"]
+        masks = {kind: _additive(mask, model.dtype) for kind, mask in masks.items()}
+    return {kind: masks[kind] for kind in kinds} if kinds else masks["sliding_attention"]
 
 
 def branch_mask(branches: Tensor, attention_mask: Tensor) -> Tensor:
-    """(B, S), (B, S) -> (B, 1, S, S) bool, query by key: not later, not padding, and of the shared branch 0 or of its own."""
+    """branches, attention_mask (B, S) -> (B, 1, S, S) bool, query by key.
+
+    A query sees keys that are not later, not padding, and of the shared branch 0 or of its branch.
+    """
     size = branches.shape[1]
     causal = torch.ones(size, size, dtype=torch.bool, device=branches.device).tril()
     visible = (branches[:, None, :] == 0) | (branches[:, None, :] == branches[:, :, None])
     return (causal & visible & attention_mask[:, None, :].bool())[:, None]
+
+
+def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """bool -> 0 where it is True, the lowest number of the dtype elsewhere."""
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)

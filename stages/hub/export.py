@@ -181,8 +181,8 @@ def _check_reading(tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary) -
     codes = [0] * len(vocabulary.levels)
     names = vocabulary.token_names()
     sound = "".join(names[token - vocabulary.text_size] for token in vocabulary.sound_ids(codes))
-    messages = [] if vocabulary.system is None else [{"role": "system", "content": vocabulary.system}]
-    ltu = vocabulary.prompt_format == "ltu"
+    messages = [] if vocabulary.template.system is None else [{"role": "system", "content": vocabulary.template.system}]
+    ltu = vocabulary.template.prompt_format == "ltu"
     messages = ([] if ltu else messages) + [{"role": "user", "content": f"{sound}\nWhat is it?"}]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     found = tokenizer(text, add_special_tokens=ltu).input_ids

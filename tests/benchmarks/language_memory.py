@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from models.language import chunked_cross_entropy
-from models.language.chunked_cross_entropy import Shape, weighted_entropy
+from models.language.chunked_cross_entropy import LogitTransform
 
 NEW = 8198
 Z = 1e-4
@@ -110,7 +110,12 @@ def _peak(device: str) -> float:
 
 
 def _ours(hidden: Tensor, text: Tensor, new: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    return weighted_entropy(hidden, text, None, new, targets, weights, Z, Shape(1.0, None)).loss / weights.sum()
+    return (
+        chunked_cross_entropy.chunked_cross_entropy(
+            hidden, text, None, new, targets, weights, Z, LogitTransform(1.0, None)
+        ).loss
+        / weights.sum()
+    )
 
 
 def _head(hidden: Tensor, text: Tensor, new: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ def test_a_language_stage_mixes_them_in(stage, tones: Path, whole: Path, loss: s
     receipt = json.loads((tones / f"runs/mixed-{loss}/openaqa/receipt.json").read_text())
     written = json.loads((tones / f"runs/mixed-{loss}/rehearsal/receipt.json").read_text())
     assert receipt["parents"]["rehearsal"] == written["artifact_hash"]
-    kept = [value for value in logged["train/kept_loss"] if value == value]
+    kept = [value for value in logged["train/distillation_loss"] if value == value]
     assert bool(kept) == (loss == "distillation")
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.language.generation import Drawn, Guidance, Sampling, generate, pad_left
+from models.language.generation import Guidance, GumbelNoise, Sampling, generate, pad_left
 from models.language.model import SoundLanguageModel
 from models.language.vocabulary import Turn
 from tests.models.language.test_model import SOURCES, build
@@ -105,7 +105,7 @@ def test_a_cold_model_is_greedy(model: SoundLanguageModel):
 def test_draws_have_the_probabilities_of_the_scores():
     """20,000 draws of four ids: each frequency within four standard deviations, and what is forbidden never."""
     scores = torch.tensor([0.0, 1.0, -1.0, -torch.inf]).repeat(20_000, 1)
-    draws = Drawn(range(20_000))(torch.zeros(20_000, 1), scores).argmax(-1)
+    draws = GumbelNoise(range(20_000))(torch.zeros(20_000, 1), scores).argmax(-1)
     wanted = scores[0].softmax(-1)
     frequencies = torch.bincount(draws, minlength=4) / len(draws)
     assert frequencies[3] == 0

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.language.likelihood import log_likelihoods, read
+from models.language.likelihood import log_likelihoods, read_prefix
 from models.metrics.probe import nearest_histogram
 from stages.hub import weights
 
@@ -27,12 +27,12 @@ def test_scores_with_the_shared_cache_are_those_without(source: str):
     lm = weights.load_language_model(source, None, "float32").model
     generator = torch.Generator().manual_seed(0)
     head, query, other = (torch.randint(3, 250, (count,), generator=generator).tolist() for count in (60, 12, 5))
-    shared = read(lm, head)
+    shared = read_prefix(lm, head)
     for part in (query, other, query):  # `shared` is not changed by what is read after it
-        found = log_likelihoods(lm, read(lm, part, shared), CANDIDATES)
+        found = log_likelihoods(lm, read_prefix(lm, part, shared), CANDIDATES)
         wanted = [plain(lm, head + part, candidate) for candidate in CANDIDATES]
         assert found == pytest.approx(wanted, abs=1e-4)
-        assert log_likelihoods(lm, read(lm, head + part), CANDIDATES) == pytest.approx(wanted, abs=1e-4)
+        assert log_likelihoods(lm, read_prefix(lm, head + part), CANDIDATES) == pytest.approx(wanted, abs=1e-4)
     assert log_likelihoods(lm, shared, [[5], [9]]) == pytest.approx(
         [plain(lm, head, [5]), plain(lm, head, [9])], abs=1e-4
     )

@@ -7,11 +7,11 @@ from torch.nn import functional as F
 
 from datamodules.language.packing import Encoded, collate, pack
 from models.language import chunked_cross_entropy
-from models.language.chunked_cross_entropy import Shape
+from models.language.chunked_cross_entropy import LogitTransform
 from models.language.generation import TextOnly
 from models.language.model import SoundLanguageModel
 from models.language.new_tokens import new_rows
-from models.language.vocabulary import AUDIO, IGNORED, PROMPT, TEXT, Turn, Vocabulary
+from models.language.vocabulary import IGNORED, LabelKind, Turn, Vocabulary
 from stages.hub.weights import load_language_model
 
 WEIGHTS = {"audio_weight": 10.0, "text_weight": 1.0, "prompt_weight": 0.0, "z_loss_weight": 1e-2}
@@ -61,7 +61,10 @@ def batch(
         return values + [value] * (width - len(values))
 
     ids, labels = [pad(row.input_ids, 0) for row in rows], [pad(row.labels, IGNORED) for row in rows]
-    masks, kinds = [pad([1] * len(row.input_ids), 0) for row in rows], [pad(row.kinds, PROMPT) for row in rows]
+    masks, kinds = (
+        [pad([1] * len(row.input_ids), 0) for row in rows],
+        [pad(row.kinds, LabelKind.PROMPT) for row in rows],
+    )
     return torch.tensor(ids), torch.tensor(masks), torch.tensor(labels), torch.tensor(kinds)
 
 
@@ -74,7 +77,9 @@ def plain_loss(
     for b in range(len(ids)):
         for s in range(1, ids.shape[1]):
             kind = kinds[b, s]
-            weight = {PROMPT: prompt, TEXT: 1.0, AUDIO: 10.0}[int(kind)] * float(mask[b, s])
+            weight = {LabelKind.PROMPT: prompt, LabelKind.TEXT: 1.0, LabelKind.AUDIO: 10.0}[int(kind)] * float(
+                mask[b, s]
+            )
             log_partition = logits[b, s - 1].exp().sum().log()
             loss = loss + weight * (log_partition - logits[b, s - 1, ids[b, s]])
             squares, total = squares + weight * log_partition**2, total + weight
@@ -83,22 +88,22 @@ def plain_loss(
 
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize(
-    ("prompt_weight", "chunk", "shape"),
+    ("prompt_weight", "chunk", "transform"),
     [
-        (0.0, 512, Shape(1.0, None)),
-        (0.5, 512, Shape(1.0, None)),
-        (0.5, 7, Shape(1.0, None)),
-        (0.5, 7, Shape(3.0, None)),
-        (0.0, 7, Shape(1.0, 0.3)),
-        (0.0, 7, Shape(0.5, 0.7)),
+        (0.0, 512, LogitTransform(1.0, None)),
+        (0.5, 512, LogitTransform(1.0, None)),
+        (0.5, 7, LogitTransform(1.0, None)),
+        (0.5, 7, LogitTransform(3.0, None)),
+        (0.0, 7, LogitTransform(1.0, 0.3)),
+        (0.0, 7, LogitTransform(0.5, 0.7)),
     ],
 )
 def test_loss_and_gradients_equal_the_plain_formula(
-    source: str, prompt_weight: float, chunk: int, shape: Shape, monkeypatch: pytest.MonkeyPatch
+    source: str, prompt_weight: float, chunk: int, transform: LogitTransform, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(chunked_cross_entropy, "CHUNK", chunk)
     model = build(source).double()
-    model.shape = shape
+    model.logit_transform = transform
     data = batch(model)
     parameters = [p for p in model.parameters() if p.requires_grad]
     found = model.loss(*data, **(WEIGHTS | {"prompt_weight": prompt_weight}))
@@ -113,10 +118,13 @@ def test_each_kind_is_reported():
     found = model.loss(*batch(model), **WEIGHTS)
     ids, mask, labels, kinds = batch(model)
     entropy = F.cross_entropy(model.logits(ids, mask)[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="none")
-    kinds = torch.where(labels == IGNORED, PROMPT, kinds)[:, 1:].flatten()
-    torch.testing.assert_close(found.text_loss, entropy[kinds == TEXT].mean())
-    torch.testing.assert_close(found.audio_loss, entropy[kinds == AUDIO].mean())
-    assert (found.text_tokens, found.audio_tokens) == ((kinds == TEXT).sum(), (kinds == AUDIO).sum())
+    kinds = torch.where(labels == IGNORED, LabelKind.PROMPT, kinds)[:, 1:].flatten()
+    torch.testing.assert_close(found.text_loss, entropy[kinds == LabelKind.TEXT].mean())
+    torch.testing.assert_close(found.audio_loss, entropy[kinds == LabelKind.AUDIO].mean())
+    assert (found.text_tokens, found.audio_tokens) == (
+        (kinds == LabelKind.TEXT).sum(),
+        (kinds == LabelKind.AUDIO).sum(),
+    )
     assert model.loss(*batch(model, TALKS[:1]), **WEIGHTS).audio_loss.isnan()
 
 
@@ -411,7 +419,7 @@ def test_narrow_matrices_are_what_autocast_makes_of_them(source: str):
         return loss, torch.autograd.grad(loss, parameters), answers
 
     wide, narrow = build(source), build(source)
-    narrow.narrow()
+    narrow.cast_frozen_linears_to_bf16()
     (loss, gradients, answers), found = told(wide), told(narrow)
     assert torch.equal(loss, found[0]) and answers == found[2]
     assert all(torch.equal(one, other) for one, other in zip(gradients, found[1], strict=True))

@@ -80,7 +80,7 @@ def test_loss_and_gradients_do_not_hang_on_how_layers_are_computed(
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_branches_are_apart_in_either_attention(attention: str):
     model = build("random:tiny", attention=attention)
-    assert model.shares
+    assert model.supports_shared_prefix
     ids, mask = torch.tensor([[5, 6, 7, 8, 9]]), torch.ones(1, 5).long()
     branches, positions = torch.tensor([[0, 0, 1, 1, 2]]), torch.tensor([[0, 1, 2, 3, 2]])
     hidden = model._hidden(ids, mask, positions, branches)
@@ -90,7 +90,7 @@ def test_branches_are_apart_in_either_attention(attention: str):
 
 def test_a_model_that_keeps_no_branches_apart_refuses_them_alone():
     model = build("random:tiny")
-    model.shares = False
+    model.supports_shared_prefix = False
     data = batch(model)
     model.loss(*data, **WEIGHTS)
     branches = torch.ones_like(data[0])

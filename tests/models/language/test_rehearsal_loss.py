@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from models.language import chunked_cross_entropy
-from models.language.chunked_cross_entropy import Shape
+from models.language.chunked_cross_entropy import LogitTransform
 from models.language.model import SoundLanguageModel
-from models.language.vocabulary import KEPT, PROMPT
+from models.language.vocabulary import LabelKind
 from stages.hub.weights import load_language_model
 from tests.models.language.test_model import SOURCES, TALKS, WEIGHTS, batch, build, plain_loss
 
@@ -22,7 +22,7 @@ def mixed(model: SoundLanguageModel) -> tuple[BATCH, BATCH, BATCH]:
     row[0, : len(text)] = text
     here = torch.arange(ids.shape[1])[None] < len(text)
     kept = (torch.arange(ids.shape[1])[None] > 0) & here
-    alone = (row, here.long(), torch.where(here, row, -100), torch.where(kept, KEPT, PROMPT))
+    alone = (row, here.long(), torch.where(here, row, -100), torch.where(kept, LabelKind.DISTILLED, LabelKind.PROMPT))
     both = tuple(torch.cat(pair) for pair in zip((ids, mask, labels, kinds), alone, strict=True))
     return both, (ids, mask, labels, kinds), alone
 
@@ -31,9 +31,9 @@ def divergence(model: SoundLanguageModel, source: str, alone: BATCH) -> tuple[Te
     """Summed KL and z-loss by hand; the teacher is the LLM loaded anew. (), (), positions."""
     ids, mask, _, kinds = alone
     base = load_language_model(source, None, "float32").model.double()
-    count = int((kinds == KEPT).sum())
+    count = int((kinds == LabelKind.DISTILLED).sum())
     with torch.no_grad():
-        wanted = model.shape(base(ids).logits)[0, :count, : model.vocabulary.text_size].log_softmax(-1)
+        wanted = model.logit_transform(base(ids).logits)[0, :count, : model.vocabulary.text_size].log_softmax(-1)
     logits = model.logits(ids, mask)[0, :count]
     found = logits.log_softmax(-1)[:, : wanted.shape[1]]
     log_partition = logits.logsumexp(-1)
@@ -41,11 +41,14 @@ def divergence(model: SoundLanguageModel, source: str, alone: BATCH) -> tuple[Te
 
 
 @pytest.mark.parametrize("source", SOURCES)
-@pytest.mark.parametrize(("chunk", "shape"), [(512, Shape(1.0, None)), (7, Shape(3.0, None)), (7, Shape(0.5, 0.7))])
-def test_loss_and_gradients_equal_the_plain_formula(source: str, chunk: int, shape: Shape, monkeypatch):
+@pytest.mark.parametrize(
+    ("chunk", "transform"),
+    [(512, LogitTransform(1.0, None)), (7, LogitTransform(3.0, None)), (7, LogitTransform(0.5, 0.7))],
+)
+def test_loss_and_gradients_equal_the_plain_formula(source: str, chunk: int, transform: LogitTransform, monkeypatch):
     monkeypatch.setattr(chunked_cross_entropy, "CHUNK", chunk)
     model = build(source).double()
-    model.shape = shape
+    model.logit_transform = transform
     both, talks, alone = mixed(model)
     parameters = [p for p in model.parameters() if p.requires_grad]
     found = model.loss(*both, **WEIGHTS)
@@ -53,7 +56,7 @@ def test_loss_and_gradients_equal_the_plain_formula(source: str, chunk: int, sha
     weight = sum({1: 1.0, 2: 10.0}.get(int(kind), 0.0) for kind in talks[3][:, 1:].flatten())
     wanted = (plain_loss(model, *talks, 0.0) * weight + told + WEIGHTS["z_loss_weight"] * squares) / (weight + count)
     torch.testing.assert_close(found.loss, wanted, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(found.kept_loss, told.detach() / count)
+    torch.testing.assert_close(found.distillation_loss, told.detach() / count)
     assert found.text_tokens == model.loss(*talks, **WEIGHTS).text_tokens
     for a, b in zip(torch.autograd.grad(found.loss, parameters), torch.autograd.grad(wanted, parameters), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
@@ -62,12 +65,12 @@ def test_loss_and_gradients_equal_the_plain_formula(source: str, chunk: int, sha
 def test_before_training_only_the_mass_of_the_new_rows_is_between_them():
     model = build("random:tiny", trained=False).double()
     alone = mixed(model)[2]
-    found = model.loss(*alone, **WEIGHTS).kept_loss
+    found = model.loss(*alone, **WEIGHTS).distillation_loss
     ids, mask, _, kinds = alone
-    logits = model.logits(ids, mask)[0, : int((kinds == KEPT).sum())]
+    logits = model.logits(ids, mask)[0, : int((kinds == LabelKind.DISTILLED).sum())]
     outside = logits.logsumexp(-1) - logits[:, : model.vocabulary.text_size].logsumexp(-1)
     torch.testing.assert_close(found, outside.mean().detach())
-    assert build("random:tiny").double().loss(*alone, **WEIGHTS).kept_loss > found + 0.01
+    assert build("random:tiny").double().loss(*alone, **WEIGHTS).distillation_loss > found + 0.01
 
 
 def test_learning_goes_on_as_before_after_the_base_was_asked():
@@ -85,15 +88,15 @@ def test_a_few_steps_bring_a_wandered_model_back():
     model = build("random:tiny")
     alone = mixed(model)[2]
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2)
-    first = float(model.loss(*alone, **WEIGHTS).kept_loss)
+    first = float(model.loss(*alone, **WEIGHTS).distillation_loss)
     for _ in range(30):
         optimizer.zero_grad()
         found = model.loss(*alone, **(WEIGHTS | {"z_loss_weight": 0.0}))
         found.loss.backward()
         optimizer.step()
-    assert float(found.kept_loss) < 0.3 * first
+    assert float(found.distillation_loss) < 0.3 * first
 
 
-def test_talks_without_such_positions_have_no_kept_loss():
+def test_talks_without_such_positions_have_no_distillation_loss():
     model = build("random:tiny")
-    assert model.loss(*batch(model, TALKS), **WEIGHTS).kept_loss.isnan()
+    assert model.loss(*batch(model, TALKS), **WEIGHTS).distillation_loss.isnan()

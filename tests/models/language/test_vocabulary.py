@@ -7,7 +7,7 @@ from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
 from models.errors import RefusedTurns, RewrittenTurns, TimestampsOff, TimestampTooLate, UnsupportedPromptFormat
-from models.language.vocabulary import AUDIO, IGNORED, PROMPT, SOUND, TEXT, Turn, Vocabulary
+from models.language.vocabulary import IGNORED, SOUND, LabelKind, Turn, Vocabulary
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
@@ -139,7 +139,9 @@ def test_what_the_assistant_says_is_labelled_to_its_end_of_turn(template: str | 
     )
     for token, label, kind in zip(*found, strict=True):
         assert label in (IGNORED, token)
-        assert kind == (PROMPT if label == IGNORED else AUDIO if token >= words.text_size else TEXT)
+        assert kind == (
+            LabelKind.PROMPT if label == IGNORED else LabelKind.AUDIO if token >= words.text_size else LabelKind.TEXT
+        )
     assert words.stop_ids == [end]
 
 
@@ -198,7 +200,7 @@ def test_a_time_in_a_text_is_one_token_of_it(prompt_format: str):
     times = [
         (token - words.first_time_id, kind) for token, _, kind in zip(*found, strict=True) if token >= words.text_size
     ]
-    assert times == [(100, PROMPT), (0, TEXT), (12, TEXT)]
+    assert times == [(100, LabelKind.PROMPT), (0, LabelKind.TEXT), (12, LabelKind.TEXT)]
     said = [label for label in found.labels if label != IGNORED]
     assert words.decode(said) == "A bell <|0.00|> to <|1.20|>."
     running = words.render_text("rain <|0.30|> on")
@@ -228,7 +230,9 @@ def test_running_text_is_said_to_its_end():
     words = vocabulary()
     found = words.render_text("A bell.")
     assert words.decode(found.input_ids) == "A bell." and found.input_ids[-1] == words.tokenizer.eos_token_id
-    assert found.labels == found.input_ids and set(found.kinds) == {TEXT}  # this tokenizer begins no text with a token
+    assert found.labels == found.input_ids and set(found.kinds) == {
+        LabelKind.TEXT
+    }  # this tokenizer begins no text with a token
 
 
 @pytest.mark.parametrize("prompt_format", ["chat", "ltu"])

@@ -177,7 +177,7 @@ def _told(item: EvaluationItem, task: dict[str, Any]) -> str:
 
 
 def test_labels_share_the_prompt_and_score_as_in_a_pass_of_their_own(random_llm, monkeypatch):
-    monkeypatch.setattr(likelihood, "TOGETHER", 3)
+    monkeypatch.setattr(likelihood, "BATCH", 3)
     lm, words = random_llm.model.lm, random_llm.vocabulary
     turns = [Turn("user", [[1, 2, 3], "\nWhich sound?"])]
     answers = ["dog", "a much longer answer", "", "cat"]
