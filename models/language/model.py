@@ -51,12 +51,14 @@ class SoundLanguageModel(nn.Module):
         seed: int,
         activation_checkpointing: bool = False,
         compile: bool = False,
+        verify: bool = True,
     ) -> None:
         """model is changed in place, and in evaluation mode afterwards. rank, alpha, dropout: of LoRA.
 
         initialization, codebook: see `new_rows`; seed: of LoRA and of the new rows. activation_checkpointing: training
         keeps only the input of each layer, and computes the rest again. compile: torch.compile of the layers in
-        training and in `logits`, not in `generate`.
+        training and in `logits`, not in `generate`. verify: five forward passes ask whether this LLM is computed as it
+        should be; False for weights that were asked before, which then have no `supports_shared_prefix`.
         Raises UnsupportedLanguageModel for a model of another build (embedding, head, logits), and ModelError where
         model and tokenizer do not belong together.
         """
@@ -75,8 +77,10 @@ class SoundLanguageModel(nn.Module):
                 parameter.data = parameter.data.float()
         self._body: Any = self._run
         self.eval()
-        self.check_equivalence()
-        self.supports_shared_prefix = self._keeps_branches_apart()
+        self.supports_shared_prefix = False
+        if verify:
+            self.check_equivalence()
+            self.supports_shared_prefix = self._keeps_branches_apart()
         if activation_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         if compile:

@@ -6,6 +6,7 @@ Each finds it by --experiment, by --model (an export or a run folder), or takes 
 import argparse
 import difflib
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from stages.hub import locate
 from stages.runs import chain
 
 if TYPE_CHECKING:
+    import torch
+
     from models.language.vocabulary import Turn
     from stages.hub.sound_tokenizer import SoundTokenizer
 
@@ -91,7 +94,7 @@ def ask(arguments: argparse.Namespace, overrides: list[str]) -> int:
     settings: AskConf = _settings("ask", arguments)
     clips, question = _clips(arguments.words)
     place = _place(arguments)
-    device = locate.device(arguments.device)
+    device = _device(arguments.device)
     from models.language.vocabulary import Turn
     from stages.cli import sound_files
     from stages.hub.sound_tokenizer import SoundTokenizer
@@ -124,7 +127,7 @@ def generate(arguments: argparse.Namespace, overrides: list[str]) -> int:
         raise UsageError('an empty caption; type what shall be heard, as   stage generate "a dog barks" --out dog.wav')
     targets = _targets(arguments, settings.n)
     place = _place(arguments)
-    device = locate.device(arguments.device)
+    device = _device(arguments.device)
     from callbacks.progress import ProgressLine
     from stages.hub.sound_tokenizer import SoundTokenizer
 
@@ -160,7 +163,7 @@ def encode(arguments: argparse.Namespace, overrides: list[str]) -> int:
     if not clip.is_file():
         raise UsageError(f"no file {clip}")
     place = _place(arguments, language=False)
-    device = locate.device(arguments.device)
+    device = _device(arguments.device)
     from stages.cli import sound_files
     from stages.hub.sound_tokenizer import SoundTokenizer
 
@@ -189,7 +192,7 @@ def decode(arguments: argparse.Namespace, overrides: list[str]) -> int:
     (target,) = _targets(arguments, 1)
     found = _read_codes(Path(arguments.codes))
     place = _place(arguments, language=False)
-    device = locate.device(arguments.device)
+    device = _device(arguments.device)
     from stages.hub.sound_tokenizer import SoundTokenizer
 
     tokenizer = SoundTokenizer.from_pretrained(place.tokenizer).to(device)
@@ -277,6 +280,12 @@ def _settings(unit: str, arguments: argparse.Namespace) -> Any:
 def _place(arguments: argparse.Namespace, language: bool = True) -> locate.Place:
     base = conf.compose("caption").conf
     return locate.find(arguments.runs or base.runs, base.experiment, arguments.experiment, arguments.model, language)
+
+
+def _device(name: str | None) -> "torch.device":
+    """As `locate.device`. Threads that wait sleep meanwhile: short products on a busy machine else spin for three times as long as they compute."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
+    return locate.device(name)
 
 
 def _clips(words: Sequence[str]) -> tuple[list[Path], str | None]:

@@ -20,8 +20,11 @@ class Built(NamedTuple):
     base: str  # fingerprint of the LLM as it came
 
 
-def build(conf: LanguageConf, facts: dict[str, Any], codebook: Tensor | None) -> Built:
-    """conf: of a language stage; facts: of the tokenizer (codebook_size, levels); codebook (Q, K, d) starts the new rows, or None."""
+def build(conf: LanguageConf, facts: dict[str, Any], codebook: Tensor | None, verify: bool = True) -> Built:
+    """conf: of a language stage; facts: of the tokenizer (codebook_size, levels); codebook (Q, K, d) starts the new rows, or None.
+
+    verify: see `SoundLanguageModel`.
+    """
     chosen, prompts = conf.model, conf.prompts
     model, tokenizer = weights.load_language_model(chosen.source, chosen.revision, chosen.dtype, chosen.attention)
     vocabulary = Vocabulary(
@@ -43,6 +46,7 @@ def build(conf: LanguageConf, facts: dict[str, Any], codebook: Tensor | None) ->
         initialization=conf.embedding_initialization,
         codebook=codebook,
         seed=conf.seed,
+        verify=verify,
     )
     return Built(language, vocabulary, base)
 
@@ -55,7 +59,7 @@ def load(artifact: Path, trained: bool = True) -> tuple[SoundLanguageModel, Voca
     config, state = artifacts.load(artifact)
     _check_written(artifact, config)
     conf = replace(written(config), embedding_initialization="mean")
-    model, vocabulary, base = build(conf, config["facts"], None)
+    model, vocabulary, base = build(conf, config["facts"], None, verify=False)
     check_base(artifact, config, base, conf)
     if trained:
         model.load_trainable_state(state)
