@@ -69,8 +69,8 @@ def _cut(waveform: Tensor, lengths: list[int]) -> list[Tensor]:
 
 def show(trainer: L.Trainer, name: str, waveform: Tensor, sample_rate: int) -> None:
     """waveform (C, T) at sample_rate Hz: the mean of its channels as sound, as loud as can be, and as a picture."""
-    assert trainer.logger is not None
-    board: Any = trainer.logger.experiment
+    logger: Any = trainer.logger
+    board = logger.experiment
     sound = waveform.mean(0).float().cpu()
     sound = sound / sound.abs().max().clamp(min=1e-5)
     board.add_audio(name, sound, trainer.global_step, sample_rate)

@@ -27,7 +27,7 @@ class Crop(NamedTuple):
 
     cut: Cut
     first: int
-    count: int
+    num_samples: int
 
 
 class CropBatch(NamedTuple):
@@ -108,7 +108,7 @@ class CropReader(torch.utils.data.Dataset[CropBatch]):
 
     def _load(self, crop: Crop) -> Tensor:
         root = self.roots[crop.cut.custom["corpus"]]
-        sound = load_sound(crop.cut, root, self.sample_rate, self.channels, crop.first, crop.count)
+        sound = load_sound(crop.cut, root, self.sample_rate, self.channels, crop.first, crop.num_samples)
         return sound[:, : self.crop_samples]
 
 

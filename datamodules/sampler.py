@@ -93,8 +93,8 @@ class ResumableDataModule(L.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         assert self.trainer is not None
-        epoch = self.trainer.fit_loop.epoch_progress.current
-        batch = self.trainer.fit_loop.epoch_loop.batch_progress
+        epoch: Any = self.trainer.fit_loop.epoch_progress.current
+        batch: Any = self.trainer.fit_loop.epoch_loop.batch_progress
         inside = epoch.started > epoch.processed
         if inside and not batch.is_last_batch:
             position = (epoch.processed, batch.current.processed)

@@ -46,7 +46,7 @@ class WindowSpan(NamedTuple):
 
     cut: Cut
     first: int
-    count: int
+    num_windows: int
     partial_samples: int  # of the last one where it is no whole window, else 0
 
 
@@ -93,7 +93,7 @@ def plan_batches(chunks: Sequence[Chunk], window: WindowFormat, batch_size: int)
         whole = partial = 0
         for span in (span for spans in recordings for span in spans):
             more_partial = bool(span.partial_samples)
-            more_whole = span.count - more_partial
+            more_whole = span.num_windows - more_partial
             if batches[-1] and (whole + more_whole > batch_size or partial + more_partial > batch_size):
                 batches.append([])
                 whole = partial = 0
@@ -146,7 +146,7 @@ class WaveformReader(Dataset[WaveformBatch]):
     def read(self, span: WindowSpan) -> list[Window]:
         window, root = self.window, self.roots[span.cut.custom["corpus"]]
         waveform, num_samples = load_windows(
-            span.cut, root, window.sample_rate, window.channels, window.window_samples, span.first, span.count
+            span.cut, root, window.sample_rate, window.channels, window.window_samples, span.first, span.num_windows
         )
         return [Window(one, count, span.cut.id) for one, count in zip(waveform, num_samples.tolist(), strict=True)]
 

@@ -1,4 +1,4 @@
-"""Recordings that are trained on in one corpus and tested on in another: found by their origin, a video's or a Freesound id."""
+"""Recordings that are trained on in one corpus and tested on in another, found by their origin: a video's or a Freesound id."""
 
 import gzip
 import json
@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from datamodules.corpora.inspect import LISTED
 from datamodules.errors import DataError
-
-LISTED = 20
 
 
 class Shared(NamedTuple):
@@ -18,17 +17,17 @@ class Shared(NamedTuple):
     test_of: str  # the corpus
 
 
-def tested(folder: Path, but: Path) -> dict[str, str]:
-    """Origin -> corpus, of the test splits of the prepared corpora in a folder; `but` is passed over."""
-    found: dict[str, str] = {}
-    for cuts in _others(folder, but):
-        for custom in _customs(cuts):
+def tested_origins(folder: Path, without: Path) -> dict[str, str]:
+    """Origin -> corpus, of the test splits of the prepared corpora in a folder, except for the corpus `without`."""
+    origins: dict[str, str] = {}
+    for path in _manifests(folder, without):
+        for custom in _customs(path):
             if custom["split"] == "test" and "origin" in custom:
-                found.setdefault(custom["origin"], cuts.parent.name)
-    return found
+                origins.setdefault(custom["origin"], path.parent.name)
+    return origins
 
 
-def trained(out: Path) -> Counter[str]:
+def count_trained(out: Path) -> Counter[str]:
     """Corpora beside `out` -> how many of their training recordings are in its test split."""
     origins = {
         custom["origin"]
@@ -36,9 +35,9 @@ def trained(out: Path) -> Counter[str]:
         if custom["split"] == "test" and "origin" in custom
     }
     counts: Counter[str] = Counter()
-    for cuts in _others(out.parent, out) if origins else ():
-        counts[cuts.parent.name] = sum(
-            custom["split"] == "train" and custom.get("origin") in origins for custom in _customs(cuts)
+    for path in _manifests(out.parent, out) if origins else ():
+        counts[path.parent.name] = sum(
+            custom["split"] == "train" and custom.get("origin") in origins for custom in _customs(path)
         )
     return +counts
 
@@ -55,8 +54,8 @@ def refuse_shared(shared: Sequence[Shared], contamination: str) -> None:
         )
 
 
-def lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """JSONL, in place of an earlier one; without rows no file."""
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes one JSON object a line over an earlier file; without rows no file is left."""
     path.unlink(missing_ok=True)
     file = None
     try:
@@ -70,24 +69,24 @@ def lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
             file.close()
 
 
-def prepared_in(folder: Path, but: Path) -> dict[str, dict[str, Any]]:
-    """The prepared corpora of a folder and their receipts; `but` is passed over."""
-    found = sorted(folder.glob("*/receipt.json"))
+def prepared_corpora(folder: Path, without: Path) -> dict[str, dict[str, Any]]:
+    """The receipts of the prepared corpora of a folder by name, except for the corpus `without`."""
     return {
         path.parent.name: json.loads(path.read_text())
-        for path in found
-        if path.parent != but and (path.parent / "cuts.jsonl.gz").is_file()
+        for path in sorted(folder.glob("*/receipt.json"))
+        if path.parent != without and (path.parent / "cuts.jsonl.gz").is_file()
     }
 
 
-def read_cuts(path: Path) -> Iterator[dict[str, Any]]:
+def manifest_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The cuts of a manifest as they are written, one at a time."""
     with gzip.open(path, "rt", encoding="utf-8") as file:
         yield from map(json.loads, file)
 
 
-def _others(folder: Path, but: Path) -> list[Path]:
-    return [folder / name / "cuts.jsonl.gz" for name in prepared_in(folder, but)]
+def _manifests(folder: Path, without: Path) -> list[Path]:
+    return [folder / name / "cuts.jsonl.gz" for name in prepared_corpora(folder, without)]
 
 
-def _customs(cuts: Path) -> Iterator[dict[str, Any]]:
-    return (cut["custom"] for cut in read_cuts(cuts))
+def _customs(path: Path) -> Iterator[dict[str, Any]]:
+    return (row["custom"] for row in manifest_rows(path))

@@ -1,7 +1,9 @@
-"""OpenAQA (Gong et al. 2023, arXiv:2305.10790): 5.6 M questions about sounds of other corpora, joined to those that are prepared.
+"""OpenAQA (Gong et al. 2023, arXiv:2305.10790): 5.6 M questions about sounds of other corpora, joined to those that are
+prepared.
 
-A record is {"instruction", "output", "audio_id"} and, not always, "input", "dataset", "task". audio_id is a path on its authors' machine: its stem is looked
-up among the clips of the prepared corpora that hold the dataset, never the path. All that grows with the records lies in SQLite on the disk.
+A record is {"instruction", "output", "audio_id"} and, not always, "input", "dataset", "task". audio_id is a path on its
+authors' machine: its stem is looked up among the clips of the prepared corpora that hold the dataset, never the path. All
+that grows with the records is in SQLite on the disk.
 """
 
 import json
@@ -17,7 +19,14 @@ from typing import Any, NamedTuple
 import ijson
 
 from datamodules.corpora import writer
-from datamodules.corpora.contamination import Shared, lines, prepared_in, read_cuts, refuse_shared, tested
+from datamodules.corpora.contamination import (
+    Shared,
+    manifest_rows,
+    prepared_corpora,
+    refuse_shared,
+    tested_origins,
+    write_jsonl,
+)
 from datamodules.corpora.inspect import Inspection
 from datamodules.cuts import SPLITS
 from datamodules.errors import DataError
@@ -38,12 +47,19 @@ CREATE TABLE missing (dataset TEXT, audio_id TEXT, reason TEXT, records INTEGER,
 
 
 class DatasetCounts(NamedTuple):
-    """What became of a dataset's records."""
+    """The records of a dataset: how many have their sound in a prepared corpus."""
 
     records: int
     found: int
     missing: int
-    duplicated: int  # found in more than one place; the first counts
+    duplicated: int  # found in more than one corpus; the first counts
+
+
+class Question(NamedTuple):
+    dataset: str
+    kind: str
+    question: str
+    answer: str
 
 
 class PreparedOpenAQA(NamedTuple):
@@ -51,7 +67,7 @@ class PreparedOpenAQA(NamedTuple):
     root: Path  # that the recordings' paths are relative to
     datasets: dict[str, DatasetCounts]
     filtered: int  # records of other tasks or datasets
-    repeated: int  # records that say what another has said
+    repeated: int  # records that repeat another one
     missing: int  # recordings
     contaminated: int  # recordings
 
@@ -69,29 +85,33 @@ def prepare_openaqa(
     contamination: str,
     on_bad: str,
 ) -> PreparedOpenAQA:
-    """Writes out/cuts.jsonl.gz, a cut for each recording with all that is asked about it, or nothing; and out/missing.jsonl, out/contaminated.jsonl.
+    """Writes out/cuts.jsonl.gz, a cut for each recording with all questions about it, or nothing; and out/missing.jsonl,
+    out/contaminated.jsonl.
 
-    corpora: the beginning of a dataset's name -> where its sounds are, corpora beside `out` or CORPUS/SUBSET of one. "Audio caption: " answers become
-    captions. A recording is for validation where its own corpus says so, or by `validation_fraction` and the hash of its origin. Raises DataError for
-    records that are none, and where a sound is missing unless on_bad is skip.
+    corpora: the beginning of a dataset's name -> where its sounds are: corpora beside `out`, or CORPUS/SUBSET of one.
+    "Audio caption: " answers become captions. A recording is for validation where it is so in its own corpus, or by
+    `validation_fraction` and the hash of its origin. Raises DataError for records that are none, and where a sound is
+    missing unless on_bad is skip.
     """
     writer.check_name(name)
     if not file.is_file():
         raise DataError(
-            f"{file}: no such file. It is one of LTU's, as openaqa_5.6M.json: a JSON list, or JSONL (github.com/YuanGongND/ltu)"
+            f"{file}: no such file. It is one of LTU's, as openaqa_5.6M.json: a JSON list, or JSONL "
+            "(github.com/YuanGongND/ltu)"
         )
     places = list(dict.fromkeys(place for group in corpora.values() for place in group))
-    there = prepared_in(out.parent, out)
+    prepared = prepared_corpora(out.parent, out)
     roots = {
         corpus: Path(receipt["root"])
-        for corpus, receipt in there.items()
+        for corpus, receipt in prepared.items()
         if corpus in {place.split("/")[0] for place in places}
     }
     if not roots:
         raise DataError(
-            f"{out.parent} holds none of {', '.join(places)}: OpenAQA's sounds are theirs. `stage prepare --list` says where they come from"
+            f"{out.parent} holds none of {', '.join(places)}: OpenAQA's sounds are theirs. "
+            "`stage prepare --list` says where they come from"
         )
-    tests = tested(out.parent, out)
+    tests = tested_origins(out.parent, out)
     out.mkdir(parents=True, exist_ok=True)
     part = out / f".part-{os.getpid()}.sqlite"
     part.unlink(missing_ok=True)
@@ -100,28 +120,29 @@ def prepare_openaqa(
         db.executescript(TABLES)
         root = Path(os.path.commonpath(roots.values()))
         _index(db, out.parent, roots, root)
-        told, filtered = _read(db, file, tasks, datasets, closed_prefix, corpora)
+        datasets_read, filtered = _read(db, file, tasks, datasets, closed_prefix, corpora)
         missing = _list_missing(db, out / "missing.jsonl")
         counts = ", ".join(
             f"{dataset or 'no dataset'} {item.missing} of {item.records}"
-            for dataset, item in told.items()
+            for dataset, item in datasets_read.items()
             if item.missing
         )
-        if not sum(item.found for item in told.values()):
+        if not sum(item.found for item in datasets_read.values()):
             raise DataError(
                 f"{file}: no sound of its records is in {', '.join(roots)} ({counts or 'all were filtered out'})"
             )
         if missing and on_bad == "error":
             raise DataError(
-                f"{missing} recordings are in no prepared corpus, of the records of {counts}. All of them: {out / 'missing.jsonl'}\n"
+                f"{missing} recordings are in no prepared corpus, of the records of {counts}. "
+                f"All of them: {out / 'missing.jsonl'}\n"
                 "Prepare their corpora, or go on without them: --data.on_bad=skip"
             )
         report, repeated, shared = _write(db, out, name, tests, validation_fraction, contamination)
     finally:
         db.close()
         part.unlink(missing_ok=True)
-    lines(out / "contaminated.jsonl", (row._asdict() for row in shared))
-    return PreparedOpenAQA(report, root, told, filtered, repeated, missing, len(shared))
+    write_jsonl(out / "contaminated.jsonl", (row._asdict() for row in shared))
+    return PreparedOpenAQA(report, root, datasets_read, filtered, repeated, missing, len(shared))
 
 
 def records(file: Path) -> Iterator[dict[str, str]]:
@@ -150,7 +171,8 @@ def _check(record: Any, where: str) -> None:
     for key in REQUIRED:
         if not isinstance(record.get(key), str) or not record[key].strip():
             raise DataError(
-                f"{where}: {key!r} is a text that is not empty, here {record.get(key)!r}; the record has {', '.join(record)}"
+                f"{where}: {key!r} is a text that is not empty, here {record.get(key)!r}; "
+                f"the record has {', '.join(record)}"
             )
     for key in OPTIONAL:
         if not isinstance(record.get(key) or "", str):
@@ -162,16 +184,16 @@ def _index(db: sqlite3.Connection, folder: Path, roots: Mapping[str, Path], comm
     number = 0
     for corpus, root in roots.items():
         audios, clips = [], []
-        for cut in read_cuts(folder / corpus / "cuts.jsonl.gz"):
+        for cut in manifest_rows(folder / corpus / "cuts.jsonl.gz"):
             number += 1
             recording, custom = cut["recording"], cut["custom"]
             path = (root / recording["sources"][0]["source"]).relative_to(common).as_posix()
-            kept = {
+            fields = {
                 "id": cut["id"], "path": path, "rate": recording["sampling_rate"], "samples": recording["num_samples"],
                 "channels": len(recording["channel_ids"]), "size": custom.get("size"), "sha256": custom.get("sha256"), "split": custom["split"],
                 "origin": custom.get("origin") or custom["source"], "labels": custom["labels"],
             }  # fmt: skip
-            audios.append((number, json.dumps(kept)))
+            audios.append((number, json.dumps(fields)))
             subset = custom.get("metadata", {}).get("subset")
             for place in (corpus, f"{corpus}/{subset}") if subset else (corpus,):
                 clips += [(place, key, number) for key in {custom.get("clip", ""), PurePosixPath(path).stem} if key]
@@ -190,10 +212,10 @@ def _read(
     closed_prefix: str,
     corpora: Mapping[str, Sequence[str]],
 ) -> tuple[dict[str, DatasetCounts], int]:
-    """The records into the database, and what became of them by dataset."""
+    """The records into the database -> counts of each dataset, and how many are of other tasks or datasets."""
     everywhere = list(dict.fromkeys(place for group in corpora.values() for place in group))
     count: dict[str, Counter[str]] = {}
-    filtered, rows, gone = 0, [], []
+    filtered, rows, missing = 0, [], []
     for record in records(file):
         dataset, task = record.get("dataset") or "", record.get("task") or "question"
         if (tasks and task not in tasks) or (datasets and dataset not in datasets):
@@ -212,19 +234,25 @@ def _read(
             counted["found"] += 1
             question = record["instruction"].strip()
             question = PREFIX.sub("", question, count=1) if closed_prefix == "strip" else question
-            heard = (record.get("input") or "").strip()
+            addition = (record.get("input") or "").strip()
             rows.append(
-                (audios[0], dataset, task, f"{question}\n{heard}" if heard else question, record["output"].strip())
+                (
+                    audios[0],
+                    dataset,
+                    task,
+                    f"{question}\n{addition}" if addition else question,
+                    record["output"].strip(),
+                )
             )
         else:
             counted["missing"] += 1
-            gone.append((dataset, record["audio_id"], reason))
+            missing.append((dataset, record["audio_id"], reason))
         if len(rows) >= BATCH:
             _insert(db, "record", rows)
-        if len(gone) >= BATCH:
-            _insert_missing(db, gone)
+        if len(missing) >= BATCH:
+            _insert_missing(db, missing)
     _insert(db, "record", rows)
-    _insert_missing(db, gone)
+    _insert_missing(db, missing)
     return {
         dataset: DatasetCounts(*(item[field] for field in DatasetCounts._fields)) for dataset, item in count.items()
     }, filtered
@@ -246,7 +274,7 @@ def _lookup(db: sqlite3.Connection, audio_id: str, places: Sequence[str]) -> tup
 
 
 def _insert(db: sqlite3.Connection, table: str, rows: list[tuple[Any, ...]]) -> None:
-    """And empties the list."""
+    """Inserts the rows and empties the list."""
     if rows:
         db.execute("BEGIN")
         db.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({','.join('?' * len(rows[0]))})", rows)
@@ -263,46 +291,47 @@ def _insert_missing(db: sqlite3.Connection, rows: list[tuple[str, str, str]]) ->
 
 def _list_missing(db: sqlite3.Connection, path: Path) -> int:
     columns = ("dataset", "audio_id", "reason", "records")
-    lines(path, (dict(zip(columns, row, strict=True)) for row in db.execute("SELECT * FROM missing")))
+    write_jsonl(path, (dict(zip(columns, row, strict=True)) for row in db.execute("SELECT * FROM missing")))
     return db.execute("SELECT count(*) FROM missing").fetchone()[0]
 
 
 def _write(
     db: sqlite3.Connection, out: Path, name: str, tests: Mapping[str, str], fraction: float, contamination: str
 ) -> tuple[writer.Report, int, list[Shared]]:
+    """The cuts; how many records repeat another one; the recordings that are in a test split."""
     db.execute("CREATE INDEX by_audio ON record (audio)")
     every = db.execute(
-        "SELECT r.audio, a.cut, r.dataset, r.kind, r.question, r.answer FROM record r JOIN audio a ON a.id = r.audio ORDER BY r.audio, r.rowid"
+        "SELECT r.audio, a.cut, r.dataset, r.kind, r.question, r.answer FROM record r JOIN audio a ON a.id = r.audio "
+        "ORDER BY r.audio, r.rowid"
     )
     splits: Counter[str] = Counter()
     seconds, short, repeated, shared = 0.0, 0, 0, []
-    with writer.writing(out) as add:
-        for (_, text), rows in groupby(every, key=lambda row: row[:2]):
-            kept, said = json.loads(text), [row[2:] for row in rows]
-            if kept["origin"] in tests:
-                shared.append(Shared(f"{name}-{kept['id']}", kept["origin"], tests[kept["origin"]]))
+    with writer.cut_writer(out) as write_cut:
+        for (_, text), group in groupby(every, key=lambda row: row[:2]):
+            audio, rows = json.loads(text), [Question(*row[2:]) for row in group]
+            if audio["origin"] in tests:
+                shared.append(Shared(f"{name}-{audio['id']}", audio["origin"], tests[audio["origin"]]))
                 if contamination == "drop":
                     continue
-            first: dict[tuple[str, ...], tuple[str, ...]] = {}
-            for row in said:
-                first.setdefault(row[1:], row)
-            once = list(first.values())
-            repeated += len(said) - len(once)
-            held = kept["split"] == "validation" or int(digest(kept["origin"])[:8], 16) < fraction * 2**32
-            entry = _entry(kept, once, name, "validation" if held else "train")
-            found = Inspection(
-                kept["path"],
+            once: dict[tuple[str, ...], Question] = {}
+            for row in rows:
+                once.setdefault(row[1:], row)
+            repeated += len(rows) - len(once)
+            is_held_out = int(digest(audio["origin"])[:8], 16) < fraction * 2**32
+            split = "validation" if audio["split"] == "validation" or is_held_out else "train"
+            item = Inspection(
+                audio["path"],
                 None,
-                kept["samples"] / kept["rate"],
-                kept["size"],
-                kept["rate"],
-                kept["samples"],
-                kept["channels"],
-                kept["sha256"],
+                audio["samples"] / audio["rate"],
+                audio["size"],
+                audio["rate"],
+                audio["samples"],
+                audio["channels"],
+                audio["sha256"],
             )
-            add(writer.cut(entry, found))
-            splits[entry.custom["split"]] += 1
-            seconds, short = seconds + found.seconds, short + (found.seconds < writer.SHORT)
+            write_cut(writer.make_cut(_annotated(audio, list(once.values()), name, split), item))
+            splits[split] += 1
+            seconds, short = seconds + item.seconds, short + (item.seconds < writer.SHORT)
         refuse_shared(shared, contamination)
         if not splits:
             raise DataError(
@@ -312,27 +341,27 @@ def _write(
     return report, repeated, shared
 
 
-def _entry(
-    kept: Mapping[str, Any], rows: Sequence[tuple[str, str, str, str]], name: str, split: str
+def _annotated(
+    audio: Mapping[str, Any], questions: Sequence[Question], name: str, split: str
 ) -> writer.AnnotatedRecording:
-    """rows: dataset, kind, question, answer."""
-    labels: dict[str, None] = dict.fromkeys(kept["labels"])
-    said: dict[str, writer.Annotation] = {}
-    for number, (_, kind, question, answer) in enumerate(rows):
-        if heard := CAPTION.match(answer):
-            caption = answer[heard.end() :].strip()
-            said[f"caption {caption}"] = (caption, {"task": "caption"})
+    labels: dict[str, None] = dict.fromkeys(audio["labels"])
+    annotations: dict[str, writer.Annotation] = {}
+    for number, (_, kind, question, answer) in enumerate(questions):
+        if match := CAPTION.match(answer):
+            caption = answer[match.end() :].strip()
+            annotations[f"caption {caption}"] = (caption, {"task": "caption"})
             continue
-        if (listed := LABELS.match(answer)) and "->" not in answer:
-            labels |= dict.fromkeys(part.strip() for part in answer[listed.end() :].split(";") if part.strip())
-        said[f"question {number}"] = (None, {"task": "question", "kind": kind, "question": question, "answer": answer})
-    datasets = list(dict.fromkeys(row[0] for row in rows if row[0]))
-    custom = {
+        if (match := LABELS.match(answer)) and "->" not in answer:
+            labels |= dict.fromkeys(part.strip() for part in answer[match.end() :].split(";") if part.strip())
+        custom = {"task": "question", "kind": kind, "question": question, "answer": answer}
+        annotations[f"question {number}"] = (None, custom)
+    datasets = list(dict.fromkeys(question.dataset for question in questions if question.dataset))
+    fields: dict[str, Any] = {
         "split": split,
         "corpus": name,
-        "source": kept["origin"],
-        "origin": kept["origin"],
+        "source": audio["origin"],
+        "origin": audio["origin"],
         "labels": list(labels),
         "metadata": {"dataset": datasets if len(datasets) > 1 else "".join(datasets)},
     }
-    return writer.AnnotatedRecording(f"{name}-{kept['id']}", kept["path"], custom, list(said.values()))
+    return writer.AnnotatedRecording(f"{name}-{audio['id']}", audio["path"], fields, list(annotations.values()))

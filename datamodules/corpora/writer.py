@@ -10,14 +10,15 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from lhotse import AudioSource, CutSet, Recording, SupervisionSegment
 
+from datamodules.atomic_files import whole_file
 from datamodules.corpora.inspect import BadRecording, Inspection, inspect, refuse
-from datamodules.cuts import SPLITS
+from datamodules.cuts import SPLITS, Cut
 from datamodules.errors import DataError
 from datamodules.hashing import digest
 
 SHORT = 0.1  # seconds
 
-Annotation = tuple[str | None, dict[str, Any]]  # a supervision's text and custom
+Annotation = tuple[str | None, dict[str, Any]]  # a supervision's text and custom (datamodules/cuts.py)
 
 
 class Report(NamedTuple):
@@ -29,28 +30,39 @@ class Report(NamedTuple):
 
 
 class AnnotatedRecording(NamedTuple):
-    """A recording and what is said about it."""
+    """A recording and what its corpus says about it."""
 
     id: str
     path: str  # relative to the root, with /
     custom: dict[str, Any]  # of the cut; split, corpus and source at least
-    said: list[Annotation]
+    annotations: list[Annotation]
 
 
 class SplitRecording(Protocol):
-    path: str
-    split: str
-    source: str
-    free: bool  # nothing says its split: it may be held out for validation
+    """A recording of a table, with its split."""
 
-    def _replace(self, **fields: Any) -> Any: ...
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def split(self) -> str: ...
+
+    @property
+    def source(self) -> str:
+        """Recordings of one source are in one split."""
+        ...
+
+    @property
+    def free(self) -> bool:
+        """Nothing names its split: it may be held out for validation."""
+        ...
 
 
-P = TypeVar("P", bound=SplitRecording)
+R = TypeVar("R", bound=SplitRecording)
 
 
 def write(
-    entries: Sequence[AnnotatedRecording],
+    recordings: Sequence[AnnotatedRecording],
     root: Path,
     out: Path,
     on_bad: str,
@@ -61,113 +73,115 @@ def write(
 ) -> Report:
     """Decodes all recordings and writes out/cuts.jsonl.gz, or nothing. An earlier receipt in `out` goes before its cuts do.
 
-    check is asked about the ids of the good ones; known_bad are file stems that their publisher ships broken, which are left out without leave.
-    Raises DataError for bad recordings unless on_bad is skip, and where none is good.
+    check: called with the ids of the good recordings before anything is written; known_bad: file stems that their
+    publisher ships broken, which are left out unasked. Raises DataError for bad recordings unless on_bad is skip, and
+    where none is good.
     """
-    found = inspect([root / entry.path for entry in entries], workers)
-    pairs = list(zip(entries, found, strict=True))
-    bad = [BadRecording(entry.path, item.reason) for entry, item in pairs if item.reason]
-    refuse([item for item in bad if PurePosixPath(item.path).stem not in known_bad], len(found), on_bad)
-    good = [(entry, item) for entry, item in pairs if item.reason is None]
-    check({entry.id for entry, _ in good})
+    inspections = inspect([root / recording.path for recording in recordings], workers)
+    pairs = list(zip(recordings, inspections, strict=True))
+    bad = [BadRecording(recording.path, item.reason) for recording, item in pairs if item.reason]
+    refuse([item for item in bad if PurePosixPath(item.path).stem not in known_bad], len(pairs), on_bad)
+    good = [(recording, item) for recording, item in pairs if item.reason is None]
+    check({recording.id for recording, _ in good})
     if not good:
         raise DataError(
-            f"{metadata}: none of its {len(found)} recordings can be used. The first: {bad[0].path}: {bad[0].reason}"
+            f"{metadata}: none of its {len(pairs)} recordings can be used. The first: {bad[0].path}: {bad[0].reason}"
         )
-    with writing(out) as add:
-        for entry, item in good:
-            add(cut(entry, item))
-    counts = Counter(entry.custom["split"] for entry, _ in good)
+    with cut_writer(out) as write_cut:
+        for recording, item in good:
+            write_cut(make_cut(recording, item))
+    counts = Counter(recording.custom["split"] for recording, _ in good)
     splits = {split: counts[split] for split in SPLITS}
     short = sum(item.seconds < SHORT for _, item in good)
     return Report(len(good), sum(item.seconds for _, item in good), splits, bad, short)
+
+
+@contextmanager
+def cut_writer(out: Path) -> Iterator[Callable[[Cut], object]]:
+    """A function that takes cuts, one by one; out/cuts.jsonl.gz appears when all of them are written."""
+    out.mkdir(parents=True, exist_ok=True)
+    with whole_file(out / "cuts.jsonl.gz") as part:
+        with CutSet.open_writer(part, overwrite=True) as writer:
+            yield writer.write
+        (out / "receipt.json").unlink(missing_ok=True)
+
+
+def make_cut(recording: AnnotatedRecording, item: Inspection) -> Cut:
+    """The Lhotse cut of a recording that was decoded."""
+    name, channels = recording.id, list(range(item.num_channels))
+    source = AudioSource("file", channels, recording.path)  # relative to the corpus' root
+    seconds = item.num_samples / item.sample_rate
+    audio = Recording(name, [source], item.sample_rate, item.num_samples, seconds, channel_ids=channels)
+    cut: Any = audio.to_cut().with_id(name)
+    cut.custom = {**recording.custom, "size": item.size} | ({"sha256": item.sha256} if item.sha256 else {})
+    channel = channels if len(channels) > 1 else 0
+    cut.supervisions = [
+        SupervisionSegment(f"{name}-{number}", name, 0, seconds, channel=channel, text=text, custom=custom)
+        for number, (text, custom) in enumerate(recording.annotations)
+    ]
+    return cut
 
 
 def check_name(name: str) -> None:
     """Raises DataError for a corpus' name that cannot be a folder's and begin ids."""
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", name):
         raise DataError(
-            f"--name={name}: letters, digits, '_', '.' and '-' are allowed. Give one:   --name={plain(name).lstrip('.')}"
+            f"--name={name}: letters, digits, '_', '.' and '-' are allowed. "
+            f"Give one:   --name={_plain(name).lstrip('.')}"
         )
 
 
-@contextmanager
-def writing(out: Path) -> Iterator[Callable[[Any], None]]:
-    """Takes cuts; out/cuts.jsonl.gz is there when all of them are."""
-    out.mkdir(parents=True, exist_ok=True)
-    part = out / f".part-{os.getpid()}-cuts.jsonl.gz"
-    try:
-        with CutSet.open_writer(part, overwrite=True) as writer:
-            yield writer.write
-        (out / "receipt.json").unlink(missing_ok=True)
-        os.replace(part, out / "cuts.jsonl.gz")
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def cut(entry: AnnotatedRecording, item: Inspection) -> Any:
-    """The Lhotse cut of a recording that was decoded."""
-    channels = list(range(item.num_channels))
-    source = AudioSource("file", channels, entry.path)  # relative to the corpus' root
-    seconds = item.num_samples / item.sample_rate
-    recording = Recording(entry.id, [source], item.sample_rate, item.num_samples, seconds, channel_ids=channels)
-    made = recording.to_cut().with_id(entry.id)
-    made.custom = {**entry.custom, "size": item.size} | ({"sha256": item.sha256} if item.sha256 else {})
-    channel = channels if len(channels) > 1 else 0
-    made.supervisions = [
-        SupervisionSegment(f"{entry.id}-{number}", entry.id, 0, seconds, channel=channel, text=text, custom=custom)
-        for number, (text, custom) in enumerate(entry.said)
-    ]
-    return made
-
-
-def inside(given: str, root: Path, where: str) -> str:
-    """A path relative to the root, with /. Raises DataError for one that is empty or leaves the root."""
+def path_in_root(given: str, root: Path, where: str) -> str:
+    """A path relative to the root, with /. Raises DataError, which begins with `where`, for one that is empty or leaves it."""
     if not given:
         raise DataError(f"{where}: the path is empty")
-    path = (
-        os.path.relpath(os.path.normpath(given), os.path.abspath(root))
-        if os.path.isabs(given)
-        else os.path.normpath(given)
-    )
+    path = os.path.normpath(given)
+    if os.path.isabs(given):
+        path = os.path.relpath(path, os.path.abspath(root))
     if path.split(os.sep)[0] == "..":
         raise DataError(f"{where}: {given!r} lies outside {root}. Paths are relative to it, or inside it")
     return PurePosixPath(*Path(path).parts).as_posix()
 
 
-def require_any(plans: Sequence[SplitRecording], root: Path, metadata: Path) -> None:
-    """Raises DataError where not one of the recordings is there: then it is the root that is wrong."""
-    if not any((root / plan.path).exists() for plan in plans):
+def require_any(recordings: Sequence[SplitRecording], root: Path, metadata: Path) -> None:
+    """Raises DataError where not one of the recordings exists: then it is the root that is wrong."""
+    if not any((root / recording.path).exists() for recording in recordings):
         raise DataError(
-            f"{root} holds none of the {len(plans)} recordings that {metadata} names, the first {plans[0].path!r}. "
-            f"Paths are relative to {root}"
+            f"{root} holds none of the {len(recordings)} recordings that {metadata} names, the first "
+            f"{recordings[0].path!r}. Paths are relative to {root}"
         )
 
 
-def hold_out(plans: list[P], fraction: float) -> list[P]:
-    """Where no recording is for validation: the share of the free training sources with the lowest hashes.
+def hold_out(recordings: list[R], fraction: float) -> list[R]:
+    """Where no recording is for validation: the share of the free training sources with the lowest hashes becomes so.
 
     At least one where there are two, and never all.
     """
-    train = [plan for plan in plans if plan.split == "train"]
-    kept = {plan.source for plan in train if not plan.free}
-    sources = sorted({plan.source for plan in train} - kept, key=digest)
-    if not fraction or len(sources) < 2 or any(plan.split == "validation" for plan in plans):
-        return plans
-    held = set(sources[: min(max(1, round(fraction * len(sources))), len(sources) - 1)])
+    train = [recording for recording in recordings if recording.split == "train"]
+    fixed = {recording.source for recording in train if not recording.free}
+    sources = sorted({recording.source for recording in train} - fixed, key=digest)
+    if not fraction or len(sources) < 2 or any(recording.split == "validation" for recording in recordings):
+        return recordings
+    chosen = set(sources[: min(max(1, round(fraction * len(sources))), len(sources) - 1)])
     return [
-        plan._replace(split="validation") if plan.split == "train" and plan.source in held else plan for plan in plans
+        _for_validation(recording) if recording.split == "train" and recording.source in chosen else recording
+        for recording in recordings
     ]
 
 
-def identities(name: str, paths: Sequence[str]) -> dict[str, str]:
+def _for_validation(recording: R) -> R:
+    fields: Any = recording  # a NamedTuple
+    return fields._replace(split="validation")
+
+
+def unique_ids(name: str, paths: Sequence[str]) -> dict[str, str]:
     """Path -> id of letters, digits, '_', '.', '-'; paths that would share one get a hash of the path."""
-    short = {path: f"{name}-{plain(os.path.splitext(path)[0])}" for path in paths}
-    taken = Counter(short.values())
-    ids = {path: text if taken[text] == 1 else f"{text}-{digest(path)[:8]}" for path, text in short.items()}
+    short = {path: f"{name}-{_plain(os.path.splitext(path)[0])}" for path in paths}
+    counts = Counter(short.values())
+    ids = {path: text if counts[text] == 1 else f"{text}-{digest(path)[:8]}" for path, text in short.items()}
     assert len(set(ids.values())) == len(paths)
     return ids
 
 
-def plain(text: str) -> str:
+def _plain(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", text)

@@ -2,7 +2,7 @@
 
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.random import Generator
@@ -49,7 +49,7 @@ def play(rng: Generator, sample_rate: int, seconds: float, instrument: str, soun
     """A phrase in a random key, mode and tempo -> mono (T,) float32, T = round(seconds * sample_rate), any level."""
     from symusic import Note, Score, Tempo, Track
 
-    score = Score(TICKS)
+    score: Any = Score(TICKS)  # of ticks, which its type does not say
     tempo = rng.uniform(100, 160)
     score.tempos.append(Tempo(0, tempo))
     choice = INSTRUMENTS[instrument]
@@ -57,8 +57,9 @@ def play(rng: Generator, sample_rate: int, seconds: float, instrument: str, soun
     track = Track(name=instrument, program=program, is_drum=not choice.programs)
     length = int(seconds * tempo / 60 * TICKS) + TICKS
     notes = _melody(rng, choice, length) if choice.programs else _beat(rng, length)
+    notes_of_track: Any = track.notes
     for start, duration, key, velocity in notes:
-        track.notes.append(Note(start, duration, key, velocity))
+        notes_of_track.append(Note(start, duration, key, velocity))
     score.tracks.append(track)
     rendered = np.asarray(_synthesizer(str(sound_font), sample_rate).render(score, stereo=False))[0]
     waveform = np.zeros(round(seconds * sample_rate), np.float32)
@@ -79,13 +80,13 @@ def _melody(rng: Generator, instrument: Instrument, length: int) -> list[tuple[i
     scale, tonic = SCALES[rng.integers(2)], int(rng.integers(12))
     keys = [key for key in range(instrument.low, instrument.high + 1) if (key - tonic) % 12 in scale]
     chords = rng.random() < instrument.chords
-    place, start, notes = int(rng.integers(2, len(keys) - 5)), 0, []
+    degree, start, notes = int(rng.integers(2, len(keys) - 5)), 0, []
     while start < length:
         duration = int(rng.choice([TICKS // 2, TICKS // 2, TICKS]))
         velocity = int(rng.integers(80, 115))
         for step in (0, 2, 4) if chords else (0,):
-            notes.append((start, int(duration * 0.95), keys[place + step], velocity))
-        place = int(np.clip(place + rng.choice([-3, -2, -1, 1, 1, 2, 3]), 0, len(keys) - 5))
+            notes.append((start, int(duration * 0.95), keys[degree + step], velocity))
+        degree = int(np.clip(degree + rng.choice([-3, -2, -1, 1, 1, 2, 3]), 0, len(keys) - 5))
         start += duration
     return notes
 
@@ -101,7 +102,7 @@ def _beat(rng: Generator, length: int) -> list[tuple[int, int, int, int]]:
 
 
 @lru_cache(maxsize=2)
-def _synthesizer(sound_font: str, sample_rate: int):
+def _synthesizer(sound_font: str, sample_rate: int) -> Any:
     from symusic import Synthesizer
 
     require_sound_font(Path(sound_font))

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -76,7 +77,7 @@ def _each(write: Callable[[Scene], None], scenes: list[Scene], workers: int) -> 
 
 
 def _name(scene: Scene) -> str:
-    return f"{scene.split}-{scene.index:06d}.flac"
+    return f"{scene.split}-{scene.number:06d}.flac"
 
 
 def _write_scene(scene: Scene, audio: Path, sample_rate: int, sound_font: Path) -> None:
@@ -121,24 +122,24 @@ def _write_cuts(folder: Path, splits: list[list[Scene]], sample_rate: int, seed:
     os.replace(part, folder / "cuts.jsonl.gz")
 
 
-def _cut(scene: Scene, texts: list[str], asked: list[Question], sample_rate: int, seed: int) -> dict:
+def _cut(scene: Scene, texts: list[str], asked: list[Question], sample_rate: int, seed: int) -> dict[str, Any]:
     """A MultiCut as a dict, its recording's path relative to the corpus' root."""
     from lhotse import AudioSource, Recording, SupervisionSegment
 
-    name, samples = f"{CORPUS}-{scene.split}-{scene.index:06d}", round(scene.seconds * sample_rate)
+    name, samples = f"{CORPUS}-{scene.split}-{scene.number:06d}", round(scene.seconds * sample_rate)
     sources = [AudioSource(type="file", channels=[0, 1], source=f"audio/{_name(scene)}")]
     recording = Recording(name, sources, sample_rate, samples, samples / sample_rate, channel_ids=[0, 1])
     cut = recording.to_cut().with_id(name)
-    said = [(text, {"task": "caption"}) for text in texts]
-    said += [(None, {"task": "question"} | question._asdict()) for question in asked]
+    annotations: list[tuple[str | None, dict[str, Any]]] = [(text, {"task": "caption"}) for text in texts]
+    annotations += [(None, {"task": "question"} | question._asdict()) for question in asked]
     cut.supervisions = [
         SupervisionSegment(f"{name}-{k}", name, 0, recording.duration, channel=[0, 1], text=text, custom=custom)
-        for k, (text, custom) in enumerate(said)
+        for k, (text, custom) in enumerate(annotations)
     ]
     cut.custom = {
         "split": scene.split,
         "corpus": CORPUS,
-        "source": f"{seed}-{scene.split}-{scene.index:06d}",
+        "source": f"{seed}-{scene.split}-{scene.number:06d}",
         "labels": [event.kind for event in scene.events],
         "metadata": {"events": [event._asdict() | {"family": event.family} for event in scene.events]},
     }

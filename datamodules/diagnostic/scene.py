@@ -58,14 +58,19 @@ class Event(NamedTuple):
 
 class Scene(NamedTuple):
     split: str
-    index: int
+    number: int  # in its split
     seconds: float
     events: tuple[Event, ...]  # by onset
 
 
 def describe() -> dict[str, list[str]]:
     """Every answer of the closed sets: {"effect", "instrument", "voice", "word", "kind" (the first three)}."""
-    families = {"effect": effects.KINDS, "instrument": music.INSTRUMENTS, "voice": speech.VOICES, "kind": KINDS}
+    families: dict[str, Iterable[str]] = {
+        "effect": effects.KINDS,
+        "instrument": music.INSTRUMENTS,
+        "voice": speech.VOICES,
+        "kind": KINDS,
+    }
     return {family: list(names) for family, names in families.items()} | {"word": list(speech.WORDS)}
 
 
@@ -123,7 +128,8 @@ class Deck(Generic[T]):
     """Draws without replacement from shuffled packs: every card comes equally often."""
 
     def __init__(self, rng: Generator, cards: Iterable[T]) -> None:
-        self.rng, self.cards, self.pending = rng, list(cards), []
+        self.rng, self.cards = rng, list(cards)
+        self.pending: list[T] = []
 
     def draw(self, but: Iterable[T] = ()) -> T:
         """The next card that is not among `but`; those passed over come next."""

@@ -8,7 +8,7 @@ a pure function of its parameters.
 import ctypes
 import os
 import threading
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.random import Generator
@@ -69,7 +69,7 @@ def speak(text: str, voice: str, words_per_minute: int, pitch: int, pitch_range:
     parts: list[np.ndarray] = []
 
     @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
-    def receive(samples, count: int, events: int) -> int:
+    def receive(samples: Any, count: int, events: int) -> int:
         if samples and count > 0:
             parts.append(np.ctypeslib.as_array(samples, (count,)).astype(np.float32) / 32768)
         return 0

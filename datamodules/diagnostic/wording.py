@@ -62,7 +62,7 @@ class Question(NamedTuple):
 
 def captions(scene: Scene, seed: int) -> list[str]:
     """Different sentences that name every event in the order of its onset."""
-    rng = generator(seed, scene.split, scene.index, CAPTIONS)
+    rng = generator(seed, scene.split, scene.number, CAPTIONS)
     found: list[str] = []
     for template in rng.permutation(len(TEMPLATES)):
         clauses = [_pick(rng, event.phrases.clauses).format(word=event.word) for event in scene.events]
@@ -102,7 +102,7 @@ def questions(scenes: list[Scene], seed: int) -> list[list[Question]]:
     present, absent = _presence(scenes, seed)
     counted = _counted(scenes)
     for place, scene in enumerate(scenes):
-        rng = generator(seed, scene.split, scene.index, QUESTIONS)
+        rng = generator(seed, scene.split, scene.number, QUESTIONS)
         events, found = scene.events, []
         if len(events) == 1:
             found.append(_ask(rng, "what", events[0].kind))
@@ -113,7 +113,7 @@ def questions(scenes: list[Scene], seed: int) -> list[list[Question]]:
         found.append(_ask(rng, "presence", "yes", noun=present[place].phrases.noun))
         if (no := absent[place]) is not None:
             found.append(_ask(rng, "presence", "no", noun=no.phrases.noun))
-        if scene.index in counted:
+        if scene.number in counted:
             found.append(_ask(rng, "count", NUMBERS[len(events) - 1]))
         timed = events[rng.integers(len(events))]
         found.append(_ask(rng, "when", f"{timed.second:g}", a=timed.kind))
@@ -169,5 +169,5 @@ def _presence(scenes: list[Scene], seed: int) -> tuple[list[Event], list[Event |
 
 def _counted(scenes: list[Scene]) -> set[int]:
     """Indices of scenes to ask "how many": equally many of each number of events."""
-    groups = [[scene.index for scene in scenes if len(scene.events) == n] for n in range(1, len(NUMBERS) + 1)]
+    groups = [[scene.number for scene in scenes if len(scene.events) == n] for n in range(1, len(NUMBERS) + 1)]
     return {index for group in groups for index in group[: min(map(len, groups))]}

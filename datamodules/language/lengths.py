@@ -38,7 +38,7 @@ class MeasuredItems:
 
     def __init__(self, source: ConversationSource, rows: np.ndarray, too_long: Sequence[TooLong]) -> None:
         self.source, self.rows, self.too_long = source, rows, too_long
-        digest = hashlib.sha256(np.ascontiguousarray(rows))
+        digest = hashlib.sha256(np.ascontiguousarray(rows).data)
         digest.update(source.digest().encode())
         self.fingerprint = digest.hexdigest()
 

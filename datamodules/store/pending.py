@@ -23,8 +23,8 @@ class PendingChunks(L.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         trainer: Any = self.trainer
-        pending_ids = [chunk.id for chunk in chunks.pending(self.folder, self.planned)]
-        pending_ids = set(trainer.strategy.broadcast(pending_ids))
+        ids = [chunk.id for chunk in chunks.pending(self.folder, self.planned)]
+        pending_ids = set(trainer.strategy.broadcast(ids))
         pending = [chunk for chunk in self.planned if chunk.id in pending_ids]
         self.rank_chunks = pending[trainer.global_rank :: trainer.world_size]
         self.finished_cuts = sum(len(chunk.cuts) for chunk in self.planned if chunk.id not in pending_ids)

@@ -358,13 +358,13 @@ def _read_openaqa(name: str, configuration: QuestionsConf) -> tuple[str, dict[st
 
 def _say_contaminated(name: str, out: Path, count: int, contamination: str) -> None:
     """Both ways: this corpus' training recordings in a test split, and others' in this one's."""
-    from datamodules.corpora import contamination as shared
+    from datamodules.corpora.contamination import count_trained
 
     if count:
         what = "left out" if contamination == "drop" else "kept"
         listed = out / "contaminated.jsonl"
         print(f"{name}: {count} training recordings are in a test split and are {what}, listed in {listed}")
-    for other, number in shared.trained(out).items():
+    for other, number in count_trained(out).items():
         print(
             f"{name}: {number} training recordings of {other} are in this test split: prepare {other} again, and they are left out"
         )

@@ -47,7 +47,7 @@ def read(name: str, configuration: FolderConf) -> dict[str, Any]:
         "seconds": report.seconds,
         "splits": report.splits,
         "skipped": [[str(path), reason] for path, reason in report.skipped],
-        "found": done.found,
+        "found": done.texts,
         "translated": done.translated,
         "mistyped": done.mistyped,
     }

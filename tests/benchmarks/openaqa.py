@@ -95,7 +95,7 @@ def generate(records: int, clips: int, missing: float) -> Iterator[dict[str, str
 
 
 def corpus(out: Path, clips: int) -> None:
-    with writer.writing(out) as add:
+    with writer.cut_writer(out) as add:
         for number in range(clips):
             clip = f"_{number:010d}"
             custom = {
@@ -107,7 +107,7 @@ def corpus(out: Path, clips: int) -> None:
                 "labels": [],
             }
             found = Inspection(f"{clip}.flac", None, 10.0, 1, 16000, 160000, 1, None)
-            add(writer.cut(writer.AnnotatedRecording(f"audioset-{clip}", f"{clip}.flac", custom, []), found))
+            add(writer.make_cut(writer.AnnotatedRecording(f"audioset-{clip}", f"{clip}.flac", custom, []), found))
     (out / "receipt.json").write_text(json.dumps({"root": str(out.resolve())}))
 
 

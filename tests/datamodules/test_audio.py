@@ -239,7 +239,7 @@ def test_rates_with_little_in_common_are_read_whole(tmp_path: Path):
     part = load_windows(cut, tmp_path, RATE, 1, WINDOW, 3, 2)
     assert part.waveform.equal(whole.waveform[3:5])
     (batch,) = plan_batches([Chunk("c", [cut])], GRID, 2)
-    assert [(span.first, span.count) for span in batch.spans] == [(0, 6)]
+    assert [(span.first, span.num_windows) for span in batch.spans] == [(0, 6)]
 
 
 def test_what_changed_since_it_was_prepared_is_refused(tmp_path: Path):

@@ -33,7 +33,7 @@ DEFAULTS: dict[str, Any] = dict(
 def corpus(data: Path, name: str, *clips: str, split: str = "train", subset: str = "", seconds: float = 0.1) -> None:
     """A prepared corpus of real tones; its clips' origins are their names."""
     root = data.parent / "audio" / name
-    with writer.writing(data / name) as add:
+    with writer.cut_writer(data / name) as add:
         for number, clip in enumerate(clips):
             path = sound(root / subset / f"{clip}.wav", seconds + number / 100, 8000)
             kept = Inspection(
@@ -44,7 +44,7 @@ def corpus(data: Path, name: str, *clips: str, split: str = "train", subset: str
                 "metadata": {"subset": subset} if subset else {},
             }  # fmt: skip
             add(
-                writer.cut(
+                writer.make_cut(
                     writer.AnnotatedRecording(f"{name}-{subset}{clip}", f"{subset}/{clip}.wav".lstrip("/"), custom, []),
                     kept,
                 )

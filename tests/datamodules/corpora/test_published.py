@@ -162,9 +162,9 @@ def test_training_recordings_of_anothers_test_split(tmp_path: Path):
         ValueError, match=r"1 training recordings are in a test split:\n.*freesound:9032, in the test split of esc50"
     ):
         made("clotho", *where, contamination="error")
-    from datamodules.corpora.contamination import trained
+    from datamodules.corpora.contamination import count_trained
 
-    assert trained(tmp_path / "data/esc50") == {"clotho": 1}, "the other way round"
+    assert count_trained(tmp_path / "data/esc50") == {"clotho": 1}, "the other way round"
     dropped, cuts = made("clotho", *where)
     assert [path.split("/")[0] for path in cuts] == ["validation", "evaluation"]
     (row,) = (tmp_path / "data/clotho/contaminated.jsonl").read_text().splitlines()
