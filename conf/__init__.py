@@ -1,11 +1,9 @@
-"""Configuration by layers: every value has one type (schema.py), one reason (a YAML file) and one origin.
+"""Configuration by layers: every value has a type and a help (conf/sections), a reason (a YAML file) and an origin.
 
 Weakest first: `conf/base.yaml`, `conf/<folder>/base.yaml` for each folder of the unit, the same files of each preset, each `--conf FILE`, the command
-line. A layer is merged on its own, so that an error names its file. No torch here: `stage show` answers at once.
+line. A layer is merged by itself, so that an error names its file. No torch here: `stage show` answers at once.
 """
 
-import difflib
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
@@ -15,11 +13,18 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.errors import UsageError
-from conf.laws import check
-from conf.schema import OPERATIONAL, UNITS
+from conf.laws import Problem, exceptions, problems
+from conf.overrides import COMMAND_LINE, check_shared, concerns, decides, for_unit, parse_overrides
+from conf.schema import UNITS, stages
+from conf.sections.common import StageConf
+from conf.suggest import allowed
+
+__all__ = [
+    "COMMAND_LINE", "ROOT", "Composed", "check_shared", "compose", "concerns", "decides", "from_plain", "layer_files", "parse_overrides", "plain",
+    "presets", "units_of",
+]  # fmt: skip
 
 ROOT = Path(__file__).parent
-COMMAND_LINE = "command line"
 
 
 class Composed(NamedTuple):
@@ -41,28 +46,28 @@ def compose(
 ) -> Composed:
     """The configuration of one unit (a stage, or a corpus that `stage prepare` makes) and where each value came from.
 
-    overrides: "a.b=c"; one that begins with a unit's name is for that unit alone. `shared`: the overrides are meant for several units, so one
-    that this unit's schema does not know is passed over (`check_shared` has seen that some unit knows it).
-    Raises UsageError that names the layer, the key and the nearest right name.
+    overrides: "a.b=c"; one that begins with a unit's name is for that unit alone. shared: the overrides are meant for several units, so one that this
+    unit's schema does not know is left out (`check_shared` has checked that some unit knows it).
+    Raises UsageError that names the layer, the key and the most similar key.
     """
-    schema = OmegaConf.structured(UNITS[unit].schema)
-    merged: Any = schema
+    schema = UNITS[unit].schema
+    merged: Any = OmegaConf.structured(schema)
     origins: dict[str, str] = {}
     for layer in _layers(unit, presets, files, overrides, shared):
-        _check_sections(UNITS[unit].schema, layer.values, layer.origin)
+        _check_sections(schema, layer.values, layer.origin)
         try:
             merged = OmegaConf.merge(merged, layer.values)
         except OmegaConfBaseException as error:
             raise UsageError(f"{layer.origin}: {_first_line(error)}") from None
         for key in _leaves(layer.values):
-            origins.pop(key, None)  # the last one set stands last: _origin of a section
+            origins.pop(key, None)  # the key that was set last comes last: _origin of a section
             origins[key] = layer.origin
     try:
         conf = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise UsageError(f"{unit}: {_first_line(error)}. Give it a value in a --conf FILE or as --KEY=VALUE.") from None
-    for key, problem in check(unit, plain(conf)):
-        raise UsageError(f"{_origin(origins, key)}: {key}: {problem}")
+    for key, text in (*_unknown_parents(conf), *problems(conf)):
+        raise UsageError(f"{_origin(origins, key)}: {key}: {text}")
     return Composed(conf, {key: _origin(origins, key) for key in _leaves(merged)})
 
 
@@ -78,7 +83,7 @@ def from_plain(unit: str, values: dict[str, Any]) -> Any:
     Raises UsageError where a value is of another type than its key.
     """
     schema = UNITS[unit].schema
-    merged = OmegaConf.structured(schema)
+    merged: Any = OmegaConf.structured(schema)
     for layer in _layers(unit, (), (), (), shared=False):
         merged = OmegaConf.merge(merged, layer.values)
     try:
@@ -87,92 +92,45 @@ def from_plain(unit: str, values: dict[str, Any]) -> Any:
         raise UsageError(f"the configuration of an earlier {unit}: {_first_line(error)}") from None
 
 
-def _known_values(schema: Any, values: dict[str, Any]) -> dict[str, Any]:
-    """`values` without the keys that the dataclass does not have."""
-    types = {field.name: field.type for field in fields(schema)}
-    return {
-        key: _known_values(types[key], value) if is_dataclass(types[key]) and isinstance(value, dict) else value
-        for key, value in values.items()
-        if key in types
-    }
-
-
 def presets() -> list[str]:
     """Names that `--preset` takes: every YAML that is no base and no evaluation task."""
     return sorted({path.stem for path in ROOT.rglob("*.yaml") if path.parent.name != "tasks"} - {"base"})
 
 
-def parse_overrides(words: Sequence[str]) -> list[str]:
-    """`--a.b=c`, `a.b=c` and `--a.b c` -> "a.b=c"; of SLURM also `--slurm.flag` -> "slurm.flag=". Raises UsageError on a word that is none of them."""
-    found, words = [], list(words)
-    while words:
-        word = words.pop(0)
-        if "=" not in word and word.startswith("--") and words and not words[0].startswith("--"):
-            word = f"{word}={words.pop(0)}"
-        elif "=" not in word and word.startswith("--slurm."):
-            word = f"{word}="
-        if not re.match(r"^(--)?[A-Za-z_][\w.-]*=", word):
-            raise UsageError(f"{COMMAND_LINE}: cannot read {word!r}. A configuration key is set as --trainer.devices=8")
-        key, value = word.removeprefix("--").split("=", 1)
-        found.append(f"{key.replace('-', '_')}={value}")
-    return found
+def units_of(preset: str) -> list[str]:
+    """The units that have a file of this preset: it changes nothing of the others."""
+    return [unit for unit in UNITS if any(path.stem == preset for path, _ in layer_files(unit, [preset]))]
 
 
-def check_shared(units: Iterable[str], overrides: Sequence[str]) -> None:
-    """Raises UsageError where an override is known to none of the units."""
-    units = list(units)
-    for override in overrides:
-        key = override.split("=", 1)[0]
-        if key.split(".")[0] in UNITS:
-            continue
-        if not any(_known(unit, key) for unit in units):
-            raise UsageError(f"{COMMAND_LINE}: no stage has a key {key!r}.{_nearest(key, units)}")
+def layer_files(unit: str, presets: Sequence[str]) -> Iterable[tuple[Path, str]]:
+    """The YAML files of a unit, weakest first, each with its origin: "conf/tokenizer/demo.yaml"."""
+    for name in ("base", *presets):
+        for folder in UNITS[unit].folders:
+            path = ROOT / folder / f"{name}.yaml"
+            if path.is_file():
+                yield path, f"conf/{path.relative_to(ROOT)}"
 
 
 def _layers(
-    unit: str, presets_: Sequence[str], files: Sequence[str], overrides: Sequence[str], shared: bool
+    unit: str, chosen: Sequence[str], files: Sequence[str], overrides: Sequence[str], shared: bool
 ) -> Iterable[Layer]:
-    folders = UNITS[unit].folders
-    for name in ("base", *presets_):
-        if name not in {"base", *presets()}:
-            raise UsageError(f"--preset {name}: no such preset. There are: {', '.join(presets())}")
-        for folder in folders:
-            path = ROOT / folder / f"{name}.yaml"
-            if path.is_file():
-                yield _load(path, f"conf/{path.relative_to(ROOT)}")
+    for name in exceptions(chosen, presets()):
+        raise UsageError(f"--preset {name}: no such preset. {allowed(name, presets())}")
+    for path, origin in layer_files(unit, chosen):
+        yield _load(path, origin)
     for name in files:
         if not Path(name).is_file():
             raise UsageError(f"--conf {name}: no such file")
         layer = _load(Path(name), name)
         sections = {key: layer.values.pop(key) for key in list(layer.values) if key in UNITS}
-        if unit != "slurm":  # what a file says outside of a unit's section is for the stages
+        if unit != "slurm":  # what a file holds outside of a unit's section is for the stages
             yield layer
         if unit in sections:
             yield Layer(name, sections[unit])
-    yield _command_line(unit, overrides, shared)
-
-
-def _command_line(unit: str, overrides: Sequence[str], shared: bool) -> Layer:
-    mine = []
-    for override in overrides:
-        head, _, rest = override.partition(".")
-        if head in UNITS and "=" not in head:
-            mine += [rest] if head == unit else []
-        elif not shared or _known(unit, override.split("=", 1)[0]):
-            mine.append(override)
     try:
-        return Layer(COMMAND_LINE, OmegaConf.from_dotlist([_listed(unit, item) for item in mine]))
+        yield Layer(COMMAND_LINE, OmegaConf.from_dotlist(for_unit(unit, overrides, shared)))
     except Exception as error:  # a YAML value that does not parse: whatever PyYAML raises
         raise UsageError(f"{COMMAND_LINE}: {_first_line(error)}") from None
-
-
-def _listed(unit: str, override: str) -> str:
-    """--test 4 for --test=[4]: one value of a list needs no brackets."""
-    key, value = override.split("=", 1)
-    node: Any = UNITS[unit].schema
-    for part in key.split("."):
-        node = next((field.type for field in fields(node) if field.name == part), None) if is_dataclass(node) else None
-    return f"{key}=[{value}]" if get_origin(node) is list and not value.startswith("[") else override
 
 
 def _load(path: Path, origin: str) -> Layer:
@@ -185,9 +143,24 @@ def _load(path: Path, origin: str) -> Layer:
     return Layer(origin, values)
 
 
-def _check_sections(owner: Any, values: DictConfig, origin: str, prefix: str = "") -> None:
-    """Raises UsageError where a section, mapping or list is given as another: OmegaConf's own words name no key."""
-    for field in fields(owner):
+def _known_values(schema: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """`values` without the keys that the dataclass does not have."""
+    types = {field.name: field.type for field in fields(schema)}
+    return {
+        key: _known_values(types[key], value) if is_dataclass(types[key]) and isinstance(value, dict) else value
+        for key, value in values.items()
+        if key in types
+    }
+
+
+def _unknown_parents(conf: Any) -> Iterable[Problem]:
+    for name in exceptions(conf.parents, stages()) if isinstance(conf, StageConf) else ():
+        yield Problem(f"parents.{name}", f"no stage is called {name!r}. {allowed(name, stages())}")
+
+
+def _check_sections(schema: Any, values: DictConfig, origin: str, prefix: str = "") -> None:
+    """Raises UsageError where a section, mapping or list is given as another: OmegaConf's message names no key."""
+    for field in fields(schema):
         if field.name not in values:
             continue
         key, child = f"{prefix}{field.name}", values._get_node(field.name)
@@ -204,7 +177,7 @@ def _check_sections(owner: Any, values: DictConfig, origin: str, prefix: str = "
 
 def _leaves(node: DictConfig, prefix: str = "") -> Iterable[str]:
     for key in node:
-        path = f"{prefix}{key}"
+        path = f"{prefix}{key!s}"
         child = None if OmegaConf.is_missing(node, key) else node._get_node(key)
         if isinstance(child, DictConfig) and not child._is_none() and len(child):
             yield from _leaves(child, f"{path}.")
@@ -218,46 +191,7 @@ def _origin(origins: dict[str, str], key: str) -> str:
     return inside[-1] if inside else "conf/schema.py"
 
 
-def _known(unit: str, key: str) -> bool:
-    owner: Any = UNITS[unit].schema
-    for part in key.split("."):
-        if get_origin(owner) is dict:
-            return True
-        owner = {field.name: field.type for field in fields(owner)}.get(part) if is_dataclass(owner) else None
-        if owner is None:
-            return False
-    return True
-
-
-def _nearest(key: str, units: Iterable[str]) -> str:
-    paths = {(unit, path) for unit in units for path in _paths(UNITS[unit].schema)}
-    known = {path for _, path in paths} | {f"{unit}.{path}" for unit, path in paths}
-    near = difflib.get_close_matches(key, sorted(known), n=1)
-    return f" Did you mean: {near[0]!r}?" if near else ""
-
-
-def _paths(owner: Any, prefix: str = "") -> Iterable[str]:
-    for field in fields(owner):
-        yield f"{prefix}{field.name}"
-        if is_dataclass(field.type):
-            yield from _paths(field.type, f"{prefix}{field.name}.")
-
-
 def _first_line(error: Exception) -> str:
     key = getattr(error, "full_key", None)
     text = str(error).splitlines()[0]
     return f"{key}: {text}" if key else text
-
-
-def concerns(unit: str, override: str) -> bool:
-    """Whether an override that was given to several units is for this one."""
-    key = override.split("=", 1)[0]
-    head = key.split(".")[0]
-    return head == unit if head in UNITS else _known(unit, key)
-
-
-def decides(override: str) -> bool:
-    """Whether an override decides results: not where a run lies, what it reads, or how fast it goes."""
-    path = override.split("=", 1)[0].split(".")
-    path = path[1:] if path[0] in UNITS else path
-    return not any(".".join(path[:length]) in OPERATIONAL for length in range(1, len(path) + 1))

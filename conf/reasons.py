@@ -1,55 +1,55 @@
-"""What a key means and why it has its value: the remarks beside it, in the YAML files and in conf/sections. No torch here."""
+"""`stage show --why`: the help of a key, and the reason of its value, which is the remark beside it or above it in YAML. No torch here."""
 
-import inspect
 import re
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
 
-from conf.schema import UNITS
+from conf import layer_files
+from conf.schema import keys
 
-ROOT = Path(__file__).parent
-KEY = re.compile(r"^( *)([\w-]+):(?:.*?[ \t]#[ \t]*(.*))?")
-FIELD = re.compile(r"^ +(\w+): .*?  # (.*)$")
+KEY = re.compile(r"^( *)([\w.-]+):")
+REMARK = re.compile(r"(?:^|\s)#\s?(.*)$")
 
 
 def reasons(unit: str, presets: Sequence[str], files: Sequence[str], origins: dict[str, str]) -> dict[str, str]:
-    """ "optimizer.weight_decay" -> "not on norms, biases, codebook". origins: the layer that set each key; what another layer says of its own
-    value stands behind that layer's name."""
-    found = {key: [text] for key, text in _meanings(UNITS[unit].schema).items()}
-    own = [ROOT / folder / f"{name}.yaml" for name in ("base", *presets) for folder in UNITS[unit].folders]
-    for path, layer in [
-        *((path, f"conf/{path.relative_to(ROOT)}") for path in own),
-        *((Path(file), file) for file in files),
-    ]:
-        for key, text in _beside(path).items() if path.is_file() else ():
-            here = layer == origins.get(key, layer)
-            found.setdefault(key, []).append(text if here else f"({layer}: {text})")
-    return {key: "; ".join(dict.fromkeys(texts)) for key, texts in found.items()}
+    """ "optimizer.weight_decay" -> "of matrices ...; not on norms, biases, codebook". origins: the layer that set each key; the remark of another layer
+    on its value follows that layer's name."""
+    texts = {key: [field.metadata["help"]] for key, field in keys(unit).items()}
+    for path, layer in (*layer_files(unit, presets), *((Path(file), file) for file in files)):
+        for key, text in remarks(path.read_text()).items():
+            is_set_here = layer == origins.get(key, layer)
+            texts.setdefault(key, []).append(text if is_set_here else f"({layer}: {text})")
+    return {key: "; ".join(dict.fromkeys(lines)) for key, lines in texts.items()}
 
 
-def _meanings(owner: Any, prefix: str = "") -> dict[str, str]:
-    found: dict[str, str] = {}
-    for kind in reversed([one for one in owner.__mro__ if is_dataclass(one)]):
-        for line in inspect.getsourcelines(kind)[0]:
-            if match := FIELD.match(line):
-                found[prefix + match[1]] = match[2].strip()
-    for field in fields(owner):
-        if is_dataclass(field.type):
-            found |= _meanings(field.type, f"{prefix}{field.name}.")
-    return found
+def remarks(text: str) -> dict[str, str]:
+    """The remarks of a YAML file by dotted key: that above a key, that beside it, and the lines on which the latter goes on (further right than a key).
 
-
-def _beside(path: Path) -> dict[str, str]:
-    """Remarks at the end of the lines of a YAML file of mappings, by dotted key."""
-    found: dict[str, str] = {}
-    above: list[tuple[int, str]] = []  # indent and key of the sections around a line
-    for line in path.read_text().splitlines():
+    Remarks at the beginning of a file are about the file.
+    """
+    found: dict[str, list[str]] = {}
+    sections: list[tuple[int, str]] = []  # indent and key around a line
+    above: list[str] = []
+    for line in re.sub(r"\A(#.*\n)+", "", text).splitlines():
+        remark = REMARK.search(_without_strings(line))
+        words = line[remark.start(1) :].strip() if remark else ""
         if match := KEY.match(line):
-            indent = len(match[1])
-            above = [(depth, key) for depth, key in above if depth < indent]
-            above.append((indent, match[2]))
-            if match[3]:
-                found[".".join(key for _, key in above)] = match[3].strip()
-    return found
+            sections = [(indent, key) for indent, key in sections if indent < len(match[1])]
+            sections.append((len(match[1]), match[2]))
+            key = ".".join(name for _, name in sections)
+            found[key] = [*above, *([words] if words else [])]
+            above = []
+        elif remark and not line[: remark.start()].strip():
+            column = len(line) - len(line.lstrip())
+            if sections and column > sections[-1][0] + 2 and found[key]:
+                found[key].append(words)
+            else:
+                above.append(words)
+        elif not line.strip():
+            above = []
+    return {key: " ".join(lines) for key, lines in found.items() if lines}
+
+
+def _without_strings(line: str) -> str:
+    """The line with its quoted parts blanked: a # in them begins no remark."""
+    return re.sub(r"\"[^\"]*\"|'[^']*'", lambda match: "_" * len(match[0]), line)

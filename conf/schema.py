@@ -1,19 +1,15 @@
-"""What may be chosen: one dataclass a unit (conf/sections/), with types and units, and no default values (a value and its reason stand in YAML)."""
+"""What may be chosen: one dataclass a unit (conf/sections/), with types and help, and no default values (a value and its reason stand in YAML)."""
 
-from typing import NamedTuple
+from dataclasses import Field, fields, is_dataclass
+from typing import Any, NamedTuple
 
 from conf.sections.cluster import SlurmConf
+from conf.sections.codec import LatentsConf, VaeConf
+from conf.sections.common import StageConf
 from conf.sections.corpora import DiagnosticConf, FolderConf, PublishedConf, QuestionsConf
-from conf.sections.language import (
-    AskConf,
-    EvaluateConf,
-    FewShotConf,
-    GenerateConf,
-    GenerationConf,
-    LanguageConf,
-    RehearsalConf,
-)
-from conf.sections.sound import CacheConf, LatentsConf, ReconstructConf, TokenizerConf, VaeConf
+from conf.sections.evaluation import AskConf, EvaluateConf, FewShotConf, GenerateConf, GenerationConf
+from conf.sections.language import LanguageConf, RehearsalConf
+from conf.sections.tokenizer import CacheConf, ReconstructConf, TokenizerConf
 
 
 class Unit(NamedTuple):
@@ -43,7 +39,7 @@ UNITS = {
     "slurm": Unit(SlurmConf, ("slurm",)),
 }
 
-# Keys that change how long a run takes or where it lies, not what comes out of it: a receipt stays fresh when they change.
+# Keys that change how long a run takes or where it lies, not its results: a finished run stays valid when they change.
 OPERATIONAL = (
     "experiment",
     "runs",
@@ -60,5 +56,23 @@ OPERATIONAL = (
     "speed_repeats",
 )
 
-# Beside those, of the stages that write chunks (latents, cache): any number of processes writes the same bytes.
+# Beside those, for the stages that write chunks (latents, cache): any number of processes writes the same bytes.
 OPERATIONAL_OF_CHUNKS = ("trainer.devices", "trainer.num_nodes", "trainer.strategy")
+
+
+def stages() -> list[str]:
+    return [name for name, unit in UNITS.items() if issubclass(unit.schema, StageConf)]
+
+
+def keys(unit: str) -> dict[str, Field[Any]]:
+    """ "trainer.devices" -> its field; sections too, each before what is in it."""
+    return keys_of(UNITS[unit].schema)
+
+
+def keys_of(schema: Any, prefix: str = "") -> dict[str, Field[Any]]:
+    found: dict[str, Field[Any]] = {}
+    for field in fields(schema):
+        found[f"{prefix}{field.name}"] = field
+        if is_dataclass(field.type):
+            found |= keys_of(field.type, f"{prefix}{field.name}.")
+    return found

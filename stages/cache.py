@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from callbacks.progress import ProgressLine
-from conf.sections.sound import CacheConf
+from conf.sections.tokenizer import CacheConf
 from datamodules.latents import ChunkBatch, PendingLatents, latent_windows
 from datamodules.store import chunks
 from datamodules.store.overlap import WriteBehind

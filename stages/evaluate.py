@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from callbacks.progress import ProgressLine
 from conf import evaluation_tasks
 from conf.errors import UsageError
-from conf.sections.language import EvaluateConf
+from conf.sections.evaluation import EvaluateConf
 from datamodules.evaluation import (
     EvaluationDataModule,
     EvaluationItem,

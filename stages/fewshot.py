@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback
 
 from callbacks.progress import ProgressLine
 from conf.errors import UsageError
-from conf.sections.language import FewShotConf
+from conf.sections.evaluation import FewShotConf
 from datamodules.audio import load_sound
 from datamodules.fewshot import Episode, LabelledSound, Piece, disturb, episodes, prompt
 from datamodules.sampler import DealtBatches

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from callbacks.progress import ProgressLine
 from conf.errors import UsageError
-from conf.sections.language import GenerationConf
+from conf.sections.evaluation import GenerationConf
 from datamodules.audio import load_sound
 from datamodules.generation import (
     CAPTION,

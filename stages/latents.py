@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from callbacks.progress import ProgressLine
 from conf import plain
 from conf.errors import UsageError
-from conf.sections.sound import LatentsConf
+from conf.sections.codec import LatentsConf
 from datamodules.store import chunks
 from datamodules.store.overlap import ReadAhead, WriteBehind
 from datamodules.waveform_batches import (

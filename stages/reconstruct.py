@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from callbacks.progress import ProgressLine
 from conf.errors import UsageError
-from conf.sections.sound import ReconstructConf
+from conf.sections.tokenizer import ReconstructConf
 from datamodules.latents import collate_latents, latent_windows
 from datamodules.reconstruction import ReconstructionDataModule, SoundBatch, choose_windows
 from datamodules.store import chunks

@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from callbacks.samples import TokenizerSamples
 from callbacks.step_seed import position_seed
 from conf import plain
-from conf.sections.sound import TokenizerConf
+from conf.sections.tokenizer import TokenizerConf
 from datamodules.latents import LatentBatch, LatentDataModule
 from models.metrics.codebook import CodebookUse
 from models.metrics.reconstruction import LatentError

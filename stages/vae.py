@@ -16,7 +16,7 @@ from callbacks.samples import VaeSamples
 from callbacks.step_seed import position_seed
 from conf import plain
 from conf.errors import UsageError
-from conf.sections.sound import VaeConf
+from conf.sections.codec import VaeConf
 from datamodules.crops import CropBatch, CropDataModule
 from models.codec import oobleck
 from models.codec.discriminator import Discriminator, adversarial_loss, discriminator_loss, feature_matching_loss

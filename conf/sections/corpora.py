@@ -1,67 +1,99 @@
-"""What `stage prepare` takes."""
+"""`stage prepare`: what it takes to make a corpus ready."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from conf.sections.common import Data
+from conf.laws import about
+from conf.sections.common import DataConf
+
+CONTAMINATION = "training recordings that are also in the test split of a prepared corpus: drop leaves them out, keep keeps them, error refuses"
 
 
 @dataclass
 class CorpusConf:
     """What every corpus has."""
 
-    data: Data
+    data: DataConf = field(metadata=about("where the prepared corpus goes, and how recordings are read"))
 
 
 @dataclass
 class FolderConf(CorpusConf):
-    """`stage prepare folder`: anybody's own recordings."""
+    """`stage prepare folder ROOT`: recordings of your own."""
 
-    root: str | None
-    metadata: str | None
-    name: str | None  # of the corpus; null takes the folder's
-    split_by: str | None  # a column whose values decide the split
-    test: list[str]
-    validation: list[str]
-    validation_fraction: float
-    label_question: str
+    root: str | None = field(metadata=about("folder of the recordings; the argument ROOT"))
+    metadata: str | None = field(
+        metadata=about(
+            "the CSV, TSV or JSONL that says what is heard: a column path (relative to ROOT), and any of caption, label, question, "
+            "answer, split, source; several rows of one path are several captions or questions"
+        )
+    )
+    name: str | None = field(metadata=about("of the corpus, for --data.corpora; null: the folder's"))
+    split_by: str | None = field(
+        metadata=about("a column whose values decide the split, as --split_by=fold --test=4; null: the column split")
+    )
+    test: list[str] = field(metadata=about("values of split_by that are the test split, as 4 or [4,5]"))
+    validation: list[str] = field(metadata=about("values of split_by that are the validation split"))
+    validation_fraction: float = field(
+        metadata=about(
+            "where no recording is for validation: share of the sources not called train that is held out for it; 0 for none",
+            0.0,
+            0.9,
+        )
+    )
+    label_question: str = field(metadata=about("asked about a row that has a label and no question"))
 
 
 @dataclass
 class DiagnosticConf(CorpusConf):
-    """`stage prepare diagnostic`: scenes rendered from a seed."""
+    """`stage prepare diagnostic`: scenes that the project renders from a seed."""
 
-    train_scenes: int
-    validation_scenes: int
-    test_scenes: int
-    scene_seconds: float
-    sample_rate: int
-    seed: int
-    kinds: list[str]  # of sound, of those in datamodules/diagnostic; empty for all
+    train_scenes: int = field(metadata=about("scenes of the training split"))
+    validation_scenes: int = field(metadata=about("scenes of the validation split"))
+    test_scenes: int = field(metadata=about("scenes of the test split"))
+    scene_seconds: float = field(metadata=about("length of a scene, s"))
+    sample_rate: int = field(metadata=about("Hz"))
+    seed: int = field(metadata=about("of all scenes"))
+    kinds: list[str] = field(metadata=about("kinds of sound, of those in datamodules/diagnostic; []: all"))
 
 
 @dataclass
 class PublishedConf(CorpusConf):
-    """`stage prepare NAME ROOT`: a corpus of the field, as its publisher ships it."""
+    """`stage prepare NAME ROOT`: a published corpus, as its publisher ships it."""
 
-    root: str | None
-    name: str | None  # of the prepared corpus; null takes its own
-    split: Literal["train", "validation", "test"] | None
-    fold: int
-    validation_fraction: float
-    label_question: str | None
-    contamination: Literal["drop", "keep", "error"]
+    root: str | None = field(metadata=about("folder of the corpus; the argument ROOT"))
+    name: str | None = field(metadata=about("of the prepared corpus; null: the published one's"))
+    split: Literal["train", "validation", "test"] | None = field(
+        metadata=about("put all recordings into this split; null: the publisher's splits")
+    )
+    fold: int = field(metadata=about("the fold that is the test split, where the publisher has folds (ESC-50: 1 to 5)"))
+    validation_fraction: float = field(
+        metadata=about(
+            "share of the training sources held out for validation, where the publisher has no such split", 0.0, 0.9
+        )
+    )
+    label_question: str | None = field(metadata=about("asked about labels; null: the corpus has its question"))
+    contamination: Literal["drop", "keep", "error"] = field(metadata=about(CONTAMINATION))
 
 
 @dataclass
 class QuestionsConf(CorpusConf):
-    """`stage prepare openaqa FILE`: LTU's records about sounds of corpora that are prepared."""
+    """`stage prepare openaqa FILE`: LTU's questions and answers about the sounds of prepared corpora."""
 
-    root: str | None  # a .json or .jsonl
-    name: str
-    tasks: list[str]
-    datasets: list[str]
-    closed_prefix: Literal["keep", "strip"]
-    corpora: dict[str, list[str]]  # beginning of a dataset's name -> prepared corpora
-    validation_fraction: float
-    contamination: Literal["drop", "keep", "error"]
+    root: str | None = field(metadata=about("the .json or .jsonl of records; the argument ROOT"))
+    name: str = field(metadata=about("of the prepared corpus"))
+    tasks: list[str] = field(
+        metadata=about("values of OpenAQA's column `task` to take, as [cla_label, temporal_order]; []: all")
+    )
+    datasets: list[str] = field(
+        metadata=about("values of OpenAQA's column `dataset` to take, as [as_strong_train]; []: all")
+    )
+    closed_prefix: Literal["keep", "strip"] = field(
+        metadata=about('what becomes of "Closed-ended question: " before a question')
+    )
+    corpora: dict[str, list[str]] = field(
+        metadata=about(
+            "beginning of a dataset's name -> prepared corpora that its sounds are looked up in, in this order"
+        )
+    )
+    validation_fraction: float = field(metadata=about("share of the recordings held out for validation", 0.0, 0.9))
+    contamination: Literal["drop", "keep", "error"] = field(metadata=about(CONTAMINATION))

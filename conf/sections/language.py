@@ -1,206 +1,224 @@
-"""The stages of the LLM, its evaluation, and the verbs that use it."""
+"""Stages `caption`, `openaqa` and `rehearsal`: the LLM that learns to hear and to make sound."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from conf.sections.common import Optimizer, StageConf, Training, TrainingStageConf
+from conf.laws import Problem, about, exceptions, problems
+from conf.sections.common import AutomaticTrainerConf, OptimizerConf, StageConf, TrainingStageConf
+from conf.sections.tokenizer import weights_of_corpora
+from conf.suggest import allowed
 
 
 @dataclass
-class Model:
-    source: str  # hub id, folder, GGUF file, or a name of stages/hub/weights
-    revision: str | None
-    dtype: Literal["float32", "bfloat16"]  # of the frozen weights
-    attention: Literal["sdpa", "eager"] | None  # null: what transformers takes for this LLM
-    activation_checkpointing: bool
-    compile: bool
+class ModelConf:
+    source: str = field(metadata=about("the LLM: a hub id, a folder, a GGUF file, or a name of stages/hub/weights"))
+    revision: str | None = field(metadata=about("commit, tag or branch of a hub id; null: its newest"))
+    dtype: Literal["float32", "bfloat16"] = field(metadata=about("number format of the frozen weights"))
+    attention: Literal["sdpa", "eager"] | None = field(
+        metadata=about("how attention is computed; null: transformers chooses")
+    )
+    activation_checkpointing: bool = field(
+        metadata=about(
+            "keep only what enters a layer and compute the layer again in the backward pass: less memory, more time"
+        )
+    )
+    compile: bool = field(metadata=about("torch.compile of the layers in training"))
 
 
 @dataclass
-class Lora:
-    rank: int
-    alpha: float
-    dropout: float
+class LoraAdapterConf:
+    """LoRA (Hu et al. 2021, arXiv:2106.09685) on all linear layers."""
+
+    rank: int = field(metadata=about("of the two added matrices", 1, 4096))
+    alpha: float = field(metadata=about("the added matrices' product is multiplied by alpha / rank"))
+    dropout: float = field(metadata=about("share of the inputs that are dropped in training", 0.0, 1.0))
 
 
 @dataclass
-class Prompts:
-    format: Literal["chat", "ltu"]
-    system: str | None
-    template_options: dict[str, Any]  # what the chat template may be told, as enable_thinking
-    sound_to_text: list[str]
-    text_to_sound: list[str]  # each with {caption}
+class PromptsConf:
+    format: Literal["chat", "ltu"] = field(
+        metadata=about('chat: the chat template of the LLM; ltu: "### Instruction:" as LTU')
+    )
+    system: str | None = field(metadata=about("the system prompt of chat; null: the template's"))
+    template_options: dict[str, Any] = field(metadata=about("arguments of the chat template, as enable_thinking=false"))
+    sound_to_text: list[str] = field(metadata=about("requests for a caption, one of them for each item"))
+    text_to_sound: list[str] = field(
+        metadata=about("requests for a sound, one of them for each item; each with {caption}")
+    )
+
+    def laws(self) -> Iterable[Problem]:
+        for text in self.text_to_sound:
+            if "{caption}" not in text:
+                yield Problem("text_to_sound", f"{text!r} has no {{caption}} in it")
 
 
 @dataclass
-class Mixture:
+class MixtureConf:
     """How often an item of each kind comes in one epoch: 1 once, 0 never, 2 twice, 0.25 for a quarter of the items."""
 
-    sound_to_text: float
-    text_to_sound: float
-    question: float
-    conversation: float
-    text: float  # of text.files
+    sound_to_text: float = field(
+        metadata=about("captions, from sound to text: how often each comes in an epoch", 0, 1000)
+    )
+    text_to_sound: float = field(
+        metadata=about("captions, from text to sound: how often each comes in an epoch", 0, 1000)
+    )
+    question: float = field(metadata=about("questions and answers: how often each comes in an epoch", 0, 1000))
+    conversation: float = field(
+        metadata=about("conversations of several turns: how often each comes in an epoch", 0, 1000)
+    )
+    text: float = field(
+        metadata=about("texts of text.files, or of the stage rehearsal: how often each comes in an epoch", 0, 1000)
+    )
+
+    def laws(self) -> Iterable[Problem]:
+        if not any(vars(self).values()):
+            yield Problem("", "no weight is above 0: nothing would be trained")
 
 
 @dataclass
-class Text:
-    files: list[str]  # JSONL: {"text": ...} or {"messages": [...]} a line; empty: those of the stage `rehearsal`
-    # what a text item teaches: what the base LLM says of it, so that it stays as it was, or the text itself
-    loss: Literal["distillation", "cross_entropy"]
+class TextConf:
+    files: list[str] = field(
+        metadata=about('JSONL files, {"text": ...} or {"messages": [...]} a line; []: the texts of the stage rehearsal')
+    )
+    loss: Literal["distillation", "cross_entropy"] = field(
+        metadata=about("distillation keeps the base LLM's own prediction on a text; cross_entropy teaches the text")
+    )
 
 
 @dataclass
-class Timestamps:
+class TimestampsConf:
     """Times in texts, a token each: `<|1.20|>`."""
 
-    max_seconds: float | None  # null: no times, and a text that holds one is refused
-    step: float  # seconds; a time in a text is rounded to it
+    max_seconds: float | None = field(
+        metadata=about("the largest time, s; null: no times, and a text with one is refused")
+    )
+    step: float = field(metadata=about("seconds from one time token to the next; a time in a text is rounded to it"))
+
+    def laws(self) -> Iterable[Problem]:
+        step, most = self.step, self.max_seconds
+        if step < 0.01 or abs(100 * step - round(100 * step)) > 1e-6:
+            yield Problem("step", f"{step} s; a whole number of hundredths is allowed, for times are written <|0.00|>")
+        elif most is not None and (not 0 < most <= 3600 or abs(most / step - round(most / step)) > 1e-6):
+            yield Problem("max_seconds", f"{most} s; a multiple of timestamps.step={step} up to 3600 is allowed")
 
 
 @dataclass
-class Lesson:
-    """An entry of a curriculum. Empty lists: all."""
+class CurriculumEntryConf:
+    """A part of the training with items and learning rates of its own. Empty lists: all."""
 
-    name: str
-    steps: int
-    learning_rate: float  # its peak, of LoRA: warm-up and decay are each entry's own, as `optimizer` says
-    embedding_learning_rate: float
-    train: Literal["all", "new_rows"]  # what moves: LoRA and the new rows, or the new rows alone
-    mixture: Mixture
-    kinds: list[str]  # of questions
-    corpora: list[str]  # of data.corpora
-    datasets: list[str]  # values of a corpus' column `dataset`
-    max_tokens: int | None  # null: batching.max_tokens
-
-
-@dataclass
-class Loss:
-    audio_weight: float
-    text_weight: float
-    prompt_weight: float
-    z_loss_weight: float
+    name: str = field(metadata=about("of the entry, in the log"))
+    steps: int = field(metadata=about("optimizer steps", 1))
+    learning_rate: float = field(metadata=about("of LoRA after the entry's warm-up, which `optimizer` describes", 0))
+    embedding_learning_rate: float = field(metadata=about("of the new rows after the entry's warm-up", 0))
+    train: Literal["all", "new_rows"] = field(
+        metadata=about("what is trained: LoRA and the new rows, or the new rows alone")
+    )
+    mixture: MixtureConf = field(metadata=about("how often each kind of item comes"))
+    kinds: list[str] = field(metadata=about("kinds of question; []: all"))
+    corpora: list[str] = field(metadata=about("of data.corpora; []: all"))
+    datasets: list[str] = field(metadata=about("values of a corpus' column `dataset`; []: all"))
+    max_tokens: int | None = field(metadata=about("of an item; null: batching.max_tokens", 1))
 
 
 @dataclass
-class Batching:
-    tokens_per_batch: int
-    num_buckets: int
-    max_tokens: int  # an item above it is left out, counted and reported
-    questions_together: int  # on one sound: they share its tokens in one training sequence and are blind to each other
+class LossWeightsConf:
+    """Weights of the cross-entropy by kind of token, and of the z-loss."""
+
+    audio_weight: float = field(metadata=about("weight of a sound token"))
+    text_weight: float = field(metadata=about("weight of a text token of an answer"))
+    prompt_weight: float = field(metadata=about("weight of a token of the request"))
+    z_loss_weight: float = field(
+        metadata=about("weight of (log Z)^2, the squared logarithm of the softmax's denominator")
+    )
+
+
+@dataclass
+class BatchingConf:
+    tokens_per_batch: int = field(metadata=about("of a batch on each device, padding included, at most"))
+    num_buckets: int = field(metadata=about("groups of items of similar length; a batch is of one of them", 1, 10_000))
+    max_tokens: int = field(metadata=about("of an item; longer ones are left out, counted and reported", 1, 1 << 30))
+    questions_together: int = field(
+        metadata=about(
+            "questions about one sound that share its tokens in one sequence, without seeing each other", 1, 10_000
+        )
+    )
+
+    def laws(self) -> Iterable[Problem]:
+        if self.max_tokens > self.tokens_per_batch:
+            yield Problem(
+                "max_tokens",
+                f"{self.max_tokens} is more than a batch holds: tokens_per_batch is {self.tokens_per_batch}",
+            )
 
 
 @dataclass
 class RehearsalConf(StageConf):
-    model: Model
-    texts: int
-    max_tokens: int  # of a text, after its opening
-    batch_size: int
-    openings: list[str]  # a text begins with one of them, in turn
+    model: ModelConf = field(metadata=about("the LLM"))
+    texts: int = field(metadata=about("texts that are written", 1))
+    max_tokens: int = field(metadata=about("of a text, without its opening", 1))
+    batch_size: int = field(metadata=about("texts written at a time on each device", 1, 1 << 20))
+    openings: list[str] = field(metadata=about("beginnings of the texts, in turn"))
 
 
 @dataclass
 class LanguageConf(TrainingStageConf):
-    trainer: Training
-    optimizer: Optimizer
-    model: Model
-    lora: Lora
-    embedding_initialization: Literal["mean", "random", "codebook"]
-    embedding_learning_rate: float  # of the new rows, which start from almost nothing
-    prompts: Prompts
-    timestamps: Timestamps
-    kinds: list[str]  # of questions, to train on and to evaluate; empty for all
-    mixture: Mixture
-    corpus_weights: dict[str, float]  # what `mixture` is multiplied by in training, by corpus; 1 for those not named
-    caption_dropout: float  # share of the text-to-sound items without their caption, for classifier-free guidance
-    text: Text
-    curriculum: list[Lesson]  # instead of kinds and mixture, which are then the validation's; empty: none
-    loss: Loss
-    batching: Batching
-
-
-@dataclass
-class Examples:
-    """What of report.html can be heard."""
-
-    clips: int  # test recordings, as they are, through the VAE and through the tokens; 0: no sound at all
-    answers: int  # right ones and wrong ones, of each kind of question
-    seconds: float  # heard of each recording
-    megabytes: float  # of sound and pictures; the recordings beyond are left out, and said
-
-
-@dataclass
-class EvaluateConf(StageConf):
-    # what the LLM has learned; none: the caption stage's, untrained, new rows at the text rows' mean and noise
-    after: Literal["none", "caption", "openaqa"]
-    tasks: list[str] | None  # of conf/tasks/, or YAML files; null: the questions and captions that the corpora have
-    kinds: list[str] | None  # of questions; null: those that it was trained on, empty: all
-    batch_size: int
-    max_new_tokens: int
-    questions_per_kind: int
-    captions: int
-    bootstrap_samples: int
-    examples: Examples
-
-
-@dataclass
-class FewShotConf(StageConf):
-    """`datamodules.fewshot`: what an episode is."""
-
-    llm: Literal[
-        "frozen", "caption", "openaqa"
-    ]  # frozen: codes are words of `model`; else: sound tokens of that stage's LLM
-    model: Model
-    splits: list[str]  # whose recordings are shots and queries; those with one label
-    ways: int
-    shots: list[int]  # of each class; each number has its own episodes
-    repeats: int  # how often each shot is shown
-    induction: bool  # the line that names the classes
-    episodes: int  # of each number of shots
-    calibrated: (
-        bool  # score the classes after an empty query too, and take that away (Zhao et al. 2021, arXiv:2102.09690)
+    trainer: AutomaticTrainerConf = field(metadata=about("arguments of lightning.Trainer"))
+    optimizer: OptimizerConf = field(metadata=about("AdamW, and the learning rate of LoRA by step"))
+    model: ModelConf = field(metadata=about("the LLM"))
+    lora: LoraAdapterConf = field(metadata=about("what is trained beside the frozen LLM"))
+    embedding_initialization: Literal["mean", "random", "codebook"] = field(
+        metadata=about(
+            "new rows before training: noise around the text rows' mean, random rows, or rows arranged as the codebook"
+        )
     )
-    max_codes: int | None  # of each recording, its first; null: all
-    controls: list[str]  # shuffled_codes, shuffled_labels: the same episodes again
-    bootstrap_samples: int
-
-
-@dataclass
-class GenerationConf(StageConf):
-    """Sound from the captions of the test split, and what it is held against."""
-
-    after: Literal["none", "caption", "openaqa"]  # whose LLM writes, as in EvaluateConf
-    captions: int  # of the test split, one of a recording
-    seeds: int  # sounds of each caption
-    temperature: float  # 0 is greedy
-    top_p: float  # of the nucleus; 1 keeps every code
-    guidance: float  # 0 forgets the caption, 1 is the plain model, above 1 holds to the caption more
-    seconds_max: float  # of a sound, written or real
-    batch_size: int  # sounds
-    embedder: str | None  # of sounds: a name of stages/assets; null: the codes alone are judged, and no sound is made
-    recordings: int  # real ones of each split that are embedded, at most
-    probe_recordings: (
-        int  # training recordings with one label, that the judge of codes learns from, at most; 0: no judge
+    embedding_learning_rate: float = field(metadata=about("of the new rows of embedding and head, after the warm-up"))
+    prompts: PromptsConf = field(metadata=about("how a conversation becomes a prompt"))
+    timestamps: TimestampsConf = field(metadata=about("times in texts"))
+    kinds: list[str] = field(metadata=about("kinds of question to train and to validate on; []: all"))
+    mixture: MixtureConf = field(metadata=about("how often each kind of item comes"))
+    corpus_weights: dict[str, float] = field(
+        metadata=about("corpus -> what `mixture` is multiplied by for its items in training; 1 for those not named")
     )
-    bootstrap_samples: int
+    caption_dropout: float = field(
+        metadata=about("share of the text-to-sound items without their caption, for classifier-free guidance", 0.0, 1.0)
+    )
+    text: TextConf = field(metadata=about("texts without sound, so that the LLM keeps its text"))
+    curriculum: list[CurriculumEntryConf] = field(
+        metadata=about(
+            "parts of the training, one after the other; kinds and mixture are then for validation alone. []: one part"
+        )
+    )
+    loss: LossWeightsConf = field(metadata=about("weights of the loss"))
+    batching: BatchingConf = field(metadata=about("how items become batches"))
 
+    def laws(self) -> Iterable[Problem]:
+        yield from super().laws()
+        yield from weights_of_corpora(self.corpus_weights, self.data.corpora)
+        yield from self._laws_of_curriculum()
+        mixtures = [self.mixture, *(entry.mixture for entry in self.curriculum)]
+        if self.text.files and not any(mixture.text for mixture in mixtures):
+            yield Problem("text.files", "no mixture takes them: give mixture.text a weight, as --mixture.text=0.1")
 
-@dataclass
-class AskConf:
-    """`stage ask`."""
-
-    max_new_tokens: int
-    temperature: float  # 0 is greedy
-    seed: int
-
-
-@dataclass
-class GenerateConf:
-    """`stage generate`."""
-
-    n: int
-    seconds_max: float
-    temperature: float  # 0 is greedy
-    top_p: float  # of the nucleus; 1 keeps every code
-    guidance: float  # 0 forgets the caption, 1 is the plain model, above 1 holds to the caption more
-    seed: int
+    def _laws_of_curriculum(self) -> Iterable[Problem]:
+        names = [entry.name for entry in self.curriculum]
+        for number, entry in enumerate(self.curriculum):
+            here = f"entry {entry.name!r}"
+            if entry.name in names[:number]:
+                yield Problem("curriculum", f"two entries are called {entry.name!r}; each needs another name")
+            for key, text in problems(entry):
+                yield Problem("curriculum", f"{here}: {key}: {text}")
+            most = self.batching.tokens_per_batch
+            if entry.max_tokens is not None and entry.max_tokens > most:
+                yield Problem(
+                    "curriculum",
+                    f"{here}: max_tokens: {entry.max_tokens}; 1 to batching.tokens_per_batch={most} is allowed",
+                )
+            for name in exceptions(entry.corpora, self.data.corpora):
+                yield Problem("curriculum", f"{here}: data.corpora has no {name!r}. {allowed(name, self.data.corpora)}")
+        total, most = sum(entry.steps for entry in self.curriculum), self.trainer.max_steps
+        if self.curriculum and total != most:
+            yield Problem(
+                "curriculum",
+                f"its steps add up to {total} and trainer.max_steps is {most}. Type --trainer.max_steps={total}",
+            )

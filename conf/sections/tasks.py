@@ -1,23 +1,63 @@
 """What an evaluation task file (conf/tasks/*.yaml, or one of your own) says."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from conf.laws import Problem, about
+
+CHOOSES_LABEL = ("whole_word", "nearest", "named", "likelihood", "ltu")  # readings that choose among labels
 
 
 @dataclass
-class Task:
-    version: int  # raised when anything below changes: scores of two versions are of two tasks
-    title: str
-    source: str  # whose data, whose protocol
-    corpora: list[str] | None  # prepared corpora it is about; null: any
-    ask: Literal["captions", "labels", "questions", "choices"]
-    kinds: list[str]  # of questions; empty: all
-    prompt: (
-        str | None
-    )  # null: what the model was trained with, or the corpus' own question; {labels} and {question} may stand in it
-    labels: Any  # null; corpus: all that the prepared corpora have; a list; or label: [other ways to say it]
-    reading: Literal["exact", "whole_word", "choice", "nearest", "named", "likelihood", "ltu", "mmau", "none"]
-    encoder: str | None  # of sentences, for nearest and ltu
-    template: str  # what answer and label are set into before they are embedded
-    cut: Literal["none", "colon", "colon_drop", "caption"]  # what LTU takes of an answer: stages/scoring/protocols.py
-    metrics: list[str]
+class EvaluationTask:
+    name: str = field(metadata=about("of the file, without its ending"))
+    version: int = field(metadata=about("raised when anything below changes: scores of two versions are of two tasks"))
+    title: str = field(metadata=about("of the table"))
+    source: str = field(metadata=about("whose data and whose protocol it is"))
+    corpora: list[str] | None = field(metadata=about("prepared corpora that it is about; null: any"))
+    ask: Literal["captions", "labels", "questions", "choices"] = field(metadata=about("what is asked of a recording"))
+    kinds: list[str] = field(metadata=about("kinds of question; []: all"))
+    prompt: str | None = field(
+        metadata=about(
+            "the request, with {labels} or {question} in it; null: that of the training, or the corpus' question"
+        )
+    )
+    labels: Any = field(
+        metadata=about("null; corpus: all that the prepared corpora have; a list; or label -> other ways to say it")
+    )
+    reading: Literal["exact", "whole_word", "choice", "nearest", "named", "likelihood", "ltu", "mmau", "none"] = field(
+        metadata=about("how an answer becomes a label: stages/scoring/reading.py")
+    )
+    encoder: str | None = field(metadata=about("encoder of sentences, for the readings nearest and ltu"))
+    template: str = field(metadata=about("text that answer and label are put into, at {}, before they are embedded"))
+    cut: Literal["none", "colon", "colon_drop", "caption"] = field(
+        metadata=about("what LTU removes of an answer: stages/scoring/protocols.py")
+    )
+    metrics: list[str] = field(metadata=about("`stage metrics` lists them"))
+
+    def laws(self) -> Iterable[Problem]:
+        ask, reading = self.ask, self.reading
+        if not self.metrics:
+            yield Problem("metrics", "none are named; `stage metrics` lists them")
+        if (ask == "captions") != (reading == "none"):
+            yield Problem("reading", f"{reading!r}; captions are not read (none), and nothing else is left unread")
+        if ask == "labels" and not self.labels:
+            yield Problem("labels", "a list, names with aliases, or corpus for what the corpus has")
+        if ask == "labels" and reading not in CHOOSES_LABEL and reading != "exact":
+            yield Problem("reading", f"{reading!r}; labels are read by exact, {', '.join(CHOOSES_LABEL)}")
+        if ask == "choices" and reading not in ("choice", "mmau", "likelihood"):
+            yield Problem("reading", f"{reading!r}; choices are read by choice, likelihood or mmau")
+        if ask == "questions" and reading not in ("exact", "nearest", "whole_word"):
+            yield Problem("reading", f"{reading!r}; questions are read by exact, whole_word or nearest")
+        if reading in ("nearest", "ltu") and not self.encoder:
+            yield Problem("encoder", f"{reading} needs an encoder of sentences, as all-MiniLM-L6-v2")
+        others = [name for name in self.metrics if name != "accuracy" and not name.startswith("similarity[")]
+        if ask in ("questions", "choices") and others:
+            yield Problem(
+                "metrics", f"{', '.join(others)}; questions are scored by accuracy, open ones by similarity[...] too"
+            )
+        if "mean_average_precision" in self.metrics and len(self.metrics) > 1:
+            yield Problem("metrics", "mean_average_precision is of recordings with several labels and stands alone")
+        if "{}" not in self.template:
+            yield Problem("template", f"{self.template!r} has no {{}} in it")

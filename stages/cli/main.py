@@ -9,6 +9,7 @@ import argparse
 import errno
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from callbacks.stop import Stop
 from conf import evaluation_tasks
 from conf.errors import UsageError
 from conf.reasons import reasons
-from conf.schema import UNITS
+from conf.schema import UNITS, keys
 from conf.sections.common import StageConf
 from datamodules.corpora import published
 from datamodules.errors import DataError
@@ -50,19 +51,7 @@ examples        stage run all --preset demo          the whole chain, small, on 
                 stage generate "a dog barks twice" --out dog.wav
 """
 
-PREPARE = """\
-keys of folder        (--KEY VALUE or --KEY=VALUE; `stage show folder` says their values)
-  metadata            the CSV, TSV or JSONL that says what is heard: a column path (relative to ROOT), and any of caption, label, question,
-                      answer, split, source; several rows of one path are several captions or questions
-  name                of the corpus, for --data.corpora; else the folder's
-  split_by            a column whose values decide the split, as --split_by=fold --test=4; else the column split does
-  test                its values that are the test split, as 4 or [4,5]
-  validation          its values that are the validation split
-  validation_fraction where no recording is for validation: the share of the sources not called train that is held out for it; 0 for none
-  label_question      asked about a row that has a label and no question
-  data.on_bad         error, or skip: go on without recordings that cannot be read, and say which
-  data.root           folder of the prepared corpora; `stage run` must be given the same
-  data.num_workers    processes that read the recordings
+PREPARE_OTHERS = """\
 keys of the others    `stage show published`, `stage show questions` (openaqa) and `stage show diagnostic` list them;
                       `stage prepare --list` says of each corpus what it is, where people get it and how ROOT is laid out
 """
@@ -125,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.set_defaults(verb=_status)
     verb = subparsers.add_parser(
         "prepare", parents=[layers], help="a corpus, to Lhotse cuts", allow_abbrev=False,
-        epilog=PREPARE, formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_keys_of_folder() + PREPARE_OTHERS, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     verb.add_argument("corpus", nargs="?", choices=CORPORA, metavar="CORPUS", help=" | ".join(CORPORA))
     verb.add_argument("root", nargs="?", metavar="ROOT", help="folder of the recordings; of openaqa the JSON")
@@ -160,6 +149,15 @@ def _parser() -> argparse.ArgumentParser:
     use.add(subparsers)
     score.add(subparsers)
     return parser
+
+
+def _keys_of_folder() -> str:
+    lines = ["keys of folder        (--KEY VALUE or --KEY=VALUE; `stage show folder` prints their values)"]
+    for key, field in keys("folder").items():
+        if key not in ("root", "data", "data.corpora"):  # ROOT is an argument, and a prepared corpus reads no other
+            text = textwrap.wrap(field.metadata["help"], 110)
+            lines += [f"  {key:<20}{text[0]}", *(f"{'':<22}{line}" for line in text[1:])]
+    return "\n".join(lines) + "\n"
 
 
 def _list(arguments: argparse.Namespace, overrides: list[str]) -> int:
@@ -223,8 +221,15 @@ def _run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     if arguments.stage == "all":
         return _run_all(arguments, overrides)
     confs = _composed([arguments.stage], arguments, overrides)
+    _warn_of_presets(arguments.stage, arguments.preset)
     _run_stage(arguments.stage, confs[arguments.stage], arguments, overrides)
     return 0
+
+
+def _warn_of_presets(stage: str, presets: Sequence[str]) -> None:
+    for name in presets:
+        if stage not in (units := conf.units_of(name)):
+            print(f"{stage}: --preset {name} changes nothing here; it is for {', '.join(units)}", file=sys.stderr)
 
 
 def _run_all(arguments: argparse.Namespace, overrides: list[str]) -> int:
@@ -265,6 +270,7 @@ def _submit(arguments: argparse.Namespace, overrides: list[str]) -> int:
         overrides = [f"trainer.num_nodes={options.nodes}", *overrides]
     stage = arguments.stage
     confs = _all(arguments, overrides) if stage == "all" else _composed([stage], arguments, overrides)
+    _warn_of_presets(stage, arguments.preset if stage != "all" else ())
     for name, one in confs.items():
         if options.nodes not in (None, one.trainer.num_nodes):
             raise UsageError(
@@ -346,7 +352,8 @@ def _composed(units: list[str], arguments: argparse.Namespace, overrides: list[s
 
 def _typed(stage: str, arguments: argparse.Namespace, overrides: list[str]) -> list[str]:
     """The configuration that was typed, as words of a command for one stage."""
-    words = [word for name in arguments.preset for word in ("--preset", name)]
+    presets = [name for name in arguments.preset if stage in conf.units_of(name)]
+    words = [word for name in presets for word in ("--preset", name)]
     words += [word for name in arguments.conf for word in ("--conf", name)]
     return words + [f"--{item}" for item in overrides if conf.concerns(stage, item)]
 

@@ -4,7 +4,6 @@ Each finds it by --experiment, by --model (an export or a run folder), or takes 
 """
 
 import argparse
-import difflib
 import json
 import os
 import sys
@@ -14,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import conf
 from conf.errors import UsageError
-from conf.sections.language import AskConf, GenerateConf, GenerationConf
+from conf.schema import keys
+from conf.sections.evaluation import AskConf, GenerateConf, GenerationConf
+from conf.suggest import did_you_mean
 from stages.hub import locate
 from stages.runs import chain
 
@@ -49,21 +50,21 @@ def add(subparsers: Any) -> None:
     verb.add_argument(
         "words", nargs="+", metavar="CLIP", help="one clip or several, then the question; without one a conversation"
     )
-    _option(verb, "ask", "max_new_tokens", "the longest answer")
-    _option(verb, "ask", "temperature", "0 is greedy")
-    _option(verb, "ask", "seed", "of a temperature above 0")
+    _option(verb, "ask", "max_new_tokens")
+    _option(verb, "ask", "temperature")
+    _option(verb, "ask", "seed")
     verb.set_defaults(verb=ask)
 
     verb = subparsers.add_parser(
         "generate", parents=[where, computes, writes], help="sound from words", allow_abbrev=False
     )
     verb.add_argument("caption", metavar="CAPTION")
-    _option(verb, "generate", "n", "so many sounds: FILE-1.wav, FILE-2.wav, ...")
-    _option(verb, "generate", "seconds_max", "the longest sound")
-    _option(verb, "generate", "temperature", "0 is greedy")
-    _option(verb, "generate", "top_p", "nucleus; 1 keeps every code")
-    _option(verb, "generate", "guidance", "weight of the caption; 1 is the plain model")
-    _option(verb, "generate", "seed", "of the first sound")
+    _option(verb, "generate", "n")
+    _option(verb, "generate", "seconds_max")
+    _option(verb, "generate", "temperature")
+    _option(verb, "generate", "top_p")
+    _option(verb, "generate", "guidance")
+    _option(verb, "generate", "seed")
     verb.set_defaults(verb=generate)
 
     verb = subparsers.add_parser(
@@ -260,15 +261,17 @@ def refuse(overrides: list[str], options: Iterable[str] = ()) -> None:
     """options: of the verb, one of which may have been meant."""
     if not overrides:
         return
-    near = difflib.get_close_matches(overrides[0].split("=", 1)[0], list(options), n=1)
-    meant = f"did you mean --{near[0]}?" if near else "--help lists its options"
-    raise UsageError(f"this verb takes no configuration, here {overrides[0]!r}; {meant}")
+    meant = did_you_mean(
+        f"--{overrides[0].split('=', 1)[0]}", [f"--{option}" for option in options], "--help lists its options"
+    )
+    raise UsageError(f"this verb takes no configuration, here {overrides[0]!r}. {meant}")
 
 
-def _option(verb: argparse.ArgumentParser, unit: str, key: str, said: str) -> None:
-    """An option whose value and type stand in conf/<unit>."""
-    names = dict.fromkeys((f"--{key.replace('_', '-')}", f"--{key}"))  # either spelling
-    verb.add_argument(*names, dest=key, metavar="VALUE", help=f"{said} (`stage show {unit}`)")
+def _option(verb: argparse.ArgumentParser, unit: str, key: str) -> None:
+    """An option whose value, type and help stand in conf/."""
+    spellings = dict.fromkeys((f"--{key.replace('_', '-')}", f"--{key}"))
+    text = keys(unit)[key].metadata["help"]
+    verb.add_argument(*spellings, dest=key, metavar="VALUE", help=f"{text} (`stage show {unit}`)")
 
 
 def _settings(unit: str, arguments: argparse.Namespace) -> Any:

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from callbacks.progress import ProgressLine
 from conf import plain
 from conf.errors import UsageError
-from conf.laws import nearest
-from conf.sections.language import LanguageConf, Lesson
+from conf.sections.language import CurriculumEntryConf, LanguageConf
+from conf.suggest import allowed
 from datamodules.cuts import Cut
 from datamodules.language import conversations, packing
 from datamodules.language.conversation_sources import (
@@ -33,7 +33,7 @@ from stages.runs import chain
 MANY = 20_000  # entries: below it no line says how far the measuring is
 
 
-Entry = LanguageConf | Lesson  # of a curriculum, or the stage itself, which filters kinds alone
+Entry = LanguageConf | CurriculumEntryConf  # of a curriculum, or the stage itself, which filters kinds alone
 
 
 class Position(NamedTuple):
@@ -64,7 +64,7 @@ def data(
     files = [Path(file) for file in conf.text.files] or ([texts] if texts else [])
 
     def part(entry: Entry, split: str, batches: int | None) -> DataPart:
-        most = (entry.max_tokens if isinstance(entry, Lesson) else None) or batching.max_tokens
+        most = (entry.max_tokens if isinstance(entry, CurriculumEntryConf) else None) or batching.max_tokens
         entries, told = _entries(conf, entry, cuts.of_split(split), split, files)
         key = hashlib.sha256(json.dumps([written, _code(), entries.digest(), told, most]).encode()).hexdigest()
         return DataPart(entries, most, batches, place / key[:32] if place else None)
@@ -81,12 +81,16 @@ def data(
     )  # fmt: skip
     line.stop()
     entries: Sequence[Entry] = conf.curriculum or [conf]
-    for entry, part, items in zip(entries, parts, made.train_items, strict=True):
+    for entry, made_from, items in zip(entries, parts, made.train_items, strict=True):
         if not items:
-            where = f"the curriculum's entry {entry.name!r}" if isinstance(entry, Lesson) else "the training split"
+            where = (
+                f"the curriculum's entry {entry.name!r}"
+                if isinstance(entry, CurriculumEntryConf)
+                else "the training split"
+            )
             raise UsageError(
                 f"{stage}: {where} of {', '.join(conf.data.corpora)} gives no conversation. It takes captions, questions with answers, "
-                f"conversations, or texts; mixture is {plain(entry.mixture)}, max_tokens {part.max_tokens}, too long {_counts(made.too_long) or 0}."
+                f"conversations, or texts; mixture is {plain(entry.mixture)}, max_tokens {made_from.max_tokens}, too long {_counts(made.too_long) or 0}."
             )
     if made.too_long:
         print(
@@ -109,7 +113,7 @@ def phases(conf: LanguageConf) -> list[Phase]:
     ]
 
 
-def position(curriculum: Sequence[Lesson], step: int) -> Position:
+def position(curriculum: Sequence[CurriculumEntryConf], step: int) -> Position:
     """Where training is after `step` optimizer steps; at the end, the last entry."""
     ends = list(accumulate(entry.steps for entry in curriculum))
     number = min(sum(end <= step for end in ends), len(ends) - 1)
@@ -130,8 +134,8 @@ def _entries(
         conf.caption_dropout,
     )
     corpus_weights = conf.corpus_weights if split == "train" else {}
-    filters = {"corpora": entry.corpora, "datasets": entry.datasets} if isinstance(entry, Lesson) else None
-    is_selected = partial(_is_selected, entry) if isinstance(entry, Lesson) else None
+    filters = {"corpora": entry.corpora, "datasets": entry.datasets} if isinstance(entry, CurriculumEntryConf) else None
+    is_selected = partial(_is_selected, entry) if isinstance(entry, CurriculumEntryConf) else None
     parts: list[ConversationSource] = [CutConversations(cuts, mixture, making, corpus_weights, is_selected)]
     if split == "train" and weights.text:  # texts train
         parts += [TextConversations(file, weights.text) for file in files]
@@ -145,7 +149,7 @@ def _code() -> str:
     ).hexdigest()
 
 
-def _is_selected(entry: Lesson, cut: Cut) -> bool:
+def _is_selected(entry: CurriculumEntryConf, cut: Cut) -> bool:
     return (not entry.corpora or cut.custom["corpus"] in entry.corpora) and (
         not entry.datasets or bool(set(_datasets(cut)) & set(entry.datasets))
     )
@@ -158,7 +162,7 @@ def _datasets(cut: Cut) -> list[str]:
 
 
 def _check_filters(entry: Entry, cuts: CachedCuts, place: Path | None) -> None:
-    name = f"curriculum, entry {entry.name!r}: " if isinstance(entry, Lesson) else ""
+    name = f"curriculum, entry {entry.name!r}: " if isinstance(entry, CurriculumEntryConf) else ""
     wanted = {"kinds": "question", "datasets": "recording"}
     for key, what in wanted.items():
         chosen = getattr(entry, key, [])
@@ -167,7 +171,7 @@ def _check_filters(entry: Entry, cuts: CachedCuts, place: Path | None) -> None:
         there = _told(cuts, place)[key]
         for unknown in sorted(set(chosen) - set(there)):
             raise UsageError(
-                f"{name}{key}: no {what} of {unknown} in these corpora. {nearest(unknown, there)}. [] takes all"
+                f"{name}{key}: no {what} of {unknown} in these corpora. {allowed(unknown, there)}. [] takes all"
             )
 
 

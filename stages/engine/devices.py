@@ -12,7 +12,7 @@ from torch import Tensor
 
 from conf.sections.common import StageConf
 from conf.sections.language import LanguageConf
-from conf.sections.sound import TokenizerConf
+from conf.sections.tokenizer import TokenizerConf
 from stages.runs import chain
 
 CHOSEN = "MSN_PRECISION"  # environment: "<run folder>=<precision>", for the ranks that Lightning starts
@@ -27,7 +27,7 @@ class Precision(NamedTuple):
 
 def precision(conf: StageConf, folder: Path) -> Precision:
     """What `trainer.precision` comes to in this run; folder: of the run. An unfinished run goes on in the precision that it began with."""
-    trainer = conf.trainer  # type: ignore[attr-defined]  # every stage has one, of its own kind
+    trainer = conf.trainer
     if trainer.precision != "auto":
         return Precision(trainer.precision, "as configured")
     if (begun := _begun(folder)) is not None:

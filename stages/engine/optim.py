@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from conf.sections.common import Optimizer
+from conf.sections.common import OptimizerConf
 
 
 class Phase(NamedTuple):
@@ -22,7 +22,7 @@ class Phase(NamedTuple):
 
 def configure(
     named_parameters: Iterable[tuple[str, nn.Parameter]],
-    optimizer: Optimizer,
+    optimizer: OptimizerConf,
     max_steps: int,
     learning_rates: dict[str, float] | None = None,
     phases: Sequence[Phase] = (),
@@ -52,7 +52,7 @@ def configure(
     return {"optimizer": built, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def _shares(peaks: list[float], phases: Sequence[Phase], optimizer: Optimizer) -> Callable[[int], float]:
+def _shares(peaks: list[float], phases: Sequence[Phase], optimizer: OptimizerConf) -> Callable[[int], float]:
     """Step -> share of the highest of a group's peak rates."""
     ends = list(accumulate(phase.steps for phase in phases))
 

@@ -26,7 +26,7 @@ from callbacks.stop_callbacks import StopPrediction, StopTraining, largest_over_
 from callbacks.training_progress import TrainingProgress
 from conf import plain
 from conf.errors import UsageError
-from conf.sections.common import Hardware, StageConf, TrainingStageConf
+from conf.sections.common import StageConf, TrainerConf, TrainingStageConf
 from datamodules.sampler import end_workers
 from stages import STAGES
 from stages.engine import devices
@@ -213,7 +213,7 @@ def _trainer(
     return trainer
 
 
-def _check_devices(stage: str, trainer: Hardware) -> None:
+def _check_devices(stage: str, trainer: TrainerConf) -> None:
     """Raises UsageError for GPUs that are not here, and for several devices of a machine that has none, unless `cpu` is said."""
     name, devices = trainer.accelerator, trainer.devices
     there = any(kind.is_available() for kind in (CUDAAccelerator, MPSAccelerator, XLAAccelerator))

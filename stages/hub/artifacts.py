@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from conf import from_plain, plain
 from conf.errors import UsageError
-from conf.sections.sound import Codec, TokenizerConf
+from conf.sections.codec import CodecConf
+from conf.sections.tokenizer import TokenizerConf
 from models.codec.interface import LatentCodec
 from models.codec.mel import MelCodec
 from models.codec.oobleck import Oobleck
@@ -33,7 +34,7 @@ def load(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
 
 
-def build_codec(config: Codec, trained: Path | None) -> LatentCodec:
+def build_codec(config: CodecConf, trained: Path | None) -> LatentCodec:
     """config: the section `codec` of the stage `latents`; trained: the folder that stage `vae` made, for that kind."""
     if config.kind == "mel":
         return MelCodec(**plain(config.mel))

@@ -22,7 +22,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from callbacks.progress import ProgressLine
 from conf import plain
 from conf.errors import UsageError
-from conf.sections.language import Lora, Prompts
+from conf.sections.language import LoraAdapterConf, PromptsConf
 from models.language.vocabulary import Turn, Vocabulary
 from stages.hub import artifacts, card, weights
 from stages.hub.language_model import check_base, written
@@ -40,7 +40,7 @@ LTU = (
 class Exported(NamedTuple):
     lm: PreTrainedModel
     vocabulary: Vocabulary
-    prompts: Prompts
+    prompts: PromptsConf
 
 
 def export(place: Place, to: Path, adapter: bool, force: bool) -> None:
@@ -76,7 +76,7 @@ def export(place: Place, to: Path, adapter: bool, force: bool) -> None:
 def load(folder: Path) -> Exported:
     """What `export` wrote, merged, in evaluation mode."""
     about = read_export(folder)
-    prompts = Prompts(**about["prompts"])
+    prompts = PromptsConf(**about["prompts"])
     if about["adapter"]:
         base, _ = weights.load_language_model(about["source"], about["revision"], about["dtype"])
         base.resize_token_embeddings(about["size"], mean_resizing=False)
@@ -156,7 +156,7 @@ def _write(place: Place, folder: Path, adapter: bool) -> None:
     (folder / EXPORT).write_text(json.dumps(about, indent=1))
 
 
-def _as_peft(lm: PreTrainedModel, vocabulary: Vocabulary, lora: Lora, state: dict[str, Tensor]) -> PeftModel:
+def _as_peft(lm: PreTrainedModel, vocabulary: Vocabulary, lora: LoraAdapterConf, state: dict[str, Tensor]) -> PeftModel:
     """The plain LLM, resized, with the trained state in peft's own places."""
     lm.resize_token_embeddings(vocabulary.size, mean_resizing=False)
     layers = [name.removesuffix(".new_rows").rpartition(".")[2] for name in state if name.endswith(".new_rows")]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from conf import from_plain
 from conf.errors import UsageError
-from conf.sections.language import Prompts
+from conf.sections.language import PromptsConf
 from stages.runs import chain
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Place(NamedTuple):
 class Trained(NamedTuple):
     lm: "PreTrainedModel"  # its logits are over the whole vocabulary, sounds included
     vocabulary: "Vocabulary"
-    prompts: Prompts  # section `prompts` of the configuration that it was trained with
+    prompts: PromptsConf  # section `prompts` of the configuration that it was trained with
     context: int | None  # positions; None where the LLM names no limit
 
 

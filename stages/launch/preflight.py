@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from conf.errors import UsageError
 from conf.sections.common import StageConf
-from conf.sections.language import LanguageConf, Lesson, Mixture
+from conf.sections.language import CurriculumEntryConf, LanguageConf, MixtureConf
 from datamodules.corpora import FOLDER
 
 SPLITS = ("train", "validation", "test")
@@ -74,14 +74,14 @@ def _lacks(stage: str, conf: StageConf, total: dict[str, Said]) -> str | None:
     if not isinstance(conf, LanguageConf):
         return None
     known = {kind for said in total.values() for kind in said.questions}
-    entries: Sequence[LanguageConf | Lesson] = conf.curriculum or [conf]
+    entries: Sequence[LanguageConf | CurriculumEntryConf] = conf.curriculum or [conf]
     for entry in entries:
         if unknown := [kind for kind in entry.kinds if kind not in known]:
             return (
                 f"no question is of the kinds {', '.join(unknown)}; there are {', '.join(sorted(known)) or 'no questions'}. "
                 + (
                     f"They are named by the curriculum's entry {entry.name!r}"
-                    if isinstance(entry, Lesson)
+                    if isinstance(entry, CurriculumEntryConf)
                     else f"--{stage}.kinds=[] takes all"
                 )
             )
@@ -90,7 +90,7 @@ def _lacks(stage: str, conf: StageConf, total: dict[str, Said]) -> str | None:
     return None
 
 
-def _lacks_items(mixture: Mixture, kinds: Sequence[str], train: Said) -> str | None:
+def _lacks_items(mixture: MixtureConf, kinds: Sequence[str], train: Said) -> str | None:
     wanted = []
     if mixture.sound_to_text or mixture.text_to_sound:
         wanted.append(("caption (column caption)", train.captions))

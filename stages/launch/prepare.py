@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 import conf
 from callbacks.stop import Stop
 from conf.errors import UsageError
-from conf.sections.common import Data, StageConf
+from conf.sections.codec import LatentsConf
+from conf.sections.common import DataConf, StageConf
 from conf.sections.corpora import CorpusConf, DiagnosticConf, FolderConf, PublishedConf, QuestionsConf
-from conf.sections.language import FewShotConf, LanguageConf, RehearsalConf
-from conf.sections.sound import LatentsConf
+from conf.sections.evaluation import FewShotConf
+from conf.sections.language import LanguageConf, RehearsalConf
 from datamodules.corpora import FOLDER, published
 from stages.hub import weights as assets
 from stages.launch import preflight, prepare_folder
@@ -153,7 +154,7 @@ def _pretrained(confs: dict[str, StageConf], lacking: Callable[..., list[str]]) 
     return found
 
 
-def corpora(data: Data) -> dict[str, dict[str, Any]]:
+def corpora(data: DataConf) -> dict[str, dict[str, Any]]:
     """Receipts of the prepared corpora. Raises UsageError for one that is not there."""
     root, found = Path(data.root), {}
     for name in data.corpora:
@@ -172,7 +173,7 @@ class Recordings(NamedTuple):
     skipped: list[Any]  # datamodules.corpora.inspect.Bad
 
 
-def recordings(stage: str, data: Data) -> Recordings:
+def recordings(stage: str, data: DataConf) -> Recordings:
     """The cuts of the corpora whose file is what was prepared. The others are refused by name, or left out.
 
     A file whose size or header is not what it was is decoded again: rendered corpora keep no size, and a file of the same size may be another sound.

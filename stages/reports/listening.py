@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from callbacks import spectrogram
-from conf.sections.common import Data
+from conf.sections.common import DataConf
 from datamodules.audio import load_sound, resample
 from datamodules.hashing import choose_by_hash
 from datamodules.reconstruction import group_of
@@ -55,7 +55,7 @@ NOTHING = Listening([], {}, [])
 
 def listen(
     tokenizer: Path,
-    data: Data,
+    data: DataConf,
     cuts: Sequence[Any],
     heard: Sequence[Any],
     count: int,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from conf.sections.language import EvaluateConf
+from conf.sections.evaluation import EvaluateConf
 from datamodules.hashing import choose_by_hash
 from stages.reports import evaluation_table, fewshot_table, generation_table, real_time
 from stages.reports import listening as report_sound

@@ -28,10 +28,11 @@ from omegaconf import OmegaConf
 from conf import from_plain, plain
 from conf.errors import UsageError
 from conf.schema import OPERATIONAL, OPERATIONAL_OF_CHUNKS
+from conf.sections.codec import LatentsConf
 from conf.sections.common import StageConf
 from conf.sections.corpora import CorpusConf
-from conf.sections.language import EvaluateConf, FewShotConf, GenerationConf, LanguageConf
-from conf.sections.sound import LatentsConf
+from conf.sections.evaluation import EvaluateConf, FewShotConf, GenerationConf
+from conf.sections.language import LanguageConf
 from stages import ON_DEMAND, READ_SOUND, STAGES
 
 PACKAGES = (

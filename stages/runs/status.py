@@ -9,8 +9,8 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from conf import from_plain
+from conf.sections.codec import LatentsConf
 from conf.sections.common import StageConf
-from conf.sections.sound import LatentsConf
 from stages import BY_NAME
 from stages.runs import chain, jobs
 

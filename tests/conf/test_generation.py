@@ -14,9 +14,9 @@ from conf import compose
         ),
         (["recordings=5"], r"recordings: 5 are fewer than captions=1000"),
         (["captions=0"], r"captions: 0; at least 1 is allowed"),
-        (["seeds=0"], r"seeds: 0 is outside 1 to 1000"),
-        (["top_p=0"], r"top_p: 0.0 is outside"),
-        (["seconds_max=0"], r"seconds_max: 0.0 is outside"),
+        (["seeds=0"], r"seeds: 0; 1 to 1000 is allowed"),
+        (["top_p=0"], r"top_p: 0.0; .* is allowed"),
+        (["seconds_max=0"], r"seconds_max: 0.0; .* is allowed"),
         (["embedder=null", "probe_recordings=0"], r"embedder: without an embedder and with probe_recordings=0"),
     ],
 )

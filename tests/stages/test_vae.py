@@ -9,7 +9,7 @@ from diffusers import AutoencoderOobleck
 from safetensors.torch import load_file
 
 from conf import from_plain
-from conf.sections.sound import VaeWeights
+from conf.sections.codec import VaeLossConf
 from datamodules.store import chunks
 from stages.runs import chain
 
@@ -142,4 +142,4 @@ def test_the_published_values():
     values = conf.compose("vae").conf
     assert values.codec.oobleck.downsampling_ratios == [2, 4, 4, 8, 8]
     assert values.crop_samples % 2048 == 0
-    assert values.weights == VaeWeights(spectral=1.0, adversarial=0.1, feature_matching=5.0, kl=1e-4)
+    assert values.weights == VaeLossConf(spectral=1.0, adversarial=0.1, feature_matching=5.0, kl=1e-4)

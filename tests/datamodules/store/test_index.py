@@ -182,7 +182,7 @@ def test_weights_of_unknown_corpora_are_refused():
     for stage in ("tokenizer", "caption", "openaqa"):
         for override, message in (
             ("corpus_weights.wavcap=2", r"corpus_weights: data\.corpora has no 'wavcap'\. Did you mean 'wavcaps'"),
-            ("corpus_weights.wavcaps=-1", r"wavcaps weighs -1\.?0?; 0 to 1000 is allowed"),
+            ("corpus_weights.wavcaps=-1", r"wavcaps has the weight -1\.?0?; 0 to 1000 is allowed"),
             ("corpus_weights={wavcaps: 0, openaqa: 0, fma: 0}", "no corpus has a weight above 0"),
         ):
             with pytest.raises(ValueError, match=message):

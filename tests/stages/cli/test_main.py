@@ -47,7 +47,7 @@ MISTAKES = {
     "wrong type": ("run tokenizer --trainer.max_steps=few", r"command line: trainer\.max_steps: .*'few'"),
     "wrong type, all": ("run all --preset demo seed=x", r"command line: seed: .*'x'"),
     "a word that is none": ("run tokenizer demo", r"cannot read 'demo'"),
-    "unknown preset": ("run all --preset dmeo", r"--preset dmeo: no such preset\. There are: .*demo"),
+    "unknown preset": ("run all --preset dmeo", r"--preset dmeo: no such preset\. Did you mean 'demo'\?"),
     "no such file": ("show tokenizer --conf gone.yaml", r"--conf gone\.yaml: no such file"),
     "missing corpus": (
         "run latents --preset demo --data.corpora=mine",
@@ -78,7 +78,7 @@ MISTAKES = {
     ),
     "an experiment that is a path": (
         "run latents --experiment=my/../x",
-        r"experiment: 'my/\.\./x' is to name a folder",
+        r"experiment: 'my/\.\./x' names a folder",
     ),
     "no such precision": (
         "run latents --trainer.precision=fp32",

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from conf.sections.language import Lesson, Mixture
+from conf.sections.language import CurriculumEntryConf, MixtureConf
 from stages.engine import curriculum
 from stages.runs import chain
 from tests.conftest import SMOKE, write_tones
@@ -162,9 +162,9 @@ def test_conversations_of_several_sounds_texts_and_times_go_through_the_chain(
 
 
 def test_the_position_in_a_curriculum():
-    mixture = Mixture(0.0, 0.0, 1.0, 0.0, 0.0)
+    mixture = MixtureConf(0.0, 0.0, 1.0, 0.0, 0.0)
     entries = [
-        Lesson(name, steps, 1e-4, 1e-3, "all", mixture, [], [], [], None)
+        CurriculumEntryConf(name, steps, 1e-4, 1e-3, "all", mixture, [], [], [], None)
         for name, steps in (("a", 3), ("b", 1), ("c", 2))
     ]
     found = [curriculum.position(entries, step) for step in range(7)]

@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from conf.sections.common import Optimizer
+from conf.sections.common import OptimizerConf
 from stages.engine.optim import Phase, configure, factor
 
-OPTIMIZER = Optimizer(learning_rate=1e-3, final_learning_rate=1e-5, warmup_steps=3, weight_decay=0.1, betas=[0.9, 0.95])
+OPTIMIZER = OptimizerConf(
+    learning_rate=1e-3, final_learning_rate=1e-5, warmup_steps=3, weight_decay=0.1, betas=[0.9, 0.95]
+)
 
 
 def rates(built: dict, steps: int) -> list[list[float]]:

@@ -9,7 +9,7 @@ from tokenizers.models import WordLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import conf
-from conf.sections.sound import TokenizerConf
+from conf.sections.tokenizer import TokenizerConf
 from stages.hub import artifacts
 
 FACTS = {"latent_dim": 4, "frame_rate": 20.0}

@@ -72,4 +72,4 @@ def test_the_corpora_are_those_that_a_run_found(house: House, capsys, monkeypatc
 
 def test_an_unknown_key_is_refused(house: House, capsys):
     assert main(["status", "--experimnt=p"]) == 1
-    assert "Did you mean: 'experiment'" in capsys.readouterr().err
+    assert "Did you mean 'experiment'" in capsys.readouterr().err

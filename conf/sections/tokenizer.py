@@ -1,0 +1,224 @@
+"""Stages `tokenizer`, `reconstruct` and `cache`: latents to codes and back, how well, and once for each recording."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Literal
+
+from conf.laws import Problem, about, exceptions
+from conf.sections.common import AutomaticTrainerConf, OptimizerConf, StageConf, TrainingStageConf
+from conf.suggest import allowed
+
+SIGNAL_METRICS = ("si_sdr", "pesq", "stoi")
+
+
+@dataclass
+class RateConf:
+    """Exactly one is given; the others are computed from it."""
+
+    token_rate: float | None = field(metadata=about("tokens a second (Hz)"))
+    stride: int | None = field(metadata=about("latent frames a token"))
+    bitrate: float | None = field(metadata=about("bits a second, if all codes came equally often"))
+
+    def laws(self) -> Iterable[Problem]:
+        given = {key: value for key, value in vars(self).items() if value is not None}
+        if len(given) != 1:
+            yield Problem(
+                "",
+                f"exactly one of token_rate, stride and bitrate is given, here {given or 'none'}; set the others to null",
+            )
+
+
+@dataclass
+class TransformerConf:
+    width: int = field(metadata=about("features of a position; a multiple of 2 x heads"))
+    depth: int = field(metadata=about("layers"))
+    heads: int = field(metadata=about("attention heads of a layer"))
+
+    def laws(self) -> Iterable[Problem]:
+        if self.width % (2 * self.heads):
+            yield Problem(
+                "width",
+                f"{self.width} is no multiple of 2 x heads = {2 * self.heads} (rotary positions need an even head width)",
+            )
+
+
+@dataclass
+class EncoderConf(TransformerConf):
+    """`models.tokenizer.tokenizer.CausalEncoder`."""
+
+
+@dataclass
+class DecoderConf(TransformerConf):
+    """`models.tokenizer.dit.DiffusionTransformer`."""
+
+
+@dataclass
+class QuantizerConf:
+    """`models.quantizer.build`."""
+
+    kind: Literal["vq", "simvq", "fsq", "residual", "lexical"] = field(
+        metadata=about(
+            "vq: a codebook of running means; simvq: frozen vectors through a learned matrix; fsq: a fixed grid; residual: a vq a "
+            "level; lexical: words of an LLM"
+        )
+    )
+    codebook_size: int = field(metadata=about("vq, simvq and each level of residual: number of codes", 2, 1 << 20))
+    code_dim: int = field(metadata=about("features of a code"))
+    decay: float = field(metadata=about("vq, residual: of the running means, a batch", 0.0, 1.0))
+    commitment_weight: float = field(metadata=about("weight of the distance between a vector and its code"))
+    kmeans_iterations: int = field(metadata=about("vq, residual: of the k-means that the codebook starts from"))
+    reservoir_size: int = field(
+        metadata=about("vq, residual: first vectors, that k-means is given; at least codebook_size")
+    )
+    revive_threshold: float = field(
+        metadata=about("vq, residual: share of the mean use below which a code starts anew from a vector of the batch")
+    )
+    revive_every: int = field(metadata=about("vq, residual: batches from one search for unused codes to the next"))
+    revive_until: int = field(metadata=about("vq, residual: batch after which no code starts anew; 0: none ever does"))
+    seed: int = field(metadata=about("of the first codebook and of what is drawn for it"))
+    strides: list[int] = field(
+        metadata=about("residual: tokens a code of each level, the coarsest first; each divides the one before")
+    )
+    levels: list[int] = field(metadata=about("fsq: values of each dimension; their product is the number of codes"))
+    words: int = field(metadata=about("lexical: how many whole words of the LLM are codes", 2, 1 << 20))
+    words_from: str | None = field(
+        metadata=about("lexical: the LLM whose words are the codes, named as in model.source")
+    )
+    variational: Literal["none", "gumbel", "gaussian"] = field(
+        metadata=about(
+            "vq, residual: none takes the nearest code; gumbel draws the code; gaussian draws the vector before it"
+        )
+    )
+    kl_weight: float = field(metadata=about("gumbel, gaussian: weight of the divergence from the prior", 0.0, 1e6))
+    temperature: float = field(metadata=about("gumbel: of the posterior over cosines; lower is sharper", 1e-4, 1e4))
+
+    def laws(self) -> Iterable[Problem]:
+        if self.kind == "lexical" and not self.words_from:
+            yield Problem(
+                "words_from",
+                "lexical needs the LLM whose words are the codes, as --quantizer.words_from=smollm2-135m-instruct",
+            )
+        if self.kind == "residual" and (not self.strides or min(self.strides) < 1):
+            yield Problem(
+                "strides", f"{self.strides}; one of at least 1 a level is allowed, as --quantizer.strides=[4,2,1]"
+            )
+        elif self.kind == "residual" and any(coarse % fine for coarse, fine in pairwise(self.strides)):
+            yield Problem("strides", f"{self.strides}: each must divide the one before it, as 4, 2, 1")
+        if self.kind == "fsq" and (not self.levels or min(self.levels) < 2 or max(self.levels) > 1000):
+            yield Problem("levels", f"{self.levels}; one dimension or more of 2 to 1000 values each is allowed")
+        if self.variational != "none" and self.kind not in ("vq", "residual"):
+            yield Problem(
+                "variational", f"{self.variational} is for the kinds vq and residual, here {self.kind}; set it to none"
+            )
+
+
+@dataclass
+class FlowConf:
+    """Training objective of the decoder."""
+
+    objective: Literal["flow", "mse"] = field(
+        metadata=about(
+            "flow: conditional flow matching; mse: the same network regresses the latents, the paper's baseline"
+        )
+    )
+    logit_normal_share: float = field(
+        metadata=about("share of the training times drawn from a logit-normal; the others are uniform", 0.0, 1.0)
+    )
+    token_dropout: float = field(
+        metadata=about("share of the clips trained without tokens, for classifier-free guidance", 0.0, 1.0)
+    )
+    prior_weight: float = field(
+        metadata=about("weight of the squared error of a linear prediction of the latents from the tokens")
+    )
+
+
+@dataclass
+class FlowSamplingConf:
+    """How the decoder turns tokens into latents."""
+
+    num_steps: int = field(metadata=about("steps from noise to latents"))
+    solver: Literal["euler", "midpoint", "heun"] = field(
+        metadata=about("of the differential equation; euler evaluates the network once a step, the others twice")
+    )
+    guidance: float = field(metadata=about("weight of the tokens (classifier-free guidance); 1 is the plain model"))
+
+
+@dataclass
+class TokenizerConf(TrainingStageConf):
+    trainer: AutomaticTrainerConf = field(metadata=about("arguments of lightning.Trainer"))
+    optimizer: OptimizerConf = field(metadata=about("AdamW, and its learning rate by step"))
+    rate: RateConf = field(metadata=about("how many tokens a second"))
+    encoder: EncoderConf = field(metadata=about("the causal transformer from latents to tokens"))
+    quantizer: QuantizerConf = field(metadata=about("from tokens to codes"))
+    decoder: DecoderConf = field(metadata=about("the diffusion transformer from tokens to latents"))
+    flow: FlowConf = field(metadata=about("what the decoder is trained on"))
+    sampling: FlowSamplingConf = field(metadata=about("how the decoder is sampled, in validation and later"))
+    sample_posterior: bool = field(
+        metadata=about("train on draws from the VAE's posterior, where it has a spread, instead of on its mean")
+    )
+    ema_decay: float = field(
+        metadata=about("decay, a step, of the averaged weights of the decoder, which are kept", 0.0, 1.0)
+    )
+    compile: bool = field(
+        metadata=about("torch.compile of the two transformers: needs a C++ compiler, and minutes at the start")
+    )
+    batch_size: int = field(metadata=about("windows of a batch on each device", 1, 1 << 20))
+    corpus_weights: dict[str, float] = field(
+        metadata=about(
+            "corpus -> how often its windows come in an epoch: 2 twice, 0.25 for a quarter of them; 1 for those not named"
+        )
+    )
+    sample_clips: int = field(metadata=about("validation clips whose sound and spectrogram go to TensorBoard"))
+
+    def laws(self) -> Iterable[Problem]:
+        yield from super().laws()
+        yield from weights_of_corpora(self.corpus_weights, self.data.corpora)
+
+
+@dataclass
+class ReconstructConf(StageConf):
+    batch_size: int = field(metadata=about("windows of a batch on each device", 1, 1 << 20))
+    clips_per_group: int = field(
+        metadata=about("test windows of each corpus, or of each family of sounds where the corpus names them, at most")
+    )
+    steps: list[int] = field(metadata=about("numbers of steps of the decoder, each measured"))
+    mean_of: int = field(metadata=about("samples whose mean is measured too; 1: no mean"))
+    sound: bool = field(metadata=about("decode to sound and measure that too"))
+    sound_steps: list[int] = field(metadata=about("those of `steps` whose sound is measured"))
+    signal: list[str] = field(
+        metadata=about(f"metrics of sound against sound, of {', '.join(SIGNAL_METRICS)}; pesq and stoi are for speech")
+    )
+    embedder: str | None = field(
+        metadata=about("of the kernel audio distance: a name of stages/hub/weights; null: not measured")
+    )
+    probe: bool = field(metadata=about("accuracy of a linear classifier on the codes"))
+    speed_repeats: int = field(metadata=about("repetitions of each measurement of speed; 0: none", 0, 1000))
+
+    def laws(self) -> Iterable[Problem]:
+        yield from super().laws()
+        for name in exceptions(self.signal, SIGNAL_METRICS):
+            yield Problem(
+                "signal", f"no metric of sound against sound is called {name!r}. {allowed(name, SIGNAL_METRICS)}"
+            )
+        if self.signal and not self.sound:
+            yield Problem("signal", f"{', '.join(self.signal)} need sound: type --sound=true, and --sound_steps=[10]")
+
+
+@dataclass
+class CacheConf(StageConf):
+    batch_size: int = field(metadata=about("windows of a batch on each device", 1, 1 << 20))
+    recordings_per_chunk: int = field(
+        metadata=about("recordings of a chunk, the unit that is written at once", 1, 1 << 20)
+    )
+
+
+def weights_of_corpora(weights: dict[str, float], corpora: list[str]) -> Iterable[Problem]:
+    """The law of every `corpus_weights`."""
+    for name in exceptions(weights, corpora):
+        yield Problem("corpus_weights", f"data.corpora has no {name!r}. {allowed(name, corpora)}")
+    for name, weight in weights.items():
+        if not 0 <= weight <= 1000:
+            yield Problem("corpus_weights", f"{name} has the weight {weight}; 0 to 1000 is allowed")
+    if corpora and not any(weights.get(name, 1) for name in corpora):
+        yield Problem("corpus_weights", "no corpus has a weight above 0: nothing would be trained")
