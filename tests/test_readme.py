@@ -1,4 +1,4 @@
-"""README's commands are commands: each is read by the parser, and composes."""
+"""The commands of every README are commands: each is read by the parser, and composes."""
 
 import re
 import shlex
@@ -11,19 +11,30 @@ from conf.schema import UNITS
 from stages import STAGES
 from stages.cli import main
 
-README = (Path(__file__).parents[1] / "README.md").read_text().replace("\\\n", "")
-COMMANDS = sorted(
-    set(re.findall(r"`(stage [a-z][^`]*)`", README))
-    | set(re.findall(r"^(?:.*&& )?(stage [a-z].*)$", README, re.MULTILINE))
+ROOT = Path(__file__).parents[1]
+READMES = sorted(
+    path for path in ROOT.rglob("README.md") if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
 )
+README = (ROOT / "README.md").read_text().replace("\\\n", "")
 
 
-def test_readme_names_commands():
-    assert len(COMMANDS) >= 5
+def commands(readme: Path) -> set[str]:
+    """The stage commands of a page: in backticks, or lines of a block of code."""
+    text = readme.read_text().replace("\\\n", "")
+    spans, lines = r"`(stage [a-z][^`]*)`", r"^(?:.*&& )?(stage [a-z].*)$"
+    return set(re.findall(spans, text)) | set(re.findall(lines, text, re.MULTILINE))
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_command_is_understood(command: str):
+COMMANDS = sorted({(str(path.relative_to(ROOT)), command) for path in READMES for command in commands(path)})
+
+
+def test_readmes_name_commands():
+    assert {"README.md", "datamodules/README.md"} <= {name for name, _ in COMMANDS}
+    assert sum(name == "README.md" for name, _ in COMMANDS) >= 5
+
+
+@pytest.mark.parametrize(("name", "command"), COMMANDS)
+def test_command_is_understood(name: str, command: str):
     words = shlex.split(command)[1:]
     arguments, rest = main._parser().parse_known_args(words)
     overrides = conf.parse_overrides(rest)
@@ -33,8 +44,8 @@ def test_command_is_understood(command: str):
     if getattr(arguments, "root", None):
         overrides.append(f"root={arguments.root}")
     conf.check_shared(UNITS, overrides)
-    for name in units if hasattr(arguments, "preset") else []:
-        conf.compose(name, arguments.preset, [], overrides, shared=len(units) > 1)
+    for unit in units if hasattr(arguments, "preset") else []:
+        conf.compose(unit, arguments.preset, [], overrides, shared=len(units) > 1)
 
 
 def test_the_two_marked_blocks_are_there():
