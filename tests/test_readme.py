@@ -13,7 +13,9 @@ from stages.cli import main
 
 ROOT = Path(__file__).parents[1]
 READMES = sorted(
-    path for path in ROOT.rglob("README.md") if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
+    path
+    for path in ROOT.rglob("README.md")
+    if not any(part.startswith(".") or part in ("runs", "data") for part in path.relative_to(ROOT).parts)
 )
 README = (ROOT / "README.md").read_text().replace("\\\n", "")
 
@@ -26,6 +28,22 @@ def commands(readme: Path) -> set[str]:
 
 
 COMMANDS = sorted({(str(path.relative_to(ROOT)), command) for path in READMES for command in commands(path)})
+
+
+def test_the_readme_is_a_page():
+    assert len(README.splitlines()) <= 140
+
+
+@pytest.mark.parametrize("page", READMES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_a_page_links_to_is_there(page: Path):
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text()):
+        file, _, anchor = target.partition("#")
+        linked = (page.parent / file).resolve() if file else page
+        assert linked.exists(), target
+        if anchor:
+            linked = linked / "README.md" if linked.is_dir() else linked
+            titles = re.findall(r"^#+ (.*)$", linked.read_text(), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w\- ]", "", title).lower().replace(" ", "-") for title in titles}, target
 
 
 def test_readmes_name_commands():
