@@ -53,7 +53,7 @@ def test_readmes_name_commands():
 
 @pytest.mark.parametrize(("name", "command"), COMMANDS)
 def test_command_is_understood(name: str, command: str):
-    words = shlex.split(command)[1:]
+    words = shlex.split(command, comments=True)[1:]
     arguments, rest = main._parser().parse_known_args(words)
     overrides = conf.parse_overrides(rest)
     unit = getattr(arguments, "stage", None) or getattr(arguments, "unit", None) or getattr(arguments, "corpus", None)
