@@ -14,7 +14,7 @@ from torch.nn import functional as F
 def mel_filterbank(
     fft_size: int,
     bands: int,
-    sample_rate: float,
+    sample_rate: int,
     min_hz: float = 0.0,
     max_hz: float | None = None,
     scale: Literal["slaney", "htk"] = "slaney",

@@ -118,7 +118,7 @@ class Tokenizer(L.LightningModule):
     def _warn_of_collapse(self, perplexity: float) -> None:
         """Says once, in one line, that nearly all sounds have the same code."""
         size = self.codebook_use.codebook_size
-        if self.collapsed or not self.tokenizer.quantizer.ready or perplexity >= max(1.5, COLLAPSED * size):
+        if self.collapsed or not self.tokenizer.quantizer.started or perplexity >= max(1.5, COLLAPSED * size):
             return
         self.collapsed = True
         if self.trainer.is_global_zero:

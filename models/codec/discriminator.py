@@ -36,9 +36,8 @@ class _Scale(nn.Module):
         self.fft_size = fft_size
         self.register_buffer("window", torch.hann_window(fft_size), persistent=False)
         layers = [nn.Conv2d(2 * channels, filters, (3, 9), padding=(1, 4))]
-        for dilation in (1, 2, 4):  # in time; each layer halves the bins
-            shape = {"stride": (1, 2), "dilation": (dilation, 1), "padding": (dilation, 4)}
-            layers.append(nn.Conv2d(filters, filters, (3, 9), **shape))
+        for dilation in (1, 2, 4):  # in time; the stride halves the bins
+            layers.append(nn.Conv2d(filters, filters, (3, 9), (1, 2), (dilation, 4), (dilation, 1)))
         layers.append(nn.Conv2d(filters, filters, (3, 3), padding=1))
         self.layers = nn.ModuleList(weight_norm(layer) for layer in layers)
         self.score = weight_norm(nn.Conv2d(filters, 1, (3, 3), padding=1))

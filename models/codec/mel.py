@@ -22,7 +22,7 @@ SAMPLES_ON_CPU = 1 << 19
 class _Moments(NamedTuple):
     """Sums over the accumulated latent frames, W = bands * mel frames of one latent; float64."""
 
-    count: int
+    frames: int
     total: Tensor  # (W)
     products: Tensor  # (W, W)
 
@@ -107,8 +107,8 @@ class MelCodec(nn.Module):
         spectra = self._log_mel(waveform)
         valid = torch.arange(spectra.shape[1], device=spectra.device) < num_frames.to(spectra.device)[:, None]
         rows = spectra[valid].double().cpu()
-        count, total, products = self._moments
-        self._moments = _Moments(count + len(rows), total + rows.sum(0), products + rows.T @ rows)
+        frames, total, products = self._moments
+        self._moments = _Moments(frames + len(rows), total + rows.sum(0), products + rows.T @ rows)
 
     @torch.no_grad()
     def fit(self) -> None:
@@ -116,14 +116,14 @@ class MelCodec(nn.Module):
 
         Raises ModelError for no more than latent_dim frames, or where all of them have one spectrum.
         """
-        count, total, products = self._moments
-        if count <= self.latent_dim:
+        frames, total, products = self._moments
+        if frames <= self.latent_dim:
             raise ModelError(
-                f"{count} latent frames were accumulated; {self.latent_dim} components need at least "
+                f"{frames} latent frames were accumulated; {self.latent_dim} components need at least "
                 f"{self.latent_dim + 1}: give more sound"
             )
-        mean = total / count
-        variances, vectors = torch.linalg.eigh(products / count - mean.outer(mean))
+        mean = total / frames
+        variances, vectors = torch.linalg.eigh(products / frames - mean.outer(mean))
         variances, vectors = variances.flip(0).clamp(min=0), vectors.flip(1).T
         kept, all_variance = variances[: self.latent_dim].sum(), variances.sum()
         if kept < 1e-12:

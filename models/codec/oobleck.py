@@ -27,14 +27,14 @@ class Oobleck(nn.Module):
     Computes in float32, under autocast too, and in memory that `chunk_frames` bounds, however long the sound.
     """
 
-    def __init__(self, model: nn.Module, chunk_frames: int = 256) -> None:
+    def __init__(self, model: Any, chunk_frames: int = 256) -> None:
         """model: a `diffusers.AutoencoderOobleck`; hop, rate, channels, width and contexts are read from it.
 
         chunk_frames: 256 are 12 s of Stable Audio's latents; the context on either side adds a tenth to the work.
         """
         super().__init__()
-        self.model: Any = model.requires_grad_(False).eval()
-        config: Any = model.config
+        self.model = model.requires_grad_(False).eval()
+        config = model.config
         self.sample_rate: int = config.sampling_rate
         self.hop_length: int = model.hop_length
         self.channels: int = config.audio_channels

@@ -298,9 +298,13 @@ def attach_lora(model: PreTrainedModel, rank: int, alpha: float, dropout: float,
     """LoRA on every linear layer but the head, in place. seed: of its first matrices; the second ones are 0."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        # peft takes any number for lora_alpha, and says int
-        lora = LoraConfig(r=rank, lora_dropout=dropout, target_modules="all-linear", bias="none")
-        lora.lora_alpha = alpha  # type: ignore[assignment]
+        lora = LoraConfig(
+            r=rank,
+            lora_alpha=alpha,  # type: ignore[arg-type]  # peft says int, and takes any number
+            lora_dropout=dropout,
+            target_modules="all-linear",
+            bias="none",
+        )
         inject_adapter_in_model(lora, model)
 
 

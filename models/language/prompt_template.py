@@ -101,9 +101,11 @@ class PromptTemplate:
     def _template(self, messages: Sequence[Message], generate: bool) -> str:
         turns = [{"role": message.role, "content": message.text} for message in messages]
         try:
-            return self.tokenizer.apply_chat_template(
+            text = self.tokenizer.apply_chat_template(
                 turns, tokenize=False, add_generation_prompt=generate, **self.options
             )
         except TemplateError as error:
             roles = ", ".join(message.role for message in messages)
             raise RefusedTurns(f"the chat template refuses the turns {roles}: {error}") from error
+        assert isinstance(text, str), "not tokenized"
+        return text

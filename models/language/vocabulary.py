@@ -168,7 +168,7 @@ class Vocabulary:
         if sound:
             raise ModelError(f"id {sound[0]} is sound, not text; text ids are below {self.text_size}")
         reader_ids = [self._reader_ids.get(token, token) for token in ids]
-        return self._reader.decode(reader_ids, skip_special_tokens=True).strip()
+        return str(self._reader.decode(reader_ids, skip_special_tokens=True)).strip()
 
     def time(self, seconds: float) -> str:
         """1.23 -> `<|1.20|>`, the nearest time. Raises TimestampsOff, or TimestampTooLate beyond the last time."""
@@ -260,10 +260,11 @@ class Vocabulary:
         # as transformers' own call sets it each time
         self._reader.backend_tokenizer.no_truncation()
         self._reader.backend_tokenizer.no_padding()
-        self._sound_id = self._reader.convert_tokens_to_ids(SOUND)
-        self._reader.add_tokens([AddedToken(name, normalized=False) for name in self._time_names()])
-        reader_ids = self._reader.convert_tokens_to_ids(self._time_names())
-        self._time_ids = {token: self.first_time_id + number for number, token in enumerate(reader_ids)}
+        names = self._time_names()
+        self._reader.add_tokens([AddedToken(name, normalized=False) for name in names])
+        reader_ids = self._reader.get_vocab()
+        self._sound_id = reader_ids[SOUND]
+        self._time_ids = {reader_ids[name]: self.first_time_id + number for number, name in enumerate(names)}
         self._reader_ids = {time_id: token for token, time_id in self._time_ids.items()}
 
     def _find_stops(self) -> None:

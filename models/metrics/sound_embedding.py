@@ -5,6 +5,7 @@ front end computes what the package's does with librosa. Scores with it compare 
 another embedder.
 """
 
+import importlib
 import itertools
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,8 @@ class SoundEffectsEmbedding(nn.Module):
         """path: `aisfx/models/checkpoint.pth` of the wheel."""
         import numpy
 
-        # the name that numpy 1 wrote
-        scalar: Any = (numpy._core.multiarray.scalar, "numpy.core.multiarray.scalar")
+        # under the name that numpy 1 wrote
+        scalar = (importlib.import_module("numpy._core.multiarray").scalar, "numpy.core.multiarray.scalar")
         allowed: list[Any] = [numpy.dtype, scalar, type(numpy.dtype("int64")), type(numpy.dtype("float64"))]
         with torch.serialization.safe_globals(allowed):
             state, _ = torch.load(path, map_location="cpu", weights_only=True)

@@ -26,7 +26,6 @@ class FSQ(Quantizer):
         if not levels or min(levels) < 2 or max(levels) > 1000:
             raise ModelError(f"levels {list(levels)}; one dimension or more of 2 to 1000 values each is allowed")
         super().__init__(dim, math.prod(levels))
-        self.ready = True
         self.project_in, self.project_out = nn.Linear(dim, len(levels)), nn.Linear(len(levels), dim)
         radix = [math.prod(levels[:i]) for i in range(len(levels))]
         self.register_buffer("bins", torch.tensor(list(levels)), persistent=False)

@@ -32,8 +32,6 @@ class Quantizer(nn.Module):
     4, 2 and 1.
     """
 
-    ready: bool | Tensor  # False until the codebook has started; training quantises nothing before
-
     def __init__(self, dim: int, codebook_size: int, levels: tuple[int, ...] = (0,), block: int = 1) -> None:
         super().__init__()
         self.dim, self.codebook_size, self.levels, self.block = dim, codebook_size, levels, block
@@ -54,6 +52,11 @@ class Quantizer(nn.Module):
     def vectors(self) -> Tensor:
         """(Q, K, d) float: near where two codes of a level sound alike, for whoever needs a first vector a code."""
         raise NotImplementedError
+
+    @property
+    def started(self) -> bool:
+        """False until the codebook has started; training quantises nothing before."""
+        return True
 
     @property
     def num_codebooks(self) -> int:

@@ -39,7 +39,7 @@ class LexicalQuantizer(Quantizer):
                 "one embedding for each word is allowed"
             )
         super().__init__(dim, len(words))
-        self.words, self.commitment_weight, self.ready = list(words), commitment_weight, True
+        self.words, self.commitment_weight = list(words), commitment_weight
         self.index = {word: code for code, word in enumerate(words)}
         self.project_in = nn.Linear(dim, code_dim, bias=False)
         self.matrix = nn.Linear(embeddings.shape[1], code_dim, bias=False)
@@ -91,7 +91,7 @@ def whole_words(tokenizer: "PreTrainedTokenizerBase", limit: int) -> tuple[list[
     such words has as many tokens as words.
     """
     ids = sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
-    texts = [tokenizer.decode([token]).strip() for token in ids]
+    texts = [str(tokenizer.decode([token])).strip() for token in ids]
     found = [(text, token) for text, token in zip(texts, ids, strict=True) if text.isalpha()]
     words: dict[str, int] = {}
     for start in range(0, len(found), 4096):

@@ -42,8 +42,8 @@ class ResidualQuantizer(Quantizer):
         self.books, self.strides = nn.ModuleList(books), tuple(strides)
 
     @property
-    def ready(self) -> bool:
-        return all(bool(book.ready) for book in self.books)
+    def started(self) -> bool:
+        return all(book.started for book in self._books)
 
     def forward(self, latents: Tensor, mask: Tensor | None, update: bool) -> Quantized:
         count = latents.shape[1]
@@ -53,8 +53,8 @@ class ResidualQuantizer(Quantizer):
             mask = F.pad(mask, (0, more), value=False)
             residual = F.pad(latents, (0, 0, 0, more))
             quantized, loss, codes = torch.zeros_like(residual), residual.new_zeros(()), []
-            for book, stride in zip(self.books, self.strides, strict=True):
-                started = bool(book.ready)
+            for book, stride in zip(self._books, self.strides, strict=True):
+                started = book.started
                 pooled, valid = pool(residual, mask, stride)
                 found = book(pooled, valid, update)
                 loss = loss + found.loss
@@ -71,13 +71,18 @@ class ResidualQuantizer(Quantizer):
         parts = self._split(codes)
         decoded = [
             book.decode(part).repeat_interleave(stride, 1)
-            for book, part, stride in zip(self.books, parts, self.strides, strict=True)
+            for book, part, stride in zip(self._books, parts, self.strides, strict=True)
         ]
         return torch.stack(decoded).sum(0)
 
     @property
     def vectors(self) -> Tensor:
-        return torch.cat([book.vectors for book in self.books])
+        return torch.cat([book.vectors for book in self._books])
+
+    @property
+    def _books(self) -> list[VectorQuantizer]:
+        """The books by level, typed."""
+        return [book for book in self.books if isinstance(book, VectorQuantizer)]
 
     def _join(self, codes: list[Tensor]) -> Tensor:
         """(B, N / stride) of each level -> (B, S), block after block."""

@@ -21,7 +21,7 @@ class SimVQ(Quantizer):
 
     def __init__(self, dim: int, codebook_size: int, code_dim: int, commitment_weight: float, seed: int) -> None:
         super().__init__(dim, codebook_size)
-        self.commitment_weight, self.ready = commitment_weight, True
+        self.commitment_weight = commitment_weight
         self.project_in = nn.Linear(dim, code_dim, bias=False)
         self.matrix = nn.Linear(code_dim, code_dim, bias=False)
         self.project_out = nn.Linear(code_dim, dim, bias=False)

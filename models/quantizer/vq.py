@@ -99,7 +99,7 @@ class VectorQuantizer(Quantizer):
         with torch.autocast(latents.device.type, enabled=False):
             latents, mask = without_padding(latents, mask)
             update = update and self.training
-            started = bool(self.ready) or not update
+            started = self.started or not update
             noise = self._noise(latents.device) if update and self.variational != "none" else None
             projected, divergence = self.project_in(latents), None
             if self.variational == "gaussian":
@@ -123,6 +123,10 @@ class VectorQuantizer(Quantizer):
         self._check(codes)
         with torch.autocast(codes.device.type, enabled=False):
             return self.project_out(self.codebook[codes])
+
+    @property
+    def started(self) -> bool:
+        return bool(self.ready)
 
     @property
     def vectors(self) -> Tensor:

@@ -35,11 +35,12 @@ class Transformer(nn.Module):
                 f"width {width} is no multiple of 2 x heads = {2 * heads}: rotary positions need an even head width"
             )
         self.width, self.heads, self.causal = width, heads, causal
-        self.blocks = nn.ModuleList(Block(width, heads, causal, modulated) for _ in range(depth))
-        for block in self.blocks:
-            for linear in (block.out, block.down):
+        blocks = [Block(width, heads, causal, modulated) for _ in range(depth)]
+        for block in blocks:
+            for layer in (block.out, block.down):
                 # the sum over the stack keeps its size
-                nn.init.normal_(linear.weight, std=(2 * depth * linear.in_features) ** -0.5)
+                nn.init.normal_(layer.weight, std=(2 * depth * layer.in_features) ** -0.5)
+        self.blocks = nn.ModuleList(blocks)
 
     def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None, modulation: Tensor | None) -> Tensor:
         """x (B, F, D), positions (F) in latent frames -> (B, F, D).

@@ -33,7 +33,7 @@ def test_the_interface(kind: str):
     block, levels = BLOCK.get(kind, 1), LEVELS.get(kind, (0,))
     size = 24 if kind == "fsq" else SIZE
     assert (model.dim, model.codebook_size, model.block, model.levels) == (DIM, size, block, levels)
-    assert model.ready and model.num_codebooks == len(set(levels)) == len(model.vectors)
+    assert model.started and model.num_codebooks == len(set(levels)) == len(model.vectors)
     assert model.vectors.shape[:2] == (model.num_codebooks, size) and model.vectors.dtype == torch.float32
     latents, _ = batch(50)
     for length in (1, 2, 3, 4, 5, LENGTH):
@@ -75,7 +75,7 @@ def test_what_lies_in_the_padding_changes_nothing(kind: str, steps: int):
             (found.quantized[mask].square().sum() + found.loss).backward()
         for left, right in zip(clean.parameters(), dirty.parameters(), strict=True):
             assert torch.equal(left.grad, right.grad)
-    assert clean.ready
+    assert clean.started
     assert_equal(state(clean), state(dirty))
 
 

@@ -156,7 +156,7 @@ def test_training_loss_what_lies_in_the_padding_changes_nothing(objective: str, 
         other = loss(dirty, torch.where(valid[..., None], latents, math.nan), num_frames, step)
         assert one.loss.isfinite() and torch.equal(one.loss, other.loss)
         assert torch.equal(one.codes[one.code_mask], other.codes[one.code_mask])
-    assert bool(clean.quantizer.ready) == training
+    assert clean.quantizer.started == training
     assert not [name for name, x in clean.state_dict().items() if not torch.equal(x, dirty.state_dict()[name])]
 
 
@@ -210,7 +210,7 @@ def test_every_parameter_has_a_gradient(objective: str, token_dropout: float):
         model.zero_grad()
         loss(model, *clips(24, 24, 13)).loss.backward()
         assert not [name for name, x in model.named_parameters() if x.grad is None]
-    assert model.quantizer.ready
+    assert model.quantizer.started
     silent = {name for name, x in model.named_parameters() if not x.grad.any()}
     assert silent == (set() if objective == "flow" and token_dropout else {"decoder.no_tokens"})
 
