@@ -1,7 +1,7 @@
 """The newest checkpoints of a stage, by step alone, each written whole or not at all.
 
-Lightning's ModelCheckpoint delays a save to the next validation where it watches a value, so a killed run would lose more
-than `every_n_steps`.
+Lightning's ModelCheckpoint delays a save to the next validation where it watches a value, so a killed run would lose
+more than `every_n_steps`.
 """
 
 import os
@@ -17,8 +17,8 @@ from callbacks.errors import TrainingError
 
 
 class NewestCheckpoints(Checkpoint):
-    """Saves step-00000120.ckpt every `every_n_steps` optimizer steps, right after the step, and keeps the last `keep`: an
-    old one goes after the new one is whole.
+    """Saves step-00000120.ckpt every `every_n_steps` optimizer steps, right after the step, and keeps the last
+    `keep`: an old one goes after the new one is whole.
     """
 
     def __init__(self, folder: Path, every_n_steps: int, keep: int) -> None:
@@ -51,7 +51,8 @@ class NewestCheckpoints(Checkpoint):
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes a file in the same folder, to the disk, and renames it: a kill, a power cut or a full disk leaves the old one.
+    """Writes a file in the same folder, to the disk, and renames it: a kill, a power cut or a full disk leaves the
+    old one.
 
     Lightning's own goes through memory and the system's temporary folder, often another disk, where a rename is a copy.
     """
@@ -71,6 +72,6 @@ class WholeCheckpointIO(TorchCheckpointIO):
             part.unlink(missing_ok=True)
             cause = error if isinstance(error, OSError) else error.__context__ or error
             raise TrainingError(
-                f"{path} cannot be written ({cause}): is the disk full? The checkpoints before it are whole; make room, "
-                "and the same command goes on"
+                f"{path} cannot be written ({cause}): is the disk full? The checkpoints before it are whole; "
+                "make room, and the same command goes on"
             ) from error

@@ -1,5 +1,5 @@
-"""A loss or gradient that is NaN or infinite ends the run, or its batch is left out: on every rank alike, with the ids of
-the batch in a file.
+"""A loss or gradient that is NaN or infinite ends the run, or its batch is left out: on every rank alike, with the
+ids of the batch in a file.
 """
 
 import json
@@ -15,10 +15,11 @@ from callbacks.stop_callbacks import largest_over_ranks
 
 
 class FiniteGradients(L.Callback):
-    """Looks at the gradients of each optimizer step. They are summed over ranks by then, so the ranks agree without asking.
+    """Looks at the gradients of each optimizer step. They are summed over ranks by then, so the ranks agree without
+    asking.
 
-    stop: raises TrainingError. skip: that step changes no weight, at most `in_a_row` times one after the other. Each rank
-    appends to not_finite.jsonl: step, rank, its losses and the ids of its batches of this step.
+    stop: raises TrainingError. skip: that step changes no weight, at most `in_a_row` times one after the other. Each
+    rank appends to not_finite.jsonl: step, rank, its losses and the ids of its batches of this step.
     """
 
     def __init__(self, folder: Path, on_nan: Literal["stop", "skip"], in_a_row: int) -> None:
@@ -64,8 +65,8 @@ class FiniteGradients(L.Callback):
         where = f"step {step}: loss {', '.join(f'{loss:.4g}' for loss in losses)}, or its gradient, is not finite"
         if self.on_nan == "stop":
             raise TrainingError(
-                f"{where}. The batch's ids are in {self.file}. Lower optimizer.learning_rate, look at those recordings, "
-                "or leave such batches out: --limits.on_nan=skip"
+                f"{where}. The batch's ids are in {self.file}. Lower optimizer.learning_rate, look at those "
+                "recordings, or leave such batches out: --limits.on_nan=skip"
             )
         if self.bad_steps > self.in_a_row:
             raise TrainingError(

@@ -1,8 +1,8 @@
 """The ranks of one machine watch each other: where one dies, the others say which and end, within seconds, whatever
 collective they wait in.
 
-Lightning's own observer kills all with SIGKILL and says nothing, and a rank whose starter died waits until its collective
-times out.
+Lightning's own observer kills all with SIGKILL and says nothing, and a rank whose starter died waits until its
+collective times out.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Sound and spectrograms of fixed validation clips to TensorBoard: the original, through a VAE, and through the tokens."""
+"""Sound and spectrograms of fixed validation clips to TensorBoard: original, through a VAE, through the tokens."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -21,8 +21,8 @@ PALETTE = [
 
 
 def image(sound: Tensor, rate: int) -> Image.Image:
-    """sound (T), 1 is full scale, at `rate` Hz -> BANDS rows of mel bands up to half the rate, low ones at the bottom; a
-    column every HOP samples at 44.1 kHz.
+    """sound (T), 1 is full scale, at `rate` Hz -> BANDS rows of mel bands up to half the rate, low ones at the
+    bottom; a column every HOP samples at 44.1 kHz.
     """
     window = torch.hann_window(2048)
     padded = torch.nn.functional.pad(sound, (0, max(0, 2048 - len(sound))))

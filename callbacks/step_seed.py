@@ -1,6 +1,8 @@
-"""Random numbers that depend on the position in training alone, so that a resumed run draws what the undisturbed one drew.
+"""Random numbers that depend on the position in training alone, so that a resumed run draws what the undisturbed one
+drew.
 
-Lightning stores no generator state; seeding each batch anew makes that state unnecessary (dropout, augmentation, noise).
+Lightning stores no generator state; seeding each batch anew makes that state unnecessary (dropout, augmentation,
+noise).
 """
 
 from typing import Any

@@ -1,4 +1,6 @@
-"""Why a run stops before its end: a signal, or the clock. Handlers only note; the run looks where it can stop. No torch here."""
+"""Why a run stops before its end: a signal, or the clock. Handlers only note; the run looks where it can stop. No
+torch here.
+"""
 
 import os
 import signal
@@ -15,8 +17,8 @@ LIMIT, JOB_END = 1001, 1002  # reasons beside the signals' numbers
 
 class Stop:
     """In a `with`: notes SIGUSR1, SIGTERM and SIGINT; a second SIGINT is a KeyboardInterrupt. Knows two ends of time:
-    `seconds` after `began` (of time.monotonic; None is no limit), and `margin` seconds before that of the SLURM job, whose
-    SLURM_JOB_END_TIME is in seconds since 1970.
+    `seconds` after `began` (of time.monotonic; None is no limit), and `margin` seconds before that of the SLURM job,
+    whose SLURM_JOB_END_TIME is in seconds since 1970.
     """
 
     def __init__(self, seconds: float | None, margin: float, began: float) -> None:

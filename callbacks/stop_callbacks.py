@@ -1,5 +1,5 @@
-"""A run that gets a signal to stop saves once, at an optimizer step on which all ranks agree, and ends; the same command
-goes on.
+"""A run that gets a signal to stop saves once, at an optimizer step on which all ranks agree, and ends; the same
+command goes on.
 
 Lightning would save in the signal's handler, at any bytecode, or broadcast there. Here a handler only notes (stop.py,
 which is apart because the command imports it without torch).
@@ -16,8 +16,8 @@ from callbacks.stop import Stop, Stopped
 
 
 class StopTraining(L.Callback):
-    """After each optimizer step the ranks take the largest of their reasons (one number all-reduced); with one, all save
-    and raise Stopped. Not at the last step: what follows it is the end.
+    """After each optimizer step the ranks take the largest of their reasons (one number all-reduced); with one, all
+    save and raise Stopped. Not at the last step: what follows it is the end.
     """
 
     def __init__(self, stop: Stop, checkpoints: NewestCheckpoints) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A path in the same folder, with the same suffix, to write to: renamed to `path` at the end, removed on an error."""
+    """A path in the same folder to write to, of the same suffix: renamed to `path` at the end, removed on errors."""
     part = path.with_name(f".part-{os.getpid()}-{path.name}")
     try:
         yield part

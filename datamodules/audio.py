@@ -1,8 +1,10 @@
-"""Recordings as waveform at the codec's rate and channels: whole, in part, or in windows, which is what the frozen VAE takes.
+"""Recordings as waveform at the codec's rate and channels: whole, in part, or in windows, which is what the frozen
+VAE takes.
 
-Any rate is resampled. Windows are those of the whole recording resampled: one that is resampled by itself would differ at
-its edges. Mono is doubled for a stereo codec, stereo is averaged for a mono one. The last window is padded with zeros and
-its valid length kept; nothing is dropped. Of hours of sound only the windows that are asked for are read.
+Any rate is resampled. Windows are those of the whole recording resampled: one that is resampled by itself would
+differ at its edges. Mono is doubled for a stereo codec, stereo is averaged for a mono one. The last window is padded
+with zeros and its valid length kept; nothing is dropped. Of hours of sound only the windows that are asked for are
+read.
 """
 
 import math
@@ -83,7 +85,7 @@ def resampled_length(length: int, rate: int, new_rate: int) -> int:
 
 
 def readable_in_parts(rate: int, new_rate: int) -> bool:
-    """Whether the resampling filter is short; where two rates have next to nothing in common, a part needs the whole."""
+    """Whether the resampling filter is short; where two rates have little in common, a part needs the whole."""
     common = math.gcd(rate, new_rate)
     return rate == new_rate or (rate // common) * (new_rate // common) <= LARGEST_KERNEL
 
@@ -91,8 +93,8 @@ def readable_in_parts(rate: int, new_rate: int) -> bool:
 def resample_part(
     read: Callable[[int, int], Tensor], length: int, rate: int, new_rate: int, start: int, stop: int
 ) -> Tensor:
-    """Samples `start` to `stop` (C, stop - start) at `new_rate` Hz of a sound of `length` samples at `rate` Hz, of which
-    read(begin, end) gives (C, end - begin).
+    """Samples `start` to `stop` (C, stop - start) at `new_rate` Hz of a sound of `length` samples at `rate` Hz, of
+    which read(begin, end) gives (C, end - begin).
 
     Law: resample(read(0, length), rate, new_rate)[:, start:stop], to float rounding, for the filter's reach is finite.
     """

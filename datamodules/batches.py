@@ -1,4 +1,4 @@
-"""The order of an epoch as numbers: which items make which batch. Computed in numpy for millions; starts at any batch."""
+"""The order of an epoch as numbers: which items make which batch. In numpy, for millions; starts at any batch."""
 
 from collections.abc import Iterator, Sequence
 

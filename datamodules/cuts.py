@@ -1,6 +1,7 @@
-"""The Lhotse cuts of this project, typed: a recording, what its corpus says about it, and where its latents or codes are.
+"""The Lhotse cuts of this project, typed: a recording, what its corpus says about it, and where its latents or codes
+are.
 
-    cut.custom          split, corpus, source (recordings that may not be in two splits), labels, metadata, sha256, size;
+    cut.custom          split, corpus, source (whose recordings are in one split), labels, metadata, sha256, size;
                         of a cache also codes, or array, std, offset, length
     supervision.custom  task: "caption" (its text), "question" (kind, question, answer, choices), "conversation" (turns)
 

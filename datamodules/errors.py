@@ -2,4 +2,6 @@
 
 
 class DataError(ValueError):
-    """Recordings, tables or caches that cannot be read or used as they are. The command shows its text without a traceback."""
+    """Recordings, tables or caches that cannot be read or used as they are. The command shows its text without a
+    traceback.
+    """

@@ -1,4 +1,6 @@
-"""What a trained model is asked: questions and captions of the test split, with the sound, with another clip's, without any."""
+"""What a trained model is asked: questions and captions of the test split, with the sound, with another clip's,
+without any.
+"""
 
 import json
 from collections import defaultdict
@@ -28,7 +30,9 @@ class EvaluationItem(NamedTuple):
 
 
 def question_items(cuts: Sequence[Cut], per_kind: int, kinds: Sequence[str]) -> list[EvaluationItem]:
-    """Up to `per_kind` questions of each of the kinds (empty: of all), chosen by hash, each asked with and without the sound."""
+    """Up to `per_kind` questions of each of the kinds (empty: of all), chosen by hash, each asked with and without
+    the sound.
+    """
     by_kind: dict[str, list[tuple[Cut, Any]]] = defaultdict(list)
     for cut in cuts:
         for question in questions(cut, kinds):
@@ -66,8 +70,8 @@ def task_items(
     """Up to `count` items (of questions: of each kind) of a task, each under its conditions: the sound, another clip's,
     none; questions with choices also with these in another order (`shuffled`).
 
-    prompt: used where the task has none and the corpus no question; labels: those of the task. Raises DataError where no
-    recording of the corpora fits, or one has several labels where one is read.
+    prompt: used where the task has none and the corpus no question; labels: those of the task. Raises DataError where
+    no recording of the corpora fits, or one has several labels where one is read.
     """
     name, corpora = task["name"], task["corpora"]
     one_label = "mean_average_precision" not in task["metrics"]
@@ -156,7 +160,9 @@ def _entries(task: Mapping[str, Any], cut: Cut, kinds: Sequence[str], prompt: st
 
 
 def _other(entries: Sequence[_Entry], index: int) -> Cut | None:
-    """The cut of the entry half the list away, or of the next one after it that is of another source; None where there is none."""
+    """The cut of the entry half the list away, or of the next one after it that is of another source; None where
+    there is none.
+    """
     half = max(1, len(entries) // 2)
     for step in range(len(entries)):
         other = entries[(index + half + step) % len(entries)].cut
@@ -188,8 +194,9 @@ def question_texts(cuts: Iterable[Cut]) -> Iterator[tuple[str, str, str]]:
 class EvaluationDataModule(DealtBatches[list[list[EvaluationItem]]]):
     """Batches with prompts that are not answered yet, longest first, rank r taking every world-th.
 
-    A prompt is a list of the items that ask the very same thing (many do, without the sound): decoding is greedy, so one
-    answer serves all. A batch is the same whatever is answered already: its padding decides the last bits, and so an answer.
+    A prompt is a list of the items that ask the very same thing (many do, without the sound): decoding is greedy, so
+    one answer serves all. A batch is the same whatever is answered already: its padding decides the last bits, and so
+    an answer.
     """
 
     def __init__(self, items: Iterable[EvaluationItem], answered: set[str], batch_size: int) -> None:

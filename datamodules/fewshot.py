@@ -103,7 +103,8 @@ def _episode(classes: Mapping[str, list[LabelledSound]], ways: int, shots: int, 
 def disturb(episode: Episode, condition: str, ids: Sequence[str], seed: int) -> tuple[Episode, dict[str, str]]:
     """The episode under a condition, and for each of its sounds the id of the one whose codes are shown.
 
-    shuffled_codes: those of another recording each, of any class; shuffled_labels: the labels of the shots change places.
+    shuffled_codes: those of another recording each, of any class; shuffled_labels: the labels of the shots change
+    places.
     """
     draw = random.Random(f"{seed}/{episode.id}/{condition}")
     sounds = [shot.sound for shot in episode.shots] + [episode.query]
@@ -121,8 +122,8 @@ def disturb(episode: Episode, condition: str, ids: Sequence[str], seed: int) -> 
 
 
 def prompt(episode: Episode, codes: Mapping[str, list[int]], repeats: int, induction: bool) -> EpisodePrompt:
-    """codes: of each of the episode's sounds, by id; repeats: how often each shot is shown; induction: with the sentence
-    that names the classes.
+    """codes: of each of the episode's sounds, by id; repeats: how often each shot is shown; induction: with the
+    sentence that names the classes.
     """
     choice = " or ".join(f"'{label}'" for label in episode.labels)
     head: list[list[Piece]] = []

@@ -1,4 +1,5 @@
-"""What the stage `generation` makes and measures: sounds from captions of the test split, and what they are compared with.
+"""What the stage `generation` makes and measures: sounds from captions of the test split, and what they are compared
+with.
 
 real recordings of the test split ──────────────────────────────┐
 real recordings of the training split                           │ compared with
@@ -38,8 +39,8 @@ class ChosenRecordings(NamedTuple):
 
 
 def choose_recordings(test: Iterable[Cut], train: Iterable[Cut], captions: int, recordings: int) -> ChosenRecordings:
-    """Up to `recordings` of each split that have a caption, by the hash of their names, and `captions` of the test split
-    among them: the same ones on every run.
+    """Up to `recordings` of each split that have a caption, by the hash of their names, and `captions` of the test
+    split among them: the same ones on every run.
     """
     chosen_test, chosen_train = (
         choose_by_hash((cut for cut in cuts if caption_of(cut) is not None), recordings, lambda cut: cut.id)
@@ -66,7 +67,9 @@ def kind_of(cut: Cut) -> str:
 
 
 def generation_items(chosen: ChosenRecordings, seeds: int, with_sound: bool) -> list[GenerationItem]:
-    """`seeds` sounds of each caption, and what they are compared with. with_sound: sounds are measured, not their codes alone."""
+    """`seeds` sounds of each caption, and what they are compared with. with_sound: sounds are measured, not their
+    codes alone.
+    """
     items = [GenerationItem(CAPTION, cut.id, n, caption_of(cut) or "") for n in range(seeds) for cut in chosen.asked]
     items += [GenerationItem(NOTHING, cut.id, 0, "") for cut in chosen.asked]
     if with_sound:

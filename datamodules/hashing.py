@@ -1,4 +1,6 @@
-"""Hashes of texts and files: ids of what they hold, and choices among items that are the same on every rank and every run."""
+"""Hashes of texts and files: ids of what they hold, and choices among items that are the same on every rank and every
+run.
+"""
 
 import hashlib
 import heapq

@@ -1,7 +1,7 @@
 """Exact resume: the position is what the trainer has consumed, not what the loaders have fetched.
 
-Lightning restarts the epoch. Here the datamodule stores (epoch, batch) from the trainer's own progress counters, and the
-sampler enters the same epoch's order at that number (batches.py).
+Lightning restarts the epoch. Here the datamodule stores (epoch, batch) from the trainer's own progress counters, and
+the sampler enters the same epoch's order at that number (batches.py).
 """
 
 import atexit
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class Batches(Protocol):
-    """An epoch as batches of what a dataset takes, the same for the same (seed, epoch), which can be entered anywhere."""
+    """An epoch as batches of what a dataset takes: the same for the same (seed, epoch), and entered anywhere."""
 
     epoch: int
 
@@ -168,7 +168,7 @@ def ignore_signals(worker: int) -> None:
 
 
 def end_workers() -> None:
-    """Kills the workers that are left. Python ends its daemons with SIGTERM, which workers ignore, and waits for ever."""
+    """Kills the workers that are left. Python ends its daemons with SIGTERM, which workers ignore, and waits."""
     before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise for each that ends
     for child in multiprocessing.active_children():
         if child.daemon:

@@ -1,6 +1,7 @@
 """Batches of waveform windows, chunk after chunk: what the stage `latents` reads.
 
-Which windows share a batch depends on the chunk alone, so that a cache's bytes do not depend on workers, ranks or kills:
+Which windows share a batch depends on the chunk alone, so that a cache's bytes do not depend on workers, ranks or
+kills:
 
     recordings of a chunk, by the length of their last window    |====|====|=|   |====|==|   |==|   |===| ...
     a batch        whole windows (B, C, T):     ====  ====  ====
@@ -159,7 +160,9 @@ class WaveformReader(Dataset[WaveformBatch]):
 
 
 class WaveformDataModule(PendingChunks):
-    """The windows of the pending chunks, read in `num_workers` processes, or, where that is 0, in a thread beside the model."""
+    """The windows of the pending chunks, read in `num_workers` processes, or, where that is 0, in a thread beside the
+    model.
+    """
 
     def __init__(self, folder: Path, planned: list[Chunk], dataset: WaveformReader, num_workers: int) -> None:
         super().__init__(folder, planned)

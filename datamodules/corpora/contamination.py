@@ -1,4 +1,6 @@
-"""Recordings that are trained on in one corpus and tested on in another, found by their origin: a video's or a Freesound id."""
+"""Recordings that are trained on in one corpus and tested on in another, found by their origin: a video's or a
+Freesound id.
+"""
 
 import gzip
 import json

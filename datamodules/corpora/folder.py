@@ -1,5 +1,5 @@
-"""Anybody's own recordings: a table with a column `path`, and any of caption, label, question, answer, kind, conversation,
-split, source (tables.py).
+"""Anybody's own recordings: a table with a column `path`, and any of caption, label, question, answer, kind,
+conversation, split, source (tables.py).
 
 `kind` is that of the question, and `question` where it is empty. `conversation` holds the JSON of turns.py, its sounds
 paths as in the column `path`. Other columns are kept. Rows of one path are several captions or questions about one
@@ -84,14 +84,14 @@ def prepare_folder(
     on_bad: str,
     workers: int,
 ) -> PreparedFolder:
-    """Writes out/cuts.jsonl.gz, or nothing; out/missing.jsonl where recordings are left out, or more are bad than an error
-    lists. An earlier receipt in `out` goes before its cuts do.
+    """Writes out/cuts.jsonl.gz, or nothing; out/missing.jsonl where recordings are left out, or more are bad than an
+    error lists. An earlier receipt in `out` goes before its cuts do.
 
-    split_by: a column whose values in `test` and `validation` decide the split, all others train; None takes the column
-    `split`, and train where that is empty. Where no recording is for validation, `validation_fraction` of the training
-    sources, chosen by hash, is; those whose column `split` is train stay. A source is what the column `source` has, or
-    the path without its suffix. Raises DataError for a table that cannot be read so, and for bad recordings unless on_bad
-    is skip.
+    split_by: a column whose values in `test` and `validation` decide the split, all others train; None takes the
+    column `split`, and train where that is empty. Where no recording is for validation, `validation_fraction` of the
+    training sources, chosen by hash, is; those whose column `split` is train stay. A source is what the column
+    `source` has, or the path without its suffix. Raises DataError for a table that cannot be read so, and for bad
+    recordings unless on_bad is skip.
     """
     check_name(name)
     rows = read_table(root, metadata)

@@ -1,4 +1,4 @@
-"""Which recordings cannot be used, and why: found by decoding them whole, before anything is written or trained on."""
+"""Which recordings cannot be used, and why: all are decoded whole, before anything is written or trained on."""
 
 import re
 from collections.abc import Sequence
@@ -45,9 +45,9 @@ def inspect(paths: Sequence[Path], workers: int) -> list[Inspection]:
     carry their reason.
     """
     if workers <= 1 or len(paths) < 64:
-        return [_look(path) for path in paths]
+        return [_inspect(path) for path in paths]
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        return list(pool.map(_look, paths, chunksize=16))
+        return list(pool.map(_inspect, paths, chunksize=16))
 
 
 class AudioHeader(NamedTuple):
@@ -58,7 +58,7 @@ class AudioHeader(NamedTuple):
 
 def declared(paths: Sequence[Path], workers: int) -> list[AudioHeader | None]:
     """What each file's header says, without decoding it; None for a file without a readable one. In the order given."""
-    with ThreadPoolExecutor(max(1, workers)) as pool:  # it is waiting for a disk, not work
+    with ThreadPoolExecutor(max(1, workers)) as pool:  # it waits for a disk
         return list(pool.map(_header, paths))
 
 
@@ -71,13 +71,15 @@ def _header(path: Path) -> AudioHeader | None:
 
 
 class BadRecordingsError(DataError):
-    def __init__(self, message: str, bad: Sequence[BadRecording]):
+    """Recordings that cannot be used, where on_bad is not skip."""
+
+    def __init__(self, message: str, bad: Sequence[BadRecording]) -> None:
         super().__init__(message)
         self.bad = bad
 
 
 def refuse(bad: Sequence[BadRecording], checked: int, on_bad: str) -> None:
-    """Raises Refused that names the bad recordings, unless on_bad is skip."""
+    """Raises BadRecordingsError that names the bad recordings, unless on_bad is skip."""
     if bad and on_bad == "error":
         rows = [f"  {path}: {reason}" for path, reason in bad[:LISTED]]
         rows += [f"  and {len(bad) - LISTED} more"] if len(bad) > LISTED else []
@@ -89,8 +91,8 @@ def refuse(bad: Sequence[BadRecording], checked: int, on_bad: str) -> None:
         )
 
 
-def _look(path: Path) -> Inspection:
-    def found(reason: str | None, rate: int = 0, frames: int = 0, channels: int = 0) -> Inspection:
+def _inspect(path: Path) -> Inspection:
+    def result(reason: str | None, rate: int = 0, frames: int = 0, channels: int = 0) -> Inspection:
         seconds = frames / rate if rate else 0.0
         return Inspection(
             str(path), reason, seconds, size, rate, frames, channels, None if reason else file_digest(path)
@@ -98,10 +100,10 @@ def _look(path: Path) -> Inspection:
 
     size = 0
     if not path.is_file():
-        return found("missing")
+        return result("missing")
     size = path.stat().st_size
     if size == 0:
-        return found("empty file")
+        return result("empty file")
     peak, frames = 0.0, 0
     try:
         with soundfile.SoundFile(path) as file:
@@ -110,10 +112,10 @@ def _look(path: Path) -> Inspection:
             while len(block := file.read(out=buffer)):
                 highest = max(block.max(), -block.min())  # NaN stays NaN
                 if not np.isfinite(highest):
-                    return found("has NaN or infinite samples", rate, 0, channels)
+                    return result("has NaN or infinite samples", rate, 0, channels)
                 peak, frames = max(peak, float(highest)), frames + len(block)
     except (soundfile.SoundFileError, RuntimeError, ValueError, OSError) as error:
-        return found(f"cannot be decoded ({str(error).splitlines()[0].rpartition(': ')[2]})")
+        return result(f"cannot be decoded ({str(error).splitlines()[0].rpartition(': ')[2]})")
     reason = None
     if missing := _missing_bytes(path, size, notes):
         reason = f"truncated: {missing}"
@@ -125,18 +127,18 @@ def _look(path: Path) -> Inspection:
         reason = f"has {channels} channels; mono and stereo are taken"
     elif peak < SILENCE:
         reason = f"silent (peak {peak:.1e})"
-    return found(reason, rate, frames, channels)
+    return result(reason, rate, frames, channels)
 
 
 def _missing_bytes(path: Path, size: int, notes: str) -> str | None:
-    """What a WAV or Ogg declares and has not, where libsndfile takes the rest for the whole in silence. None if whole.
+    """What a WAV or Ogg declares and lacks, where libsndfile takes the rest for the whole in silence. None if whole.
 
     notes: libsndfile's log. A WAV's data chunk counts, not what follows it; of an Ogg the last page must be whole
     (RFC 3533).
     """
     if short := re.search(r"^\s*(?:data|SSND)\s*:\s*(\d+) \(should be (\d+)\)", notes, re.MULTILINE):
-        declared, there = int(short[1]), int(short[2])
-        return f"{declared - there} bytes are missing" if there < declared < UNKNOWN_SIZE else None
+        declared, present = int(short[1]), int(short[2])
+        return f"{declared - present} bytes are missing" if present < declared < UNKNOWN_SIZE else None
     with path.open("rb") as file:
         if file.read(4) != b"OggS":
             return None

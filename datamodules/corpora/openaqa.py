@@ -1,9 +1,9 @@
 """OpenAQA (Gong et al. 2023, arXiv:2305.10790): 5.6 M questions about sounds of other corpora, joined to those that are
 prepared.
 
-A record is {"instruction", "output", "audio_id"} and, not always, "input", "dataset", "task". audio_id is a path on its
-authors' machine: its stem is looked up among the clips of the prepared corpora that hold the dataset, never the path. All
-that grows with the records is in SQLite on the disk.
+A record is {"instruction", "output", "audio_id"} and, not always, "input", "dataset", "task". audio_id is a path on
+its authors' machine: its stem is looked up among the clips of the prepared corpora that hold the dataset, never the
+path. All that grows with the records is in SQLite on the disk.
 """
 
 import json
@@ -42,7 +42,8 @@ PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -65536;
 CREATE TABLE audio (id INTEGER PRIMARY KEY, cut TEXT);
 CREATE TABLE clip (place TEXT, key TEXT, audio INTEGER, PRIMARY KEY (place, key, audio)) WITHOUT ROWID;
 CREATE TABLE record (audio INTEGER, dataset TEXT, kind TEXT, question TEXT, answer TEXT);
-CREATE TABLE missing (dataset TEXT, audio_id TEXT, reason TEXT, records INTEGER, PRIMARY KEY (dataset, audio_id)) WITHOUT ROWID;
+CREATE TABLE missing
+    (dataset TEXT, audio_id TEXT, reason TEXT, records INTEGER, PRIMARY KEY (dataset, audio_id)) WITHOUT ROWID;
 """
 
 
@@ -85,8 +86,8 @@ def prepare_openaqa(
     contamination: str,
     on_bad: str,
 ) -> PreparedOpenAQA:
-    """Writes out/cuts.jsonl.gz, a cut for each recording with all questions about it, or nothing; and out/missing.jsonl,
-    out/contaminated.jsonl.
+    """Writes out/cuts.jsonl.gz, a cut for each recording with all questions about it, or nothing; and
+    out/missing.jsonl, out/contaminated.jsonl.
 
     corpora: the beginning of a dataset's name -> where its sounds are: corpora beside `out`, or CORPUS/SUBSET of one.
     "Audio caption: " answers become captions. A recording is for validation where it is so in its own corpus, or by
@@ -189,10 +190,17 @@ def _index(db: sqlite3.Connection, folder: Path, roots: Mapping[str, Path], comm
             recording, custom = cut["recording"], cut["custom"]
             path = (root / recording["sources"][0]["source"]).relative_to(common).as_posix()
             fields = {
-                "id": cut["id"], "path": path, "rate": recording["sampling_rate"], "samples": recording["num_samples"],
-                "channels": len(recording["channel_ids"]), "size": custom.get("size"), "sha256": custom.get("sha256"), "split": custom["split"],
-                "origin": custom.get("origin") or custom["source"], "labels": custom["labels"],
-            }  # fmt: skip
+                "id": cut["id"],
+                "path": path,
+                "rate": recording["sampling_rate"],
+                "samples": recording["num_samples"],
+                "channels": len(recording["channel_ids"]),
+                "size": custom.get("size"),
+                "sha256": custom.get("sha256"),
+                "split": custom["split"],
+                "origin": custom.get("origin") or custom["source"],
+                "labels": custom["labels"],
+            }
             audios.append((number, json.dumps(fields)))
             subset = custom.get("metadata", {}).get("subset")
             for place in (corpus, f"{corpus}/{subset}") if subset else (corpus,):
@@ -265,12 +273,12 @@ def _lookup(db: sqlite3.Connection, audio_id: str, places: Sequence[str]) -> tup
     stem = os.path.splitext(audio_id.replace("\\", "/").rpartition("/")[2])[0]
     keys = (stem, stem[1:]) if len(stem) == 12 and stem[0] == "Y" else (stem,)  # Y before a video's id of 11 characters
     marks = ",".join("?" * len(places)), ",".join("?" * len(keys))
-    found = db.execute(
+    matches = db.execute(
         f"SELECT place, audio FROM clip WHERE place IN ({marks[0]}) AND key IN ({marks[1]})", (*places, *keys)
     ).fetchall()
-    if len(found) > 1:
-        found.sort(key=lambda row: (places.index(row[0]), row[1]))
-    return list(dict.fromkeys(audio for _, audio in found)), f"not in {', '.join(places)}"
+    if len(matches) > 1:
+        matches.sort(key=lambda row: (places.index(row[0]), row[1]))
+    return list(dict.fromkeys(audio for _, audio in matches)), f"not in {', '.join(places)}"
 
 
 def _insert(db: sqlite3.Connection, table: str, rows: list[tuple[Any, ...]]) -> None:

@@ -71,7 +71,8 @@ def write(
     check: Callable[[set[str]], None] = lambda good: None,
     known_bad: Sequence[str] = (),
 ) -> Report:
-    """Decodes all recordings and writes out/cuts.jsonl.gz, or nothing. An earlier receipt in `out` goes before its cuts do.
+    """Decodes all recordings and writes out/cuts.jsonl.gz, or nothing. An earlier receipt in `out` goes before its
+    cuts do.
 
     check: called with the ids of the good recordings before anything is written; known_bad: file stems that their
     publisher ships broken, which are left out unasked. Raises DataError for bad recordings unless on_bad is skip, and
@@ -132,7 +133,9 @@ def check_name(name: str) -> None:
 
 
 def path_in_root(given: str, root: Path, where: str) -> str:
-    """A path relative to the root, with /. Raises DataError, which begins with `where`, for one that is empty or leaves it."""
+    """A path relative to the root, with /. Raises DataError, which begins with `where`, for one that is empty or
+    leaves it.
+    """
     if not given:
         raise DataError(f"{where}: the path is empty")
     path = os.path.normpath(given)

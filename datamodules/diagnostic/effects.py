@@ -72,7 +72,7 @@ def strike(rng: Generator, t: np.ndarray, frequencies: np.ndarray, decays: np.nd
     return total
 
 
-def place(total: np.ndarray, grain: np.ndarray, start: int) -> None:
+def add_at(total: np.ndarray, grain: np.ndarray, start: int) -> None:
     """Add a grain at a sample; what reaches past the end is cut."""
     stop = min(total.size, start + grain.size)
     if start < stop:
@@ -114,7 +114,7 @@ def knock(rng: Generator, sample_rate: int, seconds: float) -> np.ndarray:
         rap = times(sample_rate, 0.15)
         grain = strike(rng, rap, modes, np.array([0.03, 0.02, 0.012, 0.008]))
         grain += 0.4 * noise(rng, rap.size, sample_rate, band(300, 1500)) * np.exp(-rap / 0.004)
-        place(total, grain * rng.uniform(0.7, 1), round(onset * sample_rate))
+        add_at(total, grain * rng.uniform(0.7, 1), round(onset * sample_rate))
     return total
 
 
@@ -123,7 +123,7 @@ def clock(rng: Generator, sample_rate: int, seconds: float) -> np.ndarray:
     for k, onset in enumerate(beats(rng, seconds, rng.uniform(0.22, 0.34), 0.01)):
         tick = times(sample_rate, 0.05)
         grain = strike(rng, tick, pitch * (1.0, 0.8)[k % 2] * np.array([1, 1.58, 2.3]), np.array([0.006, 0.004, 0.003]))
-        place(total, grain * (1, 0.8)[k % 2], round(onset * sample_rate))
+        add_at(total, grain * (1, 0.8)[k % 2], round(onset * sample_rate))
     return total
 
 
@@ -133,7 +133,7 @@ def footsteps(rng: Generator, sample_rate: int, seconds: float) -> np.ndarray:
         step = times(sample_rate, 0.22)
         heel = np.sin(2 * np.pi * rng.uniform(70, 100) * step) * np.exp(-step / 0.025)
         scrape = noise(rng, step.size, sample_rate, band(floor, 4 * floor, 2)) * step * 30 * np.exp(-step / 0.035)
-        place(total, (heel + 0.5 * scrape) * rng.uniform(0.7, 1), round(onset * sample_rate))
+        add_at(total, (heel + 0.5 * scrape) * rng.uniform(0.7, 1), round(onset * sample_rate))
     return total
 
 
@@ -145,7 +145,7 @@ def telephone(rng: Generator, sample_rate: int, seconds: float) -> np.ndarray:
         if onset % (ring + 0.25) < ring:
             gong = pitch * (1, 1.26)[k % 2] * np.array([1, 2.71, 5.1])
             grain = strike(rng, times(sample_rate, 0.3), gong, np.array([0.07, 0.05, 0.03]))
-            place(total, grain, round(onset * sample_rate))
+            add_at(total, grain, round(onset * sample_rate))
     return total
 
 
@@ -166,7 +166,7 @@ def dog(rng: Generator, sample_rate: int, seconds: float) -> np.ndarray:
         x = t / length
         voice = tone(pitch * (0.8 + 0.6 * np.sin(np.pi * x**0.7)), t, (0.5, 1, 0.9, 0.6, 0.35, 0.2, 0.1, 0.05))
         rough = 0.5 * noise(rng, t.size, sample_rate, band(600, 2500, 2))
-        place(total, (voice + rough) * np.sin(np.pi * x**0.5) ** 2 * rng.uniform(0.8, 1), round(onset * sample_rate))
+        add_at(total, (voice + rough) * np.sin(np.pi * x**0.5) ** 2 * rng.uniform(0.8, 1), round(onset * sample_rate))
     return total
 
 
@@ -181,7 +181,7 @@ def cat(rng: Generator, sample_rate: int, seconds: float) -> np.ndarray:
         glide = pitch * (1 + 0.45 * np.sin(np.pi * x**0.6)) * (1 + 0.01 * np.sin(2 * np.pi * 6 * t))
         mouth = np.sin(np.pi * np.clip(x * 1.1, 0, 1)) ** 2  # closed, open, closed: the higher harmonics come and go
         voice = tone(glide, t, (1, 0.6)) + mouth * tone(glide, t, (0, 0.5, 1, 0.9, 0.6, 0.4, 0.2))
-        place(total, voice * hump(t, 0.04, 0.2), round(onset * sample_rate))
+        add_at(total, voice * hump(t, 0.04, 0.2), round(onset * sample_rate))
     return total
 
 
@@ -192,7 +192,7 @@ def bird(rng: Generator, sample_rate: int, seconds: float) -> np.ndarray:
         t = times(sample_rate, length * rng.uniform(0.8, 1.3))
         x = t / t[-1]
         glide = pitch * rng.uniform(0.9, 1.15) * (1 + rise * x + wobble * np.sin(2 * np.pi * 30 * t))
-        place(total, tone(glide, t, (1, 0.08)) * np.sin(np.pi * x) ** 2, round(onset * sample_rate))
+        add_at(total, tone(glide, t, (1, 0.08)) * np.sin(np.pi * x) ** 2, round(onset * sample_rate))
     return total
 
 
@@ -212,7 +212,7 @@ def rain(rng: Generator, sample_rate: int, seconds: float) -> np.ndarray:
     drop = times(sample_rate, 0.02)
     for start in rng.integers(0, t.size, int(seconds * rng.uniform(25, 60))):
         splash = np.sin(2 * np.pi * rng.uniform(3000, 8000) * drop) * np.exp(-drop / 0.003)
-        place(total, splash * rng.uniform(1, 3), start)
+        add_at(total, splash * rng.uniform(1, 3), start)
     return total
 
 
@@ -249,7 +249,7 @@ def fire(rng: Generator, sample_rate: int, seconds: float) -> np.ndarray:
     for start in starts:
         grain = noise(rng, snap.size, sample_rate, band(rng.uniform(800, 3000), 9000, 2))
         grain *= np.exp(-snap / rng.uniform(0.0005, 0.002)) * rng.uniform(0.2, 1.2) ** 2
-        place(total, grain, int(start))
+        add_at(total, grain, int(start))
     return total
 
 
@@ -258,7 +258,7 @@ def dripping(rng: Generator, sample_rate: int, seconds: float) -> np.ndarray:
     for onset in beats(rng, seconds, rng.uniform(0.2, 0.35), 0.4):
         t = times(sample_rate, 0.12)
         plop = tone(pitch * rng.uniform(0.85, 1.25) * (1 + 9 * t), t) * np.exp(-t / 0.022) * np.minimum(1, t / 0.002)
-        place(total, plop * rng.uniform(0.5, 1), round(onset * sample_rate))
+        add_at(total, plop * rng.uniform(0.5, 1), round(onset * sample_rate))
     return total
 
 
@@ -324,7 +324,7 @@ def applause(rng: Generator, sample_rate: int, seconds: float) -> np.ndarray:
     starts = rng.integers(0, total.size, int(seconds * rng.uniform(90, 150)))
     starts[:4] = rng.integers(0, sample_rate // 20, 4)  # it begins at once
     for start in starts:
-        place(total, claps[rng.integers(24)] * np.float32(rng.uniform(0.2, 1)), int(start))
+        add_at(total, claps[rng.integers(24)] * np.float32(rng.uniform(0.2, 1)), int(start))
     return total
 
 

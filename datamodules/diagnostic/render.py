@@ -45,7 +45,7 @@ def render(
     workers: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Writes 16-bit stereo FLAC and cuts.jsonl.gz; keeps files that are there. `progress` is told (done, total) scenes.
+    """Writes 16-bit stereo FLAC and cuts.jsonl.gz; keeps files that exist. progress: called with (done, total).
 
     Raises DataError before the first file: no sound font, scenes under 4 s, a sample rate under 16 kHz.
     """

@@ -63,15 +63,15 @@ class Question(NamedTuple):
 def captions(scene: Scene, seed: int) -> list[str]:
     """Different sentences that name every event in the order of its onset."""
     rng = generator(seed, scene.split, scene.number, CAPTIONS)
-    found: list[str] = []
+    sentences: list[str] = []
     for template in rng.permutation(len(TEMPLATES)):
         clauses = [_pick(rng, event.phrases.clauses).format(word=event.word) for event in scene.events]
         nominals = [_pick(rng, event.phrases.nominals).format(word=event.word) for event in scene.events]
         text = TEMPLATES[template](clauses, nominals)
         text = text[0].upper() + text[1:] + "."
-        if text not in found:
-            found.append(text)
-    return found[:WORDINGS_A_SCENE]
+        if text not in sentences:
+            sentences.append(text)
+    return sentences[:WORDINGS_A_SCENE]
 
 
 def _and(parts: list[str], last: str) -> str:
@@ -101,30 +101,31 @@ def questions(scenes: list[Scene], seed: int) -> list[list[Question]]:
     asked = []
     present, absent = _presence(scenes, seed)
     counted = _counted(scenes)
-    for place, scene in enumerate(scenes):
+    for position, scene in enumerate(scenes):
         rng = generator(seed, scene.split, scene.number, QUESTIONS)
-        events, found = scene.events, []
+        events = scene.events
+        of_scene: list[Question] = []
         if len(events) == 1:
-            found.append(_ask(rng, "what", events[0].kind))
+            of_scene.append(_ask(rng, "what", events[0].kind))
         else:
-            found.append(_ask(rng, "what first", events[0].kind))
-            found.append(_ask(rng, "what last", events[-1].kind))
-            found.append(_compare(rng, "order", *_pair(rng, events)))
-        found.append(_ask(rng, "presence", "yes", noun=present[place].phrases.noun))
-        if (no := absent[place]) is not None:
-            found.append(_ask(rng, "presence", "no", noun=no.phrases.noun))
+            of_scene.append(_ask(rng, "what first", events[0].kind))
+            of_scene.append(_ask(rng, "what last", events[-1].kind))
+            of_scene.append(_compare(rng, "order", *_pair(rng, events)))
+        of_scene.append(_ask(rng, "presence", "yes", noun=present[position].phrases.noun))
+        if (no := absent[position]) is not None:
+            of_scene.append(_ask(rng, "presence", "no", noun=no.phrases.noun))
         if scene.number in counted:
-            found.append(_ask(rng, "count", NUMBERS[len(events) - 1]))
+            of_scene.append(_ask(rng, "count", NUMBERS[len(events) - 1]))
         timed = events[rng.integers(len(events))]
-        found.append(_ask(rng, "when", f"{timed.second:g}", a=timed.kind))
+        of_scene.append(_ask(rng, "when", f"{timed.second:g}", a=timed.kind))
         gaps = [(a, b) for a in events for b in events if a.gain_db - b.gain_db >= LOUDER]
         if gaps:
-            found.append(_compare(rng, "loudness", *gaps[rng.integers(len(gaps))]))
+            of_scene.append(_compare(rng, "loudness", *gaps[rng.integers(len(gaps))]))
         for kind, family in (("instrument", "music"), ("word", "speech")):
             of_family = [event for event in events if event.family == family]
             if len(of_family) == 1:
-                found.append(_ask(rng, kind, of_family[0].word or of_family[0].kind))
-        asked.append(found)
+                of_scene.append(_ask(rng, kind, of_family[0].word or of_family[0].kind))
+        asked.append(of_scene)
     return asked
 
 

@@ -10,9 +10,9 @@ RESOLUTION = 2048  # different lengths that are distinguished
 def bucket_ends(lengths: Sequence[int] | np.ndarray, count: int) -> list[int]:
     """The greatest length of each of at most `count` buckets, ascending; the last is the greatest of all.
 
-    The sum over all items of (end of its bucket - its length) is least: exact, by dynamic programming over the different
-    lengths (Bellman 1961), which are rounded up to 1/RESOLUTION of the greatest. Quantiles of the lengths would leave
-    one wide bucket to a long tail.
+    The sum over all items of (end of its bucket - its length) is least: exact, by dynamic programming over the
+    different lengths (Bellman 1961), which are rounded up to 1/RESOLUTION of the greatest. Quantiles of the lengths
+    would leave one wide bucket to a long tail.
     """
     lengths = np.asarray(lengths)
     longest = int(lengths.max())

@@ -61,8 +61,8 @@ def conversations(
 ) -> list[Conversation]:
     """All conversations with sound of one epoch. Those of a cut do not depend on its neighbours.
 
-    sounds: codes by cut id, for conversations that name other recordings. weights: corpus -> factor of all of its items'
-    weights in the mixture, 1 for others. Raises DataError for a sound that is not available.
+    sounds: codes by cut id, for conversations that name other recordings. weights: corpus -> factor of all of its
+    items' weights in the mixture, 1 for others. Raises DataError for a sound that is not available.
     """
     made: list[Conversation] = []
     for cut in cuts:
@@ -137,7 +137,7 @@ def _dialogue(supervision: Supervision, own: list[int], sounds: Mapping[str, Seq
 
 
 def without_caption(template: str) -> str:
-    """The prompt of a sound without a caption: what `caption_dropout` trains, and guidance takes away from the others."""
+    """The prompt of a sound without a caption: what `caption_dropout` trains, and guidance subtracts."""
     return template.format(caption="").strip()
 
 
@@ -171,7 +171,8 @@ def _text_turns(line: str, where: str) -> list[Turn]:
         turns = read_turns(values["messages"], where)
         if any(not isinstance(part, str) for turn in turns for part in turn["content"]):
             raise DataError(
-                f"{where}: a text item holds no sound; conversations with sound belong to a corpus (column conversation)"
+                f"{where}: a text item holds no sound; conversations with sound belong to a corpus "
+                "(column conversation)"
             )
         return [(turn["role"], list(turn["content"])) for turn in turns]
     if not isinstance(values["text"], str) or not values["text"].strip():
@@ -180,6 +181,8 @@ def _text_turns(line: str, where: str) -> list[Turn]:
 
 
 def copies(weight: float, name: str) -> int:
-    """How often an item of this weight comes in an epoch: its whole part, and once more for the fractional share of names."""
+    """How often an item of this weight comes in an epoch: its whole part, and once more for the fractional share of
+    names.
+    """
     whole = int(weight)
     return whole + in_share(weight - whole, name)

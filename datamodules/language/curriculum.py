@@ -10,8 +10,8 @@ from datamodules.errors import DataError
 
 
 class CurriculumBatches:
-    """Each entry starts at its own epoch 0 and goes through as many epochs as its batches take, so that a position is one
-    number: batches since the beginning. Raises DataError where an entry has no batch for this rank.
+    """Each entry starts at its own epoch 0 and goes through as many epochs as its batches take, so that a position is
+    one number: batches since the beginning. Raises DataError where an entry has no batch for this rank.
     """
 
     def __init__(self, entries: Sequence[NumberedBatches], batches: Sequence[int]) -> None:

@@ -1,7 +1,9 @@
 """Conversations to batches of ids.
 
-conversation_sources.py ──► lengths.py ──► batches.py ──► numbers of items ──► conversations ──► ids, labels, kinds ──► LanguageBatch
-(opened, not loaded)        (once, stored) (an epoch)                          (conversations.py) (encode)              (packing.py)
+conversation_sources.py   cuts and lines of text, opened and not loaded
+  └► lengths.py           how many ids each conversation has, measured once and stored
+      └► batches.py       an epoch: numbers of conversations, those of similar length in a batch
+          └► packing.py   conversations, encoded ──► ids, labels, kinds ──► LanguageBatch
 """
 
 from collections.abc import Callable, Sequence
@@ -90,7 +92,9 @@ class LanguageDataModule(ResumableDataModule):
         return "-".join([*(items.fingerprint for items in self.train_items), *map(str, self.batches)])
 
     def _sampler(self, part: int, rank: int, world: int, shuffle: bool, seed: int) -> NumberedBatches:
-        """Buckets of similar length; the batches of a bucket have as many items as fit the budget at its greatest length."""
+        """Buckets of similar length; the batches of a bucket have as many items as fit the budget at its greatest
+        length.
+        """
         lengths = self.dataset.parts[part].lengths
         ends = bucket_ends(lengths, self.num_buckets)
         sizes = [max(1, int(self.tokens_per_batch // length)) for length in ends]

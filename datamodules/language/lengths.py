@@ -1,5 +1,5 @@
-"""The items of an epoch and their lengths, measured once and stored: three numbers an item, memory-mapped. The item itself
-is made when it is asked for.
+"""The items of an epoch and their lengths, measured once and stored: three numbers an item, memory-mapped. The item
+itself is made when it is asked for.
 
 <folder>/rows.npy          (I, 3) int32: entry, which of its conversations, ids of its packed sequence
 <folder>/too_long.jsonl    what is above max_tokens: id, kind, tokens
@@ -66,8 +66,8 @@ def measure(
     folder: Path | None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> MeasuredItems:
-    """folder: named by all that the lengths depend on; what it holds is taken, None stores nothing. progress: called with
-    the number of entries that are measured.
+    """folder: named by all that the lengths depend on; what it holds is taken, None stores nothing. progress: called
+    with the number of entries that are measured.
     """
     if folder is not None and (folder / "rows.npy").is_file():
         lines = (folder / "too_long.jsonl").read_text().splitlines()

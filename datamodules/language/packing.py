@@ -69,7 +69,9 @@ def pack(dialogues: Sequence[Encoded]) -> Packed:
 
 
 def _shared_length(dialogues: Sequence[Encoded]) -> int:
-    """Ids that all dialogues begin with; 0 for one dialogue. No label is among them, nor the id that predicts the first."""
+    """Ids that all dialogues begin with; 0 for one dialogue. No label is among them, nor the id that predicts the
+    first.
+    """
     if len(dialogues) == 1:
         return 0
     unlabelled = min(
@@ -95,8 +97,8 @@ def collate(items: Sequence[tuple[str, Packed]], pad_id: int) -> LanguageBatch:
 
 
 def packed_lengths(items: Sequence[Conversation], encode: Encode) -> list[int]:
-    """Ids of each conversation's packed sequence, without writing its codes: a code is one id, and a sound that dialogues
-    share is written once.
+    """Ids of each conversation's packed sequence, without writing its codes: a code is one id, and a sound that
+    dialogues share is written once.
     """
     silent = [
         [[(role, [_silent(part) for part in parts]) for role, parts in dialogue] for dialogue in item.dialogues]

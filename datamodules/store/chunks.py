@@ -1,6 +1,7 @@
-"""The cache format: chunks of whole recordings, each written once and atomically, so that a killed run goes on with the rest.
+"""The cache format: chunks of whole recordings, each written once and atomically, so that a killed run goes on with
+the rest.
 
-    <folder>/key.json              what made the cache (hash of the codec or tokenizer, window rule); another key is refused
+    <folder>/key.json              what made the cache (hash of codec or tokenizer, window rule); another is refused
     <folder>/plan.json             [{"id", "cuts": [cut ids]}, ...]: every recording in exactly one chunk
     <folder>/<chunk>/cuts.jsonl    the chunk's cuts, in the order of the plan
     <folder>/<chunk>/index.npy     where each cut's line and array are (index.py)
@@ -52,7 +53,9 @@ class Chunk(NamedTuple):
 
     @property
     def shared(self) -> dict[str, str]:
-        """Cut id -> id of the cut whose result it has: the first one whose recording holds the same bytes, mostly itself."""
+        """Cut id -> id of the cut whose result it has: the first one whose recording holds the same bytes, mostly
+        itself.
+        """
         first: dict[object, str] = {}
         return {cut.id: first.setdefault(_sound_key(cut), cut.id) for cut in self.cuts}
 
@@ -132,8 +135,8 @@ class ChunkWriter:
         self.codes.setdefault(cut_id, []).extend(codes)
 
     def add_array(self, cut_id: str, array: np.ndarray, std: np.ndarray | None = None) -> None:
-        """Appends the latents (F, D) of a recording's next window, and the standard deviation (F, D) of their posterior,
-        None where the codec has none. Raises DataError on values that float16 cannot represent.
+        """Appends the latents (F, D) of a recording's next window, and the standard deviation (F, D) of their
+        posterior, None where the codec has none. Raises DataError on values that float16 cannot represent.
         """
         for values, kept in ((array, self.arrays), (std, self.stds)):
             if values is None:
@@ -237,7 +240,7 @@ def _group(cuts: list[Cut], recordings_per_chunk: int) -> Iterator[list[Cut]]:
 
 
 def _sound_key(cut: Cut) -> object:
-    """Equal for cuts of the same sound: the hash of the file and which part of it; the cut's id where no hash is known."""
+    """Equal for cuts of the same sound: hash of the file and which part of it; the cut's id where no hash is known."""
     sha256 = cut.custom.get("sha256")
     return (sha256, cut.start, cut.duration) if sha256 else cut.id
 
@@ -249,7 +252,9 @@ def _content(cut: Cut) -> dict[str, Any]:
 
 
 def _save(path: Path, array: np.ndarray) -> None:
-    """Same bytes as np.save, which does not say why a disk took no more; time first, whatever the codec's memory layout."""
+    """Same bytes as np.save, which does not say why a disk took no more; time first, whatever the codec's memory
+    layout.
+    """
     array = np.ascontiguousarray(array)
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))

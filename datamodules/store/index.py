@@ -1,9 +1,9 @@
 """The reading side of the cache: its cuts in the order of the plan, opened by an index and not loaded.
 
-    CachedCuts(folder, plan)[n] ──► index of its chunk ──► one line of cuts.jsonl, one slice of codes.npy ──► a Lhotse cut
+    CachedCuts(folder, plan)[n] ──► index of its chunk ──► a line of cuts.jsonl, a slice of codes.npy ──► Lhotse cut
 
-A million cuts take the memory of the index, 47 bytes each. Only numpy arrays are in memory and files are opened for each
-read, so that processes which are forked or spawned from this one share all of it.
+A million cuts take the memory of the index, 47 bytes each. Only numpy arrays are in memory and files are opened for
+each read, so that processes which are forked or spawned from this one share all of it.
 """
 
 import hashlib

@@ -61,7 +61,9 @@ class ReadAhead(Generic[T]):
 
 
 class WriteBehind:
-    """Calls functions in a thread, one after another in their order; at most `depth` wait, and the next `call` waits too."""
+    """Calls functions in a thread, one after another in their order; at most `depth` wait, and the next `call` waits
+    too.
+    """
 
     def __init__(self, depth: int = 2) -> None:
         self.depth = depth

@@ -9,7 +9,8 @@ from datamodules.store import chunks
 
 
 class PendingChunks(L.LightningDataModule):
-    """The chunks that were not finished when the run began. Rank 0 looks: another rank may have made one by the time it does.
+    """The chunks that were not finished when the run began. Rank 0 looks: another rank may have made one by the time
+    it does.
 
     rank_chunks: those of this rank; finished_cuts: cuts in the chunks that were finished. Both are set by `setup`.
     """

@@ -1,4 +1,6 @@
-"""The field's corpora, one file each: the files as their publishers ship them -> records. The registry is a list of names; nothing heavy here."""
+"""The field's corpora, one file each: the files as their publishers ship them -> records. The registry is a list of
+names; nothing heavy here.
+"""
 
 import importlib
 from collections.abc import Callable, Iterator
@@ -24,7 +26,8 @@ NAMES = (
 )
 
 OPENAQA = About(  # datamodules/corpora/openaqa.py
-    "5.6 M questions and answers about sounds of AudioSet, AudioCaps, VGGSound, FSD50K, Clotho, WavCaps, which are prepared before it",
+    "5.6 M questions and answers about sounds of AudioSet, AudioCaps, VGGSound, FSD50K, Clotho, WavCaps, "
+    "which are prepared before it",
     (".: ROOT is the file, openaqa_5.6M.json or any other list or JSONL of LTU's records",),
     "github.com/YuanGongND/ltu (no licence given; the audio from each corpus' own site)",
     "train; validation is held out of it, and is what its corpora validate on",
@@ -46,7 +49,7 @@ def described(name: str) -> About:
 
 
 def listing(name: str) -> str:
-    """What `stage prepare --list` prints of a corpus."""
+    """What `stage prepare --list` prints about a corpus."""
     about = described(name)
     rows = [f"{name}: {about.what}", f"    splits   {about.splits}", f"    from     {about.where}"]
     rows += [f"    ROOT/{line}" for line in about.layout]

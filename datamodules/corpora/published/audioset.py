@@ -1,4 +1,6 @@
-"""AudioSet (Gemmeke et al. 2017): 10 s parts of 2 M videos with several labels each; strong labels say when (Hershey et al. 2021)."""
+"""AudioSet (Gemmeke et al. 2017): 10 s parts of 2 M videos with several labels each; strong labels say when (Hershey
+et al. 2021).
+"""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -54,20 +56,20 @@ def records(root: Path, options: Options) -> Iterator[Record]:
 
 def _events(root: Path) -> dict[str, list[str]]:
     """Segment's id -> its sounds with their times."""
-    found: dict[str, list[str]] = defaultdict(list)
-    there = [root / name for name in STRONG if (root / name).is_file()]
-    if not there:
-        return found
+    events: dict[str, list[str]] = defaultdict(list)
+    available = [root / name for name in STRONG if (root / name).is_file()]
+    if not available:
+        return events
     path = first(root, ["mid_to_display_name.tsv"], ABOUT)
     names = {
         line.values["mid"]: line.values["name"] for line in table(path, ["mid", "name"], header=False, delimiter="\t")
     }
-    for path in there:
+    for path in available:
         for where, row in table(
             path, ["segment_id", "start_time_seconds", "end_time_seconds", "label"], delimiter="\t"
         ):
             if row["label"] not in names:
                 raise DataError(f"{where}: {row['label']} is not in mid_to_display_name.tsv")
             start, end = float(row["start_time_seconds"]), float(row["end_time_seconds"])
-            found[row["segment_id"]].append(f"{names[row['label']]} from {start:.1f} to {end:.1f} s")
-    return found
+            events[row["segment_id"]].append(f"{names[row['label']]} from {start:.1f} to {end:.1f} s")
+    return events

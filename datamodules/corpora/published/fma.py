@@ -1,6 +1,7 @@
 """FMA (Defferrard et al. 2017, arXiv:1612.01840): 106,574 tracks of the Free Music Archive with genres.
 
-FMA has no captions: one is made of what can be heard of the metadata, the genres. Titles and artists are kept as metadata.
+FMA has no captions: one is made of what can be heard of the metadata, the genres. Titles and artists are kept as
+metadata.
 """
 
 import csv
@@ -58,14 +59,16 @@ def records(root: Path, options: Options) -> Iterator[Record]:
             numbers = json.loads(row[genres] or "[]")
             if unknown := [genre for genre in numbers if str(genre) not in titles]:
                 raise DataError(f"{where}: the genre {unknown[0]} is not in {named}")
-            heard = list(dict.fromkeys([*([row[top]] if row[top] else []), *(titles[str(genre)] for genre in numbers)]))
+            named_genres = list(
+                dict.fromkeys([*([row[top]] if row[top] else []), *(titles[str(genre)] for genre in numbers)])
+            )
             yield Record(
                 f"{folder.name}/{number // 1000:03d}/{number:06d}.mp3",
                 f"{number:06d}",
                 PUBLISHED_SPLITS[row[split]],
                 where,
                 f"fma:{number}",
-                captions=(f"A piece of music. Genre: {', '.join(heard)}.",) if heard else (),
+                captions=(f"A piece of music. Genre: {', '.join(named_genres)}.",) if named_genres else (),
                 labels=(row[top],) if row[top] else (),
-                metadata={"title": row[title], "artist": row[artist], "genres": heard},
+                metadata={"title": row[title], "artist": row[artist], "genres": named_genres},
             )

@@ -12,7 +12,7 @@ ABOUT = About(
     "3,000 spoken digits, 6 speakers",
     ("recordings/7_jackson_32.wav",),
     "github.com/Jakobovski/free-spoken-digit-dataset (CC BY-SA 4.0)",
-    "the publisher's: takes 0 to 4 of each digit and speaker are test, the others train; validation is held out of those",
+    "the publisher's: takes 0 to 4 of each digit and speaker are test, the others train, and validation held out of it",
     "Which digit is spoken?",
 )
 

@@ -1,4 +1,6 @@
-"""GTZAN (Tzanetakis and Cook 2002): 1,000 pieces of 30 s in ten genres. The lists without its faults are Kereliuk's (2015, arXiv:1507.04761)."""
+"""GTZAN (Tzanetakis and Cook 2002): 1,000 pieces of 30 s in ten genres. The lists without its faults are Kereliuk's
+(2015, arXiv:1507.04761).
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,25 +25,19 @@ ABOUT = About(
 
 def records(root: Path, options: Options) -> Iterator[Record]:
     folder = first(root, ["genres_original", "Data/genres_original", "genres"], ABOUT)
-    there = [name for name in LISTS.values() if (root / name).is_file()]
-    if there and len(there) < len(LISTS):
+    lists = [name for name in LISTS.values() if (root / name).is_file()]
+    if lists and len(lists) < len(LISTS):
         raise DataError(
-            f"{root}: {', '.join(there)} without the other lists; all of {', '.join(LISTS.values())} or none"
+            f"{root}: {', '.join(lists)} without the other lists; all of {', '.join(LISTS.values())} or none"
         )
-    if there:
+    if lists:
         for split, name in LISTS.items():
             for number, line in enumerate((root / name).read_text().splitlines(), 1):
                 if line.strip():
                     stem = Path(line.strip()).with_suffix("")
-                    found = next(
-                        (
-                            folder / f"{stem}{suffix}"
-                            for suffix in (".wav", ".au")
-                            if (folder / f"{stem}{suffix}").is_file()
-                        ),
-                        None,
-                    )
-                    yield _record(root, found or folder / f"{stem}.wav", split, f"{root / name}, line {number}")
+                    paths = [folder / f"{stem}{suffix}" for suffix in (".wav", ".au")]
+                    path = next((path for path in paths if path.is_file()), paths[0])
+                    yield _record(root, path, split, f"{root / name}, line {number}")
         return
     for genre in sorted(path for path in folder.iterdir() if path.is_dir()):
         for path in sorted([*genre.glob("*.wav"), *genre.glob("*.au")]):

@@ -1,4 +1,6 @@
-"""MMAU (Sakshi et al. 2024, arXiv:2410.19168): questions with choices about sound, music and speech; the 1,000 of test-mini have answers."""
+"""MMAU (Sakshi et al. 2024, arXiv:2410.19168): questions with choices about sound, music and speech; the 1,000 of
+test-mini have answers.
+"""
 
 import json
 from collections.abc import Iterator
@@ -10,7 +12,8 @@ from datamodules.errors import DataError
 ABOUT = About(
     "1,000 questions with choices (test-mini), to be tested on alone",
     ("mmau-test-mini.json", "test-mini-audios/<id>.wav"),
-    "github.com/Sakshi113/MMAU and huggingface.co/datasets/gamma-lab-umd/MMAU-test-mini (Apache 2.0); the answers of its 9,000 others are not published",
+    "github.com/Sakshi113/MMAU and huggingface.co/datasets/gamma-lab-umd/MMAU-test-mini (Apache 2.0); "
+    "the answers of its 9,000 others are not published",
     "all test",
 )
 
@@ -28,7 +31,8 @@ def records(root: Path, options: Options) -> Iterator[Record]:
         choices, answer = tuple(map(str, item["choices"])), str(item["answer"])
         if answer not in choices:
             raise DataError(
-                f"{where}: the answer {answer!r} is none of its choices. Version 05.15.25 has no such record: take that one"
+                f"{where}: the answer {answer!r} is none of its choices. "
+                "Version 05.15.25 has no such record: take that one"
             )
         question = f"{item['question'].strip()} Choose one of: {'; '.join(choices)}."
         yield Record(

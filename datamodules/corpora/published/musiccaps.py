@@ -1,4 +1,4 @@
-"""MusicCaps (Agostinelli et al. 2023, arXiv:2301.11325): 5,521 AudioSet clips of music, each described by a musician."""
+"""MusicCaps (Agostinelli et al. 2023, arXiv:2301.11325): 5,521 AudioSet clips of music, described by musicians."""
 
 import ast
 from collections.abc import Iterator

@@ -46,7 +46,8 @@ def prepare_published(
     on_bad: str,
     workers: int,
 ) -> PreparedCorpus:
-    """Writes out/cuts.jsonl.gz, or nothing; out/missing.jsonl and out/contaminated.jsonl where there is something to list.
+    """Writes out/cuts.jsonl.gz, or nothing; out/missing.jsonl and out/contaminated.jsonl where there is something to
+    list.
 
     kind: of `published.NAMES`. split: for all recordings, whatever their publisher's is; None keeps the publisher's.
     contamination: of training recordings whose origin is in a test split, of this corpus or of another beside `out`:

@@ -1,4 +1,4 @@
-"""What a published corpus yields, and what its parsers share: tables that say what is missing, and audio found by its id."""
+"""What a published corpus yields, and what the parsers share: tables whose errors name the line, files by their id."""
 
 import csv
 import os
@@ -32,15 +32,14 @@ class QuestionAnswer(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What one row of the publisher's says of a recording; several records of one path are joined."""
+    """One row of the publisher's about a recording; several records of one path are joined."""
 
     path: str  # relative to ROOT
     clip: str  # the publisher's id of the clip
     split: str  # train, validation, test
     where: str  # file and line, for errors
-    origin: str = (
-        ""  # "youtube:ID", "freesound:ID": equal in all corpora that hold parts of it; else the clip of this corpus
-    )
+    # "youtube:ID", "freesound:ID": equal in all corpora that hold parts of it; empty: the clip of this corpus
+    origin: str = ""
     captions: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     questions: tuple[QuestionAnswer, ...] = ()
@@ -53,13 +52,13 @@ class TableRow(NamedTuple):
 
 
 def first(root: Path, names: Sequence[str], about: About) -> Path:
-    """The first of several places that is there. Raises DataError that says what is missing and where people get it."""
+    """The first of these paths that exists. Raises DataError that says what is missing and where people get it."""
     for name in names:
         if (root / name).exists():
             return root / name
-    wanted = " or ".join(names)
     raise DataError(
-        f"{root}: no {wanted}. It is part of the download: {about.where}. `stage prepare --list` says what lies where"
+        f"{root}: no {' or '.join(names)}. It is part of the download: {about.where}. "
+        f"`stage prepare --list` says what lies where"
     )
 
 
@@ -71,7 +70,7 @@ def table(
     encoding: str = "utf-8-sig",
     comment: str | None = None,
 ) -> Iterator[TableRow]:
-    """The rows of a CSV. columns: those that must be there; without a header they are all of its columns.
+    """The rows of a CSV. columns: those that it must have; without a header they are all of its columns.
 
     Raises DataError for a column or a field that is missing, with the line.
     """
@@ -96,35 +95,37 @@ def table(
 class Files:
     """The sound files under a folder by their stem, for corpora whose audio everybody fetches and names alone."""
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path) -> None:
         self.root = root
         self.several: dict[str, list[str]] = {}  # path that was taken -> the clip's other files
 
     @cached_property
-    def found(self) -> Mapping[str, list[str]]:
-        found: dict[str, list[str]] = defaultdict(list)
+    def by_stem(self) -> Mapping[str, list[str]]:
+        """Stem -> paths relative to the root."""
+        paths: dict[str, list[str]] = defaultdict(list)
         for folder, folders, names in os.walk(self.root, followlinks=True):
             folders.sort()
             for name in sorted(names):
                 stem, suffix = os.path.splitext(name)
                 if suffix.lower() in SOUNDS:
-                    found[stem].append(os.path.relpath(os.path.join(folder, name), self.root))
-        return found
+                    paths[stem].append(os.path.relpath(os.path.join(folder, name), self.root))
+        return paths
 
-    def find(self, stems: Sequence[str], inside: Sequence[str] = (), strict: bool = False) -> str:
-        """Path relative to the root of the first stem that is there; those in a folder whose name begins with one of `inside` come first.
+    def find(self, stems: Sequence[str], folders: Sequence[str] = (), strict: bool = False) -> str:
+        """Path relative to the root of the first of these stems that exists; files in a folder whose name begins with
+        one of `folders` come first.
 
-        strict: only files in such folders. Where none is there, the path that was expected; strict, none.
+        strict: only files in such folders. Without any, the path that was expected; strict, "".
         """
-        places = [path for stem in dict.fromkeys(stems) for path in self.found.get(stem, [])]
-        wanted = [path for path in places if _lies_in(path, inside)]
-        taken = wanted or ([] if strict else places)
+        paths = [path for stem in dict.fromkeys(stems) for path in self.by_stem.get(stem, [])]
+        preferred = [path for path in paths if _is_in(path, folders)]
+        taken = preferred or ([] if strict else paths)
         if len(taken) > 1:
             self.several[taken[0]] = taken[1:]
         return taken[0] if taken else "" if strict else f"{stems[0]}.wav"
 
 
-def _lies_in(path: str, folders: Sequence[str]) -> bool:
+def _is_in(path: str, folders: Sequence[str]) -> bool:
     return any(part.lower().startswith(name.lower()) for part in path.split(os.sep)[:-1] for name in folders)
 
 

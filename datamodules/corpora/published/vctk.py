@@ -1,6 +1,7 @@
 """VCTK (Yamagishi et al. 2019): 110 speakers of English who read; the paper measures reconstruction on it.
 
-The layout and its known gaps are those of Lhotse's recipe (lhotse.recipes.vctk), which ends at the first recording that is missing; here all are listed.
+The layout and its known gaps are those of Lhotse's recipe (lhotse.recipes.vctk), which ends at the first recording
+that is missing; here all are listed.
 """
 
 from collections.abc import Iterator

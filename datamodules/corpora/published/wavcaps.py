@@ -1,4 +1,6 @@
-"""WavCaps (Mei et al. 2023, arXiv:2303.17395): 400 k clips of four sources, one caption each that ChatGPT wrote from their descriptions."""
+"""WavCaps (Mei et al. 2023, arXiv:2303.17395): 400 k clips of four sources, one caption each that ChatGPT wrote from
+their descriptions.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +19,8 @@ SUBSETS = {  # folder -> file, who numbers its clips
 ABOUT = About(
     "403 k captioned clips of AudioSet, BBC, FreeSound, SoundBible (the paper's pretraining)",
     (
-        "json_files/AudioSet_SL/as_final.json, BBC_Sound_Effects/bbc_final.json, FreeSound/fsd_final.json, SoundBible/sb_final.json: those you want",
+        "json_files/AudioSet_SL/as_final.json, BBC_Sound_Effects/bbc_final.json, FreeSound/fsd_final.json, "
+        "SoundBible/sb_final.json: those you want",
         "any folder whose name begins with the subset's, as AudioSet_SL_flac/Yb0RFKhbpFJA.flac",
     ),
     "huggingface.co/datasets/cvssp/WavCaps (academic use only; its zip files are joined by zip -F)",
