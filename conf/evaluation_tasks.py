@@ -1,8 +1,6 @@
 """Evaluation tasks: by name, of conf/tasks/, or from a YAML file of your own. No torch here."""
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -19,7 +17,7 @@ def names() -> list[str]:
     return sorted(path.stem for path in ROOT.glob("*.yaml"))
 
 
-def task(name: str) -> dict[str, Any]:
+def task(name: str) -> EvaluationTask:
     """name: of conf/tasks/, or the path of a YAML. Raises UsageError."""
     path = Path(name) if name.endswith((".yaml", ".yml")) else ROOT / f"{name}.yaml"
     if not path.is_file():
@@ -32,4 +30,4 @@ def task(name: str) -> dict[str, Any]:
     assert isinstance(found, EvaluationTask)
     for key, text in problems(found):
         raise UsageError(f"{path}: {key}: {text}")
-    return asdict(found)
+    return found

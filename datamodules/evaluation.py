@@ -4,14 +4,28 @@ without any.
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
 
 from datamodules.cuts import Cut, captions, is_question, questions
 from datamodules.errors import DataError
 from datamodules.hashing import choose_by_hash, digest
 from datamodules.language.conversations import Segment, Turn
 from datamodules.sampler import DealtBatches
+
+
+class Task(Protocol):
+    """An evaluation task: conf.sections.tasks says what its values mean."""
+
+    name: str
+    corpora: list[str] | None
+    ask: Literal["captions", "labels", "questions", "choices"]
+    kinds: list[str]
+    prompt: str | None
+    metrics: list[str]
+
+    @property
+    def reading(self) -> str: ...
 
 
 class EvaluationItem(NamedTuple):
@@ -65,7 +79,7 @@ def caption_items(cuts: Sequence[Cut], count: int, prompt: str) -> list[Evaluati
 
 
 def task_items(
-    task: Mapping[str, Any], cuts: Sequence[Cut], count: int, kinds: Sequence[str], prompt: str, labels: Sequence[str]
+    task: Task, cuts: Sequence[Cut], count: int, kinds: Sequence[str], prompt: str, labels: Sequence[str]
 ) -> list[EvaluationItem]:
     """Up to `count` items (of questions: of each kind) of a task, each under its conditions: the sound, another clip's,
     none; questions with choices also with these in another order (`shuffled`).
@@ -73,8 +87,8 @@ def task_items(
     prompt: used where the task has none and the corpus no question; labels: those of the task. Raises DataError where
     no recording of the corpora fits, or one has several labels where one is read.
     """
-    name, corpora = task["name"], task["corpora"]
-    one_label = "mean_average_precision" not in task["metrics"]
+    name, corpora = task.name, task.corpora
+    one_label = "mean_average_precision" not in task.metrics
     by_kind: dict[str, list[_Entry]] = defaultdict(list)
     for cut in cuts:
         if corpora is None or cut.custom["corpus"] in corpora:
@@ -86,7 +100,7 @@ def task_items(
     if not chosen:
         available = ", ".join(sorted({cut.custom["corpus"] for cut in cuts}))
         raise DataError(
-            f"task {name}: the test split has no {task['ask']} of {', '.join(corpora) if corpora else 'any corpus'}; "
+            f"task {name}: the test split has no {task.ask} of {', '.join(corpora) if corpora else 'any corpus'}; "
             f"it has recordings of {available}. Prepare that corpus, or take the task captions, labels or questions, "
             "which are about any"
         )
@@ -102,9 +116,7 @@ class _Entry(NamedTuple):
     choices: tuple[str, ...]
 
 
-def _conditions(
-    task: Mapping[str, Any], entries: Sequence[_Entry], index: int, labels: Sequence[str]
-) -> Iterator[EvaluationItem]:
+def _conditions(task: Task, entries: Sequence[_Entry], index: int, labels: Sequence[str]) -> Iterator[EvaluationItem]:
     entry, other = entries[index], _other(entries, index)
     for condition in ("sound", "other", "text", *(["shuffled"] if len(entry.choices) > 1 else [])):
         cut, choices = entry.cut, entry.choices
@@ -114,41 +126,41 @@ def _conditions(
             cut = other
         elif condition == "shuffled":
             choices = tuple(sorted(choices, key=lambda text: digest(f"{entry.id}>{text}")))
-        question = (task["prompt"] or entry.question).replace("{question}", entry.question)
+        question = (task.prompt or entry.question).replace("{question}", entry.question)
         question = question.replace("{labels}", "; ".join(choices or labels))
         yield EvaluationItem(
-            f"{task['name']}:{entry.id}:{condition}",
+            f"{task.name}:{entry.id}:{condition}",
             entry.cut.custom["source"],
             entry.kind,
             condition,
             _prompt(None if condition == "text" else cut.custom["codes"], question),
             entry.question,
             entry.references,
-            task["name"],
+            task.name,
             choices,
-            task["reading"] == "likelihood",
+            task.reading == "likelihood",
         )
 
 
-def _entries(task: Mapping[str, Any], cut: Cut, kinds: Sequence[str], prompt: str, one_label: bool) -> Iterator[_Entry]:
+def _entries(task: Task, cut: Cut, kinds: Sequence[str], prompt: str, one_label: bool) -> Iterator[_Entry]:
     """What a task asks about one recording."""
-    if task["ask"] == "captions":
+    if task.ask == "captions":
         references = [str(caption.text) for caption in captions(cut)]
         if references:
             yield _Entry(cut.id, cut, "caption", prompt, references, ())
-    elif task["ask"] == "labels":
+    elif task.ask == "labels":
         labels = list(cut.custom.get("labels") or [])
         if len(labels) > 1 and one_label:
             raise DataError(
-                f"task {task['name']}: {cut.id} has several labels ({', '.join(labels)}) and one is read; "
+                f"task {task.name}: {cut.id} has several labels ({', '.join(labels)}) and one is read; "
                 "take labels-several"
             )
         asked = [item.custom["question"] for item in questions(cut, ("class", "labels"))]
         if labels:
             yield _Entry(cut.id, cut, "label", asked[0] if asked else prompt, labels, ())
     else:
-        with_choices = task["ask"] == "choices"
-        for item in questions(cut, task["kinds"] or kinds):
+        with_choices = task.ask == "choices"
+        for item in questions(cut, task.kinds or kinds):
             choices = tuple(item.custom.get("choices") or ())
             question = item.custom["question"]
             if with_choices:

@@ -16,6 +16,7 @@ from callbacks.progress import ProgressLine
 from conf import evaluation_tasks
 from conf.errors import UsageError
 from conf.sections.evaluation import EvaluateConf
+from conf.sections.tasks import EvaluationTask
 from datamodules.evaluation import (
     EvaluationDataModule,
     EvaluationItem,
@@ -45,7 +46,7 @@ class Evaluate(L.LightningModule):
     def __init__(self, stage: str, conf: EvaluateConf, parents: dict[str, chain.Parent], folder: Path) -> None:
         super().__init__()
         self.conf, self.parents, self.folder = conf, parents, folder
-        self.tasks = {task["name"]: task for task in map(evaluation_tasks.task, conf.tasks or [])}
+        self.tasks = {task.name: task for task in map(evaluation_tasks.task, conf.tasks or [])}
         for task in self.tasks.values():
             scores.require(task, None)  # before anything is loaded or asked
         model = parents["openaqa" if conf.after == "openaqa" else "caption"]
@@ -71,15 +72,15 @@ class Evaluate(L.LightningModule):
         self.asked = []
         for name, task in self.tasks.items():
             self.labels[name] = self._labels(task, cuts)
-            count = counts[task["ask"] == "captions"]
+            count = counts[task.ask == "captions"]
             asked = task_items(task, self.test_cuts, count, kinds, prompt, self.labels[name])
             scores.require(task, sum(item.condition == "sound" for item in asked))
             self.asked += asked
 
-    def _labels(self, task: dict[str, Any], cuts: list[Any]) -> list[str]:
-        if task["ask"] != "labels":
+    def _labels(self, task: EvaluationTask, cuts: list[Any]) -> list[str]:
+        if task.ask != "labels":
             return []
-        return label_names(cuts, task["corpora"]) if task["labels"] == "corpus" else list(task["labels"])
+        return label_names(cuts, task.corpora) if task.labels == "corpus" else list(task.labels)
 
     def datamodule(self) -> EvaluationDataModule:
         return EvaluationDataModule(self.asked, {row["id"] for row in self._predictions()}, self.conf.batch_size)
@@ -181,11 +182,11 @@ class Evaluate(L.LightningModule):
         kept = ("questions", "reconstruction", "captions", "tasks", "failed")
         return facts, {key: found[key] for key in kept}
 
-    def _task(self, task: dict[str, Any], predictions: list[dict[str, Any]]) -> dict[str, Any]:
-        name, cuts = task["name"], self.train_cuts
+    def _task(self, task: EvaluationTask, predictions: list[dict[str, Any]]) -> dict[str, Any]:
+        name, cuts = task.name, self.train_cuts
         train = list(question_texts(cuts))
-        if task["ask"] == "labels":
-            mine = [cut for cut in cuts if task["corpora"] is None or cut.custom["corpus"] in task["corpora"]]
+        if task.ask == "labels":
+            mine = [cut for cut in cuts if task.corpora is None or cut.custom["corpus"] in task.corpora]
             train = [("label", "", label) for cut in mine for label in cut.custom.get("labels") or []]
         rows = [row for row in predictions if row.get("task") == name]
         expected = sum(item.task == name for item in self.asked)
@@ -197,7 +198,7 @@ class Evaluate(L.LightningModule):
         readers = {
             name: scores.Reader(task, self.labels[name], scores.tools(task))
             for name, task in self.tasks.items()
-            if "accuracy" in task["metrics"]
+            if "accuracy" in task.metrics
         }
         return lambda row: readers[row["task"]].right(row) if row.get("task") in readers else page.exact(row)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from conf import evaluation_tasks
 from conf.errors import UsageError
+from conf.sections.tasks import EvaluationTask
 from stages.scoring import registry
 
 Row = dict[str, Any]
@@ -60,7 +61,7 @@ def evaluate(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
     for task in tasks:
         scores.require(task, None)
-    found = {task["name"]: _scored(task, rows) for task in tasks}
+    found = {task.name: _scored(task, rows) for task in tasks}
     text = scores.document(Path(arguments.predictions).name, found)
     print(text)
     failed = sum(row["failed"] for row in found.values())
@@ -76,14 +77,14 @@ def evaluate(arguments: argparse.Namespace, overrides: list[str]) -> int:
     return 0
 
 
-def _scored(task: Row, rows: list[Row]) -> Row:
+def _scored(task: EvaluationTask, rows: list[Row]) -> Row:
     from stages.scoring import scores
 
-    own = [row for row in rows if row.get("task") == task["name"]]
+    own = [row for row in rows if row.get("task") == task.name]
     mine = own or rows  # a file of ours holds the answers to several tasks, and each has its own
-    if task["ask"] == "choices" and (bare := next((row["id"] for row in mine if not row.get("choices")), None)):
-        raise UsageError(f"task {task['name']}: {bare} has no choices")
-    labels = task["labels"] or []
+    if task.ask == "choices" and (bare := next((row["id"] for row in mine if not row.get("choices")), None)):
+        raise UsageError(f"task {task.name}: {bare} has no choices")
+    labels = task.labels or []
     if labels == "corpus":
         labels = sorted({text for row in mine for text in row["references"]})
     count = sum(row["condition"] == "sound" for row in mine)
@@ -205,5 +206,5 @@ def metrics(arguments: argparse.Namespace, overrides: list[str]) -> int:
     print("tasks (--tasks=[NAME, ...] of `stage run evaluate`; --task NAME of `stage evaluate --predictions`)")
     for name in evaluation_tasks.names():
         task = evaluation_tasks.task(name)
-        print(f"  {name:<30} {task['title']}; read by {task['reading']}; {', '.join(task['metrics'])}")
+        print(f"  {name:<30} {task.title}; read by {task.reading}; {', '.join(task.metrics)}")
     return 0

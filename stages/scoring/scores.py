@@ -7,11 +7,13 @@ None failed, and counts as wrong. What a row may hold more: scores, the LLM's lo
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from conf.errors import UsageError
+from conf.sections.tasks import EvaluationTask
 from stages.scoring import classes, registry
 from stages.scoring.answers import BestGuess, Interval, bootstrap, drawn, interval, is_right, resampled
 from stages.scoring.captions.coco import Scored
@@ -24,37 +26,37 @@ Row = dict[str, Any]
 CONDITIONS = {"sound": "with_sound", "other": "other_sound", "text": "without_sound", "shuffled": "shuffled_choices"}
 
 
-def tools(task: dict[str, Any]) -> Tools:
+def tools(task: EvaluationTask) -> Tools:
     """What a task's metrics and reading need, loaded. Raises UsageError with all that is not here."""
     from stages.hub import weights
 
     metrics = require(task, None)
-    wanted = {metric.encoder for metric in metrics if metric.encoder} | ({task["encoder"]} - {None})
-    checker = weights.load_fluency(registry.cached(registry.CHECKER_FILE)) if "fense" in task["metrics"] else None
+    wanted = {name for name in (task.encoder, *(metric.encoder for metric in metrics)) if name}
+    checker = weights.load_fluency(registry.cached(registry.CHECKER_FILE)) if "fense" in task.metrics else None
     return Tools(
         registry.folder_of("pycocoevalcap"),
-        {str(name): weights.load_sentences(str(name)) for name in sorted(wanted)},
+        {name: weights.load_sentences(name) for name in sorted(wanted)},
         checker,
     )
 
 
-def require(task: dict[str, Any], count: int | None) -> list[registry.Metric]:
+def require(task: EvaluationTask, count: int | None) -> list[registry.Metric]:
     """Raises one UsageError that says all that a task's metrics and reading lack, before anything is generated. count: clips, where known."""
     from stages.hub import weights
 
-    kinds = {"captions": ("captions",), "questions": ("answers", "captions")}.get(task["ask"], ("answers",))
-    metrics = registry.chosen(task["metrics"], kinds)
-    encoder = task["encoder"]
-    reading = [registry.Metric(f"reading {task['reading']}", "answers", "", "", encoder=encoder)] if encoder else []
+    kinds = {"captions": ("captions",), "questions": ("answers", "captions")}.get(task.ask, ("answers",))
+    metrics = registry.chosen(task.metrics, kinds)
+    encoder = task.encoder
+    reading = [registry.Metric(f"reading {task.reading}", "answers", "", "", encoder=encoder)] if encoder else []
     try:
         registry.require([*metrics, *reading], count, weights.sentences_missing)
     except ValueError as error:
-        raise UsageError(f"task {task['name']}: {error}") from None
+        raise UsageError(f"task {task.name}: {error}") from None
     return metrics
 
 
 def score(
-    task: dict[str, Any], rows: Sequence[Row], expected: int, labels: Sequence[str], train: Iterable[tuple[str, str, str]],
+    task: EvaluationTask, rows: Sequence[Row], expected: int, labels: Sequence[str], train: Iterable[tuple[str, str, str]],
     using: Tools, samples: int, seed: int,
 ) -> dict[str, Any]:  # fmt: skip
     """rows: of one task; labels: of it; train: (kind, question, answer) of the training split, for the baselines; kind `label` for labels.
@@ -63,17 +65,17 @@ def score(
     """
     failed = sum(row["prediction"] is None for row in rows) + expected - len(rows)
     found: dict[str, Any] = {
-        key: task[key] for key in ("version", "title", "source", "ask", "reading", "encoder", "cut", "prompt")
+        key: getattr(task, key) for key in ("version", "title", "source", "ask", "reading", "encoder", "cut", "prompt")
     } | {"expected": expected, "scored": expected - failed, "failed": failed}
     by_condition = {name: [row for row in rows if row["condition"] == key] for key, name in CONDITIONS.items()}
     held = {name: some for name, some in by_condition.items() if some}
-    if task["ask"] == "captions":
+    if task.ask == "captions":
         scored = {name: _captions(task, some, using, samples, seed) for name, some in held.items()}
         return found | {"conditions": scored, "baselines": {}}
     read = Reader(task, labels, using)
     train = list(train)
     guess = BestGuess(train)
-    if task["ask"] == "labels":
+    if task.ask == "labels":
         return found | {
             "labels": len(labels),
             "conditions": {name: _labels(task, some, read, labels, samples, seed) for name, some in held.items()},
@@ -92,16 +94,16 @@ def score(
 class Reader:
     """Row -> Reading, and whether it is right."""
 
-    def __init__(self, task: dict[str, Any], labels: Sequence[str], using: Tools) -> None:
+    def __init__(self, task: EvaluationTask, labels: Sequence[str], using: Tools) -> None:
         self.task, self.using = task, using
-        given = task["labels"]
+        given = task.labels
         self.labels = labelled(given if isinstance(given, dict) else list(labels))
         self.names = {_key(label.name): label.name for label in self.labels}
 
     def __call__(self, row: Row) -> Reading:
-        text = cut(row["prediction"] or "", self.task["cut"])
+        text = cut(row["prediction"] or "", self.task.cut)
         labels = [Label(choice) for choice in row.get("choices") or ()] or self.labels
-        way = self.task["reading"]
+        way = self.task.reading
         if row["prediction"] is None or not words(text):
             return Reading(None, EMPTY)
         if way == "mmau":
@@ -109,15 +111,15 @@ class Reader:
         if way == "likelihood":
             return RULES["exact"](text, labels)
         if way == "ltu":
-            return Reading(self._argmax(text, labels, self.task["template"]), READ)
+            return Reading(self._argmax(text, labels, self.task.template), READ)
         if way == "nearest":
-            return nearest(text, labels, lambda said, texts: self._cosines(said, texts, self.task["template"]))
+            return nearest(text, labels, lambda said, texts: self._cosines(said, texts, self.task.template))
         if not labels:  # an open question
             return Reading(None, REFUSAL) if refusal(text) and not _among(text, row) else Reading(text, READ)
         return RULES[way](text, labels)
 
     def right(self, row: Row) -> bool:
-        if self.task["reading"] == "mmau":
+        if self.task.reading == "mmau":
             return mmau_official(row["prediction"] or "", row["references"][0], row["choices"])
         label = self(row).label
         return label is not None and any(
@@ -128,15 +130,16 @@ class Reader:
         """Label -> score, for the average precision."""
         if row["prediction"] is None:
             return {}
-        text, names = cut(row["prediction"], self.task["cut"]), [label.name for label in self.labels]
-        if self.task["reading"] == "likelihood" and row.get("scores"):
+        text, names = cut(row["prediction"], self.task.cut), [label.name for label in self.labels]
+        if self.task.reading == "likelihood" and row.get("scores"):
             return dict(zip(names, row["scores"], strict=True))
-        if self.task["reading"] == "ltu":
-            return dict(zip(names, self._cosines(text, names, self.task["template"]), strict=True))
+        if self.task.reading == "ltu":
+            return dict(zip(names, self._cosines(text, names, self.task.template), strict=True))
         return dict.fromkeys(named(text, self.labels), 1.0)
 
     def _cosines(self, text: str, names: Sequence[str], template: str) -> list[float]:
-        return self.using.encoders[self.task["encoder"]].cosines(text, names, template)
+        assert self.task.encoder is not None, "a law of the task"
+        return self.using.encoders[self.task.encoder].cosines(text, names, template)
 
     def _argmax(self, text: str, labels: Sequence[Label], template: str) -> str:
         numbers = self._cosines(text, [label.name for label in labels], template)
@@ -144,10 +147,10 @@ class Reader:
 
 
 def _labels(
-    task: dict[str, Any], rows: Sequence[Row], read: Reader, labels: Sequence[str], samples: int, seed: int
+    task: EvaluationTask, rows: Sequence[Row], read: Reader, labels: Sequence[str], samples: int, seed: int
 ) -> Row:
     sources = [row["source"] for row in rows]
-    if "mean_average_precision" in task["metrics"]:
+    if "mean_average_precision" in task.metrics:
         ranked = [read.scores(row) for row in rows]
         answers = [[read.names.get(_key(name), name) for name in row["references"]] for row in rows]
         return {
@@ -156,14 +159,14 @@ def _labels(
     found = _answers(task, rows, read, read.using, samples, seed)
     got = [read(row).label for row in rows]
     answers = [_known(row["references"][0], read, task) for row in rows]
-    if "macro_f1" in task["metrics"]:
+    if "macro_f1" in task.metrics:
         found["macro_f1"] = _macro_f1(got, answers, sources, samples, seed)._asdict()
-    if "confusion" in task["metrics"]:
+    if "confusion" in task.metrics:
         found["confusion"] = classes.confusion(got, answers, list(read.names.values()))._asdict()
     return found
 
 
-def _answers(task: dict[str, Any], rows: Sequence[Row], read: Reader, using: Tools, samples: int, seed: int) -> Row:
+def _answers(task: EvaluationTask, rows: Sequence[Row], read: Reader, using: Tools, samples: int, seed: int) -> Row:
     readings = [read(row) for row in rows]
     unread = Counter(reading.why for reading in readings if reading.label is None)
     found: Row = {
@@ -173,16 +176,16 @@ def _answers(task: dict[str, Any], rows: Sequence[Row], read: Reader, using: Too
         "coverage": 1 - sum(unread.values()) / len(rows) if rows else math.nan,
         "unread": dict(sorted(unread.items())),
     }
-    if similar := [name for name in task["metrics"] if name.startswith("similarity[")]:
-        found |= _captions(task | {"metrics": similar}, rows, using, samples, seed)
+    if similar := [name for name in task.metrics if name.startswith("similarity[")]:
+        found |= _captions(replace(task, metrics=similar), rows, using, samples, seed)
     return found
 
 
-def _captions(task: dict[str, Any], rows: Sequence[Row], using: Tools, samples: int, seed: int) -> Row:
-    said = [cut(row["prediction"] or "", task["cut"]) for row in rows]
+def _captions(task: EvaluationTask, rows: Sequence[Row], using: Tools, samples: int, seed: int) -> Row:
+    said = [cut(row["prediction"] or "", task.cut) for row in rows]
     sources = [row["source"] for row in rows]
     draws = drawn(sources, samples, seed) if rows else None
-    found = scores(task["metrics"], said, [row["references"] for row in rows], using, draws)
+    found = scores(task.metrics, said, [row["references"] for row in rows], using, draws)
 
     def told(one: Scored) -> Row:
         if one.drawn is not None:
@@ -250,14 +253,14 @@ MOST = 20_000_000  # label scores that are ranked for an interval: about a minut
 
 
 def _label_baselines(
-    task: dict[str, Any],
+    task: EvaluationTask,
     rows: Sequence[Row],
     labels: Sequence[str],
     train: Sequence[tuple[str, str, str]],
     samples: int,
     seed: int,
 ) -> Row:
-    if "mean_average_precision" in task["metrics"]:
+    if "mean_average_precision" in task.metrics:
         given = [[_key(name) for name in row["references"]] for row in rows]
         shares = [
             sum(label in names for names in given) / len(given) for label in {name for names in given for name in names}
@@ -308,10 +311,10 @@ def _among(text: str, row: Row) -> bool:
     return any(_key(text) == _key(answer) for answer in row["references"])
 
 
-def _known(answer: str, read: Reader, task: dict[str, Any]) -> str:
+def _known(answer: str, read: Reader, task: EvaluationTask) -> str:
     if _key(answer) not in read.names:
         raise UsageError(
-            f"task {task['name']}: the corpus has the label {answer!r}, which the task has not. Add it to a copy of the task's YAML, "
+            f"task {task.name}: the corpus has the label {answer!r}, which the task has not. Add it to a copy of the task's YAML, "
             f"and type --tasks=[FILE.yaml]. It has: {', '.join(list(read.names.values())[:12])}, ..."
         )
     return read.names[_key(answer)]

@@ -67,7 +67,7 @@ def test_every_yaml_is_a_layer_of_some_unit():
         for name in ("base", *conf.presets())
     }
     tasks = set((conf.ROOT / "tasks").glob("*.yaml"))
-    assert tasks and all(evaluation_tasks.task(path.stem)["version"] >= 1 for path in tasks)
+    assert tasks and all(evaluation_tasks.task(path.stem).version >= 1 for path in tasks)
     assert set(conf.ROOT.rglob("*.yaml")) - tasks <= read
 
 

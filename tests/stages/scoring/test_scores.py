@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from conf import compose, evaluation_tasks
+from conf.sections.tasks import EvaluationTask
 from datamodules.evaluation import EvaluationItem, label_names, task_items
 from models.language import likelihood
 from models.language.generation import pad_left
@@ -27,11 +29,11 @@ FEW = ("a", "b", "c", "d", "e")
 NO_JAVA = bool(missing([METRICS["cider_d"]]))
 
 
-def clips(task: dict[str, Any], count: int = 20) -> list[Any]:
+def clips(task: EvaluationTask, count: int = 20) -> list[Any]:
     """Recordings as a task's corpus has them, half of them for training."""
-    names = task["labels"] if isinstance(task["labels"], list | dict) else [f"sound of {word}" for word in FEW]
+    names = task.labels if isinstance(task.labels, list | dict) else [f"sound of {word}" for word in FEW]
     names = list(names)[:10]
-    several = "mean_average_precision" in task["metrics"]
+    several = "mean_average_precision" in task.metrics
     made = []
     for number in range(2 * count):
         label = names[number // 2 % len(names)]
@@ -50,7 +52,7 @@ def clips(task: dict[str, Any], count: int = 20) -> list[Any]:
                 custom={
                     "codes": [number % 7, number % 5, 1],
                     "source": f"source-{number}",
-                    "corpus": (task["corpora"] or ["mine"])[0],
+                    "corpus": (task.corpora or ["mine"])[0],
                     "labels": labels,
                     "split": "train" if number % 2 else "test",
                 },
@@ -63,8 +65,8 @@ def clips(task: dict[str, Any], count: int = 20) -> list[Any]:
     return made
 
 
-def asked_of(task: dict[str, Any], cuts: list[Any]) -> tuple[list[EvaluationItem], list[str]]:
-    labels = label_names(cuts, None) if task["labels"] == "corpus" else list(task["labels"] or [])
+def asked_of(task: EvaluationTask, cuts: list[Any]) -> tuple[list[EvaluationItem], list[str]]:
+    labels = label_names(cuts, None) if task.labels == "corpus" else list(task.labels or [])
     test = [one for one in cuts if one.custom["split"] == "test"]
     return task_items(task, test, 100, [], "Describe this sound.", labels), labels
 
@@ -72,16 +74,16 @@ def asked_of(task: dict[str, Any], cuts: list[Any]) -> tuple[list[EvaluationItem
 def here(name: str) -> dict[str, Any]:
     """The task, with what this machine has in the place of a hub's encoder."""
     task = evaluation_tasks.task(name)
-    metrics = [metric for metric in task["metrics"] if not METRICS[metric].needs]
-    if task["ask"] == "captions":
+    metrics = [metric for metric in task.metrics if not METRICS[metric].needs]
+    if task.ask == "captions":
         metrics = ["torchmetrics_rouge_l" if NO_JAVA else "rouge_l"]
-    return task | {"encoder": task["encoder"] and "all-MiniLM-L6-v2", "metrics": metrics}
+    return replace(task, encoder=task.encoder and "all-MiniLM-L6-v2", metrics=metrics)
 
 
-def scored(task: dict[str, Any], rows: list[dict[str, Any]], labels: list[str], cuts: list[Any]) -> dict[str, Any]:
+def scored(task: EvaluationTask, rows: list[dict[str, Any]], labels: list[str], cuts: list[Any]) -> dict[str, Any]:
     train = [one for one in cuts if one.custom["split"] == "train"]
     told = [("label", "", label) for one in train for label in one.custom["labels"]]
-    if task["ask"] != "labels":
+    if task.ask != "labels":
         told = [
             (s.custom["kind"], s.custom["question"], s.custom["answer"]) for one in train for s in one.supervisions[2:]
         ]
@@ -136,11 +138,11 @@ def test_random_weights_are_at_chance(name: str, random_llm, minilm):
     found = scored(task, rows, labels, cuts)
     assert found["scored"] == found["expected"] == len(asked) and found["failed"] == 0
     value = main_value(found)
-    if task["ask"] == "captions":
+    if task.ask == "captions":
         assert value["value"] < 0.2
         return
     chance = found["baselines"]["chance"]
-    if "mean_average_precision" not in task["metrics"]:  # of few clips it lies above the share of positives by itself
+    if "mean_average_precision" not in task.metrics:  # of few clips it lies above the share of positives by itself
         assert value["low"] <= chance
     assert value["value"] <= chance + 0.25
 
@@ -155,11 +157,9 @@ def test_one_that_is_told_the_answer_is_right(name: str, minilm):
     found = scored(task, rows, labels, cuts)
     for condition in found["conditions"]:
         value = main_value(found, condition)
-        cosines = (
-            task["reading"] == "ltu" and "mean_average_precision" in task["metrics"]
-        )  # of two labels in one vector
+        cosines = task.reading == "ltu" and "mean_average_precision" in task.metrics  # of two labels in one vector
         assert value["value"] == pytest.approx(1.0) or (cosines and value["value"] > 0.7), (condition, value)
-    if task["ask"] == "choices":
+    if task.ask == "choices":
         assert found["conditions"].keys() == {"with_sound", "other_sound", "without_sound", "shuffled_choices"}
         assert found["baselines"]["always_first"]["value"] == 0.25  # the answers are A to D in turn
     silent = scored(task, [row | {"prediction": None} for row in rows], labels, cuts)
@@ -167,12 +167,10 @@ def test_one_that_is_told_the_answer_is_right(name: str, minilm):
     assert main_value(silent)["value"] < 0.5  # an average precision without a ranking is the share of positives
 
 
-def _told(item: EvaluationItem, task: dict[str, Any]) -> str:
-    if "mean_average_precision" in task["metrics"]:
+def _told(item: EvaluationItem, task: EvaluationTask) -> str:
+    if "mean_average_precision" in task.metrics:
         return "; ".join(item.references)
-    head = {"colon_drop": "Audio caption: ", "colon": "Audio caption: ", "caption": "Audio caption: "}.get(
-        task["cut"], ""
-    )
+    head = {"colon_drop": "Audio caption: ", "colon": "Audio caption: ", "caption": "Audio caption: "}.get(task.cut, "")
     return head + item.references[0]
 
 
@@ -316,7 +314,7 @@ def test_a_missing_metric_ends_the_run_before_a_model_is_loaded(tmp_path: Path, 
     with pytest.raises(ValueError, match=r"(?s)task captions: these metrics.*java.*apt-get.*No other metric"):
         scores.require(task, None)
     with pytest.raises(ValueError, match="1 clips; at least 2"):
-        scores.require(task | {"metrics": ["cider_d"]}, 1)
+        scores.require(replace(task, metrics=["cider_d"]), 1)
     assert folder_of("no_such_package") is None and Tools().package is None
 
 
@@ -339,7 +337,7 @@ def test_a_task_of_ones_own_is_checked(change: str, message: str, tmp_path: Path
     with pytest.raises(ValueError, match=message):
         evaluation_tasks.task(str(path))
     path.write_text(text)
-    assert evaluation_tasks.task(str(path))["name"] == "mine"
+    assert evaluation_tasks.task(str(path)).name == "mine"
 
 
 def test_macro_f1_has_the_interval_of_drawn_clips():
