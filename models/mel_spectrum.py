@@ -40,6 +40,6 @@ def magnitudes(waveform: Tensor, window: Tensor, hop: int, padding: int) -> Tens
 
 
 def mel_spectrum(waveform: Tensor, window: Tensor, hop: int, padding: int, filters: Tensor, floor: float) -> Tensor:
-    """waveform (T) or (B, T), filters (bins, bands) -> (..., frames, bands), at least `floor`: ready for a logarithm."""
+    """waveform (T) or (B, T), filters (bins, bands) -> (..., frames, bands), at least `floor`, for a logarithm."""
     spectrum = magnitudes(waveform, window, hop, padding) / (window.sum() / 2)
     return (spectrum @ filters).clamp(min=floor)

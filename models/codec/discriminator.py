@@ -62,7 +62,7 @@ class _Scale(nn.Module):
 
 
 def discriminator_loss(real: Judgement, decoded: Judgement) -> Tensor:
-    """Hinge loss of the discriminator -> (): scores of real sound above 1 and of decoded sound below -1 cost nothing."""
+    """Hinge loss of the discriminator -> (): real scores above 1 and decoded ones below -1 cost nothing."""
     pairs = zip(real.scores, decoded.scores, strict=True)
     return torch.stack([(1 - r).relu().mean() + (1 + d).relu().mean() for r, d in pairs]).mean()
 

@@ -35,7 +35,7 @@ class LatentCodec(Protocol):
     encoder_context: Context
 
     def encode(self, waveform: Tensor) -> Posterior:
-        """waveform (B, C, T) -> (B, F, D), F = ceil(T / hop_length): the last frame is filled with zeros on its right."""
+        """waveform (B, C, T) -> (B, F, D), F = ceil(T / hop_length): zeros fill the last frame on its right."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:

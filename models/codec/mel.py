@@ -103,7 +103,7 @@ class MelCodec(nn.Module):
 
     @torch.no_grad()
     def accumulate(self, waveform: Tensor, num_frames: Tensor) -> None:
-        """Adds the first num_frames (B) latent frames of each clip of waveform (B, 1, T) to the moments that `fit` reads."""
+        """Adds the first num_frames (B) latent frames of each clip of waveform (B, 1, T) to what `fit` reads."""
         spectra = self._log_mel(waveform)
         valid = torch.arange(spectra.shape[1], device=spectra.device) < num_frames.to(spectra.device)[:, None]
         rows = spectra[valid].double().cpu()
@@ -139,7 +139,7 @@ class MelCodec(nn.Module):
 
     @torch.no_grad()
     def encode(self, waveform: Tensor) -> Posterior:
-        """waveform (B, 1, T) -> (B, F, D). std is 0: the projection is deterministic. Raises ModelError before `fit`."""
+        """waveform (B, 1, T) -> (B, F, D). std is 0: nothing is random. Raises ModelError before `fit`."""
         self._check_fitted()
         check_waveform(waveform, 1)
         clips = max(1, SAMPLES_ON_CPU // waveform.shape[-1]) if waveform.device.type == "cpu" else len(waveform)
@@ -150,9 +150,10 @@ class MelCodec(nn.Module):
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """latents (B, F, D) -> waveform (B, 1, F * hop_length), by Griffin and Lim 1984 with the momentum of Perraudin et al. 2013.
+        """latents (B, F, D) -> waveform (B, 1, F * hop_length).
 
-        Phases start at zero, so that equal latents sound equal. Raises ModelError before `fit`.
+        Griffin and Lim 1984, with the momentum of Perraudin et al. 2013. Phases start at zero, so that equal latents
+        sound equal. Raises ModelError before `fit`.
         """
         self._check_fitted()
         with torch.autocast(latents.device.type, enabled=False):
@@ -185,7 +186,7 @@ class MelCodec(nn.Module):
         return (bands @ self.inverse_filters).clamp(min=0) * self.window.sum() / 2
 
     def _log_mel(self, waveform: Tensor) -> Tensor:
-        """waveform (B, 1, T) -> (B, F, W): the log-mel frames of a latent frame, each centred in its mel_hop samples."""
+        """waveform (B, 1, T) -> (B, F, W): log-mel frames of a latent frame, each centred in its mel_hop samples."""
         check_waveform(waveform, 1)
         with torch.autocast(waveform.device.type, enabled=False):
             sound = pad_to_hop(waveform.float(), self.hop_length)[:, 0]

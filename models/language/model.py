@@ -24,7 +24,7 @@ from models.language.vocabulary import IGNORED, LabelKind, Vocabulary
 
 
 class LanguageLoss(NamedTuple):
-    """All (). text_loss, audio_loss and distillation_loss: means over their tokens in nats, NaN where there are none."""
+    """All (). text_loss, audio_loss and distillation_loss: means over their tokens in nats, NaN without any."""
 
     loss: Tensor  # (sum of weight x cross-entropy) / (sum of weights) + z_loss_weight x z_loss
     text_loss: Tensor

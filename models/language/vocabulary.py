@@ -8,7 +8,8 @@
     first_time_id ...              0, step, ...    │ times in seconds, if there are any: the ids above stay as they are
     size                                           ┘
 
-    a sound of levels (0, 1), codes 7 3 7 5:   start, level 0 code 7, level 1 code 3, level 0 code 7, level 1 code 5, end
+    a sound of levels (0, 1), codes 7 3 7 5:
+    start, level 0 code 7, level 1 code 3, level 0 code 7, level 1 code 5, end
 
 A time is text that is written `<|1.20|>`, in captions, questions and answers; it is one token, of the kind TEXT, and no
 part of a sound. The text ids end where the tokenizer's end: rows that pad an embedding to a round number stay unused.
@@ -75,9 +76,9 @@ class Vocabulary:
     ) -> None:
         """levels: of each code of one block, as `Quantizer.levels` gives them.
 
-        prompt_format, system, template_options: see `PromptTemplate`. text_size: of a tokenizer that has the new ids as tokens
-        already, as that of an export; None counts its ids. max_seconds, step: there is a token for each time from 0 to
-        max_seconds (s), `step` (s) apart; None: no times.
+        prompt_format, system, template_options: see `PromptTemplate`. text_size: of a tokenizer that has the new ids as
+        tokens already, as that of an export; None counts its ids. max_seconds, step: there is a token for each time
+        from 0 to max_seconds (s), `step` (s) apart; None: no times.
 
         Raises UnsupportedTokenizer for one without offsets, and UnsupportedPromptFormat for one without what the format
         needs, or whose template does not end a turn.
@@ -146,7 +147,7 @@ class Vocabulary:
         return [self.start_id, *ids, self.end_id]
 
     def codes(self, ids: Sequence[int]) -> list[int]:
-        """start, codes, end -> flat codes. Raises ModelError for a missing marker, another id, or levels out of turn."""
+        """start, codes, end -> flat codes. Raises ModelError for a missing marker, or a code of another level."""
         if len(ids) < 2 or ids[0] != self.start_id or ids[-1] != self.end_id:
             raise ModelError(
                 f"a sound begins with {self.start_id} and ends with {self.end_id}; "
@@ -181,7 +182,7 @@ class Vocabulary:
         return _time(number * self.step)
 
     def render_text(self, text: str) -> TokenSequence:
-        """Running text, without a template. Labels: all but a token that begins every text; it ends with end-of-text."""
+        """Running text, without a template, and end-of-text. Labels: all but a token that begins every text."""
         ids = self._vocabulary_ids(self._reader(self._with_times(text), add_special_tokens=False)["input_ids"])
         ids += [self.tokenizer.eos_token_id] if self.tokenizer.eos_token_id is not None else []
         sequence = TokenSequence(ids, list(ids), [LabelKind.TEXT] * len(ids))

@@ -1,4 +1,4 @@
-"""Kernel audio distance (Chung et al. 2025, arXiv:2502.15602): how far two sets of embedded sounds are as distributions."""
+"""Kernel audio distance (Chung et al. 2025, arXiv:2502.15602): two sets of embedded sounds, as distributions."""
 
 import random
 from collections.abc import Sequence

@@ -76,7 +76,7 @@ class SoundEffectsEmbedding(nn.Module):
 
 
 class LogMelStatistics(nn.Module):
-    """waveform -> (128): mean and deviation over time of 64 log-mel bands. No weights: a trained embedder must beat it."""
+    """waveform -> (128): mean and deviation over time of 64 log-mel bands. No weights: a baseline of embedders."""
 
     size = 128
     bands, floor = 64, 1e-5  # magnitudes below -100 dB of the loudest bin are silence

@@ -5,7 +5,7 @@ vq          follows its vectors by running means, cosine            statistics  
 simvq       frozen random vectors through one learned matrix        gradients            1
 fsq         a fixed grid in a few dimensions                        nothing to learn     1
 residual    a vq each level, each with a stride                     statistics           the sum of block / stride
-lexical     an LLM's words through one learned matrix               gradients            1
+lexical     embeddings of an LLM's words through a learned matrix   gradients            1
 """
 
 from collections.abc import Sequence
@@ -23,9 +23,20 @@ from models.quantizer.variational import Variational
 from models.quantizer.vq import VectorQuantizer
 
 __all__ = [
-    "FSQ", "LexicalQuantizer", "Lexicon", "Quantized", "Quantizer", "ResidualQuantizer", "SimVQ", "VectorQuantizer",
-    "build", "gather", "kmeans", "nearest", "whole_words",
-]  # fmt: skip
+    "FSQ",
+    "LexicalQuantizer",
+    "Lexicon",
+    "Quantized",
+    "Quantizer",
+    "ResidualQuantizer",
+    "SimVQ",
+    "VectorQuantizer",
+    "build",
+    "gather",
+    "kmeans",
+    "nearest",
+    "whole_words",
+]
 
 Kind = Literal["vq", "simvq", "fsq", "residual", "lexical"]
 
@@ -52,7 +63,11 @@ def build(
     temperature: float,
     lexicon: Lexicon | None = None,
 ) -> Quantizer:
-    """strides: of residual; levels: of fsq; lexicon: for lexical, the `words` words of the LLM `words_from`."""
+    """The quantiser of a kind, which reads the arguments that it has.
+
+    vq, residual: see `VectorQuantizer`. strides: of residual. levels: of fsq. lexicon: of lexical, `words` words of the
+    LLM `words_from`. Raises ModelError for another kind, or a variational kind that has no random code.
+    """
 
     def book(seed: int) -> VectorQuantizer:
         return VectorQuantizer(
@@ -61,7 +76,9 @@ def build(
         )  # fmt: skip
 
     if variational != "none" and kind not in ("vq", "residual"):
-        raise ModelError(f"variational {variational} is of the kinds vq and residual, here {kind}. Set it to none")
+        raise ModelError(
+            f"variational {variational} of the kind {kind}; of vq and residual it is allowed, here only none"
+        )
     match kind:
         case "vq":
             return book(seed)
@@ -73,6 +90,6 @@ def build(
             return ResidualQuantizer([book(seed + level) for level in range(len(strides))], strides)
         case "lexical":
             if lexicon is None:
-                raise ModelError(f"kind lexical needs its lexicon: {words} words of words_from ({words_from})")
+                raise ModelError(f"kind lexical needs a lexicon: {words} words of words_from ({words_from})")
             return LexicalQuantizer(dim, code_dim, commitment_weight, lexicon)
     raise ModelError(f"kind {kind!r}; vq, simvq, fsq, residual and lexical are allowed")

@@ -1,4 +1,4 @@
-"""What several processes do together, asked for at call time: modules are built before the process group is."""
+"""Collectives over the ranks, none in a single process. Asked for at call time: modules are built before the group is."""
 
 import torch
 import torch.distributed as dist
@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 
 def gather(vectors: Tensor) -> Tensor:
-    """vectors (M, d) of every rank, joined in the order of ranks; M may differ, and be 0."""
+    """vectors (M, d) of this rank -> those of all ranks, in the order of ranks; M may differ, and be 0."""
     if not is_distributed():
         return vectors
     count = torch.tensor([len(vectors)], device=vectors.device)
@@ -27,7 +27,7 @@ def add_up(values: Tensor) -> None:
 
 
 def agree(*values: Tensor) -> None:
-    """In place: those of rank 0. Sums on a GPU differ in their last bits from rank to rank."""
+    """In place: the values of rank 0. Sums on a GPU differ in their last bits from rank to rank."""
     if is_distributed():
         for value in values:
             dist.broadcast(value, 0)

@@ -1,5 +1,6 @@
-"""No codebook at all: a few bounded numbers, each rounded to one of its levels (FSQ: Mentzer et al. 2023,
-arXiv:2309.15505).
+"""Finite scalar quantisation: a few bounded numbers, each rounded to one of its levels (Mentzer et al. 2023).
+
+arXiv:2309.15505.
 
     latents (B, N, D) ──project──► (B, N, d) ──tanh, round──► a digit in 0 .. L_i - 1 each ──mixed radix──► codes (B, N)
 
@@ -22,7 +23,7 @@ class FSQ(Quantizer):
     radix: Tensor  # (d) long: L_0 ... L_{i-1}
 
     def __init__(self, dim: int, levels: list[int]) -> None:
-        """levels: how many values each dimension has, as 8, 5, 5, 5, 8 for 8000 codes."""
+        """levels: how many values each dimension has, as 8, 5, 5, 5, 8 for 8000 codes. Raises ModelError."""
         if not levels or min(levels) < 2 or max(levels) > 1000:
             raise ModelError(f"levels {list(levels)}; one dimension or more of 2 to 1000 values each is allowed")
         super().__init__(dim, math.prod(levels))
@@ -42,10 +43,12 @@ class FSQ(Quantizer):
             return Quantized(quantized, codes, latents.new_zeros(()))
 
     def bound(self, projected: Tensor) -> Tensor:
-        """(..., d) -> (..., d), within the L_i values that rounding gives: half a step lower where L_i is even, for
-        then they are -L / 2 ... L / 2 - 1. 0 stays 0.
+        """(..., d) -> (..., d), within the L_i values that rounding gives; 0 stays 0.
+
+        Half a step lower where L_i is even, for then the values are -L / 2 ... L / 2 - 1.
         """
-        reach = (self.bins - 1) * (1 + 1e-3) / 2  # a little more, so that the outer values have their half step
+        # a little more, so that the outer values have their half step
+        reach = (self.bins - 1) * (1 + 1e-3) / 2
         offset = torch.where(self.bins % 2 == 0, 0.5, 0.0)
         return (projected + (offset / reach).atanh()).tanh() * reach - offset
 

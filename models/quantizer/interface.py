@@ -1,4 +1,4 @@
-"""What every quantiser is: the interface, and what follows from its numbers alone."""
+"""The interface of all quantisers, and what its numbers imply."""
 
 import math
 from typing import NamedTuple, TypeVar
@@ -12,7 +12,9 @@ Count = TypeVar("Count", int, Tensor)
 
 
 class Quantized(NamedTuple):
-    quantized: Tensor  # (B, N, D), with the gradient of the unquantised
+    """Latents after quantisation."""
+
+    quantized: Tensor  # (B, N, D), with the gradient of the latents
     codes: Tensor  # (B, S) long
     loss: Tensor  # (), weighted
 
@@ -20,16 +22,16 @@ class Quantized(NamedTuple):
 class Quantizer(nn.Module):
     """Latents to codes and back. Laws of all kinds:
 
-    - What lies where the mask is False changes nothing elsewhere, in the loss, or in the state.
-    - `eval()`, or update=False, changes nothing, and draws nothing at random.
+    - Values where the mask is False change nothing elsewhere, in the loss, or in the state.
+    - `eval()`, or update=False, changes nothing, and draws no random number.
     - A prefix made of whole blocks has the same codes whatever follows.
     - All that the future depends on is in `state_dict`; random numbers come from (seed, step).
     - float32, under autocast too.
     - Code 0 is a sound, not padding.
 
     codebook_size: entries of a level. block: tokens that are coded together. levels: the level of each code of one
-    block, as (0,) for one code a token, (0, 1, 2) for three residual levels, (0, 1, 1, 2, 2, 2, 2) for three of strides
-    4, 2 and 1.
+    block, as (0,) for one code a token, (0, 1, 2) for three residual levels, (0, 1, 1, 2, 2, 2, 2) for three levels of
+    strides 4, 2 and 1.
     """
 
     def __init__(self, dim: int, codebook_size: int, levels: tuple[int, ...] = (0,), block: int = 1) -> None:
@@ -37,20 +39,22 @@ class Quantizer(nn.Module):
         self.dim, self.codebook_size, self.levels, self.block = dim, codebook_size, levels, block
 
     def forward(self, latents: Tensor, mask: Tensor | None, update: bool) -> Quantized:
-        """latents (B, N, D); mask (B, N) bool, False for padding -> codes (B, S) with S = num_codes(N). In training
-        mode with update, the codebook learns.
+        """latents (B, N, D); mask (B, N) bool, False for padding -> codes (B, S) with S = num_codes(N).
+
+        In training mode with update, the codebook learns.
         """
         raise NotImplementedError
 
     def decode(self, codes: Tensor) -> Tensor:
-        """codes (B, S) -> (B, S / codes a block x block, D): what `forward` gave with them in evaluation mode. Raises
-        ModelError for a code that is not in the book, or part of a block.
+        """codes (B, S) -> (B, S / codes a block x block, D): what `forward` gave with them in evaluation mode.
+
+        Raises ModelError for a code that is not in the codebook, or part of a block.
         """
         raise NotImplementedError
 
     @property
     def vectors(self) -> Tensor:
-        """(Q, K, d) float: near where two codes of a level sound alike, for whoever needs a first vector a code."""
+        """(Q, K, d) float, one for each code of each level: near for codes that sound alike."""
         raise NotImplementedError
 
     @property
@@ -64,14 +68,15 @@ class Quantizer(nn.Module):
 
     @property
     def bits_per_token(self) -> float:
-        """If all codes came equally often: over the levels, the sum of log2 K / stride."""
+        """Bits of a token if all codes were equally frequent: over the levels, the sum of log2 K / stride."""
         return len(self.levels) / self.block * math.log2(self.codebook_size)
 
     def num_codes(self, num_tokens: Count) -> Count:
-        """Codes of so many tokens: a clip's last block is filled."""
+        """Codes of a clip of so many tokens; its last block is filled."""
         return -(-num_tokens // self.block) * len(self.levels)
 
     def _check(self, codes: Tensor) -> None:
+        """Raises ModelError for codes (B, S) that `decode` does not take."""
         low, high = (int(codes.min()), int(codes.max())) if codes.numel() else (0, 0)
         if low < 0 or high >= self.codebook_size:
             raise ModelError(
@@ -85,15 +90,22 @@ class Quantizer(nn.Module):
             )
 
 
-def without_padding(latents: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """float32 latents (B, N, D) with zeros for padding, whatever lay there; and the mask, all True for None."""
+class Unpadded(NamedTuple):
+    """Latents whose padding is 0."""
+
+    latents: Tensor  # (B, N, D) float32
+    mask: Tensor  # (B, N) bool
+
+
+def without_padding(latents: Tensor, mask: Tensor | None) -> Unpadded:
+    """latents (B, N, D), mask (B, N) or None for no padding."""
     if mask is None:
-        return latents.float(), torch.ones(latents.shape[:2], dtype=torch.bool, device=latents.device)
-    return torch.where(mask[..., None], latents.float(), 0.0), mask
+        return Unpadded(latents.float(), torch.ones(latents.shape[:2], dtype=torch.bool, device=latents.device))
+    return Unpadded(torch.where(mask[..., None], latents.float(), 0.0), mask)
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """values (B, N) -> (): over the True positions; 0 where there is none."""
+    """values, mask (B, N) -> (): the mean over the True positions; 0 without any."""
     return (values * mask).sum() / mask.sum().clamp(min=1)
 
 

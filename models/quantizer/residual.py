@@ -1,14 +1,15 @@
-"""Several books, each for what the ones before it left, the first ones for several tokens at once.
+"""Several codebooks, each for the residual of the ones before it, the first ones for several tokens at once.
 
 Multi-scale as in LLM-Codec (Yang et al. 2024, arXiv:2406.10056: strides 4, 2, 1); all strides 1 is plain residual
 quantisation (Zeghidour et al. 2021, arXiv:2107.03312) of factorised codes (Kumar et al. 2023, arXiv:2306.06546).
 
-    residual (B, N, D) ──mean of `stride` tokens──► its own book ──► codes ──► repeated, subtracted ──► next level
+    residual (B, N, D) ──mean of `stride` tokens──► a level's book ──► codes ──► repeated, subtracted ──► next level
     codes of a block, strides 4, 2, 1:   level 0 │ level 1, level 1 │ level 2, level 2, level 2, level 2
 """
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,16 +21,16 @@ from models.quantizer.vq import VectorQuantizer
 
 
 class ResidualQuantizer(Quantizer):
-    """Padding takes no part in means, statistics or loss. Where a clip's last block has places without a valid token,
-    they repeat the last code of their level.
+    """Padding takes no part in means, statistics or loss: positions without a valid token repeat their level's last code.
 
-    Loss: the books' own, and for each started one the mean square of (sg residual - its decoded code), which moves its
-    projection back to D alone: without it nothing would make a residual smaller than what it is the residual of.
+    Loss: that of the books, and for each started one the mean square of (sg residual - its decoded code), which moves
+    its projection back to D alone: without it nothing would make a residual smaller than what it is the residual of.
     """
 
     def __init__(self, books: Sequence[VectorQuantizer], strides: Sequence[int]) -> None:
-        """books: of one dim and codebook_size, a seed each; strides: tokens a code, the coarsest first. Raises
-        ModelError where a stride does not divide the one before it.
+        """books: of one dim and codebook_size, a seed each; strides: tokens a code, the coarsest first.
+
+        Raises ModelError where a stride does not divide the one before it.
         """
         if not strides or len(books) != len(strides) or min(strides) < 1:
             raise ModelError(f"strides {list(strides)} for {len(books)} books; one of at least 1 for each is allowed")
@@ -56,13 +57,13 @@ class ResidualQuantizer(Quantizer):
             for book, stride in zip(self._books, self.strides, strict=True):
                 started = book.started
                 pooled, valid = pool(residual, mask, stride)
-                found = book(pooled, valid, update)
-                loss = loss + found.loss
+                level = book(pooled, valid, update)
+                loss = loss + level.loss
                 if started:
-                    miss = pooled.detach() - book.decode(found.codes)
-                    loss = loss + masked_mean(miss.square().mean(-1), valid)
-                codes.append(hold(found.codes, valid))
-                part = found.quantized.repeat_interleave(stride, 1)
+                    error = pooled.detach() - book.decode(level.codes)
+                    loss = loss + masked_mean(error.square().mean(-1), valid)
+                codes.append(repeat_last(level.codes, valid))
+                part = level.quantized.repeat_interleave(stride, 1)
                 quantized, residual = quantized + part, residual - part
             return Quantized(quantized[:, :count], self._join(codes), loss)
 
@@ -97,13 +98,21 @@ class ResidualQuantizer(Quantizer):
         return [part.flatten(1) for part in parts]
 
 
-def hold(codes: Tensor, mask: Tensor) -> Tensor:
-    """codes (B, N), each that is not valid replaced by the last valid one before it."""
+def repeat_last(codes: Tensor, mask: Tensor) -> Tensor:
+    """codes (B, N), mask (B, N) -> codes, with each that is not valid replaced by the last valid one before it."""
     index = torch.arange(codes.shape[1], device=codes.device).expand_as(codes)
     return codes.gather(1, index.masked_fill(~mask, 0).cummax(1).values)
 
 
-def pool(latents: Tensor, mask: Tensor, stride: int) -> tuple[Tensor, Tensor]:
-    """latents (B, N, D) -> means (B, N / stride, D) over the valid tokens, 0 where none is; and where one is."""
+class Pooled(NamedTuple):
+    """Means over groups of tokens."""
+
+    means: Tensor  # (B, N / stride, D) over the valid tokens of a group; 0 where none is valid
+    valid: Tensor  # (B, N / stride) bool: groups with a valid token
+
+
+def pool(latents: Tensor, mask: Tensor, stride: int) -> Pooled:
+    """latents (B, N, D), mask (B, N): stride tokens are a group."""
     parts, inside = latents.unflatten(1, (-1, stride)), mask.unflatten(1, (-1, stride))
-    return (parts * inside[..., None]).sum(2) / inside.sum(2, keepdim=True).clamp(min=1), inside.any(-1)
+    means = (parts * inside[..., None]).sum(2) / inside.sum(2, keepdim=True).clamp(min=1)
+    return Pooled(means, inside.any(-1))

@@ -1,16 +1,18 @@
-"""The nearest code of each vector, and k-means (Dhillon and Modha 2001: on the sphere) that a codebook starts from."""
+"""The nearest code of each vector, and spherical k-means (Dhillon and Modha 2001) that a codebook starts from."""
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-SAME = 1e-6  # squared distance of directions below which they are one, in float32
+SAME = 1e-6  # squared distance of two directions below which they are equal, in float32
 
 
 def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
-    """vectors (M, d) -> index (M) of the code with the largest inner product; the first of equals.
+    """vectors (M, d) -> index (M) of the code (K, d) with the largest inner product; the first of equals.
 
-    2^20 products are held at a time on a CPU, for they stay in its cache (4 times as fast as all at once), 2^25 elsewhere.
+    Computes 2^20 products at a time on a CPU, which stay in its cache (4 times as fast as all at once), 2^25 elsewhere.
     """
     rows = max(1, (1 << (20 if vectors.device.type == "cpu" else 25)) // len(codebook))
     with torch.no_grad():
@@ -25,8 +27,9 @@ def closest(vectors: Tensor, codebook: Tensor) -> Tensor:
 
 
 def far(vectors: Tensor, codebook: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """vectors (M, d) of length 1 -> up to `count` of them, drawn without repetition by the square of the distance to the
-    nearest code (K, d); those that a code tells exactly are never drawn.
+    """vectors (M, d) of length 1 -> up to `count` of them, (count, d), drawn without repetition.
+
+    The probability is the square of the distance to the nearest code (K, d): a vector that is a code is never drawn.
     """
     chosen = codebook[nearest(vectors, codebook)]
     weights = (2 - 2 * (vectors * chosen).sum(-1)).cpu().double()
@@ -39,10 +42,17 @@ def far(vectors: Tensor, codebook: Tensor, count: int, generator: torch.Generato
     return vectors[keys.topk(count).indices.to(vectors.device)]
 
 
-def kmeans(vectors: Tensor, size: int, iterations: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """vectors (M, d) of length 1 -> codebook (size, d) of length 1 and the number of vectors of each code (size).
+class Clusters(NamedTuple):
+    """Centres on the unit sphere."""
 
-    A code that loses all its vectors starts anew from one that is told badly, as long as there are such.
+    codebook: Tensor  # (K, d), each of length 1
+    uses: Tensor  # (K) vectors of each code
+
+
+def kmeans(vectors: Tensor, size: int, iterations: int, generator: torch.Generator) -> Clusters:
+    """vectors (M, d) of length 1 -> `size` clusters.
+
+    A code that loses all its vectors starts again from one far from its code, as long as there is one.
     """
     codebook = vectors[torch.randperm(len(vectors), generator=generator)[:size].to(vectors.device)]
     for _ in range(iterations):
@@ -53,4 +63,4 @@ def kmeans(vectors: Tensor, size: int, iterations: int, generator: torch.Generat
         empty = (~used).nonzero()[:, 0]
         new = far(vectors, codebook, len(empty), generator)
         codebook[empty[: len(new)]] = new
-    return codebook, torch.bincount(nearest(vectors, codebook), minlength=size).to(vectors)
+    return Clusters(codebook, torch.bincount(nearest(vectors, codebook), minlength=size).to(vectors))

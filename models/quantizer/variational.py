@@ -1,4 +1,4 @@
-"""Two readings of "variational" beyond the VQ-VAE's own: a random code, and a random vector before its code.
+"""What "variational" may mean for a codebook: nothing more than the VQ-VAE, a random code, or a random vector.
 
 none      The posterior of a VQ-VAE is one-hot and its prior uniform, so that KL(q || p) = log K, a constant without a
           gradient (van den Oord et al. 2017, arXiv:1711.00937, section 3.2). It is the default: with the decoder as the
@@ -19,13 +19,16 @@ Variational = Literal["none", "gumbel", "gaussian"]
 
 
 class Sample(NamedTuple):
+    """A draw from the posterior, and the posterior's divergence from the prior."""
+
     drawn: Tensor  # gumbel: codes (B, N) long; gaussian: vectors (B, N, d)
     divergence: Tensor  # (B, N) nats
 
 
 def gumbel(vectors: Tensor, codebook: Tensor, temperature: float, generator: torch.Generator | None) -> Sample:
-    """vectors (B, N, d), codebook (K, d) -> codes, the likeliest without a generator. Holds (B, N, K) products, and the
-    codebook for the gradient.
+    """vectors (B, N, d), codebook (K, d) -> codes; without a generator the likeliest ones.
+
+    Keeps (B, N, K) products, and the codebook, for the gradient.
     """
     logits = vectors @ codebook.T / temperature
     log_q = logits.log_softmax(-1)

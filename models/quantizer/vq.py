@@ -1,9 +1,9 @@
-"""Vector quantisation with a codebook that follows its vectors by running means (van den Oord et al. 2017,
-arXiv:1711.00937, appendix A.1).
+"""Vector quantisation with a codebook that follows its vectors by running means (van den Oord et al. 2017).
 
-Codes are factorised and compared by angle (Yu et al. 2022, arXiv:2110.04627): a vector is projected to few dimensions
-and to length 1, so that a large book stays in use. The book starts from k-means over the first vectors; codes that fall
-out of use start anew from vectors of the batch, the worse told the likelier (Arthur and Vassilvitskii 2007: k-means++).
+arXiv:1711.00937, appendix A.1. Codes are factorised and compared by angle (Yu et al. 2022, arXiv:2110.04627): a vector
+is projected to few dimensions and to length 1, so that a large codebook stays in use. It starts from k-means over the
+first vectors; codes that fall out of use start again from vectors of the batch that are far from their codes (Arthur
+and Vassilvitskii 2007: k-means++).
 
     latents (B, N, D) ──project, length 1──► (B, N, d) ──nearest──► codes (B, N)
     quantised (B, N, D) ◄──project── (B, N, d) ◄──codebook──────────────────┘
@@ -21,7 +21,7 @@ from models.quantizer.search import far, kmeans, nearest
 
 
 class VectorQuantizer(Quantizer):
-    """The default: one code a token, out of a book that follows.
+    """The default: one code a token.
 
     Ranks agree: they add up their statistics and share the vectors that codes start from. `eval()`, or update=False,
     changes nothing. Each training forward counts as a step, so with gradient accumulation a step is a batch, not an
@@ -53,9 +53,11 @@ class VectorQuantizer(Quantizer):
         kl_weight: float,
         temperature: float,
     ) -> None:
-        """reservoir_size: vectors that k-means starts from. revive_threshold: share of the mean use below which a code
-        starts anew, every `revive_every` steps, before step `revive_until`. variational: see the module of that name;
-        kl_weight is of its divergence, temperature of gumbel's posterior.
+        """reservoir_size: vectors that k-means starts from.
+
+        revive_threshold: share of the mean use below which a code starts again, every `revive_every` steps, before step
+        `revive_until`. variational: see the module of that name; kl_weight: of its divergence; temperature: of gumbel's
+        posterior. Raises ModelError for values that are not allowed.
         """
         super().__init__(dim, codebook_size)
         if reservoir_size < codebook_size:
@@ -93,8 +95,9 @@ class VectorQuantizer(Quantizer):
         self.register_buffer("ready", torch.tensor(False))
 
     def forward(self, latents: Tensor, mask: Tensor | None, update: bool) -> Quantized:
-        """In training with update, until the reservoir is full: nothing is quantised (the vectors themselves go on,
-        codes are the nearest of a random book).
+        """In training with update, nothing is quantised until the reservoir is full.
+
+        Till then the output is projected from the vectors, and codes are the nearest of a random codebook.
         """
         with torch.autocast(latents.device.type, enabled=False):
             latents, mask = without_padding(latents, mask)
@@ -133,7 +136,7 @@ class VectorQuantizer(Quantizer):
         return self.codebook[None]
 
     def _noise(self, device: torch.device) -> torch.Generator:
-        """Of this step, and of this rank, whose vectors are others."""
+        """A generator for this step and this rank: ranks have different vectors."""
         return torch.Generator(device=device).manual_seed(self._step_seed() ^ (rank() + 1) << 40)
 
     def _step_seed(self) -> int:
@@ -141,8 +144,10 @@ class VectorQuantizer(Quantizer):
 
     @torch.no_grad()
     def _update(self, vectors: Tensor, codes: Tensor) -> None:
-        """One step. vectors (M, d) and codes (M) of this rank, without padding. Every rank comes here, also with M = 0:
-        it takes part in the collectives. What is not finite is left out: it would stay in the running means for ever.
+        """One step. vectors (M, d) and codes (M) of this rank, without padding.
+
+        Every rank takes part in the collectives, also with M = 0. Vectors that are not finite are left out: they would
+        stay in the running means for ever.
         """
         finite = vectors.isfinite().all(-1)
         vectors, codes = vectors[finite], codes[finite]
@@ -157,7 +162,7 @@ class VectorQuantizer(Quantizer):
         self.step += 1
 
     def _follow(self, vectors: Tensor, codes: Tensor) -> None:
-        """Running means, summed over ranks; a code that nobody used keeps its direction."""
+        """Updates the running means, summed over ranks; a code without vectors keeps its direction."""
         totals = vectors.new_zeros(self.codebook_size, self.code_dim + 1)
         totals.index_add_(0, codes, F.pad(vectors, (0, 1), value=1.0))
         add_up(totals)
@@ -167,8 +172,10 @@ class VectorQuantizer(Quantizer):
         self.codebook.copy_(torch.where(uses[:, None] > 0, F.normalize(self.sums, dim=-1), self.codebook))
 
     def _revive(self, vectors: Tensor, generator: torch.Generator) -> None:
-        """Codes used below the threshold, the least used first, start anew from vectors (M, d) of this step, each taken
-        once, drawn by the square of the distance to its code: none is wasted on what is told already, as silence is.
+        """Codes used below the threshold, the least used first, start again from vectors (M, d) of this step.
+
+        Each vector is taken once, drawn by the square of the distance to its code: none is one that a code stands for
+        already, as for silence.
         """
         mean = self.counts.mean()
         order = self.counts.argsort(stable=True)
@@ -180,8 +187,9 @@ class VectorQuantizer(Quantizer):
         self.counts[dead] = mean
 
     def _fill(self, vectors: Tensor, generator: torch.Generator) -> None:
-        """Puts vectors (M, d) into the reservoir, a random part of them where not all fit; the full reservoir starts
-        the codebook.
+        """Puts vectors (M, d) into the reservoir, a random part of them where not all fit.
+
+        A full reservoir starts the codebook.
         """
         vectors_a_step = len(vectors)
         start = int(self.filled)
@@ -195,6 +203,7 @@ class VectorQuantizer(Quantizer):
         codebook, uses = kmeans(self.reservoir, self.codebook_size, self.kmeans_iterations, generator)
         agree(codebook, uses)
         self.codebook.copy_(codebook)
-        self.counts.copy_(uses * (vectors_a_step / self.reservoir_size))  # one step, spread like the reservoir
+        # as after one step whose vectors are spread like the reservoir
+        self.counts.copy_(uses * (vectors_a_step / self.reservoir_size))
         self.sums.copy_(self.codebook * self.counts[:, None])
         self.ready.fill_(True)

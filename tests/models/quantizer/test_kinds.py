@@ -227,7 +227,7 @@ def test_words_of_smollm2_round_trip():
 
 def test_lexical_refusals():
     model = make("lexical")
-    with pytest.raises(ValueError, match="'river' is none of the 8 words"):
+    with pytest.raises(ValueError, match="'river' is not one of the 8 words"):
         model.codes("word1 river")
     for words, rows in ((["a", "b"], 3), (["a", "a"], 2), ([], 0)):
         with pytest.raises(ValueError, match="one embedding for each word"):
