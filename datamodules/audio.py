@@ -33,13 +33,7 @@ class RecordingWindows(NamedTuple):
 
 
 def load_windows(
-    cut: Cut,
-    root: Path,
-    sample_rate: int,
-    channels: int,
-    window_samples: int,
-    first: int = 0,
-    count: int | None = None,
+    cut: Cut, root: Path, sample_rate: int, channels: int, window_samples: int, first: int = 0, count: int | None = None
 ) -> RecordingWindows:
     """`count` windows of a recording from the `first` on, all by default, whatever its rate and length.
 

@@ -68,11 +68,7 @@ def caption_items(cuts: Sequence[Cut], count: int, prompt: str) -> list[Evaluati
     for index, cut in enumerate(chosen):
         references = [str(caption.text) for caption in captions(cut)]
         other = chosen[(index + max(1, len(chosen) // 2)) % len(chosen)]
-        for condition, codes in (
-            ("sound", cut.custom["codes"]),
-            ("other", other.custom["codes"]),
-            ("text", None),
-        ):
+        for condition, codes in (("sound", cut.custom["codes"]), ("other", other.custom["codes"]), ("text", None)):
             name, source, turns = f"{cut.id}:caption:{condition}", cut.custom["source"], _prompt(codes, prompt)
             items.append(EvaluationItem(name, source, "caption", condition, turns, prompt, references))
     return items

@@ -123,11 +123,7 @@ class ResumableDataModule(L.LightningDataModule):
 
     def _loader(self, sampler: ResumableSampler) -> DataLoader[Any]:
         return DataLoader(
-            self.dataset,
-            sampler=sampler,
-            batch_size=None,
-            num_workers=self.num_workers,
-            worker_init_fn=ignore_signals,
+            self.dataset, sampler=sampler, batch_size=None, num_workers=self.num_workers, worker_init_fn=ignore_signals
         )
 
 

@@ -51,6 +51,12 @@ def add_callback(stage: str, make: Callable[[], L.Callback]) -> None:
     module.callbacks = lambda self: [*callbacks(self), make()]
 
 
+def run_smoke(folder: Path, *words: str, before: Callable[[], object] | None = None) -> None:
+    """A command with the smoke preset, in a process of its own; it must end well. before: called in that process."""
+    ended = zygote.run([*words, *SMOKE], folder, before)
+    assert ended.status == 0, ended.output[-3000:]
+
+
 def interrupt(place: Path, stage: str, batches: int, *words: str, sent: int = signal.SIGKILL, rank: int = 0) -> Ended:
     """`stage run STAGE WORDS` in `place`. `sent` reaches rank `rank` at the end of its batch number `batches`, counted from 1; 0 waits there instead."""
     before = partial(add_callback, "latents" if stage == "all" else stage, partial(Interrupt, batches, int(sent), rank))

@@ -38,4 +38,5 @@ def rank() -> int:
 
 
 def is_distributed() -> bool:
-    return dist.is_available() and dist.is_initialized()
+    """Whether there are other processes."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

@@ -4,9 +4,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-
-def is_distributed() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+from models.quantizer.distributed import is_distributed
 
 
 def shares(weights: Tensor) -> Tensor:

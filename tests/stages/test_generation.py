@@ -17,8 +17,7 @@ from stages.generation import Generation
 from stages.reports import generation_table
 from stages.reports.generation_table import Clip, Judge
 from stages.runs import chain
-from tests.interrupt import TWO_RANKS
-from tests.stages.engine.test_ranks import run
+from tests.interrupt import TWO_RANKS, run_smoke
 
 KINDS = [f"kind {n}" for n in range(5)]
 WRITTEN = ("report.json", "report.md", "predictions.jsonl")
@@ -163,7 +162,7 @@ def test_a_killed_run_goes_on_to_the_same_report(stage: Any, done: Path, tones: 
 
 
 def test_two_ranks_write_what_one_writes(done: Path, tones: Path):
-    run(tones, "run", "generation", "--experiment=generated-2", *parents(), *TWO_RANKS)
+    run_smoke(tones, "run", "generation", "--experiment=generated-2", *parents(), *TWO_RANKS)
     two = tones / "runs/generated-2/generation"
     assert len(list(two.glob("predictions-*.jsonl"))) == 2
     for name in WRITTEN:

@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,7 @@ from safetensors.torch import load_file
 
 from datamodules.batches import NumberedBatches
 from datamodules.store import chunks
-from tests import zygote
-from tests.conftest import SMOKE
-from tests.interrupt import TWO_RANKS, add_callback
+from tests.interrupt import TWO_RANKS, add_callback, run_smoke
 
 
 class Record(L.Callback):
@@ -53,11 +50,6 @@ def record(stage: str, items: int) -> None:
         )
 
 
-def run(place: Path, *words: str, before: Callable[[], object] | None = None) -> None:
-    ended = zygote.run([*words, *SMOKE], place, before)
-    assert ended.status == 0, ended.output[-3000:]
-
-
 @pytest.mark.parametrize("stage_name", ["tokenizer_mse", "caption"])
 def test_a_global_batch_is_the_same_on_one_rank_and_on_two(tones: Path, whole: Path, stage_name: str):
     """Losses to rounding, and the same items in the same steps. Ranks are of unlike weight: windows and conversations are of unlike length."""
@@ -66,7 +58,7 @@ def test_a_global_batch_is_the_same_on_one_rank_and_on_two(tones: Path, whole: P
     for world, more in ((1, []), (2, list(TWO_RANKS))):
         size = [] if stage_name == "caption" else [f"--batch_size={4 // world}"]
         words = ["run", stage_name, f"--experiment=ranks-{world}", *parents, *own, *size, *more]
-        run(tones, *words, before=partial(record, stage_name, 4))
+        run_smoke(tones, *words, before=partial(record, stage_name, 4))
     (one,), two = (
         [json.loads((tones / f"recorded-{stage_name}-{world}-{rank}.json").read_text()) for rank in range(world)]
         for world in (1, 2)
@@ -84,7 +76,7 @@ def test_a_global_batch_is_the_same_on_one_rank_and_on_two(tones: Path, whole: P
 
 def test_two_ranks_run_every_stage(tones: Path, whole: Path):
     """What latents, cache and evaluate write is dealt between ranks, each item once."""
-    run(tones, "run", "all", "--experiment=all-two", *TWO_RANKS)
+    run_smoke(tones, "run", "all", "--experiment=all-two", *TWO_RANKS)
     runs = tones / "runs/all-two"
     assert sorted(path.parent.name for path in runs.glob("*/receipt.json")) == sorted(
         path.parent.name for path in whole.glob("*/receipt.json")
