@@ -1,72 +1,21 @@
 """What is done, partial, stale or missing; whose artifact feeds whom; what is refused by name."""
 
-import dataclasses
-import functools
 import json
-import zipfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
 
 import conf
 from conf.schema import OPERATIONAL
-from conf.sections.common import StageConf
 from stages import STAGES
 from stages.runs import chain
-
-
-@functools.cache
-def composed(stage: str, overrides: tuple[str, ...]) -> StageConf:
-    return conf.compose(stage, ["demo"], overrides=overrides).conf
-
-
-class House:
-    """An experiment whose run folders are written by hand, a file or two each."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def conf(self, stage: str, *overrides: str) -> StageConf:
-        values = composed(stage, overrides)
-        data = dataclasses.replace(values.data, root=str(self.root / "data"))
-        return dataclasses.replace(values, runs=str(self.root / "runs"), data=data)
-
-    def corpus(self, content: str) -> None:
-        folder = self.root / "data" / "diagnostic"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "receipt.json").write_text(json.dumps({"hash": content}))
-
-    def make(self, stage: str, content: str, *overrides: str, steps: int = 0) -> dict[str, Any]:
-        """A finished stage whose artifact is one file."""
-        configuration = self.conf(stage, *overrides)
-        parents = chain.parents(stage, configuration)
-        folder = chain.begin(stage, configuration, restart=False)
-        (folder / "artifact").mkdir()
-        (folder / "artifact" / "weights").write_text(content)
-        return chain.finish(stage, configuration, folder, parents, {"fact": content}, {"loss": 1.0}, steps, 2.34)
-
-    def make_all(self) -> None:
-        self.corpus("first")
-        for stage in STAGES:
-            self.make(stage, f"{stage} weights")
-
-    def checkpoint(self, stage: str, step: int, *overrides: str) -> Path:
-        configuration = self.conf(stage, *overrides)
-        path = chain.begin(stage, configuration, restart=False) / "checkpoints" / f"step-{step:06d}.ckpt"
-        path.parent.mkdir(exist_ok=True)
-        with zipfile.ZipFile(path, "w") as file:  # what torch.save writes
-            file.writestr("archive/data.pkl", b"weights" * 1000)
-        return path
-
-    def state(self, stage: str, *overrides: str, compare: bool = True) -> chain.State:
-        return chain.state(stage, self.conf(stage, *overrides), compare)
+from tests.stages.runs.written_experiment import WrittenExperiment
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> House:
-    return House(tmp_path)
+def house(tmp_path: Path) -> WrittenExperiment:
+    return WrittenExperiment(tmp_path)
 
 
 def test_the_registry_is_in_an_order_in_which_it_can_run():
@@ -76,13 +25,13 @@ def test_the_registry_is_in_an_order_in_which_it_can_run():
         seen.add(name)
 
 
-def test_nothing_is_missing_and_everything_is_done(house: House):
+def test_nothing_is_missing_and_everything_is_done(house: WrittenExperiment):
     assert {house.state(stage).word for stage in STAGES} == {"missing"}
     house.make_all()
     assert {stage: house.state(stage) for stage in STAGES} == dict.fromkeys(STAGES, chain.State("done", "2 s"))
 
 
-def test_a_receipt_holds_what_made_it(house: House):
+def test_a_receipt_holds_what_made_it(house: WrittenExperiment):
     house.corpus("first")
     latents = house.make("latents", "a")
     tokenizer = house.make("tokenizer", "b", steps=600)
@@ -100,7 +49,7 @@ def test_a_receipt_holds_what_made_it(house: House):
     assert chain.parents("cache", house.conf("cache"))["tokenizer"].facts == {"fact": "b"}
 
 
-def test_a_stage_is_partial_from_its_first_checkpoint_or_chunk(house: House):
+def test_a_stage_is_partial_from_its_first_checkpoint_or_chunk(house: WrittenExperiment):
     house.corpus("first")
     folder = chain.begin("latents", house.conf("latents"), restart=False)
     assert house.state("latents").word == "missing", "a configuration alone is no progress"
@@ -114,7 +63,7 @@ def test_a_stage_is_partial_from_its_first_checkpoint_or_chunk(house: House):
     )
 
 
-def test_a_parent_that_changed_makes_its_children_stale(house: House):
+def test_a_parent_that_changed_makes_its_children_stale(house: WrittenExperiment):
     house.make_all()
     house.make("tokenizer", "other weights")
     assert house.state("tokenizer").word == "done"
@@ -125,13 +74,13 @@ def test_a_parent_that_changed_makes_its_children_stale(house: House):
     assert house.state("tokenizer_mse") == chain.State("stale", "its parent latents is missing")
 
 
-def test_a_parent_made_again_to_the_same_bytes_changes_nothing(house: House):
+def test_a_parent_made_again_to_the_same_bytes_changes_nothing(house: WrittenExperiment):
     house.make_all()
     house.make("tokenizer", "tokenizer weights")
     assert {house.state(stage).word for stage in STAGES} == {"done"}
 
 
-def test_a_configuration_that_changed_makes_a_stage_stale(house: House):
+def test_a_configuration_that_changed_makes_a_stage_stale(house: WrittenExperiment):
     house.make_all()
     found = house.state("tokenizer", "flow.token_dropout=0.2", "seed=3")
     assert found.word == "stale"
@@ -143,13 +92,13 @@ def test_a_configuration_that_changed_makes_a_stage_stale(house: House):
     "override",
     ["threads=1", "data.num_workers=7", "checkpoints.keep=9", "trainer.log_every_n_steps=1", "sample_clips=0"],
 )
-def test_operational_keys_leave_a_receipt_fresh(house: House, override: str):
+def test_operational_keys_leave_a_receipt_fresh(house: WrittenExperiment, override: str):
     house.make_all()
     assert override.split("=")[0].startswith(OPERATIONAL)
     assert house.state("tokenizer", override).word == "done"
 
 
-def test_an_unfinished_run_of_another_configuration_is_not_gone_on_with(house: House):
+def test_an_unfinished_run_of_another_configuration_is_not_gone_on_with(house: WrittenExperiment):
     house.corpus("first")
     house.make("latents", "a")
     house.checkpoint("tokenizer", 120)
@@ -164,13 +113,13 @@ def test_an_unfinished_run_of_another_configuration_is_not_gone_on_with(house: H
     assert OmegaConf.to_container(OmegaConf.load(folder / "conf.yaml")) == conf.plain(other)
 
 
-def test_a_corpus_that_was_prepared_again_makes_latents_stale(house: House):
+def test_a_corpus_that_was_prepared_again_makes_latents_stale(house: WrittenExperiment):
     house.make_all()
     house.corpus("second")
     assert house.state("latents") == chain.State("stale", "the corpus diagnostic was prepared again")
 
 
-def test_an_artifact_that_is_gone_is_said(house: House):
+def test_an_artifact_that_is_gone_is_said(house: WrittenExperiment):
     house.make_all()
     folder = house.root / "runs" / "demo" / "tokenizer"
     (folder / "artifact" / "weights").unlink()
@@ -180,7 +129,7 @@ def test_an_artifact_that_is_gone_is_said(house: House):
         chain.parents("cache", house.conf("cache"))
 
 
-def test_a_missing_parent_names_the_command_that_makes_it(house: House):
+def test_a_missing_parent_names_the_command_that_makes_it(house: WrittenExperiment):
     house.corpus("first")
     said = r"tokenizer needs latents, and .*not started.*\n.*stage run latents --experiment=demo\n.*--parents\.latents="
     with pytest.raises(ValueError, match=said):
@@ -191,7 +140,7 @@ def test_a_missing_parent_names_the_command_that_makes_it(house: House):
         chain.parents("cache", house.conf("cache"))
 
 
-def test_an_optional_parent_may_be_missing(house: House):
+def test_an_optional_parent_may_be_missing(house: WrittenExperiment):
     house.corpus("first")
     for stage in ("latents", "tokenizer", "cache", "rehearsal", "caption", "openaqa"):
         house.make(stage, stage)
@@ -200,7 +149,7 @@ def test_an_optional_parent_may_be_missing(house: House):
     assert "tokenizer_mse" in chain.parents("reconstruct", house.conf("reconstruct"))
 
 
-def test_parents_of_two_tokenizers_are_refused_by_name(house: House):
+def test_parents_of_two_tokenizers_are_refused_by_name(house: WrittenExperiment):
     """The codes in a cache mean nothing to another tokenizer's decoder."""
     house.make_all()
     house.make("tokenizer", "other weights")
@@ -209,7 +158,7 @@ def test_parents_of_two_tokenizers_are_refused_by_name(house: House):
         chain.parents("caption", house.conf("caption"))
 
 
-def test_the_cure_of_parents_that_do_not_fit_is_named_and_cures(house: House):
+def test_the_cure_of_parents_that_do_not_fit_is_named_and_cures(house: WrittenExperiment):
     """What one parent was made with is another experiment's: that is what the other parents are to be taken from."""
     house.make_all()
     for stage in ("latents", "tokenizer", "cache"):
@@ -229,7 +178,7 @@ def test_the_cure_of_parents_that_do_not_fit_is_named_and_cures(house: House):
     assert "goes together" not in str(caught.value), "nobody has those latents any more"
 
 
-def test_a_parent_elsewhere_that_is_not_there_names_those_that_are(house: House):
+def test_a_parent_elsewhere_that_is_not_there_names_those_that_are(house: WrittenExperiment):
     house.make_all()
     house.make("latents", "a", "experiment=other")
     said = r"runs/dmeo/{} has no finished run \(not started\): is dmeo misspelt\? {}$"
@@ -242,7 +191,7 @@ def test_a_parent_elsewhere_that_is_not_there_names_those_that_are(house: House)
         chain.parents("reconstruct", house.conf("reconstruct", "parents.tokenizer_mse=dmeo"))
 
 
-def test_a_parent_may_come_from_another_experiment_or_folder(house: House):
+def test_a_parent_may_come_from_another_experiment_or_folder(house: WrittenExperiment):
     house.make_all()
     folder = house.root / "runs" / "demo" / "latents"
     for place in ("demo", str(folder)):
@@ -250,7 +199,7 @@ def test_a_parent_may_come_from_another_experiment_or_folder(house: House):
         assert found["latents"].folder == folder
 
 
-def test_a_foreign_stage_is_no_parent(house: House):
+def test_a_foreign_stage_is_no_parent(house: WrittenExperiment):
     """A run folder given for a parent must hold that stage's run."""
     house.make_all()
     wrong = house.root / "runs" / "demo" / "openaqa"
@@ -261,7 +210,7 @@ def test_a_foreign_stage_is_no_parent(house: House):
 
 
 @pytest.mark.parametrize("text", ["", '{"stage": "tok', "[]"])
-def test_a_damaged_receipt_is_named(house: House, text: str):
+def test_a_damaged_receipt_is_named(house: WrittenExperiment, text: str):
     house.make_all()
     path = house.root / "runs" / "demo" / "tokenizer" / "receipt.json"
     path.write_text(text)
@@ -270,7 +219,7 @@ def test_a_damaged_receipt_is_named(house: House, text: str):
             ask()
 
 
-def test_an_earlier_run_is_moved_aside_and_kept(house: House):
+def test_an_earlier_run_is_moved_aside_and_kept(house: WrittenExperiment):
     house.make_all()
     runs = house.root / "runs" / "demo"
     for number in (1, 2):
@@ -281,7 +230,7 @@ def test_an_earlier_run_is_moved_aside_and_kept(house: House):
     assert not (runs / ".old" / "tokenizer-3").exists()
 
 
-def test_numbers_go_on_past_nine_and_stages_with_like_names_do_not_mix(house: House):
+def test_numbers_go_on_past_nine_and_stages_with_like_names_do_not_mix(house: WrittenExperiment):
     """tokenizer-... and tokenizer_mse-... lie side by side."""
     house.make_all()
     for _ in range(11):
@@ -291,7 +240,7 @@ def test_numbers_go_on_past_nine_and_stages_with_like_names_do_not_mix(house: Ho
     assert names == {f"tokenizer-{number}" for number in range(1, 12)} | {"tokenizer_mse-1"}
 
 
-def test_the_newest_whole_checkpoint_is_found(house: House):
+def test_the_newest_whole_checkpoint_is_found(house: WrittenExperiment):
     house.corpus("first")
     house.make("latents", "a")
     oldest, middle, newest = (house.checkpoint("tokenizer", step) for step in (80, 999_999, 1_000_000))
@@ -306,7 +255,7 @@ def test_the_newest_whole_checkpoint_is_found(house: House):
     assert chain.newest_checkpoint(folder) is None
 
 
-def test_a_fingerprint_knows_every_key_that_decides(house: House):
+def test_a_fingerprint_knows_every_key_that_decides(house: WrittenExperiment):
     base = house.conf("tokenizer")
     assert chain.fingerprint(base) == chain.fingerprint(json.loads(json.dumps(conf.plain(base))))
     assert chain.differences(base, base) == []
