@@ -25,9 +25,8 @@ from models.metrics.probe import nearest_histogram
 from models.quantizer import LexicalQuantizer, whole_words
 from stages.hub import language_model, weights
 from stages.hub.sound_tokenizer import SoundTokenizer
-from stages.launch import prepare
 from stages.reports import fewshot_table
-from stages.runs import chain, row_files
+from stages.runs import chain, corpora, row_files
 
 
 class Writer(Protocol):
@@ -78,7 +77,7 @@ class FewShot(L.LightningModule):
         super().__init__()
         self.conf, self.parents, self.folder = conf, parents, folder
         self.sound_tokenizer = SoundTokenizer.from_pretrained(parents["tokenizer"].folder)
-        found = prepare.recordings(stage, conf.data)
+        found = corpora.recordings(stage, conf.data)
         self.roots = found.roots
         self.cuts = {
             cut.id: cut for cut in found.cuts if cut.custom["split"] in conf.splits and len(cut.custom["labels"]) == 1

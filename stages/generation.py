@@ -40,13 +40,12 @@ from datamodules.generation import (
 )
 from datamodules.hashing import choose_by_hash
 from datamodules.store import chunks
-from stages.cli import use
 from stages.hub import language_model, locate, weights
 from stages.hub.sound_tokenizer import SoundTokenizer
-from stages.launch import prepare
+from stages.hub.text_to_sound import text_to_sound
 from stages.reports import generation_table
 from stages.reports.generation_table import Clip, Judge
-from stages.runs import chain, row_files
+from stages.runs import chain, corpora, row_files
 
 
 class Generation(L.LightningModule):
@@ -61,16 +60,16 @@ class Generation(L.LightningModule):
                 "generation: class accuracy needs scikit-learn: pip install scikit-learn, or --probe_recordings=0"
             )
         self.embedder = weights.load_embedder(conf.embedder) if conf.embedder else None
-        receipts = prepare.corpora(conf.data)
+        receipts = corpora.corpora(conf.data)
         self.roots = {name: Path(receipt["root"]) for name, receipt in receipts.items()}
-        cuts, corpora = chunks.read(parents["cache"].folder / "chunks"), ", ".join(self.roots)
+        cuts, names = chunks.read(parents["cache"].folder / "chunks"), ", ".join(self.roots)
         train = cuts.of_split("train")
         self.chosen = choose_recordings(
             *map(self._mine, (cuts.of_split("test"), train)), conf.captions, conf.recordings
         )
         if not self.chosen.asked:
             raise UsageError(
-                f"generation: no recording of {corpora} in the split 'test' has a caption. Prepare a corpus with the columns `caption` and `split`"
+                f"generation: no recording of {names} in the split 'test' has a caption. Prepare a corpus with the columns `caption` and `split`"
             )
         self.cuts = {cut.id: cut for part in self.chosen for cut in part}
         self.items = generation_items(self.chosen, conf.seeds, self.embedder is not None)
@@ -142,7 +141,7 @@ class Generation(L.LightningModule):
         if condition == NOTHING:  # greedy, all of them would be one sound
             settings = replace(settings, guidance=1.0, temperature=settings.temperature or 1.0)
         seeds = [self._seed(item) for item in batch]
-        return use.text_to_sound(self.model, [item.caption for item in batch], self.most, seeds, settings)
+        return text_to_sound(self.model, [item.caption for item in batch], self.most, seeds, settings)
 
     def _embedded(self, batch: list[GenerationItem], codes: list[list[int]]) -> list[str | None]:
         if self.embedder is None:

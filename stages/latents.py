@@ -30,8 +30,7 @@ from datamodules.waveform_batches import (
 )
 from models.codec.mel import MelCodec
 from stages.hub import artifacts
-from stages.launch import prepare
-from stages.runs import chain
+from stages.runs import chain, corpora
 
 
 class Latents(L.LightningModule):
@@ -42,7 +41,7 @@ class Latents(L.LightningModule):
     def __init__(self, stage: str, conf: LatentsConf, parents: dict[str, chain.Parent], folder: Path) -> None:
         super().__init__()
         self.conf, self.folder = conf, folder
-        self.cuts, self.roots, self.skipped = prepare.recordings(stage, conf.data)
+        self.cuts, self.roots, self.skipped = corpora.recordings(stage, conf.data)
         self.chunks = chunks.plan(self.cuts, conf.recordings_per_chunk)
         self.vae = parents.get("vae")
         self.codec = artifacts.build_codec(conf.codec, self.vae.artifact if self.vae else None)

@@ -32,9 +32,8 @@ from models.metrics.reconstruction import LatentError, MelDistance, MultiResolut
 from models.metrics.signal_scores import SignalMetric
 from models.tokenizer.tokenizer import LatentTokenizer
 from stages.hub import artifacts, weights
-from stages.launch import prepare
 from stages.reports import evaluation_table, real_time
-from stages.runs import chain
+from stages.runs import chain, corpora
 from stages.scoring import registry
 
 DECODERS = {"tokenizer": "flow matching", "tokenizer_mse": "MSE"}
@@ -78,7 +77,7 @@ class Reconstruct(L.LightningModule):
         )
 
     def datamodule(self) -> ReconstructionDataModule:
-        roots = {name: Path(receipt["root"]) for name, receipt in prepare.corpora(self.conf.data).items()}
+        roots = {name: Path(receipt["root"]) for name, receipt in corpora.corpora(self.conf.data).items()}
         return ReconstructionDataModule(
             self.chosen, roots, self.facts, self.conf.batch_size, self.conf.data.num_workers
         )

@@ -23,8 +23,7 @@ from models.codec.discriminator import Discriminator, adversarial_loss, discrimi
 from models.codec.spectral_loss import SpectralLoss
 from models.metrics.reconstruction import MelDistance, MultiResolutionStftDistance
 from stages.engine import optim
-from stages.launch import prepare
-from stages.runs import chain
+from stages.runs import chain, corpora
 
 
 class Vae(L.LightningModule):
@@ -38,7 +37,7 @@ class Vae(L.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.conf = conf
-        self.recordings = prepare.recordings(stage, conf.data)
+        self.recordings = corpora.recordings(stage, conf.data)
         codec = conf.codec
         if codec.source is None:
             self.vae = oobleck.build(**plain(codec.oobleck))

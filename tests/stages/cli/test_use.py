@@ -24,9 +24,9 @@ from datamodules.store import chunks
 from models.language.generation import Guidance, Sampling, generate, pad_left
 from models.language.vocabulary import Turn
 from stages.cli.main import main
-from stages.cli.use import text_to_sound
 from stages.hub import card, export, language_model, locate, weights
 from stages.hub.sound_tokenizer import SoundTokenizer
+from stages.hub.text_to_sound import text_to_sound
 from stages.runs import chain
 from tests.conftest import SMOKE
 

@@ -200,7 +200,8 @@ def test_fense_is_a_tenth_of_the_similarity_where_the_checker_finds_an_error(tmp
     import torch
     from transformers import BertConfig, BertModel
 
-    from stages.scoring.captions.fluency import FluencyChecker, fense
+    from models.metrics.fluency import FluencyChecker
+    from stages.scoring.captions.fluency import fense
 
     config = BertConfig(vocab_size=30, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
 
