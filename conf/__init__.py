@@ -1,7 +1,8 @@
 """Configuration by layers: every value has a type and a help (conf/sections), a reason (a YAML file) and an origin.
 
-Weakest first: `conf/base.yaml`, `conf/<folder>/base.yaml` for each folder of the unit, the same files of each preset, each `--conf FILE`, the command
-line. A layer is merged by itself, so that an error names its file. No torch here: `stage show` answers at once.
+Weakest first: `conf/base.yaml`, `conf/<folder>/base.yaml` for each folder of the unit, the same files of each preset,
+each `--conf FILE`, the command line. A layer is merged by itself, so that an error names its file. No torch here:
+`stage show` answers at once.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,8 +21,8 @@ from conf.sections.common import StageConf
 from conf.suggest import allowed
 
 __all__ = [
-    "COMMAND_LINE", "ROOT", "Composed", "check_shared", "compose", "concerns", "decides", "from_plain", "layer_files", "parse_overrides", "plain",
-    "presets", "units_of",
+    "COMMAND_LINE", "ROOT", "Composed", "check_shared", "compose", "concerns", "decides", "from_plain", "layer_files",
+    "parse_overrides", "plain", "presets", "units_of",
 ]  # fmt: skip
 
 ROOT = Path(__file__).parent
@@ -46,8 +47,8 @@ def compose(
 ) -> Composed:
     """The configuration of one unit (a stage, or a corpus that `stage prepare` makes) and where each value came from.
 
-    overrides: "a.b=c"; one that begins with a unit's name is for that unit alone. shared: the overrides are meant for several units, so one that this
-    unit's schema does not know is left out (`check_shared` has checked that some unit knows it).
+    overrides: "a.b=c"; one that begins with a unit's name is for that unit alone. shared: they are meant for several
+    units, so one that this unit does not know is left out (`check_shared` has checked that some unit knows it).
     Raises UsageError that names the layer, the key and the most similar key.
     """
     schema = UNITS[unit].schema
@@ -77,9 +78,10 @@ def plain(conf: Any) -> dict[str, Any]:
 
 
 def from_plain(unit: str, values: dict[str, Any]) -> Any:
-    """A configuration that was written by `plain`, as the unit's dataclass again: of a receipt, an artifact or a conf.yaml.
+    """A configuration that `plain` wrote, of a receipt, an artifact or a conf.yaml, as the unit's dataclass again.
 
-    A key that the writer did not have yet gets the value of conf/, and one that is no longer known is left out: an older run can be read.
+    A key that the writer did not have yet gets the value of the base, and one that is no longer known is left out: an
+    older run can be read.
     Raises UsageError where a value is of another type than its key.
     """
     schema = UNITS[unit].schema

@@ -1,4 +1,4 @@
-"""What the value of a key may be. Each dataclass of conf/sections gives the help and the range of its keys, and, as `laws`, what must fit together.
+"""What the value of a key may be: the dataclasses of conf/sections give help and ranges, and, as `laws`, what must fit.
 
 width: int = field(metadata=about("features; a multiple of 2 x heads", low=2))
 
@@ -24,7 +24,7 @@ def about(help: str, low: float = -math.inf, high: float = math.inf) -> dict[str
 
 
 def problems(section: Any, prefix: str = "") -> Iterable[Problem]:
-    """What is wrong in a section and those inside it, ranges before laws. section: a dataclass; prefix: of its keys, as "encoder."."""
+    """What is wrong in a section and those inside it, ranges before laws. prefix: of its keys, as "encoder."."""
     for field in fields(section):
         key, value = f"{prefix}{field.name}", getattr(section, field.name)
         if is_dataclass(value):

@@ -1,4 +1,4 @@
-"""The configuration of the command line: "trainer.devices=8" for every stage that has the key, "tokenizer.batch_size=8" for one unit."""
+"""Keys on the command line: "trainer.devices=8" for all stages that have it, "tokenizer.batch_size=8" for one unit."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ COMMAND_LINE = "command line"  # the origin of its values
 
 
 def parse_overrides(words: Sequence[str]) -> list[str]:
-    """`--a.b=c`, `a.b=c` and `--a.b c` -> "a.b=c"; of SLURM also `--slurm.flag` -> "slurm.flag=". Raises UsageError on a word that is none of them."""
+    """`--a.b=c`, `a.b=c` and `--a.b c` -> "a.b=c"; `--slurm.x` -> "slurm.x=". Raises UsageError on others."""
     overrides, rest = [], list(words)
     while rest:
         word = rest.pop(0)
@@ -78,7 +78,7 @@ def _is_known(unit: str, key: str) -> bool:
 
 
 def _type(unit: str, key: str) -> Any:
-    """The type of a key; None where the unit does not have it. What lies in a mapping is not looked at: its keys are free."""
+    """The type of a key; None where the unit does not have it. The keys of a mapping are free."""
     node: Any = UNITS[unit].schema
     for part in key.split("."):
         if get_origin(node) is dict:

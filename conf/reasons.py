@@ -1,4 +1,4 @@
-"""`stage show --why`: the help of a key, and the reason of its value, which is the remark beside it or above it in YAML. No torch here."""
+"""`stage show --why`: the help of a key, and the reason of its value: the remark beside it or above it in YAML."""
 
 import re
 from collections.abc import Sequence
@@ -11,21 +11,23 @@ KEY = re.compile(r"^( *)([\w.-]+):")
 REMARK = re.compile(r"(?:^|\s)#\s?(.*)$")
 
 
-def reasons(unit: str, presets: Sequence[str], files: Sequence[str], origins: dict[str, str]) -> dict[str, str]:
-    """ "optimizer.weight_decay" -> "of matrices ...; not on norms, biases, codebook". origins: the layer that set each key; the remark of another layer
-    on its value follows that layer's name."""
+def reasons(unit: str, presets: Sequence[str], files: Sequence[str], origins: dict[str, str]) -> dict[str, list[str]]:
+    """ "optimizer.weight_decay" -> ["of matrices ...", "not on norms, codebook"]: a key's help, then the reasons.
+
+    origins: the layer that set each key; the remark of another layer on its value follows that layer's name.
+    """
     texts = {key: [field.metadata["help"]] for key, field in keys(unit).items()}
     for path, layer in (*layer_files(unit, presets), *((Path(file), file) for file in files)):
         for key, text in remarks(path.read_text()).items():
             is_set_here = layer == origins.get(key, layer)
             texts.setdefault(key, []).append(text if is_set_here else f"({layer}: {text})")
-    return {key: "; ".join(dict.fromkeys(lines)) for key, lines in texts.items()}
+    return {key: list(dict.fromkeys(lines)) for key, lines in texts.items()}
 
 
 def remarks(text: str) -> dict[str, str]:
-    """The remarks of a YAML file by dotted key: that above a key, that beside it, and the lines on which the latter goes on (further right than a key).
+    """The remarks of a YAML file by dotted key: above it, beside it, and on the lines on which the latter goes on.
 
-    Remarks at the beginning of a file are about the file.
+    Such a line begins further right than a key would. Remarks at the beginning of a file are about the file.
     """
     found: dict[str, list[str]] = {}
     sections: list[tuple[int, str]] = []  # indent and key around a line

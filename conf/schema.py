@@ -1,4 +1,4 @@
-"""What may be chosen: one dataclass a unit (conf/sections/), with types and help, and no default values (a value and its reason stand in YAML)."""
+"""What may be chosen: one dataclass a unit, of conf/sections, without values: these stand in YAML with reasons."""
 
 from dataclasses import Field, fields, is_dataclass
 from typing import Any, NamedTuple

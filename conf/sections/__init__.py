@@ -1,4 +1,4 @@
-"""The sections of the configuration, by what they are about: keys, types, help, ranges and laws. Values and their reasons stand in YAML.
+"""The sections of the configuration: keys, types, help, ranges and laws. Values and their reasons stand in YAML.
 
 A section that feeds a constructor has that constructor's argument names (a test compares them).
 """

@@ -20,6 +20,7 @@ class SlurmConf:
     open_mode: str | None = field(metadata=about("append or truncate the log of a job that is started again"))
     further: dict[str, str | None] = field(
         metadata=about(
-            "any other option -> its value; '' for one without a value, null to leave out one that `stage submit` writes"
+            "any other option -> its value; '' for one without a value, "
+            "null to leave out one that `stage submit` writes"
         )
     )

@@ -29,7 +29,8 @@ class MelCodecConf:
         if self.hop_length % self.mel_hop:
             yield Problem(
                 "hop_length",
-                f"{self.hop_length}; a multiple of mel_hop={self.mel_hop} is allowed: a latent frame holds whole mel frames",
+                f"{self.hop_length}; a multiple of mel_hop={self.mel_hop} is allowed: "
+                "a latent frame holds whole mel frames",
             )
 
 
@@ -63,7 +64,8 @@ class VaeCodecConf:
         if self.source is None and sizes.encoder_hidden_size != wanted:
             yield Problem(
                 "oobleck.encoder_hidden_size",
-                f"{sizes.encoder_hidden_size} is not 2 x decoder_input_channels = {wanted}: the encoder ends with means and deviations",
+                f"{sizes.encoder_hidden_size} is not 2 x decoder_input_channels = {wanted}: "
+                "the encoder ends with means and deviations",
             )
         if len(sizes.downsampling_ratios) != len(sizes.channel_multiples):
             yield Problem("oobleck.channel_multiples", "one is given for each of downsampling_ratios")

@@ -36,7 +36,8 @@ class TrainerConf:
     )
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"] = field(
         metadata=about(
-            "number format of the computation; auto: on a GPU bf16-mixed where it is native, on a CPU the quicker one by a product that is timed"
+            "number format of the computation; auto: on a GPU bf16-mixed where it is native, "
+            "on a CPU the quicker one by a product that is timed"
         )
     )
 

@@ -6,7 +6,10 @@ from typing import Literal
 from conf.laws import about
 from conf.sections.common import DataConf
 
-CONTAMINATION = "training recordings that are also in the test split of a prepared corpus: drop leaves them out, keep keeps them, error refuses"
+CONTAMINATION = (
+    "training recordings that are also in the test split of a prepared corpus: drop leaves them out, keep keeps them, "
+    "error refuses"
+)
 
 
 @dataclass
@@ -23,7 +26,8 @@ class FolderConf(CorpusConf):
     root: str | None = field(metadata=about("folder of the recordings; the argument ROOT"))
     metadata: str | None = field(
         metadata=about(
-            "the CSV, TSV or JSONL that says what is heard: a column path (relative to ROOT), and any of caption, label, question, "
+            "the CSV, TSV or JSONL that says what is heard: a column path (relative to ROOT), "
+            "and any of caption, label, question, "
             "answer, split, source; several rows of one path are several captions or questions"
         )
     )
@@ -35,7 +39,8 @@ class FolderConf(CorpusConf):
     validation: list[str] = field(metadata=about("values of split_by that are the validation split"))
     validation_fraction: float = field(
         metadata=about(
-            "where no recording is for validation: share of the sources not called train that is held out for it; 0 for none",
+            "where no recording is for validation: share of the sources not called train that "
+            "is held out for it; 0 for none",
             0.0,
             0.9,
         )

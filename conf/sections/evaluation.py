@@ -1,4 +1,4 @@
-"""Stages `evaluate`, `fewshot` and `generation`, and the verbs `ask` and `generate`: what a trained LLM is asked, and what is measured."""
+"""Stages `evaluate`, `fewshot`, `generation`, and the verbs `ask` and `generate`: what a trained LLM is asked."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,10 +12,13 @@ from conf.sections.language import ModelConf
 from conf.suggest import allowed
 
 CONTROLS = ("shuffled_codes", "shuffled_labels")
-AFTER = "the stage whose LLM is used; none: that of caption before its training, its new rows noise around the text rows' mean"
+AFTER = (
+    "the stage whose LLM is used; none: that of caption before its training, its new rows noise around the text rows' "
+    "mean"
+)
 TEMPERATURE = "of sampling; 0 takes the most probable code each time (greedy)"
 TOP_P = "sample from the most probable codes that make up this probability; 1: from all"
-GUIDANCE = "weight of the caption (classifier-free guidance): 0 ignores it, 1 is the plain model, above 1 follows it more closely"
+GUIDANCE = "weight of the caption (classifier-free guidance): 0 ignores it, 1 is the plain model, above 1 stresses it"
 
 
 @dataclass
@@ -114,7 +117,8 @@ class GenerationConf(StageConf):
     batch_size: int = field(metadata=about("sounds made at a time on each device", 1, 1 << 20))
     embedder: str | None = field(
         metadata=about(
-            "of the distances between sounds: a name of stages/hub/weights; null: only codes are judged, no sound is made"
+            "of the distances between sounds: a name of stages/hub/weights; "
+            "null: only codes are judged, no sound is made"
         )
     )
     recordings: int = field(metadata=about("recordings of each split that are embedded, at most", 1, 1 << 20))

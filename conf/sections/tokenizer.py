@@ -25,7 +25,8 @@ class RateConf:
         if len(given) != 1:
             yield Problem(
                 "",
-                f"exactly one of token_rate, stride and bitrate is given, here {given or 'none'}; set the others to null",
+                f"exactly one of token_rate, stride and bitrate is given, here {given or 'none'}; "
+                "set the others to null",
             )
 
 
@@ -39,7 +40,8 @@ class TransformerConf:
         if self.width % (2 * self.heads):
             yield Problem(
                 "width",
-                f"{self.width} is no multiple of 2 x heads = {2 * self.heads} (rotary positions need an even head width)",
+                f"{self.width} is no multiple of 2 x heads = {2 * self.heads} "
+                "(rotary positions need an even head width)",
             )
 
 
@@ -59,7 +61,8 @@ class QuantizerConf:
 
     kind: Literal["vq", "simvq", "fsq", "residual", "lexical"] = field(
         metadata=about(
-            "vq: a codebook of running means; simvq: frozen vectors through a learned matrix; fsq: a fixed grid; residual: a vq a "
+            "vq: a codebook of running means; simvq: frozen vectors through a learned matrix; "
+            "fsq: a fixed grid; residual: a vq a "
             "level; lexical: words of an LLM"
         )
     )
@@ -166,7 +169,8 @@ class TokenizerConf(TrainingStageConf):
     batch_size: int = field(metadata=about("windows of a batch on each device", 1, 1 << 20))
     corpus_weights: dict[str, float] = field(
         metadata=about(
-            "corpus -> how often its windows come in an epoch: 2 twice, 0.25 for a quarter of them; 1 for those not named"
+            "corpus -> how often its windows come in an epoch: 2 twice, "
+            "0.25 for a quarter of them; 1 for those not named"
         )
     )
     sample_clips: int = field(metadata=about("validation clips whose sound and spectrogram go to TensorBoard"))

@@ -175,7 +175,7 @@ def _show(arguments: argparse.Namespace, overrides: list[str]) -> int:
     left, middle = (max(len(row[column]) for row in rows) for column in (0, 1))
     why = reasons(arguments.unit, arguments.preset, arguments.conf, composed.origins) if arguments.why else {}
     for key, value, origin in rows:
-        remark = f"\n    {why[key]}" if key in why else ""
+        remark = "".join(f"\n    {line}" for line in why.get(key, ()))
         print(f"{key:<{left}}  {value:<{min(middle, 60)}}  {origin}{remark}")
     return 0
 

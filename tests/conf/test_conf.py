@@ -383,14 +383,14 @@ def test_why_a_value_is_what_it_is(tmp_path: Path):
     file = write(tmp_path / "mine.yaml", "quantizer:\n  kind: fsq  # mine\n")
     origins = conf.compose("tokenizer", ["demo"], [file]).origins
     why = reasons("tokenizer", ["demo"], [file], origins)
-    assert why["data.on_bad"].startswith("a recording that cannot be read: error ends the run"), "the key's help"
-    assert why["quantizer.kind"].endswith("; mine")
-    assert "(conf/tokenizer/base.yaml: simvq and fsq need no statistics" in why["quantizer.kind"]
+    assert why["data.on_bad"][0].startswith("a recording that cannot be read: error ends the run"), "the key's help"
+    assert why["quantizer.kind"][-1] == "mine"
+    assert why["quantizer.kind"][1].startswith("(conf/tokenizer/base.yaml: simvq and fsq need no statistics")
     assert "(conf/tokenizer/base.yaml: the paper's; 13.0007 bits a token)" in why["quantizer.codebook_size"], (
         "the demo has another"
     )
     base = reasons("tokenizer", [], [], conf.compose("tokenizer").origins)
-    assert base["quantizer.codebook_size"].endswith("; the paper's; 13.0007 bits a token")
+    assert base["quantizer.codebook_size"][1:] == ["the paper's; 13.0007 bits a token"]
 
 
 @pytest.mark.parametrize("unit", list(schema.UNITS))
