@@ -33,7 +33,7 @@ from callbacks.ranks import RankWatch
 from callbacks.stop import Stop
 from models.tokenizer.grid import TokenGrid
 from models.tokenizer.tokenizer import LatentTokenizer
-from stages.engine import runner
+from stages.engine import devices, runner
 from stages.hub import artifacts
 from stages.launch import prepare
 from stages.runs import chain, corpora
@@ -115,7 +115,9 @@ def _ours(confs: dict[str, Any]) -> Spent:
         folder = chain.run_folder(confs[name], name)
         parents = {parent: _parent(confs, parent) for parent in chain.required(name, confs[name])}
         module = _module(name)(name, confs[name], parents, folder)
-        trainer = runner._trainer(name, confs[name], folder, module, Stop(None, 0.0, time.monotonic()), RankWatch(name))
+        stop, watch = Stop(None, 0.0, time.monotonic()), RankWatch(name)
+        chosen = devices.precision(confs[name], folder).value
+        trainer = runner._trainer(name, confs[name], folder, module, stop, watch, chosen)
         timed = _Timed(module)
         begun, used = time.perf_counter(), time.process_time()
         _quietly(lambda t=trainer, m=module: t.predict(m, datamodule=m.datamodule(), return_predictions=False))

@@ -80,7 +80,7 @@ def _measure(options: argparse.Namespace) -> None:
 
     from callbacks.ranks import RankWatch
     from callbacks.stop import Stop
-    from stages.engine import runner
+    from stages.engine import devices, runner
     from stages.runs import chain
 
     stage = options.stages[0]
@@ -89,7 +89,9 @@ def _measure(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     folder = chain.run_folder(configuration, stage)
     module = _module(stage)(stage, configuration, chain.parents(stage, configuration), folder)
-    trainer = runner._trainer(stage, configuration, folder, module, Stop(None, 0.0, time.monotonic()), RankWatch(stage))
+    stop, watch = Stop(None, 0.0, time.monotonic()), RankWatch(stage)
+    chosen = devices.precision(configuration, folder).value
+    trainer = runner._trainer(stage, configuration, folder, module, stop, watch, chosen)
     timed = _timed()
     trainer.callbacks.append(timed)  # type: ignore[attr-defined]
     trainer.profiler = profiler = SimpleProfiler()
