@@ -8,7 +8,7 @@ from models.mel_spectrum import magnitudes, mel_filterbank, mel_spectrum
 
 
 class LatentError(Metric):
-    """Normalised mean squared error of latents: mean over valid frames and channels of (x - x_hat)^2 / channel variance.
+    """Normalised mean squared error of latents: mean over valid frames and channels of squared error / variance.
 
     0 is perfect, 1 is as good as always giving the mean latent (1 - R^2). States are sums, so that ranks agree exactly.
     """

@@ -77,7 +77,7 @@ def build(
 
     if variational != "none" and kind not in ("vq", "residual"):
         raise ModelError(
-            f"variational {variational} of the kind {kind}; of vq and residual it is allowed, here only none"
+            f"variational {variational} with kind {kind}; with vq and residual it is allowed, with the others only none"
         )
     match kind:
         case "vq":

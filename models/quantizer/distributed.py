@@ -1,4 +1,4 @@
-"""Collectives over the ranks, none in a single process. Asked for at call time: modules are built before the group is."""
+"""Collectives over the ranks; without effect in a single process. Modules are built before the process group is."""
 
 import torch
 import torch.distributed as dist

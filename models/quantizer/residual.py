@@ -21,7 +21,7 @@ from models.quantizer.vq import VectorQuantizer
 
 
 class ResidualQuantizer(Quantizer):
-    """Padding takes no part in means, statistics or loss: positions without a valid token repeat their level's last code.
+    """Padding takes no part in means, statistics or loss: positions without a valid token repeat the last code.
 
     Loss: that of the books, and for each started one the mean square of (sg residual - its decoded code), which moves
     its projection back to D alone: without it nothing would make a residual smaller than what it is the residual of.

@@ -1,4 +1,4 @@
-"""A codebook that cannot collapse: frozen random vectors through one learned matrix (Zhu et al. 2024, arXiv:2411.02038).
+"""A codebook that cannot collapse: frozen random vectors through a learned matrix (Zhu et al. 2024, arXiv:2411.02038).
 
 Codes are compared by distance, in few dimensions as in `vq`; they have no common length here.
 """

@@ -1,7 +1,7 @@
 """Conditional flow matching along straight paths (Lipman et al. 2023, arXiv:2210.02747): pure functions.
 
-Time 0 is noise, time 1 is data. A velocity network has the signature velocity(x_t, t, condition, mask, r=None); r > t asks for the mean velocity from t
-to r (MeanFlow, Geng et al. 2025, arXiv:2505.13447), None for the velocity at t.
+Time 0 is noise, time 1 is data. A velocity network has the signature velocity(x_t, t, condition, mask, r=None); r > t
+asks for the mean velocity from t to r (MeanFlow, Geng et al. 2025, arXiv:2505.13447), None for the velocity at t.
 """
 
 from collections.abc import Callable

@@ -54,7 +54,7 @@ class LatentTokenizer(nn.Module):
         token_dropout: float,
         prior_weight: float,
     ) -> None:
-        """objective: `flow`, or `mse`, the paper's baseline: the same network regresses the latents from zeros at time 0.
+        """objective: `flow`, or `mse`, the paper's baseline: the network regresses the latents from zeros at time 0.
 
         `mse` is never trained without tokens, so it has no guidance. logit_normal_share: see `flow.stratified_times`.
         token_dropout: share of the clips trained without tokens. prior_weight: of the prior loss, see `dit`.
@@ -197,7 +197,7 @@ class LatentTokenizer(nn.Module):
 
     @torch.no_grad()
     def token_gap(self, latents: Tensor, num_frames: Tensor, time: float, noise: Tensor) -> Tensor:
-        """How much the decoder's loss grows when each clip is decoded from the tokens of the clip before it in the batch.
+        """How much the decoder's loss grows when each clip has the tokens of the clip before it in the batch.
 
         latents, noise (B, F, D); num_frames (B); time in [0, 1], without effect for the objective mse -> (), over the
         frames that both clips have. Near 0 where the decoder ignores its tokens; NaN for a single clip.
