@@ -3,7 +3,7 @@
 import csv
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # they share the cores
@@ -16,6 +16,39 @@ from filelock import FileLock
 
 from tests import zygote
 
+# What a cluster, a user or another framework has set is not seen by a test: ranks, jobs, endpoints, folders, GPUs. The cache stays where the user has it.
+INHERITED = [
+    "SLURM_",
+    "SBATCH_",
+    "SRUN_",
+    "MSN_",
+    "STAGE_",
+    "HF_",
+    "HUGGINGFACE_",
+    "TRANSFORMERS_",
+    "TORCHELASTIC_",
+    "PL_",
+]
+RANKS = [
+    "RANK",
+    "LOCAL_RANK",
+    "NODE_RANK",
+    "GROUP_RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+]
+KEPT = ("MSN_TESTS_", "MSN_AAC_METRICS")  # what the tests themselves read
+USERS = Path.home()  # before the tests get a HOME of their own
+CACHE = Path(os.environ.get("MSN_CACHE") or USERS / ".cache/make-some-noise").expanduser().absolute()
+for name in [
+    name for name in os.environ if (name.startswith(tuple(INHERITED)) and not name.startswith(KEPT)) or name in RANKS
+]:
+    del os.environ[name]
+os.environ |= {"MSN_CACHE": str(CACHE), "CUDA_VISIBLE_DEVICES": ""}
+
+LINKED = (".pip", ".config/pip", ".netrc", ".gitconfig")  # how this user reaches a package index, and trusts a checkout
 KINDS = {"low": 220.0, "high": 1760.0, "noise": 0.0}
 
 
@@ -49,6 +82,25 @@ def write_tones(root: Path, count: int) -> Path:
         writer.writeheader()
         writer.writerows(rows)
     return root / "metadata.csv"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """HOME of the tests and of all that they start: empty but for what the package index needs."""
+    folder = tmp_path_factory.mktemp("home")
+    for name in LINKED:
+        if (USERS / name).exists():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).symlink_to(USERS / name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(folder))
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test stands in a folder of its own: what lies where pytest was started is not read, and nothing is left there."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="session")
