@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,35 +17,15 @@ from filelock import FileLock
 
 from tests import zygote
 
-# What a cluster, a user or another framework has set is not seen by a test: ranks, jobs, endpoints, folders, GPUs. The cache stays where the user has it.
-INHERITED = [
-    "SLURM_",
-    "SBATCH_",
-    "SRUN_",
-    "MSN_",
-    "STAGE_",
-    "HF_",
-    "HUGGINGFACE_",
-    "TRANSFORMERS_",
-    "TORCHELASTIC_",
-    "PL_",
-]
-RANKS = [
-    "RANK",
-    "LOCAL_RANK",
-    "NODE_RANK",
-    "GROUP_RANK",
-    "WORLD_SIZE",
-    "LOCAL_WORLD_SIZE",
-    "MASTER_ADDR",
-    "MASTER_PORT",
-]
+# What a cluster, a user or another framework has set is not seen by a test: jobs, ranks, endpoints, GPUs. The cache stays where the user has it.
+INHERITED = re.compile(
+    r"(SLURM|SBATCH|SRUN|MSN|STAGE|HF|HUGGINGFACE|TRANSFORMERS|TORCHELASTIC|PL)_"
+    r"|((LOCAL|NODE|GROUP)_)?RANK$|(LOCAL_)?WORLD_SIZE$|MASTER_(ADDR|PORT)$"
+)
 KEPT = ("MSN_TESTS_", "MSN_AAC_METRICS")  # what the tests themselves read
 USERS = Path.home()  # before the tests get a HOME of their own
 CACHE = Path(os.environ.get("MSN_CACHE") or USERS / ".cache/make-some-noise").expanduser().absolute()
-for name in [
-    name for name in os.environ if (name.startswith(tuple(INHERITED)) and not name.startswith(KEPT)) or name in RANKS
-]:
+for name in [name for name in os.environ if INHERITED.match(name) and not name.startswith(KEPT)]:
     del os.environ[name]
 os.environ |= {"MSN_CACHE": str(CACHE), "CUDA_VISIBLE_DEVICES": ""}
 
