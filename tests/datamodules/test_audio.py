@@ -106,6 +106,16 @@ def test_the_whole_is_resampled_and_then_cut(tmp_path: Path):
     torch.testing.assert_close(joined(load_windows(cut, tmp_path, RATE, 1, WINDOW)), whole)
 
 
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3"])
+def test_the_samples_are_those_that_lhotse_reads(tmp_path: Path, name: str):
+    """Whole, and from the middle. An MPEG decoder rounds otherwise after a seek, even one to the beginning."""
+    cut = cut_of(tmp_path, name, noise(RATE, 2), RATE)
+    recording = cut.recording.with_path_prefix(tmp_path)
+    for first, count in ((0, RATE), (3000, 5000)):
+        expected = torch.from_numpy(recording.load_audio(offset=first / RATE, duration=count / RATE))
+        torch.testing.assert_close(load_sound(cut, tmp_path, RATE, 2, first, count), expected, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("samples", [1, 999, 12_345])
 @pytest.mark.parametrize("rates", [(22_050, 16_000), (15_999, 16_000), (16_000, 15_999)])
 def test_length_after_resampling(rates: tuple[int, int], samples: int):
