@@ -24,10 +24,10 @@ def task(name: str) -> EvaluationTask:
         raise UsageError(f"tasks: no task {name!r}. {allowed(name, names())}, or a YAML file of your own")
     try:
         merged = OmegaConf.merge(OmegaConf.structured(EvaluationTask), {"name": path.stem}, OmegaConf.load(path))
-        found = OmegaConf.to_object(merged)
+        chosen = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise UsageError(f"{path}: {str(error).splitlines()[0]}") from None
-    assert isinstance(found, EvaluationTask)
-    for key, text in problems(found):
+    assert isinstance(chosen, EvaluationTask)
+    for key, text in problems(chosen):
         raise UsageError(f"{path}: {key}: {text}")
-    return found
+    return chosen

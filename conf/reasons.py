@@ -29,7 +29,7 @@ def remarks(text: str) -> dict[str, str]:
 
     Such a line begins further right than a key would. Remarks at the beginning of a file are about the file.
     """
-    found: dict[str, list[str]] = {}
+    remarks_by_key: dict[str, list[str]] = {}
     sections: list[tuple[int, str]] = []  # indent and key around a line
     above: list[str] = []
     for line in re.sub(r"\A(#.*\n)+", "", text).splitlines():
@@ -39,17 +39,17 @@ def remarks(text: str) -> dict[str, str]:
             sections = [(indent, key) for indent, key in sections if indent < len(match[1])]
             sections.append((len(match[1]), match[2]))
             key = ".".join(name for _, name in sections)
-            found[key] = [*above, *([words] if words else [])]
+            remarks_by_key[key] = [*above, *([words] if words else [])]
             above = []
         elif remark and not line[: remark.start()].strip():
             column = len(line) - len(line.lstrip())
-            if sections and column > sections[-1][0] + 2 and found[key]:
-                found[key].append(words)
+            if sections and column > sections[-1][0] + 2 and remarks_by_key[key]:
+                remarks_by_key[key].append(words)
             else:
                 above.append(words)
         elif not line.strip():
             above = []
-    return {key: " ".join(lines) for key, lines in found.items() if lines}
+    return {key: " ".join(lines) for key, lines in remarks_by_key.items() if lines}
 
 
 def _without_strings(line: str) -> str:

@@ -70,9 +70,9 @@ def keys(unit: str) -> dict[str, Field[Any]]:
 
 
 def keys_of(schema: Any, prefix: str = "") -> dict[str, Field[Any]]:
-    found: dict[str, Field[Any]] = {}
+    inside: dict[str, Field[Any]] = {}
     for field in fields(schema):
-        found[f"{prefix}{field.name}"] = field
+        inside[f"{prefix}{field.name}"] = field
         if is_dataclass(field.type):
-            found |= keys_of(field.type, f"{prefix}{field.name}.")
-    return found
+            inside |= keys_of(field.type, f"{prefix}{field.name}.")
+    return inside
