@@ -37,6 +37,6 @@ def test_the_tokenizer_by_hand():
     names: dict = {}
     exec(BLOCKS[1], names)
     assert names["losses"].loss.isfinite() and names["sound"].shape == (4, 1, 32 * 1024)
-    model, coded = names["by_hand"], names["coded"]
+    model, coded = names["model"], names["coded"]
     assert coded.num_codes.tolist() == [model.num_codes(count) for count in (32, 32, 32, 20)]
     assert torch.all(names["decoded"][3, 20:] == 0), "the last clip has 20 frames"

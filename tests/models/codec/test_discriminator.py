@@ -19,37 +19,37 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def said(*scores: float) -> Judgement:
+def judgement(*scores: float) -> Judgement:
     return Judgement([torch.full((2, 1, 3, 4), score) for score in scores], [])
 
 
 def test_hinge_by_hand():
-    """A real score above 1 and a made one below -1 cost nothing; two scales are averaged."""
-    assert discriminator_loss(said(1.5), said(-2.0)) == 0
-    assert discriminator_loss(said(0.25), said(0.5)) == 0.75 + 1.5
-    assert discriminator_loss(said(0.25, 2.0), said(0.5, -1.0)) == (0.75 + 1.5) / 2
-    assert adversarial_loss(said(0.5, -1.5)) == 0.5
+    """A real score above 1 and a decoded one below -1 cost nothing; two scales are averaged."""
+    assert discriminator_loss(judgement(1.5), judgement(-2.0)) == 0
+    assert discriminator_loss(judgement(0.25), judgement(0.5)) == 0.75 + 1.5
+    assert discriminator_loss(judgement(0.25, 2.0), judgement(0.5, -1.0)) == (0.75 + 1.5) / 2
+    assert adversarial_loss(judgement(0.5, -1.5)) == 0.5
 
 
-def test_feature_matching_is_zero_for_the_same_sound_and_teaches_the_made_one_alone():
+def test_feature_matching_is_zero_for_the_same_sound_and_has_a_gradient_for_the_decoded_one_alone():
     torch.manual_seed(0)
     judge = Discriminator(2, [64, 32], 4)
     waveform = noise(2, 2, 512)
     assert feature_matching_loss(judge(waveform), judge(waveform)) == 0
-    real, made = waveform.clone().requires_grad_(), noise(2, 2, 512, seed=1).requires_grad_()
-    feature_matching_loss(judge(real), judge(made)).backward()
-    assert real.grad is None and made.grad is not None and made.grad.any()
+    real, decoded = waveform.clone().requires_grad_(), noise(2, 2, 512, seed=1).requires_grad_()
+    feature_matching_loss(judge(real), judge(decoded)).backward()
+    assert real.grad is None and decoded.grad is not None and decoded.grad.any()
 
 
 def test_every_scale_judges_every_stretch_of_sound():
     """Frames every quarter of a window; a batch equals its items."""
     torch.manual_seed(0)
     judge, waveform = Discriminator(1, [64, 32], 4), noise(3, 1, 512)
-    found = judge(waveform)
-    assert [scores.shape[2] for scores in found.scores] == [512 // 16 + 1, 512 // 8 + 1]
-    assert [len(features) for features in found.features] == [5, 5]
+    actual = judge(waveform)
+    assert [scores.shape[2] for scores in actual.scores] == [512 // 16 + 1, 512 // 8 + 1]
+    assert [len(features) for features in actual.features] == [5, 5]
     one = judge(waveform[1:2])
-    for scores, alone in zip(found.scores, one.scores, strict=True):
+    for scores, alone in zip(actual.scores, one.scores, strict=True):
         torch.testing.assert_close(scores[1:2], alone, atol=1e-5, rtol=1e-4)
 
 

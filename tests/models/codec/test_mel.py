@@ -57,13 +57,13 @@ def test_mel_shapes(samples: int):
     """F = ceil(T / hop); zeros on the right of the last frame."""
     codec = fitted(griffin_lim_iterations=1)
     waveform = sounds(samples, 2)
-    found = codec.encode(waveform)
+    actual = codec.encode(waveform)
     frames = math.ceil(samples / HOP)
-    assert found.mean.shape == (2, frames, 16) and found.mean.dtype == torch.float32
-    assert found.std.shape == found.mean.shape and not found.std.any()
+    assert actual.mean.shape == (2, frames, 16) and actual.mean.dtype == torch.float32
+    assert actual.std.shape == actual.mean.shape and not actual.std.any()
     padded = torch.nn.functional.pad(waveform, (0, frames * HOP - samples))
-    assert torch.equal(codec.encode(padded).mean, found.mean)
-    assert codec.decode(found.mean).shape == (2, 1, frames * HOP)
+    assert torch.equal(codec.encode(padded).mean, actual.mean)
+    assert codec.decode(actual.mean).shape == (2, 1, frames * HOP)
 
 
 def test_a_sine_of_full_scale_has_one_at_its_bin():
@@ -89,11 +89,11 @@ def test_one_fit_equals_many_batches():
     parts.fit()
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(parts.state_dict()[name], value, atol=1e-4, rtol=1e-4)
-    held = sounds(10 * HOP, 3)
-    torch.testing.assert_close(parts.encode(held).mean, whole.encode(held).mean, atol=1e-3, rtol=1e-3)
+    new = sounds(10 * HOP, 3)
+    torch.testing.assert_close(parts.encode(new).mean, whole.encode(new).mean, atol=1e-3, rtol=1e-3)
 
 
-def test_fit_ignores_what_lies_beyond_num_frames():
+def test_fit_ignores_frames_beyond_num_frames():
     waveform, lengths = sounds(40 * HOP, 3), [40, 30, 20]
     batched, alone = MelCodec(**SETTINGS), MelCodec(**SETTINGS)  # type: ignore[arg-type]
     padded = waveform * (torch.arange(40 * HOP) < HOP * torch.tensor(lengths).view(3, 1, 1))
@@ -182,7 +182,7 @@ def test_autocast_changes_no_mel_latent():
     torch.testing.assert_close(rough.float(), exact, atol=1e-4, rtol=1e-4)
 
 
-def test_before_fit_there_is_nothing():
+def test_before_fit_encode_and_decode_are_refused():
     codec = MelCodec(**SETTINGS)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"not fitted: accumulate.* and call fit\(\), or load"):
         codec.encode(sounds(HOP, 1))

@@ -28,12 +28,12 @@ def test_oobleck_reads_its_model(tmp_path: Path, ratios: list[int]):
     assert not codec.model.training and not any(parameter.requires_grad for parameter in codec.parameters())
     for samples in (1, 20 * hop - 1, 20 * hop, 20 * hop + 1):
         waveform = torch.randn(2, 2, samples, generator=torch.Generator().manual_seed(0))
-        found = codec.encode(waveform)
+        actual = codec.encode(waveform)
         frames = math.ceil(samples / hop)
-        assert found.mean.shape == found.std.shape == (2, frames, 4) and (found.std > 0).all()
+        assert actual.mean.shape == actual.std.shape == (2, frames, 4) and (actual.std > 0).all()
         padded = torch.nn.functional.pad(waveform, (0, frames * hop - samples))
-        assert torch.equal(codec.encode(padded).mean, found.mean)
-        assert codec.decode(found.mean).shape == (2, 2, frames * hop)
+        assert torch.equal(codec.encode(padded).mean, actual.mean)
+        assert codec.decode(actual.mean).shape == (2, 2, frames * hop)
 
 
 def test_oobleck_is_what_was_saved(tmp_path: Path):
@@ -45,10 +45,10 @@ def test_oobleck_is_what_was_saved(tmp_path: Path):
         posterior = model.encode(waveform).latent_dist
         sound = model.decode(posterior.mean).sample
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = codec.encode(waveform)
-        decoded = codec.decode(found.mean)
-    assert torch.equal(found.mean, posterior.mean.transpose(1, 2))
-    assert torch.equal(found.std, posterior.std.transpose(1, 2))
+        actual = codec.encode(waveform)
+        decoded = codec.decode(actual.mean)
+    assert torch.equal(actual.mean, posterior.mean.transpose(1, 2))
+    assert torch.equal(actual.std, posterior.std.transpose(1, 2))
     assert torch.equal(decoded, sound)
 
 
@@ -81,9 +81,9 @@ def test_chunks_give_what_the_whole_gives(ratios: list[int], frames: int):
     model = build(**sizes(ratios))
     whole, chunked = Oobleck(model, chunk_frames=10_000), Oobleck(model, chunk_frames=16)
     waveform = noise(2, 2, frames * whole.hop_length - 1)
-    found, expected = chunked.encode(waveform), whole.encode(waveform)
-    torch.testing.assert_close(found.mean, expected.mean, atol=1e-5, rtol=0)
-    torch.testing.assert_close(found.std, expected.std, atol=1e-5, rtol=0)
+    actual, expected = chunked.encode(waveform), whole.encode(waveform)
+    torch.testing.assert_close(actual.mean, expected.mean, atol=1e-5, rtol=0)
+    torch.testing.assert_close(actual.std, expected.std, atol=1e-5, rtol=0)
     torch.testing.assert_close(chunked.decode(expected.mean), whole.decode(expected.mean), atol=1e-5, rtol=0)
 
 
@@ -103,7 +103,7 @@ def test_no_chunk_is_longer_than_its_frames_and_contexts():
 
 @pytest.mark.parametrize("ratios", [[2, 4], [3, 5], [2, 2, 4]], ids=str)
 def test_contexts_are_what_gradients_reach(ratios: list[int]):
-    """By autograd: the frames that a frame hangs on, no more and no fewer."""
+    """By autograd: the frames that a frame depends on, no more and no fewer."""
     torch.manual_seed(0)
     model = build(**sizes(ratios)).double()
     codec = Oobleck(model)

@@ -1,4 +1,4 @@
-"""Every family of causal LMs that transformers builds, small and random: the loss is the model's own, new rows and LoRA train, answers come."""
+"""Every family of causal LMs that transformers builds, small and random: loss, training of LoRA and new rows, answers."""
 
 import pytest
 import torch
@@ -68,22 +68,26 @@ def sequence(model: SoundLanguageModel, *turns: Turn) -> Encoded:
 
 
 def batch(model: SoundLanguageModel, sequences: list[list[Encoded]]) -> tuple[Tensor, ...]:
-    return tuple(collate([(str(n), pack(talks)) for n, talks in enumerate(sequences)], model.vocabulary.pad_id)[1:])
+    return tuple(
+        collate([(str(n), pack(conversations)) for n, conversations in enumerate(sequences)], model.vocabulary.pad_id)[
+            1:
+        ]
+    )
 
 
-TALK = (Turn("user", [[0, 4, 2, 0, 1, 3], "What?"]), Turn("assistant", ["A bell, and then a dog."]))
+CONVERSATION = (Turn("user", [[0, 4, 2, 0, 1, 3], "What?"]), Turn("assistant", ["A bell, and then a dog."]))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_loss_on_text_is_the_plain_model_s_own(family: str):
+def test_the_loss_on_text_is_that_of_the_plain_model(family: str):
     model, reference = build(family), plain(family)
     encoded = sequence(model, Turn("user", ["What is it?"]), Turn("assistant", ["A bell, and then a dog."]))
     ids, mask, labels, kinds, *_ = batch(model, [[encoded]])
-    wanted = reference(input_ids=ids).logits[0, :-1, : model.vocabulary.text_size]
+    expected = reference(input_ids=ids).logits[0, :-1, : model.vocabulary.text_size]
     new = model.logits(ids, mask)[0, :-1, model.vocabulary.text_size :]
-    entropy = F.cross_entropy(torch.cat([wanted, new], 1), ids[0, 1:])
+    entropy = F.cross_entropy(torch.cat([expected, new], 1), ids[0, 1:])
     torch.testing.assert_close(model.loss(ids, mask, labels, kinds, **WEIGHTS).loss, entropy)
-    if wanted.shape[1] == reference.config.vocab_size:
+    if expected.shape[1] == reference.config.vocab_size:
         assert reference(input_ids=ids, labels=ids).loss < entropy  # only the new ids stand between them
 
 
@@ -99,10 +103,10 @@ def test_new_rows_equal_those_of_a_model_that_was_resized(family: str):
     with torch.no_grad():
         resized.get_input_embeddings().weight[words.text_size :] = rows[0]
         resized.get_output_embeddings().weight[words.text_size :] = rows[-1]
-    ids, mask, *_ = batch(model, [[sequence(model, *TALK)]])
+    ids, mask, *_ = batch(model, [[sequence(model, *CONVERSATION)]])
     torch.testing.assert_close(model.logits(ids, mask), resized(input_ids=ids).logits)
-    wanted = F.cross_entropy(resized(input_ids=ids).logits[0, :-1], ids[0, 1:])
-    torch.testing.assert_close(model.loss(*batch(model, [[sequence(model, *TALK)]]), **WEIGHTS).loss, wanted)
+    expected = F.cross_entropy(resized(input_ids=ids).logits[0, :-1], ids[0, 1:])
+    torch.testing.assert_close(model.loss(*batch(model, [[sequence(model, *CONVERSATION)]]), **WEIGHTS).loss, expected)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -112,7 +116,7 @@ def test_what_trains_gets_a_gradient_and_a_step_along_it_lowers_the_loss(family:
     state = model.trainable_state()
     adapters = FAMILIES[family][2]
     assert sum("lora_A" in name for name in state) == 2 * adapters
-    data = batch(model, [[sequence(model, *TALK)]])
+    data = batch(model, [[sequence(model, *CONVERSATION)]])
     with torch.no_grad():  # LoRA starts with a second matrix of zeros, where the first one has no gradient
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
@@ -131,20 +135,20 @@ def test_what_trains_gets_a_gradient_and_a_step_along_it_lowers_the_loss(family:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_padding_company_and_shared_beginnings_change_nothing(family: str):
+def test_padding_the_rest_of_the_batch_and_a_shared_prefix_change_nothing(family: str):
     """Longer than the window of the models that have one."""
     model = trained(build(family))
     heard = Turn("user", [[0, 4, 2, 0, 1, 3], "\nWhat do you hear in this recording of some sound?"])
     asked = [
         sequence(model, heard, Turn("assistant", [answer])) for answer in ("A bell rings for long.", "No", "Say b")
     ]
-    alone = [model.loss(*batch(model, [[talk]]), **WEIGHTS | {"prompt_weight": 0.0}) for talk in asked]
+    alone = [model.loss(*batch(model, [[conversation]]), **WEIGHTS | {"prompt_weight": 0.0}) for conversation in asked]
     total = sum(loss.text_loss * loss.text_tokens for loss in alone)
-    for sequences in ([[talk] for talk in asked], [asked], [asked, asked[1:2]]):
-        found = model.loss(*batch(model, sequences), **WEIGHTS | {"prompt_weight": 0.0})
+    for sequences in ([[conversation] for conversation in asked], [asked], [asked, asked[1:2]]):
+        actual = model.loss(*batch(model, sequences), **WEIGHTS | {"prompt_weight": 0.0})
         more = alone[1] if len(sequences) == 2 else None
-        wanted = total + (more.text_loss * more.text_tokens if more else 0)
-        torch.testing.assert_close(found.text_loss * found.text_tokens, wanted, rtol=1e-4, atol=1e-4)
+        expected = total + (more.text_loss * more.text_tokens if more else 0)
+        torch.testing.assert_close(actual.text_loss * actual.text_tokens, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("allow", ["text", "audio"])

@@ -1,4 +1,4 @@
-"""Sampling, guidance and grammars: each held against the formula, step by step, without cache or batch."""
+"""Sampling, guidance and grammars: each compared with the formula, step by step, without cache or batch."""
 
 import pytest
 import torch
@@ -13,8 +13,10 @@ ASKED = ["Make rain", "Make the sound of a very long train that passes", "A dog"
 
 
 def prompts(model: SoundLanguageModel, texts: list[str]) -> tuple[Tensor, Tensor]:
-    words = model.vocabulary
-    return pad_left([words.render([Turn("user", [text])], generate=True).input_ids for text in texts], words.pad_id)
+    vocabulary = model.vocabulary
+    return pad_left(
+        [vocabulary.render([Turn("user", [text])], generate=True).input_ids for text in texts], vocabulary.pad_id
+    )
 
 
 def ask(
@@ -39,35 +41,40 @@ def model(request: pytest.FixtureRequest) -> SoundLanguageModel:
 @pytest.mark.parametrize("plain", ["", "a wish that is longer than any of the ones that are asked here"])
 def test_guidance_is_the_formula_step_by_step(model: SoundLanguageModel, weight: float, plain: str):
     """Two sequences a row, no cache, no padding, over the whole vocabulary; then the grammar."""
-    words = model.vocabulary
-    found = ask(model, ASKED, weight=weight, plain=plain)
-    for text, answer in zip(ASKED, found, strict=True):
-        told, free = ([*prompts(model, [one])[0][0].tolist(), words.start_id] for one in (text, plain))
+    vocabulary = model.vocabulary
+    actual = ask(model, ASKED, weight=weight, plain=plain)
+    for text, answer in zip(ASKED, actual, strict=True):
+        conditional, unconditional = (
+            [*prompts(model, [one])[0][0].tolist(), vocabulary.start_id] for one in (text, plain)
+        )
         for position, token in enumerate(answer[1:], 1):
-            logits = [model.logits(torch.tensor([ids]), torch.ones(1, len(ids)).long())[0, -1] for ids in (told, free)]
+            logits = [
+                model.logits(torch.tensor([ids]), torch.ones(1, len(ids)).long())[0, -1]
+                for ids in (conditional, unconditional)
+            ]
             a, b = (one.detach().log_softmax(-1) for one in logits)
             scores = b + weight * (a - b)
-            block, place = divmod(position - 1, 2)
-            first = words.first_code_id + words.levels[place] * words.codebook_size
-            allowed = list(range(first, first + words.codebook_size)) if place or 14 - position - 1 >= 2 else []
-            allowed += [words.end_id] if block and not place else []
+            block, index = divmod(position - 1, 2)
+            first = vocabulary.first_code_id + vocabulary.levels[index] * vocabulary.codebook_size
+            allowed = list(range(first, first + vocabulary.codebook_size)) if index or 14 - position - 1 >= 2 else []
+            allowed += [vocabulary.end_id] if block and not index else []
             assert token == max(allowed, key=lambda one: float(scores[one]))
-            told.append(token)
-            free.append(token)
-    assert all(len(words.codes(answer)) >= 2 for answer in found)
+            conditional.append(token)
+            unconditional.append(token)
+    assert all(len(vocabulary.codes(answer)) >= 2 for answer in actual)
 
 
 def test_guidance_is_that_of_transformers(model: SoundLanguageModel):
     """Their processor's numbers, from a second pass and for one prompt, under the same end and no grammar: over all ids."""
-    words = model.vocabulary
+    vocabulary = model.vocabulary
     ids, mask = prompts(model, ASKED[:1])
     other, other_mask = prompts(model, [""])
-    wanted = model.lm.generate(
-        input_ids=ids, attention_mask=mask, max_new_tokens=12, do_sample=False, eos_token_id=words.stop_ids,
-        pad_token_id=words.pad_id, guidance_scale=2.5, negative_prompt_ids=other,
-        negative_prompt_attention_mask=other_mask, suppress_tokens=list(words.new_ids),
+    expected = model.lm.generate(
+        input_ids=ids, attention_mask=mask, max_new_tokens=12, do_sample=False, eos_token_id=vocabulary.stop_ids,
+        pad_token_id=vocabulary.pad_id, guidance_scale=2.5, negative_prompt_ids=other,
+        negative_prompt_attention_mask=other_mask, suppress_tokens=list(vocabulary.new_ids),
     )  # fmt: skip
-    answer = [token for token in wanted[0, ids.shape[1] :].tolist() if token not in words.stop_ids]
+    answer = [token for token in expected[0, ids.shape[1] :].tolist() if token not in vocabulary.stop_ids]
     assert ask(model, ASKED[:1], "text", weight=2.5, room=12)[0] == answer
 
 
@@ -75,13 +82,13 @@ def test_weight_one_is_the_plain_model_and_weight_counts(model: SoundLanguageMod
     plain = ask(model, ASKED)
     guidance = Guidance(1.0, *prompts(model, [""] * 3))
     assert generate(model.lm, model.vocabulary, *prompts(model, ASKED), 14, "audio", None, guidance) == plain
-    assert ask(model, ASKED, weight=0.0) == [ask(model, [""])[0]] * 3, "at weight 0 nobody is told anything"
+    assert ask(model, ASKED, weight=0.0) == [ask(model, [""])[0]] * 3, "at weight 0 the prompts have no effect"
     assert len({str(ask(model, ASKED, weight=weight)) for weight in (0.0, 1.0, 8.0)}) > 1
 
 
 @pytest.mark.parametrize("allow", ["text", "audio"])
 @pytest.mark.parametrize("weight", [1.0, 2.0])
-def test_a_row_draws_alone_what_it_draws_in_company(model: SoundLanguageModel, allow: str, weight: float):
+def test_a_row_draws_alone_what_it_draws_in_a_batch(model: SoundLanguageModel, allow: str, weight: float):
     seeds = [5, 6, 7]
     together = ask(model, ASKED, allow, Sampling(1.3, 0.9, seeds), weight)
     for text, seed, answer in zip(ASKED, seeds, together, strict=True):
@@ -106,19 +113,19 @@ def test_draws_have_the_probabilities_of_the_scores():
     """20,000 draws of four ids: each frequency within four standard deviations, and what is forbidden never."""
     scores = torch.tensor([0.0, 1.0, -1.0, -torch.inf]).repeat(20_000, 1)
     draws = GumbelNoise(range(20_000))(torch.zeros(20_000, 1), scores).argmax(-1)
-    wanted = scores[0].softmax(-1)
+    expected = scores[0].softmax(-1)
     frequencies = torch.bincount(draws, minlength=4) / len(draws)
     assert frequencies[3] == 0
-    assert ((frequencies - wanted).abs() <= 4 * (wanted * (1 - wanted) / len(draws)).sqrt()).all()
+    assert ((frequencies - expected).abs() <= 4 * (expected * (1 - expected) / len(draws)).sqrt()).all()
 
 
-def test_what_is_no_sampling_is_refused(model: SoundLanguageModel):
-    for sampling, said in (
+def test_values_of_sampling_that_are_not_allowed_are_refused(model: SoundLanguageModel):
+    for sampling, message in (
         (Sampling(0.0, 1.0, [1]), "temperature 0.0 and top_p 1.0; above 0"),
         (Sampling(1.0, 0.0, [1]), r"in \(0, 1\]"),
         (Sampling(1.0, 1.0, [1, 2]), "2 seeds for 1 prompts"),
     ):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             ask(model, ASKED[:1], sampling=sampling)
     with pytest.raises(ValueError, match="1 prompts without a wish for 3"):
         generate(

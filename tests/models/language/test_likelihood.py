@@ -13,8 +13,8 @@ CANDIDATES = [[5, 6, 7], [5], [9, 5, 6, 7, 30], [8, 8]]
 def plain(lm: torch.nn.Module, prompt: list[int], candidate: list[int]) -> float:
     """No cache, no company."""
     with torch.no_grad():
-        told = lm(input_ids=torch.tensor([prompt + candidate])).logits[0].double().log_softmax(-1)
-    return float(sum(told[len(prompt) - 1 + n, token] for n, token in enumerate(candidate)))
+        log_p = lm(input_ids=torch.tensor([prompt + candidate])).logits[0].double().log_softmax(-1)
+    return float(sum(log_p[len(prompt) - 1 + n, token] for n, token in enumerate(candidate)))
 
 
 SMOLLM = pytest.param("smollm2-135m-instruct", marks=pytest.mark.assets)
@@ -29,10 +29,10 @@ def test_scores_with_the_shared_cache_are_those_without(source: str):
     head, query, other = (torch.randint(3, 250, (count,), generator=generator).tolist() for count in (60, 12, 5))
     shared = read_prefix(lm, head)
     for part in (query, other, query):  # `shared` is not changed by what is read after it
-        found = log_likelihoods(lm, read_prefix(lm, part, shared), CANDIDATES)
-        wanted = [plain(lm, head + part, candidate) for candidate in CANDIDATES]
-        assert found == pytest.approx(wanted, abs=1e-4)
-        assert log_likelihoods(lm, read_prefix(lm, head + part), CANDIDATES) == pytest.approx(wanted, abs=1e-4)
+        actual = log_likelihoods(lm, read_prefix(lm, part, shared), CANDIDATES)
+        expected = [plain(lm, head + part, candidate) for candidate in CANDIDATES]
+        assert actual == pytest.approx(expected, abs=1e-4)
+        assert log_likelihoods(lm, read_prefix(lm, head + part), CANDIDATES) == pytest.approx(expected, abs=1e-4)
     assert log_likelihoods(lm, shared, [[5], [9]]) == pytest.approx(
         [plain(lm, head, [5]), plain(lm, head, [9])], abs=1e-4
     )

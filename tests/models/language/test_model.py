@@ -15,7 +15,7 @@ from models.language.vocabulary import IGNORED, LabelKind, Turn, Vocabulary
 from stages.hub.weights import load_language_model
 
 WEIGHTS = {"audio_weight": 10.0, "text_weight": 1.0, "prompt_weight": 0.0, "z_loss_weight": 1e-2}
-TALKS = [
+CONVERSATIONS = [
     [Turn("user", [[0, 4, 2, 0], "What?"]), Turn("assistant", ["A bell."])],
     [Turn("user", ["Make it."]), Turn("assistant", [[1, 0, 3, 3]])],
     [Turn("user", [[0, 0], "?"]), Turn("assistant", ["No"]), Turn("user", ["Say"]), Turn("assistant", ["b", [2, 2]])],
@@ -34,7 +34,7 @@ def build(
 ) -> SoundLanguageModel:
     """trained: LoRA's second matrices are not zero, as after training."""
     base, tokenizer = load_language_model(source, None, dtype, attention)
-    words = Vocabulary(tokenizer, 5, levels, prompt_format="chat", system=None)
+    vocabulary = Vocabulary(tokenizer, 5, levels, prompt_format="chat", system=None)
     settings = {
         "rank": 4,
         "alpha": 8,
@@ -43,7 +43,7 @@ def build(
         "codebook": None,
         "seed": seed,
     } | changes
-    model = SoundLanguageModel(base, words, **settings)
+    model = SoundLanguageModel(base, vocabulary, **settings)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if trained and "lora_B" in name:
@@ -52,9 +52,9 @@ def build(
 
 
 def batch(
-    model: SoundLanguageModel, talks: list[list[Turn]] = TALKS, extra: int = 0
+    model: SoundLanguageModel, conversations: list[list[Turn]] = CONVERSATIONS, extra: int = 0
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    rows = [model.vocabulary.render(talk) for talk in talks]
+    rows = [model.vocabulary.render(conversation) for conversation in conversations]
     width = max(len(row.input_ids) for row in rows) + extra
 
     def pad(values: list[int], value: int) -> list[int]:
@@ -106,31 +106,33 @@ def test_loss_and_gradients_equal_the_plain_formula(
     model.logit_transform = transform
     data = batch(model)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    found = model.loss(*data, **(WEIGHTS | {"prompt_weight": prompt_weight}))
-    wanted = plain_loss(model, *data, prompt_weight)
-    torch.testing.assert_close(found.loss, wanted, rtol=1e-10, atol=1e-10)
-    for a, b in zip(torch.autograd.grad(found.loss, parameters), torch.autograd.grad(wanted, parameters), strict=True):
+    actual = model.loss(*data, **(WEIGHTS | {"prompt_weight": prompt_weight}))
+    expected = plain_loss(model, *data, prompt_weight)
+    torch.testing.assert_close(actual.loss, expected, rtol=1e-10, atol=1e-10)
+    for a, b in zip(
+        torch.autograd.grad(actual.loss, parameters), torch.autograd.grad(expected, parameters), strict=True
+    ):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
 
 
 def test_each_kind_is_reported():
     model = build("random:tiny")
-    found = model.loss(*batch(model), **WEIGHTS)
+    actual = model.loss(*batch(model), **WEIGHTS)
     ids, mask, labels, kinds = batch(model)
     entropy = F.cross_entropy(model.logits(ids, mask)[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="none")
     kinds = torch.where(labels == IGNORED, LabelKind.PROMPT, kinds)[:, 1:].flatten()
-    torch.testing.assert_close(found.text_loss, entropy[kinds == LabelKind.TEXT].mean())
-    torch.testing.assert_close(found.audio_loss, entropy[kinds == LabelKind.AUDIO].mean())
-    assert (found.text_tokens, found.audio_tokens) == (
+    torch.testing.assert_close(actual.text_loss, entropy[kinds == LabelKind.TEXT].mean())
+    torch.testing.assert_close(actual.audio_loss, entropy[kinds == LabelKind.AUDIO].mean())
+    assert (actual.text_tokens, actual.audio_tokens) == (
         (kinds == LabelKind.TEXT).sum(),
         (kinds == LabelKind.AUDIO).sum(),
     )
-    assert model.loss(*batch(model, TALKS[:1]), **WEIGHTS).audio_loss.isnan()
+    assert model.loss(*batch(model, CONVERSATIONS[:1]), **WEIGHTS).audio_loss.isnan()
 
 
-def test_padding_and_company_change_nothing():
+def test_padding_and_the_rest_of_the_batch_change_nothing():
     model = build("random:tiny")
-    alone = [model.loss(*batch(model, [talk]), **WEIGHTS) for talk in TALKS]
+    alone = [model.loss(*batch(model, [conversation]), **WEIGHTS) for conversation in CONVERSATIONS]
     together = model.loss(*batch(model, extra=9), **WEIGHTS)
     assert together.text_tokens == sum(loss.text_tokens for loss in alone)
     total = sum(loss.audio_loss.nan_to_num() * loss.audio_tokens for loss in alone)
@@ -181,22 +183,22 @@ def test_new_rows_equal_an_embedding_that_was_resized(source: str):
     """The slow way: one matrix of V rows for text and sound, in a plain model of transformers."""
     model = build(source, trained=False)
     resized, _ = load_language_model(source, None, "float32")
-    words, state = model.vocabulary, model.trainable_state()
-    resized.resize_token_embeddings(words.size, mean_resizing=False)
+    vocabulary, state = model.vocabulary, model.trainable_state()
+    resized.resize_token_embeddings(vocabulary.size, mean_resizing=False)
     embedding, head = resized.get_input_embeddings(), resized.get_output_embeddings()
     with torch.no_grad():
-        head.weight[words.text_size :] = state.get("lm_head.new_rows", state["model.embed_tokens.new_rows"])
-        embedding.weight[words.text_size :] = state["model.embed_tokens.new_rows"]
+        head.weight[vocabulary.text_size :] = state.get("lm_head.new_rows", state["model.embed_tokens.new_rows"])
+        embedding.weight[vocabulary.text_size :] = state["model.embed_tokens.new_rows"]
     ids, mask, _, _ = batch(model)
-    wanted, found = resized(ids, attention_mask=mask).logits, model.logits(ids, mask)
-    torch.testing.assert_close(found[mask == 1], wanted[mask == 1])
+    expected, actual = resized(ids, attention_mask=mask).logits, model.logits(ids, mask)
+    torch.testing.assert_close(actual[mask == 1], expected[mask == 1])
 
 
 @pytest.mark.parametrize("allow", ["text", "audio"])
 @pytest.mark.parametrize("source", SOURCES)
 def test_a_batch_of_answers_equals_answers_one_by_one(source: str, allow: str):
     model = build(source)
-    prompts = [model.vocabulary.render(talk[:1], generate=True).input_ids for talk in TALKS]
+    prompts = [model.vocabulary.render(conversation[:1], generate=True).input_ids for conversation in CONVERSATIONS]
     width = max(map(len, prompts)) + 3
     ids = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts])
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
@@ -214,11 +216,11 @@ def test_a_batch_of_answers_equals_answers_one_by_one(source: str, allow: str):
 
 def slow_answer(model: SoundLanguageModel, prompt: list[int], max_new_tokens: int) -> list[int]:
     """No cache, no batch: the best text id at a time."""
-    words, ids = model.vocabulary, list(prompt)
+    vocabulary, ids = model.vocabulary, list(prompt)
     for _ in range(max_new_tokens):
         logits = model.logits(torch.tensor([ids]), torch.ones(1, len(ids)).long())[0, -1]
-        best = int(logits[: words.text_size].argmax())
-        if best in words.stop_ids:
+        best = int(logits[: vocabulary.text_size].argmax())
+        if best in vocabulary.stop_ids:
             break
         ids.append(best)
     return ids[len(prompt) :]
@@ -226,10 +228,10 @@ def slow_answer(model: SoundLanguageModel, prompt: list[int], max_new_tokens: in
 
 def test_an_answer_ends_at_its_end_of_turn_and_a_sound_at_its_marker():
     model = build("random:tiny")
-    words = model.vocabulary
-    prompt = torch.tensor([words.render(TALKS[1][:1], generate=True).input_ids])
+    vocabulary = model.vocabulary
+    prompt = torch.tensor([vocabulary.render(CONVERSATIONS[1][:1], generate=True).input_ids])
     rows = model.lm.get_output_embeddings()
-    for allow, token in (("text", words.stop_ids[0]), ("audio", words.end_id)):
+    for allow, token in (("text", vocabulary.stop_ids[0]), ("audio", vocabulary.end_id)):
 
         def push(layer: nn.Module, inputs: tuple[Tensor], out: Tensor, token: int = token) -> Tensor:
             return out + 1e4 * F.one_hot(torch.tensor(token), out.shape[-1])
@@ -237,7 +239,7 @@ def test_an_answer_ends_at_its_end_of_turn_and_a_sound_at_its_marker():
         hook = rows.register_forward_hook(push)
         answer = model.generate(prompt, torch.ones_like(prompt), 20, allow)[0]
         hook.remove()
-        assert answer == [] if allow == "text" else len(words.codes(answer)) == 2  # the shortest sound is one step
+        assert answer == [] if allow == "text" else len(vocabulary.codes(answer)) == 2  # the shortest sound is one step
     with pytest.raises(ValueError, match="the shortest sound"):
         model.generate(prompt, torch.ones_like(prompt), 3, "audio")
 
@@ -246,9 +248,9 @@ def test_an_answer_ends_at_its_end_of_turn_and_a_sound_at_its_marker():
 def test_a_sound_of_strides_2_and_1_is_whole_blocks(room: int):
     """One code of level 0, then two of level 1; `codes` raises for anything else."""
     model = build("random:tiny", levels=(0, 1, 1))
-    prompt = torch.tensor([model.vocabulary.render(TALKS[1][:1], generate=True).input_ids])
-    found = model.generate(prompt, torch.ones_like(prompt), room, "audio")[0]
-    assert len(found) <= room and len(model.vocabulary.codes(found)) >= 3
+    prompt = torch.tensor([model.vocabulary.render(CONVERSATIONS[1][:1], generate=True).input_ids])
+    actual = model.generate(prompt, torch.ones_like(prompt), room, "audio")[0]
+    assert len(actual) <= room and len(model.vocabulary.codes(actual)) >= 3
     with pytest.raises(ValueError, match="the shortest sound with its markers has 5"):
         model.generate(prompt, torch.ones_like(prompt), 4, "audio")
 
@@ -275,28 +277,28 @@ def test_state_comes_back_and_is_refused_by_name(source: str):
 
 def test_a_seed_gives_the_same_model_and_leaves_the_generator_alone():
     torch.manual_seed(5)
-    wanted = torch.rand(3)
+    expected = torch.rand(3)
     torch.manual_seed(5)
     one, two, three = (build("random:tiny", seed=seed, trained=False).trainable_state() for seed in (0, 0, 1))
-    assert torch.equal(torch.rand(3), wanted)
+    assert torch.equal(torch.rand(3), expected)
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert not torch.equal(one["model.embed_tokens.new_rows"], three["model.embed_tokens.new_rows"])
 
 
 def test_rows_start_where_they_should():
     model = build("random:tiny")
-    words = model.vocabulary
-    text = model.lm.get_input_embeddings().text.weight[: words.text_size].double() * torch.linspace(0.1, 9, 64) + 3
+    vocabulary = model.vocabulary
+    text = model.lm.get_input_embeddings().text.weight[: vocabulary.text_size].double() * torch.linspace(0.1, 9, 64) + 3
     text = torch.cat([text, torch.full((40, 64), 1e6)])  # rows that no token owns count for nothing
-    many = copy.copy(words)
-    many.codebook_size, many.size = 2000, words.first_code_id + 4000
-    own = text[: words.text_size]
+    many = copy.copy(vocabulary)
+    many.codebook_size, many.size = 2000, vocabulary.first_code_id + 4000
+    text_rows = text[: vocabulary.text_size]
     for initialization in ("mean", "codebook"):
         codebook = torch.randn(2, 2000, 8, generator=torch.Generator().manual_seed(2)) * 50 + 7
         rows = new_rows(text, many, initialization, codebook, 0.02, 0).double()
         assert rows.shape == (4002, 64)
-        assert ((rows.mean(0) - own.mean(0)).abs() < 0.2 * own.std(0)).all()
-        assert 0.9 < float((rows.std(0) / own.std(0)).square().mean().sqrt()) < 1.1
+        assert ((rows.mean(0) - text_rows.mean(0)).abs() < 0.2 * text_rows.std(0)).all()
+        assert 0.9 < float((rows.std(0) / text_rows.std(0)).square().mean().sqrt()) < 1.1
     rows = new_rows(text, many, "random", None, 0.02, 0)
     assert abs(float(rows.std()) - 0.02) < 1e-3 and abs(float(rows.mean())) < 1e-3
 
@@ -308,8 +310,8 @@ def test_codes_that_are_near_start_as_near_rows():
     rows = new_rows(weight, model.vocabulary, "codebook", codebook, 0.02, 0)[2:]
     scale = weight[: model.vocabulary.text_size].std(0)
     standardised = (codebook - codebook.mean(0)) / codebook.std(0)
-    found, wanted = torch.cdist(rows / scale, rows / scale), torch.cdist(standardised, standardised)
-    torch.testing.assert_close(found / found.mean(), wanted / wanted.mean(), rtol=1e-3, atol=1e-4)
+    actual, expected = torch.cdist(rows / scale, rows / scale), torch.cdist(standardised, standardised)
+    torch.testing.assert_close(actual / actual.mean(), expected / expected.mean(), rtol=1e-3, atol=1e-4)
     for wrong in (None, codebook[:9], torch.zeros(3, 5, 6)):
         with pytest.raises(ValueError, match="vectors of 10 codes"):
             new_rows(weight, model.vocabulary, "codebook", wrong, 0.02, 0)
@@ -327,23 +329,23 @@ def test_half_precision_weights_train_in_float32():
 
 def test_models_of_another_build_are_refused():
     base, tokenizer = load_language_model("random:tiny", None, "float32")
-    words = Vocabulary(tokenizer, 5, (0, 1), prompt_format="chat", system=None)
+    vocabulary = Vocabulary(tokenizer, 5, (0, 1), prompt_format="chat", system=None)
     settings = {"rank": 4, "alpha": 8, "dropout": 0.0, "initialization": "mean", "codebook": None, "seed": 0}
     small = copy.deepcopy(base)
     small.resize_token_embeddings(200)
     with pytest.raises(ValueError, match="200 rows in its embedding"):
-        SoundLanguageModel(small, words, **settings)
+        SoundLanguageModel(small, vocabulary, **settings)
 
     class Squared(type(base)):
         def forward(self, **inputs: object) -> object:
-            found = super().forward(**inputs)
-            found.logits = found.logits.square()
-            return found
+            actual = super().forward(**inputs)
+            actual.logits = actual.logits.square()
+            return actual
 
     squared = copy.deepcopy(base)
     squared.__class__ = Squared
     with pytest.raises(ValueError, match="Squared changes its logits after the head in a way that the loss does not"):
-        SoundLanguageModel(squared, words, **settings)
+        SoundLanguageModel(squared, vocabulary, **settings)
 
     class Hashed(nn.Embedding):
         def forward(self, ids: Tensor) -> Tensor:
@@ -356,72 +358,78 @@ def test_models_of_another_build_are_refused():
         strange = copy.deepcopy(base)
         strange.set_input_embeddings(embedding)
         with pytest.raises(ValueError, match=message):
-            SoundLanguageModel(strange, words, **settings)
+            SoundLanguageModel(strange, vocabulary, **settings)
 
 
-def test_talks_that_share_a_sound_have_the_loss_and_gradients_of_talks_apart():
+def test_conversations_that_share_a_sound_have_the_loss_and_gradients_of_conversations_apart():
     """Two levels of attention are exact: what is shared once weighs as if it stood before each."""
     model = build("random:tiny").double()
     questions = [("What is it?", "a bell"), ("Is there a dog?", "no"), ("Is there rain?", "yes")]
-    talks = [
+    conversations = [
         Encoded(*model.vocabulary.render([Turn("user", [[0, 4, 2, 0], f"\n{question}"]), Turn("assistant", [answer])]))
         for question, answer in questions
     ]
-    lone = Encoded(*model.vocabulary.render(TALKS[1]))
-    found = []
-    for sequences in ([pack(talks), pack([lone])], [pack([talk]) for talk in (*talks, lone)]):
+    lone = Encoded(*model.vocabulary.render(CONVERSATIONS[1]))
+    actual = []
+    for sequences in (
+        [pack(conversations), pack([lone])],
+        [pack([conversation]) for conversation in (*conversations, lone)],
+    ):
         data = collate([(str(n), sequence) for n, sequence in enumerate(sequences)], model.vocabulary.pad_id)
         model.zero_grad()
         losses = model.loss(*data[1:], **WEIGHTS)
         losses.loss.backward()
         gradients = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
-        found.append((losses, gradients))
-    (together, gradients), (apart, others) = found
+        actual.append((losses, gradients))
+    (together, gradients), (apart, others) = actual
     assert together.text_tokens == apart.text_tokens and together.audio_tokens == apart.audio_tokens
     assert together.loss.item() == pytest.approx(apart.loss.item(), rel=1e-5)
     for one, other in zip(gradients, others, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
-    assert len(pack(talks).input_ids) < sum(len(talk.input_ids) for talk in talks)
+    assert len(pack(conversations).input_ids) < sum(len(conversation.input_ids) for conversation in conversations)
 
 
-def test_times_start_near_their_neighbours_and_are_said_in_text_alone():
+def test_times_start_near_their_neighbours_and_are_allowed_in_text_alone():
     """Next to one another their rows are alike (cosine above 0.75), far apart they are not; their spread is the text rows'."""
     model, tokenizer = load_language_model("random:tiny", None, "float32")
-    words = Vocabulary(tokenizer, 5, (0, 1), "chat", None, max_seconds=10.0, step=0.1)
+    vocabulary = Vocabulary(tokenizer, 5, (0, 1), "chat", None, max_seconds=10.0, step=0.1)
     weight = model.get_input_embeddings().weight.detach()
     for initialization in ("mean", "codebook", "random"):
         codebook = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
-        rows = new_rows(weight, words, initialization, codebook, 0.02, 0)
-        assert rows.shape == (words.size - words.text_size, weight.shape[1])
-        times = rows[-words.num_times :]
+        rows = new_rows(weight, vocabulary, initialization, codebook, 0.02, 0)
+        assert rows.shape == (vocabulary.size - vocabulary.text_size, weight.shape[1])
+        times = rows[-vocabulary.num_times :]
         near = torch.nn.functional.cosine_similarity(times[:-1] - times.mean(0), times[1:] - times.mean(0)).mean()
         far = torch.nn.functional.cosine_similarity(times[:50] - times.mean(0), times[50:100] - times.mean(0)).mean()
         assert near > 0.75 and near > far + 0.5
         assert times.isfinite().all() and len(times.unique(dim=0)) == len(times)
-    language = SoundLanguageModel(model, words, 2, 4, 0.0, "mean", None, 0)
-    allowed = TextOnly(words)(torch.zeros(1, 1).long(), torch.zeros(1, words.size))[0] == 0
-    assert allowed.nonzero().flatten().tolist() == [*range(words.text_size), *range(words.first_time_id, words.size)]
-    prompt = torch.tensor([words.render([Turn("user", ["Make it."])], generate=True).input_ids])
+    language = SoundLanguageModel(model, vocabulary, 2, 4, 0.0, "mean", None, 0)
+    allowed = TextOnly(vocabulary)(torch.zeros(1, 1).long(), torch.zeros(1, vocabulary.size))[0] == 0
+    assert allowed.nonzero().flatten().tolist() == [
+        *range(vocabulary.text_size),
+        *range(vocabulary.first_time_id, vocabulary.size),
+    ]
+    prompt = torch.tensor([vocabulary.render([Turn("user", ["Make it."])], generate=True).input_ids])
     (sound,) = language.generate(prompt, torch.ones_like(prompt), 12, allow="audio")
-    assert words.codes(sound)
+    assert vocabulary.codes(sound)
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_narrow_matrices_are_what_autocast_makes_of_them(source: str):
+def test_frozen_matrices_in_bfloat16_are_what_autocast_makes_of_them(source: str):
     """Loss, gradients and answers, to the bit."""
 
-    def told(model: SoundLanguageModel) -> tuple[Tensor, tuple[Tensor, ...], list[list[int]]]:
+    def outputs(model: SoundLanguageModel) -> tuple[Tensor, tuple[Tensor, ...], list[list[int]]]:
         parameters = [p for p in model.parameters() if p.requires_grad]
-        ids, mask, *_ = batch(model, TALKS[:1])
+        ids, mask, *_ = batch(model, CONVERSATIONS[:1])
         with torch.autocast("cpu", torch.bfloat16):
             loss = model.loss(*batch(model), **WEIGHTS).loss
             answers = model.generate(ids, mask, 8, allow="text")
         return loss, torch.autograd.grad(loss, parameters), answers
 
-    wide, narrow = build(source), build(source)
-    narrow.cast_frozen_linears_to_bf16()
-    (loss, gradients, answers), found = told(wide), told(narrow)
-    assert torch.equal(loss, found[0]) and answers == found[2]
-    assert all(torch.equal(one, other) for one, other in zip(gradients, found[1], strict=True))
-    frozen = [module.weight for module in narrow.lm.base_model.modules() if isinstance(module, nn.Linear)]
+    wide, in_bf16 = build(source), build(source)
+    in_bf16.cast_frozen_linears_to_bf16()
+    (loss, gradients, answers), actual = outputs(wide), outputs(in_bf16)
+    assert torch.equal(loss, actual[0]) and answers == actual[2]
+    assert all(torch.equal(one, other) for one, other in zip(gradients, actual[1], strict=True))
+    frozen = [module.weight for module in in_bf16.lm.base_model.modules() if isinstance(module, nn.Linear)]
     assert {weight.dtype for weight in frozen if not weight.requires_grad} == {torch.bfloat16}

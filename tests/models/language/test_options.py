@@ -1,4 +1,4 @@
-"""How the layers are computed is a choice that changes no number: checkpointing, attention, compile, accumulation; and what a chat template may be told."""
+"""How layers are computed changes no number: checkpointing, attention, compile, accumulation. Options of chat templates."""
 
 import functools
 
@@ -10,7 +10,7 @@ from models.errors import RewrittenTurns, SharedPrefixUnsupported
 from models.language.model import SoundLanguageModel
 from models.language.vocabulary import IGNORED, SOUND, Turn, Vocabulary
 from stages.hub.weights import load_language_model
-from tests.models.language.test_model import TALKS, WEIGHTS, batch, build
+from tests.models.language.test_model import CONVERSATIONS, WEIGHTS, batch, build
 
 QWEN3 = (  # the law of its template: an answer after the last question has a thought before it, an earlier one has none
     "{% set ns = namespace(last=0) %}{% for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}"
@@ -35,7 +35,7 @@ def gradients(model: SoundLanguageModel, data: tuple[Tensor, ...]) -> tuple[Tens
     return loss.detach(), [parameter.grad.clone() for parameter in model.parameters() if parameter.requires_grad]
 
 
-def words(template: str, **options: object) -> Vocabulary:
+def build_vocabulary(template: str, **options: object) -> Vocabulary:
     _, tokenizer = load_language_model("random:tiny", None, "float32")
     tokenizer.chat_template = template
     return Vocabulary(tokenizer, 5, (0, 1), prompt_format="chat", system=None, template_options=options)
@@ -50,7 +50,7 @@ def words(template: str, **options: object) -> Vocabulary:
     ],
     ids=str,
 )
-def test_loss_and_gradients_do_not_hang_on_how_layers_are_computed(
+def test_loss_and_gradients_do_not_depend_on_how_layers_are_computed(
     changes: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ):
     """compile: traced and differentiated as always, without the minute that code for it would take."""
@@ -70,8 +70,8 @@ def test_loss_and_gradients_do_not_hang_on_how_layers_are_computed(
             runs += 1
 
         layer.register_forward_pre_hook(count)
-    (loss, grads), (found, others) = gradients(plain, data), gradients(other, data)
-    torch.testing.assert_close(found, loss)
+    (loss, grads), (actual, others) = gradients(plain, data), gradients(other, data)
+    torch.testing.assert_close(actual, loss)
     for one, two in zip(grads, others, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
     assert runs == (2 if "activation_checkpointing" in changes else 0), "computed again in the backward pass"
@@ -106,36 +106,36 @@ def test_accumulation_equals_the_big_batch_where_the_parts_weigh_the_same_alone(
         each = [gradients(model, batch(model, part))[1] for part in parts]
         return [sum(grads) / len(parts) for grads in zip(*each, strict=True)]
 
-    even = [[TALKS[0]], [[Turn("user", [[1, 1], "Who?"]), TALKS[0][1]]]]
-    for parts, same in ((even, True), ([[TALKS[0]], [TALKS[1]]], False)):
-        whole = gradients(model, batch(model, [talk for part in parts for talk in part]))[1]
-        found = mean(parts)
+    even = [[CONVERSATIONS[0]], [[Turn("user", [[1, 1], "Who?"]), CONVERSATIONS[0][1]]]]
+    for parts, same in ((even, True), ([[CONVERSATIONS[0]], [CONVERSATIONS[1]]], False)):
+        whole = gradients(model, batch(model, [conversation for part in parts for conversation in part]))[1]
+        actual = mean(parts)
         assert (
-            all(torch.allclose(one, two, rtol=1e-6, atol=1e-12) for one, two in zip(whole, found, strict=True)) == same
+            all(torch.allclose(one, two, rtol=1e-6, atol=1e-12) for one, two in zip(whole, actual, strict=True)) == same
         )
 
 
-def test_a_template_that_thinks_is_told_not_to():
+def test_a_template_that_thinks_takes_the_option_not_to():
     """enable_thinking=false: the answer is labelled alone, and what generation begins with begins the training sequence."""
-    told, untold = words(QWEN3, enable_thinking=False), words(QWEN3)
-    row, asked = told.render(ASKED), told.render(ASKED[:1], generate=True)
+    plain, thinking = build_vocabulary(QWEN3, enable_thinking=False), build_vocabulary(QWEN3)
+    row, asked = plain.render(ASKED), plain.render(ASKED[:1], generate=True)
     assert row.input_ids[: len(asked.input_ids)] == asked.input_ids
     labelled = [label for label in row.labels if label != IGNORED]
-    assert told.tokenizer.decode(labelled) == "yes<|im_end|>"
-    labelled = [label for label in untold.render(ASKED).labels if label != IGNORED]
-    assert untold.tokenizer.decode(labelled).startswith("<think>")
+    assert plain.tokenizer.decode(labelled) == "yes<|im_end|>"
+    labelled = [label for label in thinking.render(ASKED).labels if label != IGNORED]
+    assert thinking.tokenizer.decode(labelled).startswith("<think>")
     with pytest.raises(RewrittenTurns, match=r"rewrites earlier turns \(one for thoughts"):
-        told.render(ASKED + ASKED)
+        plain.render(ASKED + ASKED)
 
 
 def test_the_date_of_today_is_in_no_prompt():
-    row = words(LLAMA3, date_string="26 Jul 2024").render(ASKED)
-    text = words(LLAMA3).tokenizer.decode([token for token in row.input_ids if token < 259])
+    row = build_vocabulary(LLAMA3, date_string="26 Jul 2024").render(ASKED)
+    text = build_vocabulary(LLAMA3).tokenizer.decode([token for token in row.input_ids if token < 259])
     assert "Today Date: 26 Jul 2024" in text
-    assert words(LLAMA3).render(ASKED).input_ids != row.input_ids  # without it the prompt is of today
+    assert build_vocabulary(LLAMA3).render(ASKED).input_ids != row.input_ids  # without it the prompt is of today
 
 
-def test_a_tokenizer_with_our_mark_is_refused():
+def test_a_tokenizer_that_has_the_token_for_a_sound_is_refused():
     _, tokenizer = load_language_model("random:tiny", None, "float32")
     tokenizer.add_tokens([SOUND])
     with pytest.raises(ValueError, match="which stands for a sound here"):

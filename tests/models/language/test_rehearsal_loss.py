@@ -1,4 +1,4 @@
-"""The loss of positions that are to stay as the base LLM has them: KL(base || model), over the base's text ids."""
+"""The loss of positions of kind DISTILLED: KL(base LLM || model), over the text ids."""
 
 import pytest
 import torch
@@ -9,13 +9,13 @@ from models.language.chunked_cross_entropy import LogitTransform
 from models.language.model import SoundLanguageModel
 from models.language.vocabulary import LabelKind
 from stages.hub.weights import load_language_model
-from tests.models.language.test_model import SOURCES, TALKS, WEIGHTS, batch, build, plain_loss
+from tests.models.language.test_model import CONVERSATIONS, SOURCES, WEIGHTS, batch, build, plain_loss
 
 BATCH = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def mixed(model: SoundLanguageModel) -> tuple[BATCH, BATCH, BATCH]:
-    """One batch of talks and a text that is to stay; the talks alone; the text alone."""
+    """One batch of conversations and a text of kind DISTILLED; the conversations alone; the text alone."""
     ids, mask, labels, kinds = batch(model, extra=3)
     text = torch.tensor(model.vocabulary.render_text("It rains.").input_ids)
     row = torch.zeros_like(ids[:1])
@@ -33,11 +33,11 @@ def divergence(model: SoundLanguageModel, source: str, alone: BATCH) -> tuple[Te
     base = load_language_model(source, None, "float32").model.double()
     count = int((kinds == LabelKind.DISTILLED).sum())
     with torch.no_grad():
-        wanted = model.logit_transform(base(ids).logits)[0, :count, : model.vocabulary.text_size].log_softmax(-1)
+        expected = model.logit_transform(base(ids).logits)[0, :count, : model.vocabulary.text_size].log_softmax(-1)
     logits = model.logits(ids, mask)[0, :count]
-    found = logits.log_softmax(-1)[:, : wanted.shape[1]]
+    actual = logits.log_softmax(-1)[:, : expected.shape[1]]
     log_partition = logits.logsumexp(-1)
-    return (wanted.exp() * (wanted - found)).sum(), log_partition.square().sum(), count
+    return (expected.exp() * (expected - actual)).sum(), log_partition.square().sum(), count
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -49,54 +49,58 @@ def test_loss_and_gradients_equal_the_plain_formula(source: str, chunk: int, tra
     monkeypatch.setattr(chunked_cross_entropy, "CHUNK", chunk)
     model = build(source).double()
     model.logit_transform = transform
-    both, talks, alone = mixed(model)
+    both, conversations, alone = mixed(model)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    found = model.loss(*both, **WEIGHTS)
-    told, squares, count = divergence(model, source, alone)
-    weight = sum({1: 1.0, 2: 10.0}.get(int(kind), 0.0) for kind in talks[3][:, 1:].flatten())
-    wanted = (plain_loss(model, *talks, 0.0) * weight + told + WEIGHTS["z_loss_weight"] * squares) / (weight + count)
-    torch.testing.assert_close(found.loss, wanted, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(found.distillation_loss, told.detach() / count)
-    assert found.text_tokens == model.loss(*talks, **WEIGHTS).text_tokens
-    for a, b in zip(torch.autograd.grad(found.loss, parameters), torch.autograd.grad(wanted, parameters), strict=True):
+    actual = model.loss(*both, **WEIGHTS)
+    divergence_sum, squares, count = divergence(model, source, alone)
+    weight = sum({1: 1.0, 2: 10.0}.get(int(kind), 0.0) for kind in conversations[3][:, 1:].flatten())
+    expected = (
+        plain_loss(model, *conversations, 0.0) * weight + divergence_sum + WEIGHTS["z_loss_weight"] * squares
+    ) / (weight + count)
+    torch.testing.assert_close(actual.loss, expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(actual.distillation_loss, divergence_sum.detach() / count)
+    assert actual.text_tokens == model.loss(*conversations, **WEIGHTS).text_tokens
+    for a, b in zip(
+        torch.autograd.grad(actual.loss, parameters), torch.autograd.grad(expected, parameters), strict=True
+    ):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
 
 
 def test_before_training_only_the_mass_of_the_new_rows_is_between_them():
     model = build("random:tiny", trained=False).double()
     alone = mixed(model)[2]
-    found = model.loss(*alone, **WEIGHTS).distillation_loss
+    actual = model.loss(*alone, **WEIGHTS).distillation_loss
     ids, mask, _, kinds = alone
     logits = model.logits(ids, mask)[0, : int((kinds == LabelKind.DISTILLED).sum())]
     outside = logits.logsumexp(-1) - logits[:, : model.vocabulary.text_size].logsumexp(-1)
-    torch.testing.assert_close(found, outside.mean().detach())
-    assert build("random:tiny").double().loss(*alone, **WEIGHTS).distillation_loss > found + 0.01
+    torch.testing.assert_close(actual, outside.mean().detach())
+    assert build("random:tiny").double().loss(*alone, **WEIGHTS).distillation_loss > actual + 0.01
 
 
-def test_learning_goes_on_as_before_after_the_base_was_asked():
+def test_the_pass_of_the_base_llm_leaves_no_trace_in_training():
     model = build("random:tiny").train()
-    both, talks, _ = mixed(model)
+    both, conversations, _ = mixed(model)
     before = [p for p in model.parameters() if p.requires_grad]
-    plain = model.loss(*talks, **WEIGHTS).loss
+    plain = model.loss(*conversations, **WEIGHTS).loss
     model.loss(*both, **WEIGHTS)
     assert model.training
     assert [p for p in model.parameters() if p.requires_grad] == before
-    torch.testing.assert_close(model.loss(*talks, **WEIGHTS).loss, plain)
+    torch.testing.assert_close(model.loss(*conversations, **WEIGHTS).loss, plain)
 
 
-def test_a_few_steps_bring_a_wandered_model_back():
+def test_a_few_steps_lower_the_divergence_of_a_changed_model():
     model = build("random:tiny")
     alone = mixed(model)[2]
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     first = float(model.loss(*alone, **WEIGHTS).distillation_loss)
     for _ in range(30):
         optimizer.zero_grad()
-        found = model.loss(*alone, **(WEIGHTS | {"z_loss_weight": 0.0}))
-        found.loss.backward()
+        actual = model.loss(*alone, **(WEIGHTS | {"z_loss_weight": 0.0}))
+        actual.loss.backward()
         optimizer.step()
-    assert float(found.distillation_loss) < 0.3 * first
+    assert float(actual.distillation_loss) < 0.3 * first
 
 
-def test_talks_without_such_positions_have_no_distillation_loss():
+def test_conversations_without_such_positions_have_no_distillation_loss():
     model = build("random:tiny")
-    assert model.loss(*batch(model, TALKS), **WEIGHTS).distillation_loss.isnan()
+    assert model.loss(*batch(model, CONVERSATIONS), **WEIGHTS).distillation_loss.isnan()

@@ -24,7 +24,7 @@ FORGETFUL = (  # as templates that drop the thoughts of earlier answers
     "{{ (m['content'] if loop.last or m['role'] == 'user' else '...') + '<|im_end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
 )
-TALK = [
+CONVERSATION = [
     Turn("user", [[0, 4, 2, 0], "What is it?"]),
     Turn("assistant", ["A bell."]),
     Turn("user", ["Make it."]),
@@ -44,7 +44,7 @@ def tokenizer(template: str | None) -> PreTrainedTokenizerFast:
     return made
 
 
-def vocabulary(
+def build_vocabulary(
     template: str | None = CHATML,
     prompt_format: str = "chat",
     levels: Sequence[int] = (0, 1),
@@ -54,7 +54,7 @@ def vocabulary(
 
 
 def test_ids_are_text_then_markers_then_each_level():
-    words = vocabulary()
+    words = build_vocabulary()
     assert words.text_size == max(words.tokenizer.get_vocab().values()) + 1 > len(words.tokenizer)  # a hole
     a = words.text_size
     assert (words.start_id, words.end_id, words.size) == (a, a + 1, a + 2 + 10)
@@ -64,7 +64,7 @@ def test_ids_are_text_then_markers_then_each_level():
 
 @pytest.mark.parametrize("levels", [(0,), (0, 1), (0, 1, 2), (0, 1, 1, 2, 2, 2, 2)], ids=str)
 def test_codes_invert_sound_ids(levels: tuple[int, ...]):
-    words = vocabulary(levels=levels)
+    words = build_vocabulary(levels=levels)
     codes = torch.randint(0, 5, (4 * len(levels),), generator=torch.Generator().manual_seed(0)).tolist()
     assert words.codes(words.sound_ids(codes)) == codes
     assert words.codes(words.sound_ids([])) == []
@@ -72,7 +72,7 @@ def test_codes_invert_sound_ids(levels: tuple[int, ...]):
 
 def test_a_level_may_have_several_codes_in_a_block():
     """Strides 2 and 1: one code of level 0, two of level 1, over two levels of ids."""
-    words = vocabulary(levels=(0, 1, 1))
+    words = build_vocabulary(levels=(0, 1, 1))
     first = words.first_code_id
     assert (words.num_codebooks, words.size) == (2, first + 10)
     ids = words.sound_ids([4, 0, 3, 1, 2, 2])
@@ -84,7 +84,7 @@ def test_a_level_may_have_several_codes_in_a_block():
 
 
 def test_bad_codes_and_ids_are_refused():
-    words = vocabulary()
+    words = build_vocabulary()
     a = words.text_size
     for codes, message in (([5, 0], "code 5"), ([-1, 0], "code -1"), ([0], "whole number")):
         with pytest.raises(ValueError, match=message):
@@ -103,41 +103,46 @@ def test_bad_codes_and_ids_are_refused():
 
 
 @pytest.mark.parametrize(("template", "prompt_format"), [(CHATML, "chat"), (VICUNA, "chat"), (None, "ltu")])
-def test_a_conversation_is_what_the_template_writes_with_the_sounds_in_place(template: str | None, prompt_format: str):
-    words = vocabulary(template, prompt_format)
-    found = words.render(TALK)
-    sounds = [words.sound_ids(segment) for turn in TALK for segment in turn.segments if not isinstance(segment, str)]
-    text = [token for token in found.input_ids if token < words.text_size]
+def test_a_conversation_is_what_the_template_writes_with_the_ids_of_the_sounds(
+    template: str | None, prompt_format: str
+):
+    words = build_vocabulary(template, prompt_format)
+    actual = words.render(CONVERSATION)
+    sounds = [
+        words.sound_ids(segment) for turn in CONVERSATION for segment in turn.segments if not isinstance(segment, str)
+    ]
+    text = [token for token in actual.input_ids if token < words.text_size]
     if prompt_format == "chat":
         content = [
-            {"role": t.role, "content": "".join("" if not isinstance(s, str) else s for s in t.segments)} for t in TALK
+            {"role": t.role, "content": "".join("" if not isinstance(s, str) else s for s in t.segments)}
+            for t in CONVERSATION
         ]
-        wanted = words.tokenizer.apply_chat_template(content, tokenize=False)
+        expected = words.tokenizer.apply_chat_template(content, tokenize=False)
     else:
-        wanted = (
+        expected = (
             "### Instruction:\nWhat is it?\n\n### Response:\nA bell.<|im_end|>"
             "### Instruction:\nMake it.\n\n### Response:\nHere: <|im_end|>"
         )
-    assert words.tokenizer.decode(text, skip_special_tokens=False) == wanted
-    assert [token for token in found.input_ids if token >= words.text_size] == sounds[0] + sounds[1]
-    assert len(found.input_ids) == len(found.labels) == len(found.kinds)
+    assert words.tokenizer.decode(text, skip_special_tokens=False) == expected
+    assert [token for token in actual.input_ids if token >= words.text_size] == sounds[0] + sounds[1]
+    assert len(actual.input_ids) == len(actual.labels) == len(actual.kinds)
 
 
 @pytest.mark.parametrize(("template", "prompt_format"), [(CHATML, "chat"), (VICUNA, "chat"), (None, "ltu")])
-def test_what_the_assistant_says_is_labelled_to_its_end_of_turn(template: str | None, prompt_format: str):
-    words = vocabulary(template, prompt_format)
-    found = words.render(TALK)
+def test_the_assistants_turns_are_labelled_with_their_ends_of_turn(template: str | None, prompt_format: str):
+    words = build_vocabulary(template, prompt_format)
+    actual = words.render(CONVERSATION)
     end = words.tokenizer.eos_token_id
-    said = [label for label in found.labels if label != IGNORED]
+    labelled = [label for label in actual.labels if label != IGNORED]
     sound = words.sound_ids([1, 0])
-    first, second = said[: said.index(end) + 1], said[said.index(end) + 1 :]
+    first, second = labelled[: labelled.index(end) + 1], labelled[labelled.index(end) + 1 :]
     assert words.decode(first) == "A bell." and first[-1] == end
     assert (
         second[-1] == end
         and second[-1 - len(sound) : -1] == sound
         and words.decode(second[: -1 - len(sound)]) == "Here:"
     )
-    for token, label, kind in zip(*found, strict=True):
+    for token, label, kind in zip(*actual, strict=True):
         assert label in (IGNORED, token)
         assert kind == (
             LabelKind.PROMPT if label == IGNORED else LabelKind.AUDIO if token >= words.text_size else LabelKind.TEXT
@@ -147,35 +152,35 @@ def test_what_the_assistant_says_is_labelled_to_its_end_of_turn(template: str | 
 
 @pytest.mark.parametrize(("template", "prompt_format"), [(CHATML, "chat"), (VICUNA, "chat"), (None, "ltu")])
 def test_a_prompt_begins_the_conversation_and_ends_where_the_labels_begin(template: str | None, prompt_format: str):
-    words = vocabulary(template, prompt_format)
+    words = build_vocabulary(template, prompt_format)
     for turns in (1, 3):
-        prompt = words.render(TALK[:turns], generate=True)
-        whole = words.render(TALK[: turns + 1])
+        prompt = words.render(CONVERSATION[:turns], generate=True)
+        whole = words.render(CONVERSATION[: turns + 1])
         n = len(prompt.input_ids)
         assert whole.input_ids[:n] == prompt.input_ids
         assert whole.labels[n - 1] == IGNORED and whole.labels[n] == whole.input_ids[n]
 
 
 def test_the_system_message_is_passed_or_not():
-    assert words_of(vocabulary(system=None)).startswith("<|im_start|>user\n")
-    assert words_of(vocabulary(system="")).startswith("<|im_start|>system\n<|im_end|>\n<|im_start|>user\n")
+    assert words_of(build_vocabulary(system=None)).startswith("<|im_start|>user\n")
+    assert words_of(build_vocabulary(system="")).startswith("<|im_start|>system\n<|im_end|>\n<|im_start|>user\n")
     with pytest.raises(RefusedTurns, match=r"refuses the turns system, user.*no system here"):
-        vocabulary(VICUNA, system="Be brief.")
+        build_vocabulary(VICUNA, system="Be brief.")
 
 
 def words_of(words: Vocabulary) -> str:
     return words.tokenizer.decode(words.render([Turn("user", ["a"])], generate=True).input_ids)
 
 
-def test_what_cannot_work_is_refused():
+def test_templates_and_turns_that_do_not_fit_are_refused():
     with pytest.raises(UnsupportedPromptFormat, match="no chat template"):
-        vocabulary(None)
+        build_vocabulary(None)
     with pytest.raises(UnsupportedPromptFormat, match="ends no answer"):
-        vocabulary("{% for m in messages %}{{ m['role'] + m['content'] }}{% endfor %}")
+        build_vocabulary("{% for m in messages %}{{ m['role'] + m['content'] }}{% endfor %}")
     with pytest.raises(ValueError, match="stands for a sound"):
-        vocabulary().render([Turn("user", [f"what is {SOUND}"])])
+        build_vocabulary().render([Turn("user", [f"what is {SOUND}"])])
     with pytest.raises(RewrittenTurns, match="rewrites earlier turns"):
-        vocabulary(FORGETFUL).render(TALK)
+        build_vocabulary(FORGETFUL).render(CONVERSATION)
 
 
 def timed(step: float = 0.1, prompt_format: str = "chat") -> Vocabulary:
@@ -184,25 +189,27 @@ def timed(step: float = 0.1, prompt_format: str = "chat") -> Vocabulary:
 
 
 def test_times_come_after_all_other_ids_and_move_none():
-    plain, words = vocabulary(), timed()
+    plain, words = build_vocabulary(), timed()
     for name in ("text_size", "start_id", "end_id", "first_code_id", "stop_ids", "pad_id"):
         assert getattr(words, name) == getattr(plain, name)
     assert (words.first_time_id, words.num_times, words.size) == (plain.size, 101, plain.size + 101)
     assert plain.num_times == 0 and plain.new_ids == range(plain.text_size, plain.size)
-    assert words.render(TALK) == plain.render(TALK)
+    assert words.render(CONVERSATION) == plain.render(CONVERSATION)
 
 
 @pytest.mark.parametrize("prompt_format", ["chat", "ltu"])
 def test_a_time_in_a_text_is_one_token_of_it(prompt_format: str):
     """1.23 s is 1.20 on the grid: the 13th time. An answer says it as text; decode writes it back."""
     words = timed(prompt_format=prompt_format)
-    found = words.render([Turn("user", ["What is at <|10.00|>?"]), Turn("assistant", ["A bell <|0.00|> to <|1.23|>."])])
+    actual = words.render(
+        [Turn("user", ["What is at <|10.00|>?"]), Turn("assistant", ["A bell <|0.00|> to <|1.23|>."])]
+    )
     times = [
-        (token - words.first_time_id, kind) for token, _, kind in zip(*found, strict=True) if token >= words.text_size
+        (token - words.first_time_id, kind) for token, _, kind in zip(*actual, strict=True) if token >= words.text_size
     ]
     assert times == [(100, LabelKind.PROMPT), (0, LabelKind.TEXT), (12, LabelKind.TEXT)]
-    said = [label for label in found.labels if label != IGNORED]
-    assert words.decode(said) == "A bell <|0.00|> to <|1.20|>."
+    labelled = [label for label in actual.labels if label != IGNORED]
+    assert words.decode(labelled) == "A bell <|0.00|> to <|1.20|>."
     running = words.render_text("rain <|0.30|> on")
     assert words.first_time_id + 3 in running.input_ids and words.decode(running.input_ids) == "rain <|0.30|> on"
 
@@ -216,27 +223,27 @@ def test_every_time_of_the_grid_inverts(step: float):
     assert [token for token in rendered if token >= words.first_time_id] == ids and len(ids) == round(10 / step) + 1
 
 
-def test_times_that_cannot_be_said_are_refused():
-    talk = [Turn("user", ["when"]), Turn("assistant", ["at <|12.50|>"])]
+def test_times_without_a_token_are_refused():
+    conversation = [Turn("user", ["when"]), Turn("assistant", ["at <|12.50|>"])]
     with pytest.raises(TimestampTooLate, match=r"the time <\|12\.50\|>; times up to <\|10\.00\|> are allowed"):
-        timed().render(talk)
+        timed().render(conversation)
     with pytest.raises(TimestampsOff, match=r"the time <\|12\.50\|>, and this vocabulary has no times"):
-        vocabulary().render(talk)
+        build_vocabulary().render(conversation)
     with pytest.raises(ValueError, match="no code of level"):
         timed().codes([timed().start_id, timed().first_time_id, timed().first_code_id + 5, timed().end_id])
 
 
-def test_running_text_is_said_to_its_end():
-    words = vocabulary()
-    found = words.render_text("A bell.")
-    assert words.decode(found.input_ids) == "A bell." and found.input_ids[-1] == words.tokenizer.eos_token_id
-    assert found.labels == found.input_ids and set(found.kinds) == {
+def test_running_text_is_labelled_to_its_end():
+    words = build_vocabulary()
+    actual = words.render_text("A bell.")
+    assert words.decode(actual.input_ids) == "A bell." and actual.input_ids[-1] == words.tokenizer.eos_token_id
+    assert actual.labels == actual.input_ids and set(actual.kinds) == {
         LabelKind.TEXT
     }  # this tokenizer begins no text with a token
 
 
 @pytest.mark.parametrize("prompt_format", ["chat", "ltu"])
 def test_conversations_rendered_together_are_those_rendered_alone(prompt_format: str):
-    words = vocabulary(CHATML, prompt_format)
-    talks = [TALK, TALK[:2], [Turn("user", ["x"]), Turn("assistant", [[1, 2, 3, 4]])]]
-    assert words.render_all(talks) == [words.render(talk) for talk in talks]
+    words = build_vocabulary(CHATML, prompt_format)
+    conversations = [CONVERSATION, CONVERSATION[:2], [Turn("user", ["x"]), Turn("assistant", [[1, 2, 3, 4]])]]
+    assert words.render_all(conversations) == [words.render(conversation) for conversation in conversations]

@@ -62,27 +62,27 @@ def speechlike(seconds: float = 2.0, rate: int = 16000) -> torch.Tensor:
 def test_si_sdr_is_the_one_worked_by_hand():
     true = speechlike()
     noise = torch.randn(true.shape, generator=torch.Generator().manual_seed(0)) * 0.01
-    found = SignalScore("si_sdr", 16000)
-    found.update(0.3 * true + noise + 0.2, true)
+    actual = SignalScore("si_sdr", 16000)
+    actual.update(0.3 * true + noise + 0.2, true)
     s, made = (sound[0].double() - sound[0].double().mean() for sound in (true, 0.3 * true + noise))
     target = (made @ s) / (s @ s) * s
-    wanted = 10 * math.log10((target @ target) / ((made - target) @ (made - target)))
-    assert found.compute().mean == pytest.approx(wanted, abs=1e-6)
-    assert found.compute().excluded == {}
+    expected = 10 * math.log10((target @ target) / ((made - target) @ (made - target)))
+    assert actual.compute().mean == pytest.approx(expected, abs=1e-6)
+    assert actual.compute().excluded == {}
 
 
 def test_pesq_and_stoi_are_the_packages_own():
     pesq, pystoi = pytest.importorskip("pesq"), pytest.importorskip("pystoi")
     true = speechlike()
     made = true + 0.02 * torch.randn(true.shape, generator=torch.Generator().manual_seed(0))
-    found = {}
+    actual = {}
     for name in ("pesq", "stoi"):
         score = SignalScore(name, 16000)
         score.update(made, true)
-        found[name] = score.compute().mean
+        actual[name] = score.compute().mean
     a, b = true[0].numpy(), made[0].numpy()
-    assert found["pesq"] == pytest.approx(pesq.pesq(16000, a, b, "wb"), abs=1e-6)
-    assert found["stoi"] == pytest.approx(float(pystoi.stoi(a, b, 16000)), abs=1e-6)
+    assert actual["pesq"] == pytest.approx(pesq.pesq(16000, a, b, "wb"), abs=1e-6)
+    assert actual["stoi"] == pytest.approx(float(pystoi.stoi(a, b, 16000)), abs=1e-6)
 
 
 @pytest.mark.parametrize("name", ["si_sdr", "pesq", "stoi"])
@@ -97,10 +97,10 @@ def test_what_cannot_be_scored_is_counted_and_not_averaged(name: str):
     score.update(true * float("nan"), true)
     if name != "si_sdr":
         score.update(true[:, :1600], true[:, :1600])
-    found = score.compute()
-    assert found.mean == alone and found.scored == 1
-    assert found.excluded.keys() >= {"silent", "silent reference", "not finite"}
-    assert sum(found.excluded.values()) == 3 + (name != "si_sdr")
+    actual = score.compute()
+    assert actual.mean == alone and actual.scored == 1
+    assert actual.excluded.keys() >= {"silent", "silent reference", "not finite"}
+    assert sum(actual.excluded.values()) == 3 + (name != "si_sdr")
     with pytest.raises(ValueError, match="32000 samples against 31999"):
         score.update(true, true[:, 1:])
 
@@ -113,9 +113,9 @@ def test_a_signal_metric_is_the_mean_of_its_scores_whatever_the_batches():
     for one, other in zip(made, true, strict=True):
         score.update(one, other)
         alone.update(one[None], other[None])
-    found = together.compute()
-    assert float(found["si_sdr"]) == float(alone.compute()["si_sdr"]) == pytest.approx(score.compute().mean)
-    assert float(found["si_sdr_excluded"]) == 1
+    actual = together.compute()
+    assert float(actual["si_sdr"]) == float(alone.compute()["si_sdr"]) == pytest.approx(score.compute().mean)
+    assert float(actual["si_sdr_excluded"]) == 1
     silent = SignalMetric("stoi", 16000)
     silent.update(made[2:], true[2:])
     assert math.isnan(float(silent.compute()["stoi"])) and float(silent.compute()["stoi_excluded"]) == 1
@@ -131,17 +131,17 @@ def test_average_precision_is_scikit_learns_and_the_one_worked_by_hand():
     assert average_precision(scores.tolist(), positive.tolist()) == pytest.approx(
         average_precision_score(positive, scores)
     )
-    found = mean_average_precision([{"a": 1.0}, {"b": 0.5}], [["a"], ["a"]], ["a", "b"])
-    assert found.by_label == {"a": 1.0} and found.empty == ["b"]
+    actual = mean_average_precision([{"a": 1.0}, {"b": 0.5}], [["a"], ["a"]], ["a", "b"])
+    assert actual.by_label == {"a": 1.0} and actual.empty == ["b"]
 
 
 def test_macro_f1_is_scikit_learns_and_unread_answers_are_misses():
     answers = ["a", "a", "b", "b", "c"]
     read = ["a", "b", "b", None, "a"]
-    wanted = f1_score(
+    expected = f1_score(
         answers, [got or UNREAD for got in read], labels=["a", "b", "c"], average="macro", zero_division=0
     )
-    assert macro_f1(read, answers) == pytest.approx(wanted)
+    assert macro_f1(read, answers) == pytest.approx(expected)
     table = confusion(read, answers, ["a", "b", "c"])
     assert table.columns == ["a", "b", "c", UNREAD]
     assert table.counts == [[1, 1, 0, 0], [0, 1, 0, 1], [1, 0, 0, 0]]

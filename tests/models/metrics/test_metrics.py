@@ -52,8 +52,8 @@ def test_codebook_use_by_hand():
     metric = CodebookUse(8)
     metric.update(torch.tensor([[0, 0, 5]]), torch.tensor([[True, True, True]]))
     metric.update(torch.tensor([[6, 0, 7]]), torch.tensor([[True, False, False]]))
-    found = {name: value.item() for name, value in metric.compute().items()}
-    assert found == pytest.approx({"codebook_perplexity": 2**1.5, "codebook_used": 3 / 8, "codebook_bits": 1.5})
+    actual = {name: value.item() for name, value in metric.compute().items()}
+    assert actual == pytest.approx({"codebook_perplexity": 2**1.5, "codebook_used": 3 / 8, "codebook_bits": 1.5})
 
 
 def test_codebook_use_is_a_mean_over_levels():
@@ -61,8 +61,8 @@ def test_codebook_use_is_a_mean_over_levels():
     metric = CodebookUse(4, (0, 1, 1))
     clips = torch.tensor([[3, 0, 1, 3, 2, 3], [0, 1, 1, 0, 0, 0]])
     metric.update(clips, torch.tensor([[True] * 6, [False] * 6]))
-    found = {name: value.item() for name, value in metric.compute().items()}
-    assert found == pytest.approx({"codebook_perplexity": (1 + 4) / 2, "codebook_used": 5 / 8, "codebook_bits": 1.0})
+    actual = {name: value.item() for name, value in metric.compute().items()}
+    assert actual == pytest.approx({"codebook_perplexity": (1 + 4) / 2, "codebook_used": 5 / 8, "codebook_bits": 1.0})
     flat = CodebookUse(4, (0, 1, 1))
     flat.update(clips[0], torch.ones(6, dtype=torch.bool))
     assert torch.equal(flat.counts, metric.counts)
@@ -105,24 +105,24 @@ def test_bootstrap_draws_whole_clips():
     """Three right questions on one clip, one wrong on another: draws of two clips give 0, 3/4, 1 and nothing between.
     Drawn by question, fewer than 1 % of the means would be 0, and the interval would begin at 1/4 or above.
     """
-    found = bootstrap([True, True, True, False], ["a", "a", "a", "b"], 2000, 0)
-    assert found == Interval(0.75, 0.0, 1.0, 4)
+    actual = bootstrap([True, True, True, False], ["a", "a", "a", "b"], 2000, 0)
+    assert actual == Interval(0.75, 0.0, 1.0, 4)
     assert bootstrap([True, False, True, False], ["a"] * 4, 100, 0) == Interval(0.5, 0.5, 0.5, 4)
 
 
 def test_bootstrap_interval():
     """Contains the mean, is the binomial's where clips have one question each, narrows with the root of their number,
-    and hangs on the seed alone.
+    and depends on the seed alone.
     """
     right = [number % 4 != 0 for number in range(400)]
     clips = [str(number) for number in range(400)]
-    found, fewer = bootstrap(right, clips, 4000, 0), bootstrap(right[:100], clips[:100], 4000, 0)
+    actual, fewer = bootstrap(right, clips, 4000, 0), bootstrap(right[:100], clips[:100], 4000, 0)
     deviation = math.sqrt(0.75 * 0.25 / 400)
-    assert found.low < found.value == 0.75 < found.high and found.count == 400
-    assert found.value - found.low == pytest.approx(1.96 * deviation, rel=0.1)
-    assert found.high - found.value == pytest.approx(1.96 * deviation, rel=0.1)
-    assert (fewer.high - fewer.low) / (found.high - found.low) == pytest.approx(2, rel=0.15)
-    assert bootstrap(right, clips, 4000, 0) == found != bootstrap(right, clips, 4000, 1)
+    assert actual.low < actual.value == 0.75 < actual.high and actual.count == 400
+    assert actual.value - actual.low == pytest.approx(1.96 * deviation, rel=0.1)
+    assert actual.high - actual.value == pytest.approx(1.96 * deviation, rel=0.1)
+    assert (fewer.high - fewer.low) / (actual.high - actual.low) == pytest.approx(2, rel=0.15)
+    assert bootstrap(right, clips, 4000, 0) == actual != bootstrap(right, clips, 4000, 1)
 
 
 def test_where_all_clips_agree_the_interval_is_wilsons():
@@ -140,8 +140,8 @@ def test_bootstrap_takes_questions_in_any_order():
 
 
 def test_bootstrap_of_nothing_is_no_number():
-    found = bootstrap([], [], 100, 0)
-    assert found.count == 0 and all(math.isnan(x) for x in found[:3])
+    actual = bootstrap([], [], 100, 0)
+    assert actual.count == 0 and all(math.isnan(x) for x in actual[:3])
 
 
 TRAIN = [
@@ -250,10 +250,10 @@ def test_perplexity_worked_by_hand():
     """Four ids, of which 3 is sound. After 0 the model says 1 with 1/2, 2 with 1/4, 3 with 1/4; after 1 all alike."""
     table = torch.tensor([[0.0, 0.5, 0.25, 0.25], [0.25] * 4, [0.25] * 4, [0.25] * 4]).log()
     is_text = torch.tensor([True, True, True, False])
-    found = perplexity(lambda ids: table[ids], torch.tensor([0, 1, 2]), is_text)
-    assert found.tokens == 2
-    assert found.whole == pytest.approx((2 * 4) ** 0.5)  # 1/2, then 1/4
-    assert found.text == pytest.approx((1.5 * 3) ** 0.5)  # 2/3, then 1/3
+    actual = perplexity(lambda ids: table[ids], torch.tensor([0, 1, 2]), is_text)
+    assert actual.tokens == 2
+    assert actual.whole == pytest.approx((2 * 4) ** 0.5)  # 1/2, then 1/4
+    assert actual.text == pytest.approx((1.5 * 3) ** 0.5)  # 2/3, then 1/3
     for ids in ([0], [0, 3]):
         with pytest.raises(ValueError, match="two text ids or more"):
             perplexity(lambda ids: table[ids], torch.tensor(ids), is_text)

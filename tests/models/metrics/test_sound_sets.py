@@ -66,21 +66,21 @@ def test_the_standard_error_of_a_kernel_distance_is_what_new_sounds_make_of_it()
     """Of two distributions that differ; of equal ones it is too large, at most twice."""
     generator, clips = torch.Generator().manual_seed(0), [str(n) for n in range(120)]
     for shift, low, high in ((1.0, 0.7, 1.4), (0.0, 0.9, 3.0)):
-        found = [
+        actual = [
             kernel_distance(
                 torch.randn(60, 4, generator=generator), torch.randn(1, 60, 4, generator=generator) + shift,
                 clips[:60], clips[60:], 100, 0,
             )
             for _ in range(60)
         ]  # fmt: skip
-        values, errors = (torch.tensor(part) for part in zip(*found, strict=True))
+        values, errors = (torch.tensor(part) for part in zip(*actual, strict=True))
         assert low < float(errors.mean() / values.std()) < high
 
 
 def test_counts_of_codes_level_by_level():
     """Two levels of three codes, the second twice a block: codes 2 | 0 1 | 2 | 1 1."""
-    found = code_histogram([2, 0, 1, 2, 1, 1], 3, [0, 1, 1]).expm1().round().tolist()
-    assert found == [0, 0, 2, 1, 3, 0]
+    actual = code_histogram([2, 0, 1, 2, 1, 1], 3, [0, 1, 1]).expm1().round().tolist()
+    assert actual == [0, 0, 2, 1, 3, 0]
 
 
 def test_a_linear_probe_reads_what_is_linear_and_nothing_else():
@@ -98,9 +98,9 @@ def test_the_embedding_ignores_the_level_and_takes_any_length_and_rate(kind: typ
     model = kind().eval()
     for samples, rate in ((100, 44100), (16000, 16000), (150000, 44100)):
         sound = noise(2, samples)
-        found = model(sound, rate)
-        assert found.shape == (kind.size,) and found.isfinite().all()
-        torch.testing.assert_close(model(0.25 * sound, rate), found, atol=1e-4, rtol=1e-3)
+        actual = model(sound, rate)
+        assert actual.shape == (kind.size,) and actual.isfinite().all()
+        torch.testing.assert_close(model(0.25 * sound, rate), actual, atol=1e-4, rtol=1e-3)
     assert model(torch.zeros(1, 44100), 44100).isfinite().all()
 
 

@@ -54,8 +54,8 @@ def learn(model: Quantizer, steps: range) -> Quantizer:
     """Latents pulled to zero, so that gradients move what they move: plain gradient descent has no state."""
     for step in steps:
         latents, mask = batch(step)
-        found = model(latents, mask, update=True)
-        loss = found.loss + ((found.quantized - latents) * mask[..., None]).square().mean()
+        actual = model(latents, mask, update=True)
+        loss = actual.loss + ((actual.quantized - latents) * mask[..., None]).square().mean()
         model.zero_grad()
         loss.backward()
         with torch.no_grad():

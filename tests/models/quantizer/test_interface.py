@@ -37,13 +37,13 @@ def test_the_interface(kind: str):
     assert model.vectors.shape[:2] == (model.num_codebooks, size) and model.vectors.dtype == torch.float32
     latents, _ = batch(50)
     for length in (1, 2, 3, 4, 5, LENGTH):
-        found = model(latents[:, :length], None, update=True)
+        actual = model(latents[:, :length], None, update=True)
         count = math.ceil(length / block) * len(levels)
         assert model.num_codes(length) == count == model.num_codes(torch.tensor([length])).item()
-        assert found.quantized.shape == (4, length, DIM) and found.loss.shape == ()
-        assert found.codes.shape == (4, count) and found.codes.dtype == torch.long
-        assert found.codes.min() >= 0 and found.codes.max() < size
-        assert model.decode(found.codes).shape == (4, count // len(levels) * block, DIM)
+        assert actual.quantized.shape == (4, length, DIM) and actual.loss.shape == ()
+        assert actual.codes.shape == (4, count) and actual.codes.dtype == torch.long
+        assert actual.codes.min() >= 0 and actual.codes.max() < size
+        assert model.decode(actual.codes).shape == (4, count // len(levels) * block, DIM)
     assert model.num_codes(0) == 0 and model.decode(torch.zeros(2, 0, dtype=torch.long)).shape == (2, 0, DIM)
 
 
@@ -60,7 +60,7 @@ def test_bits_a_token_by_hand(kind: str, bits: float):
 
 @every_kind
 @pytest.mark.parametrize("steps", [1, 10], ids=["filling", "following"])
-def test_what_lies_in_the_padding_changes_nothing(kind: str, steps: int):
+def test_values_of_padding_change_nothing(kind: str, steps: int):
     clean, dirty = trained(kind, steps), trained(kind, steps)
     for step in range(steps, steps + 8):  # over a start and a revival
         latents, mask = batch(step)
@@ -70,9 +70,9 @@ def test_what_lies_in_the_padding_changes_nothing(kind: str, steps: int):
         assert torch.equal(one.codes[valid], other.codes[valid])
         assert torch.equal(one.quantized[mask], other.quantized[mask])
         assert torch.equal(one.loss, other.loss)
-        for model, found in ((clean, one), (dirty, other)):
+        for model, actual in ((clean, one), (dirty, other)):
             model.zero_grad()
-            (found.quantized[mask].square().sum() + found.loss).backward()
+            (actual.quantized[mask].square().sum() + actual.loss).backward()
         for left, right in zip(clean.parameters(), dirty.parameters(), strict=True):
             assert torch.equal(left.grad, right.grad)
     assert clean.started
@@ -83,11 +83,11 @@ def test_what_lies_in_the_padding_changes_nothing(kind: str, steps: int):
 def test_a_clip_in_a_batch_has_the_codes_of_the_clip_alone(kind: str):
     model = trained(kind, 12).eval()
     latents, mask = batch(51)
-    found = model(latents, mask, update=True)
+    actual = model(latents, mask, update=True)
     for clip, length in enumerate(mask.sum(1).tolist()):
         alone = model(latents[clip : clip + 1, :length], None, update=True)
-        assert torch.equal(alone.codes[0], found.codes[clip, : model.num_codes(length)])
-        torch.testing.assert_close(alone.quantized[0], found.quantized[clip, :length])
+        assert torch.equal(alone.codes[0], actual.codes[clip, : model.num_codes(length)])
+        torch.testing.assert_close(alone.quantized[0], actual.quantized[clip, :length])
 
 
 @every_kind
@@ -119,8 +119,8 @@ def test_eval_and_update_false_change_nothing_and_draw_nothing(kind: str, steps:
 def test_decode_gives_what_forward_gave(kind: str):
     model = trained(kind, 12).eval()
     latents, mask = batch(50)
-    found = model(latents, mask, update=True)
-    torch.testing.assert_close(model.decode(found.codes)[:, :LENGTH][mask], found.quantized[mask])
+    actual = model(latents, mask, update=True)
+    torch.testing.assert_close(model.decode(actual.codes)[:, :LENGTH][mask], actual.quantized[mask])
 
 
 @every_kind
@@ -167,9 +167,9 @@ def test_every_parameter_has_a_gradient_in_every_step(kind: str):
     for step in range(12):
         latents, mask = batch(step)
         mask &= step % 3 != 2
-        found = model(latents, mask, update=True)
+        actual = model(latents, mask, update=True)
         model.zero_grad()
-        (found.quantized.sum() + found.loss).backward()
+        (actual.quantized.sum() + actual.loss).backward()
         assert not [name for name, x in model.named_parameters() if x.grad is None or not x.grad.isfinite().all()]
 
 
@@ -178,7 +178,7 @@ def test_latents_have_a_gradient_and_padding_has_none(kind: str):
     model = trained(kind, 12).eval()
     latents, mask = batch(50)
     latents.requires_grad_()
-    found = model(latents, mask, update=False)
-    (gradient,) = torch.autograd.grad((found.quantized * torch.randn(DIM)).sum() + found.loss, latents)
+    actual = model(latents, mask, update=False)
+    (gradient,) = torch.autograd.grad((actual.quantized * torch.randn(DIM)).sum() + actual.loss, latents)
     assert gradient[mask].abs().sum(-1).min() > 0
     assert not gradient[~mask].any()

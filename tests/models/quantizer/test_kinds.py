@@ -49,8 +49,8 @@ def eye(model: Quantizer) -> Quantizer:
 def test_simvq_takes_the_closest_code():
     model = trained("simvq", 5)
     latents, _ = batch(50)
-    wanted = torch.cdist(model.project_in(latents).double(), model.vectors[0].double()).argmin(-1)
-    assert torch.equal(model(latents, None, update=True).codes, wanted)
+    expected = torch.cdist(model.project_in(latents).double(), model.vectors[0].double()).argmin(-1)
+    assert torch.equal(model(latents, None, update=True).codes, expected)
 
 
 def test_simvq_loss_and_gradients_by_hand():
@@ -58,9 +58,9 @@ def test_simvq_loss_and_gradients_by_hand():
     model = eye(SimVQ(2, 2, 2, 0.25, seed=0))
     model.book.copy_(torch.tensor([[0.5, 0.0], [-9.0, 0.0]]))
     latents = torch.tensor([[[1.5, 0.0], [7.0, 7.0]]], requires_grad=True)
-    found = model(latents, torch.tensor([[True, False]]), update=True)
-    assert found.codes[0, 0] == 0 and found.loss.item() == pytest.approx(1.25 * 1.0 / 2)
-    found.loss.backward()
+    actual = model(latents, torch.tensor([[True, False]]), update=True)
+    assert actual.codes[0, 0] == 0 and actual.loss.item() == pytest.approx(1.25 * 1.0 / 2)
+    actual.loss.backward()
     assert latents.grad.tolist() == [[[0.25, 0.0], [0.0, 0.0]]]  # 0.25 x 2 (x - q) / 2
     assert model.matrix.weight.grad.tolist() == [[-0.5, 0.0], [0.0, 0.0]]  # 2 (q - x) / 2 x c
 
@@ -90,11 +90,11 @@ def test_fsq_every_code_is_its_digits_by_hand(levels: list[int]):
     latents = ((numbers + offset) / reach).atanh() - (offset / reach).atanh()
     codes = torch.arange(len(digits))[None]
     model.float()
-    found = model(latents[None].float(), None, update=True)
-    assert torch.equal(found.codes, codes) and found.loss == 0
-    wanted = numbers / torch.tensor([n // 2 for n in levels])
-    torch.testing.assert_close(model.decode(codes)[0], wanted.float())
-    torch.testing.assert_close(found.quantized[0], wanted.float())
+    actual = model(latents[None].float(), None, update=True)
+    assert torch.equal(actual.codes, codes) and actual.loss == 0
+    expected = numbers / torch.tensor([n // 2 for n in levels])
+    torch.testing.assert_close(model.decode(codes)[0], expected.float())
+    torch.testing.assert_close(actual.quantized[0], expected.float())
     assert model.vectors.unique(dim=1).shape[1] == len(digits)
 
 
@@ -112,10 +112,10 @@ def test_fsq_equals_vector_quantize_pytorch():
     ours = eye(FSQ(5, [8, 5, 5, 5, 8]))
     latents = 2 * torch.randn(4, 200, 5, generator=torch.Generator().manual_seed(0))
     quantized, codes = theirs(latents)
-    found = ours(latents, None, update=True)
-    assert torch.equal(found.codes, codes.long())
-    torch.testing.assert_close(found.quantized, quantized)
-    torch.testing.assert_close(ours.decode(found.codes), theirs.indices_to_codes(codes))
+    actual = ours(latents, None, update=True)
+    assert torch.equal(actual.codes, codes.long())
+    torch.testing.assert_close(actual.quantized, quantized)
+    torch.testing.assert_close(ours.decode(actual.codes), theirs.indices_to_codes(codes))
 
 
 # Residual
@@ -126,7 +126,7 @@ def test_residual_equals_a_slow_loop():
     model = trained("residual 4 2 1", 12).eval()
     latents, mask = batch(50)
     mask[0], mask[1] = True, torch.arange(LENGTH) < 5
-    found = model(latents, mask, update=False)
+    actual = model(latents, mask, update=False)
     for clip, length in enumerate(mask.sum(1).tolist()):
         rest = list(F.pad(latents[clip], (0, 0, 0, 1)))
         codes: list[list[int]] = [[], [], []]
@@ -146,7 +146,7 @@ def test_residual_equals_a_slow_loop():
             continue
         blocks = [[codes[0][b], *codes[1][2 * b : 2 * b + 2], *codes[2][4 * b : 4 * b + 4]] for b in range(3)]
         count = model.num_codes(length)
-        assert found.codes[clip, :count].tolist() == list(chain(*blocks))[:count]
+        assert actual.codes[clip, :count].tolist() == list(chain(*blocks))[:count]
 
 
 def test_residual_error_falls_with_levels():
@@ -156,9 +156,9 @@ def test_residual_error_falls_with_levels():
     model(torch.randn(8, 16, DIM, generator=generator), None, update=True)  # the start
     for _ in range(200):
         latents = torch.randn(8, 16, DIM, generator=generator)
-        found = model(latents, None, update=True)
+        actual = model(latents, None, update=True)
         optimizer.zero_grad()
-        found.loss.backward()  # alone: no decoder pulls
+        actual.loss.backward()  # alone: no decoder pulls
         optimizer.step()
     model.eval()
     latents = torch.randn(8, 64, DIM, generator=generator)
@@ -268,8 +268,8 @@ def test_gaussian_divergence_equals_torchs_and_its_samples_have_its_moments():
     projected = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(0))
     mu, log_variance = projected.chunk(2, -1)
     normal = torch.distributions.Normal(mu, (0.5 * log_variance).exp())
-    wanted = torch.distributions.kl_divergence(normal, torch.distributions.Normal(0.0, 1.0)).sum(-1)
-    torch.testing.assert_close(gaussian(projected, None).divergence, wanted)
+    expected = torch.distributions.kl_divergence(normal, torch.distributions.Normal(0.0, 1.0)).sum(-1)
+    torch.testing.assert_close(gaussian(projected, None).divergence, expected)
     assert torch.equal(gaussian(projected, None).drawn, mu)
     many = gaussian(projected.expand(20000, 2, 3, 8).flatten(0, 1), torch.Generator().manual_seed(0)).drawn
     many = many.view(20000, 2, 3, 4)
@@ -323,14 +323,14 @@ def test_vq_equals_vector_quantize_pytorch_without_revival():
     for step in range(10):
         latents = F.normalize(batch(step)[0], dim=-1)
         quantized, codes, loss = theirs(latents)
-        found = ours(latents, None, update=True)
-        assert torch.equal(found.codes, codes)
-        torch.testing.assert_close(found.quantized, quantized)
-        torch.testing.assert_close(found.loss, DIM * loss.squeeze())  # theirs is the mean over D, ours the sum
+        actual = ours(latents, None, update=True)
+        assert torch.equal(actual.codes, codes)
+        torch.testing.assert_close(actual.quantized, quantized)
+        torch.testing.assert_close(actual.loss, DIM * loss.squeeze())  # theirs is the mean over D, ours the sum
         torch.testing.assert_close(ours.codebook, book.embed[0])
 
 
-def test_build_refuses_what_is_not_there():
+def test_build_refuses_another_kind():
     with pytest.raises(ValueError, match="variational gumbel with kind simvq; with vq and residual it is allowed"):
         make("simvq", variational="gumbel")
     with pytest.raises(ValueError, match="kind 'lfq'; vq, simvq"):

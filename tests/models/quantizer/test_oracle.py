@@ -42,8 +42,8 @@ class LinearDecoder(nn.Module):
         return condition
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor, mask: Tensor | None) -> Tensor:
-        place = (t * BINS).long().clamp(max=BINS - 1)
-        return self.a[place, None, None] * x_t + torch.einsum("bdc,bfc->bfd", self.b[place], condition)
+        index = (t * BINS).long().clamp(max=BINS - 1)
+        return self.a[index, None, None] * x_t + torch.einsum("bdc,bfc->bfd", self.b[index], condition)
 
 
 def clips(count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -99,9 +99,11 @@ def model(request: pytest.FixtureRequest) -> LatentTokenizer:
 def test_the_loss_falls_to_what_no_decoder_can_know(model: LatentTokenizer):
     latents, num_frames, _ = clips(20_000, 99)
     with torch.no_grad():
-        found = model.training_loss(latents, num_frames, noise(9)).reconstruction
+        actual = model.training_loss(latents, num_frames, noise(9)).reconstruction
     bound = math.pi * SPREAD / 2 if model.objective == "flow" else SPREAD**2
-    assert 0.98 * bound < found < 1.04 * bound  # constant within a bin of time, the flow's decoder stays a little above
+    assert (
+        0.98 * bound < actual < 1.04 * bound
+    )  # constant within a bin of time, the flow's decoder stays a little above
 
 
 def test_the_decoder_is_the_one_of_the_formula(model: LatentTokenizer):
@@ -113,15 +115,15 @@ def test_the_decoder_is_the_one_of_the_formula(model: LatentTokenizer):
     mean = sign[:, None, None] * MEAN
     with torch.no_grad():
         if model.objective == "mse":
-            found = model.decoder(torch.zeros_like(x_t), torch.zeros(512), condition, None)
-            torch.testing.assert_close(found, mean.expand_as(found), atol=0.03, rtol=0.03)
+            actual = model.decoder(torch.zeros_like(x_t), torch.zeros(512), condition, None)
+            torch.testing.assert_close(actual, mean.expand_as(actual), atol=0.03, rtol=0.03)
             return
-        for place in (2, 12, 21):
-            time = (place + 0.5) / BINS
+        for index in (2, 12, 21):
+            time = (index + 0.5) / BINS
             slope = (time * SPREAD**2 - (1 - time)) / ((1 - time) ** 2 + time**2 * SPREAD**2)
             best = mean + slope * (x_t - time * mean)
-            found = model.decoder(x_t, torch.full((512,), time), condition, None)
-            assert (found - best).square().mean() < 0.01 * best.square().mean()
+            actual = model.decoder(x_t, torch.full((512,), time), condition, None)
+            assert (actual - best).square().mean() < 0.01 * best.square().mean()
 
 
 def test_one_step_gives_the_mean_and_many_the_distribution(model: LatentTokenizer):

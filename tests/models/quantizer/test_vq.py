@@ -128,10 +128,10 @@ def test_a_resumed_run_equals_the_undisturbed_one(cut: int):
 def test_before_the_start_nothing_is_quantised():
     model = quantizer(reservoir_size=1000)
     latents, mask = batch(0)
-    found = model(latents, mask, update=True)
-    wanted = model.project_out(F.normalize(model.project_in(latents), dim=-1))
-    torch.testing.assert_close(found.quantized[mask], wanted[mask])
-    assert found.loss == 0 and not model.ready and model.filled == mask.sum()
+    actual = model(latents, mask, update=True)
+    expected = model.project_out(F.normalize(model.project_in(latents), dim=-1))
+    torch.testing.assert_close(actual.quantized[mask], expected[mask])
+    assert actual.loss == 0 and not model.ready and model.filled == mask.sum()
 
 
 def test_the_start_is_k_means_over_the_reservoir():
@@ -181,9 +181,9 @@ def test_revival_moves_dead_codes_onto_the_steps_vectors():
         model(latents[:0], None, update=True)  # steps without a vector: averages shrink, codes stay
         assert model.step == step + 1
     before = state(model)
-    found = model(latents, None, update=True)  # the eighth step revives
+    actual = model(latents, None, update=True)  # the eighth step revives
     vectors = F.normalize(model.project_in(latents), dim=-1).flatten(0, 1).detach()
-    uses = torch.bincount(found.codes.flatten(), minlength=SIZE)
+    uses = torch.bincount(actual.codes.flatten(), minlength=SIZE)
     counts = 0.6 * before["counts"] + 0.4 * uses
     mean = counts.mean()
     dead = counts < 0.3 * mean
@@ -195,7 +195,7 @@ def test_revival_moves_dead_codes_onto_the_steps_vectors():
     torch.testing.assert_close(model.sums[dead], model.codebook[dead] * mean)
 
 
-def test_revival_wastes_no_code_on_what_is_told_already():
+def test_revival_takes_no_vector_that_a_code_stands_for():
     """Nine vectors of ten are one and the same, as digital silence is: k-means and revival spend one code on them."""
     silence, generator = F.normalize(torch.ones(4), dim=0), torch.Generator().manual_seed(0)
     others = F.normalize(torch.randn(30, 4, generator=generator), dim=-1)
@@ -232,8 +232,8 @@ def test_no_revival_from_revive_until_on():
 def test_decode_gives_what_forward_gave():
     model = trained(8).eval()
     latents, mask = batch(50)
-    found = model(latents, mask, update=True)
-    torch.testing.assert_close(model.decode(found.codes), found.quantized)
+    actual = model(latents, mask, update=True)
+    torch.testing.assert_close(model.decode(actual.codes), actual.quantized)
 
 
 @pytest.mark.parametrize("codes, text", [([[0, SIZE]], f"0 to {SIZE};"), ([[-1, 2]], "-1 to 2;")])
@@ -263,13 +263,13 @@ def test_commitment_by_hand_and_the_straight_gradient():
         linear.weight.data.copy_(torch.eye(2))
     model.codebook.copy_(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
     latents = torch.tensor([[[1e-6, 5.0], [3.0, 0.0]]], requires_grad=True)
-    found = model(latents, None, update=False)
-    assert found.codes.tolist() == [[0, 0]]
-    assert found.loss.item() == pytest.approx(0.25 * (2 + 0) / 2, rel=1e-4)
+    actual = model(latents, None, update=False)
+    assert actual.codes.tolist() == [[0, 0]]
+    assert actual.loss.item() == pytest.approx(0.25 * (2 + 0) / 2, rel=1e-4)
     masked = model(latents, torch.tensor([[True, False]]), update=False)
     assert masked.loss.item() == pytest.approx(0.25 * 2, rel=1e-4)
     direction = torch.tensor([[[2.0, 3.0], [5.0, 7.0]]])
-    (straight,) = torch.autograd.grad((found.quantized * direction).sum(), latents)
+    (straight,) = torch.autograd.grad((actual.quantized * direction).sum(), latents)
     (plain,) = torch.autograd.grad((F.normalize(latents, dim=-1) * direction).sum(), latents)
     torch.testing.assert_close(straight, plain)
 

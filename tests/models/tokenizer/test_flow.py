@@ -46,7 +46,7 @@ def test_share_of_logit_normal_times():
 
 
 def test_times_come_in_random_order():
-    """A clip's place in the batch says nothing about its time: the mean over draws is 1/2 at both ends."""
+    """A clip's place in the batch does not decide its time: the mean over draws is 1/2 at both ends."""
     generator = seeded(0)
     t = torch.stack([stratified_times(8, 0.0, generator) for _ in range(2000)])
     torch.testing.assert_close(t.mean(0), torch.full((8,), 0.5), atol=0.03, rtol=0)
@@ -76,7 +76,7 @@ def test_order_of_convergence_on_a_linear_equation(solver: str, order: int):
 
 
 @pytest.mark.parametrize("solver, evaluations", [("euler", 3), ("midpoint", 6), ("heun", 6)])
-def test_straight_paths_are_exact_and_cost_what_is_said(solver: str, evaluations: int):
+def test_straight_paths_are_exact_and_cost_their_evaluations(solver: str, evaluations: int):
     x_0, x_1 = torch.randn(2, 3, 5, 4, dtype=torch.float64, generator=seeded(0))
     asked: list[Tensor] = []
 

@@ -62,8 +62,8 @@ def loss(model: LatentTokenizer, latents: Tensor, num_frames: Tensor, seed: int 
     return model.training_loss(latents, num_frames, seeded(seed))
 
 
-def decode(model: LatentTokenizer, found: Codes, num_frames: Tensor, seed: int = 0, guidance: float = 1.5) -> Tensor:
-    return model.decode(found.codes, found.num_codes, num_frames, 3, "midpoint", guidance, noise(num_frames, seed))
+def decode(model: LatentTokenizer, actual: Codes, num_frames: Tensor, seed: int = 0, guidance: float = 1.5) -> Tensor:
+    return model.decode(actual.codes, actual.num_codes, num_frames, 3, "midpoint", guidance, noise(num_frames, seed))
 
 
 def noise(num_frames: Tensor, seed: int = 0) -> Tensor:
@@ -97,8 +97,8 @@ def test_a_token_is_read_from_its_last_frame_and_its_mean(rate: str):
     frames, tokens = model.encoder.frames(latents), model.encoder(latents, num_frames, model.grid)
     for clip, length in enumerate(num_frames.tolist()):
         for n in range(model.grid.num_tokens(length)):
-            own = frames[clip, model.grid.first_frame(n) : min(model.grid.last_frame(n) + 1, length)]
-            expected = model.encoder.pool.weight @ torch.cat([own[-1], own.mean(0)])
+            token_frames = frames[clip, model.grid.first_frame(n) : min(model.grid.last_frame(n) + 1, length)]
+            expected = model.encoder.pool.weight @ torch.cat([token_frames[-1], token_frames.mean(0)])
             torch.testing.assert_close(tokens[clip, n], expected, atol=1e-4, rtol=1e-4)
 
 
@@ -119,35 +119,37 @@ def test_tokens_of_a_prefix_do_not_depend_on_what_follows(rate: str):
 def test_encode_padding_changes_nothing_and_a_batch_equals_its_items(rate: str):
     model = tokenizer(rate=rate)
     latents, num_frames = clips(24, 24, 13, 1)
-    found = model.encode(latents, num_frames)
+    actual = model.encode(latents, num_frames)
     valid = torch.arange(24) < num_frames[:, None]
     for other in (torch.where(valid[..., None], latents, math.nan), torch.where(valid[..., None], latents, 1e4)):
-        assert torch.equal(model.encode(other, num_frames).codes, found.codes)
+        assert torch.equal(model.encode(other, num_frames).codes, actual.codes)
     longer = model.encode(torch.nn.functional.pad(latents, (0, 0, 0, 9)), num_frames).codes
-    assert torch.equal(longer[:, : found.codes.shape[1]], found.codes) and not longer[:, found.codes.shape[1] :].any()
-    for clip, (frames, tokens) in enumerate(zip(num_frames.tolist(), found.num_codes.tolist(), strict=True)):
+    assert (
+        torch.equal(longer[:, : actual.codes.shape[1]], actual.codes) and not longer[:, actual.codes.shape[1] :].any()
+    )
+    for clip, (frames, tokens) in enumerate(zip(num_frames.tolist(), actual.num_codes.tolist(), strict=True)):
         alone = model.encode(latents[clip : clip + 1, :frames], num_frames[clip : clip + 1])
         assert alone.num_codes.item() == tokens == model.grid.num_tokens(frames)
-        assert torch.equal(alone.codes[0], found.codes[clip, :tokens])
-        assert not found.codes[clip, tokens:].any()
+        assert torch.equal(alone.codes[0], actual.codes[clip, :tokens])
+        assert not actual.codes[clip, tokens:].any()
 
 
 def test_codes_do_not_depend_on_the_scale_of_the_latents():
     """Latents a x + b with statistics a m + b, a s have the codes of x; and are decoded to a x + b."""
     model = tokenizer("mse")
     latents, num_frames = clips(24, 24, 13)
-    found = model.encode(latents, num_frames)
-    decoded = decode(model, found, num_frames)
+    actual = model.encode(latents, num_frames)
+    decoded = decode(model, actual, num_frames)
     a, b = torch.tensor([2.0, 0.5, 4.0, 8.0]), torch.tensor([0.0, 3.0, -1.0, 2.0])
     model.set_latent_statistics(a * model.latent_mean + b, a * model.latent_std)
-    assert torch.equal(model.encode(a * latents + b, num_frames).codes, found.codes)
+    assert torch.equal(model.encode(a * latents + b, num_frames).codes, actual.codes)
     valid = torch.arange(24) < num_frames[:, None]
-    torch.testing.assert_close(decode(model, found, num_frames)[valid], (a * decoded + b)[valid], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(decode(model, actual, num_frames)[valid], (a * decoded + b)[valid], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("objective", ["flow", "mse"])
-def test_training_loss_what_lies_in_the_padding_changes_nothing(objective: str, training: bool):
+def test_values_of_padding_change_no_training_loss(objective: str, training: bool):
     latents, num_frames = clips(24, 24, 13, 1)
     valid = torch.arange(24) < num_frames[:, None]
     clean, dirty = tokenizer(objective).train(training), tokenizer(objective).train(training)
@@ -196,9 +198,9 @@ def test_flow_loss_is_the_error_of_the_velocity():
 def test_training_loss_encodes_as_encode_does():
     model = tokenizer()
     latents, num_frames = clips(24, 24, 13, 1)
-    trained, found = loss(model, latents, num_frames), model.encode(latents, num_frames)
-    assert torch.equal(trained.codes * trained.code_mask, found.codes)
-    assert trained.code_mask.sum(1).tolist() == found.num_codes.tolist()
+    trained, actual = loss(model, latents, num_frames), model.encode(latents, num_frames)
+    assert torch.equal(trained.codes * trained.code_mask, actual.codes)
+    assert trained.code_mask.sum(1).tolist() == actual.num_codes.tolist()
 
 
 @pytest.mark.parametrize("objective", ["flow", "mse"])
@@ -215,7 +217,7 @@ def test_every_parameter_has_a_gradient(objective: str, token_dropout: float):
     assert silent == (set() if objective == "flow" and token_dropout else {"decoder.no_tokens"})
 
 
-def test_token_dropout_tells_nothing():
+def test_token_dropout_hides_the_tokens():
     """With everything dropped the velocity does not know the tokens; the prior still does."""
     latents, num_frames = clips(24, 24, 13)
     one, other = tokenizer(token_dropout=1.0), tokenizer(token_dropout=1.0)
@@ -234,54 +236,56 @@ def test_token_dropout_tells_nothing():
 def test_decode_padding_changes_nothing(objective: str, rate: str):
     model = tokenizer(objective, rate)
     latents, num_frames = clips(24, 24, 13, 1)
-    found = model.encode(latents, num_frames)
-    decoded = decode(model, found, num_frames)
+    actual = model.encode(latents, num_frames)
+    decoded = decode(model, actual, num_frames)
     assert decoded.shape == (3, 24, LATENT) and decoded.isfinite().all()
     assert not decoded[torch.arange(24) >= num_frames[:, None]].any()
-    padding = torch.arange(found.codes.shape[1] + 3) >= found.num_codes[:, None]
-    garbage = torch.nn.functional.pad(found.codes, (0, 3)).masked_fill(padding, 9999)
-    assert torch.equal(decode(model, Codes(garbage, found.num_codes), num_frames), decoded)
+    padding = torch.arange(actual.codes.shape[1] + 3) >= actual.num_codes[:, None]
+    garbage = torch.nn.functional.pad(actual.codes, (0, 3)).masked_fill(padding, 9999)
+    assert torch.equal(decode(model, Codes(garbage, actual.num_codes), num_frames), decoded)
 
 
 @pytest.mark.parametrize("objective", ["flow", "mse"])
 def test_decode_a_batch_equals_its_items(objective: str):
     model = tokenizer(objective)
     latents, num_frames = clips(24, 24, 13, 1)
-    found = model.encode(latents, num_frames)
+    actual = model.encode(latents, num_frames)
     drawn = noise(num_frames)
-    decoded = model.decode(*found, num_frames, 3, "heun", 1.5, drawn)
+    decoded = model.decode(*actual, num_frames, 3, "heun", 1.5, drawn)
     mask = torch.arange(24) < num_frames[:, None]
     x_t, t = latents, torch.tensor([0.1, 0.5, 0.9])
-    condition = model._condition(model.quantizer.decode(found.codes), 24)
+    condition = model._condition(model.quantizer.decode(actual.codes), 24)
     with torch.no_grad():
         velocity = model.velocity(x_t, t, condition, mask, 1.5)
         for i, frames in enumerate(num_frames.tolist()):
             one = slice(i, i + 1)
-            alone = Codes(found.codes[one, : found.num_codes[i]], found.num_codes[one])
+            alone = Codes(actual.codes[one, : actual.num_codes[i]], actual.num_codes[one])
             single = model.decode(*alone, num_frames[one], 3, "heun", 1.5, drawn[one])
             torch.testing.assert_close(single[0], decoded[i, :frames], atol=1e-4, rtol=1e-4)
             single = model.velocity(x_t[one, :frames], t[one], condition[one, :frames], mask[one, :frames], 1.5)
             torch.testing.assert_close(single[0], velocity[i, :frames], atol=1e-4, rtol=1e-4)
 
 
-def test_guidance_is_a_line_through_told_and_untold():
+def test_guidance_is_a_line_through_conditional_and_unconditional():
     model = tokenizer()
     latents, num_frames = clips(12, 12, 7)
     mask = torch.arange(12) < num_frames[:, None]
     condition = model._condition(model.quantizer.decode(model.encode(latents, num_frames).codes), 12)
     t = torch.tensor([0.3, 0.8])
     with torch.no_grad():
-        untold, told, far = (model.velocity(latents, t, condition, mask, guidance) for guidance in (0.0, 1.0, 3.0))
+        unconditional, conditional, guided = (
+            model.velocity(latents, t, condition, mask, guidance) for guidance in (0.0, 1.0, 3.0)
+        )
         nothing = model.decoder.no_tokens.expand_as(condition)
-        torch.testing.assert_close(untold, model.decoder(latents, t, nothing, mask), atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(far, untold + 3 * (told - untold), atol=1e-3, rtol=1e-3)
-    assert not torch.allclose(told, untold, atol=1e-2)
+        torch.testing.assert_close(unconditional, model.decoder(latents, t, nothing, mask), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(guided, unconditional + 3 * (conditional - unconditional), atol=1e-3, rtol=1e-3)
+    assert not torch.allclose(conditional, unconditional, atol=1e-2)
 
 
-def test_sampling_hangs_on_the_noise_alone():
+def test_sampling_depends_on_the_noise_alone():
     model, (latents, num_frames) = tokenizer(), clips(24, 24, 13)
-    found = model.encode(latents, num_frames)
-    once, again, other = (decode(model, found, num_frames, seed) for seed in (5, 5, 6))
+    actual = model.encode(latents, num_frames)
+    once, again, other = (decode(model, actual, num_frames, seed) for seed in (5, 5, 6))
     assert torch.equal(once, again) and not torch.allclose(once, other, atol=1e-2)
     assert torch.equal(loss(model, latents, num_frames, 5).loss, loss(model, latents, num_frames, 5).loss)
     assert not torch.equal(loss(model, latents, num_frames, 5).loss, loss(model, latents, num_frames, 6).loss)
@@ -289,9 +293,9 @@ def test_sampling_hangs_on_the_noise_alone():
 
 def test_the_mse_objective_draws_nothing():
     model, (latents, num_frames) = tokenizer("mse"), clips(24, 24, 13)
-    found = model.encode(latents, num_frames)
+    actual = model.encode(latents, num_frames)
     assert torch.equal(
-        decode(model, found, num_frames, 5), model.decode(*found, num_frames, 1, "euler", 1.0, noise(num_frames, 6))
+        decode(model, actual, num_frames, 5), model.decode(*actual, num_frames, 1, "euler", 1.0, noise(num_frames, 6))
     )
     assert torch.equal(loss(model, latents, num_frames, 5).loss, loss(model, latents, num_frames, 6).loss)
     generator = seeded()
@@ -314,7 +318,7 @@ def test_only_training_changes_the_tokenizer():
 
 
 def test_a_few_steps_teach_latents_to_pass_through_the_tokens():
-    """Two kinds of clip, told apart by their tokens alone: the regression's error falls far below their variance."""
+    """Two kinds of clip, distinguished by their tokens alone: the regression's error falls far below their variance."""
     model = tokenizer("mse").train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     kinds = torch.tensor([1.0, -1.0]).repeat(4)[:, None, None].expand(8, 24, LATENT)
@@ -331,10 +335,10 @@ def test_the_token_gap_is_what_a_wrong_clip_costs():
     model = tokenizer("mse")
     latents, num_frames = clips(24, 24, 13, 20)
     gap = model.token_gap(latents, num_frames, 0.5, noise(num_frames))
-    found, both = model.encode(latents, num_frames), torch.minimum(num_frames, num_frames.roll(1))
+    actual, both = model.encode(latents, num_frames), torch.minimum(num_frames, num_frames.roll(1))
     errors = []
     for order in (torch.arange(3), torch.arange(3).roll(1)):
-        codes = Codes(found.codes[order], torch.full((3,), found.codes.shape[1]))
+        codes = Codes(actual.codes[order], torch.full((3,), actual.codes.shape[1]))
         difference = (model.decode(*codes, num_frames, 1, "euler", 1.0, noise(num_frames)) - latents) / model.latent_std
         mask = torch.arange(24) < both[:, None]
         errors.append(difference[mask].square().mean())

@@ -67,9 +67,9 @@ def test_block_equals_a_slow_reference(causal: bool):
     randomised(block, 0)
     x = noise(1, 6, WIDTH)
     with torch.no_grad():
-        found = block(x, rotary(torch.arange(6), WIDTH // HEADS), None, None)[0].double()
+        actual = block(x, rotary(torch.arange(6), WIDTH // HEADS), None, None)[0].double()
         expected = slow_block(block, x[0], torch.ones(6, 6).tril() if causal else torch.ones(6, 6))
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_causal_frame_has_no_gradient_from_later_frames():
@@ -167,23 +167,25 @@ def test_dit_begins_with_no_velocity():
     assert not model(noise(1, 4, 3), torch.tensor([0.5]), noise(1, 4, 8), None).any()
 
 
-def test_condition_repeats_tokens_and_tells_the_phase():
+def test_condition_repeats_tokens_and_adds_the_phase():
     model = dit()
     embeddings, owner, phase = noise(1, 2, 8), torch.tensor([0, 0, 1, 1]), torch.tensor([0.0, 0.5, 0.0, 0.5])
     with torch.no_grad():
-        told = model.condition(embeddings, owner, phase)[0]
-        place = told - embeddings[0, owner]
+        condition_of_frames = model.condition(embeddings, owner, phase)[0]
+        phase_features = condition_of_frames - embeddings[0, owner]
         harmonics = torch.arange(1, 9) * torch.pi * 0.5
         by_hand = model.phase.weight @ torch.cat([harmonics.cos(), harmonics.sin()])
-    torch.testing.assert_close(place[0], model.phase.weight[:, :8].sum(1).detach(), atol=1e-5, rtol=1e-5)  # cos 0 = 1
-    torch.testing.assert_close(place[1], by_hand, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(place[:2], place[2:], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        phase_features[0], model.phase.weight[:, :8].sum(1).detach(), atol=1e-5, rtol=1e-5
+    )  # cos 0 = 1
+    torch.testing.assert_close(phase_features[1], by_hand, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(phase_features[:2], phase_features[2:], atol=1e-5, rtol=1e-5)
 
 
-def test_without_tokens_tells_the_dropped_clips_nothing():
+def test_without_tokens_replaces_the_condition_of_dropped_clips():
     model, condition = dit(), noise(2, 4, 8)
-    told = model.without_tokens(condition, torch.tensor([True, False]))
-    assert torch.equal(told[0], model.no_tokens.expand(4, 8)) and torch.equal(told[1], condition[1])
+    conditions = model.without_tokens(condition, torch.tensor([True, False]))
+    assert torch.equal(conditions[0], model.no_tokens.expand(4, 8)) and torch.equal(conditions[1], condition[1])
 
 
 def test_prior_reads_each_frame_alone():
