@@ -7,6 +7,7 @@ each `--conf FILE`, the command line. A layer is merged by itself, so that an er
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, get_origin
 
@@ -84,14 +85,19 @@ def from_plain(unit: str, values: dict[str, Any]) -> Any:
     older run can be read.
     Raises UsageError where a value is of another type than its key.
     """
-    schema = UNITS[unit].schema
-    merged: Any = OmegaConf.structured(schema)
-    for layer in _layers(unit, (), (), (), shared=False):
-        merged = OmegaConf.merge(merged, layer.values)
     try:
-        return OmegaConf.to_object(OmegaConf.merge(merged, _known_values(schema, values)))
+        return OmegaConf.to_object(OmegaConf.merge(_base(unit), _known_values(UNITS[unit].schema, values)))
     except OmegaConfBaseException as error:
         raise UsageError(f"the configuration of an earlier {unit}: {_first_line(error)}") from None
+
+
+@cache
+def _base(unit: str) -> Any:
+    """The unit's values without a preset. To be merged, not changed: `stage status` reads dozens of receipts."""
+    merged: Any = OmegaConf.structured(UNITS[unit].schema)
+    for layer in _layers(unit, (), (), (), shared=False):
+        merged = OmegaConf.merge(merged, layer.values)
+    return merged
 
 
 def presets() -> list[str]:
