@@ -17,6 +17,8 @@ from tests.slurm import cluster as slurm
 
 pytestmark = [
     pytest.mark.slurm,
+    pytest.mark.slow,
+    pytest.mark.xdist_group("slurm"),  # one cluster and one chain, not one a worker
     pytest.mark.skipif(slurm.missing() is not None, reason=f"no SLURM here: {slurm.missing()}"),
 ]
 
