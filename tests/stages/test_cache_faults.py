@@ -219,8 +219,15 @@ def test_a_full_disk(stage, tones: Path, made: Path, mounted: Callable[..., None
     """A tmpfs that holds the first chunks and no more; with more room the same command ends with the undisturbed bytes."""
     runs = tones / "small"
     runs.mkdir()
-    size = sum(path.stat().st_size for path in (made / "latents/chunks").rglob("*") if path.is_file())
-    mounted("tmpfs", runs, "tmpfs", 0, f"size={size * 5 // 8}")
+    chunk_folders = [made / "latents/chunks" / name for name in finished(made / "latents/chunks")]
+    page = os.sysconf("SC_PAGE_SIZE")
+    files = [
+        path for folder in (made / "latents/codec", *chunk_folders[:2]) for path in folder.rglob("*") if path.is_file()
+    ]
+    pages = (
+        sum(-(-path.stat().st_size // page) for path in files) + 12
+    )  # for conf.yaml and the like; the third chunk has more
+    mounted("tmpfs", runs, "tmpfs", 0, f"size={pages * page}")
     shutil.copytree(made / "latents/codec", runs / "full/latents/codec")
     words = ["run", "latents", "--runs=small", "--experiment=full"]
     done = run(tones, *words)
