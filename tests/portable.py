@@ -69,15 +69,14 @@ def run(name: str, words: Sequence[str], temporary: Path) -> dict[str, str]:
     variation = VARIATIONS[name]
     folder = variation.folder(temporary) if variation.folder else ROOT
     report = temporary / f"{name}.xml"
+    report.unlink(missing_ok=True)
     given = [str(ROOT / word) if (ROOT / word.split("::")[0]).exists() else word for word in words]
     if not any((ROOT / word.split("::")[0]).exists() for word in words):
         given.append(str(ROOT / "tests"))
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | variation.environment
     if folder != ROOT:
-        environment |= {
-            "HOME": str(folder / "home"),
-            "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache")),
-        }
+        cache = os.environ.get("MSN_CACHE", str(Path.home() / ".cache" / "make-some-noise"))
+        environment |= {"HOME": str(folder / "home"), "MSN_CACHE": cache}
     command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT)]
     command += [
         "-p",
@@ -112,11 +111,18 @@ def main(words: Sequence[str] | None = None) -> int:
     names = ["plain", *(arguments.only or [name for name in VARIATIONS if name != "plain"])]
     status, plain = 0, {}
     with tempfile.TemporaryDirectory() as scratch:
-        temporary = arguments.keep or Path(scratch)
+        temporary = (arguments.keep or Path(scratch)).resolve()
         temporary.mkdir(parents=True, exist_ok=True)
         for name in names:
             started = time.monotonic()
-            found = run(name, rest, temporary)
+            try:
+                found = run(name, rest, temporary)
+            except RuntimeError as error:
+                print(error, flush=True)
+                status = 1
+                if name == "plain":
+                    break
+                continue
             plain = plain or found
             failed = [test for test, word in found.items() if word == "failed"] if name == "plain" else []
             other = {
