@@ -25,21 +25,27 @@ class Precision(NamedTuple):
     reason: str
 
 
-def precision(conf: StageConf, folder: Path) -> Precision:
-    """What `trainer.precision` comes to in this run; folder: of the run. An unfinished run goes on in the precision that it began with."""
+def precision(conf: StageConf, folder: Path, restart: bool = False) -> Precision:
+    """What `trainer.precision` comes to in this run; folder: of the run.
+
+    An unfinished run goes on in the precision that it began with, unless it is begun again (restart).
+    """
     trainer = conf.trainer
     if trainer.precision != "auto":
         return Precision(trainer.precision, "as configured")
-    if (begun := _begun(folder)) is not None:
+    place, _, chosen = os.environ.get(CHOSEN, "").rpartition("=")
+    if place == str(folder):
+        return Precision(chosen, "measured by rank 0")
+    if not restart and (begun := _begun(folder)) is not None:
         return begun
     if trainer.accelerator != "cpu" and torch.cuda.is_available():
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         return Precision("bf16-mixed" if native else "32-true", f"{torch.cuda.get_device_name()} decides")
-    place, _, chosen = os.environ.get(CHOSEN, "").rpartition("=")
-    if place == str(folder):
-        return Precision(chosen, "measured by rank 0")
-    if int(os.environ.get("SLURM_NTASKS", "1")) > 1:
-        return Precision("32-true", "ranks that srun starts on CPUs do not measure, for they could disagree")
+    started_apart = any(int(os.environ.get(name, "1")) > 1 for name in ("SLURM_NTASKS", "WORLD_SIZE"))
+    if started_apart or trainer.num_nodes > 1:
+        return Precision(
+            "32-true", "ranks on CPUs that are not started by this one do not measure: they could disagree"
+        )
     measured = faster(*_size(conf))
     os.environ[CHOSEN] = f"{folder}={measured.value}"
     return measured

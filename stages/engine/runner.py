@@ -89,7 +89,7 @@ def _run(stage: str, conf: StageConf, stop: Stop, restart: bool) -> dict[str, An
         torch.set_num_threads(conf.threads)
     L.seed_everything(conf.seed, workers=True, verbose=False)
 
-    chosen = devices.precision(conf, folder)
+    chosen = devices.precision(conf, folder, restart)
     if first and conf.trainer.precision == "auto":  # type: ignore[attr-defined]
         print(f"{stage:<14} computes in {chosen.value}: {chosen.reason}")
     name, _, attribute = STAGES[stage].target.partition(":")
@@ -99,7 +99,8 @@ def _run(stage: str, conf: StageConf, stop: Stop, restart: bool) -> dict[str, An
     _check_world_size(trainer)
     if first:
         chain.begin(stage, conf, restart)  # bad data has been refused by now: nothing is moved or written for it
-        devices.keep(folder, chosen)
+        if conf.trainer.precision == "auto":  # type: ignore[attr-defined]
+            devices.keep(folder, chosen)
         if not module.trains:
             _prediction(trainer).clear()
     _meet(trainer)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from conf import compose
 from stages.engine import devices
 
 TOKENIZER = ("run", "tokenizer", "--parents.latents=whole", "--trainer.precision=auto", "--trainer.max_steps=2")
@@ -21,6 +22,22 @@ def test_the_quicker_one_is_taken(slow: torch.dtype, expected: str, monkeypatch:
         + ("20, bfloat16 10" if slow == torch.bfloat16 else "10, bfloat16 20")
         + " GFLOP/s",
     )
+
+
+@pytest.mark.parametrize("name", ["SLURM_NTASKS", "WORLD_SIZE"])
+def test_ranks_that_are_started_apart_do_not_measure(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    conf = compose("tokenizer", ["demo"]).conf
+    monkeypatch.setenv(name, "2")
+    assert devices.precision(conf, tmp_path).value == "32-true"
+
+
+def test_a_run_that_is_begun_again_measures_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    conf = compose("tokenizer", ["demo"]).conf
+    noted, measured = devices.Precision("bf16-mixed", "noted"), devices.Precision("32-true", "measured")
+    devices.keep(tmp_path, noted)
+    monkeypatch.setattr(devices, "faster", lambda *size: measured)
+    assert devices.precision(conf, tmp_path) == noted
+    assert devices.precision(conf, tmp_path, restart=True) == measured
 
 
 def test_a_gain_that_the_casts_eat_up_is_none(monkeypatch: pytest.MonkeyPatch):
