@@ -13,11 +13,13 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import GenerationConfig, PreTrainedModel
 
 from models.errors import ModelError, SharedPrefixUnsupported, UnsupportedLanguageModel
 from models.language.chunked_cross_entropy import LogitTransform, chunked_cross_entropy
 from models.language.generation import Guidance, Sampling, generate
+from models.language.needed_positions import needed_positions
 from models.language.new_tokens import Initialization, attach_sound_tokens, check_supported
 from models.language.prefix_mask import attention_masks
 from models.language.vocabulary import IGNORED, LabelKind, Vocabulary
@@ -130,7 +132,8 @@ class SoundLanguageModel(nn.Module):
         positions and branches: of several conversations that share their beginning. Branch 0 is shared, the others do
         not see each other, and a label's loss is what it would be in a sequence with its branch alone. The first token
         of a branch is no label: the position before it is not its branch's alone.
-        The head sees only positions that have a weight, a few hundred at a time, in float32.
+        The layers see only positions that a weight depends on (`needed_positions`), and the head those that have one, a
+        few hundred at a time, in float32.
         Raises ModelError where no position has one.
         """
         table = torch.zeros(len(LabelKind), device=input_ids.device)
@@ -143,9 +146,14 @@ class SoundLanguageModel(nn.Module):
             predicted &= (branches[:, 1:] == branches[:, :-1]) | (branches[:, :-1] == 0)
         if not predicted.any():
             raise ModelError("no position of this batch has a weight: there is no answer in it, or its weight is 0")
-        hidden = self._hidden(input_ids, attention_mask, positions, branches)[:, :-1][predicted]
         targets = torch.where(labels == IGNORED, input_ids, labels)[:, 1:][predicted]
         weight, kinds = weights[:, 1:][predicted], label_kinds[:, 1:][predicted]
+        predicting = F.pad(predicted, (0, 1))
+        columns, valid = needed_positions(predicting, branches)
+        ids, predicting = input_ids.gather(1, columns), predicting.gather(1, columns) & valid
+        if branches is not None and positions is not None:
+            branches, positions = branches.gather(1, columns), positions.gather(1, columns)
+        hidden = self._hidden(ids, valid.long(), positions, branches)[predicting]
 
         distilled = kinds == LabelKind.DISTILLED
         head, parts, order = self._head(), [], []
@@ -154,7 +162,8 @@ class SoundLanguageModel(nn.Module):
                 continue
             teacher = None
             if rows is distilled:
-                teacher = self._base_hidden(input_ids, attention_mask, label_kinds)[predicted][rows]
+                sequences = (label_kinds == LabelKind.DISTILLED).any(1)
+                teacher = self._base_hidden(ids, valid.long(), sequences)[predicting][rows]
             text = head.text_rows()
             parts.append(
                 chunked_cross_entropy(
@@ -254,15 +263,15 @@ class SoundLanguageModel(nn.Module):
         ).last_hidden_state
 
     @torch.no_grad()
-    def _base_hidden(self, input_ids: Tensor, attention_mask: Tensor, label_kinds: Tensor) -> Tensor:
-        """Hidden states (B, S - 1, D) of the LLM without LoRA; 0 for the sequences that have no DISTILLED position."""
-        rows, mode = (label_kinds == LabelKind.DISTILLED).any(1), self.training
+    def _base_hidden(self, input_ids: Tensor, attention_mask: Tensor, rows: Tensor) -> Tensor:
+        """Hidden states (B, S, D) of the LLM without LoRA for the rows (B) that are True; 0 for the others."""
+        mode = self.training
         self.eval()
         layers = [module for module in self.lm.modules() if isinstance(module, BaseTunerLayer)]
         for layer in layers:
             layer.enable_adapters(False)
         try:
-            hidden = self._hidden(input_ids[rows], attention_mask[rows])[:, :-1]
+            hidden = self._hidden(input_ids[rows], attention_mask[rows])
         finally:
             for layer in layers:
                 layer.enable_adapters(True)
