@@ -21,7 +21,7 @@ from tests.conftest import SMOKE
 MS_RDONLY, MS_REMOUNT, MS_BIND = 1, 32, 4096
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def made(copy_of_whole: Callable[..., Path]) -> Path:
     """latents and tokenizer of the experiment `faults`."""
     return copy_of_whole("faults", "latents", "tokenizer")

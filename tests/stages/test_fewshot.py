@@ -19,7 +19,7 @@ from stages.runs import chain
 SPLITS = "--splits=[train,validation,test]"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def experiment(copy_of_whole: Callable[..., Path]) -> str:
     return copy_of_whole("heard", "latents", "tokenizer", "cache", "caption").name
 

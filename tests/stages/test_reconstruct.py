@@ -15,7 +15,7 @@ from stages.reports import real_time
 from stages.reports.evaluation_table import reconstruction as write
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def report(tones: Path, copy_of_whole) -> dict:
     import os
 

@@ -42,7 +42,7 @@ def test_it_learns(stage, tones: Path, capsys: pytest.CaptureFixture[str]):
     assert AutoencoderOobleck.from_pretrained(run / "vae/artifact").hop_length == 64
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def smoke(tones: Path):
     """A smoke VAE, trained without a break."""
     import os

@@ -36,7 +36,7 @@ TAUGHT = ("--trainer.max_steps=80", "--optimizer.learning_rate=0.02")
 HOT = 100.0  # a temperature at which each id is about as likely as the others, whatever was learned
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def run(tones: Path, whole: Path) -> Path:
     """An experiment alone in its folder of runs, openaqa at its end."""
     before = Path.cwd()
@@ -51,7 +51,7 @@ def run(tones: Path, whole: Path) -> Path:
     return tones / "runs_of_verbs/used"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def model(run: Path) -> locate.Trained:
     return locate.load(locate.find(str(run.parent), "main", None, None), torch.device("cpu"))
 
@@ -65,7 +65,7 @@ def place(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def clip(run: Path, tones: Path) -> Path:
     return tones / "recordings/07.flac"
 

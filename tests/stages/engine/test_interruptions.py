@@ -114,7 +114,7 @@ def content(folder: Path) -> dict[str, Any]:
     return weights | {"steps": receipt["steps"], **distances} if weights else texts
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def undisturbed(tones: Path, whole: Path) -> Callable[[Case], dict[str, Any]]:
     """The content of a run that was not interrupted, made once."""
     made: dict[tuple[str, int], dict[str, Any]] = {}

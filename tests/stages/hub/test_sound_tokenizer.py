@@ -12,12 +12,12 @@ from datamodules.store import chunks
 from stages.hub.sound_tokenizer import SoundTokenizer
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def run(whole: Path) -> Path:
     return whole
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def tokenizer(run: Path) -> SoundTokenizer:
     return SoundTokenizer.from_pretrained(run / "tokenizer")
 
