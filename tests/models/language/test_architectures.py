@@ -1,4 +1,4 @@
-"""Every family of causal LMs that transformers builds, small and random: loss, training of LoRA and new rows, answers."""
+"""Every family of causal LMs that transformers builds, small and random: loss, training, answers."""
 
 import pytest
 import torch

@@ -65,7 +65,7 @@ def test_guidance_is_the_formula_step_by_step(model: SoundLanguageModel, weight:
 
 
 def test_guidance_is_that_of_transformers(model: SoundLanguageModel):
-    """Their processor's numbers, from a second pass and for one prompt, under the same end and no grammar: over all ids."""
+    """The numbers of their processor, from a second pass for one prompt, without a grammar: over all ids."""
     vocabulary = model.vocabulary
     ids, mask = prompts(model, ASKED[:1])
     other, other_mask = prompts(model, [""])

@@ -390,7 +390,7 @@ def test_conversations_that_share_a_sound_have_the_loss_and_gradients_of_convers
 
 
 def test_times_start_near_their_neighbours_and_are_allowed_in_text_alone():
-    """Next to one another their rows are alike (cosine above 0.75), far apart they are not; their spread is the text rows'."""
+    """Rows of near times are alike (cosine above 0.75), of far ones not; their spread is that of the text rows."""
     model, tokenizer = load_language_model("random:tiny", None, "float32")
     vocabulary = Vocabulary(tokenizer, 5, (0, 1), "chat", None, max_seconds=10.0, step=0.1)
     weight = model.get_input_embeddings().weight.detach()

@@ -1,4 +1,4 @@
-"""How layers are computed changes no number: checkpointing, attention, compile, accumulation. Options of chat templates."""
+"""How layers are computed changes no number: checkpointing, attention, compile. Options of chat templates."""
 
 import functools
 
@@ -13,9 +13,11 @@ from stages.hub.weights import load_language_model
 from tests.models.language.test_model import CONVERSATIONS, WEIGHTS, batch, build
 
 QWEN3 = (  # the law of its template: an answer after the last question has a thought before it, an earlier one has none
-    "{% set ns = namespace(last=0) %}{% for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}"
+    "{% set ns = namespace(last=0) %}"
+    "{% for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}"
     "{% for m in messages %}<|im_start|>{{ m.role }}\n"
-    "{% if m.role == 'assistant' and loop.index0 > ns.last %}<think>\n\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if m.role == 'assistant' and loop.index0 > ns.last %}<think>\n\n</think>\n\n{% endif %}"
+    "{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n"
     "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
 )
@@ -116,7 +118,7 @@ def test_accumulation_equals_the_big_batch_where_the_parts_weigh_the_same_alone(
 
 
 def test_a_template_that_thinks_takes_the_option_not_to():
-    """enable_thinking=false: the answer is labelled alone, and what generation begins with begins the training sequence."""
+    """enable_thinking=false: only the answer is labelled, and the prompt of generation begins the training sequence."""
     plain, thinking = build_vocabulary(QWEN3, enable_thinking=False), build_vocabulary(QWEN3)
     row, asked = plain.render(ASKED), plain.render(ASKED[:1], generate=True)
     assert row.input_ids[: len(asked.input_ids)] == asked.input_ids

@@ -1,4 +1,4 @@
-"""Distances of sounds and scores of labels, against hand computations, scipy and scikit-learn."""
+"""Distances of sounds, against hand computations, scipy and the packages of PESQ and STOI."""
 
 import math
 
@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 import torch
 from scipy.linalg import sqrtm
-from sklearn.metrics import average_precision_score, f1_score
 
 from models.metrics.frechet_distance import frechet_distance
 from models.metrics.kernel_distance import KernelAudioDistance
 from models.metrics.signal_scores import SignalMetric, SignalScore
-from stages.scoring.classes import UNREAD, average_precision, confusion, macro_f1, mean_average_precision
 
 
 def gaussian(count: int, width: int = 8, seed: int = 0) -> torch.Tensor:
@@ -121,29 +119,3 @@ def test_a_signal_metric_is_the_mean_of_its_scores_whatever_the_batches():
     assert math.isnan(float(silent.compute()["stoi"])) and float(silent.compute()["stoi_excluded"]) == 1
     with pytest.raises(ValueError, match="no signal metric 'snr'"):
         SignalMetric("snr", 16000)
-
-
-def test_average_precision_is_scikit_learns_and_the_one_worked_by_hand():
-    assert average_precision([0.9, 0.8, 0.7], [True, False, True]) == pytest.approx((1 + 2 / 3) / 2)
-    assert average_precision([0.5, 0.5], [True, False]) == pytest.approx(0.5)  # a tie is one step
-    generator = np.random.default_rng(0)
-    scores, positive = generator.integers(0, 9, 200) / 10, generator.random(200) < 0.2
-    assert average_precision(scores.tolist(), positive.tolist()) == pytest.approx(
-        average_precision_score(positive, scores)
-    )
-    actual = mean_average_precision([{"a": 1.0}, {"b": 0.5}], [["a"], ["a"]], ["a", "b"])
-    assert actual.by_label == {"a": 1.0} and actual.empty == ["b"]
-
-
-def test_macro_f1_is_scikit_learns_and_unread_answers_are_misses():
-    answers = ["a", "a", "b", "b", "c"]
-    read = ["a", "b", "b", None, "a"]
-    expected = f1_score(
-        answers, [got or UNREAD for got in read], labels=["a", "b", "c"], average="macro", zero_division=0
-    )
-    assert macro_f1(read, answers) == pytest.approx(expected)
-    table = confusion(read, answers, ["a", "b", "c"])
-    assert table.columns == ["a", "b", "c", UNREAD]
-    assert table.counts == [[1, 1, 0, 0], [0, 1, 0, 1], [1, 0, 0, 0]]
-    with pytest.raises(ValueError, match="'d' is none of the 3 labels"):
-        confusion(["a"], ["d"], ["a", "b", "c"])

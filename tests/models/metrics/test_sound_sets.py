@@ -105,7 +105,7 @@ def test_the_embedding_ignores_the_level_and_takes_any_length_and_rate(kind: typ
 
 
 def test_log_mel_statistics_by_hand():
-    """White noise whose second half is a tenth as loud: the mean falls by half a decade, and the deviation is half a decade and the noise's own."""
+    """White noise whose second half is a tenth as loud: the mean falls by half a decade, the variance rises by 1/4."""
     steady = noise(1, 88200)
     fading = steady * torch.where(torch.arange(88200) < 44100, 1.0, 0.1)
     one, other = LogMelStatistics()(steady, 44100), LogMelStatistics()(fading, 44100)

@@ -1,10 +1,11 @@
 """Both objectives against a decoder whose optimum is known: latents that are Gaussian given their token.
 
-x_1 = +-m + s e by the clip's token, noise x_0 standard normal, x_t = (1 - t) x_0 + t x_1. Then the best velocity is linear,
+x_1 = +-m + s e by the clip's token, noise x_0 standard normal, x_t = (1 - t) x_0 + t x_1. The best velocity is linear,
 
     v*(x_t, t) = m + (t s^2 - (1 - t)) / ((1 - t)^2 + t^2 s^2) (x_t - t m),
 
-what no decoder can know is s^2 / ((1 - t)^2 + t^2 s^2), pi s / 2 over all times, and the best regression is m, its error s^2.
+what no decoder can know is s^2 / ((1 - t)^2 + t^2 s^2), pi s / 2 over all times; the best regression is m, its error
+s^2.
 """
 
 import math

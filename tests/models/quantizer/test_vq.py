@@ -308,7 +308,7 @@ def test_refusals(changes: dict[str, int], text: str):
 
 
 def train_rank(rank: int, kind: Callable[..., Quantizer], folder: Path) -> None:
-    """One of two: three clips of each batch are rank 0's, the fourth is rank 1's; no vector of it is valid in batch 9."""
+    """Three clips of each batch are rank 0's, the fourth is rank 1's; no vector of it is valid in batch 9."""
     torch.set_num_threads(1)
     model = kind()
     dist.init_process_group("gloo", f"file://{folder}/meet", timedelta(seconds=60), world_size=2, rank=rank)

@@ -22,8 +22,8 @@ LATENT = 4
 def book(size: int, code_dim: int, dim: int, reservoir_size: int) -> VectorQuantizer:
     return VectorQuantizer(
         dim=dim, codebook_size=size, code_dim=code_dim, decay=0.9, commitment_weight=0.25, kmeans_iterations=3,
-        reservoir_size=reservoir_size, revive_threshold=0.03, revive_every=3, revive_until=100, seed=0, variational="none",
-        kl_weight=0.0, temperature=1.0,
+        reservoir_size=reservoir_size, revive_threshold=0.03, revive_every=3, revive_until=100, seed=0,
+        variational="none", kl_weight=0.0, temperature=1.0,
     )  # fmt: skip
 
 
