@@ -1,4 +1,6 @@
-"""OpenAQA: records that lie anywhere are joined on the sounds of prepared corpora; what is not there is counted and listed."""
+"""OpenAQA: records that lie anywhere are joined on the sounds of prepared corpora; what is not there is counted and
+listed.
+"""
 
 import json
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""The field's corpora: their publishers' layouts, made of tones, and the cuts that hold the right text for the right audio."""
+"""The field's corpora: their publishers' layouts, made of tones, and the cuts that hold the right text for the right
+audio.
+"""
 
 import json
 from pathlib import Path

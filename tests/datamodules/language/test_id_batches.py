@@ -253,7 +253,9 @@ def test_log_normal_lengths_pad_less_than_a_twentieth(budget: int, buckets: int)
 
 
 def test_the_demos_lengths_pad_less_than_a_twentieth():
-    """As its captions (49 to 85 tokens) and its packs of questions (two kinds of scene, near 83 and near 130) come, with its budget and buckets."""
+    """As its captions (49 to 85 tokens) and its packs of questions (two kinds of scene, near 83 and near 130) come,
+    with its budget and buckets.
+    """
     generator = np.random.default_rng(0)
     captions = generator.integers(49, 86, 1500).tolist()
     packs = [*generator.integers(78, 90, 400).tolist(), *generator.integers(110, 148, 600).tolist()]

@@ -1,4 +1,6 @@
-"""A cache that is opened and not loaded says what was written, wherever it is asked; and what is made of it is measured once."""
+"""A cache that is opened and not loaded says what was written, wherever it is asked; and what is made of it is
+measured once.
+"""
 
 import pickle
 from collections import Counter
