@@ -4,7 +4,8 @@ Lightning's ModelCheckpoint delays a save to the next validation where it watche
 more than `every_n_steps`.
 """
 
-import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ class NewestCheckpoints(Checkpoint):
         self.saved = trainer.global_step
         if trainer.is_global_zero:
             # of a run that was killed in a save
-            for part in self.folder.glob(".step-*.part"):
+            for part in self.folder.glob(".part-*"):
                 part.unlink()
 
     def on_train_batch_end(
@@ -55,21 +56,22 @@ class WholeCheckpointIO(TorchCheckpointIO):
     old one.
 
     Lightning's own goes through memory and the system's temporary folder, often another disk, where a rename is a copy.
+    whole_file: path -> a context with the path to write to, as datamodules.atomic_files.whole_file. It is given because
+    callbacks import no other room.
     """
+
+    def __init__(self, whole_file: Callable[..., AbstractContextManager[Path]]) -> None:
+        super().__init__()
+        self.whole_file = whole_file
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Raises TrainingError where it cannot be written."""
         path = Path(path)
-        part = path.with_name(f".{path.name}.part")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with part.open("wb") as file:
+            with self.whole_file(path, durable=True) as part, part.open("wb") as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
         except (OSError, RuntimeError) as error:  # torch's writer turns the one into the other
-            part.unlink(missing_ok=True)
             cause = error if isinstance(error, OSError) else error.__context__ or error
             raise TrainingError(
                 f"{path} cannot be written ({cause}): is the disk full? The checkpoints before it are whole; "

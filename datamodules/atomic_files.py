@@ -1,4 +1,8 @@
-"""Files that appear whole or not at all, whatever is killed while they are written."""
+"""Files that appear whole or not at all, whatever is killed while they are written.
+
+The project's one atomic writer. It is here because rooms above may import this one; callbacks, which may not, are given
+it as an argument.
+"""
 
 import os
 from collections.abc import Iterator
@@ -7,11 +11,23 @@ from pathlib import Path
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A path in the same folder to write to, of the same suffix: renamed to `path` at the end, removed on errors."""
+def whole_file(path: Path, durable: bool = False) -> Iterator[Path]:
+    """A path in the same folder to write to, of the same suffix: renamed to `path` at the end, removed on errors.
+
+    durable: the contents are on the disk before the rename, so that a power cut leaves the old file too.
+    """
     part = path.with_name(f".part-{os.getpid()}-{path.name}")
     try:
         yield part
+        if durable:
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Text in UTF-8."""
+    with whole_file(path) as part:
+        part.write_text(text, encoding="utf-8")

@@ -65,5 +65,5 @@ STAGES = {
     ),
 }
 
-ON_DEMAND = ("vae", "rehearsal")  # made and read only where a configuration asks for them: stages.runs.chain.required
+ON_DEMAND = ("vae", "rehearsal")  # made and read only where a configuration asks for them: stages.runs.graph.required
 READ_SOUND = ("vae", "latents", "fewshot", "generation")  # the corpora' recordings, which are prepared before

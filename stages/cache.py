@@ -15,7 +15,8 @@ from datamodules.store import chunks
 from datamodules.store.overlap import WriteBehind
 from models.metrics.codebook import CodebookUse
 from stages.hub import artifacts
-from stages.runs import chain
+from stages.runs.files import write_whole
+from stages.runs.receipts import FinishedRun
 
 
 class Cache(L.LightningModule):
@@ -23,7 +24,7 @@ class Cache(L.LightningModule):
     watch = ()
     prepare_data_per_node = False  # the run folder is one for all
 
-    def __init__(self, stage: str, conf: CacheConf, parents: dict[str, chain.Parent], folder: Path) -> None:
+    def __init__(self, stage: str, conf: CacheConf, parents: dict[str, FinishedRun], folder: Path) -> None:
         super().__init__()
         self.conf, self.parents, self.folder = conf, parents, folder
         self.facts = parents["tokenizer"].facts
@@ -85,7 +86,7 @@ class Cache(L.LightningModule):
         for cut in cuts:
             codes = torch.tensor(cut.custom["codes"])
             use.update(codes, torch.ones_like(codes, dtype=torch.bool))
-        chain.write_atomically(artifact / "chunks.json", json.dumps([chunk.id for chunk in self.chunks]))
+        write_whole(artifact / "chunks.json", json.dumps([chunk.id for chunk in self.chunks]))
         metrics = {name: float(value) for name, value in use.compute().items()}
         tokens = sum(len(cut.custom["codes"]) for cut in cuts)
         duplicates = sum(len(chunk.cuts) - len(chunk.recordings) for chunk in self.chunks)

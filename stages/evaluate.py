@@ -33,7 +33,8 @@ from models.language.vocabulary import Turn
 from stages.hub import language_model
 from stages.reports import evaluation_table, page
 from stages.reports.listening import Written
-from stages.runs import chain, row_files
+from stages.runs import row_files
+from stages.runs.receipts import FinishedRun
 from stages.scoring import scores
 from stages.scoring.answers import BestGuess
 from stages.scoring.captions import caption_scores
@@ -43,7 +44,7 @@ class Evaluate(L.LightningModule):
     trains = False
     watch = ()
 
-    def __init__(self, stage: str, conf: EvaluateConf, parents: dict[str, chain.Parent], folder: Path) -> None:
+    def __init__(self, stage: str, conf: EvaluateConf, parents: dict[str, FinishedRun], folder: Path) -> None:
         super().__init__()
         self.conf, self.parents, self.folder = conf, parents, folder
         self.tasks = {task.name: task for task in map(evaluation_tasks.task, conf.tasks or [])}

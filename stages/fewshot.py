@@ -26,7 +26,8 @@ from models.quantizer import LexicalQuantizer, whole_words
 from stages.hub import language_model, weights
 from stages.hub.sound_tokenizer import SoundTokenizer
 from stages.reports import fewshot_table
-from stages.runs import chain, corpora, row_files
+from stages.runs import corpora, row_files
+from stages.runs.receipts import FinishedRun
 
 
 class Writer(Protocol):
@@ -73,7 +74,7 @@ class FewShot(L.LightningModule):
     trains = False
     watch = ()
 
-    def __init__(self, stage: str, conf: FewShotConf, parents: dict[str, chain.Parent], folder: Path) -> None:
+    def __init__(self, stage: str, conf: FewShotConf, parents: dict[str, FinishedRun], folder: Path) -> None:
         super().__init__()
         self.conf, self.parents, self.folder = conf, parents, folder
         self.sound_tokenizer = SoundTokenizer.from_pretrained(parents["tokenizer"].folder)

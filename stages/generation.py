@@ -45,14 +45,15 @@ from stages.hub.sound_tokenizer import SoundTokenizer
 from stages.hub.text_to_sound import text_to_sound
 from stages.reports import generation_table
 from stages.reports.generation_table import Clip, Judge
-from stages.runs import chain, corpora, row_files
+from stages.runs import corpora, row_files
+from stages.runs.receipts import FinishedRun
 
 
 class Generation(L.LightningModule):
     trains = False
     watch = ()
 
-    def __init__(self, stage: str, conf: GenerationConf, parents: dict[str, chain.Parent], folder: Path) -> None:
+    def __init__(self, stage: str, conf: GenerationConf, parents: dict[str, FinishedRun], folder: Path) -> None:
         super().__init__()
         self.conf, self.parents, self.folder = conf, parents, folder
         if conf.probe_recordings and importlib.util.find_spec("sklearn") is None:

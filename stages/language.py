@@ -25,7 +25,7 @@ from models.language.vocabulary import Turn as ChatTurn
 from stages.engine import curriculum, distributed, optim
 from stages.hub import artifacts
 from stages.hub.language_model import build, check_base, written
-from stages.runs import chain
+from stages.runs.receipts import FinishedRun
 
 
 class Language(L.LightningModule):
@@ -33,7 +33,7 @@ class Language(L.LightningModule):
     watch = ("train/loss", "val/text_loss", "val/audio_loss")
     strict_loading = False  # checkpoints hold what trains; on_load_checkpoint is strict about that
 
-    def __init__(self, stage: str, conf: LanguageConf, parents: dict[str, chain.Parent], folder: Path) -> None:
+    def __init__(self, stage: str, conf: LanguageConf, parents: dict[str, FinishedRun], folder: Path) -> None:
         super().__init__()
         self.stage, self.conf, self.parents = stage, conf, parents
         self.facts = {

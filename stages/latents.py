@@ -30,7 +30,9 @@ from datamodules.waveform_batches import (
 )
 from models.codec.mel import MelCodec
 from stages.hub import artifacts
-from stages.runs import chain, corpora
+from stages.runs import corpora
+from stages.runs.files import hash_folder, write_whole
+from stages.runs.receipts import FinishedRun
 
 
 class Latents(L.LightningModule):
@@ -38,7 +40,7 @@ class Latents(L.LightningModule):
     watch = ()
     prepare_data_per_node = False  # the run folder is one for all
 
-    def __init__(self, stage: str, conf: LatentsConf, parents: dict[str, chain.Parent], folder: Path) -> None:
+    def __init__(self, stage: str, conf: LatentsConf, parents: dict[str, FinishedRun], folder: Path) -> None:
         super().__init__()
         self.conf, self.folder = conf, folder
         self.cuts, self.roots, self.skipped = corpora.recordings(stage, conf.data)
@@ -59,8 +61,8 @@ class Latents(L.LightningModule):
                 store.mkdir(parents=True, exist_ok=True)
             if self.vae:
                 shutil.copytree(self.vae.artifact, store / "vae", dirs_exist_ok=True)
-            chain.write_atomically(store / "config.json", json.dumps(plain(self.conf.codec)))
-        key = {"codec": chain.hash_folder(store), "window_frames": self.window_frames}
+            write_whole(store / "config.json", json.dumps(plain(self.conf.codec)))
+        key = {"codec": hash_folder(store), "window_frames": self.window_frames}
         if self.vae:
             key["vae"] = self.vae.receipt["artifact_hash"]  # the copy in `codec` may be of an earlier one
         chunks.open_cache(self.folder / "chunks", self.chunks, key)
@@ -120,7 +122,7 @@ class Latents(L.LightningModule):
         cuts = chunks.read(self.folder / "chunks")
         mean, std, frames = _statistics([cut for cut in cuts if cut.custom["split"] == "train"])
         save_file({"mean": mean, "std": std}, artifact / "statistics.safetensors")
-        chain.write_atomically(artifact / "chunks.json", json.dumps([chunk.id for chunk in self.chunks]))
+        write_whole(artifact / "chunks.json", json.dumps([chunk.id for chunk in self.chunks]))
         facts = {
             "sample_rate": codec.sample_rate,
             "hop_length": codec.hop_length,

@@ -33,7 +33,8 @@ from models.metrics.signal_scores import SignalMetric
 from models.tokenizer.tokenizer import LatentTokenizer
 from stages.hub import artifacts, weights
 from stages.reports import evaluation_table, real_time
-from stages.runs import chain, corpora
+from stages.runs import corpora
+from stages.runs.receipts import FinishedRun
 from stages.scoring import registry
 
 DECODERS = {"tokenizer": "flow matching", "tokenizer_mse": "MSE"}
@@ -43,7 +44,7 @@ class Reconstruct(L.LightningModule):
     trains = False
     watch = ()
 
-    def __init__(self, stage: str, conf: ReconstructConf, parents: dict[str, chain.Parent], folder: Path) -> None:
+    def __init__(self, stage: str, conf: ReconstructConf, parents: dict[str, FinishedRun], folder: Path) -> None:
         super().__init__()
         self.conf, self.parents = conf, parents
         registry.require(registry.chosen(conf.signal, ("sound",)), None, lambda _: None)  # before anything is loaded

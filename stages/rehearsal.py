@@ -20,14 +20,15 @@ from datamodules.sampler import DealtBatches
 from models.language.generation import GumbelNoise, pad_left
 from stages.engine.devices import precision
 from stages.hub import weights
-from stages.runs import chain
+from stages.runs.files import write_whole
+from stages.runs.receipts import FinishedRun
 
 
 class Rehearsal(L.LightningModule):
     trains = False
     watch = ()
 
-    def __init__(self, stage: str, conf: RehearsalConf, parents: dict[str, chain.Parent], folder: Path) -> None:
+    def __init__(self, stage: str, conf: RehearsalConf, parents: dict[str, FinishedRun], folder: Path) -> None:
         super().__init__()
         self.conf, self.parts = conf, folder / "parts"
         model = conf.model
@@ -57,7 +58,7 @@ class Rehearsal(L.LightningModule):
     def predict_step(self, number: int, batch_idx: int) -> None:
         texts = self.write(self.batches[number])
         lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
-        chain.write_atomically(self._part(number), lines)
+        write_whole(self._part(number), lines)
         self.line.update(len(list(self.parts.glob("*.jsonl"))))
 
     def write(self, numbers: range) -> list[str]:

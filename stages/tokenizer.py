@@ -24,7 +24,7 @@ from models.metrics.codebook import CodebookUse
 from models.metrics.reconstruction import LatentError
 from stages.engine import distributed, optim
 from stages.hub import artifacts
-from stages.runs import chain
+from stages.runs.receipts import FinishedRun
 
 GAP_TIMES = (0.1, 0.5, 0.9)
 COLLAPSED = 0.005  # share of the codebook below which a perplexity is a collapse
@@ -34,7 +34,7 @@ class Tokenizer(L.LightningModule):
     trains = True
     watch = ("train/loss", "val/latent_nmse", "val/codebook_perplexity")
 
-    def __init__(self, stage: str, conf: TokenizerConf, parents: dict[str, chain.Parent], folder: Path) -> None:
+    def __init__(self, stage: str, conf: TokenizerConf, parents: dict[str, FinishedRun], folder: Path) -> None:
         super().__init__()
         self.stage, self.conf, self.parents = stage, conf, parents
         self.collapsed = False

@@ -23,7 +23,8 @@ from models.codec.discriminator import Discriminator, adversarial_loss, discrimi
 from models.codec.spectral_loss import SpectralLoss
 from models.metrics.reconstruction import MelDistance, MultiResolutionStftDistance
 from stages.engine import optim
-from stages.runs import chain, corpora
+from stages.runs import corpora
+from stages.runs.receipts import FinishedRun
 
 
 class Vae(L.LightningModule):
@@ -33,7 +34,7 @@ class Vae(L.LightningModule):
         "ddp_find_unused_parameters_true"  # each of the two backward passes of a step reaches one of the two models
     )
 
-    def __init__(self, stage: str, conf: VaeConf, parents: dict[str, chain.Parent], folder: Path) -> None:
+    def __init__(self, stage: str, conf: VaeConf, parents: dict[str, FinishedRun], folder: Path) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.conf = conf

@@ -11,7 +11,6 @@ import gzip
 import hashlib
 import json
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from datamodules.atomic_files import whole_file, write_whole
 from datamodules.cuts import SPLITS
 from datamodules.diagnostic.music import require_sound_font
 from datamodules.diagnostic.scene import Scene, mix, plan
@@ -82,9 +82,10 @@ def _name(scene: Scene) -> str:
 
 def _write_scene(scene: Scene, audio: Path, sample_rate: int, sound_font: Path) -> None:
     waveform = mix(scene, sample_rate, sound_font)
-    part = audio / f"{_name(scene)}.{os.getpid()}.part"  # a killed run's workers may outlive it for a moment
-    soundfile.write(part, np.round(waveform.T * 32767).astype(np.int16), sample_rate, format="FLAC", subtype="PCM_16")
-    os.replace(part, audio / _name(scene))
+    samples = np.round(waveform.T * 32767).astype(np.int16)
+    # a killed run's workers may outlive it for a moment
+    with whole_file(audio / _name(scene)) as part:
+        soundfile.write(part, samples, sample_rate, format="FLAC", subtype="PCM_16")
 
 
 def _settings(scene_seconds: float, sample_rate: int, seed: int, kinds: Sequence[str], sound_font: Path) -> str:
@@ -105,21 +106,21 @@ def _prepare(audio: Path, scenes: list[Scene], settings: str) -> None:
     for path in audio.iterdir():
         if path.name not in wanted and path != written:
             path.unlink()
-    part = audio / "settings.json.part"
-    part.write_text(settings)
-    os.replace(part, written)
+    write_whole(written, settings)
 
 
 def _write_cuts(folder: Path, splits: list[list[Scene]], sample_rate: int, seed: int) -> None:
-    part = folder / "cuts.jsonl.gz.part"
     # no name and no time in the header: equal corpora are equal bytes
-    with part.open("wb") as raw, gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as stream:
+    with (
+        whole_file(folder / "cuts.jsonl.gz") as part,
+        part.open("wb") as raw,
+        gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as stream,
+    ):
         for scenes in splits:
             for scene, asked in zip(scenes, questions(scenes, seed), strict=True):
                 cut = _cut(scene, captions(scene, seed), asked, sample_rate, seed)
                 cut["custom"]["sha256"] = file_digest(folder / "audio" / _name(scene))
                 stream.write(json.dumps(cut, ensure_ascii=False).encode() + b"\n")
-    os.replace(part, folder / "cuts.jsonl.gz")
 
 
 def _cut(scene: Scene, texts: list[str], asked: list[Question], sample_rate: int, seed: int) -> dict[str, Any]:

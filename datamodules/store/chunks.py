@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from datamodules.atomic_files import whole_file
+from datamodules.atomic_files import write_whole
 from datamodules.cuts import Cut
 from datamodules.errors import DataError
 from datamodules.hashing import digest
@@ -262,8 +262,7 @@ def _save(path: Path, array: np.ndarray) -> None:
 
 
 def _write_json(path: Path, content: object) -> None:
-    with whole_file(path) as part:
-        part.write_text(json.dumps(content))
+    write_whole(path, json.dumps(content))
 
 
 def _is_alive(pid: int) -> bool:

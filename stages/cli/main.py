@@ -30,7 +30,8 @@ from stages import BY_NAME, READ_SOUND, STAGES
 from stages.cli import score, use
 from stages.cli.hints import with_hint
 from stages.launch import slurm
-from stages.runs import chain, corpora, jobs, status
+from stages.runs import corpora, graph, jobs, receipts, status
+from stages.runs.state import run_folder, state_of
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 DISK_CURE = "give it room and leave to read and write, and the same command goes on"
@@ -235,9 +236,9 @@ def _warn_of_presets(stage: str, presets: Sequence[str]) -> None:
 def _run_all(arguments: argparse.Namespace, overrides: list[str]) -> int:
     """What is not done, in order. One process where one device is asked for, one process a stage where there are more."""
     confs = _all(arguments, overrides)
-    from stages.launch import prepare
+    from stages.launch import local, preflight
 
-    prepare.require(confs, arguments.preset, arguments.conf, overrides)
+    preflight.require(confs, arguments.preset, arguments.conf, overrides)
     if confs["evaluate"].tasks:  # what the last stage lacks is said before the first one starts
         from stages.scoring import scores
 
@@ -250,7 +251,7 @@ def _run_all(arguments: argparse.Namespace, overrides: list[str]) -> int:
             _run_stage(stage, confs[stage], arguments, overrides)
         else:
             with _stop(confs[stage], arguments) as stop:
-                prepare.run_in_process(stage, _typed(stage, arguments, overrides), arguments.restart, stop)
+                local.run_in_process(stage, _typed(stage, arguments, overrides), arguments.restart, stop)
     return 0
 
 
@@ -259,7 +260,7 @@ def _all(arguments: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     conf.check_shared(UNITS, overrides)
     stages = [name for name in STAGES if name not in (*arguments.without, *BY_NAME)]
     confs = _composed(stages, arguments, overrides)
-    return {stage: confs[stage] for stage in stages if stage not in chain.unused(confs)}
+    return {stage: confs[stage] for stage in stages if stage not in graph.unused(confs)}
 
 
 def _submit(arguments: argparse.Namespace, overrides: list[str]) -> int:
@@ -281,17 +282,17 @@ def _submit(arguments: argparse.Namespace, overrides: list[str]) -> int:
     def typed(name: str) -> list[str]:
         return _typed(name, arguments, overrides)
 
-    going = slurm.plan(list(confs), confs, typed, arguments.restart, jobs.of(jobs.folder(first)))
+    going = slurm.plan(list(confs), confs, typed, arguments.restart, jobs.newest(jobs.jobs_folder(first)))
     slurm.check_there(arguments.dry_run)
-    from stages.launch import prepare
+    from stages.launch import preflight
 
     if stage == "all":
         if not arguments.dry_run:
-            prepare.require(confs, arguments.preset, arguments.conf, overrides)
+            preflight.require(confs, arguments.preset, arguments.conf, overrides)
     elif stage in READ_SOUND:
         corpora.corpora(first.data)
     for planned in () if arguments.dry_run else going:
-        prepare.fetch(confs[planned.stage])
+        preflight.fetch(confs[planned.stage])
     slurm.submit(going, confs, options, typed, arguments.restart, arguments.dry_run)
     return 0
 
@@ -300,7 +301,7 @@ def _logs(arguments: argparse.Namespace, overrides: list[str]) -> int:
     conf.check_shared(UNITS, overrides)
     composed = _composed([arguments.stage], arguments, overrides)[arguments.stage]
     named = arguments.preset or arguments.conf or any(item.startswith("experiment=") for item in overrides)
-    places = [jobs.folder(composed)] if named else sorted(Path(composed.runs).glob("*/slurm"))
+    places = [jobs.jobs_folder(composed)] if named else sorted(Path(composed.runs).glob("*/slurm"))
     jobs.show(arguments.stage, places, arguments.follow)
     return 0
 
@@ -310,16 +311,16 @@ def _run_stage(stage: str, configuration: StageConf, arguments: argparse.Namespa
         raise UsageError(
             f"parents.{stage} says where {stage} is taken from, so there is nothing to run; leave it out to make your own"
         )
-    state = chain.state(stage, configuration, compare=True)
+    state = state_of(stage, configuration, compare=True)
     if state.word == "done" and not arguments.restart:
         if slurm.task():
             return
         print(f"{stage:<14} done ({state.detail})")
         if stage in ("evaluate", *BY_NAME):
-            print((chain.run_folder(configuration, stage) / "artifact" / "report.md").read_text())
-            _refuse_failed(chain.read_receipt(chain.run_folder(configuration, stage)))
+            print((run_folder(configuration, stage) / "artifact" / "report.md").read_text())
+            _refuse_failed(receipts.read(run_folder(configuration, stage)))
         return
-    chain.parents(stage, configuration, lambda parent: _typed(parent, arguments, overrides))  # before the long imports
+    graph.parents(stage, configuration, lambda parent: _typed(parent, arguments, overrides))  # before the long imports
     if stage in READ_SOUND:
         corpora.corpora(configuration.data)
     if state.word in ("partial", "stale") and slurm.task() == 0:
@@ -329,7 +330,7 @@ def _run_stage(stage: str, configuration: StageConf, arguments: argparse.Namespa
 
         receipt = runner.run(stage, configuration, stop, arguments.restart)
     if receipt:
-        print(f"{stage:<14} done in {receipt['seconds']:.0f} s: {chain.run_folder(configuration, stage)}", flush=True)
+        print(f"{stage:<14} done in {receipt['seconds']:.0f} s: {run_folder(configuration, stage)}", flush=True)
         _refuse_failed(receipt)
 
 

@@ -1,7 +1,5 @@
 """Sound files that a person names on the command line: read as the training data was, written whole or not at all."""
 
-import os
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,19 +8,20 @@ from lhotse import AudioSource, Recording
 from torch import Tensor
 
 from conf.errors import UsageError
+from datamodules.atomic_files import whole_file
 from datamodules.audio import load_sound
 from datamodules.corpora.inspect import inspect
 
 
 def read(path: Path, sample_rate: int, channels: int) -> Tensor:
     """(C, T) at sample_rate; mono stays one channel. Raises UsageError for a file that is missing, broken or no sound."""
-    found = inspect([path], 1)[0]
-    if found.reason and not found.reason.startswith("silent"):  # silence can be asked about
-        raise UsageError(f"{path}: {found.reason}")
-    held = list(range(found.num_channels))
-    source = AudioSource("file", held, str(path.absolute()))
-    seconds = found.num_samples / found.sample_rate
-    recording = Recording(path.stem, [source], found.sample_rate, found.num_samples, seconds, channel_ids=held)
+    header = inspect([path], 1)[0]
+    if header.reason and not header.reason.startswith("silent"):  # silence can be asked about
+        raise UsageError(f"{path}: {header.reason}")
+    channel_ids = list(range(header.num_channels))
+    source = AudioSource("file", channel_ids, str(path.absolute()))
+    seconds = header.num_samples / header.sample_rate
+    recording = Recording(path.stem, [source], header.sample_rate, header.num_samples, seconds, channel_ids=channel_ids)
     return load_sound(recording.to_cut(), Path("/"), sample_rate, channels)
 
 
@@ -31,7 +30,8 @@ def write(path: Path, sound: Tensor, sample_rate: int) -> str:
     peak = float(sound.abs().max())
     wave = (sound / max(1.0, peak)).T.cpu().numpy()
     kind = path.suffix[1:].upper()
-    _atomically(path, lambda part: soundfile.write(part, wave, sample_rate, format=kind))
+    with whole_file(path) as part:
+        soundfile.write(part, wave, sample_rate, format=kind)
     return f", turned down by {20 * np.log10(peak):.1f} dB to full scale" if peak > 1 else ""
 
 
@@ -43,13 +43,5 @@ def write_spectrogram(path: Path, sound: Tensor, sample_rate: int) -> None:
 
     drawn = spectrogram.image(sound.mean(0).cpu() / sound.abs().max().cpu().clamp(min=1e-5), sample_rate)
     picture = drawn.resize((drawn.width, 4 * drawn.height), Image.Resampling.NEAREST)
-    _atomically(path, lambda part: picture.save(part, format="PNG"))
-
-
-def _atomically(path: Path, save: Callable[[Path], object]) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        save(part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path) as part:
+        picture.save(part, format="PNG")

@@ -17,7 +17,7 @@ from conf.schema import keys
 from conf.sections.evaluation import AskConf, GenerateConf
 from conf.suggest import did_you_mean
 from stages.hub import locate
-from stages.runs import chain
+from stages.runs.files import write_whole
 
 if TYPE_CHECKING:
     import torch
@@ -184,7 +184,7 @@ def encode(arguments: argparse.Namespace, overrides: list[str]) -> int:
     if out is None:
         print(text)
         return 0
-    chain.write_atomically(out, text + "\n")
+    write_whole(out, text + "\n")
     print(f"{out}: {len(found['codes'])} codes, {sound.shape[1] / tokenizer.sample_rate:.2f} s")
     return 0
 

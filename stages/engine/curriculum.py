@@ -28,7 +28,7 @@ from datamodules.language.lengths import TooLong
 from datamodules.language.packing import Encoded
 from datamodules.store.index import CachedCuts
 from stages.engine.optim import Phase
-from stages.runs import chain
+from stages.runs.files import write_whole
 
 MANY = 20_000  # entries: below it no line says how far the measuring is
 
@@ -187,7 +187,7 @@ def _told(cuts: CachedCuts, place: Path | None) -> dict[str, list[str]]:
     told = {key: sorted(values) for key, values in found.items()}
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        chain.write_atomically(file, json.dumps(told))
+        write_whole(file, json.dumps(told))
     return told
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from conf.sections.common import StageConf
 from conf.sections.language import LanguageConf
 from conf.sections.tokenizer import TokenizerConf
-from stages.runs import chain
+from stages.runs.files import write_whole
 
 CHOSEN = "MSN_PRECISION"  # environment: "<run folder>=<precision>", for the ranks that Lightning starts
 GAIN = 1.25  # bfloat16 products that are less quick than this are slower in all, for their inputs are cast first
@@ -53,7 +53,7 @@ def precision(conf: StageConf, folder: Path, restart: bool = False) -> Precision
 
 def keep(folder: Path, chosen: Precision) -> None:
     """Notes the precision that a run begins with."""
-    chain.write_atomically(folder / "precision.json", json.dumps(chosen._asdict()))
+    write_whole(folder / "precision.json", json.dumps(chosen._asdict()))
 
 
 def faster(rows: int, inner: int, columns: int, repeats: int = 5) -> Precision:

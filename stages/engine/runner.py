@@ -27,10 +27,14 @@ from callbacks.training_progress import TrainingProgress
 from conf import plain
 from conf.errors import UsageError
 from conf.sections.common import StageConf, TrainerConf, TrainingStageConf
+from datamodules.atomic_files import whole_file
 from datamodules.sampler import end_workers
 from stages import STAGES
 from stages.engine import devices
-from stages.runs import chain, lock
+from stages.runs import graph, lock, receipts
+from stages.runs.progress import damaged_checkpoints, newest_checkpoint
+from stages.runs.receipts import FinishedRun
+from stages.runs.state import begin_run, check_unfinished, run_folder, state_of
 
 RANKS = (
     "RANK",
@@ -51,7 +55,7 @@ class StageModule(Protocol):
     trains: bool  # fit, or predict
     watch: tuple[str, ...]  # logged values that the progress line shows
 
-    def __init__(self, stage: str, conf: StageConf, parents: dict[str, chain.Parent], folder: Path) -> None: ...
+    def __init__(self, stage: str, conf: StageConf, parents: dict[str, FinishedRun], folder: Path) -> None: ...
 
     def datamodule(self) -> L.LightningDataModule: ...
 
@@ -80,11 +84,11 @@ def run(stage: str, conf: StageConf, stop: Stop, restart: bool = False) -> dict[
 
 def _run(stage: str, conf: StageConf, stop: Stop, restart: bool) -> dict[str, Any]:
     started = time.monotonic()
-    parents = chain.parents(stage, conf)
+    parents = graph.parents(stage, conf)
     first = _is_first()
-    folder = chain.run_folder(conf, stage)
+    folder = run_folder(conf, stage)
     if first and not restart:
-        chain.check_unfinished(stage, conf)
+        check_unfinished(stage, conf)
     if conf.threads:
         torch.set_num_threads(conf.threads)
     L.seed_everything(conf.seed, workers=True, verbose=False)
@@ -98,7 +102,7 @@ def _run(stage: str, conf: StageConf, stop: Stop, restart: bool) -> dict[str, An
     trainer = _trainer(stage, conf, folder, module, stop, watch, chosen.value)
     _check_world_size(trainer)
     if first:
-        chain.begin(stage, conf, restart)  # bad data has been refused by now: nothing is moved or written for it
+        begin_run(stage, conf, restart)  # bad data has been refused by now: nothing is moved or written for it
         if conf.trainer.precision == "auto":  # type: ignore[attr-defined]
             devices.keep(folder, chosen)
         if not module.trains:
@@ -106,8 +110,8 @@ def _run(stage: str, conf: StageConf, stop: Stop, restart: bool) -> dict[str, An
     _meet(trainer)
     module.prepare_data_per_node = False  # the nodes share the run folder
     module.allow_zero_length_dataloader_with_multiple_devices = not module.trains  # fewer batches than ranks
-    newest = chain.newest_checkpoint(folder)
-    if first and (damaged := chain.damaged_checkpoints(folder)):
+    newest = newest_checkpoint(folder)
+    if first and (damaged := damaged_checkpoints(folder)):
         names = ", ".join(path.name for path in damaged)
         print(f"{stage:<14} {names} is cut short; going on from {newest.name if newest else 'the beginning'}")
     try:
@@ -142,7 +146,7 @@ def _run(stage: str, conf: StageConf, stop: Stop, restart: bool) -> dict[str, An
         facts, metrics = module.export(part)
         shutil.rmtree(artifact, ignore_errors=True)
         part.rename(artifact)
-        receipt = chain.finish(
+        receipt = receipts.finish(
             stage,
             conf,
             folder,
@@ -196,7 +200,7 @@ def _trainer(
         arguments |= {"check_val_every_n_epoch": None, "num_sanity_val_steps": 0, "max_epochs": -1}
     else:
         callbacks.append(StopPrediction(stop, folder))
-    plugins: list[Any] = [WholeCheckpointIO(), *_slurm()]
+    plugins: list[Any] = [WholeCheckpointIO(whole_file), *_slurm()]
     trainer = L.Trainer(
         **arguments,
         default_root_dir=folder,
@@ -238,7 +242,7 @@ def _say_stopped(stage: str, conf: StageConf, trainer: L.Trainer, why: str) -> N
     if isinstance(conf, TrainingStageConf):
         where = f"step {trainer.global_step} of {conf.trainer.max_steps}"
     else:
-        state = chain.state(stage, conf)
+        state = state_of(stage, conf)
         where = state.detail if state.word == "partial" else "the beginning"
     print(f"{stage:<14} stopped at {where} by {why}; the same command goes on", flush=True)
 

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from conf import from_plain
 from stages.hub import weights
-from stages.runs import chain
+from stages.runs import receipts
+from stages.runs.state import run_folder
 
 MERGED = """\
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -49,7 +50,7 @@ class Example(NamedTuple):
 
 def model_card(run: Path, about: dict[str, Any]) -> str:
     """run: of the stage that was exported; about: the export's make_some_noise.json."""
-    receipt = chain.read_receipt(run)
+    receipt = receipts.read(run)
     assert receipt is not None
     rows = {
         "stage": f"{receipt['stage']}, {receipt['steps']} steps, seed {receipt['seed']}",
@@ -116,8 +117,8 @@ def _example(run: Path, receipt: dict[str, Any], about: dict[str, Any]) -> Examp
     """The shortest test recording that has a question, as the run's cache holds it; where there is none, a place to fill in."""
     from datamodules.store import chunks
 
-    for place in (run.parent / "cache", chain.run_folder(from_plain(receipt["stage"], receipt["conf"]), "cache")):
-        cache = chain.read_receipt(place)
+    for place in (run.parent / "cache", run_folder(from_plain(receipt["stage"], receipt["conf"]), "cache")):
+        cache = receipts.read(place)
         if cache is None or cache["artifact_hash"] != receipt["parents"].get("cache"):
             continue
         cuts = sorted(chunks.read(place / "chunks").of_split("test"), key=lambda cut: len(cut.custom["codes"]))
@@ -161,7 +162,7 @@ def _metrics(run: Path, receipt: dict[str, Any]) -> str:
     """What `evaluate` scored, where it was run, before the losses of the training."""
     lines = [f"- {key}: {value:.4g}" for key, value in receipt["metrics"].items() if not math.isnan(value)]
     scored = "Not evaluated on held-out sound."
-    evaluated = chain.read_receipt(run.parent / "evaluate")
+    evaluated = receipts.read(run.parent / "evaluate")
     if evaluated is not None and evaluated["parents"].get(receipt["stage"]) == receipt["artifact_hash"]:
         report = run.parent / "evaluate" / "artifact" / "report.md"
         scored = re.sub(r"^#", "###", report.read_text().strip(), flags=re.MULTILINE)

@@ -28,7 +28,7 @@ from stages.hub import artifacts, card, weights
 from stages.hub.language_model import check_base, written
 from stages.hub.locate import EXPORT, SOUND_TOKENIZER, Place, check_target, read_export
 from stages.hub.sound_tokenizer import SoundTokenizer
-from stages.runs import chain
+from stages.runs import receipts
 
 LTU = (
     "{% for message in messages %}{% if message['role'] == 'user' %}"
@@ -151,7 +151,7 @@ def _write(place: Place, folder: Path, adapter: bool) -> None:
         "size": vocabulary.size,
         "prompts": plain(prompts),
         "timestamps": plain(conf.timestamps),
-        "tokenizer": chain.read_receipt(place.tokenizer)["artifact_hash"],  # type: ignore[index]
+        "tokenizer": receipts.read(place.tokenizer)["artifact_hash"],  # type: ignore[index]
     }
     (folder / EXPORT).write_text(json.dumps(about, indent=1))
 

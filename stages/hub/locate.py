@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from conf import from_plain
 from conf.errors import UsageError
 from conf.sections.language import PromptsConf
-from stages.runs import chain
+from stages.runs import receipts
+from stages.runs.state import run_folder
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +52,7 @@ def find(runs: str, default: str, experiment: str | None, model: str | None, lan
         return _of_folder(Path(model), language)
     stages = LANGUAGE if language else (*LANGUAGE, "tokenizer")
     folder = Path(runs) / _experiment(runs, default, experiment, stages)
-    found = next(stage for stage in stages if chain.read_receipt(folder / stage))
+    found = next(stage for stage in stages if receipts.read(folder / stage))
     return _of_run(folder / found)
 
 
@@ -79,7 +80,7 @@ def load(place: Place, device: "torch.device") -> Trained:
         from stages.hub import language_model
 
         model, vocabulary = language_model.load(place.language / "artifact")
-        receipt = chain.read_receipt(place.language)
+        receipt = receipts.read(place.language)
         assert receipt is not None
         lm, prompts = model.lm, from_plain(receipt["stage"], receipt["conf"]).prompts
     return Trained(lm.to(device), vocabulary, prompts, context(lm))
@@ -115,13 +116,13 @@ def _experiment(runs: str, default: str, experiment: str | None, stages: Sequenc
 def _of_folder(folder: Path, language: bool) -> Place:
     if (folder / EXPORT).is_file():
         return Place(folder, folder / SOUND_TOKENIZER)
-    receipt = chain.read_receipt(folder)
+    receipt = receipts.read(folder)
     if receipt is not None and receipt["stage"] in LANGUAGE:
         return _of_run(folder)
     if not language and (receipt is not None or (folder / "sound_tokenizer.json").is_file()):
         return Place(None, folder)  # SoundTokenizer refuses the run of another stage
     for stage in LANGUAGE:
-        if chain.read_receipt(folder / stage):
+        if receipts.read(folder / stage):
             return _of_run(folder / stage)
     allowed = f"a folder of `stage export --to DIR`, or a run folder of {' or '.join(LANGUAGE)}, as runs/demo/openaqa"
     what = f"holds a run of {receipt['stage']}" if receipt else "holds no model" if folder.is_dir() else "is no folder"
@@ -130,7 +131,7 @@ def _of_folder(folder: Path, language: bool) -> Place:
 
 def _of_run(folder: Path) -> Place:
     """Raises UsageError where the tokenizer that the run was trained with is not there any more."""
-    receipt = chain.read_receipt(folder)
+    receipt = receipts.read(folder)
     assert receipt is not None
     if not (folder / "artifact").is_dir():
         raise UsageError(
@@ -141,8 +142,8 @@ def _of_run(folder: Path) -> Place:
     home = Path(os.path.abspath(folder))  # which has parents where `folder` is "openaqa", "." or "../openaqa"
     here = folder.parents[1] if len(folder.parents) > 2 and ".." not in folder.parts else home.parents[1]
     conf = from_plain(receipt["stage"], receipt["conf"])
-    place = chain.run_folder(replace(conf, runs=str(here), experiment=home.parent.name), "tokenizer")
-    found, wanted = chain.read_receipt(place), receipt["parents"]["tokenizer"]
+    place = run_folder(replace(conf, runs=str(here), experiment=home.parent.name), "tokenizer")
+    found, wanted = receipts.read(place), receipt["parents"]["tokenizer"]
     if found is None or found["artifact_hash"] != wanted:
         state = "is not finished" if found is None else f"is another one ({found['artifact_hash'][:12]})"
         raise UsageError(

@@ -23,7 +23,9 @@ from conf import from_plain
 from conf.errors import UsageError
 from datamodules.audio import split_windows
 from stages.hub import artifacts
-from stages.runs import chain
+from stages.runs import receipts
+from stages.runs.files import hash_folder, write_whole
+from stages.runs.state import run_folder
 
 MANIFEST = "sound_tokenizer.json"
 
@@ -65,14 +67,14 @@ class SoundTokenizer:
 
     @classmethod
     def _from_run(cls, folder: Path) -> "SoundTokenizer":
-        receipt = chain.read_receipt(folder)
+        receipt = receipts.read(folder)
         assert receipt is not None
         if not receipt["stage"].startswith("tokenizer"):
             raise UsageError(f"{folder} is a run of the stage {receipt['stage']}; one of tokenizer is allowed")
         wanted = receipt["parents"]["latents"]
-        places = [folder.parent / "latents", chain.run_folder(from_plain(receipt["stage"], receipt["conf"]), "latents")]
+        places = [folder.parent / "latents", run_folder(from_plain(receipt["stage"], receipt["conf"]), "latents")]
         for place in places:
-            found = chain.read_receipt(place)
+            found = receipts.read(place)
             if found is not None and found["artifact_hash"] == wanted:
                 return cls(folder / "artifact", place / "artifact" / "codec", receipt["facts"])
         raise UsageError(
@@ -85,12 +87,12 @@ class SoundTokenizer:
         folder.mkdir(parents=True, exist_ok=True)
         for name, source in self.folders.items():
             shutil.copytree(source, folder / name, dirs_exist_ok=True)
-        chain.write_atomically(folder / MANIFEST, json.dumps(self.facts, indent=1))
+        write_whole(folder / MANIFEST, json.dumps(self.facts, indent=1))
 
     @cached_property
     def hash(self) -> str:
         """What the receipt of its run calls `artifact_hash`: codes of another hash mean nothing to it."""
-        return chain.hash_folder(self.folders["tokenizer"])
+        return hash_folder(self.folders["tokenizer"])
 
     def num_codes(self, seconds: float) -> int:
         """Codes that a sound of so many seconds has, at most."""

@@ -1,104 +1,85 @@
-"""Whether the prepared corpora hold something for every stage: asked before the first one, for the last ones come hours later. No torch here."""
+"""What is missing before `run all`: asked before the first stage, for the last ones come hours later."""
 
-import gzip
-import json
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
+import conf
 from conf.errors import UsageError
+from conf.sections.codec import LatentsConf
 from conf.sections.common import StageConf
-from conf.sections.language import CurriculumEntryConf, LanguageConf, MixtureConf
-from datamodules.corpora import FOLDER
+from conf.sections.evaluation import FewShotConf
+from conf.sections.language import LanguageConf, RehearsalConf
+from stages.hub import weights
+from stages.launch import contents
+from stages.launch.prepare import prepare
+from stages.runs import corpora, receipts
+from stages.runs.identity import fingerprint
+from stages.runs.state import state_of
 
-SPLITS = ("train", "validation", "test")
-
-
-class Said(NamedTuple):
-    """Of one split."""
-
-    recordings: int
-    captions: int
-    questions: dict[str, int]  # by kind
-    conversations: int = 0  # a receipt from before there were any has none
-
-
-def count(cuts: Path) -> dict[str, dict[str, Any]]:
-    """What a corpus holds, by split: the fields of Said, as a receipt keeps them."""
-    recordings: Counter[str] = Counter()
-    tasks: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
-    kinds: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
-    with gzip.open(cuts, "rt", encoding="utf-8") as file:
-        for cut in map(json.loads, file):
-            split, said = cut["custom"]["split"], [supervision["custom"] for supervision in cut["supervisions"]]
-            recordings[split] += 1
-            tasks[split].update(item["task"] for item in said)
-            kinds[split].update(item["kind"] for item in said if item["task"] == "question")
-    return {
-        split: Said(
-            recordings[split], tasks[split]["caption"], dict(kinds[split]), tasks[split]["conversation"]
-        )._asdict()
-        for split in SPLITS
-    }
+ReadsModel = RehearsalConf | LanguageConf | FewShotConf
+CODEC_CURE = (
+    "Stable Audio's is gated: accept its licence there, `hf auth login`; or --preset ace_step, which is not; or "
+    "--codec.source=FOLDER; or --codec.kind=mel, fitted on your sound"
+)
 
 
-def require(corpora: dict[str, dict[str, Any]], root: Path, confs: dict[str, StageConf]) -> None:
-    """corpora: name -> receipt; confs: of the stages that are run. Raises UsageError where a stage of them would have nothing to learn, or to ask."""
-    if {"latents", "cache"} & set(confs["cache"].parents):
-        return  # the recordings are another experiment's
-    there = [receipt.get("said") or count(root / name / "cuts.jsonl.gz") for name, receipt in corpora.items()]
-    total = {split: _sum([Said(**said[split]) for said in there]) for split in SPLITS}
-    lacks = [
-        f"{stage}: {lack}"
-        for stage, conf in confs.items()
-        if stage not in conf.parents and (lack := _lacks(stage, conf, total))
-    ]
-    if lacks:
-        raise UsageError(
-            f"{', '.join(corpora)} cannot go through the whole chain:\n  - " + "\n  - ".join(lacks) + "\n"
-            f"Where the CSV changes, prepare again:   {FOLDER.format(next(iter(corpora)))}"
+def require(
+    confs: dict[str, StageConf], presets: Sequence[str], files: Sequence[str], overrides: Sequence[str]
+) -> None:
+    """Renders the embedded corpus where it is asked for and not prepared.
+
+    Raises UsageError that lists all that is missing, or the stages for which the corpora have no items.
+    """
+    missing = []
+    data = confs["latents"].data
+    for name in data.corpora:
+        receipt = receipts.read_corpus(Path(data.root) / name)
+        if name == "diagnostic":
+            composed = conf.compose("diagnostic", presets, files, overrides, shared=True).conf
+            if receipt is None or receipt["conf_hash"] != fingerprint(composed):
+                prepare("diagnostic", composed)
+        elif receipt is None:
+            missing.append(f"corpus {corpora.where_from(name, Path(data.root))}")
+    if not missing:
+        contents.check(corpora.corpora(data), Path(data.root), confs)
+    missing += _pretrained(confs, weights.missing if missing else weights.unreachable)
+    if not missing:
+        return
+    raise UsageError(
+        f"{len(missing)} {'thing is' if len(missing) == 1 else 'things are'} missing:\n  - "
+        + "\n  - ".join(missing)
+        + "\nThe whole chain, small, with nothing to find or download by hand:   stage run all --preset demo"
+    )
+
+
+def _pretrained(confs: dict[str, StageConf], lacking: Callable[..., list[str]]) -> list[str]:
+    """What `lacking` says of the VAE and the LLM that a stage still has to load."""
+
+    def due(stage: str) -> bool:
+        return stage not in confs[stage].parents and state_of(stage, confs[stage]).word != "done"
+
+    lacks, latents = [], confs["latents"]
+    assert isinstance(latents, LatentsConf)
+    codec = latents.codec
+    if codec.kind == "oobleck" and codec.source and due("latents"):
+        lacks += lacking(
+            "VAE",
+            codec.source,
+            CODEC_CURE,
+            "/".join(filter(None, (codec.subfolder, "config.json"))),
         )
+    sources = {conf.model.source for stage, conf in confs.items() if isinstance(conf, ReadsModel) and due(stage)}
+    for source in sorted(sources):
+        lacks += lacking("LLM", source, "--model.source=FOLDER_OR_HUB_ID")
+    return lacks
 
 
-def _sum(parts: Sequence[Said]) -> Said:
-    kinds = sum((Counter(part.questions) for part in parts), Counter())
-    recordings, captions, told = (sum(part[column] for part in parts) for column in (0, 1, 3))
-    return Said(recordings, captions, dict(kinds), told)
+def fetch(configuration: StageConf) -> None:
+    """Fetches what a stage reads from the package index, before a job begins: its node may have no network.
 
-
-def _lacks(stage: str, conf: StageConf, total: dict[str, Said]) -> str | None:
-    """What a stage does not find, and where it is to be written; None where nothing is missing."""
-    if stage == "evaluate" and not total["test"].recordings:
-        return "no recording is in the split test. Write test in the column split of some, or --split_by=COLUMN --test=VALUE"
-    if not isinstance(conf, LanguageConf):
-        return None
-    known = {kind for said in total.values() for kind in said.questions}
-    entries: Sequence[LanguageConf | CurriculumEntryConf] = conf.curriculum or [conf]
-    for entry in entries:
-        if unknown := [kind for kind in entry.kinds if kind not in known]:
-            return (
-                f"no question is of the kinds {', '.join(unknown)}; there are {', '.join(sorted(known)) or 'no questions'}. "
-                + (
-                    f"They are named by the curriculum's entry {entry.name!r}"
-                    if isinstance(entry, CurriculumEntryConf)
-                    else f"--{stage}.kinds=[] takes all"
-                )
-            )
-        if lack := _lacks_items(entry.mixture, entry.kinds, total["train"]):
-            return lack
-    return None
-
-
-def _lacks_items(mixture: MixtureConf, kinds: Sequence[str], train: Said) -> str | None:
-    wanted = []
-    if mixture.sound_to_text or mixture.text_to_sound:
-        wanted.append(("caption (column caption)", train.captions))
-    if mixture.question:
-        asked = sum(number for kind, number in train.questions.items() if not kinds or kind in kinds)
-        wanted.append(("question (columns question and answer, or label)", asked))
-    if mixture.conversation:
-        wanted.append(("conversation (column conversation)", train.conversations))
-    if not wanted or mixture.text or any(number for _, number in wanted):
-        return None
-    return f"no training recording has a {' or a '.join(text for text, _ in wanted)}"
+    A hub id is not fetched.
+    """
+    if isinstance(configuration, ReadsModel):
+        weights.resolve(configuration.model.source)
+    if source := weights.EMBEDDERS.get(getattr(configuration, "embedder", None) or ""):
+        weights.resolve(source)

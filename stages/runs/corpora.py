@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 from conf.errors import UsageError
 from conf.sections.common import DataConf
 from datamodules.corpora import FOLDER, published
-from stages.runs import chain
+from stages.runs import receipts
 
 
-def corpora(data: DataConf) -> dict[str, dict[str, Any]]:
+def corpora(data: DataConf) -> dict[str, receipts.CorpusReceipt]:
     """Receipts of the prepared corpora. Raises UsageError for one that is not there."""
     root, found = Path(data.root), {}
     for name in data.corpora:
-        receipt = chain.read_receipt(root / name)
+        receipt = receipts.read_corpus(root / name)
         if receipt is None:
             raise UsageError(f"there is no corpus {name!r}.\n{where_from(name, root)}")
         found[name] = receipt

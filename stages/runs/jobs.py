@@ -1,4 +1,4 @@
-"""The jobs that `stage submit` made: which they are (runs/<experiment>/slurm/jobs.json), what SLURM says of them, their logs. No torch here."""
+"""The jobs that `stage submit` made: their ids (runs/<experiment>/slurm/jobs.json), their states, their logs. No torch here."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from conf.errors import UsageError
 from conf.sections.common import StageConf
-from stages.runs import chain
+from stages.runs.files import write_whole
 
 QUEUED = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SUSPENDED", "RESIZING", "SPECIAL_EXIT")
 RUNNING = ("RUNNING", "CONFIGURING", "COMPLETING", "STAGE_OUT", "SIGNALING", "STOPPED")
@@ -42,46 +42,49 @@ class Job(NamedTuple):
         return f"job {self.id} {self.state.lower().replace('_', ' ')}{times}"
 
 
-def folder(conf: StageConf) -> Path:
+def jobs_folder(conf: StageConf) -> Path:
     return Path(conf.runs) / conf.experiment / "slurm"
 
 
-def log(place: Path, stage: str) -> Path:
-    return place / f"{stage}.log"
+def log_file(folder: Path, stage: str) -> Path:
+    return folder / f"{stage}.log"
 
 
-def note(place: Path, stage: str, job: str) -> None:
+def note(folder: Path, stage: str, job: str) -> None:
     """Keeps the stage's newest job."""
-    noted = _noted(place) | {stage: {"job": job, "submitted": time.strftime("%Y-%m-%dT%H:%M:%S%z")}}
-    chain.write_atomically(place / "jobs.json", json.dumps(noted, indent=1))
+    noted = _noted(folder) | {stage: {"job": job, "submitted": time.strftime("%Y-%m-%dT%H:%M:%S%z")}}
+    write_whole(folder / "jobs.json", json.dumps(noted, indent=1))
 
 
-def of(place: Path) -> dict[str, Job]:
+def newest(folder: Path) -> dict[str, Job]:
     """Stage -> its newest job, as SLURM sees it now. Empty where nothing was submitted."""
-    ids = {stage: entry["job"] for stage, entry in _noted(place).items()}
-    found = _queue(ids.values()) if ids else {}
-    gone = [job for job in ids.values() if job not in found]
-    found |= _history(gone) if gone else {}
-    return {stage: found.get(job, Job(job)) for stage, job in ids.items()}
+    ids = {stage: entry["job"] for stage, entry in _noted(folder).items()}
+    known = _queue(ids.values()) if ids else {}
+    gone = [job for job in ids.values() if job not in known]
+    known |= _history(gone) if gone else {}
+    return {stage: known.get(job, Job(job)) for stage, job in ids.items()}
 
 
-def show(stage: str, places: list[Path], follow: bool) -> None:
-    """Prints a stage's log; `follow`: and what is added to it, until its job is over. Raises UsageError where there is none, or several."""
-    having = [place for place in places if log(place, stage).is_file() or stage in _noted(place)]
+def show(stage: str, folders: list[Path], follow: bool) -> None:
+    """Prints a stage's log; follow: and what is added to it, until its job is over.
+
+    Raises UsageError where no experiment has a log of it, or several have.
+    """
+    having = [folder for folder in folders if log_file(folder, stage).is_file() or stage in _noted(folder)]
     if len(having) != 1:
-        several = ", ".join(place.parent.name for place in having)
-        where = ", ".join(str(log(place, stage)) for place in places) or "any experiment"
+        several = ", ".join(folder.parent.name for folder in having)
+        where = ", ".join(str(log_file(folder, stage)) for folder in folders) or "any experiment"
         raise UsageError(
             f"{stage} has a log in several experiments ({several}): name one, as --experiment={having[0].parent.name}"
             if having
             else f"no job of {stage} was submitted in {where}; `stage submit {stage}` does, `stage run` prints to the terminal"
         )
-    (place,) = having
+    (folder,) = having
     read = 0
     while True:
-        job = of(place).get(stage) if follow else None  # asked before reading: what it wrote last is read
-        if log(place, stage).is_file():
-            with log(place, stage).open("rb") as file:
+        job = newest(folder).get(stage) if follow else None  # asked before reading: what it wrote last is read
+        if log_file(folder, stage).is_file():
+            with log_file(folder, stage).open("rb") as file:
                 file.seek(read)
                 text = file.read()
             read += len(text)
@@ -92,12 +95,12 @@ def show(stage: str, places: list[Path], follow: bool) -> None:
         time.sleep(2)
     if follow and job:
         print(f"{stage:<14} {job}")
-    elif not log(place, stage).is_file():
-        print(f"{stage:<14} {of(place)[stage]}; it has printed nothing yet")
+    elif not log_file(folder, stage).is_file():
+        print(f"{stage:<14} {newest(folder)[stage]}; it has printed nothing yet")
 
 
-def _noted(place: Path) -> dict[str, dict[str, str]]:
-    path = place / "jobs.json"
+def _noted(folder: Path) -> dict[str, dict[str, str]]:
+    path = folder / "jobs.json"
     if not path.is_file():
         return {}
     try:
@@ -107,7 +110,11 @@ def _noted(place: Path) -> dict[str, dict[str, str]]:
 
 
 def _queue(ids: Iterable[str]) -> dict[str, Job]:
-    """Jobs that wait, run, or ended minutes ago. One call for all; SLURM leaves out those it forgot, and fails where it forgot the only one."""
+    """Jobs that wait, run, or ended minutes ago: one call for all.
+
+    SLURM leaves out those that it forgot, and fails
+    where it forgot the only one.
+    """
     columns = ("JobID", "State", "NodeList", "StartTime", "RestartCnt", "Reason")
     words = [
         "--noheader",
@@ -116,7 +123,11 @@ def _queue(ids: Iterable[str]) -> dict[str, Job]:
         f"--Format={','.join(f'{it}:|' for it in columns)}",
     ]
     rows = (line.strip().split("|") for line in _ask("squeue", *words))
-    return {row[0]: Job(*row[:4], int(row[4] or 0), row[5]) for row in rows if len(row) >= len(columns)}
+    return {
+        row[0]: Job(row[0], row[1], row[2], row[3], int(row[4] or 0), row[5])
+        for row in rows
+        if len(row) >= len(columns)
+    }
 
 
 def _history(ids: Iterable[str]) -> dict[str, Job]:
@@ -129,7 +140,7 @@ def _history(ids: Iterable[str]) -> dict[str, Job]:
         "--format=JobID,State,NodeList,Start",
     ]
     rows = (line.split("|") for line in _ask("sacct", *words))
-    return {row[0]: Job(row[0], row[1].split()[0], *row[2:4]) for row in rows if len(row) == 4 and row[1]}
+    return {row[0]: Job(row[0], row[1].split()[0], row[2], row[3]) for row in rows if len(row) == 4 and row[1]}
 
 
 def _ask(*words: str) -> list[str]:

@@ -10,7 +10,7 @@ from typing import IO
 
 from conf.errors import UsageError
 from conf.sections.common import StageConf
-from stages.runs import chain
+from stages.runs.state import run_folder
 
 
 @contextmanager
@@ -19,11 +19,11 @@ def claimed(stage: str, conf: StageConf) -> Iterator[None]:
 
     Raises UsageError where another process has it, or nothing can be written there.
     """
-    path = chain.run_folder(conf, stage).with_name(f".{stage}.lock")  # beside the folder, which may be moved aside
+    path = run_folder(conf, stage).with_name(f".{stage}.lock")  # beside the folder, which may be moved aside
     made = [folder for folder in (path.parent, path.parent.parent) if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = _locked(path, chain.run_folder(conf, stage))
+        file = _locked(path, run_folder(conf, stage))
     except OSError as error:
         raise UsageError(
             f"{path.parent} cannot be written: {error.strerror}. Give it room and leave to write, or write elsewhere: --runs=FOLDER"

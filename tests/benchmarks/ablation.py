@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from stages.runs import chain
+from stages.runs import receipts
 from tests.benchmarks.chain import run
 from tests.benchmarks.table_one import SETTINGS
 
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--parallel", type=int, default=2, help="runs side by side, one thread each")
     options = parser.parse_args()
-    receipt = chain.read_receipt(Path("runs") / options.latents / "latents")
+    receipt = receipts.read(Path("runs") / options.latents / "latents")
     if receipt is None:
         raise SystemExit(f"runs/{options.latents}/latents is not there: make it with `stage run latents`, or table_one")
     corpora = receipt["conf"]["data"]["corpora"]

@@ -36,7 +36,9 @@ from models.tokenizer.tokenizer import LatentTokenizer
 from stages.engine import devices, runner
 from stages.hub import artifacts
 from stages.launch import prepare
-from stages.runs import chain, corpora
+from stages.runs import corpora, graph, receipts
+from stages.runs.receipts import FinishedRun
+from stages.runs.state import run_folder
 
 KINDS = (("flac", 44100, 2), ("wav", 32000, 1), ("ogg", 44100, 1), ("flac", 16000, 1))
 
@@ -112,8 +114,8 @@ def _ours(confs: dict[str, Any]) -> Spent:
         shutil.rmtree(Path("runs/bench") / name / "chunks", ignore_errors=True)
     wall = own = model = 0.0
     for name in ("latents", "cache"):
-        folder = chain.run_folder(confs[name], name)
-        parents = {parent: _parent(confs, parent) for parent in chain.required(name, confs[name])}
+        folder = run_folder(confs[name], name)
+        parents = {parent: _parent(confs, parent) for parent in graph.required(name, confs[name])}
         module = _module(name)(name, confs[name], parents, folder)
         stop, watch = Stop(None, 0.0, time.monotonic()), RankWatch(name)
         chosen = devices.precision(confs[name], folder).value
@@ -238,23 +240,23 @@ def _random_oobleck() -> None:
 
 def _random_tokenizer(configuration: Any) -> None:
     """The stage's artifact and receipt, untrained."""
-    parents = chain.parents("tokenizer", configuration)
+    parents = graph.parents("tokenizer", configuration)
     facts = parents["latents"].facts
     torch.manual_seed(0)
     tokenizer = artifacts.build_tokenizer(configuration, facts)
     assert isinstance(tokenizer, LatentTokenizer) and isinstance(tokenizer.grid, TokenGrid)
-    folder = chain.run_folder(configuration, "tokenizer")
+    folder = run_folder(configuration, "tokenizer")
     artifacts.save_tokenizer(folder / "artifact", configuration, facts, tokenizer)
     quantizer = tokenizer.quantizer
     known = facts | {"codebook_size": quantizer.codebook_size, "levels": list(quantizer.levels)}
-    chain.finish("tokenizer", configuration, folder, parents, known, {}, 0, 0.0)
+    receipts.finish("tokenizer", configuration, folder, parents, known, {}, 0, 0.0)
 
 
-def _parent(confs: dict[str, Any], name: str) -> chain.Parent:
-    folder = chain.run_folder(confs[name], name)
-    receipt = chain.read_receipt(folder)
+def _parent(confs: dict[str, Any], name: str) -> FinishedRun:
+    folder = run_folder(confs[name], name)
+    receipt = receipts.read(folder)
     assert receipt is not None
-    return chain.Parent(folder, receipt)
+    return FinishedRun(folder, receipt)
 
 
 def _module(name: str) -> Any:

@@ -39,7 +39,7 @@ from stages.engine.runner import _quiet
 from stages.hub import artifacts
 from stages.hub.weights import load_language_model
 from stages.language import Language
-from stages.runs import chain
+from stages.runs import graph
 
 
 class Speed(NamedTuple):
@@ -71,7 +71,7 @@ def stage(options: argparse.Namespace, *words: str) -> Language:
     given = [f"parents.{name}={options.run / name}" for name in ("tokenizer", "latents", "cache", "caption")]
     given += ["threads=1", "mixture.text=0", f"trainer.precision={options.precision}"]
     conf = compose("openaqa", ["demo"], [], [*given, *words]).conf
-    parents = chain.parents("openaqa", conf)
+    parents = graph.parents("openaqa", conf)
     return Language("openaqa", conf, {name: parents[name] for name in ("tokenizer", "cache")}, options.run)
 
 

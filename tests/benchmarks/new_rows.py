@@ -16,7 +16,7 @@ from conf import compose, plain
 from stages.engine.devices import precision
 from stages.engine.runner import _quiet
 from stages.language import Language
-from stages.runs import chain
+from stages.runs import graph
 
 WAYS = ("mean", "random", "codebook")
 
@@ -54,7 +54,7 @@ def _losses(options: argparse.Namespace, way: str, seed: int) -> tuple[float, fl
     ]
     conf = compose("caption", ["demo"], [], [*given, *steps, *words]).conf
     L.seed_everything(seed, verbose=False)
-    module = Language("caption", conf, chain.parents("caption", conf), options.run)
+    module = Language("caption", conf, graph.parents("caption", conf), options.run)
     trainer = L.Trainer(
         **plain(conf.trainer) | {"precision": precision(conf, options.run).value}, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,

@@ -81,14 +81,15 @@ def _measure(options: argparse.Namespace) -> None:
     from callbacks.ranks import RankWatch
     from callbacks.stop import Stop
     from stages.engine import devices, runner
-    from stages.runs import chain
+    from stages.runs import graph
+    from stages.runs.state import run_folder
 
     stage = options.stages[0]
     configuration = _conf(stage, options)
     runner._quiet()
     torch.set_num_threads(options.threads)
-    folder = chain.run_folder(configuration, stage)
-    module = _module(stage)(stage, configuration, chain.parents(stage, configuration), folder)
+    folder = run_folder(configuration, stage)
+    module = _module(stage)(stage, configuration, graph.parents(stage, configuration), folder)
     stop, watch = Stop(None, 0.0, time.monotonic()), RankWatch(stage)
     chosen = devices.precision(configuration, folder).value
     trainer = runner._trainer(stage, configuration, folder, module, stop, watch, chosen)
@@ -176,9 +177,9 @@ def _items(batch: Any) -> int:
 
 def _conf(stage: str, options: argparse.Namespace) -> Any:
     import conf
-    from stages.runs import chain
+    from stages.runs import receipts
 
-    receipt = chain.read_receipt(options.runs / stage)
+    receipt = receipts.read(options.runs / stage)
     assert receipt is not None, f"{options.runs / stage} has no receipt"
     place = options.folder / "runs" / "scaling" / stage
     place.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,8 @@ from models.quantizer import whole_words
 from stages.fewshot import FewShot, Words
 from stages.hub import weights
 from stages.reports import fewshot_table
-from stages.runs import chain
+from stages.runs import graph
+from stages.runs.state import run_folder
 
 SPLITS = "--splits=[train,validation,test]"
 
@@ -34,7 +35,7 @@ def fewshot(*words: str) -> FewShot:
     composed = conf.compose(
         "fewshot", ["smoke"], [], ["data.root=data", "data.corpora=[tones]", "experiment=heard", *words]
     ).conf
-    return FewShot("fewshot", composed, chain.parents("fewshot", composed), chain.run_folder(composed, "fewshot"))
+    return FewShot("fewshot", composed, graph.parents("fewshot", composed), run_folder(composed, "fewshot"))
 
 
 class Scores(torch.nn.Module):

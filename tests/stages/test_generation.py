@@ -16,7 +16,8 @@ from datamodules.store.index import CachedCuts
 from stages.generation import Generation
 from stages.reports import generation_table
 from stages.reports.generation_table import Clip, Judge
-from stages.runs import chain
+from stages.runs import graph
+from stages.runs.state import run_folder
 from tests.interrupt import TWO_RANKS, run_smoke
 
 KINDS = [f"kind {n}" for n in range(5)]
@@ -217,8 +218,8 @@ def test_what_cannot_be_measured_is_refused(stage: Any, tones: Path, whole: Path
     def build(*words: str) -> Generation:
         given = ["data.root=data", "data.corpora=[tones]", "experiment=whole", *words]
         composed = conf.compose("generation", ["smoke"], [], given).conf
-        folder = chain.run_folder(composed, "generation")
-        return Generation("generation", composed, chain.parents("generation", composed), folder)
+        folder = run_folder(composed, "generation")
+        return Generation("generation", composed, graph.parents("generation", composed), folder)
 
     with pytest.raises(ValueError, match=r"no embedder 'vggish'. Allowed: aisfx-0.1.2, logmel-64"):
         build("embedder=vggish")

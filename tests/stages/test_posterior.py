@@ -11,7 +11,7 @@ import conf
 from datamodules.latents import LatentBatch, collate_latents, latent_windows
 from datamodules.store import chunks
 from models.codec.oobleck import build
-from stages.runs import chain
+from stages.runs.identity import fingerprint
 from stages.tokenizer import Tokenizer
 
 
@@ -82,7 +82,7 @@ def test_the_mel_codec_has_no_spread_and_nothing_is_drawn(stage, tones: Path, wh
 
 def test_the_paper_trains_on_draws():
     assert conf.compose("tokenizer").conf.sample_posterior is True
-    assert chain.fingerprint(conf.compose("tokenizer").conf) != chain.fingerprint(
+    assert fingerprint(conf.compose("tokenizer").conf) != fingerprint(
         conf.compose("tokenizer", overrides=["sample_posterior=false"]).conf
     )
 

@@ -8,7 +8,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 import conf
 from stages.rehearsal import Rehearsal
-from stages.runs import chain
+from stages.runs import graph
 
 PARENTS = [f"--parents.{name}=whole" for name in ("latents", "tokenizer", "cache", "caption")]
 
@@ -66,8 +66,8 @@ def test_a_language_stage_mixes_them_in(stage, tones: Path, whole: Path, loss: s
 
 def test_nobody_reads_it_where_no_text_is_mixed_in(tones: Path):
     confs = {name: conf.compose(name, ["smoke"]).conf for name in ("latents", "caption", "openaqa")}
-    assert chain.unused(confs) == {"vae", "rehearsal"}
+    assert graph.unused(confs) == {"vae", "rehearsal"}
     mixed = {name: conf.compose(name, ["smoke"], [], ["mixture.text=1"]).conf for name in ("caption", "openaqa")}
-    assert chain.unused(confs | mixed) == {"vae"}
+    assert graph.unused(confs | mixed) == {"vae"}
     files = conf.compose("caption", ["smoke"], [], ["mixture.text=1", "text.files=[mine.jsonl]"]).conf
-    assert "rehearsal" not in chain.required("caption", files)
+    assert "rehearsal" not in graph.required("caption", files)

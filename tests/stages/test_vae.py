@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from conf import from_plain
 from conf.sections.codec import VaeLossConf
 from datamodules.store import chunks
-from stages.runs import chain
+from stages.runs import receipts
+from stages.runs.state import state_of
 
 WEIGHTS = "artifact/diffusion_pytorch_model.safetensors"
 # Cheap steps: hop 64 at 8 kHz, 0.26 s crops, and a discriminator of one small scale.
@@ -23,7 +24,7 @@ LEARN = (
 
 
 def receipt(folder: Path) -> dict:
-    found = chain.read_receipt(folder)
+    found = receipts.read(folder)
     assert found is not None
     return found
 
@@ -75,7 +76,7 @@ def test_the_stages_after_it_run_on_it(stage, tones: Path, smoke: Path):
     assert all(kept[name].equal(value) for name, value in trained.items()), "latents carries the VAE with it"
 
     assert stage("run", "vae", "--experiment=own", "--seed=1", "--trainer.max_steps=2") == 0
-    assert chain.state("latents", from_plain("latents", used["conf"])).detail == "its parent vae changed"
+    assert state_of("latents", from_plain("latents", used["conf"])).detail == "its parent vae changed"
 
 
 def test_one_that_is_there_is_fine_tuned(stage, tones: Path, smoke: Path):

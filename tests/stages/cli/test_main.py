@@ -14,7 +14,7 @@ import soundfile
 import conf
 from stages import BY_NAME, STAGES
 from stages.cli.main import CORPORA, main
-from stages.launch import prepare
+from stages.launch import preflight
 from stages.runs import corpora
 
 
@@ -396,7 +396,7 @@ def test_run_all_asks_first_whether_every_stage_has_something(
     assert main(PREPARE) == 0
     receipt = place / "data" / "mine" / "receipt.json"
     if not counted:
-        receipt.write_text(json.dumps({k: v for k, v in json.loads(receipt.read_text()).items() if k != "said"}))
+        receipt.write_text(json.dumps({k: v for k, v in json.loads(receipt.read_text()).items() if k != "contents"}))
     before = left(place)
     capsys.readouterr()
     assert main([*ALL, *words]) == 1
@@ -416,7 +416,7 @@ def test_a_stage_that_is_taken_from_elsewhere_needs_nothing_of_the_corpora(place
         overrides = [*ALL[4:], *(f"parents.{stage}=other" for stage in taken)]
         overrides = conf.parse_overrides(overrides)
         confs = {stage: conf.compose(stage, ["smoke"], [], overrides, shared=True).conf for stage in STAGES}
-        prepare.require(confs, ["smoke"], [], overrides)
+        preflight.require(confs, ["smoke"], [], overrides)
 
     for taken in (["caption", "evaluate"], ["cache"], ["latents"]):
         require(*taken)
@@ -430,7 +430,7 @@ def test_a_receipt_counts_what_is_said(place: Path):
         "path,caption,label,question,answer,split\n0.wav,a,low,,,train\n0.wav,b,,Is it?,yes,train\n1.wav,,,,,test\n"
     )
     assert main(PREPARE) == 0
-    said = json.loads((place / "data" / "mine" / "receipt.json").read_text())["said"]
+    said = json.loads((place / "data" / "mine" / "receipt.json").read_text())["contents"]
     assert said["train"] == {
         "recordings": 1,
         "captions": 2,

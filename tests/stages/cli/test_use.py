@@ -27,7 +27,7 @@ from stages.cli.main import main
 from stages.hub import card, export, language_model, locate, weights
 from stages.hub.sound_tokenizer import SoundTokenizer
 from stages.hub.text_to_sound import text_to_sound
-from stages.runs import chain
+from stages.runs import receipts
 from tests.conftest import SMOKE
 
 QUESTION = "Is it noise?"
@@ -211,7 +211,7 @@ def test_codes_go_to_a_file_and_back(run, place, clip, capsys):
     found = json.loads(Path("codes.json").read_text())
     tokenizer = SoundTokenizer.from_pretrained(run / "tokenizer")
     assert found["codes"] == codes_of(run, clip)
-    assert found["tokenizer"] == chain.read_receipt(run / "tokenizer")["artifact_hash"]
+    assert found["tokenizer"] == receipts.read(run / "tokenizer")["artifact_hash"]
     assert (found["codebook_size"], found["levels"], found["sample_rate"]) == (tokenizer.codebook_size, [0], 44100)
     assert main(["decode", "codes.json", "--out=back.flac", "--spectrogram"]) == 0
     sound, rate = soundfile.read("back.flac", dtype="float32")
@@ -343,7 +343,7 @@ def test_a_merged_export_is_plain_transformers_and_ours(place, run, clip, model,
     codes = codes_of(run, clip)
     wanted = answer(model, [Turn("user", [codes, f"\n{QUESTION}"])])
     text = (place / "out/README.md").read_text()
-    assert chain.read_receipt(run / "openaqa")["artifact_hash"][:12] in text and "license_name: FILL-IN" in text
+    assert receipts.read(run / "openaqa")["artifact_hash"][:12] in text and "license_name: FILL-IN" in text
     assert "base_model" not in text, "random:tiny is not on the hub"
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     shown = {name: json.loads(re.findall(rf"^{name} = (.*)$", code, re.MULTILINE)[0]) for name in ("codes", "question")}

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from conf.sections.language import CurriculumEntryConf, MixtureConf
 from stages.engine import curriculum
-from stages.runs import chain
+from stages.runs.progress import newest_checkpoint
 from tests.conftest import SMOKE, write_tones
 from tests.interrupt import interrupt
 
@@ -47,7 +47,7 @@ def test_a_curriculum_killed_in_its_second_entry_ends_with_the_same_weights(
         assert f"openaqa: curriculum: {name} (entry {number} of 3), step 0 of {steps}, " in said
     interrupt(tones, "openaqa", 9, "--experiment=killed-taught", *taught)
     run = tones / "runs/killed-taught/openaqa"
-    newest = chain.newest_checkpoint(run)
+    newest = newest_checkpoint(run)
     assert newest is not None and newest.name == "step-00000008.ckpt"
     assert torch.load(newest, weights_only=True)["curriculum"] == {"number": 1, "name": "closed", "step": 4}
     capsys.readouterr()

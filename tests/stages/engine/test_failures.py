@@ -18,7 +18,8 @@ import torch
 from safetensors.torch import load_file
 
 from callbacks.checkpoints import WholeCheckpointIO
-from stages.runs import chain
+from datamodules.atomic_files import whole_file
+from stages.runs.progress import newest_checkpoint
 from tests import zygote
 from tests.conftest import SMOKE
 from tests.interrupt import TWO_RANKS, add_callback
@@ -70,7 +71,7 @@ def test_a_truncated_checkpoint_is_passed_over(stage, tones: Path, whole: Path, 
     folder = tones / "runs/truncated/tokenizer"
     last = folder / "checkpoints/step-00000008.ckpt"
     os.truncate(last, last.stat().st_size // 2)
-    (folder / "checkpoints/.step-00000012.ckpt.part").write_bytes(b"killed in a save")
+    (folder / "checkpoints/.part-1-step-00000012.ckpt").write_bytes(b"killed in a save")
     assert stage("run", "tokenizer", "--experiment=truncated", "--parents.latents=whole") == 0
     said = "step-00000008.ckpt is cut short; going on from step-00000004.ckpt"
     assert capfd.readouterr().out.count(said) == 1
@@ -84,16 +85,16 @@ def test_a_full_disk_ends_the_run_and_the_old_checkpoint_is_whole(stage, tones: 
     assert re.search(r"step-00000008.ckpt cannot be written \(.*too large.*\): is the disk full\?", ended.stderr)
     folder = tones / "runs/full/tokenizer"
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-00000004.ckpt"]
-    assert chain.newest_checkpoint(folder) == folder / "checkpoints/step-00000004.ckpt"
+    assert newest_checkpoint(folder) == folder / "checkpoints/step-00000004.ckpt"
     assert stage("run", "tokenizer", "--experiment=full", "--parents.latents=whole") == 0
     assert same_weights(whole, tones / "runs/full")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_of_its_name(tmp_path: Path):
-    writer, path = WholeCheckpointIO(), tmp_path / "step-00000004.ckpt"
+    writer, path = WholeCheckpointIO(whole_file), tmp_path / "step-00000004.ckpt"
     writer.save_checkpoint({"a": torch.ones(3)}, path)
-    (tmp_path / ".step-00000004.ckpt.part").symlink_to("/dev/full")
+    (tmp_path / f".part-{os.getpid()}-step-00000004.ckpt").symlink_to("/dev/full")
     with pytest.raises(ValueError, match=r"No space left on device.*make room"):
         writer.save_checkpoint({"a": torch.zeros(100_000)}, path)
     assert torch.load(path, weights_only=True)["a"].equal(torch.ones(3))
@@ -110,7 +111,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_batch(tones: Path,
     assert re.search(r"stage: step 6: loss nan.*not_finite.jsonl.*--limits.on_nan=skip", ended.stderr)
     (row,) = rows(tones / "runs/nan")
     assert row["step"] == 6 and row["rank"] == 0 and row["ids"] and len(row["ids"]) <= 4
-    assert chain.newest_checkpoint(tones / "runs/nan/tokenizer").name == "step-00000004.ckpt"  # type: ignore[union-attr]
+    assert newest_checkpoint(tones / "runs/nan/tokenizer").name == "step-00000004.ckpt"  # type: ignore[union-attr]
 
 
 def test_batches_that_are_not_finite_are_left_out_up_to_a_number_in_a_row(tones: Path, whole: Path):

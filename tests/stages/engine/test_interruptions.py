@@ -13,7 +13,7 @@ from safetensors import safe_open
 from callbacks.stop import INTERRUPTED, STOPPED
 from datamodules.store import chunks
 from stages import STAGES
-from stages.runs import chain
+from stages.runs import receipts
 from tests.interrupt import TWO_RANKS, interrupt
 
 TRAIN = ("vae", "tokenizer", "tokenizer_mse", "caption", "openaqa")  # 12 steps, a checkpoint every 4
@@ -103,7 +103,7 @@ def content(folder: Path) -> dict[str, Any]:
     for path in artifact.glob("*.safetensors"):
         with safe_open(path, "numpy") as file:
             weights |= {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118
-    receipt = chain.read_receipt(folder)
+    receipt = receipts.read(folder)
     assert receipt is not None
     distances = {name: value for name, value in receipt["metrics"].items() if name.endswith("_distance")}
     experiment = folder.parent.name

@@ -155,7 +155,7 @@ def test_status_and_logs_of_a_job_that_slurm_forgot(
     place.mkdir(parents=True)
     jobs.note(place, "tokenizer", "12")
     jobs.note(place, "cache", "13")
-    jobs.log(place, "tokenizer").write_text("loss 1\n")
+    jobs.log_file(place, "tokenizer").write_text("loss 1\n")
     monkeypatch.setenv("PATH", "/nowhere")
     assert main(["status", "--experiment=forgotten"]) == 0
     assert re.search(r"tokenizer +missing +not started   \[job 12 has left the queue\]", capsys.readouterr().out)

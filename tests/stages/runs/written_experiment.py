@@ -10,7 +10,8 @@ from typing import Any
 import conf
 from conf.sections.common import StageConf
 from stages import STAGES
-from stages.runs import chain
+from stages.runs import graph, receipts
+from stages.runs.state import State, begin_run, state_of
 
 
 @functools.cache
@@ -37,11 +38,11 @@ class WrittenExperiment:
     def make(self, stage: str, content: str, *overrides: str, steps: int = 0) -> dict[str, Any]:
         """A finished stage whose artifact is one file."""
         configuration = self.conf(stage, *overrides)
-        parents = chain.parents(stage, configuration)
-        folder = chain.begin(stage, configuration, restart=False)
+        parents = graph.parents(stage, configuration)
+        folder = begin_run(stage, configuration, restart=False)
         (folder / "artifact").mkdir()
         (folder / "artifact" / "weights").write_text(content)
-        return chain.finish(stage, configuration, folder, parents, {"fact": content}, {"loss": 1.0}, steps, 2.34)
+        return receipts.finish(stage, configuration, folder, parents, {"fact": content}, {"loss": 1.0}, steps, 2.34)
 
     def make_all(self) -> None:
         self.corpus("first")
@@ -50,11 +51,11 @@ class WrittenExperiment:
 
     def checkpoint(self, stage: str, step: int, *overrides: str) -> Path:
         configuration = self.conf(stage, *overrides)
-        path = chain.begin(stage, configuration, restart=False) / "checkpoints" / f"step-{step:06d}.ckpt"
+        path = begin_run(stage, configuration, restart=False) / "checkpoints" / f"step-{step:06d}.ckpt"
         path.parent.mkdir(exist_ok=True)
         with zipfile.ZipFile(path, "w") as file:  # what torch.save writes
             file.writestr("archive/data.pkl", b"weights" * 1000)
         return path
 
-    def state(self, stage: str, *overrides: str, compare: bool = True) -> chain.State:
-        return chain.state(stage, self.conf(stage, *overrides), compare)
+    def state(self, stage: str, *overrides: str, compare: bool = True) -> State:
+        return state_of(stage, self.conf(stage, *overrides), compare)

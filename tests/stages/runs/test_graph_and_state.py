@@ -9,7 +9,11 @@ from omegaconf import OmegaConf
 import conf
 from conf.schema import OPERATIONAL
 from stages import STAGES
-from stages.runs import chain
+from stages.runs import graph, receipts
+from stages.runs.files import hash_folder
+from stages.runs.identity import differences, fingerprint
+from stages.runs.progress import newest_checkpoint
+from stages.runs.state import State, begin_run
 from tests.stages.runs.written_experiment import WrittenExperiment
 
 
@@ -28,7 +32,7 @@ def test_the_registry_is_in_an_order_in_which_it_can_run():
 def test_nothing_is_missing_and_everything_is_done(house: WrittenExperiment):
     assert {house.state(stage).word for stage in STAGES} == {"missing"}
     house.make_all()
-    assert {stage: house.state(stage) for stage in STAGES} == dict.fromkeys(STAGES, chain.State("done", "2 s"))
+    assert {stage: house.state(stage) for stage in STAGES} == dict.fromkeys(STAGES, State("done", "2 s"))
 
 
 def test_a_receipt_holds_what_made_it(house: WrittenExperiment):
@@ -39,28 +43,26 @@ def test_a_receipt_holds_what_made_it(house: WrittenExperiment):
     assert latents["corpora"] == {"diagnostic": "first"} and latents["parents"] == {}
     assert tokenizer["parents"] == {"latents": latents["artifact_hash"]}
     assert cache["ancestors"] == {"latents": latents["artifact_hash"], "tokenizer": tokenizer["artifact_hash"]}
-    stored = chain.read_receipt(house.root / "runs" / "demo" / "tokenizer")
+    stored = receipts.read(house.root / "runs" / "demo" / "tokenizer")
     assert stored == tokenizer
     assert (tokenizer["steps"], tokenizer["seconds"], tokenizer["facts"]) == (600, 2.3, {"fact": "b"})
     assert tokenizer["conf"] == conf.plain(house.conf("tokenizer")) and set(tokenizer["versions"]) == set(
-        chain.PACKAGES
+        receipts.PACKAGES
     )
     assert house.state("tokenizer").detail == "600 steps, 2 s"
-    assert chain.parents("cache", house.conf("cache"))["tokenizer"].facts == {"fact": "b"}
+    assert graph.parents("cache", house.conf("cache"))["tokenizer"].facts == {"fact": "b"}
 
 
 def test_a_stage_is_partial_from_its_first_checkpoint_or_chunk(house: WrittenExperiment):
     house.corpus("first")
-    folder = chain.begin("latents", house.conf("latents"), restart=False)
+    folder = begin_run("latents", house.conf("latents"), restart=False)
     assert house.state("latents").word == "missing", "a configuration alone is no progress"
     (folder / "chunks" / "000000-aa").mkdir(parents=True)
     (folder / "chunks" / ".tmp-000001-bb-1").mkdir()
     (folder / "chunks" / "plan.json").write_text("[1, 2, 3]")
-    assert house.state("latents") == chain.State("partial", "chunk 1 of 3")
+    assert house.state("latents") == State("partial", "chunk 1 of 3")
     house.checkpoint("tokenizer", 120)
-    assert house.state("tokenizer") == chain.State(
-        "partial", f"step 120 of {house.conf('tokenizer').trainer.max_steps}"
-    )
+    assert house.state("tokenizer") == State("partial", f"step 120 of {house.conf('tokenizer').trainer.max_steps}")
 
 
 def test_a_parent_that_changed_makes_its_children_stale(house: WrittenExperiment):
@@ -68,10 +70,10 @@ def test_a_parent_that_changed_makes_its_children_stale(house: WrittenExperiment
     house.make("tokenizer", "other weights")
     assert house.state("tokenizer").word == "done"
     for stage in ("cache", "caption", "openaqa", "evaluate"):
-        assert house.state(stage) == chain.State("stale", "its parent tokenizer changed")
+        assert house.state(stage) == State("stale", "its parent tokenizer changed")
     assert house.state("tokenizer_mse").word == "done"
     (house.root / "runs" / "demo" / "latents" / "receipt.json").unlink()
-    assert house.state("tokenizer_mse") == chain.State("stale", "its parent latents is missing")
+    assert house.state("tokenizer_mse") == State("stale", "its parent latents is missing")
 
 
 def test_a_parent_made_again_to_the_same_bytes_changes_nothing(house: WrittenExperiment):
@@ -105,18 +107,18 @@ def test_an_unfinished_run_of_another_configuration_is_not_gone_on_with(house: W
     other = house.conf("tokenizer", "batch_size=8")
     assert house.state("tokenizer", "batch_size=8").word == "stale"
     with pytest.raises(ValueError, match=r"step 120 of \d+.*\n  batch_size: 16 -> 8\nGive the old values.*--restart"):
-        chain.begin("tokenizer", other, restart=False)
-    folder = chain.begin("tokenizer", house.conf("tokenizer", "threads=1"), restart=False)
-    assert chain.newest_checkpoint(folder), "an operational key may change"
-    folder = chain.begin("tokenizer", other, restart=True)
-    assert chain.newest_checkpoint(folder) is None
+        begin_run("tokenizer", other, restart=False)
+    folder = begin_run("tokenizer", house.conf("tokenizer", "threads=1"), restart=False)
+    assert newest_checkpoint(folder), "an operational key may change"
+    folder = begin_run("tokenizer", other, restart=True)
+    assert newest_checkpoint(folder) is None
     assert OmegaConf.to_container(OmegaConf.load(folder / "conf.yaml")) == conf.plain(other)
 
 
 def test_a_corpus_that_was_prepared_again_makes_latents_stale(house: WrittenExperiment):
     house.make_all()
     house.corpus("second")
-    assert house.state("latents") == chain.State("stale", "the corpus diagnostic was prepared again")
+    assert house.state("latents") == State("stale", "the corpus diagnostic was prepared again")
 
 
 def test_an_artifact_that_is_gone_is_said(house: WrittenExperiment):
@@ -124,29 +126,29 @@ def test_an_artifact_that_is_gone_is_said(house: WrittenExperiment):
     folder = house.root / "runs" / "demo" / "tokenizer"
     (folder / "artifact" / "weights").unlink()
     (folder / "artifact").rmdir()
-    assert house.state("tokenizer") == chain.State("stale", "its artifact folder is gone")
+    assert house.state("tokenizer") == State("stale", "its artifact folder is gone")
     with pytest.raises(ValueError, match=r"tokenizer has a receipt and no artifact/.*stage run tokenizer --restart"):
-        chain.parents("cache", house.conf("cache"))
+        graph.parents("cache", house.conf("cache"))
 
 
 def test_a_missing_parent_names_the_command_that_makes_it(house: WrittenExperiment):
     house.corpus("first")
     said = r"tokenizer needs latents, and .*not started.*\n.*stage run latents --experiment=demo\n.*--parents\.latents="
     with pytest.raises(ValueError, match=said):
-        chain.parents("tokenizer", house.conf("tokenizer"))
+        graph.parents("tokenizer", house.conf("tokenizer"))
     house.make("latents", "a")
     house.checkpoint("tokenizer", 120)
     with pytest.raises(ValueError, match=r"cache needs tokenizer, .*\(step 120 of \d+\)"):
-        chain.parents("cache", house.conf("cache"))
+        graph.parents("cache", house.conf("cache"))
 
 
 def test_an_optional_parent_may_be_missing(house: WrittenExperiment):
     house.corpus("first")
     for stage in ("latents", "tokenizer", "cache", "rehearsal", "caption", "openaqa"):
         house.make(stage, stage)
-    assert "tokenizer_mse" not in chain.parents("reconstruct", house.conf("reconstruct"))
+    assert "tokenizer_mse" not in graph.parents("reconstruct", house.conf("reconstruct"))
     house.make("tokenizer_mse", "m")
-    assert "tokenizer_mse" in chain.parents("reconstruct", house.conf("reconstruct"))
+    assert "tokenizer_mse" in graph.parents("reconstruct", house.conf("reconstruct"))
 
 
 def test_parents_of_two_tokenizers_are_refused_by_name(house: WrittenExperiment):
@@ -155,7 +157,7 @@ def test_parents_of_two_tokenizers_are_refused_by_name(house: WrittenExperiment)
     house.make("tokenizer", "other weights")
     said = r"caption cannot join tokenizer and cache: they come from different runs of 'tokenizer'.*\n.*stage run cache"
     with pytest.raises(ValueError, match=said):
-        chain.parents("caption", house.conf("caption"))
+        graph.parents("caption", house.conf("caption"))
 
 
 def test_the_cure_of_parents_that_do_not_fit_is_named_and_cures(house: WrittenExperiment):
@@ -170,11 +172,11 @@ def test_the_cure_of_parents_that_do_not_fit_is_named_and_cures(house: WrittenEx
         words = ["experiment=p", f"parents.{taken}=demo", *(["mixture.text=0"] if stage == "openaqa" else [])]
         typed = " ".join(f"--{key}" for key in cure)
         with pytest.raises(ValueError, match=rf"cannot join .*\n.*\nor take what goes together:   {typed}$"):
-            chain.parents(stage, house.conf(stage, *words))
-        chain.parents(stage, house.conf(stage, *words, *cure))
+            graph.parents(stage, house.conf(stage, *words))
+        graph.parents(stage, house.conf(stage, *words, *cure))
     house.make("latents", "latents of nobody else", "experiment=demo")
     with pytest.raises(ValueError, match="cannot join") as caught:
-        chain.parents("cache", house.conf("cache", "experiment=p", "parents.tokenizer=demo"))
+        graph.parents("cache", house.conf("cache", "experiment=p", "parents.tokenizer=demo"))
     assert "goes together" not in str(caught.value), "nobody has those latents any more"
 
 
@@ -183,19 +185,19 @@ def test_a_parent_elsewhere_that_is_not_there_names_those_that_are(house: Writte
     house.make("latents", "a", "experiment=other")
     said = r"runs/dmeo/{} has no finished run \(not started\): is dmeo misspelt\? {}$"
     with pytest.raises(ValueError, match=said.format("latents", "There are: demo, other")):
-        chain.parents("tokenizer", house.conf("tokenizer", "experiment=p", "parents.latents=dmeo"))
+        graph.parents("tokenizer", house.conf("tokenizer", "experiment=p", "parents.latents=dmeo"))
     (house.root / "runs" / "demo" / "vae" / "receipt.json").unlink()
     with pytest.raises(ValueError, match=said.format("vae", r"No experiment in .*runs/ has a finished vae")):
-        chain.parents("latents", house.conf("latents", "codec.kind=trained", "parents.vae=dmeo"))
+        graph.parents("latents", house.conf("latents", "codec.kind=trained", "parents.vae=dmeo"))
     with pytest.raises(ValueError, match=said.format("tokenizer_mse", "There are: demo")):
-        chain.parents("reconstruct", house.conf("reconstruct", "parents.tokenizer_mse=dmeo"))
+        graph.parents("reconstruct", house.conf("reconstruct", "parents.tokenizer_mse=dmeo"))
 
 
 def test_a_parent_may_come_from_another_experiment_or_folder(house: WrittenExperiment):
     house.make_all()
     folder = house.root / "runs" / "demo" / "latents"
     for place in ("demo", str(folder)):
-        found = chain.parents("tokenizer", house.conf("tokenizer", "experiment=other", f"parents.latents={place}"))
+        found = graph.parents("tokenizer", house.conf("tokenizer", "experiment=other", f"parents.latents={place}"))
         assert found["latents"].folder == folder
 
 
@@ -204,9 +206,9 @@ def test_a_foreign_stage_is_no_parent(house: WrittenExperiment):
     house.make_all()
     wrong = house.root / "runs" / "demo" / "openaqa"
     with pytest.raises(ValueError, match=r"demo/openaqa holds a run of openaqa, and cache needs one of tokenizer"):
-        chain.parents("cache", house.conf("cache", f"parents.tokenizer={wrong}"))
+        graph.parents("cache", house.conf("cache", f"parents.tokenizer={wrong}"))
     twin = house.root / "runs" / "demo" / "tokenizer_mse"
-    assert chain.parents("cache", house.conf("cache", f"parents.tokenizer={twin}")), "the twin is a tokenizer"
+    assert graph.parents("cache", house.conf("cache", f"parents.tokenizer={twin}")), "the twin is a tokenizer"
 
 
 @pytest.mark.parametrize("text", ["", '{"stage": "tok', "[]"])
@@ -214,7 +216,7 @@ def test_a_damaged_receipt_is_named(house: WrittenExperiment, text: str):
     house.make_all()
     path = house.root / "runs" / "demo" / "tokenizer" / "receipt.json"
     path.write_text(text)
-    for ask in (lambda: house.state("tokenizer"), lambda: chain.parents("cache", house.conf("cache"))):
+    for ask in (lambda: house.state("tokenizer"), lambda: graph.parents("cache", house.conf("cache"))):
         with pytest.raises(ValueError, match=r"tokenizer/receipt\.json is damaged .*Remove it"):
             ask()
 
@@ -223,7 +225,7 @@ def test_an_earlier_run_is_moved_aside_and_kept(house: WrittenExperiment):
     house.make_all()
     runs = house.root / "runs" / "demo"
     for number in (1, 2):
-        folder = chain.begin("tokenizer", house.conf("tokenizer"), restart=True)
+        folder = begin_run("tokenizer", house.conf("tokenizer"), restart=True)
         assert folder == runs / "tokenizer" and not (folder / "artifact").exists()
         assert (runs / ".old" / f"tokenizer-{number}" / "conf.yaml").is_file()
     assert (runs / ".old" / "tokenizer-1" / "artifact" / "weights").read_text() == "tokenizer weights"
@@ -234,8 +236,8 @@ def test_numbers_go_on_past_nine_and_stages_with_like_names_do_not_mix(house: Wr
     """tokenizer-... and tokenizer_mse-... lie side by side."""
     house.make_all()
     for _ in range(11):
-        chain.begin("tokenizer", house.conf("tokenizer"), restart=True)
-    chain.begin("tokenizer_mse", house.conf("tokenizer_mse"), restart=True)
+        begin_run("tokenizer", house.conf("tokenizer"), restart=True)
+    begin_run("tokenizer_mse", house.conf("tokenizer_mse"), restart=True)
     names = {path.name for path in (house.root / "runs" / "demo" / ".old").iterdir()}
     assert names == {f"tokenizer-{number}" for number in range(1, 12)} | {"tokenizer_mse-1"}
 
@@ -245,23 +247,23 @@ def test_the_newest_whole_checkpoint_is_found(house: WrittenExperiment):
     house.make("latents", "a")
     oldest, middle, newest = (house.checkpoint("tokenizer", step) for step in (80, 999_999, 1_000_000))
     folder = newest.parents[1]
-    assert chain.newest_checkpoint(folder) == newest
+    assert newest_checkpoint(folder) == newest
     newest.write_bytes(newest.read_bytes()[:-100])
-    assert chain.newest_checkpoint(folder) == middle, "by number, not by name or time"
+    assert newest_checkpoint(folder) == middle, "by number, not by name or time"
     middle.write_bytes(b"")
     oldest.touch()
-    assert chain.newest_checkpoint(folder) == oldest
+    assert newest_checkpoint(folder) == oldest
     oldest.unlink()
-    assert chain.newest_checkpoint(folder) is None
+    assert newest_checkpoint(folder) is None
 
 
 def test_a_fingerprint_knows_every_key_that_decides(house: WrittenExperiment):
     base = house.conf("tokenizer")
-    assert chain.fingerprint(base) == chain.fingerprint(json.loads(json.dumps(conf.plain(base))))
-    assert chain.differences(base, base) == []
+    assert fingerprint(base) == fingerprint(json.loads(json.dumps(conf.plain(base))))
+    assert differences(base, base) == []
     changed = house.conf("tokenizer", "encoder.depth=1")
-    assert chain.differences(base, changed) == ["encoder.depth: 2 -> 1"]
-    assert chain.fingerprint(base) != chain.fingerprint(changed)
+    assert differences(base, changed) == ["encoder.depth: 2 -> 1"]
+    assert fingerprint(base) != fingerprint(changed)
 
 
 def test_a_hash_knows_names_and_contents(tmp_path: Path):
@@ -270,7 +272,7 @@ def test_a_hash_knows_names_and_contents(tmp_path: Path):
         for name, text in files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text)
-        return chain.hash_folder(folder)
+        return hash_folder(folder)
 
     assert of({"a": "1", "b/c": "2"}) == of({"b/c": "2", "a": "1"})
     others = [{"a": "1"}, {"a": "2"}, {"b": "1"}, {"a/b": "1"}, {"a": "1", "b": ""}, {"a": "", "b": "1"}]

@@ -1,0 +1,40 @@
+"""A stage in a process of its own, on this machine."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+from callbacks.stop import Stop
+
+
+def command(stage: str, words: Sequence[str], restart: bool = False) -> list[str]:
+    """The command line that runs a stage with this Python. words: its configuration."""
+    return [sys.executable, "-m", "stages.cli.main", "run", stage, *words, *(["--restart"] if restart else [])]
+
+
+def run_in_process(stage: str, words: Sequence[str], restart: bool, stop: Stop) -> None:
+    """Runs a stage; Lightning starts its other ranks with the same command line. What `stop` notes is passed on.
+
+    Raises SystemExit with its status where that is not 0.
+    """
+    line = command(stage, words, restart)
+    left = stop.left()
+    if left is not None:
+        line.append(f"--limits.seconds={max(left, 1.0)}")
+    process, passed = subprocess.Popen(line, env=os.environ), False
+    try:
+        while process.poll() is None:
+            if stop.noted and not passed:
+                # a terminal's Ctrl-C goes to the child too
+                if stop.noted != signal.SIGINT:
+                    process.send_signal(stop.noted)
+                passed = True
+            time.sleep(0.2)
+    except KeyboardInterrupt:
+        process.wait(timeout=60)
+        raise
+    if code := process.returncode:
+        raise SystemExit(code if code > 0 else 128 - code)

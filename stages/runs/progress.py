@@ -1,0 +1,58 @@
+"""How far an unfinished run is, in the one unit that its folder has. No torch here."""
+
+import json
+import re
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+# what a run goes on from: patterns of files in its folder; the SLURM script looks at the same ones
+PRODUCTS = ("checkpoints/*", "chunks/*", "predictions-*", "parts/*")
+
+
+class Progress(NamedTuple):
+    done: int
+    unit: str  # step | chunk | answer | text batch
+    total: int | None = None  # None where the folder does not say
+
+    def __str__(self) -> str:
+        if self.unit in ("step", "chunk"):
+            return f"{self.unit} {self.done} of {'?' if self.total is None else self.total}"
+        return f"{self.done} {self.unit}{'' if self.done == 1 else 'es' if self.unit.endswith('ch') else 's'}"
+
+
+def progress(folder: Path, max_steps: int | None = None) -> Progress | None:
+    """What an unfinished run has saved; None where it has nothing. max_steps: of its configuration."""
+    if newest := newest_checkpoint(folder):
+        return Progress(_step(newest), "step", max_steps)
+    if rows := sum(path.read_bytes().count(b"\n") for path in folder.glob("predictions-*.jsonl")):
+        return Progress(rows, "answer")
+    if parts := len(list(folder.glob("parts/*.jsonl"))):
+        return Progress(parts, "text batch")
+    chunks = [path for path in folder.glob("chunks/*") if path.is_dir() and not path.name.startswith(".")]
+    plan = folder / "chunks" / "plan.json"
+    total = len(json.loads(plan.read_text())) if plan.is_file() else None
+    return Progress(len(chunks), "chunk", total) if chunks else None
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The whole checkpoint with the most steps, or None."""
+    whole = [path for path in folder.glob("checkpoints/step-*.ckpt") if _is_whole(path)]
+    return max(whole, key=_step, default=None)
+
+
+def damaged_checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints with more steps than the newest whole one."""
+    newest = newest_checkpoint(folder)
+    least = _step(newest) if newest else -1
+    return sorted(path for path in folder.glob("checkpoints/step-*.ckpt") if _step(path) > least)
+
+
+def _step(path: Path) -> int:
+    match = re.search(r"step-(\d+)", path.name)
+    return int(match.group(1)) if match else 0
+
+
+def _is_whole(path: Path) -> bool:
+    """A zip file ends with its directory: a truncated checkpoint has none."""
+    return zipfile.is_zipfile(path)

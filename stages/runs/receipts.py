@@ -1,0 +1,166 @@
+"""Receipts: receipt.json, the last file that a run writes. A stage or a corpus with a receipt is done. No torch here."""
+
+import json
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple, NotRequired, TypedDict, cast
+
+from conf import from_plain, plain
+from conf.errors import UsageError
+from conf.sections.common import StageConf
+from stages import READ_SOUND
+from stages.runs.files import hash_folder, write_whole
+from stages.runs.identity import fingerprint
+
+FILE = "receipt.json"
+PACKAGES = (
+    "torch",
+    "torchaudio",
+    "lightning",
+    "transformers",
+    "peft",
+    "torchmetrics",
+    "lhotse",
+    "omegaconf",
+    "diffusers",
+)
+
+
+class Receipt(TypedDict):
+    """A finished stage."""
+
+    stage: str
+    experiment: str
+    conf: dict[str, Any]
+    conf_hash: str
+    seed: int
+    parents: dict[str, str]  # stage -> hash of its artifact
+    ancestors: dict[str, str]  # the same for the parents, their parents, and so on
+    corpora: dict[str, str]  # name -> hash of the prepared cuts, of a stage that reads sound
+    facts: dict[str, Any]  # what children inherit: sample rate, vocabulary, ...
+    metrics: dict[str, Any]
+    artifact_hash: str
+    steps: int  # 0 for a stage that does not train
+    seconds: float  # of the last start
+    precision: NotRequired[dict[str, str] | None]  # what it computed in, and why
+    versions: dict[str, str]
+    commit: str | None
+
+
+class CorpusReceipt(TypedDict):
+    """A prepared corpus; those of one kind have more keys (stages/launch/prepare.py)."""
+
+    corpus: str
+    root: str  # absolute folder that the recordings' paths are relative to
+    conf: dict[str, Any]
+    conf_hash: str
+    hash: str  # of the cuts
+    recordings: int
+    seconds: float  # of sound
+    splits: dict[str, int]  # split -> recordings
+    contents: NotRequired[dict[str, dict[str, Any]]]  # split -> fields of stages.launch.contents.Contents
+
+
+class FinishedRun(NamedTuple):
+    """A stage's run folder with its receipt."""
+
+    folder: Path
+    receipt: Receipt
+
+    @property
+    def artifact(self) -> Path:
+        return self.folder / "artifact"
+
+    @property
+    def conf(self) -> Any:
+        """Its configuration, as its stage's dataclass."""
+        return from_plain(self.receipt["stage"], self.receipt["conf"])
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return self.receipt["facts"]
+
+
+def read(folder: Path) -> Receipt | None:
+    """The receipt of a run folder; None where the run is not finished. Raises UsageError for a damaged one."""
+    return cast(Receipt | None, _read(folder))
+
+
+def read_corpus(folder: Path) -> CorpusReceipt | None:
+    """The receipt of a prepared corpus; None where there is none. Raises UsageError for a damaged one."""
+    return cast(CorpusReceipt | None, _read(folder))
+
+
+def finish(
+    stage: str,
+    conf: StageConf,
+    folder: Path,
+    parents: Mapping[str, FinishedRun],
+    facts: dict[str, Any],
+    metrics: dict[str, Any],
+    steps: int,
+    seconds: float,
+    precision: dict[str, str] | None = None,
+) -> Receipt:
+    """Writes the receipt beside the artifact: the last act of a stage. precision: what it computed in, and why."""
+    ancestors: dict[str, str] = {}
+    for name, parent in parents.items():
+        ancestors |= lineage(name, parent.receipt)
+    prepared = {name: read_corpus(Path(conf.data.root) / name) for name in conf.data.corpora}
+    receipt = Receipt(
+        stage=stage,
+        experiment=conf.experiment,
+        conf=plain(conf),
+        conf_hash=fingerprint(conf),
+        seed=conf.seed,
+        parents={name: parent.receipt["artifact_hash"] for name, parent in parents.items()},
+        ancestors=ancestors,
+        corpora={name: one["hash"] for name, one in prepared.items() if one} if stage in READ_SOUND else {},
+        facts=facts,
+        metrics=metrics,
+        artifact_hash=hash_folder(folder / "artifact"),
+        steps=steps,
+        seconds=round(seconds, 1),
+        precision=precision,
+        versions={name: _version(name) for name in PACKAGES},
+        commit=_commit(),
+    )
+    write_whole(folder / FILE, json.dumps(receipt, indent=1))
+    return receipt
+
+
+def lineage(stage: str, receipt: Receipt) -> dict[str, str]:
+    """A run's ancestors and itself: stage -> hash of the artifact."""
+    return {**receipt["ancestors"], stage: receipt["artifact_hash"]}
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        receipt = json.loads(path.read_text())
+    except ValueError as error:
+        raise UsageError(f"{path} is damaged ({error}). Remove it and run its stage again.") from None
+    if not isinstance(receipt, dict):
+        raise UsageError(f"{path} is damaged (it holds no mapping). Remove it and run its stage again.")
+    return receipt
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _commit() -> str | None:
+    """The commit of the code that ran, with + where the tree had changes; None outside a checkout."""
+    words = ["git", "describe", "--always", "--dirty=+", "--abbrev=12"]
+    try:
+        described = subprocess.run(words, cwd=Path(__file__).parent, capture_output=True, text=True)
+    except FileNotFoundError:
+        return None
+    return described.stdout.strip() or None
