@@ -1,8 +1,10 @@
-"""A pytest plugin of tests.portable: shifts the seeds that the tests themselves set, and turns oneDNN off where it is asked to.
+"""A pytest plugin of tests.portable: shifts seeds and turns oneDNN off, as these variables of the environment ask.
 
-MSN_TESTS_SEED_OFFSET=1000    torch.manual_seed(3), called in a file of tests/, seeds with 1003; so do torch.Generator().manual_seed,
-                              numpy.random.default_rng, random.seed and random.Random. Seeds of the project are its own.
-MSN_TESTS_ONEDNN=off          torch's own kernels in place of oneDNN's, in the process of the tests
+MSN_TESTS_SEED_OFFSET=1000    added to each integer seed of torch.manual_seed, torch.Generator().manual_seed, numpy.random.default_rng,
+                              random.seed and random.Random, where the call stands in a file of tests/
+MSN_TESTS_SEEDS=all           or in any file of the project, or in Lightning's seed_everything: this shifts `seed=0` arguments, the seeds
+                              of the configuration, and so all random models, also in the processes of `stage` that the tests fork
+MSN_TESTS_ONEDNN=off          torch's kernels in place of oneDNN's
 """
 
 import os
@@ -15,13 +17,16 @@ from typing import Any
 import numpy as np
 import torch
 
-TESTS = str(Path(__file__).parent)
+ROOT = Path(__file__).parents[1]
 OFFSET = int(os.environ.get("MSN_TESTS_SEED_OFFSET", "0"))
+ALL = os.environ.get("MSN_TESTS_SEEDS") == "all"
 
 
 def shifted(seed: Any, caller: str) -> Any:
     """The seed that a call from the file `caller` sets in place of `seed`."""
-    return seed + OFFSET if isinstance(seed, int) and caller.startswith(TESTS) else seed
+    in_project = caller.startswith(f"{ROOT}{os.sep}") or caller.endswith("lightning/fabric/utilities/seed.py")
+    shifts = in_project if ALL else caller.startswith(str(ROOT / "tests"))
+    return seed + OFFSET if isinstance(seed, int) and shifts else seed
 
 
 def _shifting(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -42,7 +47,8 @@ class _Random(random.Random):
         super().__init__(shifted(seed, sys._getframe(1).f_code.co_filename))
 
 
-def pytest_configure() -> None:
+def apply() -> None:
+    """Shift the seeds of this process from now on. A name that was imported from numpy, torch or random before is not shifted."""
     if OFFSET:
         torch.manual_seed = _shifting(torch.manual_seed)
         torch.Generator = _Generator  # type: ignore[misc]
@@ -50,3 +56,7 @@ def pytest_configure() -> None:
         random.seed, random.Random = _shifting(random.seed), _Random  # type: ignore[misc]
     if os.environ.get("MSN_TESTS_ONEDNN") == "off":
         torch.backends.mkldnn.set_flags(False)
+
+
+def pytest_configure() -> None:
+    apply()

@@ -1,4 +1,4 @@
-"""The tool finds a test that hangs on a seed, and leaves alone one that does not."""
+"""tests.portable prints a test that depends on a seed, and not one that asserts a law."""
 
 from pathlib import Path
 
@@ -28,7 +28,9 @@ def test_law():
 """
 
 
-def test_a_test_that_hangs_on_its_seed_is_found(capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest):
+def test_a_test_that_depends_on_a_seed_is_printed_and_a_law_is_not(
+    capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+):
     file = Path(__file__).with_name("lucky_for_test_portable.py")
     request.addfinalizer(lambda: file.unlink(missing_ok=True))
     file.write_text(LUCKY)

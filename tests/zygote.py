@@ -280,13 +280,14 @@ def _command(request: Request) -> int:
     import numpy as np
     import torch
 
+    from tests import other_luck
+
     os.chdir(request.folder)
     os.environ.clear()
     os.environ.update(request.environment)
     np.random.seed()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))
-    if os.environ.get("MSN_TESTS_ONEDNN") == "off":  # as tests/other_luck.py does it in the process of the tests
-        torch.backends.mkldnn.set_flags(False)
+    other_luck.apply()
     sys.argv = [COMMAND, *(request.words or ())]
     sys.modules["__main__"].__spec__ = SimpleNamespace(name=COMMAND)  # type: ignore[assignment]  # Lightning's command of the other ranks
     subprocess.Popen = Forked  # type: ignore[misc]
