@@ -31,13 +31,15 @@ from models.language.generation import pad_left
 from models.language.likelihood import answer_scores
 from models.language.vocabulary import Turn
 from stages.hub import language_model
-from stages.reports import evaluation_table, page
-from stages.reports.listening import Written
+from stages.reports import answer_examples, evaluation_table, html_page, task_table
+from stages.reports.embedded_audio import WrittenSound
 from stages.runs import row_files
 from stages.runs.receipts import FinishedRun
-from stages.scoring import scores
-from stages.scoring.answers import BestGuess
-from stages.scoring.captions import caption_scores
+from stages.scoring import task_scores
+from stages.scoring.answer_reader import AnswerReader
+from stages.scoring.best_guess import BestGuess
+from stages.scoring.captions.torchmetrics_scores import torchmetrics_scores
+from stages.scoring.question_accuracy import question_accuracy
 
 
 class Evaluate(L.LightningModule):
@@ -49,7 +51,7 @@ class Evaluate(L.LightningModule):
         self.conf, self.parents, self.folder = conf, parents, folder
         self.tasks = {task.name: task for task in map(evaluation_tasks.task, conf.tasks or [])}
         for task in self.tasks.values():
-            scores.require(task, None)  # before anything is loaded or asked
+            task_scores.require(task, None)  # before anything is loaded or asked
         model = parents["openaqa" if conf.after == "openaqa" else "caption"]
         self.language, self.vocabulary = language_model.load(model.artifact, trained=conf.after != "none")
         cuts = chunks.read(parents["cache"].folder / "chunks")
@@ -75,7 +77,7 @@ class Evaluate(L.LightningModule):
             self.labels[name] = self._labels(task, cuts)
             count = counts[task.ask == "captions"]
             asked = task_items(task, self.test_cuts, count, kinds, prompt, self.labels[name])
-            scores.require(task, sum(item.condition == "sound" for item in asked))
+            task_scores.require(task, sum(item.condition == "sound" for item in asked))
             self.asked += asked
 
     def _labels(self, task: EvaluationTask, cuts: list[Any]) -> list[str]:
@@ -158,7 +160,7 @@ class Evaluate(L.LightningModule):
             "experiment": self.conf.experiment,
             "facts": facts,
             "reconstruction": self._reconstruction(),
-            "questions": evaluation_table.answers(rows, guess, self.conf.bootstrap_samples, self.conf.seed),
+            "questions": question_accuracy(rows, guess, self.conf.bootstrap_samples, self.conf.seed),
             "captions": {"count": len(captioned) // 3}
             | {
                 condition: _score([row for row in captioned if row["condition"] == condition])
@@ -173,11 +175,13 @@ class Evaluate(L.LightningModule):
         }
         evaluation_table.write(artifact, found)
         if self.tasks:
-            text = scores.document(f"{self.conf.experiment}: tasks", found["tasks"])
-            (artifact / "report.md").write_text("\n".join([text, *evaluation_table.further(found)]))
+            text = task_table.document(f"{self.conf.experiment}: tasks", found["tasks"])
+            (artifact / "report.md").write_text("\n".join([text, *evaluation_table.other_stages(found)]))
         (artifact / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in predictions))
         tokenizer = self.parents["tokenizer"].folder
-        page.write(artifact, found, predictions, self.test_cuts, tokenizer, self.conf, self._judge(), self._written())
+        html_page.write(
+            artifact, found, predictions, self.test_cuts, tokenizer, self.conf, self._judge(), self._written()
+        )
         print((artifact / "report.md").read_text())
         print(f"to read and to hear: {self.folder / 'artifact' / 'report.html'}")
         kept = ("questions", "reconstruction", "captions", "tasks", "failed")
@@ -192,16 +196,20 @@ class Evaluate(L.LightningModule):
         rows = [row for row in predictions if row.get("task") == name]
         expected = sum(item.task == name for item in self.asked)
         samples, seed = self.conf.bootstrap_samples, self.conf.seed
-        return scores.score(task, rows, expected, self.labels[name], train, scores.tools(task), samples, seed)
+        return task_scores.score(
+            task, rows, expected, self.labels[name], train, task_scores.load_tools(task), samples, seed
+        )
 
-    def _judge(self) -> page.Judge:
+    def _judge(self) -> answer_examples.Judge:
         """Whether a row is right by its task's own rule; None where the task has none."""
         readers = {
-            name: scores.Reader(task, self.labels[name], scores.tools(task))
+            name: AnswerReader(task, self.labels[name], task_scores.load_tools(task))
             for name, task in self.tasks.items()
             if "accuracy" in task.metrics
         }
-        return lambda row: readers[row["task"]].right(row) if row.get("task") in readers else page.exact(row)
+        return lambda row: (
+            readers[row["task"]].is_right(row) if row.get("task") in readers else answer_examples.exact(row)
+        )
 
     def _predictions(self) -> list[dict[str, Any]]:
         """All answers so far, by id, in the order of asking; a line that a kill cut short is asked again."""
@@ -225,20 +233,20 @@ class Evaluate(L.LightningModule):
         parent = self.parents.get(stage)
         return {key: json.loads((parent.artifact / "report.json").read_text())} if parent else {}
 
-    def _written(self) -> dict[str, list[Written]]:
+    def _written(self) -> dict[str, list[WrittenSound]]:
         """What `generation` made of captions, by id of the cut."""
-        found: dict[str, list[Written]] = {}
+        found: dict[str, list[WrittenSound]] = {}
         parent = self.parents.get("generation")
         for line in (parent.artifact / "predictions.jsonl").open() if parent else ():
             row = json.loads(line)
             if row["condition"] == "caption":
-                made = Written(row["caption"], row["number"], row["seed"], row["codes"])
+                made = WrittenSound(row["caption"], row["number"], row["seed"], row["codes"])
                 found.setdefault(row["cut"], []).append(made)
         return found
 
 
 def _score(rows: list[dict[str, Any]]) -> dict[str, float]:
-    return caption_scores([row["prediction"] or "" for row in rows], [row["references"] for row in rows])
+    return torchmetrics_scores([row["prediction"] or "" for row in rows], [row["references"] for row in rows])
 
 
 def _digest(item: EvaluationItem) -> str:

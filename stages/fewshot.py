@@ -28,6 +28,7 @@ from stages.hub.sound_tokenizer import SoundTokenizer
 from stages.reports import fewshot_table
 from stages.runs import corpora, row_files
 from stages.runs.receipts import FinishedRun
+from stages.scoring.fewshot_scores import fewshot_scores
 
 
 class Writer(Protocol):
@@ -204,7 +205,7 @@ class FewShot(L.LightningModule):
             "ways": self.conf.ways,
             "expected": len(self.episodes) * len(self.conditions),
             "scored": len(rows),
-            "table": fewshot_table.table(rows, self.conf.bootstrap_samples, self.conf.seed),
+            "table": fewshot_scores(rows, self.conf.bootstrap_samples, self.conf.seed),
         }
         fewshot_table.write(artifact, found)
         (artifact / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -44,9 +44,9 @@ from stages.hub import language_model, locate, weights
 from stages.hub.sound_tokenizer import SoundTokenizer
 from stages.hub.text_to_sound import text_to_sound
 from stages.reports import generation_table
-from stages.reports.generation_table import Clip, Judge
 from stages.runs import corpora, row_files
 from stages.runs.receipts import FinishedRun
+from stages.scoring.generation_scores import CaptionedClip, KindProbe, generation_scores
 
 
 class Generation(L.LightningModule):
@@ -78,7 +78,7 @@ class Generation(L.LightningModule):
         longest = max(train.rows["length"][train.selected].tolist(), default=1 << 30)
         self.most = min(self.sound_tokenizer.num_codes(conf.seconds_max), longest)  # codes of a sound
         self.samples = max(1, int(conf.seconds_max * self.sound_tokenizer.sample_rate))
-        self.judge = self._judge(train)
+        self.probe = self._probe(train)
         model = parents["openaqa" if conf.after == "openaqa" else "caption"]
         self.language, vocabulary = language_model.load(model.artifact, trained=conf.after != "none")
         lm, prompts = self.language.lm, model.conf.prompts
@@ -91,7 +91,7 @@ class Generation(L.LightningModule):
         """Of the corpora that were named."""
         return (cut for cut in cuts if cut.custom["corpus"] in self.roots)
 
-    def _judge(self, train: Iterable[Any]) -> Judge | None:
+    def _probe(self, train: Iterable[Any]) -> KindProbe | None:
         """None where the training split has no two labels."""
         if not self.conf.probe_recordings:
             return None
@@ -101,7 +101,7 @@ class Generation(L.LightningModule):
         if len(set(labels)) < 2:
             return None
         codes = [list(cut.custom["codes"])[: self.most] for cut in learnt]
-        return Judge(codes, labels, facts["codebook_size"], facts["levels"])
+        return KindProbe(codes, labels, facts["codebook_size"], facts["levels"])
 
     def datamodule(self) -> GenerationDataModule:
         return GenerationDataModule(self.items, set(self._rows()), self.conf.batch_size)
@@ -177,11 +177,11 @@ class Generation(L.LightningModule):
             "embedder": conf.embedder,
             "expected": len(self.items),
             "scored": len(rows),
-            **generation_table.tables(
+            **generation_scores(
                 {part: [_clip(cut) for cut in cuts] for part, cuts in self.chosen._asdict().items()},
                 {name: (row["codes"], _read(row["embedding"])) for name, row in rows.items()},
                 {cut.id: list(cut.custom["codes"])[: self.most] for cut in self.chosen.asked},
-                self.judge, conf.seeds, conf.bootstrap_samples, conf.seed,
+                self.probe, conf.seeds, conf.bootstrap_samples, conf.seed,
             ),
         }  # fmt: skip
         generation_table.write(artifact, found)
@@ -200,8 +200,8 @@ class Generation(L.LightningModule):
         return {item.id: held[item.id] for item in self.items if item.id in held}
 
 
-def _clip(cut: Any) -> Clip:
-    return Clip(cut.id, cut.custom["source"], kind_of(cut), label_of(cut), caption_of(cut) or "")
+def _clip(cut: Any) -> CaptionedClip:
+    return CaptionedClip(cut.id, cut.custom["source"], kind_of(cut), label_of(cut), caption_of(cut) or "")
 
 
 def _written(vector: Tensor) -> str:

@@ -32,10 +32,10 @@ from models.metrics.reconstruction import LatentError, MelDistance, MultiResolut
 from models.metrics.signal_scores import SignalMetric
 from models.tokenizer.tokenizer import LatentTokenizer
 from stages.hub import artifacts, weights
-from stages.reports import evaluation_table, real_time
+from stages.reports import real_time_factor, reconstruction_table
 from stages.runs import corpora
 from stages.runs.receipts import FinishedRun
-from stages.scoring import registry
+from stages.scoring import metric_registry
 
 DECODERS = {"tokenizer": "flow matching", "tokenizer_mse": "MSE"}
 
@@ -47,7 +47,9 @@ class Reconstruct(L.LightningModule):
     def __init__(self, stage: str, conf: ReconstructConf, parents: dict[str, FinishedRun], folder: Path) -> None:
         super().__init__()
         self.conf, self.parents = conf, parents
-        registry.require(registry.chosen(conf.signal, ("sound",)), None, lambda _: None)  # before anything is loaded
+        metric_registry.require(
+            metric_registry.chosen(conf.signal, ("sound",)), None, lambda _: None
+        )  # before anything is loaded
         latents = parents["latents"]
         self.facts = latents.facts
         self.statistics = load_file(latents.artifact / "statistics.safetensors")
@@ -219,10 +221,10 @@ class Reconstruct(L.LightningModule):
             "probe": self._probe() if self.conf.probe else {},
         }
         (artifact / "report.json").write_text(json.dumps(found, indent=1))
-        text = evaluation_table.reconstruction(found)
+        text = reconstruction_table.markdown(found)
         (artifact / "report.md").write_text(text)
         speed = self._speed() if self.conf.speed_repeats else None
-        print("\n".join([text, *(real_time.lines(speed) if speed else [])]))
+        print("\n".join([text, *(real_time_factor.markdown(speed) if speed else [])]))
         return facts, {key: found[key] for key in ("clips", "rows", "codebook", "probe")} | {"speed": speed}
 
     def _speed(self) -> dict[str, Any]:
@@ -234,7 +236,7 @@ class Reconstruct(L.LightningModule):
             name: self.conf.steps if tokenizer.objective == "flow" else [1]
             for name, tokenizer in self.tokenizers.items()
         }
-        return real_time.measure(
+        return real_time_factor.measure(
             waveform, self.facts["sample_rate"], self.codec, dict(self.tokenizers.items()), self.sampling, steps,
             self.conf.speed_repeats,
         )  # fmt: skip

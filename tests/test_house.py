@@ -42,7 +42,7 @@ def test_rooms_know_each_other_downwards_only():
 @pytest.mark.parametrize(
     ("file", "imported", "broken"),
     [
-        ("stages/hub/card.py", "stages.engine.runner", "downwards only"),
+        ("stages/hub/model_card.py", "stages.engine.runner", "downwards only"),
         ("stages/vae.py", "stages.launch.prepare", "downwards only"),
         ("stages/vae.py", "stages.cache", "downwards only"),
         ("datamodules/crops.py", "conf.schema", "datamodules, models and callbacks know no other room"),

@@ -27,12 +27,12 @@ class EvaluationTask:
         metadata=about("null; corpus: all that the prepared corpora have; a list; or label -> other ways to say it")
     )
     reading: Literal["exact", "whole_word", "choice", "nearest", "named", "likelihood", "ltu", "mmau", "none"] = field(
-        metadata=about("how an answer becomes a label: stages/scoring/reading.py")
+        metadata=about("how an answer becomes a label: stages/scoring/reading_rules.py")
     )
     encoder: str | None = field(metadata=about("encoder of sentences, for the readings nearest and ltu"))
     template: str = field(metadata=about("text that answer and label are put into, at {}, before they are embedded"))
     cut: Literal["none", "colon", "colon_drop", "caption"] = field(
-        metadata=about("what LTU removes of an answer: stages/scoring/protocols.py")
+        metadata=about("what LTU removes of an answer: stages/scoring/published_protocols.py")
     )
     metrics: list[str] = field(metadata=about("`stage metrics` lists them"))
 

@@ -240,10 +240,10 @@ def _run_all(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
     preflight.require(confs, arguments.preset, arguments.conf, overrides)
     if confs["evaluate"].tasks:  # what the last stage lacks is said before the first one starts
-        from stages.scoring import scores
+        from stages.scoring import task_scores
 
         for name in confs["evaluate"].tasks:
-            scores.require(evaluation_tasks.task(name), None)
+            task_scores.require(evaluation_tasks.task(name), None)
     for stage in confs:
         if stage in confs[stage].parents:
             print(f"{stage:<14} taken from {confs[stage].parents[stage]}")

@@ -14,7 +14,7 @@ from typing import Any
 from conf import evaluation_tasks
 from conf.errors import UsageError
 from conf.sections.tasks import EvaluationTask
-from stages.scoring import registry
+from stages.scoring import metric_registry
 
 Row = dict[str, Any]
 SAMPLES, SEED = 1000, 0  # of the bootstrap
@@ -57,12 +57,13 @@ def evaluate(arguments: argparse.Namespace, overrides: list[str]) -> int:
             f"--task: which of {', '.join(evaluation_tasks.names())}? It says how answers are read and scored"
         )
     tasks = [evaluation_tasks.task(name) for name in names]
-    from stages.scoring import scores
+    from stages.reports import task_table
+    from stages.scoring import task_scores
 
     for task in tasks:
-        scores.require(task, None)
+        task_scores.require(task, None)
     found = {task.name: _scored(task, rows) for task in tasks}
-    text = scores.document(Path(arguments.predictions).name, found)
+    text = task_table.document(Path(arguments.predictions).name, found)
     print(text)
     failed = sum(row["failed"] for row in found.values())
     if arguments.out:
@@ -78,7 +79,7 @@ def evaluate(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _scored(task: EvaluationTask, rows: list[Row]) -> Row:
-    from stages.scoring import scores
+    from stages.scoring import task_scores
 
     own = [row for row in rows if row.get("task") == task.name]
     mine = own or rows  # a file of ours holds the answers to several tasks, and each has its own
@@ -88,12 +89,12 @@ def _scored(task: EvaluationTask, rows: list[Row]) -> Row:
     if labels == "corpus":
         labels = sorted({text for row in mine for text in row["references"]})
     count = sum(row["condition"] == "sound" for row in mine)
-    scores.require(task, count)
-    return scores.score(task, mine, len(mine), list(labels), [], scores.tools(task), SAMPLES, SEED)
+    task_scores.require(task, count)
+    return task_scores.score(task, mine, len(mine), list(labels), [], task_scores.load_tools(task), SAMPLES, SEED)
 
 
 def read(path: Path, references: Path | None = None) -> list[Row]:
-    """Rows as stages/scoring/scores.py takes them. Raises UsageError that names the file and the record."""
+    """Rows as stages/scoring/answer_reader.py describes them. Raises UsageError that names the file and the record."""
     records = _records(path)
     if not any(key in record for record in records for key in SAID):
         raise UsageError(
@@ -195,11 +196,11 @@ def metrics(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
     for of in ("captions", "answers", "sound"):
         print(f"of {of}")
-        for metric in registry.METRICS.values():
+        for metric in metric_registry.METRICS.values():
             if metric.of == of:
                 least = f"; at least {metric.least} clips" if metric.least > 1 else ""
                 print(f"  {metric.name:<30} {metric.what}. {metric.source}{least}")
-                for reason in registry.missing(
+                for reason in metric_registry.missing(
                     [metric], None, lambda name: weights.sentences_missing(name, fetch=False)
                 )[:-1]:
                     print(f"  {'':<30} not here: {reason.partition(': ')[2]}")

@@ -3,17 +3,19 @@
 LTU-AS's of GTZAN are of its poster (Gong et al. 2023).
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+
+from stages.reports.formatting import number, percent
+from stages.reports.reconstruction_table import latent_errors
 
 
 class Published(NamedTuple):
     what: str
     paper: str
     others: str
-    corpus: str | None  # that `ours` must be measured on, alone; None: on this run's own
-    key: str  # where `ours` stands: a decoder, a caption score or a kind of question
+    corpus: str | None  # on which `ours` must be measured, alone; None: on this run's own
+    key: str  # where `ours` is in a report: a decoder, a caption score or a kind of question
     note: str
 
 
@@ -33,7 +35,7 @@ PUBLISHED = (
     Published("Table I: the same network with squared error", "0.700", "", None, "MSE", "As above."),
     Published(
         "Table II: Clotho, SPICE", "0.357", "LTU 0.338", "clotho", "spice",
-        "No SPICE as others compute it: LTU itself reports 0.119 on Clotho. Nothing is to be held against this row.",
+        "No SPICE as others compute it: LTU itself reports 0.119 on Clotho. Nothing should be compared with this row.",
     ),
     Published("Table II: Clotho, FENSE", "0.414", "LTU 0.381", "clotho", "fense", ""),
     Published(
@@ -43,31 +45,30 @@ PUBLISHED = (
 )  # fmt: skip
 
 
-def beside(found: dict[str, Any], corpora: Sequence[str]) -> list[Beside]:
-    return [Beside(row.what, row.paper, row.others, _ours(found, corpora, row), row.note) for row in PUBLISHED]
+def beside(report: Mapping[str, Any], corpora: Sequence[str]) -> list[Beside]:
+    return [Beside(row.what, row.paper, row.others, _ours(report, corpora, row), row.note) for row in PUBLISHED]
 
 
-def _ours(found: dict[str, Any], corpora: Sequence[str], row: Published) -> str:
+def _ours(report: Mapping[str, Any], corpora: Sequence[str], row: Published) -> str:
     if row.corpus is None:
-        return _error(found["reconstruction"], row.key)
+        return _error(report["reconstruction"], row.key)
     if list(corpora) != [row.corpus]:
         return f"{row.corpus} is not in this run"
-    if row.key in found["questions"]:
-        return f"{100 * found['questions'][row.key]['with_sound']['value']:.1f}"
-    value = found["captions"].get("sound", {}).get(row.key, math.nan)
-    return "not measured" if value is None or math.isnan(value) else f"{value:.3f}"
+    if row.key in report["questions"]:
+        return percent(report["questions"][row.key]["with_sound"]["value"])
+    value = report["captions"].get("sound", {}).get(row.key)
+    return number(value, absent="not measured")
 
 
-def _error(found: dict[str, Any], decoder: str) -> str:
-    """Over all windows, for each number of function evaluations."""
-    windows = found.get("clips", {})
-    errors: dict[int, float] = {}
-    for row in found.get("rows", []):
-        if row["decoder"] == decoder and row["condition"] == "sample":
-            share = windows[row["group"]] / sum(windows.values())
-            errors[row["steps"]] = errors.get(row["steps"], 0.0) + share * row["latent_nmse"]
+def _error(reconstruction: Mapping[str, Any], decoder: str) -> str:
+    """Latent error over all windows, for each number of function evaluations."""
+    errors = {
+        steps: error
+        for (name, steps, condition), error in latent_errors(reconstruction).items()
+        if name == decoder and condition == "sample"
+    }
     several = len(errors) > 1
     return (
-        ", ".join(f"{error:.3f}" + (f" ({steps} eval.)" if several else "") for steps, error in errors.items())
+        ", ".join(number(error) + (f" ({steps} eval.)" if several else "") for steps, error in errors.items())
         or "not measured"
     )

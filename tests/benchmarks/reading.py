@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from stages.hub import weights
-from stages.scoring.reading import RULES, Label, Reading, nearest
+from stages.scoring.reading_rules import RULES, Label, Reading, nearest
 
 ANSWERS = Path(__file__).parents[1] / "data" / "answers.jsonl"
 LABELS = [

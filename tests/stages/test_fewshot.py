@@ -13,9 +13,9 @@ import conf
 from models.quantizer import whole_words
 from stages.fewshot import FewShot, Words
 from stages.hub import weights
-from stages.reports import fewshot_table
 from stages.runs import graph
 from stages.runs.state import run_folder
+from stages.scoring.fewshot_scores import SCORES, fewshot_scores
 
 SPLITS = "--splits=[train,validation,test]"
 
@@ -70,10 +70,10 @@ def test_a_model_that_is_given_the_answer_is_always_right_and_guesses_are_at_cha
 
     def table(condition: str) -> dict[str, dict[str, Any]]:
         rows = [module.ask(episode, condition) for episode in module.episodes]
-        return {line["answers"]: line for line in fewshot_table.table(rows, 200, 0)}
+        return {line["answers"]: line for line in fewshot_scores(rows, 200, 0)}
 
     def is_chance(line: dict[str, Any]) -> bool:
-        return all(0.38 < line[score]["value"] < 0.62 for score in fewshot_table.SCORES if score in line)
+        return all(0.38 < line[score]["value"] < 0.62 for score in SCORES if score in line)
 
     assert is_chance(table("shuffled_codes")["shuffled_codes"])  # a real LLM, whose sounds tell nothing
     lm, size = module.lm, module.writer.vocabulary.size
@@ -91,7 +91,7 @@ def test_a_model_that_is_given_the_answer_is_always_right_and_guesses_are_at_cha
     for episode in module.episodes:
         module.lm = Scores(given(module._answer(episode.answer)), lm.config, size)
         rows.append(module.ask(episode, "codes"))
-    found = {line["answers"]: line for line in fewshot_table.table(rows, 200, 0)}["codes"]
+    found = {line["answers"]: line for line in fewshot_scores(rows, 200, 0)}["codes"]
     assert found["mean"]["value"] == found["sum"]["value"] == 1
     assert found["mean"]["low"] == pytest.approx(150 / (150 + 3.8415), abs=1e-4), "Wilson's, of 150 episodes"
 
@@ -182,9 +182,9 @@ def test_the_table_counts_by_hand():
         base | {"episode": n, "scores": one, "answer": answer}
         for n, (one, answer) in enumerate(zip(scores, answers, strict=True))
     ]
-    lines = {line["answers"]: line for line in fewshot_table.table(rows, 100, 0)}
+    lines = {line["answers"]: line for line in fewshot_scores(rows, 100, 0)}
     assert lines["codes"]["mean"]["value"] == 0.75 and lines["codes"]["sum"]["value"] == 0.75
     assert lines["codes"]["calibrated"]["value"] == 0.5  # b is 9 above its empty query: always b
     assert lines["majority"]["mean"]["value"] == lines["nearest"]["mean"]["value"] == 0.5
     assert lines["codes"]["by_class"] == {"a": 1.0, "b": 0.5}
-    assert "calibrated" not in fewshot_table.table([row | {"empty": None} for row in rows], 100, 0)[0]
+    assert "calibrated" not in fewshot_scores([row | {"empty": None} for row in rows], 100, 0)[0]

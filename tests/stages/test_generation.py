@@ -15,9 +15,10 @@ from datamodules.store import chunks
 from datamodules.store.index import CachedCuts
 from stages.generation import Generation
 from stages.reports import generation_table
-from stages.reports.generation_table import Clip, Judge
+from stages.reports.formatting import ABSENT
 from stages.runs import graph
 from stages.runs.state import run_folder
+from stages.scoring.generation_scores import CaptionedClip, KindProbe, generation_scores
 from tests.interrupt import TWO_RANKS, run_smoke
 
 KINDS = [f"kind {n}" for n in range(5)]
@@ -44,7 +45,7 @@ def made(write: Any, seeds: int = 2, clips: int = 100) -> dict[str, Any]:
     """The tables of a world of five kinds. write(kind, draw) -> the kind whose codes and sound the LLM writes."""
     draw = random.Random(0)
     chosen = {
-        part: [Clip(f"{part}-{n}", f"{part}-{n}", KINDS[n % 5], KINDS[n % 5], "a sound") for n in range(clips)]
+        part: [CaptionedClip(f"{part}-{n}", f"{part}-{n}", KINDS[n % 5], KINDS[n % 5], "a sound") for n in range(clips)]
         for part in ("test", "train")
     }
     chosen["asked"] = chosen["test"]
@@ -60,8 +61,8 @@ def made(write: Any, seeds: int = 2, clips: int = 100) -> dict[str, Any]:
                 name = GenerationItem(condition, clip.id, number, "").id
                 rows[name] = (sound_of(found, draw), vector_of(found, draw))
     learnt = [KINDS[n % 5] for n in range(300)]
-    judge = Judge([sound_of(kind, draw) for kind in learnt], learnt, 50, [0])
-    return generation_table.tables(chosen, rows, real, judge, seeds, 200, 0)
+    probe = KindProbe([sound_of(kind, draw) for kind in learnt], learnt, 50, [0])
+    return generation_scores(chosen, rows, real, probe, seeds, 200, 0)
 
 
 def named(rows: list[dict[str, Any]], key: str) -> dict[str, dict[str, Any]]:
@@ -107,11 +108,11 @@ def test_what_there_is_too_little_of_has_no_number():
     assert distances[CAPTION]["fad"] is None and distances[CAPTION]["kad"] is not None  # 8 dimensions, 5 clips
     assert all(row["seeds"] is None and row["kind"] is None for row in found["diversity"])  # one clip a kind
     assert all(row["kad"] == {} for row in found["kinds"])
-    said = "\n".join(generation_table.lines({
+    said = "\n".join(generation_table.body({
         **found, "llm": "it", "corpora": ["c"], "codes_max": 20, "embedder": "e-1", "expected": 25, "scored": 25,
         "settings": {"temperature": 0.0, "top_p": 1.0, "guidance": 1.0, "seeds": 1, "seconds_max": 1.0},
     }))  # fmt: skip
-    assert f"| {generation_table.NAMES[CAPTION]} | {generation_table.ABSENT} | {generation_table.ABSENT} |" in said
+    assert f"| {generation_table.NAMES[CAPTION]} | {ABSENT} | {ABSENT} |" in said
     assert "KAD[e-1] x 100 | FAD[e-1]" in said and "over seeds |" not in said.splitlines()[-7]
 
 

@@ -11,8 +11,7 @@ import torch
 
 import conf
 from stages.reconstruct import Reconstruct
-from stages.reports import real_time
-from stages.reports.evaluation_table import reconstruction as write
+from stages.reports import real_time_factor, reconstruction_table
 
 
 @pytest.fixture(scope="session")
@@ -79,17 +78,17 @@ def test_bits_and_speed_are_told_and_times_stay_out_of_the_artifact(report: dict
     ]  # fmt: skip
     assert all(row["factor"] > 0 for row in speed["rows"])
     assert 4 < speed["seconds"] <= facts["window_frames"] * facts["hop_length"] / facts["sample_rate"]
-    assert "| decode | MSE | 1 | " in "\n".join(real_time.lines(speed))
+    assert "| decode | MSE | 1 | " in "\n".join(real_time_factor.markdown(speed))
 
 
 def test_the_real_time_factor_is_sound_by_time(monkeypatch: pytest.MonkeyPatch):
     """By hand: 2 s of sound, a clock that goes on by half a second at each look."""
     looks = iter(range(1000))
-    monkeypatch.setattr(real_time.time, "perf_counter", lambda: 0.5 * next(looks))
+    monkeypatch.setattr(real_time_factor.time, "perf_counter", lambda: 0.5 * next(looks))
     codec = SimpleNamespace(
         encode=lambda sound: SimpleNamespace(mean=torch.zeros(1, 4, 2)), decode=lambda latents: latents
     )
-    found = real_time.measure(torch.zeros(1, 1, 32), 16, codec, {}, {}, {}, 3)
+    found = real_time_factor.measure(torch.zeros(1, 1, 32), 16, codec, {}, {}, {}, 3)
     assert [row["factor"] for row in found["rows"]] == [4.0, 4.0] and found["seconds"] == 2.0
 
 
@@ -102,9 +101,9 @@ def test_sound_is_held_against_sound_where_it_was_asked_for(report: dict, tones:
 
 
 def test_a_distance_without_an_embedder_is_not_in_the_table(report: dict):
-    assert report["embedder"] is None and "KAD" not in write(report)
+    assert report["embedder"] is None and "KAD" not in reconstruction_table.markdown(report)
     rows = [row | ({"kad": 1.25} if "mel" in row else {}) for row in report["rows"]]
-    page = write(report | {"embedder": "an-embedder", "rows": rows})
+    page = reconstruction_table.markdown(report | {"embedder": "an-embedder", "rows": rows})
     assert "kernel audio distance[an-embedder] x 100" in page and "| STFT | KAD | SI-SDR, dB |" in page
     assert " 1.250 |" in page
 

@@ -1,7 +1,7 @@
 """COCO's caption scores (Chen et al. 2015, arXiv:1504.00325) on tokens: BLEU, CIDEr-D and ROUGE-L by pycocoevalcap's own scorers.
 
 Scales are shares of 1, but CIDEr-D, which is ten times a cosine. What pycocoevalcap calls CIDEr is CIDEr-D (Vedantam et al. 2015, arXiv:1411.5726: clipped
-counts, Gaussian penalty on length with sigma 6); it weighs words by their rarity among the references at hand, so that it hangs on the clips and n.
+counts, Gaussian penalty on length with sigma 6); it weighs words by their rarity among the references at hand, so that it depends on the clips and n.
 """
 
 from collections.abc import Sequence
@@ -15,12 +15,11 @@ from conf.errors import UsageError
 from stages.scoring.captions.java import METEOR, PTB, Meteor, tokenize
 
 
-class Scored(NamedTuple):
+class CaptionScore(NamedTuple):
     corpus: float
     items: list[float]  # one a caption, in their order
-    drawn: Tensor | None = (
-        None  # of the corpus when clips are drawn again (samples), where it is no mean over clips and draws were given
-    )
+    # (samples) of the corpus when clips are resampled, where it is no mean over clips and `times` were given
+    resamples: Tensor | None = None
 
 
 class Tokens(NamedTuple):
@@ -34,15 +33,15 @@ def tokens(package: Path, captions: Sequence[str], references: Sequence[Sequence
         if not texts or not any(text.strip() for text in texts):
             raise UsageError(f"caption {index}: no reference. Every clip needs at least one that is not empty")
     flat = [*captions, *(text for texts in references for text in texts)]
-    found = tokenize(package / "tokenizer" / PTB, flat)
-    rest = iter(found[len(captions) :])
-    return Tokens(found[: len(captions)], [[next(rest) for _ in texts] for texts in references])
+    lines = tokenize(package / "tokenizer" / PTB, flat)
+    rest = iter(lines[len(captions) :])
+    return Tokens(lines[: len(captions)], [[next(rest) for _ in texts] for texts in references])
 
 
-def bleu(words: Tokens, draws: Tensor | None = None) -> dict[str, Scored]:
+def bleu(words: Tokens, times: Tensor | None = None) -> dict[str, CaptionScore]:
     """bleu_1 to bleu_4 (Papineni et al. 2002): the closest reference length, the shorter one where two are as close; 0 for empty captions.
 
-    draws (samples, captions): how often each caption is there.
+    times (samples, captions): how often each caption comes in a resample.
     """
     from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 
@@ -50,9 +49,10 @@ def bleu(words: Tokens, draws: Tensor | None = None) -> dict[str, Scored]:
     for caption, texts in zip(words.captions, words.references, strict=True):
         scorer += (caption, texts)
     corpus, items = scorer.compute_score(option="closest")
-    resampled = _bleu(draws @ _counted(scorer.ctest)) if draws is not None else [None] * 4
+    resamples = _bleu(times @ _counted(scorer.ctest)) if times is not None else [None] * 4
     return {
-        f"bleu_{n + 1}": Scored(float(corpus[n]), [float(value) for value in items[n]], resampled[n]) for n in range(4)
+        f"bleu_{n + 1}": CaptionScore(float(corpus[n]), [float(value) for value in items[n]], resamples[n])
+        for n in range(4)
     }
 
 
@@ -76,7 +76,7 @@ def _bleu(sums: Tensor) -> list[Tensor]:
     return [products[:, n] ** (1 / (n + 1)) * penalty for n in range(4)]
 
 
-def cider_d(words: Tokens) -> Scored:
+def cider_d(words: Tokens) -> CaptionScore:
     """Raises UsageError for fewer than two clips: among one clip's references no word is rarer than another, and all is 0."""
     from pycocoevalcap.cider.cider import Cider
 
@@ -85,27 +85,27 @@ def cider_d(words: Tokens) -> Scored:
             f"CIDEr-D of {len(words.captions)} clips is always 0; two are the least, and hundreds are usual"
         )
     corpus, items = Cider().compute_score(*_as_coco(words))
-    return Scored(float(corpus), [float(value) for value in items])
+    return CaptionScore(float(corpus), [float(value) for value in items])
 
 
-def rouge_l(words: Tokens) -> Scored:
+def rouge_l(words: Tokens) -> CaptionScore:
     """The longest common subsequence's F with beta 1.2, of the best precision and the best recall among the references (Lin 2004)."""
     from pycocoevalcap.rouge.rouge import Rouge
 
     corpus, items = Rouge().compute_score(*_as_coco(words))
-    return Scored(float(corpus), [float(value) for value in items])
+    return CaptionScore(float(corpus), [float(value) for value in items])
 
 
-def meteor(package: Path, words: Tokens, draws: Tensor | None = None) -> Scored:
-    """draws (samples, captions): how often each caption is there."""
+def meteor(package: Path, words: Tokens, times: Tensor | None = None) -> CaptionScore:
+    """times (samples, captions): how often each caption comes in a resample."""
     with Meteor(package / "meteor" / METEOR) as scorer:
         counted = scorer.counted(words.captions, words.references)
         corpus, items = scorer.evaluate(counted)
-        if draws is None or not counted:
-            return Scored(corpus, items)
+        if times is None or not counted:
+            return CaptionScore(corpus, items)
         numbers = torch.tensor([[float(word) for word in line.split()] for line in counted], dtype=torch.float64)
-        sums = [" ".join(map(str, row)) for row in (draws @ numbers).tolist()]
-        return Scored(corpus, items, torch.tensor(scorer.evaluate(sums)[1], dtype=torch.float64))
+        sums = [" ".join(map(str, row)) for row in (times @ numbers).tolist()]
+        return CaptionScore(corpus, items, torch.tensor(scorer.evaluate(sums)[1], dtype=torch.float64))
 
 
 def _as_coco(words: Tokens) -> tuple[dict[int, list[str]], dict[int, list[str]]]:

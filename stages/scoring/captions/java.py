@@ -56,10 +56,12 @@ def tokenize(jar: Path, texts: Sequence[str], seconds: float = 600) -> list[str]
         ) from None
     except subprocess.TimeoutExpired:
         raise UsageError(f"the PTB tokenizer did not end within {seconds:.0f} s for {len(texts)} captions") from None
-    found = done.stdout.decode().split("\n")[:-1]
-    if done.returncode or len(found) != len(lines):
-        raise UsageError(f"the PTB tokenizer gave {len(found)} lines for {len(lines)} captions: {_tail(done.stderr)}")
-    return [" ".join(word for word in line.rstrip().split(" ") if word not in PUNCTUATION) for line in found]
+    tokenized = done.stdout.decode().split("\n")[:-1]
+    if done.returncode or len(tokenized) != len(lines):
+        raise UsageError(
+            f"the PTB tokenizer gave {len(tokenized)} lines for {len(lines)} captions: {last_lines(done.stderr)}"
+        )
+    return [" ".join(word for word in line.rstrip().split(" ") if word not in PUNCTUATION) for line in tokenized]
 
 
 class Meteor:
@@ -91,22 +93,22 @@ class Meteor:
         return self.evaluate(self.counted(captions, references))
 
     def counted(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[str]:
-        """Of each caption METEOR's numbers, that the corpus' score is of the sums of."""
+        """METEOR's counts of each caption; the corpus' score is a function of their sums."""
         stats = []
         for caption, texts in zip(captions, references, strict=True):
-            self._tell(" ||| ".join(["SCORE", *map(one_line, texts), one_line(caption)]))
+            self._send(" ||| ".join(["SCORE", *map(one_line, texts), one_line(caption)]))
             stats.append(self._line())
         return stats
 
     def evaluate(self, stats: Sequence[str]) -> tuple[float, list[float]]:
-        """Such numbers -> the score of their sum, and of each."""
+        """Counts of each caption -> the score of their sum, and of each."""
         if not stats:
             return float("nan"), []
-        self._tell(" ||| ".join(["EVAL", *stats]))
+        self._send(" ||| ".join(["EVAL", *stats]))
         scores = [float(self._line()) for _ in stats]
         return float(self._line()), scores
 
-    def _tell(self, line: str) -> None:
+    def _send(self, line: str) -> None:
         assert self.process.stdin is not None
         try:
             self.process.stdin.write(f"{line}\n".encode())
@@ -125,11 +127,11 @@ class Meteor:
 
     def _ended(self) -> UsageError:
         self.process.wait()
-        for _ in range(100):  # until what it said is read to its end, which is empty
+        for _ in range(100):  # until its errors are read to their end, which is empty
             if self.errors and not self.errors[-1]:
                 break
             time.sleep(0.05)
-        return UsageError(f"METEOR ended by itself: {_tail(b''.join(self.errors))}")
+        return UsageError(f"METEOR ended by itself: {last_lines(b''.join(self.errors))}")
 
 
 def _drain(source: Any, take: Any) -> None:
@@ -138,6 +140,6 @@ def _drain(source: Any, take: Any) -> None:
     take(b"")
 
 
-def _tail(errors: bytes) -> str:
+def last_lines(errors: bytes) -> str:
     lines = errors.decode(errors="replace").strip().splitlines()
     return " / ".join(lines[-3:]) or "no message"

@@ -9,13 +9,13 @@ import tempfile
 from pathlib import Path
 
 from conf.errors import UsageError
-from stages.scoring.captions.coco import Scored, Tokens
-from stages.scoring.captions.java import LOCALE, _tail
+from stages.scoring.captions.coco import CaptionScore, Tokens
+from stages.scoring.captions.java import LOCALE, last_lines
 
 OPENS = ("lang", "math", "util", "util.concurrent", "net", "text")  # that its libraries reach into since Java 17
 
 
-def spice(package: Path, words: Tokens, seconds: float = 7200) -> Scored:
+def spice(package: Path, words: Tokens, seconds: float = 7200) -> CaptionScore:
     """package: the folder of pycocoevalcap, with CoreNLP 3.6.0 in spice/lib. Items that SPICE cannot score are NaN, and left out of the mean.
 
     Raises UsageError where it fails or takes longer than `seconds`.
@@ -26,7 +26,7 @@ def spice(package: Path, words: Tokens, seconds: float = 7200) -> Scored:
         for index, (caption, texts) in enumerate(zip(words.captions, words.references, strict=True))
     ]
     with tempfile.TemporaryDirectory() as name:
-        given, found = Path(name) / "in.json", Path(name) / "out.json"
+        given, written = Path(name) / "in.json", Path(name) / "out.json"
         given.write_text(json.dumps(entries))
         opens = [f"--add-opens=java.base/java.{part}=ALL-UNNAMED" for part in OPENS]
         command = [
@@ -38,7 +38,7 @@ def spice(package: Path, words: Tokens, seconds: float = 7200) -> Scored:
             "spice-1.0.jar",
             str(given),
             "-out",
-            str(found),
+            str(written),
             "-subset",
             "-silent",
         ]
@@ -48,9 +48,9 @@ def spice(package: Path, words: Tokens, seconds: float = 7200) -> Scored:
             raise UsageError(f"SPICE did not start: {error}. Type   apt-get install default-jre-headless") from None
         except subprocess.TimeoutExpired:
             raise UsageError(f"SPICE did not end within {seconds:.0f} s for {len(entries)} captions") from None
-        if done.returncode or not found.is_file():
-            raise UsageError(f"SPICE failed: {_tail(done.stderr)}")
-        rows = {row["image_id"]: row["scores"]["All"]["f"] for row in json.loads(found.read_text())}
+        if done.returncode or not written.is_file():
+            raise UsageError(f"SPICE failed: {last_lines(done.stderr)}")
+        rows = {row["image_id"]: row["scores"]["All"]["f"] for row in json.loads(written.read_text())}
     items = [float(rows[index]) if rows.get(index) is not None else float("nan") for index in range(len(entries))]
     good = [value for value in items if value == value]
-    return Scored(sum(good) / len(good) if good else float("nan"), items)
+    return CaptionScore(sum(good) / len(good) if good else float("nan"), items)

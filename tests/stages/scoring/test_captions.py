@@ -11,7 +11,7 @@ import torch
 
 from stages.scoring.captions import coco
 from stages.scoring.captions.java import METEOR, Meteor, one_line, tokenize
-from stages.scoring.registry import METRICS, missing
+from stages.scoring.metric_registry import METRICS, missing
 
 UNAVAILABLE = missing([METRICS["meteor"]])
 needs_java = pytest.mark.skipif(bool(UNAVAILABLE), reason="; ".join(UNAVAILABLE))
@@ -201,7 +201,7 @@ def test_fense_is_a_tenth_of_the_similarity_where_the_checker_finds_an_error(tmp
     from transformers import BertConfig, BertModel
 
     from models.metrics.fluency import FluencyChecker
-    from stages.scoring.captions.fluency import fense
+    from stages.scoring.captions.fense import fense
 
     config = BertConfig(vocab_size=30, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
 

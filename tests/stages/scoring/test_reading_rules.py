@@ -5,7 +5,18 @@ import sys
 
 import pytest
 
-from stages.scoring.reading import EMPTY, RULES, SEVERAL, Label, choice, labelled, named, nearest, summary, whole_word
+from stages.scoring.reading_rules import (
+    EMPTY,
+    RULES,
+    SEVERAL,
+    Label,
+    choice,
+    labelled,
+    named,
+    nearest,
+    summary,
+    whole_word,
+)
 from tests.benchmarks.reading import LABELS, rows
 
 
@@ -75,7 +86,7 @@ def test_two_labels_of_one_name_are_refused():
 
 
 def test_reading_needs_no_torch():
-    code = "import sys, stages.scoring.reading; print('torch' in sys.modules)"
+    code = "import sys, stages.scoring.reading_rules; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
 
 

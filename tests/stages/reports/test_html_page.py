@@ -17,9 +17,9 @@ from PIL import Image
 
 from callbacks import spectrogram
 from conf import compose
-from stages.reports import listening as report_sound
-from stages.reports import page
-from stages.reports.listening import Clip, Listening, Track
+from stages.reports import answer_examples, confusion_matrix, embedded_audio, html_page
+from stages.reports.embedded_audio import NOTHING, AudioClip, EmbeddedAudio, Track
+from stages.reports.formatting import percent
 
 EVIL = '<script>alert("x")</script><img src=http://evil.example/x onerror=y>'
 VOID = {"meta", "link", "img", "br", "input", "hr"}
@@ -65,8 +65,8 @@ def interval(value: float) -> dict[str, float]:
 
 
 def task(evil: str) -> dict[str, Any]:
-    """As stages/scoring/scores.py writes one."""
-    heard = {
+    """As stages/scoring/task_scores.py writes one."""
+    with_sound = {
         "accuracy": interval(0.7111),
         "macro_f1": interval(0.6111),
         "coverage": 0.9555,
@@ -80,14 +80,14 @@ def task(evil: str) -> dict[str, Any]:
     missing = {"accuracy": interval(0.0911) | {"low": math.nan, "high": math.nan}, "coverage": 1.0, "unread": {}}
     return {
         "version": 1, "title": f"ESC-50{evil}", "source": f"its authors{evil}", "reading": "exact", "expected": 8, "scored": 7, "failed": 1,
-        "conditions": {"with_sound": heard | {"confusion": matrix}, "without_sound": missing},
+        "conditions": {"with_sound": with_sound | {"confusion": matrix}, "without_sound": missing},
         "baselines": {"chance": 0.5, "majority": interval(0.5222) | {"label": "cow", "of": "train"}},
         "kinds": {"birds": {"conditions": {"with_sound": {"cider_d": interval(1.2341)}}, "baselines": {"chance": math.nan}}},
     }  # fmt: skip
 
 
 def generation(evil: str) -> dict[str, Any]:
-    """As stages/reports/generation_table.py writes one."""
+    """As stages/scoring/generation_scores.py writes one."""
     return {
         "llm": f"an LLM{evil}", "corpora": [f"a{evil}"], "codes_max": 20, "embedder": f"e{evil}", "expected": 27, "scored": 25,
         "settings": {"temperature": 1.0, "top_p": 1.0, "guidance": 1.0, "seeds": 2, "seconds_max": 1.0},
@@ -103,7 +103,7 @@ def generation(evil: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def found(evil: str = "") -> dict[str, Any]:
+def report_of_all(evil: str = "") -> dict[str, Any]:
     rows = [
         {
             "group": group,
@@ -118,7 +118,7 @@ def found(evil: str = "") -> dict[str, Any]:
     ]
     facts = {"token_rate": 17.69, "codebook_size": 8196, "num_codebooks": 1, "bitrate": 230.0}
     return {
-        "experiment": f"mine{evil}",
+        "experiment": f"an experiment{evil}",
         "facts": facts,
         "reconstruction": {
             "clips": {f"a{evil}": 3, "b": 1},
@@ -156,20 +156,20 @@ def found(evil: str = "") -> dict[str, Any]:
     }  # fmt: skip
 
 
-def row(number: int, kind: str, answer: str, said: str, condition: str = "sound") -> dict[str, Any]:
+def row(number: int, kind: str, answer: str, predicted: str, condition: str = "sound") -> dict[str, Any]:
     return {
-        "id": f"q{number}:{condition}", "source": "s", "kind": kind, "condition": condition, "question": f"What is {said}?",
-        "references": [answer], "prediction": said,
+        "id": f"q{number}:{condition}", "source": "s", "kind": kind, "condition": condition, "question": f"What is {predicted}?",
+        "references": [answer], "prediction": predicted,
     }  # fmt: skip
 
 
-def render(report: dict[str, Any], rows: list[dict[str, Any]], listening: Listening = report_sound.NOTHING) -> str:
-    chosen = page.choose(rows, 3)
-    return page.page(report, rows, ["mine"], page.shown(chosen, {}, listening), listening)
+def render(report: dict[str, Any], rows: list[dict[str, Any]], audio: EmbeddedAudio = NOTHING) -> str:
+    chosen = answer_examples.choose(rows, 3)
+    return html_page.render(report, rows, ["a corpus"], answer_examples.with_audio(chosen, {}, audio), audio)
 
 
 def test_every_number_of_the_tables_is_there():
-    report = found()
+    report = report_of_all()
     read = Read(render(report, []))
     cells = [" ".join(cell.split()) for cell in read.cells]
     for kind, values in report["questions"].items():
@@ -181,7 +181,7 @@ def test_every_number_of_the_tables_is_there():
         assert cells[at + 1 : at + 7] == [
             "7",
             *wanted,
-            page.percent(values["chance"]),
+            percent(values["chance"]),
             "yes" if values["above_both"] else "no",
         ]
     for one in report["reconstruction"]["rows"]:
@@ -213,11 +213,11 @@ def test_every_number_of_the_tables_is_there():
 
 
 def test_the_papers_numbers_stand_beside_ours_only_where_they_are_of_one_thing():
-    cells = Read(render(found(), [])).cells
+    cells = Read(render(report_of_all(), [])).cells
     assert cells[cells.index("0.636") + 2] == "0.067"
     assert "gtzan is not in this run" in cells
-    report = found() | {"questions": {"class": found()["questions"]["class"]}}
-    text = page.page(report, [], ["gtzan"], {}, report_sound.NOTHING)
+    report = report_of_all() | {"questions": {"class": report_of_all()["questions"]["class"]}}
+    text = html_page.render(report, [], ["gtzan"], {}, NOTHING)
     cells = Read(text).cells
     assert cells[cells.index("61.2") + 2] == "60.0"
 
@@ -225,11 +225,11 @@ def test_the_papers_numbers_stand_beside_ours_only_where_they_are_of_one_thing()
 def test_what_the_model_and_the_corpus_say_is_escaped():
     rows = [row(number, f"class{EVIL}", EVIL, EVIL) for number in range(4)]
     rows += [row(9, f"class{EVIL}", "b", "b"), row(10, f"class{EVIL}", "b", "c")]
-    evil = Listening(
-        [Clip(EVIL, EVIL, 1.0, [Track(EVIL, "data:audio/mpeg;base64,", "data:image/png;base64,")])], {}, [EVIL]
+    evil = EmbeddedAudio(
+        [AudioClip(EVIL, EVIL, 1.0, [Track(EVIL, "data:audio/mpeg;base64,", "data:image/png;base64,")])], {}, [EVIL]
     )
-    harmless = Read(render(found(), []))
-    read = Read(render(found(EVIL), rows, evil))
+    harmless = Read(render(report_of_all(), []))
+    read = Read(render(report_of_all(EVIL), rows, evil))
     assert read.tags.count("script") == harmless.tags.count("script") == 1
     assert not read.handlers
     assert all(address.startswith(("data:", "#")) for address in read.addresses)
@@ -237,9 +237,9 @@ def test_what_the_model_and_the_corpus_say_is_escaped():
 
 
 def test_nothing_is_fetched():
-    read = Read(render(found(), []))
+    read = Read(render(report_of_all(), []))
     assert read.addresses and all(address.startswith(("data:", "#")) for address in read.addresses)
-    assert not re.search(r"url\(|@import|fetch\(|https?://", render(found(), []))
+    assert not re.search(r"url\(|@import|fetch\(|https?://", render(report_of_all(), []))
 
 
 def test_confusions_count_what_was_said_for_what():
@@ -251,39 +251,41 @@ def test_confusions_count_what_was_said_for_what():
         row(3, "class", "cat", "cat"),
     ]
     rows += [row(4, "class", "cat", "dog", "text")]
-    matrix = page.confusion(rows, "class")
+    matrix = confusion_matrix.of_kind(rows, "class")
     assert matrix is not None and matrix.labels == ["cat", "dog"]
-    assert matrix.columns == ["cat", "dog", page.OTHER]
+    assert matrix.columns == ["cat", "dog", confusion_matrix.OTHER]
     assert matrix.counts == [[1, 0, 1], [1, 1, 0]] and matrix.totals == [2, 2]
-    assert matrix.worst == [("cat", page.OTHER, 1), ("dog", "cat", 1)]
-    assert page.confusion([row(n, "free", f"text {n}", "b") for n in range(9)], "free") is None
+    assert matrix.worst == [("cat", confusion_matrix.OTHER, 1), ("dog", "cat", 1)]
+    assert confusion_matrix.of_kind([row(n, "free", f"text {n}", "b") for n in range(9)], "free") is None
 
 
 def test_a_tasks_rows_are_judged_by_its_own_rule_and_find_their_recording():
     asked = row(1, "label", "dog", "it is a dog") | {"id": "esc50:clip-7:sound", "task": "esc50"}
     failed = row(2, "label", "dog", "dog") | {"id": "esc50:clip-8:sound", "task": "esc50", "prediction": None}
-    assert {page.exact(one) for one in (asked, failed)} == {None}
-    chosen = page.choose([asked, failed], 2, lambda one: one["prediction"] is not None)
+    assert {answer_examples.exact(one) for one in (asked, failed)} == {None}
+    chosen = answer_examples.choose([asked, failed], 2, lambda one: one["prediction"] is not None)
     track = Track("recording", "data:audio/mpeg;base64,QUJD", "data:image/png;base64,QUJD")
-    listening = Listening([], {"clip-7": track}, [])
-    shown = page.shown(
+    listening = EmbeddedAudio([], {"clip-7": track}, [])
+    shown = answer_examples.with_audio(
         chosen, {"clip-7": SimpleNamespace(id="clip-7")}, listening, lambda one: one["prediction"] is not None
     )
     first, second = shown["esc50: label"]
-    assert (first.sound, first.right, second.sound, second.right, second.said) == (track, True, None, False, "")
+    assert (first.sound, first.right, second.sound, second.right, second.answer) == (track, True, None, False, "")
 
 
 def test_examples_are_right_and_wrong_ones_and_always_the_same():
     rows = [row(number, "class", "dog", "dog" if number % 3 else "cat") for number in range(30)]
     rows += [row(number, "class", "dog", "dog", "text") for number in range(30, 40)]
-    chosen = page.choose(rows, 4)
-    assert chosen == page.choose(rows[::-1], 4)
-    shown = page.shown(chosen, {}, report_sound.NOTHING)["class"]
+    chosen = answer_examples.choose(rows, 4)
+    assert chosen == answer_examples.choose(rows[::-1], 4)
+    shown = answer_examples.with_audio(chosen, {}, NOTHING)["class"]
     assert [one.right for one in shown] == [True] * 4 + [False] * 4
     cut = SimpleNamespace(id="the recording")
     track = Track("recording", "data:audio/mpeg;base64,QUJD", "data:image/png;base64,QUJD")
-    heard = page.shown(chosen[:1], {chosen[0]["id"].split(":")[0]: cut}, Listening([], {cut.id: track}, []))
-    assert heard["class"][0].sound == track
+    audible = answer_examples.with_audio(
+        chosen[:1], {chosen[0]["id"].split(":")[0]: cut}, EmbeddedAudio([], {cut.id: track}, [])
+    )
+    assert audible["class"][0].sound == track
 
 
 @pytest.mark.parametrize("rate", [44100, 16000, 96000])
@@ -291,22 +293,22 @@ def test_a_sound_in_the_page_is_the_sound(rate: int):
     """A tone of 1 kHz comes back from the MP3 as that tone, and is a line in the picture, above silence."""
     sound = 0.5 * torch.sin(2 * math.pi * 1000 * torch.arange(rate) / rate)
     sound[: rate // 2] = 0
-    held = base64.b64decode(report_sound.mp3(sound, rate).split(",")[1])
-    wave, played = soundfile.read(io.BytesIO(held))
+    encoded = base64.b64decode(embedded_audio.mp3(sound, rate).split(",")[1])
+    wave, played = soundfile.read(io.BytesIO(encoded))
     assert played == (rate if rate < 48000 else 44100) and abs(len(wave) / played - 1) < 0.1
     tail = wave[-played // 4 : -played // 8]
     peak = np.abs(np.fft.rfft(tail * np.hanning(len(tail)))).argmax() * played / len(tail)
     assert abs(peak - 1000) < 20 and abs(np.abs(tail).max() - 0.45) < 0.1
-    image = Image.open(io.BytesIO(base64.b64decode(report_sound.picture(sound, rate).split(",")[1])))
+    image = Image.open(io.BytesIO(base64.b64decode(embedded_audio.picture(sound, rate).split(",")[1])))
     levels = np.asarray(image).astype(int)
     assert levels.shape[0] == spectrogram.BANDS and levels[:, 2].max() == 0
     middle = levels[:, -levels.shape[1] // 4]
     assert middle.max() > 200 and 20 < middle.argmax() < 85
 
 
-def test_a_run_whose_sound_is_gone_says_so(tmp_path: Path, capsys):
+def test_a_run_whose_sound_is_gone_says_so(tmp_path: Path, caplog):
     overrides = [f"data.root={tmp_path}", "data.corpora=[gone]", "examples.clips=1"]
-    page.write(tmp_path, found(), [], [], tmp_path, compose("evaluate", overrides=overrides).conf)
-    assert "there is no corpus 'gone'" in capsys.readouterr().out
+    html_page.write(tmp_path, report_of_all(), [], [], tmp_path, compose("evaluate", overrides=overrides).conf)
+    assert "there is no corpus 'gone'" in caplog.text
     read = Read((tmp_path / "report.html").read_text())
     assert "there is no corpus 'gone'" in read.text and "audio" not in read.tags

@@ -1,9 +1,9 @@
-"""Free text to a label: what a model said, read by a rule that is written down. No torch here.
+"""Rules that read a label from a model's free text. No torch here.
 
     answer ──► empty? ──► exactly a label? ──► refusal? ──► mentions that no negation covers ──► one label, or a reason why not
 
 A rule never guesses: what it cannot read is `None` with the reason, counts as wrong, and lowers `coverage`. The one exception is `nearest`: an
-embedding's argmax (LTU's way, Gong et al. 2023, arXiv:2305.10790) always finds a label, and is asked last.
+embedding's argmax (LTU's way, Gong et al. 2023, arXiv:2305.10790) always gives a label, and comes last.
 """
 
 import re
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from conf.errors import UsageError
-from stages.scoring.words import cues, mentions, refusal, said, words
+from stages.scoring.english import mentions, negated_spans, refusal, statements, words
 
 EMPTY, REFUSAL, NONE, SEVERAL, NEGATED = "empty", "refusal", "no label", "several labels", "negated"
 READ = "read"
@@ -19,7 +19,7 @@ READ = "read"
 
 class Label(NamedTuple):
     name: str
-    aliases: tuple[str, ...] = ()  # other ways to say it; plurals of each are found by themselves
+    aliases: tuple[str, ...] = ()  # other ways to say it; plurals need no alias
 
 
 class Reading(NamedTuple):
@@ -27,8 +27,8 @@ class Reading(NamedTuple):
     why: str  # READ, or the reason why not
 
 
-class Read(NamedTuple):
-    """Of many answers."""
+class Summary(NamedTuple):
+    """How many answers were read, and how many right."""
 
     accuracy: float  # share right of ALL answers; unread ones are wrong
     coverage: float  # share that was read
@@ -43,8 +43,8 @@ def exact(text: str, labels: Sequence[Label]) -> Reading:
     tokens = words(text)
     if not tokens:
         return Reading(None, EMPTY)
-    found = _whole(tokens, labels)
-    return Reading(found, READ) if found else Reading(None, REFUSAL if refusal(text) else NONE)
+    label = _whole(tokens, labels)
+    return Reading(label, READ) if label else Reading(None, REFUSAL if refusal(text) else NONE)
 
 
 def whole_word(text: str, labels: Sequence[Label]) -> Reading:
@@ -52,22 +52,21 @@ def whole_word(text: str, labels: Sequence[Label]) -> Reading:
 
     A label inside a longer one ("guitar" in "acoustic guitar") is not named. Where several are, what follows "the answer is" decides.
     """
-    caught = _caught(text, labels)
-    if caught:
-        return caught
-    found = _named(said(text), labels)
-    if found.label is None and found.why == SEVERAL and (tail := _conclusion(text)):
+    if obvious := _obvious(text, labels):
+        return obvious
+    reading = _named(statements(text), labels)
+    if reading.label is None and reading.why == SEVERAL and (tail := _conclusion(text)):
         last = _named(tail, labels)
-        return last if last.label else found
-    return found
+        return last if last.label else reading
+    return reading
 
 
 def choice(text: str, choices: Sequence[Label]) -> Reading:
-    """Of a question with choices: its letter ("B", "(B)", "B.", "answer: B"), or the one choice that the answer names; both must agree.
+    """A choice of a question: its letter ("B", "(B)", "B.", "answer: B"), or the one choice that the answer names; both must agree.
 
     Choices that are the same text are one choice: they are compared by what they say, not by where they stand.
     """
-    letters, denied = _letters(said(text, keep_questions=True), len(choices))
+    letters, denied = _letters(statements(text, keep_questions=True), len(choices))
     if len(letters) > 1:
         return Reading(None, SEVERAL)
     named = whole_word(text, choices)
@@ -84,12 +83,12 @@ def nearest(
 ) -> Reading:
     """The label whose text lies nearest to an answer that names none. similarities: (answer, label names) -> one number each, as cosines.
 
-    An embedding is blind to negation and never abstains: what `whole_word` reads, finds denied, refused or named several times over stands.
+    An embedding is blind to negation and never abstains: what `whole_word` reads, and what it calls denied, refused or several labels, stays so.
     """
-    found = whole_word(text, labels)
-    if found.label is not None or found.why != NONE:
-        return found
-    numbers = list(similarities(said(text), [label.name for label in labels]))
+    reading = whole_word(text, labels)
+    if reading.label is not None or reading.why != NONE:
+        return reading
+    numbers = list(similarities(statements(text), [label.name for label in labels]))
     return Reading(labels[max(range(len(labels)), key=numbers.__getitem__)].name, READ)
 
 
@@ -97,10 +96,10 @@ def named(text: str, labels: Sequence[Label]) -> set[str]:
     """All labels that an answer affirms, for recordings with several."""
     if not words(text) or (refusal(text) and not _whole(words(text), labels)):
         return set()
-    return {mention.name for mention in mentions(said(text), labels) if not mention.denied}
+    return {mention.name for mention in mentions(statements(text), labels) if not mention.denied}
 
 
-def summary(readings: Iterable[Reading], answers: Iterable[str]) -> Read:
+def summary(readings: Iterable[Reading], answers: Iterable[str]) -> Summary:
     """answers: the right label's name of each; compared but for case and punctuation."""
     pairs = list(zip(readings, answers, strict=True))
     unread: dict[str, int] = {}
@@ -110,8 +109,8 @@ def summary(readings: Iterable[Reading], answers: Iterable[str]) -> Read:
     right = sum(reading.label is not None and _key(reading.label) == _key(answer) for reading, answer in pairs)
     total = len(pairs)
     if not total:
-        return Read(float("nan"), float("nan"), {})
-    return Read(right / total, 1 - sum(unread.values()) / total, dict(sorted(unread.items())))
+        return Summary(float("nan"), float("nan"), {})
+    return Summary(right / total, 1 - sum(unread.values()) / total, dict(sorted(unread.items())))
 
 
 def labelled(given: Sequence[str] | dict[str, Any]) -> list[Label]:
@@ -129,38 +128,39 @@ def labelled(given: Sequence[str] | dict[str, Any]) -> list[Label]:
 RULES: dict[str, Rule] = {"exact": exact, "whole_word": whole_word, "choice": choice}
 
 
-def _caught(text: str, labels: Sequence[Label]) -> Reading | None:
+def _obvious(text: str, labels: Sequence[Label]) -> Reading | None:
+    """The reading of an answer that is empty, a label or a refusal; None for any other."""
     tokens = words(text)
     if not tokens:
         return Reading(None, EMPTY)
-    if found := _whole(tokens, labels):
-        return Reading(found, READ)
+    if label := _whole(tokens, labels):
+        return Reading(label, READ)
     return Reading(None, REFUSAL) if refusal(text) else None
 
 
 def _named(text: str, labels: Sequence[Label]) -> Reading:
-    found = mentions(text, labels)
-    affirmed = {_key(mention.name): mention.name for mention in found if not mention.denied}
+    mentioned = mentions(text, labels)
+    affirmed = {_key(mention.name): mention.name for mention in mentioned if not mention.denied}
     if len(affirmed) > 1:
         return Reading(None, SEVERAL)
     if affirmed:
         return Reading(next(iter(affirmed.values())), READ)
-    return Reading(None, NEGATED if found else NONE)
+    return Reading(None, NEGATED if mentioned else NONE)
 
 
 def _whole(tokens: Sequence[str], labels: Sequence[Label]) -> str | None:
-    found = {
+    whole = {
         mention.name
         for mention in mentions(" ".join(tokens), labels, negation=False)
         if mention.end - mention.begin == len(tokens)
     }
-    return found.pop() if len({_key(name) for name in found}) == 1 else None
+    return whole.pop() if len({_key(name) for name in whole}) == 1 else None
 
 
 def _conclusion(text: str) -> str:
     """What follows the last "the answer is"; empty where nothing does."""
     parts = re.split(r"\b(?:answer|conclusion|choice|option|guess)\s*(?:is|would be|:|=)\s*", text, flags=re.IGNORECASE)
-    return said(parts[-1]) if len(parts) > 1 else ""
+    return statements(parts[-1]) if len(parts) > 1 else ""
 
 
 LETTER = re.compile(
@@ -168,17 +168,15 @@ LETTER = re.compile(
         (?P<open>[(\[*]+)?\b(?P<letter>[A-Za-z])\b(?P<close>[)\]*]+|[.:](?=\s|$))?""",
     re.VERBOSE | re.IGNORECASE,
 )
-
-
 LETTERS = re.compile(
     r"\W*[A-Za-z](?:(?:\s*[,/]\s*|\s+(?:or|and)\s+|\s*,\s*(?:or|and)\s+)[A-Za-z])+\W*"
 )  # "A or B", "A, C"
 
 
 def _letters(text: str, count: int) -> tuple[set[int], bool]:
-    """Places of the choices that are called by their letter, and whether one was called and denied."""
+    """Indices of the choices that are called by their letter, and whether one was called and denied."""
     stripped = text.strip()
-    found: set[int] = set()
+    affirmed: set[int] = set()
     denied = False
     several = LETTERS.fullmatch(stripped)
     for match in LETTER.finditer(stripped):
@@ -190,12 +188,12 @@ def _letters(text: str, count: int) -> tuple[set[int], bool]:
         )
         if not (several or match.group(0) == stripped or (closed and begins) or called):
             continue
-        place = ord(letter.upper()) - ord("A")
-        if place < count:
-            away = any(begin <= match.start() < end for begin, end in cues(stripped))
-            denied |= away
-            found |= set() if away else {place}
-    return found, denied
+        index = ord(letter.upper()) - ord("A")
+        if index < count:
+            negated = any(begin <= match.start() < end for begin, end in negated_spans(stripped))
+            denied |= negated
+            affirmed |= set() if negated else {index}
+    return affirmed, denied
 
 
 def _key(text: str) -> str:

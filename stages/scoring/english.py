@@ -1,4 +1,4 @@
-"""What the reading rules share: words of an answer, labels that it mentions, what it denies, and whether it refuses. English."""
+"""English as answers use it: words, plurals, negation and refusals, and the labels that a text mentions. No torch here."""
 
 import re
 from collections.abc import Sequence
@@ -44,6 +44,8 @@ LIST_GOES_ON = re.compile(r",\s*(?:(?:a|an|the)\s+)?\w+(?:\s+\w+){0,2}\s*(?:,[^.
 
 
 class Named(Protocol):
+    """A label, and other ways to say it."""
+
     @property
     def name(self) -> str: ...
 
@@ -66,24 +68,24 @@ class _Word(NamedTuple):
 
 def words(text: str) -> list[str]:
     """Lower case, without punctuation, without a leading article."""
-    found = _split(text)
-    article = len(found) > 1 and found[0].text in ARTICLES and text[found[0].end].isspace()  # "(A) cat" has none
-    return [word.text for word in found[article:]]
+    tokens = _split(text)
+    article = len(tokens) > 1 and tokens[0].text in ARTICLES and text[tokens[0].end].isspace()  # "(A) cat" has none
+    return [word.text for word in tokens[article:]]
 
 
 def refusal(text: str) -> bool:
     """Whether an answer says that it has none; one that refuses and then ventures a guess does not count."""
     text = straight(text)
     match = REFUSES.search(text)
-    return bool(match) and not RESUMES.search(text[match.end() :])
+    return match is not None and not RESUMES.search(text[match.end() :])
 
 
-def said(text: str, keep_questions: bool = False) -> str:
-    """An answer without the question it repeats and without the refusal before its guess; the whole where nothing else is there."""
+def statements(text: str, keep_questions: bool = False) -> str:
+    """An answer without the question it repeats and without the refusal before its guess; the whole text where nothing else is left."""
     text = straight(text)
     if (match := REFUSES.search(text)) and (guess := RESUMES.search(text, match.end())):
         text = text[guess.start() :]
-    sentences = re.findall(r"[^.!?\n]+[.!?\n]*", text)
+    sentences: list[str] = re.findall(r"[^.!?\n]+[.!?\n]*", text)
     kept = [sentence for sentence in sentences if keep_questions or "?" not in sentence]
     return " ".join(" ".join(kept).split()) if kept else text
 
@@ -91,12 +93,14 @@ def said(text: str, keep_questions: bool = False) -> str:
 def mentions(text: str, labels: Sequence[Named], negation: bool = True) -> list[Mention]:
     """Labels, aliases and their plurals in whole words, the longest where one lies inside another, in the order of the text."""
     tokens = _split(text)
-    spans = cues(text, {word for label in labels for form in _forms(label) for word in form}) if negation else []
+    spans = (
+        negated_spans(text, {word for label in labels for form in _forms(label) for word in form}) if negation else []
+    )
     first: dict[str, list[int]] = {}
-    for place, token in enumerate(tokens):
+    for index, token in enumerate(tokens):
         for form in singulars(token.text):
-            first.setdefault(form, []).append(place)
-    found = []
+            first.setdefault(form, []).append(index)
+    all_mentions = []
     for label in labels:
         for form in _forms(label):
             for begin in first.get(form[0], []) if form else []:
@@ -104,25 +108,25 @@ def mentions(text: str, labels: Sequence[Named], negation: bool = True) -> list[
                 if end <= len(tokens) and all(
                     wanted in singulars(token.text) for wanted, token in zip(form, tokens[begin:end], strict=True)
                 ):
-                    place = tokens[begin].begin
-                    denied = any(low <= place < high for low, high in spans)
+                    position = tokens[begin].begin
+                    denied = any(low <= position < high for low, high in spans)
                     denied |= negation and bool(DENIED_AFTER.match(straight(text), tokens[end - 1].end))
-                    found.append(Mention(label.name, begin, end, denied))
+                    all_mentions.append(Mention(label.name, begin, end, denied))
     longest = [
         one
-        for one in found
+        for one in all_mentions
         if not any(
             other.begin <= one.begin and one.end <= other.end and other.end - other.begin > one.end - one.begin
-            for other in found
+            for other in all_mentions
         )
     ]
     return sorted(set(longest), key=lambda mention: (mention.begin, mention.end, mention.name))
 
 
-def cues(text: str, labels: set[str] | frozenset[str] = frozenset()) -> list[tuple[int, int]]:
+def negated_spans(text: str, labels: set[str] | frozenset[str] = frozenset()) -> list[tuple[int, int]]:
     """Stretches of characters that a negation covers: from it to the end of its clause. A cue that is a label itself ("no") is none."""
     covered = NOT_A_DENIAL.sub(lambda match: " " * len(match.group(0)), straight(text))
-    found = []
+    spans = []
     for match in DENIES.finditer(covered):
         if match.group(0).lower() in labels:
             continue
@@ -136,22 +140,22 @@ def cues(text: str, labels: set[str] | frozenset[str] = frozenset()) -> list[tup
                 continue
             end = clause.start()
             break
-        found.append((match.start(), end))
-    return found
+        spans.append((match.start(), end))
+    return spans
 
 
 def singulars(word: str) -> set[str]:
     """The word, and what it may be the plural of."""
-    found = {word}
+    forms = {word}
     if word in IRREGULAR:
-        found.add(IRREGULAR[word])
+        forms.add(IRREGULAR[word])
     if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
-        found.add(word[:-1])
+        forms.add(word[:-1])
         if word.endswith("es"):
-            found.add(word[:-2])
+            forms.add(word[:-2])
         if word.endswith("ies"):
-            found.add(word[:-3] + "y")
-    return found
+            forms.add(word[:-3] + "y")
+    return forms
 
 
 def _forms(label: Named) -> list[list[str]]:
@@ -159,7 +163,7 @@ def _forms(label: Named) -> list[list[str]]:
 
 
 def _split(text: str) -> list[_Word]:
-    """Words with their places; an apostrophe inside a word belongs to it, `'s` at its end does not."""
+    """Words with their positions; an apostrophe inside a word belongs to it, `'s` at its end does not."""
     return [
         _Word(re.sub(r"'s?$", "", match.group(0).lower()), match.start(), match.end())
         for match in re.finditer(r"[^\W_]+(?:'[^\W_]+)*", straight(text))

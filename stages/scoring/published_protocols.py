@@ -1,4 +1,4 @@
-"""How the authors of LTU and MMAU score, as they do it, faults included: for numbers beside theirs. No torch here."""
+"""Scoring as the authors of LTU and MMAU do it, faults included, for numbers beside theirs. No torch here."""
 
 import re
 from collections.abc import Sequence
@@ -24,11 +24,11 @@ def mmau_official(prediction: str, answer: str, choices: Sequence[str]) -> bool:
 
     Blind to order and to negation: "neutral, frustration" is right for "frustration, neutral", and "It is not X" for X.
     """
-    said, right = _words(prediction), _words(answer)
-    if not said:
+    predicted, right = _words(prediction), _words(answer)
+    if not predicted:
         return False
     others = set().union(*(_words(choice) for choice in choices if _words(choice) != right)) - right
-    return right <= said and not said & others
+    return right <= predicted and not predicted & others
 
 
 def _words(text: str) -> set[str]:

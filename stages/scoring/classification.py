@@ -1,4 +1,4 @@
-"""Labels read against labels given: accuracy, macro F1, the confusion matrix, average precision. No torch here."""
+"""Scores of labels: the confusion matrix, macro F1, average precision. No torch here."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -17,14 +17,14 @@ class Confusion(NamedTuple):
 def confusion(read: Sequence[str | None], answers: Sequence[str], labels: Sequence[str]) -> Confusion:
     """Answers that were not read have a column of their own; raises UsageError for an answer that is no label."""
     columns = [*labels, UNREAD]
-    place = {label: index for index, label in enumerate(columns)}
+    index_of = {label: index for index, label in enumerate(columns)}
     counts = [[0] * len(columns) for _ in labels]
     for got, answer in zip(read, answers, strict=True):
-        if answer not in place:
+        if answer not in index_of:
             raise UsageError(
                 f"the right answer {answer!r} is none of the {len(labels)} labels: {', '.join(labels[:8])}, ..."
             )
-        counts[place[answer]][place[UNREAD if got is None else got]] += 1
+        counts[index_of[answer]][index_of[UNREAD if got is None else got]] += 1
     return Confusion(list(labels), columns, counts)
 
 
@@ -49,9 +49,9 @@ def average_precision(scores: Sequence[float], positive: Sequence[bool]) -> floa
         end = seen
         while end < len(order) and scores[order[end]] == scores[order[seen]]:
             end += 1
-        found = sum(positive[index] for index in order[seen:end])
-        hits += found
-        area += found / total * hits / end
+        new_hits = sum(positive[index] for index in order[seen:end])
+        hits += new_hits
+        area += new_hits / total * hits / end
         seen = end
     return area
 
@@ -66,10 +66,10 @@ def mean_average_precision(
     scores: Sequence[Mapping[str, float]], answers: Sequence[Sequence[str]], labels: Sequence[str]
 ) -> MeanAveragePrecision:
     """scores: of each recording label -> score, 0 where it has none; answers: the labels of each recording."""
-    held = {
+    precisions = {
         label: average_precision([one.get(label, 0.0) for one in scores], [label in given for given in answers])
         for label in labels
     }
-    empty = [label for label, value in held.items() if value != value]
-    good = {label: value for label, value in held.items() if value == value}
+    empty = [label for label, value in precisions.items() if value != value]
+    good = {label: value for label, value in precisions.items() if value == value}
     return MeanAveragePrecision(sum(good.values()) / len(good) if good else float("nan"), good, empty)

@@ -1,136 +1,60 @@
-"""Every metric, what it needs, and whether that is here: asked before anything is generated, and never answered by another metric's number.
+"""Every metric, what it needs, and whether that is installed: checked before anything is generated; no metric stands in for another.
 
 A need is a package, a program, a file of known sha256, an encoder of sentences, or a least number of clips. No torch here.
 """
 
-import hashlib
-import importlib.util
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 from conf.errors import UsageError
-
-Reason = str | None  # why a need is not met and what to type; None where it is
-
-
-class Need(NamedTuple):
-    what: str
-    check: Callable[[], Reason]
+from stages.scoring.requirements import (
+    Need,
+    Reason,
+    cached_file,
+    package,
+    package_file,
+    package_file_of_any_hash,
+    program,
+)
 
 
 class Metric(NamedTuple):
     name: str
     of: str  # captions | answers | sound
-    what: str
-    source: str
+    what: str  # in one line
+    source: str  # paper, standard, package
     needs: tuple[Need, ...] = ()
     encoder: str | None = None  # of sentences
     least: int = 1  # clips
 
 
-def package(name: str, extra: str) -> Need:
-    def check() -> Reason:
-        there = importlib.util.find_spec(name.replace("-", "_")) is not None
-        return None if there else f"the package {name} is not installed. Type   pip install {extra}"
-
-    return Need(f"package {name}", check)
-
-
-def program(name: str, fix: str) -> Need:
-    return Need(
-        f"program {name}", lambda: None if shutil.which(name) else f"no program {name!r} on the PATH. Type   {fix}"
-    )
-
-
-def file(owner: str, path: str, sha256: str, fix: str) -> Need:
-    """A file inside a package's folder, of a known hash."""
-
-    def check() -> Reason:
-        folder = folder_of(owner)
-        if folder is None:
-            return None  # the package's own need says so
-        place = folder / path
-        if not place.is_file():
-            return f"{place} is not there. {fix}"
-        found = _sha256(place, place.stat().st_mtime_ns)
-        return None if found == sha256 else f"{place} has sha256 {found}, not {sha256}. {fix}"
-
-    return Need(f"{owner}/{path} (sha256 {sha256[:12]}...)", check)
-
-
-def folder_of(owner: str) -> Path | None:
-    """Of an installed package, which is not imported."""
-    spec = importlib.util.find_spec(owner)
-    places = list(spec.submodule_search_locations or []) if spec else []
-    return Path(places[0]) if places else None
-
-
-def holds(owner: str, path: str, fix: str) -> Need:
-    """A file inside a package's folder that its publisher gives no hash of."""
-
-    def check() -> Reason:
-        folder = folder_of(owner)
-        return None if folder is None or (folder / path).is_file() else f"{folder / path} is not there. {fix}"
-
-    return Need(f"{owner}/{path}", check)
-
-
-def placed(name: str, sha256: str, where: str) -> Need:
-    """A file in the cache folder of metrics that people place by hand."""
-
-    def check() -> Reason:
-        place = cached(name)
-        if not place.is_file():
-            return f"{place} is not there. Place it by hand; it comes from {where}"
-        found = _sha256(place, place.stat().st_mtime_ns)
-        return None if found == sha256 else f"{place} has sha256 {found}, not {sha256}. It comes from {where}"
-
-    return Need(f"{name} (sha256 {sha256[:12]}...)", check)
-
-
-def cached(name: str) -> Path:
-    import os
-
-    home = os.environ.get("MSN_CACHE") or Path.home() / ".cache" / "make-some-noise"
-    return Path(home).expanduser() / "metrics" / name
-
-
-@cache
-def _sha256(path: Path, _: int) -> str:
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
 COCO = package("pycocoevalcap", "--no-deps pycocoevalcap==1.2")
 JAVA = program("java", "apt-get install default-jre-headless")
 AGAIN = "Type   pip install --no-deps --force-reinstall pycocoevalcap==1.2"
-TOKENIZER = file(
+TOKENIZER = package_file(
     "pycocoevalcap", "tokenizer/stanford-corenlp-3.4.1.jar",
     "2fcb91bb7a111f93d71e264f4ee0e3afd19ba0dde6d21b38605088df9e940399", AGAIN,
 )  # fmt: skip
 METEOR = (
-    file("pycocoevalcap", "meteor/meteor-1.5.jar", "1e57b4c72c0830ebe68558f1c799a624e96cbc1b6045c9f6330e26dcff6eafc2", AGAIN),
-    file(
+    package_file("pycocoevalcap", "meteor/meteor-1.5.jar", "1e57b4c72c0830ebe68558f1c799a624e96cbc1b6045c9f6330e26dcff6eafc2", AGAIN),
+    package_file(
         "pycocoevalcap", "meteor/data/paraphrase-en.gz",
         "c147ac7d2c91f2fbb3ad31e4b352235061eb83145e0434daf217ee9ca5975f48", AGAIN,
     ),
 )  # fmt: skip
 STANFORD = "It is in stanford-corenlp-full-2015-12-09.zip of nlp.stanford.edu/software; unzip it there"
 SPICE = (
-    file(
+    package_file(
         "pycocoevalcap",
         "spice/spice-1.0.jar",
         "6c6a73ae6dd108667047c1818707590413934dcb9f1a62cef6469059b41b3d59",
         AGAIN,
     ),
-    holds("pycocoevalcap", "spice/lib/stanford-corenlp-3.6.0.jar", STANFORD),
-    holds("pycocoevalcap", "spice/lib/stanford-corenlp-3.6.0-models.jar", STANFORD),
+    package_file_of_any_hash("pycocoevalcap", "spice/lib/stanford-corenlp-3.6.0.jar", STANFORD),
+    package_file_of_any_hash("pycocoevalcap", "spice/lib/stanford-corenlp-3.6.0-models.jar", STANFORD),
 )
 CHECKER_FILE = "echecker_clotho_audiocaps_base.ckpt"
-CHECKER = placed(
+CHECKER = cached_file(
     CHECKER_FILE, "1a719f090af70614bbdb9f9437530b7e133c48cfa4a58d964de0d47fc974a2fa",
     "github.com/blmoistawinde/fense/releases/tag/V0.1",
 )  # fmt: skip
@@ -175,21 +99,21 @@ METRICS: Mapping[str, Metric] = {
 
 def chosen(names: Iterable[str], of: Sequence[str]) -> list[Metric]:
     """Raises UsageError for a name that is no metric of these kinds."""
-    found = []
+    metrics = []
     for name in names:
         if name not in METRICS or METRICS[name].of not in of:
             allowed = ", ".join(metric.name for metric in METRICS.values() if metric.of in of)
             raise UsageError(
                 f"no metric {name!r} of {' or '.join(of)}. There are: {allowed}.   stage metrics   says what each needs"
             )
-        found.append(METRICS[name])
-    return found
+        metrics.append(METRICS[name])
+    return metrics
 
 
 def missing(
     metrics: Iterable[Metric], count: int | None = None, encoders: Callable[[str], Reason] = lambda name: None
 ) -> list[str]:
-    """What is not here, each once, and the line that says that nothing took its place; [] where all is.
+    """What is missing, each once, and the line that says that nothing took its place; [] where nothing is.
 
     count: clips, where it is known; encoders: name of a sentence encoder -> why it cannot be had.
     """
@@ -202,11 +126,11 @@ def missing(
             reasons.append(f"{count} clips; at least {metric.least} are needed")
         for reason in reasons:
             problems.setdefault(reason, []).append(metric.name)
-    found = [f"{', '.join(names)}: {reason}" for reason, names in problems.items()]
-    return [*found, "No other metric is computed in its place."] if found else []
+    lines = [f"{', '.join(names)}: {reason}" for reason, names in problems.items()]
+    return [*lines, "No other metric is computed in its place."] if lines else []
 
 
 def require(metrics: Iterable[Metric], count: int | None, encoders: Callable[[str], Reason]) -> None:
-    """Raises one UsageError with all that is not here."""
+    """Raises one UsageError with all that is missing."""
     if problems := missing(metrics, count, encoders):
         raise UsageError("\n  ".join(["these metrics cannot be computed:", *problems]))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from models.metrics.fluency import FluencyChecker
-from stages.scoring.captions.coco import Scored
+from stages.scoring.captions.coco import CaptionScore
 
 PENALTY, THRESHOLD = 0.9, 0.9
 
@@ -21,11 +21,11 @@ def fense(
     checker: FluencyChecker,
     tokenize: Callable[[list[str]], dict[str, Tensor]],
     batch_size: int = 32,
-) -> Scored:
+) -> CaptionScore:
     """similarities: each caption's mean cosine with its references; tokenize: texts -> padded batch of at most LONGEST tokens."""
     plain = [re.sub(r"[^\w\s]", "", text).lower() for text in captions]
     wrong: list[float] = []
     for start in range(0, len(plain), batch_size):
         wrong += checker(**tokenize(plain[start : start + batch_size])).tolist()
     items = [value * (1 - PENALTY * (error > THRESHOLD)) for value, error in zip(similarities, wrong, strict=True)]
-    return Scored(sum(items) / len(items) if items else float("nan"), items)
+    return CaptionScore(sum(items) / len(items) if items else float("nan"), items)

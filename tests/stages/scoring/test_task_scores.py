@@ -1,9 +1,9 @@
-"""Scores that can be trusted: an LLM of random weights is at chance on every task, one that is told the answer is right on every one."""
+"""Scores that can be trusted: an LLM of random weights is at chance on every task, one that gets the answer is right on every one."""
 
 import functools
 import json
 import math
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,11 +19,12 @@ from models.language.generation import pad_left
 from models.language.vocabulary import Turn
 from stages.cli.main import main
 from stages.hub import language_model, weights
-from stages.scoring import classes, scores
-from stages.scoring.answers import drawn, interval
-from stages.scoring.captions.scores import Tools
-from stages.scoring.protocols import cut, mmau_official
-from stages.scoring.registry import METRICS, folder_of, missing
+from stages.scoring import classification, task_scores
+from stages.scoring.captions.caption_scores import Tools
+from stages.scoring.intervals import percentile_interval, resample_counts
+from stages.scoring.metric_registry import METRICS, missing
+from stages.scoring.published_protocols import cut, mmau_official
+from stages.scoring.requirements import package_folder
 
 FEW = ("a", "b", "c", "d", "e")
 NO_JAVA = bool(missing([METRICS["cider_d"]]))
@@ -40,7 +41,7 @@ def clips(task: EvaluationTask, count: int = 20) -> list[Any]:
         labels = [label, names[(number // 2 + 1 + number % 3) % len(names)]] if several else [label]
         choices = [f"{label} {word}" for word in ("one", "two", "three", "four")]
         answer = choices[number // 2 % 4]
-        said = [
+        supervisions = [
             {"text": f"a {label} is heard by {name}", "custom": {"task": "caption"}} for name in ("a man", "a child")
         ] + [
             {"custom": {"task": "question", "kind": "class", "question": "Which sound is it?", "answer": label}},
@@ -52,13 +53,13 @@ def clips(task: EvaluationTask, count: int = 20) -> list[Any]:
                 custom={
                     "codes": [number % 7, number % 5, 1],
                     "source": f"source-{number}",
-                    "corpus": (task.corpora or ["mine"])[0],
+                    "corpus": (task.corpora or ["a corpus"])[0],
                     "labels": labels,
                     "split": "train" if number % 2 else "test",
                 },
                 supervisions=[
-                    SimpleNamespace(id=f"clip-{number}-{place}", text=one.get("text"), custom=one["custom"])
-                    for place, one in enumerate(said)
+                    SimpleNamespace(id=f"clip-{number}-{index}", text=one.get("text"), custom=one["custom"])
+                    for index, one in enumerate(supervisions)
                 ],
             )
         )
@@ -71,8 +72,8 @@ def asked_of(task: EvaluationTask, cuts: list[Any]) -> tuple[list[EvaluationItem
     return task_items(task, test, 100, [], "Describe this sound.", labels), labels
 
 
-def here(name: str) -> dict[str, Any]:
-    """The task, with what this machine has in the place of a hub's encoder."""
+def available_task(name: str) -> dict[str, Any]:
+    """The task, with an encoder and metrics that this machine has."""
     task = evaluation_tasks.task(name)
     metrics = [metric for metric in task.metrics if not METRICS[metric].needs]
     if task.ask == "captions":
@@ -82,17 +83,17 @@ def here(name: str) -> dict[str, Any]:
 
 def scored(task: EvaluationTask, rows: list[dict[str, Any]], labels: list[str], cuts: list[Any]) -> dict[str, Any]:
     train = [one for one in cuts if one.custom["split"] == "train"]
-    told = [("label", "", label) for one in train for label in one.custom["labels"]]
+    answers = [("label", "", label) for one in train for label in one.custom["labels"]]
     if task.ask != "labels":
-        told = [
+        answers = [
             (s.custom["kind"], s.custom["question"], s.custom["answer"]) for one in train for s in one.supervisions[2:]
         ]
-    return scores.score(task, rows, len(rows), labels, told, scores.tools(task), 200, 0)
+    return task_scores.score(task, rows, len(rows), labels, answers, task_scores.load_tools(task), 200, 0)
 
 
-def main_value(found: dict[str, Any], condition: str = "with_sound") -> dict[str, Any]:
-    """Of accuracy, average precision, or the first caption score."""
-    values = found["conditions"][condition]
+def main_score(report: dict[str, Any], condition: str = "with_sound") -> dict[str, Any]:
+    """Accuracy, average precision, or the first caption score."""
+    values = report["conditions"][condition]
     return values.get("accuracy") or values.get("mean_average_precision") or next(iter(values.values()))
 
 
@@ -119,15 +120,15 @@ def random_llm():
 @pytest.mark.assets
 @pytest.mark.parametrize("name", evaluation_tasks.names())
 def test_random_weights_are_at_chance(name: str, random_llm, minilm):
-    task, llm = here(name), random_llm
+    task, llm = available_task(name), random_llm
     cuts = clips(task)
     asked, labels = asked_of(task, cuts)
     rows, written = [], []
     for item in asked:
         turns = [Turn(role, segments) for role, segments in item.turns]
         if item.by_likelihood:
-            found = likelihood.answer_scores(llm.model.lm, llm.vocabulary, turns, item.choices or labels)
-            answer = {"prediction": (item.choices or labels)[found.index(max(found))], "scores": found}
+            scores = likelihood.answer_scores(llm.model.lm, llm.vocabulary, turns, item.choices or labels)
+            answer = {"prediction": (item.choices or labels)[scores.index(max(scores))], "scores": scores}
             rows.append(item._asdict() | answer)
         else:
             written.append((item, llm.vocabulary.render(turns, generate=True).input_ids))
@@ -135,13 +136,13 @@ def test_random_weights_are_at_chance(name: str, random_llm, minilm):
         prompts = pad_left([prompt for _, prompt in written], llm.vocabulary.pad_id)
         for (item, _), ids in zip(written, llm.model.generate(*prompts, 6, allow="text"), strict=True):
             rows.append(item._asdict() | {"prediction": llm.vocabulary.decode(ids)})
-    found = scored(task, rows, labels, cuts)
-    assert found["scored"] == found["expected"] == len(asked) and found["failed"] == 0
-    value = main_value(found)
+    report = scored(task, rows, labels, cuts)
+    assert report["scored"] == report["expected"] == len(asked) and report["failed"] == 0
+    value = main_score(report)
     if task.ask == "captions":
         assert value["value"] < 0.2
         return
-    chance = found["baselines"]["chance"]
+    chance = report["baselines"]["chance"]
     if "mean_average_precision" not in task.metrics:  # of few clips it lies above the share of positives by itself
         assert value["low"] <= chance
     assert value["value"] <= chance + 0.25
@@ -149,25 +150,25 @@ def test_random_weights_are_at_chance(name: str, random_llm, minilm):
 
 @pytest.mark.assets
 @pytest.mark.parametrize("name", evaluation_tasks.names())
-def test_one_that_is_told_the_answer_is_right(name: str, minilm):
-    task = here(name)
+def test_one_that_gets_the_answer_is_right(name: str, minilm):
+    task = available_task(name)
     cuts = clips(task)
     asked, labels = asked_of(task, cuts)
-    rows = [item._asdict() | {"prediction": _told(item, task)} for item in asked]
-    found = scored(task, rows, labels, cuts)
-    for condition in found["conditions"]:
-        value = main_value(found, condition)
+    rows = [item._asdict() | {"prediction": _right_answer(item, task)} for item in asked]
+    report = scored(task, rows, labels, cuts)
+    for condition in report["conditions"]:
+        value = main_score(report, condition)
         cosines = task.reading == "ltu" and "mean_average_precision" in task.metrics  # of two labels in one vector
         assert value["value"] == pytest.approx(1.0) or (cosines and value["value"] > 0.7), (condition, value)
     if task.ask == "choices":
-        assert found["conditions"].keys() == {"with_sound", "other_sound", "without_sound", "shuffled_choices"}
-        assert found["baselines"]["always_first"]["value"] == 0.25  # the answers are A to D in turn
+        assert report["conditions"].keys() == {"with_sound", "other_sound", "without_sound", "shuffled_choices"}
+        assert report["baselines"]["always_first"]["value"] == 0.25  # the answers are A to D in turn
     silent = scored(task, [row | {"prediction": None} for row in rows], labels, cuts)
     assert silent["failed"] == len(rows) and silent["scored"] == 0
-    assert main_value(silent)["value"] < 0.5  # an average precision without a ranking is the share of positives
+    assert main_score(silent)["value"] < 0.5  # an average precision without a ranking is the share of positives
 
 
-def _told(item: EvaluationItem, task: EvaluationTask) -> str:
+def _right_answer(item: EvaluationItem, task: EvaluationTask) -> str:
     if "mean_average_precision" in task.metrics:
         return "; ".join(item.references)
     head = {"colon_drop": "Audio caption: ", "colon": "Audio caption: ", "caption": "Audio caption: "}.get(task.cut, "")
@@ -179,16 +180,16 @@ def test_labels_share_the_prompt_and_score_as_in_a_pass_of_their_own(random_llm,
     lm, words = random_llm.model.lm, random_llm.vocabulary
     turns = [Turn("user", [[1, 2, 3], "\nWhich sound?"])]
     answers = ["dog", "a much longer answer", "", "cat"]
-    found = likelihood.answer_scores(lm, words, turns, answers)
-    for answer, mine in zip(answers, found, strict=True):
+    scores = likelihood.answer_scores(lm, words, turns, answers)
+    for answer, score in zip(answers, scores, strict=True):
         whole = words.render([*turns, Turn("assistant", [answer])])
         ids, _ = pad_left([whole.input_ids], words.pad_id)
         logits = lm(input_ids=ids).logits[0, :-1].float()
         logits[:, words.text_size : words.first_time_id] = -float("inf")
-        told = logits.log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
-        labels = [place for place, label in enumerate(whole.labels[1:]) if label != -100]
-        stop = next(n for n, place in enumerate(labels) if whole.input_ids[place + 1] in words.stop_ids)
-        assert mine == pytest.approx(float(told.detach()[labels[: stop + 1]].double().sum()), abs=1e-4)
+        log_probabilities = logits.log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
+        labels = [index for index, label in enumerate(whole.labels[1:]) if label != -100]
+        stop = next(n for n, index in enumerate(labels) if whole.input_ids[index + 1] in words.stop_ids)
+        assert score == pytest.approx(float(log_probabilities.detach()[labels[: stop + 1]].double().sum()), abs=1e-4)
 
 
 def test_mmaus_match_is_theirs_faults_included():
@@ -250,14 +251,14 @@ def test_predictions_of_others_are_scored(records, task: str, accuracy: float, l
 
 
 def test_missing_predictions_count_and_the_exit_status_says_so(tmp_path: Path, capsys):
-    told = [{"id": str(number), "reference": "dog"} for number in range(4)]
+    expected = [{"id": str(number), "reference": "dog"} for number in range(4)]
     given = write(tmp_path / "p.jsonl", [{"id": "0", "prediction": "dog"}, {"id": "1", "prediction": "a dog"}])
     words = [
         "evaluate",
         "--predictions",
         given,
         "--references",
-        write(tmp_path / "r.jsonl", told),
+        write(tmp_path / "r.jsonl", expected),
         "--task",
         "questions",
     ]
@@ -312,10 +313,10 @@ def test_a_missing_metric_ends_the_run_before_a_model_is_loaded(tmp_path: Path, 
     monkeypatch.setenv("PATH", str(tmp_path))
     task = evaluation_tasks.task("captions")
     with pytest.raises(ValueError, match=r"(?s)task captions: these metrics.*java.*apt-get.*No other metric"):
-        scores.require(task, None)
+        task_scores.require(task, None)
     with pytest.raises(ValueError, match="1 clips; at least 2"):
-        scores.require(replace(task, metrics=["cider_d"]), 1)
-    assert folder_of("no_such_package") is None and Tools().package is None
+        task_scores.require(replace(task, metrics=["cider_d"]), 1)
+    assert package_folder("no_such_package") is None and Tools().package is None
 
 
 @pytest.mark.parametrize(
@@ -332,26 +333,26 @@ def test_a_task_of_ones_own_is_checked(change: str, message: str, tmp_path: Path
     text = (evaluation_tasks.ROOT / "labels.yaml").read_text()
     keys = {line.split(":")[0] for line in change.splitlines()}
     kept = [line for line in text.splitlines() if line.split(":")[0] not in keys]
-    path = tmp_path / "mine.yaml"
+    path = tmp_path / "changed.yaml"
     path.write_text("\n".join([*kept, change]))
     with pytest.raises(ValueError, match=message):
         evaluation_tasks.task(str(path))
     path.write_text(text)
-    assert evaluation_tasks.task(str(path)).name == "mine"
+    assert evaluation_tasks.task(str(path)).name == "changed"
 
 
-def test_macro_f1_has_the_interval_of_drawn_clips():
-    """Each draw equals macro F1 of the rows it holds, as often as it holds them; the clip is what is drawn."""
+def test_macro_f1_has_the_interval_of_resampled_clips():
+    """Each resample equals macro F1 of its rows, each as often as it comes; clips are resampled, not questions."""
     read = ["a", "b", None, "b", "a", "c"]
     answers = ["a", "a", "b", "b", "c", "c"]
     sources = ["1", "1", "2", "3", "4", "5"]
-    times = drawn(sources, 200, 0)
+    times = resample_counts(sources, 200, 0)
     assert (times[:, 0] == times[:, 1]).all() and (times[:, [0, 2, 3, 4, 5]].sum(1) == 5).all()
     values = []
     for row in times.long().tolist():
-        held = [index for index, count in enumerate(row) for _ in range(count)]
-        values.append(classes.macro_f1([read[i] for i in held], [answers[i] for i in held]))
-    found = scores._macro_f1(read, answers, sources, 200, 0)
-    expected = interval(classes.macro_f1(read, answers), torch.tensor(values, dtype=torch.float64), 6)
-    assert found == pytest.approx(expected) and found.low < found.value < found.high
-    assert math.isnan(scores._macro_f1([], [], [], 10, 0).value)
+        indices = [index for index, count in enumerate(row) for _ in range(count)]
+        values.append(classification.macro_f1([read[i] for i in indices], [answers[i] for i in indices]))
+    actual = task_scores._macro_f1(read, answers, sources, 200, 0)
+    expected = percentile_interval(classification.macro_f1(read, answers), torch.tensor(values, dtype=torch.float64), 6)
+    assert astuple(actual) == pytest.approx(astuple(expected)) and actual.low < actual.value < actual.high
+    assert math.isnan(task_scores._macro_f1([], [], [], 10, 0).value)

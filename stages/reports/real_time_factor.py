@@ -1,6 +1,6 @@
 """Real-time factor of a tokenizer as EnCodec defines it (Defossez et al. 2022, arXiv:2210.13438): seconds of sound coded, or decoded, a second of the clock.
 
-Above 1 is faster than the sound. It belongs to the machine it was measured on, and no test or comparison rests on it.
+Above 1 is faster than the sound. It belongs to the machine that it was measured on, and no test or comparison depends on it.
 """
 
 import statistics
@@ -11,18 +11,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.codec.interface import LatentCodec
+from models.tokenizer.tokenizer import Codes, LatentTokenizer
+from stages.reports.formatting import markdown_table
+
 
 @torch.no_grad()
 def measure(
     waveform: Tensor,
     sample_rate: int,
-    codec: Any,
-    tokenizers: Mapping[str, Any],
+    codec: LatentCodec,
+    tokenizers: Mapping[str, LatentTokenizer],
     sampling: Mapping[str, Mapping[str, Any]],
     steps: Mapping[str, list[int]],
     repeats: int,
 ) -> dict[str, Any]:
-    """One window (1, C, T) at a time: the median of `repeats` after one that warms up. steps: of each decoder, function evaluations."""
+    """One window (1, C, T) at a time: the median of `repeats` after one that warms up.
+
+    sampling, steps: of each decoder the sampler's arguments, and numbers of function evaluations.
+    """
     seconds, device = waveform.shape[-1] / sample_rate, waveform.device
 
     def factor(work: Callable[[], object]) -> float:
@@ -43,7 +50,7 @@ def measure(
     ]
     for name, tokenizer in tokenizers.items():
 
-        def encode(tokenizer: Any = tokenizer) -> Any:
+        def encode(tokenizer: LatentTokenizer = tokenizer) -> Codes:
             return tokenizer.encode(codec.encode(waveform).mean, frames)
 
         codes = encode()
@@ -51,10 +58,10 @@ def measure(
         for count in steps[name]:
 
             def decode(
-                tokenizer: Any = tokenizer, codes: Any = codes, how: Any = sampling[name], count: int = count
-            ) -> Any:
+                tokenizer: LatentTokenizer = tokenizer, codes: Codes = codes, name: str = name, count: int = count
+            ) -> Tensor:
                 noise = torch.randn_like(latents)
-                chosen = {**how, "num_steps": count}
+                chosen = {**sampling[name], "num_steps": count}
                 return codec.decode(tokenizer.decode(codes.codes, codes.num_codes, frames, noise=noise, **chosen))
 
             rows.append({"part": "decode", "decoder": name, "steps": count, "factor": factor(decode)})
@@ -69,18 +76,18 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def lines(found: dict[str, Any]) -> list[str]:
-    """Of Markdown."""
+def markdown(speed: Mapping[str, Any]) -> list[str]:
+    """speed: what `measure` returned."""
+    rows = [[row["part"], row["decoder"], row["steps"] or "", f"{row['factor']:.1f}"] for row in speed["rows"]]
     return [
-        f"Real-time factor (seconds of sound a second, the VAE included), measured with {machine(found)}; it belongs to that machine:", "",
-        "| | decoder | evaluations | real-time factor |",
-        "|---|---|---|---|",
-        *(f"| {row['part']} | {row['decoder']} | {row['steps'] or ''} | {row['factor']:.1f} |" for row in found["rows"]),
+        f"Real-time factor (seconds of sound a second, the VAE included), measured with {machine(speed)}; it belongs to that machine:",
         "",
-    ]  # fmt: skip
+        *markdown_table(["", "decoder", "evaluations", "real-time factor"], rows),
+        "",
+    ]
 
 
-def machine(found: dict[str, Any]) -> str:
-    threads = found["threads"]
+def machine(speed: Mapping[str, Any]) -> str:
+    threads = speed["threads"]
     cores = f", {threads} thread{'s' if threads > 1 else ''}" if threads else ""
-    return f"one window of {found['seconds']:.1f} s at a time in float32 on {found['device']}{cores}"
+    return f"one window of {speed['seconds']:.1f} s at a time in float32 on {speed['device']}{cores}"

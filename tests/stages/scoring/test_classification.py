@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, f1_score
 
-from stages.scoring.classes import UNREAD, average_precision, confusion, macro_f1, mean_average_precision
+from stages.scoring.classification import UNREAD, average_precision, confusion, macro_f1, mean_average_precision
 
 
 def test_average_precision_is_scikit_learns_and_the_one_worked_by_hand():

@@ -1,0 +1,191 @@
+"""Sound inside the page: a few clips as the recording, through the VAE and through the tokens, as MP3 and spectrograms in data URIs."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import soundfile
+import torch
+from torch import Tensor
+
+from callbacks import spectrogram
+from conf.sections.common import DataConf
+from datamodules.audio import load_sound, resample
+from datamodules.cuts import Cut
+from datamodules.hashing import choose_by_hash
+from datamodules.reconstruction import group_of
+from stages.hub.sound_tokenizer import SoundTokenizer
+from stages.runs import corpora
+
+MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # Hz
+
+
+class Track(NamedTuple):
+    name: str
+    audio: str  # data URI, MP3
+    picture: str  # data URI, PNG
+
+
+class AudioClip(NamedTuple):
+    name: str
+    note: str  # its group and labels
+    seconds: float  # of sound in the page
+    tracks: list[Track]
+
+
+class EmbeddedAudio(NamedTuple):
+    reconstructed: list[AudioClip]
+    recordings: dict[str, Track]  # by id of a cut
+    missing: list[str]  # why a sound is not in the page
+    written: Sequence[AudioClip] = ()  # what the LLM made of captions, beside the recording that each is of
+
+
+class WrittenSound(NamedTuple):
+    """A sound of the stage `generation`."""
+
+    caption: str
+    number: int
+    seed: int
+    codes: list[int]
+
+
+NOTHING = EmbeddedAudio([], {}, [])
+
+
+def embed(
+    tokenizer: Path,
+    data: DataConf,
+    cuts: Sequence[Cut],
+    recordings: Sequence[Cut],
+    count: int,
+    seconds: float,
+    max_bytes: int,
+    written: Mapping[str, Sequence[WrittenSound]],
+) -> EmbeddedAudio:
+    """tokenizer: a run folder; data: the section; cuts: of the test split, `count` of which are reconstructed, from all groups in turn; recordings:
+    those whose recording alone is wanted; written: by id of a cut, `count` of which are embedded too. The first `seconds` of each. What would make
+    the page larger than max_bytes is left out, and listed in `missing`.
+    """
+    if not count:
+        return NOTHING
+    try:
+        roots = {name: Path(receipt["root"]) for name, receipt in corpora.corpora(data).items()}
+        sound_tokenizer = SoundTokenizer.from_pretrained(tokenizer)
+    except ValueError as error:
+        return EmbeddedAudio([], {}, [" ".join(str(error).split())])
+    missing: list[str] = []
+    spent, clips = 0, []
+    for cut in _in_turn(cuts, count):
+        clip = _reconstructed(sound_tokenizer, cut, roots[cut.custom["corpus"]], seconds)
+        spent += _size(clip.tracks)
+        clips.append(clip)
+    made = []
+    for cut in _in_turn([cut for cut in cuts if cut.id in written], count):
+        clip = _made(sound_tokenizer, cut, roots[cut.custom["corpus"]], seconds, written[cut.id])
+        spent += _size(clip.tracks)
+        made.append(clip)
+    tracks: dict[str, Track] = {}
+    for cut in recordings:
+        if spent > max_bytes:
+            missing.append(
+                f"{len(recordings) - len(tracks)} recordings are left out: a page holds {max_bytes / 1e6:.0f} MB of sound"
+            )
+            break
+        if cut.id not in tracks:
+            sound = _first(
+                load_sound(cut, roots[cut.custom["corpus"]], sound_tokenizer.sample_rate, sound_tokenizer.channels),
+                sound_tokenizer.sample_rate,
+                seconds,
+            )
+            tracks[cut.id] = _track("recording", sound, sound_tokenizer.sample_rate, float(sound.abs().max()))
+            spent += _size([tracks[cut.id]])
+    return EmbeddedAudio(clips, tracks, missing, made)
+
+
+def _in_turn(cuts: Sequence[Cut], count: int) -> list[Cut]:
+    """One of each group, then the second of each, ..."""
+    groups: dict[str, list[Cut]] = {}
+    for cut in choose_by_hash(cuts, len(cuts), lambda cut: cut.id):
+        groups.setdefault(group_of(cut), []).append(cut)
+    ranked = [choose_by_hash(group, count, lambda cut: cut.id) for _, group in sorted(groups.items())]
+    return [group[rank] for rank in range(count) for group in ranked if rank < len(group)][:count]
+
+
+@torch.no_grad()
+def _reconstructed(sound_tokenizer: SoundTokenizer, cut: Cut, root: Path, seconds: float) -> AudioClip:
+    sound = _first(
+        load_sound(cut, root, sound_tokenizer.sample_rate, sound_tokenizer.channels),
+        sound_tokenizer.sample_rate,
+        seconds,
+    )
+    if len(sound) < sound_tokenizer.channels:
+        sound = sound.expand(sound_tokenizer.channels, -1)
+    samples = sound.shape[1]
+    alone = sound_tokenizer.codec.decode(sound_tokenizer.codec.encode(sound[None].to(sound_tokenizer.device)).mean)[
+        0, :, :samples
+    ]
+    codes = sound_tokenizer.encode([sound], sound_tokenizer.sample_rate)
+    tokens = sound_tokenizer.decode(codes, [samples])[0]
+    peak = float(sound.abs().max())
+    note = ", ".join([group_of(cut), *cut.custom["labels"]])
+    names = ("recording", "VAE alone", f"{len(codes[0])} tokens")
+    tracks = [
+        _track(name, one, sound_tokenizer.sample_rate, peak)
+        for name, one in zip(names, (sound, alone, tokens), strict=True)
+    ]
+    return AudioClip(cut.id, note, samples / sound_tokenizer.sample_rate, tracks)
+
+
+@torch.no_grad()
+def _made(
+    sound_tokenizer: SoundTokenizer, cut: Cut, root: Path, seconds: float, sounds: Sequence[WrittenSound]
+) -> AudioClip:
+    sound = _first(
+        load_sound(cut, root, sound_tokenizer.sample_rate, sound_tokenizer.channels),
+        sound_tokenizer.sample_rate,
+        seconds,
+    )
+    tracks = [_track("recording", sound, sound_tokenizer.sample_rate, float(sound.abs().max()))]
+    most = [max(1, int(seconds * sound_tokenizer.sample_rate))]
+    for one in sounds:
+        wave = sound_tokenizer.decode([one.codes], most, seed=one.seed)[0]
+        name = f"written, {len(one.codes)} tokens" + (f", {one.number + 1}." if len(sounds) > 1 else "")
+        tracks.append(_track(name, wave, sound_tokenizer.sample_rate, float(wave.abs().max())))
+    return AudioClip(sounds[0].caption, group_of(cut), sound.shape[1] / sound_tokenizer.sample_rate, tracks)
+
+
+def _first(sound: Tensor, rate: int, seconds: float) -> Tensor:
+    return sound[:, : int(seconds * rate)]
+
+
+def _track(name: str, sound: Tensor, rate: int, peak: float) -> Track:
+    """sound (C, T); peak: of the recording, that all tracks of a clip are scaled and drawn by. 0 dB is its loudest bin."""
+    mono = sound.mean(0).cpu() / max(peak, 1e-5)
+    return Track(name, mp3(mono, rate), picture(mono, rate))
+
+
+def _size(tracks: Sequence[Track]) -> int:
+    return sum(len(track.audio) + len(track.picture) for track in tracks)
+
+
+def mp3(sound: Tensor, rate: int) -> str:
+    """sound (T), 1 is full scale -> data URI. A rate that MP3 has not is resampled to 44.1 kHz; what is louder is turned down."""
+    if rate not in MP3_RATES:
+        sound, rate = resample(sound[None], rate, 44100)[0], 44100
+    wave = (0.9 * sound / sound.abs().max().clamp(min=1.0)).numpy()
+    file = io.BytesIO()
+    soundfile.write(file, wave, rate, format="MP3", bitrate_mode="VARIABLE", compression_level=0.5)
+    return _uri("audio/mpeg", file.getvalue())
+
+
+def picture(sound: Tensor, rate: int) -> str:
+    """sound (T), 1 is full scale -> data URI of `spectrogram.image`."""
+    file = io.BytesIO()
+    spectrogram.image(sound, rate).save(file, format="PNG", optimize=True)
+    return _uri("image/png", file.getvalue())
+
+
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,182 @@
+"""The scores of a task: answers read, compared, and set beside what needs no ears. From rows alone: scoring again asks no model.
+
+Rows are those of stages/scoring/answer_reader.py. Every score is {value, low, high, count}: the 95 % interval by clip, NaN where there is none.
+"""
+
+import math
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+
+import torch
+
+from conf.errors import UsageError
+from conf.sections.tasks import EvaluationTask
+from stages.hub import weights
+from stages.scoring import classification, metric_registry
+from stages.scoring.answer_reader import AnswerReader, Row, label_key
+from stages.scoring.baselines import label_baselines, question_baselines
+from stages.scoring.best_guess import BestGuess
+from stages.scoring.captions.caption_scores import Tools, caption_scores
+from stages.scoring.captions.coco import CaptionScore
+from stages.scoring.intervals import Interval, bootstrap, percentile_interval, resample_counts, resampled
+from stages.scoring.published_protocols import cut
+from stages.scoring.requirements import cache_path, package_folder
+
+CONDITIONS = {"sound": "with_sound", "other": "other_sound", "text": "without_sound", "shuffled": "shuffled_choices"}
+MAX_RANKED = 20_000_000  # label scores that are ranked for the interval of an average precision: about a minute
+
+
+def require(task: EvaluationTask, count: int | None) -> list[metric_registry.Metric]:
+    """Raises one UsageError with all that a task's metrics and reading lack, before anything is generated. count: clips, where known."""
+    kinds = {"captions": ("captions",), "questions": ("answers", "captions")}.get(task.ask, ("answers",))
+    metrics = metric_registry.chosen(task.metrics, kinds)
+    reading = [metric_registry.Metric(f"reading {task.reading}", "answers", "", "", encoder=task.encoder)]
+    try:
+        metric_registry.require([*metrics, *(reading if task.encoder else [])], count, weights.sentences_missing)
+    except UsageError as error:
+        raise UsageError(f"task {task.name}: {error}") from None
+    return metrics
+
+
+def load_tools(task: EvaluationTask) -> Tools:
+    """What a task's metrics and reading need, loaded. Raises UsageError with all that is missing."""
+    metrics = require(task, None)
+    encoders = {name for name in (task.encoder, *(metric.encoder for metric in metrics)) if name}
+    checker = weights.load_fluency(cache_path(metric_registry.CHECKER_FILE)) if "fense" in task.metrics else None
+    return Tools(
+        package_folder("pycocoevalcap"),
+        {name: weights.load_sentences(name) for name in sorted(encoders)},
+        checker,
+    )
+
+
+def score(
+    task: EvaluationTask, rows: Sequence[Row], expected: int, labels: Sequence[str], train: Iterable[tuple[str, str, str]],
+    tools: Tools, samples: int, seed: int,
+) -> Row:  # fmt: skip
+    """rows, labels: of one task; expected: how many rows there should be; train: (kind, question, answer) of the training split, for the
+    baselines; kind `label` for labels.
+    """
+    failed = sum(row["prediction"] is None for row in rows) + expected - len(rows)
+    report: Row = {
+        key: getattr(task, key) for key in ("version", "title", "source", "ask", "reading", "encoder", "cut", "prompt")
+    } | {"expected": expected, "scored": expected - failed, "failed": failed}
+    by_condition = {name: [row for row in rows if row["condition"] == key] for key, name in CONDITIONS.items()}
+    asked = {name: some for name, some in by_condition.items() if some}
+    if task.ask == "captions":
+        conditions = {name: _captions(task, some, tools, samples, seed) for name, some in asked.items()}
+        return report | {"conditions": conditions, "baselines": {}}
+    reader = AnswerReader(task, labels, tools)
+    train = list(train)
+    if task.ask == "labels":
+        return report | {
+            "labels": len(labels),
+            "conditions": {name: _labels(task, some, reader, samples, seed) for name, some in asked.items()},
+            "baselines": label_baselines(task, asked.get("with_sound", []), labels, train, samples, seed),
+        }
+    guess = BestGuess(train)
+    groups: dict[str, Row] = {}
+    for kind in (None, *sorted({row["kind"] for row in rows})):
+        some = {name: [row for row in part if kind in (None, row["kind"])] for name, part in asked.items()}
+        groups[kind or "all"] = {
+            "conditions": {name: _answers(task, part, reader, samples, seed) for name, part in some.items()},
+            "baselines": question_baselines(some.get("with_sound", []), guess, samples, seed),
+        }
+    return report | groups.pop("all") | {"kinds": groups}
+
+
+def _labels(task: EvaluationTask, rows: Sequence[Row], reader: AnswerReader, samples: int, seed: int) -> Row:
+    sources = [row["source"] for row in rows]
+    names = list(reader.names.values())
+    if "mean_average_precision" in task.metrics:
+        ranked = [reader.scores(row) for row in rows]
+        right = [[reader.names.get(label_key(name), name) for name in row["references"]] for row in rows]
+        return {"mean_average_precision": _mean_average_precision(ranked, right, names, sources, samples, seed)}
+    scores = _answers(task, rows, reader, samples, seed)
+    read = [reader(row).label for row in rows]
+    answers = [reader.reference(row) for row in rows]
+    if "macro_f1" in task.metrics:
+        scores["macro_f1"] = asdict(_macro_f1(read, answers, sources, samples, seed))
+    if "confusion" in task.metrics:
+        scores["confusion"] = classification.confusion(read, answers, names)._asdict()
+    return scores
+
+
+def _answers(task: EvaluationTask, rows: Sequence[Row], reader: AnswerReader, samples: int, seed: int) -> Row:
+    readings = [reader(row) for row in rows]
+    unread = Counter(reading.why for reading in readings if reading.label is None)
+    right = [reader.is_right(row) for row in rows]
+    scores: Row = {
+        "accuracy": asdict(bootstrap(right, [row["source"] for row in rows], samples, seed)),
+        "coverage": 1 - sum(unread.values()) / len(rows) if rows else math.nan,
+        "unread": dict(sorted(unread.items())),
+    }
+    if similar := [name for name in task.metrics if name.startswith("similarity[")]:
+        scores |= _captions(replace(task, metrics=similar), rows, reader.tools, samples, seed)
+    return scores
+
+
+def _captions(task: EvaluationTask, rows: Sequence[Row], tools: Tools, samples: int, seed: int) -> Row:
+    captions = [cut(row["prediction"] or "", task.cut) for row in rows]
+    sources = [row["source"] for row in rows]
+    times = resample_counts(sources, samples, seed) if rows else None
+    scores = caption_scores(task.metrics, captions, [row["references"] for row in rows], tools, times)
+
+    def interval(one: CaptionScore) -> Interval:
+        if one.resamples is not None:
+            return percentile_interval(one.corpus, one.resamples, len(rows))
+        if one.items:
+            return resampled(one.items, sources, samples, seed)
+        return Interval(one.corpus, math.nan, math.nan, len(rows))
+
+    return {name: asdict(interval(one)) for name, one in scores.items()}
+
+
+def _macro_f1(
+    read: Sequence[str | None], answers: Sequence[str], sources: Sequence[str], samples: int, seed: int
+) -> Interval:
+    """Each resample has the mean over the labels that are an answer in it."""
+    if not answers:
+        return Interval(math.nan, math.nan, math.nan, 0)
+    column = {label: index for index, label in enumerate(sorted(set(answers)))}
+    predicted, right = (torch.zeros(len(answers), len(column), dtype=torch.float64) for _ in range(2))
+    for index, (label, answer) in enumerate(zip(read, answers, strict=True)):
+        right[index, column[answer]] = 1
+        if label in column:
+            predicted[index, column[label]] = 1
+    times = resample_counts(sources, samples, seed)
+    occurrences = times @ right
+    f1 = 2 * (times @ (predicted * right)) / (times @ predicted + occurrences).clamp(min=1)
+    means = (f1 * (occurrences > 0)).sum(1) / (occurrences > 0).sum(1)
+    return percentile_interval(classification.macro_f1(read, answers), means, len(answers))
+
+
+def _mean_average_precision(
+    ranked: Sequence[Mapping[str, float]],
+    answers: Sequence[Sequence[str]],
+    labels: Sequence[str],
+    sources: Sequence[str],
+    samples: int,
+    seed: int,
+) -> Row:
+    """With an interval where it takes seconds: resampling ranks every label anew."""
+    whole = classification.mean_average_precision(ranked, answers, labels)
+    low = high = math.nan
+    if len(ranked) * len(labels) * samples <= MAX_RANKED:
+        clips: dict[str, list[int]] = defaultdict(list)
+        for index, source in enumerate(sources):
+            clips[source].append(index)
+        generator, names = random.Random(seed), sorted(clips)
+        means = []
+        for _ in range(samples):
+            drawn = [index for name in generator.choices(names, k=len(names)) for index in clips[name]]
+            resample = [ranked[index] for index in drawn], [answers[index] for index in drawn]
+            means.append(classification.mean_average_precision(*resample, labels).mean)
+        means.sort()
+        low, high = means[int(0.025 * (len(means) - 1))], means[math.ceil(0.975 * (len(means) - 1))]
+    return {
+        "value": whole.mean, "low": low, "high": high, "count": len(ranked), "labels": len(whole.by_label),
+        "labels_without_a_clip": len(whole.empty),
+    }  # fmt: skip
