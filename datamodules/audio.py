@@ -2,16 +2,15 @@
 VAE takes.
 
 Any rate is resampled. Windows are those of the whole recording resampled: one that is resampled by itself would
-differ at its edges. Mono is doubled for a stereo codec, stereo is averaged for a mono one. The last window is padded
-with zeros and its valid length kept; nothing is dropped. Of hours of sound only the windows that are asked for are
-read.
+differ at its edges. Mono is doubled for a stereo codec, stereo is averaged for a mono one. Nothing is dropped, and
+nothing padded. Of hours of sound only the windows that are asked for are read.
 """
 
 import math
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 import soundfile
 import torch
@@ -21,34 +20,37 @@ from torchaudio.transforms import Resample
 from datamodules.corpora.inspect import DURATION_TOLERANCE
 from datamodules.cuts import Cut, Recording
 from datamodules.errors import DataError
+from datamodules.windows import WindowRule
 
 LARGEST_KERNEL = 1 << 20  # entries of a resampling filter; 44099 to 44100 Hz would need 2 x 10^9
 
 
-class RecordingWindows(NamedTuple):
-    """Windows of one recording."""
-
-    waveform: Tensor  # (W, C, T) float32
-    num_samples: Tensor  # (W) long; zeros beyond
-
-
 def load_windows(
-    cut: Cut, root: Path, sample_rate: int, channels: int, window_samples: int, first: int = 0, count: int | None = None
-) -> RecordingWindows:
-    """`count` windows of a recording from the `first` on, all by default, whatever its rate and length.
+    cut: Cut,
+    root: Path,
+    sample_rate: int,
+    channels: int,
+    rule: WindowRule,
+    hop_length: int,
+    first: int = 0,
+    count: int | None = None,
+) -> list[Tensor]:
+    """`count` windows of a recording from the `first` on, all by default, whatever its rate and length: (C, T) each.
 
     Only their part of the file is read, with what the resampling filter reaches of its surroundings; the whole where
     `readable_in_parts` says no. Raises DataError as `load_sound` does.
     """
     recording = cut.recording
     rate, length = recording.sampling_rate, recording.num_samples
-    start, stop = first * window_samples, resampled_length(length, rate, sample_rate)
-    stop = stop if count is None else min(stop, start + count * window_samples)
+    whole, total = rule.frames * hop_length, resampled_length(length, rate, sample_rate)
+    start, windows = first * whole, rule.num_windows(-(-total // hop_length))
+    stop = total if count is None or first + count >= windows else start + count * whole
 
     def read(begin: int, end: int) -> Tensor:
         return _read(root, recording, begin, end, channels)
 
-    return _split(resample_part(read, length, rate, sample_rate, start, stop), channels, window_samples)
+    sound = resample_part(read, length, rate, sample_rate, start, stop)
+    return _split(sound, channels, whole, (windows if count is None else min(windows, first + count)) - first)
 
 
 def load_sound(
@@ -67,10 +69,11 @@ def load_sound(
 
 
 def split_windows(
-    sound: Tensor, rate: int, sample_rate: int, channels: int, window_samples: int, name: str
-) -> RecordingWindows:
-    """A sound (C, T) at `rate` Hz in memory -> all of its windows at sample_rate; `name` stands in errors."""
-    return _split(resample(_with_channels(sound, channels, name), rate, sample_rate), channels, window_samples)
+    sound: Tensor, rate: int, sample_rate: int, channels: int, rule: WindowRule, hop_length: int, name: str
+) -> list[Tensor]:
+    """A sound (C, T) at `rate` Hz in memory -> all of its windows (C, T') at sample_rate; `name` stands in errors."""
+    sound = resample(_with_channels(sound, channels, name), rate, sample_rate)
+    return _split(sound, channels, rule.frames * hop_length, rule.num_windows(-(-sound.shape[1] // hop_length)))
 
 
 def resampled_length(length: int, rate: int, new_rate: int) -> int:
@@ -122,14 +125,10 @@ def resample(waveform: Tensor, rate: int, new_rate: int) -> Tensor:
     return longer[:, : -(-waveform.shape[1] * after // before)]
 
 
-def _split(sound: Tensor, channels: int, window_samples: int) -> RecordingWindows:
-    length = sound.shape[1]
-    count = max(1, -(-length // window_samples))
-    padded = torch.nn.functional.pad(sound, (0, count * window_samples - length))
-    num_samples = torch.full((count,), window_samples)
-    num_samples[-1] = length - (count - 1) * window_samples
-    waveform = padded.view(len(padded), count, window_samples).transpose(0, 1)
-    return RecordingWindows(waveform.expand(count, channels, window_samples), num_samples)
+def _split(sound: Tensor, channels: int, window_samples: int, count: int) -> list[Tensor]:
+    """A sound (1 or channels, T) in `count` windows of window_samples; the last one has the rest, more or less."""
+    edges = [number * window_samples for number in range(count)] + [sound.shape[1]]
+    return [sound[:, begin:end].expand(channels, -1) for begin, end in pairwise(edges)]
 
 
 def _read(root: Path, recording: Recording, begin: int, end: int, channels: int) -> Tensor:

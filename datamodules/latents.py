@@ -17,6 +17,7 @@ from datamodules.store import chunks
 from datamodules.store.index import CachedCuts
 from datamodules.store.overlap import ReadAhead
 from datamodules.store.pending import PendingChunks
+from datamodules.windows import WindowRule
 
 
 class LatentWindow(NamedTuple):
@@ -36,18 +37,18 @@ class LatentBatch(NamedTuple):
     std: Tensor | None  # (B, F, D) float32, of the posterior; None where the codec has none
 
 
-def latent_windows(cut: Cut, window_frames: int) -> list[LatentWindow]:
-    """All windows of a recording, of `window_frames` each; the last one may be shorter. Nothing is dropped."""
+def latent_windows(cut: Cut, rule: WindowRule) -> list[LatentWindow]:
+    """All windows of a recording. Nothing is dropped."""
     custom = cut.custom
     return [
         LatentWindow(
             f"{cut.id}-w{number}",
             custom["array"],
             custom.get("std"),
-            custom["offset"] + start,
-            min(window_frames, custom["length"] - start),
+            custom["offset"] + number * rule.frames,
+            length,
         )
-        for number, start in enumerate(range(0, custom["length"], window_frames))
+        for number, length in enumerate(rule.lengths(custom["length"]))
     ]
 
 
@@ -69,9 +70,10 @@ def _padded(arrays: list[np.ndarray]) -> Tensor:
 class LatentWindows(torch.utils.data.Dataset[LatentBatch]):
     """All windows of a cache, by number: numbers (B) -> LatentBatch. A window takes 12 bytes of memory."""
 
-    def __init__(self, cuts: CachedCuts, window_frames: int) -> None:
-        self.cuts, self.window_frames = cuts, window_frames
-        counts = -(-cuts.rows["length"][cuts.selected] // window_frames)
+    def __init__(self, cuts: CachedCuts, rule: WindowRule) -> None:
+        self.cuts, self.rule = cuts, rule
+        lengths, each = np.unique(cuts.rows["length"][cuts.selected], return_inverse=True)
+        counts = np.array([rule.num_windows(int(length)) for length in lengths], np.int64)[each]
         self.row = np.repeat(cuts.selected, counts)  # row of the cache
         first = np.repeat(np.cumsum(counts) - counts, counts)
         self.number = (np.arange(len(self.row)) - first).astype(np.int32)  # of the recording's windows
@@ -83,14 +85,13 @@ class LatentWindows(torch.utils.data.Dataset[LatentBatch]):
         return collate_latents([self._window(int(self.row[n]), int(self.number[n])) for n in numbers])
 
     def _window(self, row: int, number: int) -> LatentWindow:
-        start = number * self.window_frames
         files = self.cuts.files(row)
         return LatentWindow(
             f"{self.cuts.id_of(row)}-w{number}",
             files["array"],
             files.get("std"),
-            int(self.cuts.rows["offset"][row]) + start,
-            min(self.window_frames, int(self.cuts.rows["length"][row]) - start),
+            int(self.cuts.rows["offset"][row]) + number * self.rule.frames,
+            self.rule.lengths(int(self.cuts.rows["length"][row]))[number],
         )
 
     def copies(self, weights: Mapping[str, float]) -> np.ndarray:
@@ -132,14 +133,14 @@ class LatentDataModule(ResumableDataModule):
     def __init__(
         self,
         folder: Path,
-        window_frames: int,
+        rule: WindowRule,
         batch_size: int,
         seed: int,
         num_workers: int,
         weights: Mapping[str, float] = {},
     ) -> None:
         super().__init__(seed=seed, num_workers=num_workers)
-        self.batch_size, self.dataset = batch_size, LatentWindows(chunks.read(folder), window_frames)
+        self.batch_size, self.dataset = batch_size, LatentWindows(chunks.read(folder), rule)
         if not self.dataset.in_split("train").any():
             raise DataError(f"{folder}: no recording is in the split 'train'")
         epoch = self.dataset.copies(weights)
@@ -179,9 +180,9 @@ class PendingLatents(PendingChunks):
     depends on their chunk alone.
     """
 
-    def __init__(self, folder: Path, planned: list[chunks.Chunk], window_frames: int, batch_size: int) -> None:
+    def __init__(self, folder: Path, planned: list[chunks.Chunk], rule: WindowRule, batch_size: int) -> None:
         super().__init__(folder, planned)
-        self.window_frames, self.batch_size = window_frames, batch_size
+        self.rule, self.batch_size = rule, batch_size
 
     def predict_dataloader(self) -> ReadAhead[ChunkBatch]:
         return ReadAhead(_ChunkBatches(self))
@@ -194,7 +195,7 @@ class _ChunkBatches:
     def __iter__(self) -> Iterator[ChunkBatch]:
         data = self.data
         for number, chunk in enumerate(data.rank_chunks):
-            windows = [window for cut in chunk.recordings for window in latent_windows(cut, data.window_frames)]
+            windows = [window for cut in chunk.recordings for window in latent_windows(cut, data.rule)]
             windows.sort(key=lambda window: window.num_frames)
             for start in range(0, len(windows), data.batch_size):
                 part = windows[start : start + data.batch_size]

@@ -15,6 +15,7 @@ from datamodules.cuts import Cut
 from datamodules.hashing import digest
 from datamodules.latents import LatentBatch, collate_latents, latent_windows
 from datamodules.sampler import ignore_signals, ranks_of
+from datamodules.windows import WindowRule
 
 
 class ReconstructionWindow(NamedTuple):
@@ -40,12 +41,12 @@ def group_of(cut: Cut) -> str:
     return f"{corpus}/{families.pop() if len(families) == 1 else 'mixed'}"
 
 
-def choose_windows(cuts: Sequence[Cut], window_frames: int, per_group: int) -> list[ReconstructionWindow]:
+def choose_windows(cuts: Sequence[Cut], rule: WindowRule, per_group: int) -> list[ReconstructionWindow]:
     """Up to `per_group` windows of each group, chosen by the hash of their names: the same ones on every run."""
     groups: dict[str, list[tuple[str, ReconstructionWindow]]] = defaultdict(list)
     for cut in cuts:
         group = group_of(cut)
-        for number, window in enumerate(latent_windows(cut, window_frames)):
+        for number, window in enumerate(latent_windows(cut, rule)):
             groups[group].append((digest(window.id), ReconstructionWindow(group, cut, number)))
     return [
         window
@@ -57,8 +58,8 @@ def choose_windows(cuts: Sequence[Cut], window_frames: int, per_group: int) -> l
 class ReconstructionDataModule(L.LightningDataModule):
     """Batches of one group each, rank r taking every world-th.
 
-    roots: corpus -> folder of its recordings; facts: of the stage `latents` (sample_rate, channels, hop_length,
-    window_frames).
+    roots: corpus -> folder of its recordings; facts: of the stage `latents` (sample_rate, channels, hop_length, and those
+    of the window rule).
     """
 
     def __init__(
@@ -96,16 +97,15 @@ class _WindowReader(Dataset[SoundBatch]):
         self.roots, self.facts = roots, facts
 
     def __getitem__(self, batch: list[ReconstructionWindow]) -> SoundBatch:
-        frames, hop = self.facts["window_frames"], self.facts["hop_length"]
+        rule, hop = WindowRule.from_facts(self.facts), self.facts["hop_length"]
         rate, channels = self.facts["sample_rate"], self.facts["channels"]
-        latents = collate_latents([latent_windows(window.cut, frames)[window.number] for window in batch])
+        latents = collate_latents([latent_windows(window.cut, rule)[window.number] for window in batch])
         sounds = [
             load_windows(
-                window.cut, self.roots[window.cut.custom["corpus"]], rate, channels, frames * hop, window.number, 1
-            )
+                window.cut, self.roots[window.cut.custom["corpus"]], rate, channels, rule, hop, window.number, 1
+            )[0]
             for window in batch
         ]
-        waveform = torch.stack([sound.waveform[0] for sound in sounds])
-        num_samples = torch.stack([sound.num_samples[0] for sound in sounds])
-        length = latents.latents.shape[1] * hop
-        return SoundBatch(batch[0].group, latents, waveform[..., :length], num_samples)
+        counts, length = [sound.shape[1] for sound in sounds], latents.latents.shape[1] * hop
+        waveform = torch.stack([torch.nn.functional.pad(sound, (0, length - sound.shape[1])) for sound in sounds])
+        return SoundBatch(batch[0].group, latents, waveform, torch.tensor(counts))

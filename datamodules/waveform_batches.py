@@ -6,6 +6,7 @@ kills:
     recordings of a chunk, by the length of their last window    |====|====|=|   |====|==|   |==|   |===| ...
     a batch        whole windows (B, C, T):     ====  ====  ====
                    partial windows (B, C, T'):  =     ==  ==     ===, those within PADDING of their longest together
+                   longer windows (B, C, T"):   ===== =====          likewise
 
 Apart from audio.py: reading a sound needs no Lightning, which takes seconds to import.
 """
@@ -24,22 +25,9 @@ from datamodules.sampler import ignore_signals, unchanged
 from datamodules.store.chunks import Chunk
 from datamodules.store.overlap import ReadAhead
 from datamodules.store.pending import PendingChunks
+from datamodules.windows import WindowFormat
 
 PADDING = (0.5, 1 / 8)  # a partial window is padded by at most so many seconds, or so much of the longest beside it
-
-
-class WindowFormat(NamedTuple):
-    """The windows that a codec takes."""
-
-    sample_rate: int  # Hz
-    channels: int
-    hop_length: int  # samples
-    window_frames: int
-    context_frames: int  # zeros after a partial window that its last frame may see
-
-    @property
-    def window_samples(self) -> int:
-        return self.window_frames * self.hop_length
 
 
 class WindowSpan(NamedTuple):
@@ -48,7 +36,7 @@ class WindowSpan(NamedTuple):
     cut: Cut
     first: int
     num_windows: int
-    partial_samples: int  # of the last one where it is no whole window, else 0
+    partial_samples: int  # of the last one where it is shorter or longer than a whole window, else 0
 
 
 class PlannedBatch(NamedTuple):
@@ -62,8 +50,7 @@ class PlannedBatch(NamedTuple):
 class Window(NamedTuple):
     """One window of a recording, read."""
 
-    waveform: Tensor  # (C, T) float32, zeros beyond num_samples
-    num_samples: int
+    waveform: Tensor  # (C, T) float32
     cut_id: str
 
 
@@ -108,8 +95,9 @@ def recording_spans(cut: Cut, window: WindowFormat, batch_size: int) -> list[Win
     """All windows of a recording: one span, or where it is long one for every `batch_size` windows, read one by one."""
     recording = cut.recording
     length = resampled_length(recording.num_samples, recording.sampling_rate, window.sample_rate)
-    whole, partial = divmod(length, window.window_samples)
-    count = whole + bool(partial)
+    count = window.rule.num_windows(-(-length // window.hop_length))
+    last = length - (count - 1) * window.window_samples
+    partial = last if last != window.window_samples else 0
     step = batch_size if readable_in_parts(recording.sampling_rate, window.sample_rate) else count
     return [
         WindowSpan(cut, first, min(step, count - first), partial if first + step >= count else 0)
@@ -125,10 +113,12 @@ class WaveformReader(Dataset[WaveformBatch]):
 
     def __getitem__(self, planned: PlannedBatch) -> WaveformBatch:
         windows = [window for span in planned.spans for window in self.read(span)]
-        whole = [window for window in windows if window.num_samples == self.window.window_samples]
-        partial = [window for window in windows if window.num_samples < self.window.window_samples]
+        size = self.window.window_samples
+        whole = [window for window in windows if window.waveform.shape[1] == size]
+        shorter = [window for window in windows if window.waveform.shape[1] < size]
+        longer = [window for window in windows if window.waveform.shape[1] > size]
         groups = [whole[start : start + self.batch_size] for start in range(0, len(whole), self.batch_size)]
-        groups += self.group_by_length(partial)
+        groups += self.group_by_length(shorter) + self.group_by_length(longer)
         return WaveformBatch([self.stack(group) for group in groups], planned.chunk, planned.closes_chunk)
 
     def group_by_length(self, windows: Sequence[Window]) -> list[list[Window]]:
@@ -136,9 +126,10 @@ class WaveformReader(Dataset[WaveformBatch]):
         seconds, share = PADDING
         groups: list[list[Window]] = []
         for window in reversed(windows):
-            longest = groups[-1][0].num_samples if groups else 0
+            length = window.waveform.shape[1]
+            longest = groups[-1][0].waveform.shape[1] if groups else 0
             allowed = max(seconds * self.window.sample_rate, share * longest)
-            if groups and longest - window.num_samples <= allowed:
+            if groups and longest - length <= allowed:
                 groups[-1].append(window)
             else:
                 groups.append([window])
@@ -146,17 +137,19 @@ class WaveformReader(Dataset[WaveformBatch]):
 
     def read(self, span: WindowSpan) -> list[Window]:
         window, root = self.window, self.roots[span.cut.custom["corpus"]]
-        waveform, num_samples = load_windows(
-            span.cut, root, window.sample_rate, window.channels, window.window_samples, span.first, span.num_windows
-        )
-        return [Window(one, count, span.cut.id) for one, count in zip(waveform, num_samples.tolist(), strict=True)]
+        waveforms = load_windows(
+            span.cut, root, window.sample_rate, window.channels, window.rule, window.hop_length, span.first,
+            span.num_windows,
+        )  # fmt: skip
+        return [Window(waveform, span.cut.id) for waveform in waveforms]
 
     def stack(self, windows: Sequence[Window]) -> WindowGroup:
         """Windows in one tensor, as long as the longest needs."""
-        waveforms, counts, ids = zip(*windows, strict=True)
-        frames = -(-max(counts) // self.window.hop_length) + self.window.context_frames
-        length = min(self.window.window_frames, frames) * self.window.hop_length
-        return WindowGroup(torch.stack([one[:, :length] for one in waveforms]), torch.tensor(counts), list(ids))
+        waveforms, ids = zip(*windows, strict=True)
+        counts = [waveform.shape[1] for waveform in waveforms]
+        length = self.window.padded_samples(max(counts))
+        padded = [torch.nn.functional.pad(waveform, (0, length - waveform.shape[1])) for waveform in waveforms]
+        return WindowGroup(torch.stack(padded), torch.tensor(counts), list(ids))
 
 
 class WaveformDataModule(PendingChunks):

@@ -13,6 +13,7 @@ from conf.sections.tokenizer import CacheConf
 from datamodules.latents import ChunkBatch, PendingLatents, latent_windows
 from datamodules.store import chunks
 from datamodules.store.overlap import WriteBehind
+from datamodules.windows import WindowRule
 from models.metrics.codebook import CodebookUse
 from stages.hub import artifacts
 from stages.runs.files import write_whole
@@ -28,6 +29,7 @@ class Cache(L.LightningModule):
         super().__init__()
         self.conf, self.parents, self.folder = conf, parents, folder
         self.facts = parents["tokenizer"].facts
+        self.rule = WindowRule.from_facts(self.facts)
         self.tokenizer = artifacts.load_tokenizer(parents["tokenizer"].artifact)
         self.chunks = chunks.plan(chunks.read(parents["latents"].folder / "chunks"), conf.recordings_per_chunk)
         self.total = sum(len(chunk.cuts) for chunk in self.chunks)
@@ -35,12 +37,12 @@ class Cache(L.LightningModule):
     def prepare_data(self) -> None:
         key = {
             "tokenizer": self.parents["tokenizer"].receipt["artifact_hash"],
-            "window_frames": self.facts["window_frames"],
+            **{name: self.facts[name] for name in self.rule.facts() if name in self.facts},
         }
         chunks.open_cache(self.folder / "chunks", self.chunks, key)
 
     def datamodule(self) -> PendingLatents:
-        return PendingLatents(self.folder / "chunks", self.chunks, self.facts["window_frames"], self.conf.batch_size)
+        return PendingLatents(self.folder / "chunks", self.chunks, self.rule, self.conf.batch_size)
 
     def callbacks(self) -> list[Callback]:
         return []
@@ -69,7 +71,7 @@ class Cache(L.LightningModule):
     def _write(self, chunk: chunks.Chunk, codes: dict[str, list[int]]) -> None:
         writer = chunks.ChunkWriter(self.folder / "chunks", chunk)
         for cut in chunk.recordings:
-            for window in latent_windows(cut, self.facts["window_frames"]):
+            for window in latent_windows(cut, self.rule):
                 writer.add_codes(cut.id, codes[window.id])
         writer.finish()
 

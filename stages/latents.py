@@ -6,6 +6,7 @@ Reading, encoding and writing overlap. Recordings of the same bytes under severa
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,16 @@ from conf import plain
 from conf.errors import UsageError
 from conf.sections.codec import LatentsConf
 from datamodules.store import chunks
+from datamodules.store.index import CachedCuts
 from datamodules.store.overlap import ReadAhead, WriteBehind
 from datamodules.waveform_batches import (
     WaveformBatch,
     WaveformDataModule,
     WaveformReader,
-    WindowFormat,
     WindowGroup,
     recording_spans,
 )
+from datamodules.windows import WindowFormat, WindowRule
 from models.codec.mel import MelCodec
 from stages.hub import artifacts
 from stages.runs import corpora
@@ -47,7 +49,7 @@ class Latents(L.LightningModule):
         self.chunks = chunks.plan(self.cuts, conf.recordings_per_chunk)
         self.vae = parents.get("vae")
         self.codec = artifacts.build_codec(conf.codec, self.vae.artifact if self.vae else None)
-        self.window_frames = max(1, round(conf.window_seconds * self.codec.sample_rate / self.codec.hop_length))
+        self.rule = WindowRule.from_seconds(conf.window_seconds, self.codec.sample_rate, self.codec.hop_length)
         self.duplicates = sum(len(chunk.cuts) - len(chunk.recordings) for chunk in self.chunks)
 
     def prepare_data(self) -> None:
@@ -62,7 +64,7 @@ class Latents(L.LightningModule):
             if self.vae:
                 shutil.copytree(self.vae.artifact, store / "vae", dirs_exist_ok=True)
             write_whole(store / "config.json", json.dumps(plain(self.conf.codec)))
-        key = {"codec": hash_folder(store), "window_frames": self.window_frames}
+        key = {"codec": hash_folder(store)} | self.rule.facts()
         if self.vae:
             key["vae"] = self.vae.receipt["artifact_hash"]  # the copy in `codec` may be of an earlier one
         chunks.open_cache(self.folder / "chunks", self.chunks, key)
@@ -129,14 +131,15 @@ class Latents(L.LightningModule):
             "channels": codec.channels,
             "latent_dim": codec.latent_dim,
             "frame_rate": codec.sample_rate / codec.hop_length,
-            "window_frames": self.window_frames,
-            "window_rule": f"every {self.window_frames} frames from the beginning; the last window may be shorter, and nothing is dropped",
+            **self.rule.facts(),
+            "window_rule": str(self.rule),
         }
         metrics = {
             "recordings": len(cuts),
             "duplicates": self.duplicates,
             "skipped": len(self.skipped),
             "training_frames": frames,
+            "windows": _windows(cuts, self.rule),
         }
         if isinstance(codec, MelCodec):
             metrics["explained_variance"] = float(codec.explained_variance)
@@ -144,9 +147,7 @@ class Latents(L.LightningModule):
 
     def _dataset(self) -> WaveformReader:
         codec = self.codec
-        grid = WindowFormat(
-            codec.sample_rate, codec.channels, codec.hop_length, self.window_frames, codec.encoder_context.after
-        )
+        grid = WindowFormat(codec.sample_rate, codec.channels, codec.hop_length, self.rule, codec.encoder_context.after)
         return WaveformReader(self.roots, grid, self.conf.batch_size)
 
     def _fit(self, codec: MelCodec) -> None:
@@ -169,6 +170,15 @@ class Latents(L.LightningModule):
         print(
             f"vae            {codec.latent_dim} components keep {100 * float(codec.explained_variance):.1f} % of the log-mel variance"
         )
+
+
+def _windows(cuts: CachedCuts, rule: WindowRule) -> dict[str, int]:
+    """Length in frames -> how many windows of all recordings have it, the longest first."""
+    counts: Counter[int] = Counter()
+    for num_frames, recordings in Counter(cuts.rows["length"][cuts.selected].tolist()).items():
+        for length in rule.lengths(num_frames):
+            counts[length] += recordings
+    return {str(length): counts[length] for length in sorted(counts, reverse=True)}
 
 
 def _statistics(cuts: list[Any]) -> tuple[torch.Tensor, torch.Tensor, int]:

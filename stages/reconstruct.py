@@ -25,6 +25,7 @@ from conf.sections.tokenizer import ReconstructConf
 from datamodules.latents import collate_latents, latent_windows
 from datamodules.reconstruction import ReconstructionDataModule, SoundBatch, choose_windows
 from datamodules.store import chunks
+from datamodules.windows import WindowRule
 from models.metrics.codebook import CodebookUse, code_histogram
 from models.metrics.kernel_distance import KernelAudioDistance
 from models.metrics.probe import linear_probe
@@ -52,6 +53,7 @@ class Reconstruct(L.LightningModule):
         )  # before anything is loaded
         latents = parents["latents"]
         self.facts = latents.facts
+        self.rule = WindowRule.from_facts(self.facts)
         self.statistics = load_file(latents.artifact / "statistics.safetensors")
         self.codec = artifacts.load_codec(latents.artifact / "codec")
         self.tokenizers = nn.ModuleDict(
@@ -61,7 +63,7 @@ class Reconstruct(L.LightningModule):
         cuts = chunks.read(latents.folder / "chunks")
         self.train_cuts = cuts.of_split("train")
         self.test_cuts = cuts.of_split("test")
-        self.chosen = choose_windows(self.test_cuts, self.facts["window_frames"], conf.clips_per_group)
+        self.chosen = choose_windows(self.test_cuts, self.rule, conf.clips_per_group)
         if not self.chosen:
             raise UsageError(
                 f"reconstruct: no recording of {', '.join(conf.data.corpora)} is in the split 'test'. Prepare the corpus "
@@ -229,8 +231,7 @@ class Reconstruct(L.LightningModule):
 
     def _speed(self) -> dict[str, Any]:
         """Of the longest of the chosen windows."""
-        frames = self.facts["window_frames"]
-        longest = max(self.chosen, key=lambda window: latent_windows(window.cut, frames)[window.number].num_frames)
+        longest = max(self.chosen, key=lambda window: latent_windows(window.cut, self.rule)[window.number].num_frames)
         waveform = self.datamodule().dataset[[longest]].waveform.to(self.device)
         steps = {
             name: self.conf.steps if tokenizer.objective == "flow" else [1]
@@ -264,7 +265,7 @@ class Reconstruct(L.LightningModule):
 
     def _histogram(self, tokenizer: LatentTokenizer, cut: Any) -> Tensor:
         """log(1 + count) of each code of a recording, level by level."""
-        batch = collate_latents(latent_windows(cut, self.facts["window_frames"]))
+        batch = collate_latents(latent_windows(cut, self.rule))
         codes = tokenizer.encode(batch.latents.to(self.device), batch.num_frames.to(self.device))
         valid = torch.arange(codes.codes.shape[1], device=self.device) < codes.num_codes[:, None]
         quantizer = tokenizer.quantizer

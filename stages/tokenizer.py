@@ -20,6 +20,7 @@ from callbacks.step_seed import position_seed
 from conf import plain
 from conf.sections.tokenizer import TokenizerConf
 from datamodules.latents import LatentBatch, LatentDataModule
+from datamodules.windows import WindowRule
 from models.metrics.codebook import CodebookUse
 from models.metrics.reconstruction import LatentError
 from stages.engine import distributed, optim
@@ -50,7 +51,7 @@ class Tokenizer(L.LightningModule):
     def datamodule(self) -> LatentDataModule:
         return LatentDataModule(
             self.parents["latents"].folder / "chunks",
-            window_frames=self.facts["window_frames"],
+            rule=WindowRule.from_facts(self.facts),
             batch_size=self.conf.batch_size,
             seed=self.conf.seed,
             num_workers=self.conf.data.num_workers,

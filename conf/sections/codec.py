@@ -136,7 +136,13 @@ class CodecConf:
 class LatentsConf(StageConf):
     codec: CodecConf = field(metadata=about("the frozen VAE"))
     fit_recordings: int = field(metadata=about("training recordings that the mel codec is fitted on, at most"))
-    window_seconds: float = field(metadata=about("length of a window, s; a longer recording has several", 0.1, 3600.0))
+    window_seconds: float = field(
+        metadata=about(
+            "length of a window, s, rounded up to whole frames; a recording longer by a quarter has several",
+            0.1,
+            3600.0,
+        )
+    )
     batch_size: int = field(metadata=about("windows encoded at a time", 1, 1 << 20))
     recordings_per_chunk: int = field(
         metadata=about("recordings of a chunk, the unit that is written at once", 1, 1 << 20)

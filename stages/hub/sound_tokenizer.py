@@ -12,16 +12,19 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import accumulate, islice, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from conf import from_plain
 from conf.errors import UsageError
 from datamodules.audio import split_windows
+from datamodules.windows import WindowFormat, WindowRule
 from stages.hub import artifacts
 from stages.runs import receipts
 from stages.runs.files import hash_folder, write_whole
@@ -41,7 +44,10 @@ class SoundTokenizer:
         self.facts = facts
         self.sample_rate, self.channels = self.codec.sample_rate, self.codec.channels
         self.token_rate, self.bitrate = facts["token_rate"], facts["bitrate"]
-        self.codebook_size, self.window_frames = facts["codebook_size"], facts["window_frames"]
+        self.codebook_size, self.rule = facts["codebook_size"], WindowRule.from_facts(facts)
+        self.window = WindowFormat(
+            self.sample_rate, self.channels, self.codec.hop_length, self.rule, self.codec.encoder_context.after
+        )
         self.device = torch.device("cpu")
 
     @classmethod
@@ -97,18 +103,13 @@ class SoundTokenizer:
     def num_codes(self, seconds: float) -> int:
         """Codes that a sound of so many seconds has, at most."""
         samples = max(1, int(seconds * self.sample_rate))
-        windows, rest = divmod(-(-samples // self.codec.hop_length), self.window_frames)
-        return windows * self._codes_per_window + (int(self.tokenizer.num_codes(rest)) if rest else 0)
+        return self._codes_of(-(-samples // self.codec.hop_length))
 
     def num_samples(self, num_codes: int) -> tuple[int, int]:
-        """Fewest and most samples of a sound that has so many codes."""
-
-        def most(codes: int) -> int:
-            windows, rest = divmod(codes, self._codes_per_window)
-            frames = windows * self.window_frames + (self._frames(rest) if rest else 0)
-            return frames * self.codec.hop_length
-
-        return most(num_codes - len(self.tokenizer.quantizer.levels)) + 1, most(num_codes)
+        """Fewest and most samples of a sound that has so many codes, or, where no sound has, the most codes below."""
+        most = self._most_frames(num_codes)
+        fewer = self._most_frames(self._codes_of(most) - 1)
+        return fewer * self.codec.hop_length + 1, most * self.codec.hop_length
 
     def to(self, device: str | torch.device) -> "SoundTokenizer":
         self.device = torch.device(device)
@@ -122,16 +123,13 @@ class SoundTokenizer:
 
         A batch gives what its sounds give one by one. Raises UsageError for a sound of another kind or shape, or none at all.
         """
-        found: list[list[int]] = [[] for _ in sounds]
-        batch: list[tuple[int, Tensor, int]] = []
-        for place, window, samples in self._windows(sounds, sample_rate):
-            batch.append((place, window, samples))
-            if len(batch) == batch_size:
-                self._encode(batch, found)
-                batch = []
-        if batch:
-            self._encode(batch, found)
-        return found
+        rows: list[list[int]] = [[] for _ in sounds]
+        windows = self._windows(sounds, sample_rate)
+        while batch := list(islice(windows, batch_size)):
+            codes = self._encode([window for _, window in batch])
+            for (place, _), window_codes in zip(batch, codes, strict=True):
+                rows[place] += window_codes
+        return rows
 
     @torch.no_grad()
     def decode(
@@ -161,18 +159,16 @@ class SoundTokenizer:
         parts = [
             (place, number, part)
             for place, one in enumerate(codes)
-            for number, part in enumerate(_cut(list(one), self._codes_per_window))
+            for number, part in enumerate(self._parts(one, None if num_samples is None else num_samples[place]))
         ]
         latents: list[list[Tensor]] = [[] for _ in codes]
         for start in range(0, len(parts), batch_size):
             held = parts[start : start + batch_size]
-            num_codes = torch.tensor([len(part) for _, _, part in held])
-            padded = torch.tensor([part + [0] * (int(num_codes.max()) - len(part)) for _, _, part in held])
-            num_frames = torch.tensor([self._frames(len(part)) for _, _, part in held])
-            shape = (self.window_frames, self.codec.latent_dim)
-            noise = torch.stack(
-                [torch.randn(shape, generator=_generator(seeds[place], number)) for place, number, _ in held]
-            )
+            num_codes = torch.tensor([len(part.codes) for _, _, part in held])
+            padded = torch.tensor([part.codes + [0] * (int(num_codes.max()) - len(part.codes)) for _, _, part in held])
+            num_frames = torch.tensor([part.num_frames for _, _, part in held])
+            shape = (self.rule.frames, self.codec.latent_dim)
+            noise = torch.stack([_noise(shape, self.rule, seeds[place], number) for place, number, _ in held])
             decoded = self.tokenizer.decode(
                 padded.to(self.device), num_codes.to(self.device), num_frames.to(self.device),
                 noise=noise[:, : int(num_frames.max())].to(self.device), **sampling,
@@ -188,16 +184,34 @@ class SoundTokenizer:
         """Encodes one sound piece by piece, as it comes: the same codes as `encode` gives for the whole."""
         return Stream(self)
 
-    @property
-    def _codes_per_window(self) -> int:
-        return int(self.tokenizer.num_codes(self.window_frames))
+    def _codes_of(self, num_frames: int) -> int:
+        """Codes of a sound of so many frames. Law: grows with them."""
+        return sum(int(self.tokenizer.num_codes(length)) for length in self.rule.lengths(num_frames))
 
-    def _frames(self, num_codes: int) -> int:
-        """Latent frames that the first codes of a window stand for."""
-        return min(self.window_frames, int(self.tokenizer.num_frames(num_codes)))
+    def _most_frames(self, num_codes: int) -> int:
+        """The most frames of a sound that has no more codes than that; 0 where a frame has more."""
+        fewest, too_many = 0, self.rule.frames
+        while self._codes_of(too_many) <= num_codes:
+            fewest, too_many = too_many, 2 * too_many
+        while too_many - fewest > 1:
+            middle = (fewest + too_many) // 2
+            fewest, too_many = (middle, too_many) if self._codes_of(middle) <= num_codes else (fewest, middle)
+        return fewest
 
-    def _windows(self, sounds: Sequence[Tensor | np.ndarray], sample_rate: int) -> Iterator[tuple[int, Tensor, int]]:
-        """(which sound, window (C, T), its valid samples)."""
+    def _parts(self, codes: Sequence[int], num_samples: int | None) -> list["_Part"]:
+        """The codes of a sound by window. Where two lengths have as many codes and differ in their windows, num_samples
+        decides; without it, the longer one. Codes that no sound has so many of are the last window's.
+        """
+        num_frames = -(-(num_samples or 0) // self.codec.hop_length)
+        if not num_frames or self._codes_of(num_frames) != len(codes):
+            num_frames = max(1, self._most_frames(len(codes)))
+        lengths = self.rule.lengths(num_frames)
+        begins = accumulate((int(self.tokenizer.num_codes(length)) for length in lengths[:-1]), initial=0)
+        edges = pairwise([*begins, len(codes)])
+        return [_Part(list(codes[begin:end]), length) for (begin, end), length in zip(edges, lengths, strict=True)]
+
+    def _windows(self, sounds: Sequence[Tensor | np.ndarray], sample_rate: int) -> Iterator[tuple[int, Tensor]]:
+        """(which sound, window (C, T))."""
         for place, sound in enumerate(sounds):
             if not isinstance(sound, (Tensor, np.ndarray)) or not (sound := torch.as_tensor(sound)).is_floating_point():
                 what = sound.dtype if isinstance(sound, Tensor) else type(sound).__name__
@@ -207,29 +221,50 @@ class SoundTokenizer:
             if sound.dim() != 2 or not sound.shape[1]:
                 raise UsageError(f"sound {place} has shape {tuple(sound.shape)}; (C, T) with T >= 1 is allowed")
             windows = split_windows(
-                sound.float(), sample_rate, self.sample_rate, self.channels, self.window_frames * self.codec.hop_length,
+                sound.float(), sample_rate, self.sample_rate, self.channels, self.rule, self.codec.hop_length,
                 f"sound {place}",
             )  # fmt: skip
-            for window, samples in zip(windows.waveform, windows.num_samples.tolist(), strict=True):
-                yield place, window, samples
+            for window in windows:
+                yield place, window
 
-    def _encode(self, batch: list[tuple[int, Tensor, int]], found: list[list[int]]) -> None:
-        waveform = torch.stack([window for _, window, _ in batch]).to(self.device)
-        num_frames = torch.tensor([-(-samples // self.codec.hop_length) for _, _, samples in batch])
-        latents = self.codec.encode(waveform).mean[:, : int(num_frames.max())]
-        codes = self.tokenizer.encode(latents, num_frames.to(self.device))
-        for (place, _, _), row, count in zip(batch, codes.codes.tolist(), codes.num_codes.tolist(), strict=True):
-            found[place] += row[:count]
+    def _encode(self, windows: Sequence[Tensor]) -> list[list[int]]:
+        """Windows (C, T) -> the codes of each. None is padded to the length of a longer kind: its last frames would
+        differ from those that the stage `cache` saw.
+        """
+        codes: list[list[int]] = [[] for _ in windows]
+        for is_long in (False, True):
+            chosen = [n for n, one in enumerate(windows) if (one.shape[1] > self.window.window_samples) is is_long]
+            if not chosen:
+                continue
+            counts = [windows[n].shape[1] for n in chosen]
+            length = self.window.padded_samples(max(counts)) if is_long else self.window.window_samples
+            waveform = torch.stack([F.pad(windows[n], (0, length - windows[n].shape[1])) for n in chosen])
+            num_frames = torch.tensor([-(-count // self.codec.hop_length) for count in counts])
+            latents = self.codec.encode(waveform.to(self.device)).mean[:, : int(num_frames.max())]
+            encoded = self.tokenizer.encode(latents, num_frames.to(self.device))
+            for n, row, count in zip(chosen, encoded.codes.tolist(), encoded.num_codes.tolist(), strict=True):
+                codes[n] = row[:count]
+        return codes
+
+
+class _Part(NamedTuple):
+    """One window, as codes."""
+
+    codes: list[int]
+    num_frames: int
 
 
 class Stream:
-    """push(waveform) -> the codes that nothing that follows can change; finish() -> the rest. One window is held in memory."""
+    """push(waveform) -> the codes that nothing that follows can change; finish() -> the rest.
+
+    One window is in memory, and at its end what may still become a part of it or begin the next one.
+    """
 
     def __init__(self, owner: SoundTokenizer) -> None:
         self.owner, self.codec, self.tokenizer = owner, owner.codec, owner.tokenizer
-        self.window_samples = owner.window_frames * self.codec.hop_length
+        self.hop, self.rule = self.codec.hop_length, owner.rule
         self.context = self.codec.encoder_context
-        self._begin_window()
+        self._begin_window(torch.zeros(self.codec.channels, 0))
 
     def push(self, waveform: Tensor) -> list[int]:
         """waveform (C, T) at the codec's sample_rate, with its number of channels: resampling a stream needs its future."""
@@ -239,15 +274,19 @@ class Stream:
                 "allowed: resample and mix it before"
             )
         found: list[int] = []
+        most = self.rule.longest * self.hop  # samples of one window
         while waveform.shape[1]:
-            room = self.window_samples - self.samples.shape[1]
+            room = most + 1 - self.samples.shape[1]
             self.samples = torch.cat([self.samples, waveform[:, :room].cpu()], 1)
             waveform = waveform[:, room:]
-            if self.samples.shape[1] == self.window_samples:
-                found += self._advance(self.owner.window_frames, whole=True)
-                self._begin_window()
-            else:
-                known = self.samples.shape[1] // self.codec.hop_length - self.context.after
+            count = self.samples.shape[1]
+            if count > most:  # the next window has begun
+                whole = self.rule.frames * self.hop
+                self.samples, rest = self.samples[:, :whole], self.samples[:, whole:]
+                found += self._advance(self.rule.frames, whole=True)
+                self._begin_window(rest)
+            else:  # whether the window ends with its last whole frame or goes on is not known
+                known = min(count // self.hop, self.rule.frames) - self.context.after
                 found += self._advance(known, whole=False)
         return found
 
@@ -256,14 +295,16 @@ class Stream:
         count = self.samples.shape[1]
         found: list[int] = []
         if count:
-            frames = -(-count // self.codec.hop_length)
-            self.samples = torch.nn.functional.pad(self.samples, (0, self.window_samples - count))
+            frames = -(-count // self.hop)
+            whole = self.rule.frames * self.hop
+            length = self.owner.window.padded_samples(count) if count > whole else whole
+            self.samples = F.pad(self.samples, (0, length - count))
             found = self._advance(frames, whole=True)
-        self._begin_window()
+        self._begin_window(torch.zeros(self.codec.channels, 0))
         return found
 
-    def _begin_window(self) -> None:
-        self.samples = torch.zeros(self.codec.channels, 0)
+    def _begin_window(self, samples: Tensor) -> None:
+        self.samples = samples
         self.latents = torch.zeros(0, self.codec.latent_dim)
         self.emitted = 0
 
@@ -273,7 +314,7 @@ class Stream:
         if frames <= len(self.latents):
             return []
         first = max(0, len(self.latents) - self.context.before)
-        part = self.samples[None, :, first * self.codec.hop_length :].to(self.owner.device)
+        part = self.samples[None, :, first * self.hop :].to(self.owner.device)
         new = self.codec.encode(part).mean[0, len(self.latents) - first : frames - first].cpu()
         self.latents = torch.cat([self.latents, new])
         num_frames = torch.tensor([frames], device=self.owner.device)
@@ -284,9 +325,9 @@ class Stream:
         return found
 
 
-def _cut(codes: list[int], size: int) -> list[list[int]]:
-    return [codes[start : start + size] for start in range(0, len(codes), size)]
-
-
-def _generator(seed: int, window: int) -> torch.Generator:
-    return torch.Generator().manual_seed((seed * 1_000_003 + window) % (1 << 62))
+def _noise(shape: tuple[int, int], rule: WindowRule, seed: int, window: int) -> Tensor:
+    """Noise (F, D) of the longest window; its first frames, of a whole window, are of `shape` alone."""
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + window) % (1 << 62))
+    return torch.cat(
+        [torch.randn(shape, generator=generator), torch.randn(rule.shortest - 1, shape[1], generator=generator)]
+    )

@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +32,7 @@ import torch
 import conf
 from callbacks.ranks import RankWatch
 from callbacks.stop import Stop
+from datamodules.windows import WindowRule
 from models.tokenizer.grid import TokenGrid
 from models.tokenizer.tokenizer import LatentTokenizer
 from stages.engine import devices, runner
@@ -136,8 +138,7 @@ def _loop(confs: dict[str, Any]) -> Spent:
     out.mkdir()
     codec = artifacts.load_codec(Path("runs/bench/latents/codec"))
     tokenizer = artifacts.load_tokenizer(Path("runs/bench/tokenizer/artifact"))
-    window_frames = _parent(confs, "latents").facts["window_frames"]
-    window, model = window_frames * codec.hop_length, 0.0
+    rule, model = WindowRule.from_facts(_parent(confs, "latents").facts), 0.0
     cuts = corpora.recordings("latents", confs["latents"].data).cuts
     resamplers: dict[int, Any] = {}
     begun, used = time.perf_counter(), time.process_time()
@@ -151,15 +152,17 @@ def _loop(confs: dict[str, Any]) -> Spent:
             resamplers[rate] = Resample(rate, codec.sample_rate)
         waveform = resamplers[rate](waveform).expand(codec.channels, -1)[None]
         found = []
-        for start in range(0, waveform.shape[-1], window):
+        lengths = rule.lengths(-(-waveform.shape[-1] // codec.hop_length))
+        for start, length in zip(accumulate(lengths, initial=0), lengths, strict=False):
+            part = waveform[..., start * codec.hop_length : (start + length) * codec.hop_length]
             before = time.perf_counter()
-            found.append(codec.encode(waveform[..., start : start + window]).mean[0].half().numpy())
+            found.append(codec.encode(part).mean[0].half().numpy())
             model += time.perf_counter() - before
         np.save(out / f"{cut.id}.npy", np.concatenate(found))
     for cut in cuts:
         latents = torch.from_numpy(np.load(out / f"{cut.id}.npy").astype("float32"))
         codes: list[int] = []
-        for part in latents.split(window_frames):
+        for part in latents.split(rule.lengths(len(latents))):
             before = time.perf_counter()
             codes += tokenizer.encode(part[None], torch.tensor([len(part)])).codes[0].tolist()
             model += time.perf_counter() - before

@@ -16,6 +16,7 @@ import torch
 
 from datamodules.latents import collate_latents, latent_windows
 from datamodules.store import chunks
+from datamodules.windows import WindowRule
 from models.metrics.codebook import CodebookUse
 from stages.hub import artifacts
 from tests.benchmarks.chain import run, stage
@@ -68,7 +69,7 @@ def main() -> None:
         every, loud = (CodebookUse(book.codebook_size, book.levels) for _ in range(2))
         with torch.no_grad():
             for cut in cuts:
-                batch = collate_latents(latent_windows(cut, 1 << 20))
+                batch = collate_latents(latent_windows(cut, WindowRule(1 << 20)))
                 codes = tokenizer.encode(batch.latents, batch.num_frames)
                 valid = torch.ones_like(codes.codes, dtype=torch.bool)
                 every.update(codes.codes, valid)

@@ -18,13 +18,14 @@ from datamodules.waveform_batches import (
     WaveformDataModule,
     WaveformReader,
     Window,
-    WindowFormat,
     plan_batches,
 )
+from datamodules.windows import WindowFormat, WindowRule
 
 RATE = 16_000
 WINDOW = 4_096
 HOP = 256
+RULE = WindowRule(WINDOW // HOP)
 
 
 def noise(samples: int, channels: int, seed: int = 0) -> np.ndarray:
@@ -44,20 +45,35 @@ def cut_of(root: Path, name: str, sound: np.ndarray, rate: int, corpus: str = "m
 
 
 def joined(windows: Any) -> torch.Tensor:
-    """(C, T) of the valid samples."""
-    return torch.cat([window[:, :count] for window, count in zip(*windows, strict=True)], 1)
+    return torch.cat(windows, 1)
 
 
 @pytest.mark.parametrize("samples", [1, HOP // 2, WINDOW - 1, WINDOW, WINDOW + 1, 3 * WINDOW, 3 * WINDOW + HOP // 2])
 def test_windows_joined_are_the_recording(tmp_path: Path, samples: int):
-    """A rest shorter than a hop is a window of its own: nothing is dropped, and padding is zeros."""
+    """Nothing is dropped, and nothing padded."""
     sound = noise(samples, 2)
-    windows = load_windows(cut_of(tmp_path, "a.wav", sound, RATE), tmp_path, RATE, 2, WINDOW)
+    windows = load_windows(cut_of(tmp_path, "a.wav", sound, RATE), tmp_path, RATE, 2, RULE, HOP)
     count = -(-samples // WINDOW)
-    assert windows.waveform.shape == (count, 2, WINDOW) and windows.waveform.dtype == torch.float32
-    assert windows.num_samples.tolist() == [WINDOW] * (count - 1) + [samples - (count - 1) * WINDOW]
+    assert [one.shape for one in windows[:-1]] == [(2, WINDOW)] * (count - 1)
+    assert windows[-1].shape == (2, samples - (count - 1) * WINDOW) and windows[-1].dtype == torch.float32
     torch.testing.assert_close(joined(windows), torch.from_numpy(sound.T))
-    assert not windows.waveform[-1, :, windows.num_samples[-1] :].any()
+
+
+def test_a_rest_below_the_shortest_window_is_of_the_window_before(tmp_path: Path):
+    rule = WindowRule(WINDOW // HOP, 3)
+    for rest, lengths in ((2 * HOP, [WINDOW, WINDOW + 2 * HOP]), (2 * HOP + 1, [WINDOW, WINDOW, 2 * HOP + 1])):
+        sound = noise(2 * WINDOW + rest, 2)
+        cut = cut_of(tmp_path, f"{rest}.wav", sound, RATE)
+        windows = load_windows(cut, tmp_path, RATE, 2, rule, HOP)
+        assert [one.shape[1] for one in windows] == lengths
+        torch.testing.assert_close(joined(windows), torch.from_numpy(sound.T))
+        for number, one in enumerate(windows):
+            (alone,) = load_windows(cut, tmp_path, RATE, 2, rule, HOP, number, 1)
+            assert alone.equal(one)
+        loaded = WaveformReader({"mine": tmp_path}, GRID._replace(rule=rule), 4)
+        (batch,) = plan_batches([Chunk("c", [cut])], GRID._replace(rule=rule), 4)
+        counts = [group.num_samples.tolist() for group in loaded[batch].groups]
+        assert counts == [[WINDOW] * (len(lengths) - 1), lengths[-1:]]
 
 
 def test_mono_is_doubled_and_stereo_averaged(tmp_path: Path):
@@ -65,9 +81,9 @@ def test_mono_is_doubled_and_stereo_averaged(tmp_path: Path):
     one, two = cut_of(tmp_path, "one.wav", mono, RATE), cut_of(tmp_path, "two.wav", stereo, RATE)
     assert isinstance(two, MultiCut)
     torch.testing.assert_close(
-        joined(load_windows(one, tmp_path, RATE, 2, WINDOW)), torch.from_numpy(mono.T).expand(2, -1)
+        joined(load_windows(one, tmp_path, RATE, 2, RULE, HOP)), torch.from_numpy(mono.T).expand(2, -1)
     )
-    averaged = joined(load_windows(two, tmp_path, RATE, 1, WINDOW))
+    averaged = joined(load_windows(two, tmp_path, RATE, 1, RULE, HOP))
     torch.testing.assert_close(averaged, torch.from_numpy(stereo.mean(1, keepdims=True).T))
 
 
@@ -75,13 +91,13 @@ def test_channels_are_never_dropped(tmp_path: Path):
     cut = cut_of(tmp_path, "a.wav", noise(100, 6), RATE)
     for channels in (1, 2):
         with pytest.raises(ValueError, match=r"a\.wav has 6 channels; the codec takes"):
-            load_windows(cut, tmp_path, RATE, channels, WINDOW)
+            load_windows(cut, tmp_path, RATE, channels, RULE, HOP)
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3"])
 def test_every_format_gives_the_length_of_its_manifest(tmp_path: Path, name: str):
     cut = cut_of(tmp_path, name, noise(RATE, 2), RATE)
-    assert int(load_windows(cut, tmp_path, RATE, 2, WINDOW).num_samples.sum()) == cut.num_samples
+    assert joined(load_windows(cut, tmp_path, RATE, 2, RULE, HOP)).shape[1] == cut.num_samples
 
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_100, 48_000, 11_127, 15_999, 96_000])
@@ -92,7 +108,7 @@ def test_any_rate_becomes_the_codecs(tmp_path: Path, rate: int):
         return 0.5 * np.sin(2 * np.pi * 440 * np.arange(at) / at)[:, None].astype(np.float32)
 
     cut = cut_of(tmp_path, "a.wav", tone(rate), rate)
-    sound = joined(load_windows(cut, tmp_path, RATE, 1, WINDOW))
+    sound = joined(load_windows(cut, tmp_path, RATE, 1, RULE, HOP))
     assert sound.shape == (1, RATE)
     inner = slice(800, RATE - 800)
     np.testing.assert_allclose(sound[0, inner], tone(RATE)[inner, 0], atol=2e-3)
@@ -103,7 +119,7 @@ def test_the_whole_is_resampled_and_then_cut(tmp_path: Path):
     sound = noise(5 * WINDOW, 1)
     cut = cut_of(tmp_path, "a.wav", sound, 22_050)
     whole = reference(torch.from_numpy(sound.T), 22_050, RATE)
-    torch.testing.assert_close(joined(load_windows(cut, tmp_path, RATE, 1, WINDOW)), whole)
+    torch.testing.assert_close(joined(load_windows(cut, tmp_path, RATE, 1, RULE, HOP)), whole)
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3"])
@@ -133,7 +149,7 @@ def make_chunks(root: Path, lengths: list[int], per_chunk: int) -> list[Any]:
     return plan(cuts, per_chunk)
 
 
-GRID = WindowFormat(RATE, 2, HOP, WINDOW // HOP, context_frames=1)
+GRID = WindowFormat(RATE, 2, HOP, RULE, context_frames=1)
 
 
 def data(root: Path, chunks: list[Any], batch_size: int, num_workers: int) -> WaveformDataModule:
@@ -203,12 +219,13 @@ def test_windows_of_like_length_share_a_batch(tmp_path: Path):
 def test_rests_of_other_lengths_are_padded_by_half_a_second_or_an_eighth(tmp_path: Path):
     loaded = WaveformReader({"mine": tmp_path}, GRID, 64)
     lengths = torch.linspace(1, 10 * RATE, 64).long().tolist()
-    groups = loaded.group_by_length([Window(torch.zeros(0), length, str(length)) for length in lengths])
-    assert [row[1] for group in groups for row in group] == lengths  # all, and in their order
+    groups = loaded.group_by_length([Window(torch.zeros(1, 1).expand(1, length), str(length)) for length in lengths])
+    groups = [[window.waveform.shape[1] for window in group] for group in groups]
+    assert [length for group in groups for length in group] == lengths  # all, and in their order
     for group in groups:
-        assert group[-1][1] - group[0][1] <= max(RATE / 2, group[-1][1] / 8)
+        assert group[-1] - group[0] <= max(RATE / 2, group[-1] / 8)
     assert 8 <= len(groups) <= 20
-    assert sum(group[-1][1] * len(group) for group in groups) < 1.1 * sum(lengths)
+    assert sum(group[-1] * len(group) for group in groups) < 1.1 * sum(lengths)
 
 
 def test_which_windows_share_a_batch_hangs_on_their_chunk_alone(tmp_path: Path):
@@ -237,7 +254,7 @@ def test_a_part_of_a_recording_is_that_part_of_the_whole(tmp_path: Path, name: s
     """Law of resampling by parts, and of seeking in a file: what lies around a window decides its edges."""
     cut = cut_of(tmp_path, name, noise(3 * rate + 17, 2), rate)
     whole = load_sound(cut, tmp_path, RATE, 2)
-    parts = [load_windows(cut, tmp_path, RATE, 2, WINDOW, first, 2) for first in range(0, 12, 2)]
+    parts = [load_windows(cut, tmp_path, RATE, 2, RULE, HOP, first, 2) for first in range(0, 12, 2)]
     found = torch.cat([joined(part) for part in parts], 1)
     assert found.shape == whole.shape
     torch.testing.assert_close(found, whole, rtol=0, atol=2e-6)
@@ -245,9 +262,9 @@ def test_a_part_of_a_recording_is_that_part_of_the_whole(tmp_path: Path, name: s
 
 def test_rates_with_little_in_common_are_read_whole(tmp_path: Path):
     cut = cut_of(tmp_path, "a.wav", noise(5 * WINDOW, 1), 15_999)
-    whole = load_windows(cut, tmp_path, RATE, 1, WINDOW)
-    part = load_windows(cut, tmp_path, RATE, 1, WINDOW, 3, 2)
-    assert part.waveform.equal(whole.waveform[3:5])
+    whole = load_windows(cut, tmp_path, RATE, 1, RULE, HOP)
+    part = load_windows(cut, tmp_path, RATE, 1, RULE, HOP, 3, 2)
+    assert all(one.equal(other) for one, other in zip(part, whole[3:5], strict=True))
     (batch,) = plan_batches([Chunk("c", [cut])], GRID, 2)
     assert [(span.first, span.num_windows) for span in batch.spans] == [(0, 6)]
 
@@ -256,12 +273,12 @@ def test_what_changed_since_it_was_prepared_is_refused(tmp_path: Path):
     cut = cut_of(tmp_path, "a.wav", noise(RATE, 1), RATE)
     soundfile.write(tmp_path / "a.wav", noise(RATE - RATE // 10, 1), RATE)  # lhotse's own tolerance would mend it
     with pytest.raises(ValueError, match=r"a\.wav cannot be read as the 1\.00 s that were prepared: .* corpus again$"):
-        load_windows(cut, tmp_path, RATE, 1, WINDOW)
+        load_windows(cut, tmp_path, RATE, 1, RULE, HOP)
     spoiled = noise(RATE, 1)
     spoiled[77] = np.nan
     soundfile.write(tmp_path / "a.wav", spoiled, RATE, subtype="FLOAT")
     with pytest.raises(ValueError, match=r"a\.wav: NaN or infinite"):
-        load_windows(cut, tmp_path, RATE, 1, WINDOW)
+        load_windows(cut, tmp_path, RATE, 1, RULE, HOP)
     (tmp_path / "a.wav").unlink()
     with pytest.raises(ValueError, match=r"a\.wav cannot be read"):
-        load_windows(cut, tmp_path, RATE, 1, WINDOW)
+        load_windows(cut, tmp_path, RATE, 1, RULE, HOP)

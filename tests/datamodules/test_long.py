@@ -19,13 +19,14 @@ torch.set_num_threads(1)
 from lhotse import Recording
 from datamodules.store.chunks import Chunk
 from datamodules.store.overlap import ReadAhead
-from datamodules.waveform_batches import WaveformReader, WindowFormat, plan_batches
+from datamodules.waveform_batches import WaveformReader, plan_batches
+from datamodules.windows import WindowFormat, WindowRule
 root = Path(sys.argv[1])
 recording = Recording.from_file(root / "long.wav")
 recording.sources[0].source = "long.wav"
 cut = recording.to_cut()
 cut.custom = {"corpus": "mine"}
-grid = WindowFormat(44100, 1, 2048, 215, 1)
+grid = WindowFormat(44100, 1, 2048, WindowRule(216, 54), 1)
 loaded = WaveformReader({"mine": root}, grid, 16)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 samples, power = 0, 0.0

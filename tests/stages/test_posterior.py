@@ -10,6 +10,7 @@ import torch
 import conf
 from datamodules.latents import LatentBatch, collate_latents, latent_windows
 from datamodules.store import chunks
+from datamodules.windows import WindowRule
 from models.codec.oobleck import build
 from stages.runs.identity import fingerprint
 from stages.tokenizer import Tokenizer
@@ -69,7 +70,7 @@ def test_the_mel_codec_has_no_spread_and_nothing_is_drawn(stage, tones: Path, wh
     folder = whole / "latents/chunks"
     assert not list(folder.glob("*/std.npy"))
     cuts = chunks.read(folder)
-    batch = collate_latents([window for cut in cuts[:3] for window in latent_windows(cut, 20)])
+    batch = collate_latents([window for cut in cuts[:3] for window in latent_windows(cut, WindowRule(20))])
     assert batch.std is None and batch.latents.dtype == torch.float32
     hashes = []
     for value in ("true", "false"):
@@ -97,7 +98,7 @@ def test_windows_keep_mean_and_spread_together(tmp_path: Path):
     writer = chunks.ChunkWriter(tmp_path, planned[0])
     writer.add_array("mine-0", values, values / 4)
     writer.finish()
-    batch = collate_latents(latent_windows(chunks.read(tmp_path)[0], 3))
+    batch = collate_latents(latent_windows(chunks.read(tmp_path)[0], WindowRule(3)))
     assert batch.std is not None and batch.num_frames.tolist() == [3, 3, 1]
     assert torch.equal(batch.std, batch.latents / 4)
     assert torch.equal(batch.latents.flatten()[:14], torch.from_numpy(values).flatten())

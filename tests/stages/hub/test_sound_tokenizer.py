@@ -78,13 +78,16 @@ def test_any_length_comes_back_as_long(tokenizer: SoundTokenizer, samples: int):
     hop = tokenizer.codec.hop_length
     assert tokenizer.decode(codes, num_steps=1)[0].shape[1] >= -(-samples // hop) * hop
     expected = samples / 44100 * tokenizer.token_rate
-    windows = -(-samples // (tokenizer.window_frames * hop))
+    windows = tokenizer.rule.num_windows(-(-samples // hop))
     assert abs(len(codes[0]) - expected) <= 1 + windows  # a window rounds up, and holds a whole number of frames
 
 
+@pytest.mark.parametrize("seconds", [12.4, 11.0])  # 11.0: its last window takes in a rest of 1 s
 @pytest.mark.parametrize("piece", [700, 5000, 44100, 10**7])
-def test_a_stream_gives_what_the_whole_gives_as_early_as_it_is_certain(tokenizer: SoundTokenizer, piece: int):
-    waveform = sound(12.4, seed=4)
+def test_a_stream_gives_what_the_whole_gives_as_early_as_it_is_certain(
+    tokenizer: SoundTokenizer, piece: int, seconds: float
+):
+    waveform = sound(seconds, seed=4)
     whole = tokenizer.encode([waveform], 44100)[0]
     stream, found, delays = tokenizer.stream(), [], []
     for start in range(0, waveform.shape[1], piece):
@@ -93,10 +96,26 @@ def test_a_stream_gives_what_the_whole_gives_as_early_as_it_is_certain(tokenizer
         delays.append(heard * tokenizer.token_rate - len(found))
         assert found == whole[: len(found)]
     assert found + stream.finish() == whole
-    lookahead = (tokenizer.codec.encoder_context.after + 2) * tokenizer.codec.hop_length / 44100
+    # at a window's end: whether what follows is a part of it
+    frames = tokenizer.codec.encoder_context.after + 2 + tokenizer.rule.shortest
+    lookahead = frames * tokenizer.codec.hop_length / 44100
     assert max(delays) <= 2 + lookahead * tokenizer.token_rate  # not held back until the end
     assert stream.finish() == []  # and is as new
     assert stream.push(waveform[:, :5000]) + stream.finish() == tokenizer.encode([waveform[:, :5000]], 44100)[0]
+
+
+def test_codes_imply_the_windows_that_they_are_of(tokenizer: SoundTokenizer):
+    """For every length up to four windows: with its number of samples the very windows, without it a sound as long."""
+    hop, rule = tokenizer.codec.hop_length, tokenizer.rule
+    for frames in range(1, 4 * rule.frames):
+        codes = list(range(tokenizer._codes_of(frames)))
+        parts = tokenizer._parts(codes, frames * hop)
+        assert [part.num_frames for part in parts] == rule.lengths(frames)
+        assert [code for part in parts for code in part.codes] == codes
+        fewest, most = tokenizer.num_samples(len(codes))
+        assert fewest <= (frames - 1) * hop + 1 and frames * hop <= most
+        assert sum(part.num_frames for part in tokenizer._parts(codes, None)) * hop == most
+        assert tokenizer._codes_of(-(-fewest // hop)) == tokenizer._codes_of(most // hop) == len(codes)
 
 
 def test_a_saved_copy_is_the_same_without_its_run(tokenizer: SoundTokenizer, run: Path, tmp_path: Path):
