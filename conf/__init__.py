@@ -14,12 +14,15 @@ from typing import Any, NamedTuple, get_origin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from conf import yaml_files
 from conf.errors import UsageError
-from conf.laws import Problem, exceptions, problems
-from conf.overrides import COMMAND_LINE, check_shared, concerns, decides, for_unit, parse_overrides
+from conf.laws import Problem, exceptions, expand_home, problems
+from conf.overrides import COMMAND_LINE, check_shared, concerns, decides, for_unit, parse_overrides, typed_values
 from conf.schema import UNITS, stages
 from conf.sections.common import StageConf
 from conf.suggest import allowed
+from conf.typed_values import as_written
+from conf.yaml_files import first_line
 
 __all__ = [
     "COMMAND_LINE", "ROOT", "Composed", "check_shared", "compose", "concerns", "decides", "from_plain", "layer_files",
@@ -60,14 +63,15 @@ def compose(
         try:
             merged = OmegaConf.merge(merged, layer.values)
         except OmegaConfBaseException as error:
-            raise UsageError(f"{layer.origin}: {_first_line(error)}") from None
+            raise UsageError(f"{layer.origin}: {first_line(error)}") from None
         for key in _leaves(layer.values):
             origins.pop(key, None)  # the key that was set last comes last: _origin of a section
             origins[key] = layer.origin
     try:
         conf = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        raise UsageError(f"{unit}: {_first_line(error)}. Give it a value in a --conf FILE or as --KEY=VALUE.") from None
+        raise UsageError(f"{unit}: {first_line(error)}. Give it a value in a --conf FILE or as --KEY=VALUE.") from None
+    expand_home(conf)
     for key, text in (*_unknown_parents(conf), *problems(conf)):
         raise UsageError(f"{_origin(origins, key)}: {key}: {text}")
     return Composed(conf, {key: _origin(origins, key) for key in _leaves(merged)})
@@ -88,7 +92,7 @@ def from_plain(unit: str, values: dict[str, Any]) -> Any:
     try:
         return OmegaConf.to_object(OmegaConf.merge(_base(unit), _known_values(UNITS[unit].schema, values)))
     except OmegaConfBaseException as error:
-        raise UsageError(f"the configuration of an earlier {unit}: {_first_line(error)}") from None
+        raise UsageError(f"the configuration of an earlier {unit}: {first_line(error)}") from None
 
 
 @cache
@@ -125,30 +129,22 @@ def _layers(
     for name in exceptions(chosen, presets()):
         raise UsageError(f"--preset {name}: no such preset. {allowed(name, presets())}")
     for path, origin in layer_files(unit, chosen):
-        yield _load(path, origin)
+        yield Layer(origin, yaml_files.load(path, origin))
     for name in files:
         if not Path(name).is_file():
             raise UsageError(f"--conf {name}: no such file")
-        layer = _load(Path(name), name)
-        sections = {key: layer.values.pop(key) for key in list(layer.values) if key in UNITS}
-        if unit != "slurm":  # what a file holds outside of a unit's section is for the stages
-            yield layer
-        if unit in sections:
-            yield Layer(name, sections[unit])
-    try:
-        yield Layer(COMMAND_LINE, OmegaConf.from_dotlist(for_unit(unit, overrides, shared)))
-    except Exception as error:  # a YAML value that does not parse: whatever PyYAML raises
-        raise UsageError(f"{COMMAND_LINE}: {_first_line(error)}") from None
+        values, written = yaml_files.load_with_text(Path(name), name)
+        for_stages = {key: value for key, value in values.items() if key not in UNITS}
+        if unit != "slurm":
+            yield _as_written(unit, name, for_stages, {key: written.get(key) for key in for_stages})
+        if unit in values:
+            yield _as_written(unit, name, values[unit], written.get(unit))
+    yield Layer(COMMAND_LINE, typed_values(unit, for_unit(unit, overrides, shared)))
 
 
-def _load(path: Path, origin: str) -> Layer:
-    try:
-        values = OmegaConf.load(path)
-    except Exception as error:  # PyYAML's and OmegaConf's errors share no base
-        raise UsageError(f"{origin}: not readable as YAML: {_first_line(error)}") from None
-    if not isinstance(values, DictConfig):
-        raise UsageError(f"{origin}: holds a {type(values).__name__}, a mapping of keys is allowed")
-    return Layer(origin, values)
+def _as_written(unit: str, origin: str, values: Any, written: Any) -> Layer:
+    """A layer of a file of the user's own, in which text is the text of the file."""
+    return Layer(origin, OmegaConf.create(as_written(UNITS[unit].schema, values, written)))
 
 
 def _known_values(schema: Any, values: dict[str, Any]) -> dict[str, Any]:
@@ -197,9 +193,3 @@ def _origin(origins: dict[str, str], key: str) -> str:
     """The layer that set a key, or, for a section, the one that set its last value."""
     inside = [origin for path, origin in origins.items() if path == key or path.startswith(f"{key}.")]
     return inside[-1] if inside else "conf/schema.py"
-
-
-def _first_line(error: Exception) -> str:
-    key = getattr(error, "full_key", None)
-    text = str(error).splitlines()[0]
-    return f"{key}: {text}" if key else text

@@ -8,6 +8,7 @@ def laws(self) -> Iterable[Problem]:
 """
 
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
@@ -18,9 +19,30 @@ class Problem(NamedTuple):
     text: str  # what came, what is allowed, what to type
 
 
-def about(help: str, low: float = -math.inf, high: float = math.inf) -> dict[str, Any]:
-    """The metadata of a field: what the key means, with its unit, and the range of its value, both ends included."""
-    return {"help": help, "low": low, "high": high}
+def about(help: str, low: float = -math.inf, high: float = math.inf, path: bool = False) -> dict[str, Any]:
+    """The metadata of a field: what the key means, with its unit, and the range of its value, both ends included.
+
+    path: the text may be a path, so that a `~` at its beginning is the user's home.
+    """
+    return {"help": help, "low": low, "high": high, "path": path}
+
+
+def expand_home(section: Any) -> None:
+    """Replaces a `~` at the beginning of paths by the user's home: a shell does not, behind `--data.root=`."""
+    for field in fields(section):
+        value = getattr(section, field.name)
+        if is_dataclass(value):
+            expand_home(value)
+        elif field.metadata["path"]:
+            setattr(section, field.name, _expanded(value))
+
+
+def _expanded(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_expanded(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _expanded(item) for key, item in value.items()}
+    return os.path.expanduser(value) if isinstance(value, str) else value
 
 
 def problems(section: Any, prefix: str = "") -> Iterable[Problem]:

@@ -3,11 +3,17 @@
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any, get_origin
+from functools import cache
+from typing import Any, get_args, get_origin
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from conf.errors import UsageError
 from conf.schema import OPERATIONAL, UNITS, keys
 from conf.suggest import did_you_mean
+from conf.typed_values import typed_value
 
 COMMAND_LINE = "command line"  # the origin of its values
 
@@ -24,7 +30,7 @@ def parse_overrides(words: Sequence[str]) -> list[str]:
         if not re.match(r"^(--)?[A-Za-z_][\w.-]*=", word):
             raise UsageError(f"{COMMAND_LINE}: cannot read {word!r}. A configuration key is set as --trainer.devices=8")
         key, value = word.removeprefix("--").split("=", 1)
-        overrides.append(f"{key.replace('-', '_')}={value}")
+        overrides.append(f"{_underscored(key)}={value}")
     return overrides
 
 
@@ -60,17 +66,42 @@ def for_unit(unit: str, overrides: Sequence[str], shared: bool) -> list[str]:
             chosen += [rest] if head == unit else []
         elif not shared or _is_known(unit, _key(override)):
             chosen.append(override)
-    return [_as_list(unit, override) for override in chosen]
+    return chosen
+
+
+def typed_values(unit: str, overrides: Sequence[str]) -> DictConfig:
+    """Overrides of one unit as a layer: each value of its key's type (conf/typed_values.py).
+
+    Raises UsageError where a mapping does not parse.
+    """
+    layer = OmegaConf.create()
+    for override in overrides:
+        key, text = override.split("=", 1)
+        try:
+            OmegaConf.update(layer, key, typed_value(_type(unit, key) or str, text))
+        except (YAMLError, OmegaConfBaseException, ValueError) as error:
+            raise UsageError(f"{COMMAND_LINE}: {key}: cannot read {text!r}: {' '.join(str(error).split())}") from None
+    return layer
+
+
+def _underscored(key: str) -> str:
+    """trainer.max-steps -> trainer.max_steps. A name within a mapping, as corpus_weights.my-corpus, stays as it is."""
+    parts = key.split(".")
+    for end in range(1, len(parts)):
+        head = ".".join(parts[:end]).replace("-", "_")
+        if head.removeprefix(f"{parts[0]}.") in _mappings() or head in _mappings():
+            return ".".join([head, *parts[end:]])
+    return key.replace("-", "_")
+
+
+@cache
+def _mappings() -> set[str]:
+    """The keys of all units that are mappings."""
+    return {key for unit in UNITS for key, field in keys(unit).items() if get_origin(field.type) is dict}
 
 
 def _key(override: str) -> str:
     return override.split("=", 1)[0]
-
-
-def _as_list(unit: str, override: str) -> str:
-    """--test 4 for --test=[4]: one value of a list needs no brackets."""
-    key, value = override.split("=", 1)
-    return f"{key}=[{value}]" if get_origin(_type(unit, key)) is list and not value.startswith("[") else override
 
 
 def _is_known(unit: str, key: str) -> bool:
@@ -78,10 +109,13 @@ def _is_known(unit: str, key: str) -> bool:
 
 
 def _type(unit: str, key: str) -> Any:
-    """The type of a key; None where the unit does not have it. The keys of a mapping are free."""
+    """The type of a key; None where the unit does not have it. A mapping has any key."""
     node: Any = UNITS[unit].schema
     for part in key.split("."):
         if get_origin(node) is dict:
+            node = get_args(node)[1]
+            continue
+        if node is Any:
             return Any
         node = {field.name: field.type for field in fields(node)}.get(part) if is_dataclass(node) else None
     return node

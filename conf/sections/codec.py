@@ -52,7 +52,9 @@ class OobleckConf:
 @dataclass
 class VaeCodecConf:
     source: str | None = field(
-        metadata=about("hub id or folder of an Oobleck to fine-tune; null: from scratch, with the sizes in oobleck")
+        metadata=about(
+            "hub id or folder of an Oobleck to fine-tune; null: from scratch, with the sizes in oobleck", path=True
+        )
     )
     subfolder: str | None = field(metadata=about("folder inside source that holds the VAE"))
     revision: str | None = field(metadata=about("commit, tag or branch of a hub id; null: its newest"))
@@ -120,7 +122,7 @@ class CodecConf:
             "oobleck: from the hub or a folder; mel: fitted here, needs no download; trained: the artifact of stage vae"
         )
     )
-    source: str | None = field(metadata=about("oobleck: hub id or folder"))
+    source: str | None = field(metadata=about("oobleck: hub id or folder", path=True))
     subfolder: str | None = field(metadata=about("oobleck: folder inside source that holds the VAE"))
     revision: str | None = field(metadata=about("oobleck: commit, tag or branch of a hub id; null: its newest"))
     mel: MelCodecConf = field(metadata=about("settings of the kind mel"))

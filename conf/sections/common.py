@@ -11,7 +11,9 @@ from conf.laws import Problem, about
 @dataclass
 class DataConf:
     root: str = field(
-        metadata=about("folder of the prepared corpora; `stage run` needs the one that `stage prepare` was given")
+        metadata=about(
+            "folder of the prepared corpora; `stage run` needs the one that `stage prepare` was given", path=True
+        )
     )
     corpora: list[str] = field(metadata=about("names of the prepared corpora to use"))
     on_bad: Literal["error", "skip"] = field(
@@ -106,11 +108,13 @@ class StageConf:
     experiment: str = field(
         metadata=about("name of the experiment; a stage's run folder is <runs>/<experiment>/<stage>")
     )
-    runs: str = field(metadata=about("folder of all experiments"))
+    runs: str = field(metadata=about("folder of all experiments", path=True))
     seed: int = field(metadata=about("of everything random in the stage"))
     threads: int = field(metadata=about("of torch on the CPU; 0: torch chooses"))
     parents: dict[str, str] = field(
-        metadata=about("stage -> experiment or run folder to take that stage from, as --parents.tokenizer=OTHER")
+        metadata=about(
+            "stage -> experiment or run folder to take that stage from, as --parents.tokenizer=OTHER", path=True
+        )
     )
     data: DataConf = field(metadata=about("the corpora, and how they are read"))
     limits: LimitsConf = field(metadata=about("when the run stops by itself"))

@@ -23,12 +23,13 @@ class CorpusConf:
 class FolderConf(CorpusConf):
     """`stage prepare folder ROOT`: recordings of your own."""
 
-    root: str | None = field(metadata=about("folder of the recordings; the argument ROOT"))
+    root: str | None = field(metadata=about("folder of the recordings; the argument ROOT", path=True))
     metadata: str | None = field(
         metadata=about(
             "the CSV, TSV or JSONL that says what is heard: a column path (relative to ROOT), "
             "and any of caption, label, question, "
-            "answer, split, source; several rows of one path are several captions or questions"
+            "answer, split, source; several rows of one path are several captions or questions",
+            path=True,
         )
     )
     name: str | None = field(metadata=about("of the corpus, for --data.corpora; null: the folder's"))
@@ -65,7 +66,7 @@ class DiagnosticConf(CorpusConf):
 class PublishedConf(CorpusConf):
     """`stage prepare NAME ROOT`: a published corpus, as its publisher ships it."""
 
-    root: str | None = field(metadata=about("folder of the corpus; the argument ROOT"))
+    root: str | None = field(metadata=about("folder of the corpus; the argument ROOT", path=True))
     name: str | None = field(metadata=about("of the prepared corpus; null: the published one's"))
     split: Literal["train", "validation", "test"] | None = field(
         metadata=about("put all recordings into this split; null: the publisher's splits")
@@ -84,7 +85,7 @@ class PublishedConf(CorpusConf):
 class QuestionsConf(CorpusConf):
     """`stage prepare openaqa FILE`: LTU's questions and answers about the sounds of prepared corpora."""
 
-    root: str | None = field(metadata=about("the .json or .jsonl of records; the argument ROOT"))
+    root: str | None = field(metadata=about("the .json or .jsonl of records; the argument ROOT", path=True))
     name: str = field(metadata=about("of the prepared corpus"))
     tasks: list[str] = field(
         metadata=about("values of OpenAQA's column `task` to take, as [cla_label, temporal_order]; []: all")

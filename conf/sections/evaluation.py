@@ -42,7 +42,8 @@ class EvaluateConf(StageConf):
     after: Literal["none", "caption", "openaqa"] = field(metadata=about(AFTER))
     tasks: list[str] | None = field(
         metadata=about(
-            "names of conf/tasks/, or YAML files of your own; null: the questions and captions that the corpora have"
+            "names of conf/tasks/, or YAML files of your own; null: the questions and captions that the corpora have",
+            path=True,
         )
     )
     kinds: list[str] | None = field(metadata=about("kinds of question; null: those of the LLM's training, []: all"))

@@ -12,7 +12,9 @@ from conf.suggest import allowed
 
 @dataclass
 class ModelConf:
-    source: str = field(metadata=about("the LLM: a hub id, a folder, a GGUF file, or a name of stages/hub/weights"))
+    source: str = field(
+        metadata=about("the LLM: a hub id, a folder, a GGUF file, or a name of stages/hub/weights", path=True)
+    )
     revision: str | None = field(metadata=about("commit, tag or branch of a hub id; null: its newest"))
     dtype: Literal["float32", "bfloat16"] = field(metadata=about("number format of the frozen weights"))
     attention: Literal["sdpa", "eager"] | None = field(
@@ -79,7 +81,9 @@ class MixtureConf:
 @dataclass
 class TextConf:
     files: list[str] = field(
-        metadata=about('JSONL files, {"text": ...} or {"messages": [...]} a line; []: the texts of the stage rehearsal')
+        metadata=about(
+            'JSONL files, {"text": ...} or {"messages": [...]} a line; []: the texts of the stage rehearsal', path=True
+        )
     )
     loss: Literal["distillation", "cross_entropy"] = field(
         metadata=about("distillation keeps the base LLM's own prediction on a text; cross_entropy teaches the text")

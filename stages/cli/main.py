@@ -100,7 +100,12 @@ def _parser() -> argparse.ArgumentParser:
         help=f"one of: {', '.join(conf.presets())}; may be repeated",
     )
     layers.add_argument(
-        "--conf", action="append", default=[], metavar="FILE", help="a YAML of your own; may be repeated"
+        "--conf",
+        type=os.path.expanduser,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a YAML of your own; may be repeated",
     )
 
     verb = subparsers.add_parser("list", help="the stages and corpora, in their order", allow_abbrev=False)

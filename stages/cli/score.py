@@ -8,6 +8,7 @@ MMAU           {id, question, choices, answer, model_output | model_prediction, 
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +28,26 @@ def add(subparsers: Any) -> None:
     )  # fmt: skip
     verb.add_argument(
         "--predictions",
+        type=os.path.expanduser,
         metavar="FILE",
         required=True,
         help="{id, prediction, reference} a line, or LTU's, GAMA's, MMAU's",
     )
     verb.add_argument(
         "--references",
+        type=os.path.expanduser,
         metavar="FILE",
         help="{id, reference} a line: what is expected; a prediction that is missing failed",
     )
     verb.add_argument(
         "--task", action="append", default=[], metavar="NAME", help="of conf/tasks, or a YAML; ours name their own"
     )
-    verb.add_argument("--out", metavar="DIR", help="report.json and report.md; else the table is printed alone")
+    verb.add_argument(
+        "--out",
+        type=os.path.expanduser,
+        metavar="DIR",
+        help="report.json and report.md; else the table is printed alone",
+    )
     verb.set_defaults(verb=evaluate)
     verb = subparsers.add_parser("metrics", help="metrics and tasks, and what each needs", allow_abbrev=False)
     verb.set_defaults(verb=metrics)

@@ -36,13 +36,18 @@ def add(subparsers: Any) -> None:
     where = argparse.ArgumentParser(add_help=False)
     where.add_argument("--experiment", metavar="NAME", help="of a finished openaqa or caption")
     where.add_argument(
-        "--model", metavar="DIR", help="a folder of `stage export`, or a run folder as runs/demo/openaqa"
+        "--model",
+        type=os.path.expanduser,
+        metavar="DIR",
+        help="a folder of `stage export`, or a run folder as runs/demo/openaqa",
     )
-    where.add_argument("--runs", metavar="DIR", help="where the experiments lie")
+    where.add_argument("--runs", type=os.path.expanduser, metavar="DIR", help="where the experiments lie")
     computes = argparse.ArgumentParser(add_help=False)
     computes.add_argument("--device", help="as cuda:1, or cpu; the first GPU where there is one")
     writes = argparse.ArgumentParser(add_help=False)
-    writes.add_argument("--out", required=True, metavar="FILE", help=f"one of {', '.join(SUFFIXES)}")
+    writes.add_argument(
+        "--out", type=os.path.expanduser, required=True, metavar="FILE", help=f"one of {', '.join(SUFFIXES)}"
+    )
     writes.add_argument("--spectrogram", action="store_true", help="a PNG beside each sound")
     writes.add_argument("--force", action="store_true", help="replace files that are there")
 
@@ -71,7 +76,7 @@ def add(subparsers: Any) -> None:
         "encode", parents=[where, computes], help="a sound to codes, as JSON", allow_abbrev=False
     )
     verb.add_argument("clip", metavar="CLIP")
-    verb.add_argument("--out", metavar="FILE", help="else they are printed")
+    verb.add_argument("--out", type=os.path.expanduser, metavar="FILE", help="else they are printed")
     verb.add_argument("--force", action="store_true", help="replace a file that is there")
     verb.set_defaults(verb=encode)
 
@@ -84,7 +89,7 @@ def add(subparsers: Any) -> None:
     verb = subparsers.add_parser(
         "export", parents=[where], help="what plain transformers, or peft, loads", allow_abbrev=False
     )
-    verb.add_argument("--to", required=True, metavar="DIR")
+    verb.add_argument("--to", type=os.path.expanduser, required=True, metavar="DIR")
     verb.add_argument("--adapter", action="store_true", help="LoRA and the new rows alone, as peft keeps them")
     verb.add_argument("--force", action="store_true", help="replace an earlier export")
     verb.set_defaults(verb=export)

@@ -8,7 +8,6 @@ A job is one srun with a task a device. A stage that ends with 75 (stopped, ever
 job, and SLURM then drops the jobs that wait for it. Starts that bring it no further end it too: else it would be queued for ever.
 """
 
-import json
 import os
 import re
 import shlex
@@ -83,18 +82,13 @@ def options(files: Sequence[str], overrides: Sequence[str]) -> SlurmConf:
         if key in ("requeue", "no_requeue") and not value:
             key, value = "requeue", str(key == "requeue").lower()
         key = key if key in known or key.startswith("further.") else f"further.{key}"
-        typed.append(f"slurm.{key}={value if value == 'null' else json.dumps(value)}")  # 1:00:00 is no number
+        typed.append(f"slurm.{key}={value}")
     found = configuration.compose("slurm", files=files, overrides=typed)
     for key in found.conf.further:
         _check_key(key)
     for key, value in {**vars(found.conf), **found.conf.further}.items():
         if isinstance(value, str) and re.search(r"[\r\n]", value):
             raise UsageError(f"slurm.{key}: a value is one line, here {value!r}")
-    time = found.conf.time
-    if time and time.isdigit() and found.origins["time"] != configuration.COMMAND_LINE:
-        raise UsageError(
-            f"{found.origins['time']}: slurm.time is {time}: YAML reads 1:00:00 as a number. Write it in quotes, as '1:00:00'"
-        )
     return found.conf
 
 
@@ -151,7 +145,7 @@ def script(stage: str, conf: StageConf, options: SlurmConf, words: Sequence[str]
     found: dict[str, str | None] = {
         "job-name": f"{conf.experiment}/{stage}",
         "chdir": os.getcwd(),
-        "output": str(jobs.log_file(jobs.jobs_folder(conf), stage)),
+        "output": str(jobs.log_file(jobs.jobs_folder(conf), stage)).replace("%", "%%"),  # %b is a number to sbatch
         "partition": options.partition,
         "account": options.account,
         "time": options.time,
@@ -176,7 +170,7 @@ def script(stage: str, conf: StageConf, options: SlurmConf, words: Sequence[str]
         if value is not None
     ]
     body = BODY.format(
-        written_by=shlex.join(["stage", "submit", stage, *words]),
+        written_by=shlex.join(["stage", "submit", stage, *words]).replace("\n", "\n# "),
         threads=conf.threads or max(1, int(cpus or 1) - workers),
         cpus=f" --cpus-per-task={cpus}" if cpus else "",
         command=shlex.join(local.command(stage, words)),

@@ -125,7 +125,6 @@ def test_a_wrong_type_names_its_layer_and_key(tmp_path: Path):
         "parents=[a]",
         "parents=a",
         "encoder=null",
-        "data.corpora=null",
         "flow.objective=vq",
         "seed=null",
         "encoder.width=[1]",
@@ -135,7 +134,7 @@ def test_a_wrong_type_names_its_layer_and_key(tmp_path: Path):
         assert override.split("=")[0] in str(caught.value)
         assert "\n" not in str(caught.value)
     with pytest.raises(
-        ValueError, match=r"^command line: data\.corpora: a list, as \[a, b\], is allowed, here \{'mine': 1\}"
+        ValueError, match=r"^command line: data\.corpora: a list, as \[a, b\], is allowed, here \{'mine': '1'\}"
     ):
         conf.compose("tokenizer", overrides=["data.corpora.mine=1"])
 
@@ -162,6 +161,10 @@ def test_three_ways_to_write_one_override(words: list[str]):
 def test_values_keep_their_signs_and_equals():
     words = ["--a-b=x-y", "--c", "-1", "--d=e=f", "--root", "my folder"]
     assert conf.parse_overrides(words) == ["a_b=x-y", "c=-1", "d=e=f", "root=my folder"]
+    words = ["--caption.corpus-weights.my-corpus=2", "--corpus-weights.my-corpus=2", "--trainer.max-steps=3"]
+    assert conf.parse_overrides(words) == [
+        "caption.corpus_weights.my-corpus=2", "corpus_weights.my-corpus=2", "trainer.max_steps=3",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("words", [["--a.b"], ["word"], ["--a", "--b=1"], ["--=1"], ["1=2"]], ids=" ".join)

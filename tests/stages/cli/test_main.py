@@ -202,6 +202,18 @@ def test_recordings_are_prepared(place: Path, capsys: pytest.CaptureFixture[str]
     assert sorted(path.name for path in (place / "data" / "mine").iterdir()) == ["cuts.jsonl.gz", "receipt.json"]
 
 
+@pytest.mark.parametrize("value", ["1.10", "01", "2024_01_05", "on", "null", "1e3", "0x10"])
+def test_a_value_is_the_text_that_was_typed(place: Path, value: str):
+    recordings(place)
+    (place / "in" / "m.csv").write_text(f"path,caption,take\n0.wav,low,1.1\n1.wav,middle,{value}\n2.wav,high,1\n")
+    typed = ["--split_by", "take", "--test", value, "--name", value, "--validation_fraction=0"]
+    assert main(["prepare", "folder", "in", "--metadata", "in/m.csv", *typed]) == 0
+    name = "in" if value == "null" else value  # null is no name: the folder's
+    with gzip.open(place / "data" / name / "cuts.jsonl.gz", "rt") as file:
+        cuts = list(map(json.loads, file))
+    assert [cut["supervisions"][0]["text"] for cut in cuts if cut["custom"]["split"] == "test"] == ["middle"]
+
+
 def test_run_all_on_a_fresh_machine_says_what_is_missing_and_where_it_is(
     place: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -1,6 +1,7 @@
 """`stage submit` without a SLURM: what the scripts say, what is refused. tests/slurm runs them."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -92,10 +93,23 @@ def test_a_file_may_say_it_for_every_job(submit, tmp_path: Path):
     assert status == 0
     lines = script(said, "latents")
     assert {"#SBATCH --partition=short", "#SBATCH --qos=high", "#SBATCH --exclusive"} <= set(lines)
-    mine.write_text("slurm:\n  time: 1:00:00\n")
+    mine.write_text("slurm:\n  time: 1:00:00\n  account: 007\n  further: {qos: on}\n")
     status, said = submit("latents", "--dry-run", "--experiment=dry", "--conf", str(mine))
-    assert status == 1
-    assert "Write it in quotes" in said
+    assert status == 0
+    assert {"#SBATCH --time=1:00:00", "#SBATCH --account=007", "#SBATCH --qos=on"} <= set(script(said, "latents"))
+
+
+def test_what_was_typed_is_what_the_job_types(submit, tmp_path: Path):
+    """As the shell reads the script; sbatch has signs of its own in the name of a log, and a comment is one line."""
+    typed = ["--experiment=2024_01_05 a%b #2", f"--runs={tmp_path}/'1.10'", "--parents.vae=0x10\nrm x"]
+    status, said = submit("latents", "--dry-run", *typed)
+    assert status == 0
+    text = "\n".join(script(said, "latents"))
+    (srun,) = re.findall(r"^srun .*?(?=\ncode=)", text, re.MULTILINE | re.DOTALL)
+    assert set(typed) <= set(shlex.split(srun))
+    assert f"--output='{tmp_path}/'\"'\"'1.10'\"'\"'/2024_01_05 a%%b #2/slurm/latents.log'" in text
+    comment = text.partition("# Written by:")[2].partition("\nexport OMP")[0]
+    assert all(line.startswith("#") for line in comment.split("\n")[1:])
 
 
 @pytest.mark.parametrize(
