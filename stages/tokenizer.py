@@ -13,7 +13,6 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from callbacks.samples import TokenizerSamples
 from callbacks.step_seed import position_seed
@@ -23,6 +22,7 @@ from datamodules.latents import LatentBatch, LatentDataModule
 from datamodules.windows import WindowRule
 from models.metrics.codebook import CodebookUse
 from models.metrics.reconstruction import LatentError
+from models.running_average import RunningAverage
 from stages.engine import distributed, optim
 from stages.hub import artifacts
 from stages.runs.receipts import FinishedRun
@@ -43,8 +43,7 @@ class Tokenizer(L.LightningModule):
         statistics = load_file(parents["latents"].artifact / "statistics.safetensors")
         self.tokenizer = artifacts.build_tokenizer(conf, self.facts)
         self.tokenizer.set_latent_statistics(statistics["mean"], statistics["std"])
-        self.decoder_average = AveragedModel(self.tokenizer.decoder, multi_avg_fn=get_ema_multi_avg_fn(conf.ema_decay))
-        self.decoder_average.requires_grad_(False)
+        self.decoder_average = RunningAverage(self.tokenizer.decoder, conf.ema_decay)
         self.latent_error = LatentError(statistics["std"])
         self.codebook_use = CodebookUse(self.tokenizer.quantizer.codebook_size, self.tokenizer.quantizer.levels)
 
@@ -88,10 +87,10 @@ class Tokenizer(L.LightningModule):
         described = losses.reconstruction + self.conf.flow.prior_weight * losses.prior
         return frames * described + codes * losses.commitment
 
-    def on_before_zero_grad(self, optimizer: torch.optim.Optimizer) -> None:
-        """After each optimizer step: the decoder's running average."""
-        if self.trainer.training:
-            self.decoder_average.update_parameters(self.tokenizer.decoder)
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """The step, and the decoder's running average after it: before validation, and before a checkpoint."""
+        super().optimizer_step(*args, **kwargs)
+        self.decoder_average.update(self.tokenizer.decoder)
 
     def validation_step(self, batch: LatentBatch, batch_idx: int) -> None:
         codes = self.tokenizer.encode(batch.latents, batch.num_frames)

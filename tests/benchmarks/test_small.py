@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
         ("cache --recordings 4 --seconds 1 --turns 1 --threads 1", "loop / ours, own"),
         ("openaqa --records 2000 --clips 300", "peak memory"),
         ("reading", "whole_word"),
+        ("running_average --steps 2 --width 16 --batch-size 2", "| 2 |"),
         ("windows --seconds 30 --rates 44100", "2 x 216 + 1 x 214"),
     ],
     ids=lambda value: value.split()[0],
