@@ -23,6 +23,7 @@ from datamodules.store.index import CachedCuts
 from models.language.vocabulary import LabelKind
 from models.language.vocabulary import Turn as ChatTurn
 from stages.engine import curriculum, distributed, optim
+from stages.engine.accumulation import WeightedAccumulation
 from stages.hub import artifacts
 from stages.hub.language_model import build, check_base, written
 from stages.runs.receipts import FinishedRun
@@ -48,6 +49,8 @@ class Language(L.LightningModule):
             check_base(parents["caption"].folder, config, self.base, conf)
             self.language.load_trainable_state(state)
         self.entry: str | None = None  # of the curriculum, that is trained now
+        batches = conf.trainer.accumulate_grad_batches
+        self.accumulation = WeightedAccumulation(batches, conf.batching.tokens_per_batch) if batches > 1 else None
         self.language.train()  # transformers hands models over in evaluation mode
         cuts = chunks.read(parents["cache"].folder / "chunks")
         self.data = curriculum.data(
@@ -98,6 +101,8 @@ class Language(L.LightningModule):
             number = curriculum.position(self.conf.curriculum, self.trainer.global_step).number + 1
             self.log("train/curriculum_entry", float(number), batch_size=len(batch.ids))
         self.log("train/padding_fraction", 1 - batch.attention_mask.float().mean(), batch_size=len(batch.ids))
+        if self.accumulation:
+            return self.accumulation.add(losses.loss, losses.weight)
         if self.trainer.world_size == 1:
             return losses.loss
         return losses.loss * distributed.shares(losses.weight[None])[0]
@@ -119,6 +124,8 @@ class Language(L.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """What an entry does not train has no gradient: AdamW leaves it, and its own moments, as they are."""
+        if self.accumulation:
+            self.accumulation.apply(self.language.parameters())
         if not self.conf.curriculum:
             return
         now = curriculum.position(self.conf.curriculum, self.trainer.global_step)

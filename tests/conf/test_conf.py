@@ -306,7 +306,7 @@ def test_entries_of_a_curriculum_have_names_of_their_own_and_steps():
         ({"name": "rows"}, "two entries are called 'rows'"),
         ({"steps": 0}, "steps: 0; at least 1"),
         ({"learning_rate": -1.0}, "learning_rate: -1.0; at least 0"),
-        ({"max_tokens": 20000}, "max_tokens: 20000; 1 to batching.tokens_per_batch=16384"),
+        ({"max_tokens": 20000}, "max_tokens: 20000; 1 to batching.tokens_per_batch=8192"),
     ):
         changed = copy.deepcopy(composed)
         changed.curriculum[1] = dataclasses.replace(changed.curriculum[1], **change)

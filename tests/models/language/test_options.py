@@ -100,8 +100,8 @@ def test_a_model_that_keeps_no_branches_apart_refuses_them_alone():
         model.loss(*data, positions=branches, branches=branches, **WEIGHTS)
 
 
-def test_accumulation_equals_the_big_batch_where_the_parts_weigh_the_same_alone():
-    """Each part is normalised by itself, as conf/language/base.yaml says of accumulate_grad_batches."""
+def test_mean_of_parts_equals_the_big_batch_where_the_parts_weigh_the_same_alone():
+    """Each part is normalised by itself, so the stages sum over weights (stages/engine/accumulation.py)."""
     model = build("random:tiny").double()
 
     def mean(parts: list[list[list[Turn]]]) -> list[Tensor]:
