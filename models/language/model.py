@@ -10,8 +10,6 @@ arXiv:2204.02311. LoRA and the new rows train, in float32, and are what `trainab
 from typing import Any, Literal, NamedTuple
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import GenerationConfig, PreTrainedModel
@@ -19,6 +17,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from models.errors import ModelError, SharedPrefixUnsupported, UnsupportedLanguageModel
 from models.language.chunked_cross_entropy import LogitTransform, chunked_cross_entropy
 from models.language.generation import Guidance, Sampling, generate
+from models.language.lora import attach_lora, without_lora
 from models.language.needed_positions import needed_positions
 from models.language.new_tokens import Initialization, attach_sound_tokens, check_supported
 from models.language.prefix_mask import attention_masks
@@ -98,13 +97,17 @@ class SoundLanguageModel(nn.Module):
             )
 
     def cast_frozen_linears_to_bf16(self) -> None:
-        """The layers' frozen matrices in bfloat16: what autocast would cast them to at every step. Equal to the bit.
+        """The frozen matrices in bfloat16: what autocast would cast them to at every step. Equal to the bit.
 
-        For use under autocast to bfloat16 alone.
+        For use under autocast to bfloat16 alone. The embedding stays as it is: what it gives is not cast, so a head
+        that has the embedding's rows gets a copy.
         """
-        head = self._head().text  # its rows may be the embedding's
+        head = self._head()
+        rows = nn.Linear(*reversed(head.text.weight.shape), bias=head.text.bias is not None, device="meta")
+        rows.load_state_dict(head.text.state_dict(), assign=True)
+        head.text = rows.requires_grad_(False)
         for module in self.lm.modules():
-            if isinstance(module, nn.Linear) and module is not head and not module.weight.requires_grad:
+            if isinstance(module, nn.Linear) and not module.weight.requires_grad:
                 module.weight.data = module.weight.data.bfloat16()
 
     def logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -267,14 +270,10 @@ class SoundLanguageModel(nn.Module):
         """Hidden states (B, S, D) of the LLM without LoRA for the rows (B) that are True; 0 for the others."""
         mode = self.training
         self.eval()
-        layers = [module for module in self.lm.modules() if isinstance(module, BaseTunerLayer)]
-        for layer in layers:
-            layer.enable_adapters(False)
         try:
-            hidden = self._hidden(input_ids[rows], attention_mask[rows])
+            with without_lora(self.lm):
+                hidden = self._hidden(input_ids[rows], attention_mask[rows])
         finally:
-            for layer in layers:
-                layer.enable_adapters(True)
             self.train(mode)
         all_rows = hidden.new_zeros(len(rows), *hidden.shape[1:])
         all_rows[rows] = hidden
@@ -301,20 +300,6 @@ class SoundLanguageModel(nn.Module):
         vocabulary = self.vocabulary
         ids = [[1, vocabulary.start_id, vocabulary.first_code_id, 2, 3]]
         return torch.tensor(ids, device=self.lm.device) % vocabulary.size
-
-
-def attach_lora(model: PreTrainedModel, rank: int, alpha: float, dropout: float, seed: int) -> None:
-    """LoRA on every linear layer but the head, in place. seed: of its first matrices; the second ones are 0."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        lora = LoraConfig(
-            r=rank,
-            lora_alpha=alpha,  # type: ignore[arg-type]  # peft says int, and takes any number
-            lora_dropout=dropout,
-            target_modules="all-linear",
-            bias="none",
-        )
-        inject_adapter_in_model(lora, model)
 
 
 def _near(logits: Tensor, expected: Tensor) -> bool:
