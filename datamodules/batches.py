@@ -6,9 +6,14 @@ import numpy as np
 
 from datamodules.errors import DataError
 
+SAMPLE = 20_011  # seed of the one order of validation
+
 
 class NumberedBatches:
     """Items in buckets of similar length, the batches of a bucket of equal size. Deterministic in (seed, epoch).
+
+    shuffle: anew each epoch. Else every epoch has one order, that of the constant SAMPLE whatever the seed, in which the
+    first batches are a random sample of the items: what a limited validation sees.
 
     Every item comes once an epoch. The processes (ranks) have the same number of batches, those of one step of one
     bucket: what a bucket has left is dealt evenly, or goes up to the next. Only where there are fewer items than
@@ -48,14 +53,13 @@ class NumberedBatches:
     def from_batch(self, batch: int) -> Iterator[np.ndarray]:
         """The numbers (B) of each batch of the epoch from that one on. Raises DataError for one beyond its end."""
         require_batch(batch, len(self), self.epoch)
-        generator = np.random.default_rng([self.seed, self.epoch])
+        generator = np.random.default_rng([self.seed, self.epoch] if self.shuffle else SAMPLE)
         count, steps = len(self.bucket), np.arange(len(self))
-        order = generator.permutation(count) if self.shuffle else np.arange(count)
+        order = generator.permutation(count)
         order = order[np.argsort(self.bucket[order], kind="stable")]
         order = np.concatenate([order, np.resize(order, self.repeated)])
         order = order if self.numbers is None else self.numbers[order]
-        if self.shuffle:
-            generator.shuffle(steps)
+        generator.shuffle(steps)
         return (order[begin:end] for begin, end in self.edges[steps[batch:], self.rank])
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from datamodules.audio import load_sound
-from datamodules.batches import require_batch
+from datamodules.batches import SAMPLE, require_batch
 from datamodules.cuts import Cut
 from datamodules.errors import DataError
 from datamodules.sampler import ResumableDataModule
@@ -39,8 +39,9 @@ class CropBatch(NamedTuple):
 class CropBatches:
     """Batches of one crop of every recording, rank r taking every world-th; the last ones are dealt evenly.
 
-    shuffle: recordings are shuffled and crops drawn anew each epoch; else the beginning of each recording, in their
-    order. The order is that of Lhotse's SimpleCutSampler, with which earlier versions trained.
+    shuffle: recordings are shuffled and crops drawn anew each epoch, in the order of Lhotse's SimpleCutSampler, with
+    which earlier versions trained; else the beginning of each recording, in one order whose first batches are a random
+    sample of them.
     """
 
     def __init__(
@@ -62,8 +63,7 @@ class CropBatches:
     def from_batch(self, batch: int) -> Iterator[list[Crop]]:
         require_batch(batch, len(self), self.epoch)
         order = list(range(len(self.cuts)))
-        if self.shuffle:
-            random.Random(self.seed + self.epoch).shuffle(order)
+        random.Random(self.seed + self.epoch if self.shuffle else SAMPLE).shuffle(order)
         for step in range(batch, len(self)):
             numbers = order[step * self.size * self.world :][: self.size * self.world]
             yield [self._crop(self.cuts[number]) for number in self._of_rank(numbers)]

@@ -138,6 +138,7 @@ class Language(L.LightningModule):
         self.sums = torch.zeros(4, dtype=torch.float64, device=self.device)
 
     def validation_step(self, batch: LanguageBatch, batch_idx: int) -> None:
+        self.log("val/items", float(len(batch.ids)), batch_size=1, reduce_fx="sum", sync_dist=True)
         losses = self.loss(batch)
         for column, (loss, count) in enumerate(
             ((losses.text_loss, losses.text_tokens), (losses.audio_loss, losses.audio_tokens))

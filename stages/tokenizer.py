@@ -93,6 +93,7 @@ class Tokenizer(L.LightningModule):
         self.decoder_average.update(self.tokenizer.decoder)
 
     def validation_step(self, batch: LatentBatch, batch_idx: int) -> None:
+        self.log("val/items", float(len(batch.ids)), batch_size=1, reduce_fx="sum", sync_dist=True)
         codes = self.tokenizer.encode(batch.latents, batch.num_frames)
         place = batch_idx * self.trainer.world_size + self.global_rank  # of the batch among those of all ranks
         self.latent_error.update(self.decode(batch, seed=place), batch.latents, batch.num_frames)

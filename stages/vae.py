@@ -115,6 +115,7 @@ class Vae(L.LightningModule):
             self.log(f"train/{name}", value.detach(), batch_size=len(batch.ids))
 
     def validation_step(self, batch: CropBatch, batch_idx: int) -> None:
+        self.log("val/items", float(len(batch.ids)), batch_size=1, reduce_fx="sum", sync_dist=True)
         self.validation_distance.update(self.reconstruct(batch.waveform), batch.waveform)
 
     def on_validation_epoch_end(self) -> None:

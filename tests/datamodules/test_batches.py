@@ -58,11 +58,33 @@ def make_at(lengths: list[int], epoch: int) -> NumberedBatches:
     return batches
 
 
-def test_without_shuffling_the_order_stays():
-    batches = NumberedBatches([1] * 7, [1], [3], shuffle=False, seed=0, rank=0, world=1, numbers=np.arange(10, 17))
-    for epoch in range(2):
-        batches.set_epoch(epoch)
-        assert [numbers.tolist() for numbers in batches] == [[10, 11, 12], [13, 14, 15], [16]]
+def test_without_shuffling_the_order_is_one_for_all_epochs_and_seeds():
+    orders = []
+    for seed in range(2):
+        batches = NumberedBatches(
+            [1] * 7, [1], [3], shuffle=False, seed=seed, rank=0, world=1, numbers=np.arange(10, 17)
+        )
+        for epoch in range(2):
+            batches.set_epoch(epoch)
+            orders.append([numbers.tolist() for numbers in batches])
+    assert sorted(number for batch in orders[0] for number in batch) == list(range(10, 17)) and all(
+        order == orders[0] for order in orders
+    )
+
+
+@pytest.mark.parametrize("world", [1, 2, 8])
+def test_a_quarter_of_a_validation_is_of_all_lengths(world: int):
+    """60,000 items of log-normal lengths, 16,384 tokens a batch, as captions have: the shortest are not the sample."""
+    lengths = np.exp(np.random.default_rng(0).normal(5.2, 0.7, 60_000)).clip(20, 2048).astype(int)
+    ends = bucket_ends(lengths, 10)
+    sizes = [16384 // end for end in ends]
+    ranks = [
+        NumberedBatches(lengths, ends, sizes, shuffle=False, seed=0, rank=rank, world=world) for rank in range(world)
+    ]
+    seen = np.concatenate([batch for one in ranks for batch in list(one)[: len(one) // 4]])
+    assert abs(lengths[seen].mean() / lengths.mean() - 1) < 0.1
+    for share in (0.01, 0.99):
+        assert (lengths[seen] <= np.quantile(lengths, share)).mean() == pytest.approx(share, abs=0.01)
 
 
 def test_a_step_has_batches_of_one_bucket():

@@ -16,6 +16,7 @@ from datamodules.latents import LatentDataModule
 from datamodules.sampler import ResumableSampler
 from datamodules.store.chunks import ChunkWriter, open_cache, plan, read
 from datamodules.store.index import CachedCodes
+from datamodules.windows import WindowRule
 from models.language.vocabulary import Vocabulary
 from stages.engine import curriculum
 from stages.hub.weights import load_language_model
@@ -163,7 +164,7 @@ def test_the_tokenizer_sees_every_window_as_often_as_its_corpus_weighs(tmp_path:
     for n in train:
         wanted.update(f"{('one', 'two')[n % 2]}-{n}-w{k}" for k in range(-(-(1 + n % 11) // FRAMES)))
     for weight in (0.25, 2, 2.25):
-        module = LatentDataModule(folder, FRAMES, 16, 0, 0, {"two": weight})
+        module = LatentDataModule(folder, WindowRule(FRAMES), 16, 0, 0, {"two": weight})
         epoch = windows(module)
         found = Counter(name for batch in epoch for name in batch)
         assert {name for name in found if name.startswith("one")} == {name for name in wanted if name.startswith("one")}
@@ -175,9 +176,42 @@ def test_the_tokenizer_sees_every_window_as_often_as_its_corpus_weighs(tmp_path:
         ranks = [windows(module, rank, 2) for rank in range(2)]
         assert len(ranks[0]) == len(ranks[1])
         assert Counter(name for rank in ranks for batch in rank for name in batch) == found
-    assert module.fingerprint() != LatentDataModule(folder, FRAMES, 16, 0, 0).fingerprint()
+    assert module.fingerprint() != LatentDataModule(folder, WindowRule(FRAMES), 16, 0, 0).fingerprint()
     batch = module.dataset[np.arange(3)]
     assert batch.latents[0, 0, 0] == 0 and batch.num_frames.tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_limited_validation_is_of_all_corpora_and_lengths(tmp_path: Path, world: int):
+    """A quarter of the batches of corpora that lie one behind the other in the cache; the same windows every time."""
+    recordings = [
+        MonoCut(f"{corpus}-{n}", 0, 1.0, 0, custom={"split": ("validation", "train")[n == 0], "corpus": corpus})
+        for corpus in ("one", "two", "three")
+        for n in range(101)
+    ]
+    planned = plan(recordings, 50)
+    open_cache(tmp_path, planned, {})
+    for chunk in planned:
+        writer = ChunkWriter(tmp_path, chunk)
+        for cut in chunk.cuts:
+            writer.add_array(cut.id, np.zeros((1 + int(cut.id.split("-")[1]) % 16, 2), np.float32))
+        writer.finish()
+
+    def seen(seed: int) -> list[str]:
+        module = LatentDataModule(tmp_path, WindowRule(16, 4), 4, seed, 0)
+        names = []
+        for rank in range(world):
+            batches = module.validation_sampler(rank, world)
+            assert batches is not None
+            for numbers in list(batches)[: len(batches) // 4]:
+                names += module.dataset[numbers].ids
+        return names
+
+    names = seen(0)
+    assert 60 <= len(names) == len(set(names)) <= 80 and seen(1) == names
+    assert min(Counter(name.split("-")[0] for name in names).values()) >= 10
+    lengths = [1 + int(name.split("-")[1]) % 16 for name in names]
+    assert abs(np.mean(lengths) - 8.5) < 1.5 and max(lengths) > 14 and min(lengths) < 4
 
 
 def test_weights_of_unknown_corpora_are_refused():
