@@ -40,7 +40,7 @@ from datamodules.generation import (
 )
 from datamodules.hashing import choose_by_hash
 from datamodules.store import chunks
-from stages.hub import language_model, locate, weights
+from stages.hub import language_model, trained_model, weights
 from stages.hub.sound_tokenizer import SoundTokenizer
 from stages.hub.text_to_sound import text_to_sound
 from stages.reports import generation_table
@@ -82,7 +82,7 @@ class Generation(L.LightningModule):
         model = parents["openaqa" if conf.after == "openaqa" else "caption"]
         self.language, vocabulary = language_model.load(model.artifact, trained=conf.after != "none")
         lm, prompts = self.language.lm, model.conf.prompts
-        self.model = locate.Trained(lm, vocabulary, prompts, locate.context(lm))
+        self.model = trained_model.TrainedModel(lm, vocabulary, prompts, trained_model.context(lm))
         made_of = [parent.receipt["artifact_hash"] for parent in parents.values()]
         made_of += [receipt["hash"] for receipt in receipts.values()]
         self.made_of = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]

@@ -25,7 +25,7 @@ from models.language.vocabulary import Turn as ChatTurn
 from stages.engine import curriculum, distributed, optim
 from stages.engine.accumulation import WeightedAccumulation
 from stages.hub import artifacts
-from stages.hub.language_model import build, check_base, written
+from stages.hub.language_model import build, check_base, configuration_of
 from stages.runs.receipts import FinishedRun
 
 
@@ -45,7 +45,7 @@ class Language(L.LightningModule):
         self.language, self.vocabulary, self.base = build(conf, self.facts, codebook)
         if "caption" in parents:
             config, state = artifacts.load(parents["caption"].artifact)
-            _same_model(written(config), conf, parents["caption"].folder)
+            _same_model(configuration_of(config), conf, parents["caption"].folder)
             check_base(parents["caption"].folder, config, self.base, conf)
             self.language.load_trainable_state(state)
         self.entry: str | None = None  # of the curriculum, that is trained now

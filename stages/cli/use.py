@@ -16,7 +16,7 @@ from conf.errors import UsageError
 from conf.schema import keys
 from conf.sections.evaluation import AskConf, GenerateConf
 from conf.suggest import did_you_mean
-from stages.hub import locate
+from stages.hub import export_format, find_model
 from stages.runs.files import write_whole
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from models.language.vocabulary import Turn
     from stages.hub.sound_tokenizer import SoundTokenizer
+    from stages.hub.trained_model import TrainedModel
 
 UNITS = ("ask", "generate")  # of conf/: their options' values and reasons
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")  # that are written
@@ -103,13 +104,15 @@ def ask(arguments: argparse.Namespace, overrides: list[str]) -> int:
     device = _device(arguments.device)
     from models.language.vocabulary import Turn
     from stages.cli import sound_files
+    from stages.hub import trained_model
     from stages.hub.sound_tokenizer import SoundTokenizer
 
     _quiet()
     tokenizer = SoundTokenizer.from_pretrained(place.tokenizer).to(device)
     sounds = [sound_files.read(clip, tokenizer.sample_rate, tokenizer.channels) for clip in clips]
     heard: list[Any] = [part for codes in tokenizer.encode(sounds, tokenizer.sample_rate) for part in (codes, "\n")]
-    model = locate.load(place, device)
+    assert place.language is not None
+    model = trained_model.load(place.language, device)
     if question is not None:
         print(_answer(model, [Turn("user", [*heard, question])], settings))
         return 0
@@ -135,12 +138,14 @@ def generate(arguments: argparse.Namespace, overrides: list[str]) -> int:
     place = _place(arguments)
     device = _device(arguments.device)
     from callbacks.progress import ProgressLine
+    from stages.hub import trained_model
     from stages.hub.sound_tokenizer import SoundTokenizer
     from stages.hub.text_to_sound import text_to_sound
 
     _quiet()
     tokenizer = SoundTokenizer.from_pretrained(place.tokenizer).to(device)
-    model = locate.load(place, device)
+    assert place.language is not None
+    model = trained_model.load(place.language, device)
     seeds = [settings.seed + number for number in range(settings.n)]
     most = tokenizer.num_codes(settings.seconds_max)
     line = ProgressLine("generate", len(seeds), "sounds", len(seeds) > 1)
@@ -221,7 +226,7 @@ def decode(arguments: argparse.Namespace, overrides: list[str]) -> int:
 def export(arguments: argparse.Namespace, overrides: list[str]) -> int:
     refuse(overrides, vars(arguments))
     place = _place(arguments)
-    locate.check_target(Path(arguments.to), arguments.force)
+    export_format.check_target(Path(arguments.to), arguments.force)
     from stages.hub import export as exporting
 
     _quiet()
@@ -253,15 +258,19 @@ def _settings(unit: str, arguments: argparse.Namespace) -> Any:
     return conf.compose(unit, overrides=[f"{key}={value}" for key, value in given.items() if value is not None]).conf
 
 
-def _place(arguments: argparse.Namespace, language: bool = True) -> locate.Place:
+def _place(arguments: argparse.Namespace, language: bool = True) -> find_model.ModelFolders:
     base = conf.compose("caption").conf
-    return locate.find(arguments.runs or base.runs, base.experiment, arguments.experiment, arguments.model, language)
+    return find_model.find(
+        arguments.runs or base.runs, base.experiment, arguments.experiment, arguments.model, language
+    )
 
 
 def _device(name: str | None) -> "torch.device":
-    """As `locate.device`. Threads that wait sleep meanwhile: short products on a busy machine else spin for three times as long as they compute."""
+    """As `trained_model.choose_device`. Idle threads sleep: on a busy machine they else spin for three times as long as they compute."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
-    return locate.device(name)
+    from stages.hub.trained_model import choose_device
+
+    return choose_device(name)
 
 
 def _clips(words: Sequence[str]) -> tuple[list[Path], str | None]:
@@ -294,7 +303,7 @@ def _line() -> str:
         return ""
 
 
-def _answer(model: locate.Trained, turns: Sequence["Turn"], settings: AskConf) -> str:
+def _answer(model: "TrainedModel", turns: Sequence["Turn"], settings: AskConf) -> str:
     from models.language.generation import Sampling, generate, pad_left
     from stages.hub.text_to_sound import check_context
 

@@ -84,7 +84,7 @@ def load_lexicon(source: str, count: int) -> Lexicon:
             f"quantizer.words_from {source} has {len(words)} whole words of one token; {count} are asked for. "
             + (f"Type --quantizer.words={len(words)}" if words else "Choose an LLM whose tokens are words")
         )
-    return Lexicon(words, model.get_input_embeddings().weight.detach()[ids].clone())
+    return Lexicon(words, model.get_input_embeddings().get_parameter("weight").detach()[ids].clone())
 
 
 def save_tokenizer(folder: Path, conf: TokenizerConf, facts: dict[str, Any], tokenizer: LatentTokenizer) -> None:

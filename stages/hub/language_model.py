@@ -1,4 +1,4 @@
-"""The LLM of a language stage, made or loaded. Beside language.py and not in it: answering needs no Lightning, which takes seconds to import."""
+"""The LLM of a language stage, built from its configuration or loaded from its artifact. No Lightning here, which takes seconds to import."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -57,8 +57,8 @@ def load(artifact: Path, trained: bool = True) -> tuple[SoundLanguageModel, Voca
     trained=False: as it was before its first step, but that new rows are the text rows' mean and noise.
     """
     config, state = artifacts.load(artifact)
-    _check_written(artifact, config)
-    conf = replace(written(config), embedding_initialization="mean")
+    _check_has_base(artifact, config)
+    conf = replace(configuration_of(config), embedding_initialization="mean")
     model, vocabulary, base = build(conf, config["facts"], None, verify=False)
     check_base(artifact, config, base, conf)
     if trained:
@@ -66,14 +66,14 @@ def load(artifact: Path, trained: bool = True) -> tuple[SoundLanguageModel, Voca
     return model.eval(), vocabulary
 
 
-def written(config: dict[str, Any]) -> LanguageConf:
+def configuration_of(config: dict[str, Any]) -> LanguageConf:
     """The configuration of an artifact's config.json. caption and openaqa have one schema."""
     return from_plain("caption", config["conf"])
 
 
 def check_base(owner: Path | str, saved: dict[str, Any], base: str, conf: LanguageConf) -> None:
     """saved: a config or a checkpoint, with the fingerprint `base` of the LLM that its adapter was trained on."""
-    _check_written(owner, saved)
+    _check_has_base(owner, saved)
     if saved["base"] != base:
         raise UsageError(
             f"{owner} was trained on other weights than those that {conf.model.source} holds now: its adapter fits them "
@@ -81,7 +81,7 @@ def check_base(owner: Path | str, saved: dict[str, Any], base: str, conf: Langua
         )
 
 
-def _check_written(owner: Path | str, saved: dict[str, Any]) -> None:
+def _check_has_base(owner: Path | str, saved: dict[str, Any]) -> None:
     if "base" not in saved:
         raise UsageError(
             f"{owner} is of an earlier version, which did not write down its LLM's fingerprint. Train it again with --restart"

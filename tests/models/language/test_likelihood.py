@@ -22,7 +22,7 @@ SMOLLM = pytest.param("smollm2-135m-instruct", marks=pytest.mark.assets)
 
 @pytest.mark.parametrize("source", ["random:tiny", "random:tiny-untied", SMOLLM])
 def test_scores_with_the_shared_cache_are_those_without(source: str):
-    if not source.startswith("random") and not weights.placed(weights.parse(weights.ASSETS[source])).is_file():
+    if not source.startswith("random") and not weights.cached_path(weights.parse(weights.ASSETS[source])).is_file():
         pytest.skip(f"{source} is not in the cache")
     lm = weights.load_language_model(source, None, "float32").model
     generator = torch.Generator().manual_seed(0)

@@ -215,7 +215,7 @@ def test_words_round_trip():
 
 @pytest.mark.assets
 def test_words_of_smollm2_round_trip():
-    placed = weights.placed(weights.parse(weights.ASSETS["smollm2-135m-instruct"]))
+    placed = weights.cached_path(weights.parse(weights.ASSETS["smollm2-135m-instruct"]))
     if not placed.is_file():
         pytest.skip("smollm2-135m-instruct is not in the cache")
     tokenizer = weights.load_language_model("smollm2-135m-instruct", None, "float32").tokenizer

@@ -24,7 +24,7 @@ from datamodules.store import chunks
 from models.language.generation import Guidance, Sampling, generate, pad_left
 from models.language.vocabulary import Turn
 from stages.cli.main import main
-from stages.hub import card, export, language_model, locate, weights
+from stages.hub import find_model, language_model, model_card, sound_tokens_as_text, trained_model, weights
 from stages.hub.sound_tokenizer import SoundTokenizer
 from stages.hub.text_to_sound import text_to_sound
 from stages.runs import receipts
@@ -51,9 +51,16 @@ def run(tones: Path, whole: Path) -> Path:
     return tones / "runs_of_verbs/used"
 
 
+def load_model(runs: str, folder: str | None = None) -> trained_model.TrainedModel:
+    """The model of the experiment `main` of `runs`, or of a folder."""
+    language = find_model.find(runs, "main", None, folder).language
+    assert language is not None
+    return trained_model.load(language, torch.device("cpu"))
+
+
 @pytest.fixture(scope="session")
-def model(run: Path) -> locate.Trained:
-    return locate.load(locate.find(str(run.parent), "main", None, None), torch.device("cpu"))
+def model(run: Path) -> trained_model.TrainedModel:
+    return load_model(str(run.parent))
 
 
 @pytest.fixture
@@ -76,7 +83,9 @@ def codes_of(run: Path, clip: Path) -> list[int]:
     return next(list(cut.custom["codes"]) for cut in cuts if cut.recording.sources[0].source.endswith(clip.name))
 
 
-def answer(model: locate.Trained, turns: list[Turn], most: int = 64, sampling: Sampling | None = None) -> str:
+def answer(
+    model: trained_model.TrainedModel, turns: list[Turn], most: int = 64, sampling: Sampling | None = None
+) -> str:
     ids, mask = pad_left([model.vocabulary.render(turns, generate=True).input_ids], model.vocabulary.pad_id)
     return model.vocabulary.decode(generate(model.lm, model.vocabulary, ids, mask, most, "text", sampling)[0])
 
@@ -193,7 +202,7 @@ def test_what_was_cut_is_said_and_what_ended_is_not(run, place, clip, model, cap
     assert reached[0] == 3 and reached[1] < 3
 
 
-def an_answer_that_ends(model: locate.Trained, turns: list[Turn]) -> tuple[int, int]:
+def an_answer_that_ends(model: trained_model.TrainedModel, turns: list[Turn]) -> tuple[int, int]:
     """A seed with which an answer of some tokens ends by itself, and how many: each token is an end with the same small chance."""
     vocabulary, seeds = model.vocabulary, list(range(64))
     ids, mask = pad_left([vocabulary.render(turns, generate=True).input_ids] * len(seeds), vocabulary.pad_id)
@@ -252,7 +261,7 @@ MISTAKES = {
     "ask CLIP gone.wav What?": "no file gone.wav",
     "ask CLIP gone.wav": "no file gone.wav",
     "ask note.txt What?": "note.txt: cannot be decoded",
-    "ask CLIP What? --experiment=other": "no finished openaqa or caption in runs/other. Make it:   stage run all --experiment=other\nThere are: used",
+    "ask CLIP What? --experiment=other": "no finished openaqa or caption in runs/other. Make it:   stage run all --experiment=other\nFinished: used",
     "ask CLIP What? --experiment=used --model=runs/used/openaqa": "give one of them",
     "ask CLIP What? --model=gone": "--model gone is no folder. Allowed: a folder of `stage export --to DIR`",
     "ask CLIP What? --model=runs/used/cache": "holds a run of cache",
@@ -263,7 +272,7 @@ MISTAKES = {
     "generate x --out=a.wav --top-p=2": "top_p: 2.0; 1e-06 to 1.0 is allowed",
     "ask CLIP What? --device=tpu": "--device tpu: there is ",
     "encode CLIP --device=cuda:99": ", cpu" if torch.cuda.is_available() else "--device cuda:99: there is cpu",
-    "export --to=runs": "runs is there already",
+    "export --to=runs": "runs exists already",
     "ask CLIP What? --runs=none": "nothing is trained in none/: no finished openaqa or caption. Train:   stage run all --preset demo",
 }  # fmt: skip
 
@@ -302,13 +311,13 @@ def test_caption_is_used_where_openaqa_is_not_there(place: Path, run: Path):
     for name in ("latents", "tokenizer", "caption"):
         (place / "runs/half").mkdir(exist_ok=True)
         (place / "runs/half" / name).symlink_to(run / name)
-    assert locate.find("runs", "main", "half", None) == locate.Place(
+    assert find_model.find("runs", "main", "half", None) == find_model.ModelFolders(
         Path("runs/half/caption"), Path("runs/half/tokenizer")
     )
-    assert locate.find("runs", "main", "half", None, language=False).tokenizer == Path("runs/half/tokenizer")
+    assert find_model.find("runs", "main", "half", None, language=False).tokenizer == Path("runs/half/tokenizer")
     os.chdir("runs/half/caption")
     for name in (".", "../caption"):
-        assert locate.find("runs", "main", None, name).tokenizer.resolve() == (run / "tokenizer").resolve()
+        assert find_model.find("runs", "main", None, name).tokenizer.resolve() == (run / "tokenizer").resolve()
     os.chdir(place)
     receipt = json.loads((run / "tokenizer/receipt.json").read_text())
     (place / "runs/half/tokenizer").unlink()
@@ -316,10 +325,10 @@ def test_caption_is_used_where_openaqa_is_not_there(place: Path, run: Path):
     with pytest.raises(
         ValueError, match=r"trained with the tokenizer .* is not finished. Train again:   stage run all"
     ):
-        locate.find("runs", "main", "half", None)
+        find_model.find("runs", "main", "half", None)
     (place / "runs/half/tokenizer/receipt.json").write_text(json.dumps(receipt | {"artifact_hash": "1" * 64}))
     with pytest.raises(ValueError, match=r"is another one \(111111111111\)"):
-        locate.find("runs", "main", "half", None)
+        find_model.find("runs", "main", "half", None)
 
 
 def block(folder: Path, codes: list[int]) -> str:
@@ -366,7 +375,7 @@ def test_a_merged_export_is_plain_transformers_and_ours(place, run, clip, model,
     assert main(["encode", str(clip), "--model=out", "--out=codes.json"]) == 0
     assert main(["decode", "codes.json", "--out=back.wav"]) == 0, "the export's tokenizer is the run's"
     assert main(["export", "--to=out"]) == 1
-    assert "out is there already" in capsys.readouterr().err
+    assert "out exists already" in capsys.readouterr().err
     assert main(["export", "--to=out", "--adapter", "--force"]) == 0
     assert not (place / "out/model.safetensors").exists()
     assert main(["export", "--to=again", "--model=out"]) == 1
@@ -385,7 +394,7 @@ def test_a_base_model_is_a_hub_id_and_nothing_else(place: Path):
         "smollm2-135m-instruct",
         "a/b.gguf",
     ]
-    assert [card._is_hub_id(source) for source in (*sources, "random:tiny")] == [True, *[False] * 7]
+    assert [model_card._is_hub_id(source) for source in (*sources, "random:tiny")] == [True, *[False] * 7]
 
 
 def test_a_card_shows_the_scores_before_the_losses(place: Path):
@@ -394,11 +403,11 @@ def test_a_card_shows_the_scores_before_the_losses(place: Path):
         "artifact_hash": "a" * 64,
         "metrics": {"val/text_loss": 0.5, "val/audio_loss": math.nan},
     }
-    assert card._metrics(place / "x/openaqa", receipt).startswith("Not evaluated on held-out sound.\n")
+    assert model_card._metrics(place / "x/openaqa", receipt).startswith("Not evaluated on held-out sound.\n")
     (place / "x/evaluate/artifact").mkdir(parents=True)
     (place / "x/evaluate/receipt.json").write_text(json.dumps({"parents": {"openaqa": "a" * 64}}))
     (place / "x/evaluate/artifact/report.md").write_text("# x: held-out scores\n\n## Questions\n")
-    found = card._metrics(place / "x/openaqa", receipt)
+    found = model_card._metrics(place / "x/openaqa", receipt)
     assert found.startswith("### x: held-out scores\n\n#### Questions\n") and "audio_loss" not in found
     assert (
         found.index("#### Questions")
@@ -436,25 +445,25 @@ def test_levels_untied_rows_and_ltu_are_exported_too(stage, tones: Path, whole: 
     monkeypatch.chdir(place)
     run = tones / "runs_of_verbs/blocks"
     assert main(["export", "--to=out", f"--model={run / 'caption'}"]) == 0
-    mine = locate.load(locate.find("runs", "main", None, str(run / "caption")), torch.device("cpu"))
+    from_run = load_model("runs", str(run / "caption"))
     codes = list(next(iter(chunks.read(run / "cache/chunks"))).custom["codes"])
-    wanted = answer(mine, [Turn("user", [codes, f"\n{QUESTION}"])])
+    wanted = answer(from_run, [Turn("user", [codes, f"\n{QUESTION}"])])
     assert outside(place / "out", block(place / "out", codes)) == [wanted] and wanted
-    theirs = export.load(Path("out"))
-    assert theirs.vocabulary.render([Turn("user", [codes])]) == mine.vocabulary.render([Turn("user", [codes])])
+    exported = trained_model.load_export(Path("out"))
+    assert exported.vocabulary.render([Turn("user", [codes])]) == from_run.vocabulary.render([Turn("user", [codes])])
     assert main(["generate", "rain", "--out=a.wav", "--model=out", "--seconds-max=1"]) == 0
 
 
-def test_a_tokenizer_that_numbers_otherwise_is_not_exported(model: locate.Trained):
+def test_a_tokenizer_that_numbers_otherwise_is_not_exported(model: trained_model.TrainedModel):
     """A hole among the ids is filled first: the sounds would have other ids than those that were trained."""
     _, tokenizer = weights.load_language_model("random:tiny", None, "float32")
-    export.sound_tokens(tokenizer, model.vocabulary)
+    sound_tokens_as_text.add_sound_tokens(tokenizer, model.vocabulary)
     assert tokenizer.convert_tokens_to_ids(model.vocabulary.token_names()) == list(model.vocabulary.new_ids)
-    with pytest.raises(ValueError, match=r"has a token <\|sound_start\|> of its own"):
-        export.sound_tokens(tokenizer, model.vocabulary)
+    with pytest.raises(ValueError, match=r"has a token <\|sound_start\|> already"):
+        sound_tokens_as_text.add_sound_tokens(tokenizer, model.vocabulary)
     _, tokenizer = weights.load_language_model("random:tiny", None, "float32")
     words = model.vocabulary
     holed = type(words).__new__(type(words))
     vars(holed).update(vars(words) | {"text_size": words.text_size + 3, "size": words.size + 3})
     with pytest.raises(ValueError, match=r"would call <\|sound_start\|> 259, and the model was trained with 262"):
-        export.sound_tokens(tokenizer, holed)
+        sound_tokens_as_text.add_sound_tokens(tokenizer, holed)

