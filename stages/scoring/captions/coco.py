@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from conf.errors import UsageError
-from stages.scoring.captions.java import METEOR, PTB, Meteor, tokenize
+from stages.scoring.captions.java_programs import METEOR, PTB, Meteor, tokenize
 
 
 class CaptionScore(NamedTuple):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from conf.errors import UsageError
 from stages.scoring.captions.coco import CaptionScore, Tokens
-from stages.scoring.captions.java import LOCALE, last_lines
+from stages.scoring.captions.java_programs import LOCALE, last_lines
 
 OPENS = ("lang", "math", "util", "util.concurrent", "net", "text")  # that its libraries reach into since Java 17
 

@@ -46,9 +46,9 @@ def test_a_tokenizer_comes_back(kind: str, llm: Path, tmp_path: Path):
         file.unlink()  # no LLM any more
     loaded = artifacts.load_tokenizer(tmp_path / "artifact")
     latents, num_frames = torch.randn(3, 50, 4), torch.tensor([50, 31, 1])
-    found, again = tokenizer.encode(latents, num_frames), loaded.encode(latents, num_frames)
-    assert torch.equal(found.codes, again.codes) and found.codes.shape[1] == int(found.num_codes.max())
-    assert found.num_codes.tolist() == tokenizer.quantizer.num_codes(tokenizer.grid.num_tokens(num_frames)).tolist()
+    codes, again = tokenizer.encode(latents, num_frames), loaded.encode(latents, num_frames)
+    assert torch.equal(codes.codes, again.codes) and codes.codes.shape[1] == int(codes.num_codes.max())
+    assert codes.num_codes.tolist() == tokenizer.quantizer.num_codes(tokenizer.grid.num_tokens(num_frames)).tolist()
     decoded = loaded.decode(*again, num_frames, 1, "euler", 1.0, torch.randn(3, 50, 4))
     assert decoded.shape == latents.shape and decoded.isfinite().all()
     assert loaded.bitrate == pytest.approx(loaded.quantizer.bits_per_token * float(loaded.grid.token_rate))

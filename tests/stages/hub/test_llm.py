@@ -55,8 +55,8 @@ def test_attention_that_a_model_has_not_is_refused_by_name(tmp_path: Path):
     weights.load_language_model("random:tiny", None, "float32").tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"no attention of the kind sdpa.*--model\.attention=null"):
         weights.load_language_model(str(tmp_path), None, "float32", "sdpa")
-    found = weights.load_language_model(str(tmp_path), None, "float32")
-    assert found.model.config._attn_implementation == "eager"
+    loaded = weights.load_language_model(str(tmp_path), None, "float32")
+    assert loaded.model.config._attn_implementation == "eager"
 
 
 def test_a_fingerprint_tells_weights_apart_and_no_dtype():

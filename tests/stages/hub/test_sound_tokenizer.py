@@ -38,8 +38,8 @@ def test_it_encodes_to_what_the_cache_holds(run: Path, tokenizer: SoundTokenizer
 
 def test_an_array_is_as_good_as_a_tensor(tokenizer: SoundTokenizer):
     wave = sound(1.0)
-    found = tokenizer.encode([wave, wave.numpy(), wave.double().numpy()], 44100)
-    assert found[0] == found[1] == found[2] and all(type(code) is int for code in found[1])
+    codes = tokenizer.encode([wave, wave.numpy(), wave.double().numpy()], 44100)
+    assert codes[0] == codes[1] == codes[2] and all(type(code) is int for code in codes[1])
     with pytest.raises(ValueError, match=r"sound 0 is torch\.int16; a tensor or array of floats"):
         tokenizer.encode([(3e4 * wave).short().numpy()], 44100)
     with pytest.raises(ValueError, match="sound 1 is list; a tensor or array of floats"):
@@ -89,17 +89,17 @@ def test_a_stream_gives_what_the_whole_gives_as_early_as_it_is_certain(
 ):
     waveform = sound(seconds, seed=4)
     whole = tokenizer.encode([waveform], 44100)[0]
-    stream, found, delays = tokenizer.stream(), [], []
+    stream, emitted, delays = tokenizer.stream(), [], []
     for start in range(0, waveform.shape[1], piece):
-        found += stream.push(waveform[:, start : start + piece])
+        emitted += stream.push(waveform[:, start : start + piece])
         heard = min(start + piece, waveform.shape[1]) / 44100
-        delays.append(heard * tokenizer.token_rate - len(found))
-        assert found == whole[: len(found)]
-    assert found + stream.finish() == whole
+        delays.append(heard * tokenizer.token_rate - len(emitted))
+        assert emitted == whole[: len(emitted)]
+    assert emitted + stream.finish() == whole
     # at a window's end: whether what follows is a part of it
     frames = tokenizer.codec.encoder_context.after + 2 + tokenizer.rule.shortest
     lookahead = frames * tokenizer.codec.hop_length / 44100
-    assert max(delays) <= 2 + lookahead * tokenizer.token_rate  # not held back until the end
+    assert max(delays) <= 2 + lookahead * tokenizer.token_rate  # not only at the end
     assert stream.finish() == []  # and is as new
     assert stream.push(waveform[:, :5000]) + stream.finish() == tokenizer.encode([waveform[:, :5000]], 44100)[0]
 

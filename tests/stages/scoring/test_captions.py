@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from stages.scoring.captions import coco
-from stages.scoring.captions.java import METEOR, Meteor, one_line, tokenize
+from stages.scoring.captions.java_programs import METEOR, Meteor, one_line, tokenize
 from stages.scoring.metric_registry import METRICS, missing
 
 UNAVAILABLE = missing([METRICS["meteor"]])
@@ -68,13 +68,13 @@ def test_scores_and_tokens_are_pycocoevalcaps(theirs):
     words = coco.tokens(package(), CAPTIONS, REFERENCES)
     assert words.captions == [said[n][0] for n in range(len(CAPTIONS))]
     assert words.references == [truth[n] for n in range(len(CAPTIONS))]
-    found = {"cider_d": coco.cider_d(words), "rouge_l": coco.rouge_l(words)}
-    for name, mine in found.items():
-        assert mine.corpus == pytest.approx(scores[name][0], abs=1e-12)
-        assert mine.items == pytest.approx(list(scores[name][1]), abs=1e-12)
-    for n, mine in enumerate(coco.bleu(words).values()):
-        assert mine.corpus == pytest.approx(scores["bleu"][0][n], abs=1e-12)
-        assert mine.items == pytest.approx(scores["bleu"][1][n], abs=1e-12)
+    actual = {"cider_d": coco.cider_d(words), "rouge_l": coco.rouge_l(words)}
+    for name, ours in actual.items():
+        assert ours.corpus == pytest.approx(scores[name][0], abs=1e-12)
+        assert ours.items == pytest.approx(list(scores[name][1]), abs=1e-12)
+    for n, ours in enumerate(coco.bleu(words).values()):
+        assert ours.corpus == pytest.approx(scores["bleu"][0][n], abs=1e-12)
+        assert ours.items == pytest.approx(scores["bleu"][1][n], abs=1e-12)
 
 
 @needs_java
@@ -87,12 +87,12 @@ def test_clips_that_are_drawn_again_score_as_a_corpus_of_them_does():
     times[0, 0], times[0, -1] = 2, 0
     chosen = [0, *range(count - 1)]
     again = coco.Tokens([words.captions[n] for n in chosen], [words.references[n] for n in chosen])
-    found = coco.bleu(words, times) | {"meteor": coco.meteor(package(), words, times)}
+    actual = coco.bleu(words, times) | {"meteor": coco.meteor(package(), words, times)}
     wanted = coco.bleu(again) | {"meteor": coco.meteor(package(), again)}
-    for name, one in found.items():
-        assert one.drawn is not None and wanted[name].drawn is None
-        assert one.drawn.tolist() == pytest.approx([wanted[name].corpus, one.corpus], abs=1e-12)
-    assert found["bleu_4"].drawn[0] != found["bleu_4"].corpus != 0
+    for name, one in actual.items():
+        assert one.resamples is not None and wanted[name].resamples is None
+        assert one.resamples.tolist() == pytest.approx([wanted[name].corpus, one.corpus], abs=1e-12)
+    assert actual["bleu_4"].resamples[0] != actual["bleu_4"].corpus != 0
 
 
 @needs_java
@@ -103,8 +103,8 @@ def test_meteor_is_the_same_with_every_input_that_breaks_its_client(theirs, monk
     broken = [text.replace(" ", f" {SEPARATORS[n]} ", 1) for n, text in enumerate(CAPTIONS)]
     barred = [[text.replace(" ", " ||| ", 1) for text in texts] for texts in REFERENCES]
     words = coco.tokens(package(), [*broken, "", " \n"], [*barred, ["a dog barks"], ["a dog barks"]])
-    found = coco.meteor(package(), words)
-    assert found.items == pytest.approx([*theirs[2]["meteor"][1], 0.0, 0.0], abs=1e-12)
+    actual = coco.meteor(package(), words)
+    assert actual.items == pytest.approx([*theirs[2]["meteor"][1], 0.0, 0.0], abs=1e-12)
 
 
 @needs_java
@@ -153,8 +153,8 @@ def test_the_examples_that_aac_metrics_ships(number: int, cider: float, meteor: 
     keys = [key for key in rows[0] if key.startswith("caption_") and key != "caption_predicted"]
     references = [[row[key] for key in keys if row[key]] for row in rows]
     words = coco.tokens(package(), [row["caption_predicted"] for row in rows], references)
-    found = [coco.cider_d(words), coco.meteor(package(), words), coco.bleu(words)["bleu_4"], coco.rouge_l(words)]
-    assert [one.corpus for one in found] == pytest.approx([cider, meteor, bleu, rouge], abs=1e-9)
+    actual = [coco.cider_d(words), coco.meteor(package(), words), coco.bleu(words)["bleu_4"], coco.rouge_l(words)]
+    assert [one.corpus for one in actual] == pytest.approx([cider, meteor, bleu, rouge], abs=1e-9)
 
 
 def test_without_java_there_is_one_error_that_says_what_to_type(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -222,6 +222,6 @@ def test_fense_is_a_tenth_of_the_similarity_where_the_checker_finds_an_error(tmp
         state["encoder.embeddings.position_ids"] = torch.arange(512)[None]  # as transformers saved it until 4.31
         torch.save({"model_type": "a-bert", "num_classes": 6, "state_dict": state}, tmp_path / "checker.ckpt")
         checker, name = FluencyChecker.from_checkpoint(tmp_path / "checker.ckpt", backbone)
-        found = fense([0.8, 0.4], ["A dog barks!", "rain"], checker, tokenize)
-        assert name == "a-bert" and found.items == pytest.approx([0.8 * factor, 0.4 * factor])
-        assert found.corpus == pytest.approx(0.6 * factor)
+        actual = fense([0.8, 0.4], ["A dog barks!", "rain"], checker, tokenize)
+        assert name == "a-bert" and actual.items == pytest.approx([0.8 * factor, 0.4 * factor])
+        assert actual.corpus == pytest.approx(0.6 * factor)

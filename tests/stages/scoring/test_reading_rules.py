@@ -22,9 +22,9 @@ from tests.benchmarks.reading import LABELS, rows
 
 @pytest.mark.parametrize("rule", RULES)
 def test_each_rule_reads_the_hundred_answers_as_the_table_says(rule: str):
-    found = {row["answer"]: RULES[rule](str(row["answer"]), LABELS) for row in rows()}
-    assert len(found) == 100
-    assert {text: reading.label or reading.why for text, reading in found.items()} == {
+    actual = {row["answer"]: RULES[rule](str(row["answer"]), LABELS) for row in rows()}
+    assert len(actual) == 100
+    assert {text: reading.label or reading.why for text, reading in actual.items()} == {
         row["answer"]: row[rule] for row in rows()
     }
 
@@ -55,9 +55,9 @@ def test_nearest_asks_the_embedding_only_where_no_label_is_named():
 
 def test_unread_answers_count_as_wrong_and_lower_the_coverage():
     answers = ["a dog", "rain", "", "a dog and a cat"]
-    found = summary([whole_word(text, LABELS) for text in answers], ["dog", "cat", "cat", "cat"])
-    assert found.accuracy == 0.25 and found.coverage == 0.5
-    assert found.unread == {EMPTY: 1, SEVERAL: 1}
+    actual = summary([whole_word(text, LABELS) for text in answers], ["dog", "cat", "cat", "cat"])
+    assert actual.accuracy == 0.25 and actual.coverage == 0.5
+    assert actual.unread == {EMPTY: 1, SEVERAL: 1}
 
 
 def test_choices_are_compared_by_what_they_say():
@@ -102,5 +102,5 @@ def test_the_sentence_encoder_is_the_genuine_one_and_its_floor_is_not_zero():
     assert near > 0.6 > 0.4 > far
     alone, together = embed(["a dog barks"]), embed(["a dog barks", "a much longer sentence about rain on a roof"])[:1]
     assert (alone - together).abs().max() < 1e-6
-    found = similarity(embed, ["a dog barks", "rain falls"], [["a barking dog"], ["heavy rain", "it rains"]])
-    assert found.matched > 0.7 > found.shuffled > 0
+    actual = similarity(embed, ["a dog barks", "rain falls"], [["a barking dog"], ["heavy rain", "it rains"]])
+    assert actual.matched > 0.7 > actual.shuffled > 0
