@@ -26,6 +26,9 @@ class DataConf:
     )
 
 
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")  # those that Lightning knows and every stage computes in
+
+
 @dataclass
 class TrainerConf:
     """Arguments of `lightning.Trainer`: what a stage runs on."""
@@ -42,6 +45,14 @@ class TrainerConf:
             "on a CPU the quicker one by a product that is timed"
         )
     )
+
+    def laws(self) -> Iterable[Problem]:
+        if self.precision not in PRECISIONS:
+            yield Problem(
+                "precision",
+                f"{self.precision}; {', '.join(PRECISIONS)} are allowed: weights and their averages are float32, an "
+                "optimizer's updates are below what half of it can add. Type --trainer.precision=bf16-mixed",
+            )
 
 
 @dataclass

@@ -85,6 +85,13 @@ MISTAKES = {
         "run latents --trainer.precision=fp32",
         r"command line: trainer\.precision: .*'fp32'.*32-true",
     ),
+    **{
+        f"weights in {precision}": (
+            f"run caption --trainer.precision={precision}",
+            rf"trainer\.precision: {precision}; auto, 32-true, bf16-mixed, 16-mixed are allowed.*=bf16-mixed",
+        )
+        for precision in ("bf16-true", "16-true", "64-true")
+    },
     "keys for a verb without": ("list --seed=1", r"takes no configuration"),
 }
 
