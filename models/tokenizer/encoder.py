@@ -13,7 +13,10 @@ from models.tokenizer.transformer import RMSNorm, Transformer, linear
 
 
 class CausalEncoder(nn.Module):
-    """Latents to one vector a token, which depends on the frames up to the token's last one and on no others."""
+    """Latents to one vector a token, which depends on the frames up to the token's last one and on no others.
+
+    Its residual stream and the vectors are float32, under autocast too: rounding decides which code a vector gets.
+    """
 
     def __init__(self, latent_dim: int, width: int, depth: int, heads: int) -> None:
         super().__init__()
@@ -26,7 +29,7 @@ class CausalEncoder(nn.Module):
     def frames(self, latents: Tensor) -> Tensor:
         """latents (B, F, D) -> (B, F, W). Law: frame f of the output depends on the frames 0 to f of the input."""
         positions = torch.arange(latents.shape[1], device=latents.device)
-        return self.norm(self.transformer(self.input(latents), positions, mask=None, modulation=None))
+        return self.norm(self.transformer(self.input(latents).float(), positions, mask=None, modulation=None))
 
     def forward(self, latents: Tensor, num_frames: Tensor, grid: TokenGrid) -> Tensor:
         """latents (B, F, D), of which num_frames (B) are valid -> (B, N, W).

@@ -136,12 +136,14 @@ class LatentTokenizer(nn.Module):
     def encode(self, latents: Tensor, num_frames: Tensor) -> Codes:
         """latents (B, F, D), of which num_frames (B) are valid -> codes (B, S).
 
-        A clip's last token may stand for frames beyond its end: it is read at the clip's last valid frame.
+        A clip's last token may stand for frames beyond its end: it is read at the clip's last valid frame. float32,
+        under autocast too: rounding decides codes, and they are to be the same for all that encode.
         """
         frame_mask = self._valid_frames(latents, num_frames)
-        tokens = self.encoder(self._standardized(latents, frame_mask), num_frames, self.grid)
         num_tokens = self.grid.num_tokens(num_frames)
-        codes = self.quantizer(tokens, _first(num_tokens, tokens.shape[1]), update=False).codes
+        with torch.autocast(latents.device.type, enabled=False):
+            tokens = self.encoder(self._standardized(latents, frame_mask), num_frames, self.grid)
+            codes = self.quantizer(tokens, _first(num_tokens, tokens.shape[1]), update=False).codes
         num_codes = self.quantizer.num_codes(num_tokens)
         return Codes(_without_padding(codes, num_codes), num_codes)
 

@@ -134,6 +134,33 @@ def test_encode_padding_changes_nothing_and_a_batch_equals_its_items(rate: str):
         assert not actual.codes[clip, tokens:].any()
 
 
+def test_codes_do_not_depend_on_autocast():
+    """The paper's geometry, 64 channels, 216 frames, 8196 codes of 16 dimensions; bfloat16 would move one in fifty."""
+    torch.manual_seed(0)
+    model = LatentTokenizer(
+        encoder=CausalEncoder(64, width=64, depth=3, heads=2),
+        quantizer=book(8196, 16, 64, 8196),
+        decoder=DiffusionTransformer(64, condition_dim=64, width=16, depth=1, heads=2),
+        grid=TokenGrid(OOBLECK, PAPER),
+        objective="flow", logit_normal_share=0.0, token_dropout=0.5, prior_weight=0.5,
+    ).eval()  # fmt: skip
+    latents, num_frames = torch.randn(8, 216, 64, generator=seeded()), torch.tensor([216] * 6 + [54, 215])
+    expected = model.encode(latents, num_frames)
+    with torch.autocast("cpu", torch.bfloat16):
+        codes = model.encode(latents, num_frames)
+    assert torch.equal(codes.codes, expected.codes)
+
+
+def test_the_encoders_residual_stream_is_float32_under_autocast():
+    encoder = tokenizer().encoder
+    seen: list[torch.dtype] = []
+    for block in encoder.transformer.blocks:
+        block.register_forward_hook(lambda _, inputs, output: seen.extend((inputs[0].dtype, output.dtype)))
+    with torch.autocast("cpu", torch.bfloat16):
+        frames = encoder.frames(clips(30, 30)[0])
+    assert set(seen) == {torch.float32} and frames.dtype == torch.float32
+
+
 def test_codes_do_not_depend_on_the_scale_of_the_latents():
     """Latents a x + b with statistics a m + b, a s have the codes of x; and are decoded to a x + b."""
     model = tokenizer("mse")
