@@ -1,17 +1,11 @@
 """A causal LM and its tokenizer from a source: a hub id, a folder, a GGUF file or `random:`. What cannot be trained is refused by name."""
 
-import contextlib
 import hashlib
-import io
-import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from conf.errors import UsageError
+from stages.hub.weights import gguf
 from stages.hub.weights.sources import RANDOM, language_model_names, resolve
 
 if TYPE_CHECKING:
@@ -29,8 +23,8 @@ def load_language_model(source: str, revision: str | None, dtype: str, attention
     """A causal LM on the CPU, in evaluation mode, and its tokenizer.
 
     source: see the package; dtype: float32 or bfloat16; attention: sdpa or eager, None takes what transformers takes for this model.
-    A GGUF file's weights are dequantised once and kept beside it as safetensors (15 s against 0.3 s for 135 million weights).
-    Raises UsageError where nothing can be loaded, and for an encoder-decoder, a multimodal wrapper or quantised weights.
+    A GGUF file becomes safetensors once (gguf.py). Raises UsageError where nothing can be loaded, and for an
+    encoder-decoder, a multimodal wrapper or quantised weights.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -44,7 +38,9 @@ def load_language_model(source: str, revision: str | None, dtype: str, attention
     if isinstance(resolved, Path) and resolved.is_file():
         if resolved.suffix != ".gguf":
             raise UsageError(f"{resolved}: a language model is a folder, a hub id or a .gguf file")
-        return _load_gguf(resolved, dtype, attention)
+        folder = gguf.as_safetensors(resolved, dtype)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, attn_implementation=attention)
+        return LanguageModel(model.eval(), AutoTokenizer.from_pretrained(folder))
     try:
         config = AutoConfig.from_pretrained(resolved, revision=revision)
         refused = _refusal(config)
@@ -97,73 +93,6 @@ def _refusal(config: "PretrainedConfig") -> str | None:
         method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method
         return f"quantised ({method}), and LoRA trains beside plain weights here. Choose the unquantised weights, or a .gguf file"
     return None
-
-
-def _load_gguf(path: Path, dtype: str, attention: str | None) -> LanguageModel:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    kind = getattr(torch, dtype)
-    state = path.stat()
-    origin = {"file": path.name, "bytes": state.st_size, "modified_ns": state.st_mtime_ns}
-    folder = path.with_suffix(f".{dtype}")
-    if _read_origin(folder) != origin:
-        try:
-            with _silent():
-                loaded = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=kind)
-                tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        except ImportError as error:
-            raise UsageError(f"{path.name}: GGUF needs one more package. Type pip install gguf.") from error
-        if not os.access(path.parent, os.W_OK):
-            loaded.set_attn_implementation(attention or loaded.config._attn_implementation)
-            return LanguageModel(loaded.eval(), tokenizer)
-        del (
-            loaded.config.quantization_config
-        )  # the weights are plain by now, and transformers would refuse to save them
-        with torch.device("meta"):
-            plain = AutoModelForCausalLM.from_config(loaded.config, dtype=kind)
-        plain.load_state_dict(loaded.state_dict(), assign=True)
-        plain.tie_weights()
-        plain.generation_config = loaded.generation_config
-        _save(folder, plain, tokenizer, origin)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, attn_implementation=attention)
-    return LanguageModel(model.eval(), AutoTokenizer.from_pretrained(folder))
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """transformers' hints on packed weights, which are unpacked once here, and its bar of a second."""
-    from transformers.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logging.set_verbosity(before)
-
-
-def _save(folder: Path, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", origin: dict[str, Any]) -> None:
-    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    try:
-        model.save_pretrained(part)
-        tokenizer.save_pretrained(part)
-        (part / "origin.json").write_text(json.dumps(origin))
-        if folder.exists() and _read_origin(folder) != origin:
-            shutil.rmtree(folder)
-        try:
-            part.rename(folder)
-        except OSError:  # another process was first
-            if _read_origin(folder) != origin:
-                raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def _read_origin(folder: Path) -> dict[str, Any] | None:
-    path = folder / "origin.json"
-    return json.loads(path.read_text()) if path.is_file() else None
 
 
 def _tiny(source: str, dtype: Any, attention: str | None) -> LanguageModel:

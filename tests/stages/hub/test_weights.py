@@ -153,13 +153,11 @@ def test_what_cannot_be_loaded_is_one_clear_error(tmp_path: Path):
 
 
 @pytest.mark.assets
-def test_smollm2_speaks_and_is_converted_once():
+def test_smollm2_answers():
     gguf = weights.cached_path(weights.parse(weights.ASSETS["smollm2-135m-instruct"]))
     if not gguf.is_file():
         pytest.skip("smollm2-135m-instruct is not in the cache")
-    for _ in range(2):  # from the GGUF file or the converted folder, then surely from the folder
-        model, tokenizer = weights.load_language_model("smollm2-135m-instruct", None, "float32")
-    assert gguf.with_suffix(".float32").is_dir()
+    model, tokenizer = weights.load_language_model("smollm2-135m-instruct", None, "float32")
     chat = [{"role": "user", "content": "What is the capital of France?"}]
     prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     answer = model.generate(**prompt, max_new_tokens=12, do_sample=False)[0, prompt["input_ids"].shape[1] :]
