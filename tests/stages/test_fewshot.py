@@ -73,7 +73,8 @@ def test_a_model_that_is_given_the_answer_is_always_right_and_guesses_are_at_cha
         return {line["answers"]: line for line in fewshot_scores(rows, 200, 0)}
 
     def is_chance(line: dict[str, Any]) -> bool:
-        return all(0.38 < line[score]["value"] < 0.62 for score in SCORES if score in line)
+        """Within five standard deviations (0.041, of 150 fair coins)."""
+        return all(0.29 < line[score]["value"] < 0.71 for score in SCORES if score in line)
 
     assert is_chance(table("shuffled_codes")["shuffled_codes"])  # a real LLM, whose sounds tell nothing
     lm, size = module.lm, module.writer.vocabulary.size

@@ -169,25 +169,29 @@ def test_k_means_leaves_no_vector_nearer_to_another_code_and_no_code_off_its_mea
 
 
 def test_revival_moves_dead_codes_onto_the_steps_vectors():
-    model = trained(4, revive_until=0)
+    """Codes at both ends of four axes, vectors around two of them: the other six codes move."""
+    model = quantizer(dim=4, revive_until=0)
+    model.project_in.weight.data.copy_(torch.eye(4))
+    axes, generator = torch.eye(4), torch.Generator().manual_seed(0)
+    latents = axes[[0] * 10 + [3] * 10][None] + 0.05 * torch.randn(1, 20, 4, generator=generator)
+    for _ in range(4):
+        model(latents, None, update=True)
     assert model.ready
-    model.revive_until = 30
-    alive = [0, 3]
+    model.codebook.copy_(torch.cat([axes, -axes]))
     model.counts.fill_(0.01)
-    model.counts[alive] = 10.0
+    model.counts[[0, 3]] = 10.0
     model.sums.copy_(model.codebook * model.counts[:, None])
-    latents, _ = batch(50)
+    model.revive_until = 30
     for step in range(4, 7):
         model(latents[:0], None, update=True)  # steps without a vector: averages shrink, codes stay
-        assert model.step == step + 1
+        assert model.step == step + 1 and torch.equal(model.codebook, torch.cat([axes, -axes]))
     before = state(model)
     actual = model(latents, None, update=True)  # the eighth step revives
-    vectors = F.normalize(model.project_in(latents), dim=-1).flatten(0, 1).detach()
-    uses = torch.bincount(actual.codes.flatten(), minlength=SIZE)
+    assert actual.codes.tolist() == [[0] * 10 + [3] * 10]
+    vectors = F.normalize(latents[0], dim=-1)
+    uses = torch.tensor([10.0, 0, 0, 10, 0, 0, 0, 0])
     counts = 0.6 * before["counts"] + 0.4 * uses
-    mean = counts.mean()
-    dead = counts < 0.3 * mean
-    assert 0 < dead.sum() < SIZE - 1 and not dead[alive].any()
+    mean, dead = counts.mean(), uses == 0
     from_step = (model.codebook[:, None] == vectors).all(-1)  # (K, M)
     assert torch.equal(from_step.any(-1), dead)
     assert from_step.sum(0).max() == 1  # each vector once

@@ -32,6 +32,7 @@ from tests.conftest import SMOKE
 
 QUESTION = "Is it noise?"
 BORDER = "=" * 20  # between what two codes print
+SCORES = "\nprint(model(**inputs).logits[0, -1].tolist())\n"  # of the first id of the answer
 TAUGHT = ("--trainer.max_steps=80", "--optimizer.learning_rate=0.02")
 HOT = 100.0  # a temperature at which each id is about as likely as the others, whatever was learned
 
@@ -88,6 +89,12 @@ def answer(
 ) -> str:
     ids, mask = pad_left([model.vocabulary.render(turns, generate=True).input_ids], model.vocabulary.pad_id)
     return model.vocabulary.decode(generate(model.lm, model.vocabulary, ids, mask, most, "text", sampling)[0])
+
+
+def scores(model: trained_model.TrainedModel, turns: list[Turn]) -> list[float]:
+    """What SCORES prints."""
+    with torch.no_grad():
+        return model.lm(torch.tensor([model.vocabulary.render(turns, generate=True).input_ids])).logits[0, -1].tolist()
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> str:
@@ -361,8 +368,10 @@ def test_a_merged_export_is_plain_transformers_and_ours(place, run, clip, model,
     assert shown["codes"] == list(cut.custom["codes"])
     asked = [said.custom["question"] for said in cut.supervisions if said.custom["task"] == "question"]
     assert shown["question"] in asked
-    printed = outside(place / "out", block(place / "out", codes), code)
-    assert printed == [wanted, answer(model, [Turn("user", [shown["codes"], f"\n{shown['question']}"])])] and wanted
+    turns = [Turn("user", [codes, f"\n{QUESTION}"])]
+    *answers, printed = outside(place / "out", block(place / "out", codes), code, block(place / "out", codes) + SCORES)
+    assert answers == [wanted, answer(model, [Turn("user", [shown["codes"], f"\n{shown['question']}"])])]
+    assert json.loads(printed.splitlines()[-1]) == pytest.approx(scores(model, turns), abs=1e-3)
     capsys.readouterr()
     assert main(["ask", str(clip), QUESTION, "--model=out"]) == 0
     assert said(capsys) == wanted
@@ -447,8 +456,10 @@ def test_levels_untied_rows_and_ltu_are_exported_too(stage, tones: Path, whole: 
     assert main(["export", "--to=out", f"--model={run / 'caption'}"]) == 0
     from_run = load_model("runs", str(run / "caption"))
     codes = list(next(iter(chunks.read(run / "cache/chunks"))).custom["codes"])
-    wanted = answer(from_run, [Turn("user", [codes, f"\n{QUESTION}"])])
-    assert outside(place / "out", block(place / "out", codes)) == [wanted] and wanted
+    turns = [Turn("user", [codes, f"\n{QUESTION}"])]
+    text, printed = outside(place / "out", block(place / "out", codes), block(place / "out", codes) + SCORES)
+    assert text == answer(from_run, turns)
+    assert json.loads(printed.splitlines()[-1]) == pytest.approx(scores(from_run, turns), abs=1e-3)
     exported = trained_model.load_export(Path("out"))
     assert exported.vocabulary.render([Turn("user", [codes])]) == from_run.vocabulary.render([Turn("user", [codes])])
     assert main(["generate", "rain", "--out=a.wav", "--model=out", "--seconds-max=1"]) == 0

@@ -151,7 +151,8 @@ def test_a_worker_that_dies_is_told_in_one_line(tones: Path, whole: Path):
     ended = broken(tones, "worker", again, "--experiment=worker", "--data.num_workers=2")
     assert ended.status == 1 and "Traceback" not in ended.stderr, ended.stderr[-2000:]
     assert re.search(
-        r"stage: tokenizer: DataLoader worker .*killed by signal: Killed.*the same command goes on", ended.stderr
+        r"stage: tokenizer: DataLoader worker.*(killed by signal: Killed|exited unexpectedly).*the same command goes on",
+        ended.stderr,  # torch has both messages: it depends on who sees the death first
     )
 
 
