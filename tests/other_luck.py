@@ -2,8 +2,9 @@
 
 MSN_TESTS_SEED_OFFSET=1000    added to each integer seed of torch.manual_seed, torch.Generator().manual_seed, numpy.random.default_rng,
                               random.seed and random.Random, where the call stands in a file of tests/
-MSN_TESTS_SEEDS=all           or in any file of the project, or in Lightning's seed_everything: this shifts `seed=0` arguments, the seeds
-                              of the configuration, and so all random models, also in the processes of `stage` that the tests fork
+MSN_TESTS_SEEDS=all           or in a file of models/, stages/ or callbacks/, or in Lightning's seed_everything: this shifts `seed=0`
+                              arguments, the seeds of the configuration, and so all random models, also in the processes of `stage` that
+                              the tests fork. Seeds of datamodules/ stay: Lhotse's sampler and new processes draw from the same ones.
 MSN_TESTS_ONEDNN=off          torch's kernels in place of oneDNN's
 """
 
@@ -20,12 +21,12 @@ import torch
 ROOT = Path(__file__).parents[1]
 OFFSET = int(os.environ.get("MSN_TESTS_SEED_OFFSET", "0"))
 ALL = os.environ.get("MSN_TESTS_SEEDS") == "all"
+SHIFTED = tuple(str(ROOT / room) + os.sep for room in ("tests", *(("models", "stages", "callbacks") if ALL else ())))
 
 
 def shifted(seed: Any, caller: str) -> Any:
     """The seed that a call from the file `caller` sets in place of `seed`."""
-    in_project = caller.startswith(f"{ROOT}{os.sep}") or caller.endswith("lightning/fabric/utilities/seed.py")
-    shifts = in_project if ALL else caller.startswith(str(ROOT / "tests"))
+    shifts = caller.startswith(SHIFTED) or (ALL and caller.endswith("lightning/fabric/utilities/seed.py"))
     return seed + OFFSET if isinstance(seed, int) and shifts else seed
 
 

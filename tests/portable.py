@@ -66,7 +66,7 @@ VARIATIONS = {
     "seeds-1": Variation("every seed of the tests + 1,000", {"MSN_TESTS_SEED_OFFSET": "1000"}),
     "seeds-2": Variation("every seed of the tests + 77,777", {"MSN_TESTS_SEED_OFFSET": "77777"}),
     "seeds-all": Variation(
-        "every seed of tests and project + 4,242", {"MSN_TESTS_SEED_OFFSET": "4242", "MSN_TESTS_SEEDS": "all"}
+        "every seed of tests, models and stages + 4,242", {"MSN_TESTS_SEED_OFFSET": "4242", "MSN_TESTS_SEEDS": "all"}
     ),
     "used-folder": Variation("started where the chain has run before, in a job's environment", JOB, used_folder),
 }

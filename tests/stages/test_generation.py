@@ -3,11 +3,13 @@
 import importlib.util
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lhotse.cut import Cut
 
 import conf
 from datamodules.generation import CAPTION, NOTHING, TEST, TOKENIZER, TRAIN, GenerationItem
@@ -78,8 +80,9 @@ def test_an_llm_that_writes_real_codes_scores_like_them_and_one_that_guesses_is_
     ceiling = accuracy["good"]["real"]["value"]
     assert ceiling > 0.95 and abs(accuracy["good"][CAPTION]["value"] - ceiling) < 0.04
     assert accuracy["good"][CAPTION]["count"] == 200 and accuracy["good"]["real"]["count"] == 100
-    assert accuracy["guessed"][CAPTION]["low"] < 0.2 < accuracy["guessed"][CAPTION]["high"]
-    assert accuracy["guessed"][NOTHING]["low"] < 0.2 < accuracy["guessed"][NOTHING]["high"]
+    for condition, clips in ((CAPTION, 200), (NOTHING, 100)):  # within five standard deviations of chance
+        row = accuracy["guessed"][condition]
+        assert abs(row["value"] - 0.2) < 5 * (0.2 * 0.8 / clips) ** 0.5 and row["low"] < row["value"] < row["high"]
     assert accuracy["stuck"][CAPTION]["value"] == pytest.approx(0.2, abs=0.02)
     assert accuracy["stuck"]["frequent"]["value"] == 0.2 == good["accuracy"]["chance"]
 
@@ -87,16 +90,16 @@ def test_an_llm_that_writes_real_codes_scores_like_them_and_one_that_guesses_is_
     distances = {name: named(found["sounds"], "sounds") for name, found in
                  (("good", good), ("guessed", guessed), ("stuck", stuck))}  # fmt: skip
     for name in (TRAIN, TOKENIZER, CAPTION):
-        assert abs(distances["good"][name]["kad"]) < 3 * distances["good"][name]["kad_error"] < 3
-        assert distances["good"][name]["fad"] == pytest.approx(distances["good"][TRAIN]["fad"], abs=1.0)
-    assert distances["guessed"][CAPTION]["kad"] < 2 < 15 < distances["stuck"][CAPTION]["kad"]
+        assert abs(distances["good"][name]["kad"]) < 1.5 and 0 < distances["good"][name]["kad_error"] < 1.5
+        assert distances["good"][name]["fad"] == pytest.approx(distances["good"][TRAIN]["fad"], abs=2.0)
+    assert distances["guessed"][CAPTION]["kad"] < 2 < 10 < distances["stuck"][CAPTION]["kad"]
     assert distances["stuck"][CAPTION]["fad"] > 5 * distances["good"][CAPTION]["fad"]
     of_kind = {name: named(found["kinds"], "kind")[KINDS[1]] for name, found in (("good", good), ("guessed", guessed))}
-    assert of_kind["good"]["accuracy"][CAPTION] > 0.9 and of_kind["good"]["kad"][CAPTION] < 5
-    assert of_kind["guessed"]["kad"][CAPTION] > 10 and of_kind["good"]["captions"] == 20
+    assert of_kind["good"]["accuracy"][CAPTION] > 0.9 and of_kind["good"]["captions"] == 20
+    assert of_kind["good"]["kad"][CAPTION] < of_kind["guessed"]["kad"][CAPTION]
 
     spread = named(good["diversity"], "sounds")
-    assert spread[CAPTION]["seeds"]["value"] == pytest.approx(spread[TEST]["kind"]["value"], abs=0.08)
+    assert spread[CAPTION]["seeds"]["value"] == pytest.approx(spread[TEST]["kind"]["value"], abs=0.15)
     assert spread[TEST]["seeds"] is None and spread[NOTHING]["kind"] is None
     assert all(row["all"]["value"] > row["kind"]["value"] for row in good["diversity"] if row["kind"])
     assert named(guessed["diversity"], "sounds")[CAPTION]["seeds"]["value"] > spread[CAPTION]["seeds"]["value"] + 0.2
@@ -176,29 +179,31 @@ def test_two_ranks_write_what_one_writes(done: Path, tones: Path):
 def test_an_llm_that_is_given_the_codes_is_as_good_as_they_are(
     stage: Any, tones: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Greedy, with guidance, the LLM untrained: one sound a caption. Asked of the training split, whose tones are of three kinds."""
+    """Codes of the caption's recording, or of a recording of another kind, in place of the LLM's. Of the training split, which has three kinds."""
     of_split = CachedCuts.of_split
     monkeypatch.setattr(CachedCuts, "of_split", lambda cuts, split: of_split(cuts, "train"))
     words = ["--after=none", "--temperature=0", "--seeds=1", "--guidance=2", "--captions=12", "--recordings=12"]
     words += [f"--parents.{name}=whole" for name in ("tokenizer", "cache", "caption")]
 
-    def report(name: str) -> dict[str, Any]:
+    def report(name: str, recording: Callable[[Generation, Cut], Cut]) -> dict[str, Any]:
+        def codes(self: Generation, batch: list[GenerationItem]) -> list[list[int]]:
+            return [list(recording(self, self.cuts[item.cut]).custom["codes"])[: self.most] for item in batch]
+
+        monkeypatch.setattr(Generation, "codes", codes)
         assert stage("run", "generation", f"--experiment={name}", *words) == 0
         return json.loads((tones / f"runs/{name}/generation/artifact/report.json").read_text())
 
-    honest = report("honest")
-    monkeypatch.setattr(
-        Generation,
-        "codes",
-        lambda self, batch: [list(self.cuts[item.cut].custom["codes"])[: self.most] for item in batch],
+    def of_another_kind(self: Generation, cut: Cut) -> Cut:
+        return next(other for other in self.cuts.values() if other.custom["labels"] != cut.custom["labels"])
+
+    right, wrong = report("right", lambda self, cut: cut), report("wrong", of_another_kind)
+    accuracy = [{row["codes"]: row["value"] for row in each["accuracy"]["rows"]} for each in (right, wrong)]
+    assert accuracy[0][CAPTION] == accuracy[0]["real"] == accuracy[1]["real"] > accuracy[1][CAPTION]
+    kad = [{row["sounds"]: row["kad"] for row in each["sounds"]} for each in (right, wrong)]
+    assert (
+        kad[0][TOKENIZER] == kad[1][TOKENIZER] and kad[0][TRAIN] == kad[1][TRAIN] and kad[0][CAPTION] != kad[1][CAPTION]
     )
-    cheated = report("cheated")
-    right = [{row["codes"]: row["value"] for row in found["accuracy"]["rows"]} for found in (honest, cheated)]
-    assert right[1][CAPTION] == right[1]["real"] == right[0]["real"] > 0.6 > 0.4 > right[0][CAPTION]
-    kad = [{row["sounds"]: row["kad"] for row in found["sounds"]} for found in (honest, cheated)]
-    assert kad[1][CAPTION] == pytest.approx(kad[1][TOKENIZER], abs=3) and kad[0][CAPTION] > kad[1][CAPTION]
-    assert abs(kad[0][TRAIN]) < 20 and kad[0][TOKENIZER] == kad[1][TOKENIZER]
-    assert all(row["seeds"] is None for row in cheated["diversity"]) and "untrained" in cheated["llm"]
+    assert all(row["seeds"] is None for row in right["diversity"]) and "untrained" in right["llm"]
 
 
 def test_evaluate_shows_the_table(stage: Any, done: Path, tones: Path):

@@ -168,27 +168,34 @@ def test_k_means_leaves_no_vector_nearer_to_another_code_and_no_code_off_its_mea
         torch.testing.assert_close(codebook[code], F.normalize(vectors[owner == code].sum(0), dim=0))
 
 
-def test_revival_moves_dead_codes_onto_the_steps_vectors():
-    """Codes at both ends of four axes, vectors around two of them: the other six codes move."""
-    model = quantizer(dim=4, revive_until=0)
-    model.project_in.weight.data.copy_(torch.eye(4))
-    axes, generator = torch.eye(4), torch.Generator().manual_seed(0)
-    latents = axes[[0] * 10 + [3] * 10][None] + 0.05 * torch.randn(1, 20, 4, generator=generator)
-    for _ in range(4):
-        model(latents, None, update=True)
-    assert model.ready
-    model.codebook.copy_(torch.cat([axes, -axes]))
+AXES = torch.cat([torch.eye(4), -torch.eye(4)])  # (SIZE, 4)
+
+
+def around_two_axes() -> tuple[Tensor, Tensor]:
+    """latents (1, 20, DIM) and their unit vectors (20, 4), ten around the first axis and ten around the fourth."""
+    vectors = AXES[[0] * 10 + [3] * 10] + 0.05 * torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
+    return F.pad(vectors, (0, DIM - 4))[None], F.normalize(vectors, dim=-1)
+
+
+def put_codes_on_axes(model: VectorQuantizer) -> None:
+    """Codes at both ends of four axes; those of around_two_axes are in use, the other six are dead."""
+    model.project_in.weight.data.copy_(torch.eye(4, DIM))
+    model.codebook.copy_(AXES)
     model.counts.fill_(0.01)
     model.counts[[0, 3]] = 10.0
     model.sums.copy_(model.codebook * model.counts[:, None])
-    model.revive_until = 30
+
+
+def test_revival_moves_dead_codes_onto_the_steps_vectors():
+    model = trained(4)
+    put_codes_on_axes(model)
+    latents, vectors = around_two_axes()
     for step in range(4, 7):
         model(latents[:0], None, update=True)  # steps without a vector: averages shrink, codes stay
-        assert model.step == step + 1 and torch.equal(model.codebook, torch.cat([axes, -axes]))
+        assert model.step == step + 1 and torch.equal(model.codebook, AXES)
     before = state(model)
     actual = model(latents, None, update=True)  # the eighth step revives
     assert actual.codes.tolist() == [[0] * 10 + [3] * 10]
-    vectors = F.normalize(latents[0], dim=-1)
     uses = torch.tensor([10.0, 0, 0, 10, 0, 0, 0, 0])
     counts = 0.6 * before["counts"] + 0.4 * uses
     mean, dead = counts.mean(), uses == 0
@@ -225,10 +232,11 @@ def test_no_revival_from_revive_until_on():
     """Steps 4, 8, ... revive; with revive_until 8 the one at step 8 (counted from 0: 7) is the last."""
     until, always = trained(8, revive_until=8), trained(8)
     assert_equal(state(until), state(always))
-    for step in range(8, 12):
-        vectors = F.normalize(until.project_in(batch(step)[0]), dim=-1).flatten(0, 1)
-        until(*batch(step), update=True)
-        always(*batch(step), update=True)
+    latents, vectors = around_two_axes()
+    for model in (until, always):
+        put_codes_on_axes(model)
+        for _ in range(8, 12):
+            model(latents, None, update=True)
     assert not (until.codebook[:, None] == vectors).all(-1).any()
     assert (always.codebook[:, None] == vectors).all(-1).any()
 
