@@ -20,11 +20,19 @@ def whole_file(path: Path, durable: bool = False) -> Iterator[Path]:
     try:
         yield part
         if durable:
-            with part.open("rb") as file:
-                os.fsync(file.fileno())
+            to_disk(part)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def to_disk(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_whole(path: Path, text: str) -> None:

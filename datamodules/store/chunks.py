@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from datamodules.atomic_files import write_whole
+from datamodules.atomic_files import to_disk, write_whole
 from datamodules.cuts import Cut
 from datamodules.errors import DataError
 from datamodules.hashing import digest
@@ -156,6 +156,8 @@ class ChunkWriter:
         try:
             part.mkdir(parents=True)
             self._write(part)
+            for written in (*part.iterdir(), part):
+                to_disk(written)  # else a loss of power after the rename could leave a shorter file in a whole chunk
             part.rename(self.folder / self.chunk.id)
         except OSError as error:
             shutil.rmtree(part, ignore_errors=True)

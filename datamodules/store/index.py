@@ -8,9 +8,10 @@ each read, so that processes which are forked or spawned from this one share all
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 from lhotse.serialization import deserialize_item
@@ -47,7 +48,7 @@ class CachedCuts(Sequence[Cut]):
         self.chunk = np.repeat(np.arange(len(rows), dtype=np.int32), [len(part) for part in rows])
         self.selected = np.arange(len(self.rows))  # rows of this view
         self._by_name: tuple[np.ndarray, np.ndarray] | None = None  # hashes of ids, ascending, and their positions
-        self._codes: dict[int, tuple[np.dtype, int] | None] = {}  # chunk -> type and first byte of its codes
+        self._codes: dict[int, _ArrayFile | None] = {}  # by chunk; None where it has latents
 
     def __len__(self) -> int:
         return len(self.selected)
@@ -90,10 +91,13 @@ class CachedCuts(Sequence[Cut]):
         header = self._codes[chunk]
         if header is None:
             return None
-        dtype, start = header
+        size = header.dtype.itemsize
         with path.open("rb") as file:
-            file.seek(start + int(self.rows["offset"][row]) * dtype.itemsize)
-            return np.frombuffer(file.read(int(self.rows["length"][row]) * dtype.itemsize), dtype)
+            file.seek(header.start + int(self.rows["offset"][row]) * size)
+            codes = np.frombuffer(file.read(int(self.rows["length"][row]) * size), header.dtype)
+        if len(codes) != self.rows["length"][row]:
+            raise _damaged(path.parent, f"codes.npy became shorter since {path.parent} was opened")
+        return codes
 
     def find(self, cut_id: str) -> Cut | None:
         """The cut of this id in this view, None where there is none."""
@@ -177,11 +181,9 @@ def _read_index(folder: Path, planned: Mapping[str, Any], corpora: list[str]) ->
         size = (path / "cuts.jsonl").stat().st_size
         if size != expected:
             raise DataError(f"cuts.jsonl has {size} bytes of {expected}")
+        _check_arrays(path, int((rows["offset"] + rows["length"]).max(initial=0)))
     except (OSError, EOFError, ValueError, KeyError) as error:
-        raise DataError(
-            f"{path} is cut off or damaged ({error}). Remove {path} and {folder.parent / 'receipt.json'}, and run its "
-            "stage again: it makes that chunk anew"
-        ) from error
+        raise _damaged(path, str(error)) from error
     planned_ids = hashlib.sha256(b"".join(cut_id.encode() + b"\0" for cut_id in planned["cuts"]))
     if ids != planned_ids.hexdigest():
         raise DataError(f"{path} holds other recordings than planned. Begin its stage again with --restart")
@@ -191,12 +193,41 @@ def _read_index(folder: Path, planned: Mapping[str, Any], corpora: list[str]) ->
     return rows
 
 
-def _header(path: Path) -> tuple[np.dtype, int]:
-    """Type and first byte of the values of an .npy file."""
+def _damaged(path: Path, what: str) -> DataError:
+    return DataError(
+        f"{path} is cut off or damaged ({what}). Remove {path} and {path.parents[1] / 'receipt.json'}, and run its "
+        "stage again: it makes that chunk anew"
+    )
+
+
+def _check_arrays(path: Path, steps: int) -> None:
+    """Raises DataError or ValueError where a file of codes or latents is cut short, or holds other steps than the
+    index names: after a loss of power a file may be shorter than it was written.
+    """
+    names = [name for name in ("codes.npy", "arrays.npy", "std.npy") if (path / name).is_file()]
+    if not {"codes.npy", "arrays.npy"} & set(names):
+        raise DataError("it has neither codes.npy nor arrays.npy")
+    for name in names:
+        array = _header(path / name)
+        expected, size = array.start + array.dtype.itemsize * math.prod(array.shape), (path / name).stat().st_size
+        if size != expected:
+            raise DataError(f"{name} has {size} bytes of {expected}")
+        if array.shape[0] != steps:
+            raise DataError(f"{name} has {array.shape[0]} steps of {steps}")
+
+
+class _ArrayFile(NamedTuple):
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    start: int  # first byte of the values
+
+
+def _header(path: Path) -> _ArrayFile:
+    """The header of an .npy file. Raises ValueError where it has none."""
     with path.open("rb") as file:
-        assert np.lib.format.read_magic(file) == (1, 0)
-        _, _, dtype = np.lib.format.read_array_header_1_0(file)
-        return dtype, file.tell()
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        return _ArrayFile(dtype, shape, file.tell())
 
 
 def _name_hash(cut_id: str) -> int:

@@ -3,6 +3,7 @@ measured once.
 """
 
 import pickle
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -11,11 +12,14 @@ import pytest
 from lhotse import MonoCut, SupervisionSegment
 
 import conf
+from datamodules.corpora.turns import SELF
 from datamodules.language import lengths
+from datamodules.language.conversation_sources import CutConversations
+from datamodules.language.conversations import Mixture, Prompts
 from datamodules.latents import LatentDataModule
 from datamodules.sampler import ResumableSampler
 from datamodules.store.chunks import ChunkWriter, open_cache, plan, read
-from datamodules.store.index import CachedCodes
+from datamodules.store.index import CachedCodes, CachedCuts
 from datamodules.windows import WindowRule
 from models.language.vocabulary import Vocabulary
 from stages.engine import curriculum
@@ -84,6 +88,65 @@ def test_a_chunk_that_was_cut_off_is_named(tmp_path: Path, name: str):
     (chunk / name).write_bytes((chunk / name).read_bytes()[:-40])
     with pytest.raises(ValueError, match=f"{chunk.name} is cut off or damaged .* it makes that chunk anew"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("codes", "codes.npy"), ("latents", "arrays.npy"), ("latents", "std.npy")])
+@pytest.mark.parametrize("left", [-6, -1, 128, 20, 0])
+def test_an_array_that_was_cut_short_is_named_when_it_is_opened(tmp_path: Path, kind: str, name: str, left: int):
+    """By less than a code, to its header, within its header, to nothing."""
+    chunk = sorted(path for path in write(tmp_path, 20, kind).iterdir() if path.is_dir())[1]
+    if name == "std.npy":
+        shutil.copy(chunk / "arrays.npy", chunk / name)
+    read(tmp_path)
+    (chunk / name).write_bytes((chunk / name).read_bytes()[:left])
+    with pytest.raises(ValueError, match=f"{chunk.name} is cut off or damaged .* it makes that chunk anew"):
+        read(tmp_path)
+
+
+def test_a_chunk_without_an_array_or_with_a_shorter_one_is_named(tmp_path: Path):
+    one, two = sorted(path for path in write(tmp_path, 20, "codes").iterdir() if path.is_dir())[:2]
+    whole = (one / "codes.npy").read_bytes()
+    np.save(one / "codes.npy", np.load(one / "codes.npy")[:-1])
+    with pytest.raises(ValueError, match=r"damaged \(codes\.npy has \d+ steps of \d+\)"):
+        read(tmp_path)
+    (one / "codes.npy").write_bytes(whole)
+    opened = read(tmp_path)
+    kept = (two / "codes.npy").read_bytes()
+    (two / "codes.npy").unlink()
+    with pytest.raises(ValueError, match=r"neither codes\.npy nor arrays\.npy"):
+        read(tmp_path)
+    (two / "codes.npy").write_bytes(kept)
+    (one / "codes.npy").write_bytes(whole[:-2])
+    with pytest.raises(ValueError, match=f"{one.name} is cut off or damaged"):
+        [cut.custom["codes"] for cut in opened]
+
+
+@pytest.mark.parametrize("count", [30, 200])
+def test_a_conversation_reads_only_the_sounds_that_it_names(tmp_path: Path, monkeypatch, count: int):
+    """Of any cache: its cut, and the one other sound. Reads are counted by the lines of cuts.jsonl."""
+    recordings = cuts(count)
+    turns = [
+        {"role": "user", "content": [{"sound": SELF}, {"sound": "one-2"}]},
+        {"role": "assistant", "content": ["b"]},
+    ]
+    for cut in recordings:
+        custom = {"task": "conversation", "turns": turns}
+        cut.supervisions.append(SupervisionSegment(f"{cut.id}-c", cut.id, 0, 1.0, custom=custom))
+    planned = plan(recordings, 8)
+    open_cache(tmp_path, planned, {})
+    for chunk in planned:
+        writer = ChunkWriter(tmp_path, chunk)
+        for cut in chunk.cuts:
+            writer.add_codes(cut.id, codes(int(cut.id.split("-")[1])))
+        writer.finish()
+    lines: list[int] = []
+    fields = CachedCuts._fields
+    monkeypatch.setattr(CachedCuts, "_fields", lambda self, row: lines.append(row) or fields(self, row))
+    mixture = Mixture(sound_to_text=1, text_to_sound=1, question=1, conversation=1, text=0)
+    source = CutConversations(read(tmp_path).of_split("train"), mixture, Prompts(["?"], ["{caption}"], 1))
+    (dialogue,) = next(item for item in source[7] if item.kind == "conversation").dialogues
+    assert dialogue[0][1][1] == codes(2)
+    assert len(lines) <= 3
 
 
 def data(folder: Path, place: Path | None, counted: list[int], *overrides: str, num_workers: int = 0):
