@@ -6,11 +6,11 @@ for one stage. Exit status: 0 done, 1 a mistake in what was given (one message),
 """
 
 import argparse
-import errno
 import os
 import sys
 import textwrap
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,9 @@ from stages import BY_NAME, READ_SOUND, STAGES
 from stages.cli import score, use
 from stages.cli.hints import with_hint
 from stages.launch import slurm
-from stages.runs import corpora, graph, jobs, receipts, status
+from stages.runs import corpora, failures, graph, jobs, receipts, status
 from stages.runs.state import run_folder, state_of
 
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
-DISK_CURE = "give it room and leave to read and write, and the same command goes on"
 CORPORA = {  # what `stage prepare` makes -> its unit of the configuration
     "folder": "folder",
     "diagnostic": "diagnostic",
@@ -59,7 +57,9 @@ keys of the others    `stage show published`, `stage show questions` (openaqa) a
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    arguments, rest = _parser().parse_known_args(words)
+    words = list(sys.argv[1:] if words is None else words)
+    debug = [word for word in words if word == "--debug"]  # before the verb or behind it
+    arguments, rest = _parser().parse_known_args([*debug, *(word for word in words if word != "--debug")])
     try:
         overrides = conf.parse_overrides(rest)
         if arguments.verb not in (_submit, _show) and any(item.startswith("slurm.") for item in overrides):
@@ -68,16 +68,15 @@ def main(words: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except (UsageError, DataError, ModelError, TrainingError) as error:
-        print(f"stage: {with_hint(error)}", file=sys.stderr)
+        _report(error, with_hint(error), arguments.debug)
         return 1
     except BrokenPipeError:  # `stage status | head`: who reads has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        if error.errno not in DISK:
+        if not (text := failures.of_machine(error)):
             raise
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"stage: {where}{error.strerror}. What was finished is kept: {DISK_CURE}", file=sys.stderr)
+        _report(error, f"{text}. What was finished is kept: the same command goes on", arguments.debug)
         return 1
     except KeyboardInterrupt:
         goes_on = "; the same command goes on from what is saved" if arguments.verb is _run else ""
@@ -85,11 +84,22 @@ def main(words: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _report(error: Exception, text: str, debug: bool) -> None:
+    """One message, and where the traceback lies; debug: after the traceback itself."""
+    if debug:
+        traceback.print_exception(error)
+    notes = [] if debug else getattr(error, "__notes__", [])
+    print("\n".join([f"stage: {text}", *notes]), file=sys.stderr)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="stage", description="Make Some Noise: teach a text LLM to hear and to make sound, stage by stage.",
         epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
+    parser.add_argument(
+        "--debug", action="store_true", help="the traceback of a mistake too; goes behind the verb as well"
+    )
     subparsers = parser.add_subparsers(required=True, metavar="VERB")
     layers = argparse.ArgumentParser(add_help=False)
     layers.add_argument(
@@ -359,7 +369,8 @@ def _typed(stage: str, arguments: argparse.Namespace, overrides: list[str]) -> l
     presets = [name for name in arguments.preset if stage in conf.units_of(name)]
     words = [word for name in presets for word in ("--preset", name)]
     words += [word for name in arguments.conf for word in ("--conf", name)]
-    return words + [f"--{item}" for item in overrides if conf.concerns(stage, item)]
+    words += [f"--{item}" for item in overrides if conf.concerns(stage, item)]
+    return [*words, *(["--debug"] if arguments.debug else [])]
 
 
 def _refuse(overrides: list[str]) -> None:

@@ -30,7 +30,8 @@ from conf.sections.common import StageConf, TrainerConf, TrainingStageConf
 from datamodules.atomic_files import whole_file
 from datamodules.sampler import end_workers
 from stages import STAGES
-from stages.engine import devices
+from stages.engine import devices, failures
+from stages.runs import failures as run_failures
 from stages.runs import graph, lock, receipts
 from stages.runs.progress import damaged_checkpoints, newest_checkpoint
 from stages.runs.receipts import FinishedRun
@@ -72,11 +73,19 @@ def run(stage: str, conf: StageConf, stop: Stop, restart: bool = False) -> dict[
     Raises UsageError for a missing or foreign parent, or bad data; Stopped where `stop` has a reason, when everything is saved and said.
     """
     _quiet()
-    with ExitStack() as held:
+    folder = run_folder(conf, stage)
+    with ExitStack() as contexts:
         if all(os.environ.get(name, "0") == "0" for name in RANKS):
-            held.enter_context(lock.claimed(stage, conf))
+            contexts.enter_context(lock.claimed(stage, conf))
+            run_failures.clear(folder)
+        contexts.enter_context(run_failures.kept(folder))
         try:
             return _run(stage, conf, stop, restart)
+        except Exception as error:
+            end_workers()
+            if explained := failures.explained(stage, conf, error):
+                raise explained from error
+            raise
         except BaseException:
             end_workers()
             raise
@@ -135,8 +144,9 @@ def _run(stage: str, conf: StageConf, stop: Stop, restart: bool) -> dict[str, An
             raise KeyboardInterrupt from None
         raise
     except (RuntimeError, OSError) as error:
-        if why := _why(error, watch):
-            raise UsageError(f"{stage}: {why}; the same command goes on from what is saved") from error
+        # a lost connection is how the death of another rank is seen
+        if not failures.explained(stage, conf, error) and (dead := watch.wait_for_dead_rank()):
+            raise UsageError(f"{stage}: {dead}; {failures.GOES_ON}") from error
         raise
     receipt: dict[str, Any] = {}
     if trainer.is_global_zero:
@@ -167,16 +177,6 @@ def _is_first() -> bool:
     if SLURMEnvironment.detect():
         return os.environ.get("SLURM_PROCID", "0") == "0"
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK"))
-
-
-def _why(error: Exception, watch: RankWatch) -> str:
-    """What an error of the machine, not of the code, means; "" where it is none."""
-    text = str(error).strip()
-    if "DataLoader worker (pid" in text:
-        return f"{text.splitlines()[0]}. Something ended a process that reads data: often memory. Fewer data.num_workers need less of it"
-    if isinstance(error, OSError):
-        return f"{text.splitlines()[-1]}. Is the folder still there, and the disk"
-    return watch.wait_for_dead_rank()
 
 
 def _trainer(
