@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from callbacks.stop import Stop
 
@@ -13,6 +14,22 @@ from callbacks.stop import Stop
 def command(stage: str, words: Sequence[str], restart: bool = False) -> list[str]:
     """The command line that runs a stage with this Python. words: its configuration."""
     return [sys.executable, "-m", "stages.cli.main", "run", stage, *words, *(["--restart"] if restart else [])]
+
+
+def environment() -> dict[str, str]:
+    """Variables with which `command` runs this project, whatever lies in the folder that it is typed in.
+
+    `python -m` puts that folder first on the path: a user's conf.py or models/ would be imported in place of ours.
+    Where this project itself is imported from there, not installed, its folder is named.
+    """
+    root = str(Path(__file__).parents[2])
+    on_path = sys.path if sys.flags.safe_path else sys.path[1:]  # the first is the folder, or the script's
+    named = {} if root in map(os.path.abspath, on_path) else {"PYTHONPATH": _joined(root, os.environ.get("PYTHONPATH"))}
+    return {"PYTHONSAFEPATH": "1", **named}
+
+
+def _joined(*paths: str | None) -> str:
+    return os.pathsep.join(path for path in paths if path)
 
 
 def run_in_process(stage: str, words: Sequence[str], restart: bool, stop: Stop) -> None:
@@ -24,7 +41,7 @@ def run_in_process(stage: str, words: Sequence[str], restart: bool, stop: Stop) 
     left = stop.left()
     if left is not None:
         line.append(f"--limits.seconds={max(left, 1.0)}")
-    process, passed = subprocess.Popen(line, env=os.environ), False
+    process, passed = subprocess.Popen(line, env={**os.environ, **environment()}), False
     try:
         while process.poll() is None:
             if stop.noted and not passed:

@@ -40,7 +40,7 @@ OURS = {  # options of sbatch that follow from the stage's own configuration -> 
 }
 MOST_IDLE = 3  # starts one after the other that save nothing: its time is too short for a step
 BODY = r"""# Written by:   {written_by}
-export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{threads}}} PYTHONUNBUFFERED=1
+export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{threads}}} PYTHONUNBUFFERED=1{variables}
 echo "== job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, $(date +%FT%T), start $((${{SLURM_RESTART_COUNT:-0}} + 1))"
 saved() {{  # what it goes on from
   find {run} -type f \( {products} \) -printf '%p %s\n' 2> /dev/null | sort | cksum
@@ -173,6 +173,7 @@ def script(stage: str, conf: StageConf, options: SlurmConf, words: Sequence[str]
         written_by=shlex.join(["stage", "submit", stage, *words]).replace("\n", "\n# "),
         threads=conf.threads or max(1, int(cpus or 1) - workers),
         cpus=f" --cpus-per-task={cpus}" if cpus else "",
+        variables="".join(f" {name}={shlex.quote(value)}" for name, value in local.environment().items()),
         command=shlex.join(local.command(stage, words)),
         run=shlex.quote(str(run_folder(conf, stage))),
         products=" -o ".join(f"-path '*/{pattern}'" for pattern in PRODUCTS),

@@ -108,6 +108,7 @@ def test_what_was_typed_is_what_the_job_types(submit, tmp_path: Path):
     (srun,) = re.findall(r"^srun .*?(?=\ncode=)", text, re.MULTILINE | re.DOTALL)
     assert set(typed) <= set(shlex.split(srun))
     assert f"--output='{tmp_path}/'\"'\"'1.10'\"'\"'/2024_01_05 a%%b #2/slurm/latents.log'" in text
+    assert "\nexport OMP_NUM_THREADS" in text and " PYTHONSAFEPATH=1" in text, "no module of the folder hides ours"
     comment = text.partition("# Written by:")[2].partition("\nexport OMP")[0]
     assert all(line.startswith("#") for line in comment.split("\n")[1:])
 

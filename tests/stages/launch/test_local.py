@@ -1,0 +1,53 @@
+"""A stage in a process of its own, and in a folder where anything lies."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from callbacks.stop import Stop
+from stages.launch import local
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def folder_of_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with modules of the names of ours, as a Sphinx or a Django project has them."""
+    (tmp_path / "conf.py").write_text("raise SystemExit('a conf.py of somebody else')")
+    for name in ("models", "stages"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(f"raise SystemExit('{name} of somebody else')")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_folder_that_a_stage_runs_in_hides_no_module_of_ours(folder_of_a_user: Path, capfd):
+    with Stop(None, 0, time.monotonic()) as stop, pytest.raises(SystemExit) as ended:
+        local.run_in_process("latents", ["--data.corpora=gone"], restart=False, stop=stop)
+    said = capfd.readouterr().err
+    assert ended.value.code == 1
+    assert said.startswith("stage: ") and "gone (not in data/)" in said and "somebody else" not in said
+
+
+def test_a_child_elsewhere_finds_what_a_checkout_imports(folder_of_a_user: Path):
+    """Installed, or as `python -m stages.cli.main` in a checkout that is not."""
+    code = "import json; from stages.launch import local; print(json.dumps(local.environment()))"
+    bare = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONSAFEPATH")}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=bare, capture_output=True, text=True, check=True)
+    words = [sys.executable, "-m", "stages.cli.main", "list"]
+    listed = subprocess.run(words, env=bare | json.loads(done.stdout), capture_output=True, text=True)
+    assert listed.returncode == 0 and "tokenizer" in listed.stdout, listed.stderr
+
+
+def test_a_folder_that_is_not_on_the_path_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "path", [str(ROOT), "/elsewhere"])
+    monkeypatch.setenv("PYTHONPATH", "/theirs")
+    if not sys.flags.safe_path:
+        assert local.environment() == {"PYTHONSAFEPATH": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}/theirs"}
+    monkeypatch.setattr(sys, "path", ["", str(ROOT)])
+    assert local.environment() == {"PYTHONSAFEPATH": "1"}
