@@ -26,7 +26,11 @@ class RateConf:
             yield Problem(
                 "",
                 f"exactly one of token_rate, stride and bitrate is given, here {given or 'none'}; "
-                "set the others to null",
+                + (
+                    f"set the others to null, as --rate.{next(iter(given))}=null"
+                    if given
+                    else "type one, as --rate.bitrate=100"
+                ),
             )
 
 

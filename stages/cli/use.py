@@ -316,7 +316,10 @@ def _answer(model: "TrainedModel", turns: Sequence["Turn"], settings: AskConf) -
     found = generate(model.lm, words, ids, mask, settings.max_new_tokens, "text", sampling)[0]
     if len(found) == settings.max_new_tokens:  # its end would have been one more
         print(f"the answer stopped at --max_new_tokens={len(found)}", file=sys.stderr)
-    return words.decode(found)
+    text = words.decode(found)
+    if not text.strip():
+        print("the answer is empty: the model wrote no visible text", file=sys.stderr)
+    return text
 
 
 def _targets(arguments: argparse.Namespace, n: int) -> list[Path]:

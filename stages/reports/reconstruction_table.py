@@ -7,6 +7,7 @@ from typing import Any
 from stages.reports import real_time_factor
 from stages.reports.formatting import markdown_table, number
 
+CONDITIONS = "`sample`: one draw of the decoder; `mean`: the mean of {} draws; `shuffled tokens`: decoded from another clip's tokens, which should be worse."
 SIGNAL = {"si_sdr": "SI-SDR, dB", "pesq": "PESQ", "stoi": "STOI"}
 
 
@@ -20,7 +21,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         f"# {report['experiment']}: reconstruction of held-out windows",
         "",
         f"{facts['token_rate']:.2f} tokens a second, {facts['bitrate'] / 1000:.3f} kbps nominal. Latent error: normalised MSE, 0 is perfect, 1 the mean "
-        f"latent of the training data. `mean`: of {report['mean_of']} samples. Mel: mean absolute log-mel difference; STFT: spectral convergence plus "
+        f"latent of the training data. {CONDITIONS.format(report['mean_of'])} Mel: mean absolute log-mel difference; STFT: spectral convergence plus "
         f"log-magnitude difference{kad}.",
         "",
         *_codebook(report),
@@ -54,8 +55,8 @@ def summary(report: Mapping[str, Any]) -> list[str]:
     return [
         "## Reconstruction",
         "",
-        f"Normalised latent MSE, mean over {sum(report['clips'].values())} windows: 0 is perfect, 1 is the mean latent. Codebook on held-out sound: "
-        f"{codebooks}.",
+        f"Normalised latent MSE, mean over {sum(report['clips'].values())} windows: 0 is perfect, 1 is the mean latent. "
+        f"{CONDITIONS.format(report['mean_of'])} Codebook on held-out sound: {codebooks}.",
         "",
         *markdown_table(
             ["decoder", "function evaluations", "", "error"],
