@@ -27,9 +27,10 @@ from datamodules.corpora import published
 from datamodules.errors import DataError
 from models.errors import ModelError
 from stages import BY_NAME, READ_SOUND, STAGES
-from stages.cli import score, use
+from stages.cli import plan, score, use
 from stages.cli.hints import with_hint
 from stages.launch import slurm
+from stages.launch.plan import require_fit
 from stages.runs import corpora, failures, graph, jobs, receipts, status
 from stages.runs.state import run_folder, state_of
 
@@ -162,6 +163,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("stage", choices=list(STAGES), metavar="STAGE", help=" | ".join(STAGES))
     verb.add_argument("-f", "--follow", action="store_true", help="go on until its job is over")
     verb.set_defaults(verb=_logs)
+    plan.add(subparsers, layers)
     use.add(subparsers)
     score.add(subparsers)
     return parser
@@ -341,7 +343,10 @@ def _run_stage(stage: str, configuration: StageConf, arguments: argparse.Namespa
     if state.word in ("partial", "stale") and slurm.task() == 0:
         print(f"{stage:<14} {state.word}: {state.detail}")
     with _stop(configuration, arguments) as stop:
-        from stages.engine import runner
+        from stages.engine import devices, runner
+
+        if memory := devices.memory(configuration):
+            require_fit(stage, configuration, *memory)
 
         receipt = runner.run(stage, configuration, stop, arguments.restart)
     if receipt:

@@ -51,6 +51,14 @@ def precision(conf: StageConf, folder: Path, restart: bool = False) -> Precision
     return measured
 
 
+def memory(conf: StageConf) -> tuple[float, str] | None:
+    """Bytes and name of the GPU that a run would take; None where it takes none."""
+    if conf.trainer.accelerator == "cpu" or not torch.cuda.is_available():  # type: ignore[attr-defined]
+        return None
+    device = torch.cuda.get_device_properties(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    return float(device.total_memory), device.name
+
+
 def keep(folder: Path, chosen: Precision) -> None:
     """Notes the precision that a run begins with."""
     write_whole(folder / "precision.json", json.dumps(chosen._asdict()))
