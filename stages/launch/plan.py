@@ -63,7 +63,7 @@ class StagePlan(NamedTuple):
 
 def plan(stage: str, conf: StageConf, corpus: Corpus) -> StagePlan | None:
     """None for a stage, or an LLM, whose sizes are not known here."""
-    world = ranks(conf.trainer)  # type: ignore[attr-defined]
+    world = ranks(conf.trainer)
     if isinstance(conf, LatentsConf) and conf.codec.kind == "oobleck":
         return _latents(stage, conf, corpus, world)
     if isinstance(conf, TokenizerConf):
@@ -112,7 +112,7 @@ def table(plans: Mapping[str, StagePlan | None], gpu: str, corpus: Corpus, confs
     """The lines of `stage plan`."""
     card = GPUS[gpu]
     origin = "of the prepared corpora" if corpus.prepared else "as the paper has about, for a corpus is not prepared"
-    worlds = {ranks(conf.trainer) for conf in confs.values()}  # type: ignore[attr-defined]
+    worlds = {ranks(conf.trainer) for conf in confs.values()}
     lines = [
         f"{gpu}: {card.memory / 1e9:.0f} GB, {card.bfloat16 / 1e12:.0f} TFLOP/s bfloat16, {card.bandwidth / 1e12:.2f} TB/s;"
         f" {', '.join(map(str, sorted(worlds)))} of them. Assumed, not measured: products at {gpus.PRODUCTS:.0%} of the peak,"
