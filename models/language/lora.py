@@ -100,14 +100,15 @@ class LoraLinear(nn.Module):
         if not self.enabled:
             return self.base_layer(x)
         first, second = self.lora_A["default"], self.lora_B["default"]
+        assert isinstance(first, nn.Linear)
         if (self.training and self.dropout) or torch.compiler.is_compiling():
-            y = self.base_layer(x)
+            y: Tensor = self.base_layer(x)
             dropped = F.dropout(x.to(first.weight.dtype), self.dropout, self.training)
             return (y + second(first(dropped)) * self.scale).to(y.dtype)
-        y: Tensor = _FusedLora.apply(
+        fused: Tensor = _FusedLora.apply(
             x, self.base_layer.weight, self.base_layer.bias, first.weight, second.weight, self.scale
         )
-        return y
+        return fused
 
 
 class _FusedLora(torch.autograd.Function):

@@ -103,7 +103,8 @@ class SoundLanguageModel(nn.Module):
         that has the embedding's rows gets a copy.
         """
         head = self._head()
-        rows = nn.Linear(*reversed(head.text.weight.shape), bias=head.text.bias is not None, device="meta")
+        out_features, in_features = head.text.weight.shape
+        rows = nn.Linear(in_features, out_features, bias=head.text.bias is not None, device="meta")
         rows.load_state_dict(head.text.state_dict(), assign=True)
         head.text = rows.requires_grad_(False)
         for module in self.lm.modules():
