@@ -200,7 +200,7 @@ def question_texts(cuts: Iterable[Cut]) -> Iterator[tuple[str, str, str]]:
 
 
 class EvaluationDataModule(DealtBatches[list[list[EvaluationItem]]]):
-    """Batches with prompts that are not answered yet, longest first, rank r taking every world-th.
+    """Batches with prompts that are not answered yet, kind by kind and longest first, rank r taking every world-th.
 
     A prompt is a list of the items that ask the very same thing (many do, without the sound): decoding is greedy, so
     one answer serves all. A batch is the same whatever is answered already: its padding decides the last bits, and so
@@ -212,7 +212,8 @@ class EvaluationDataModule(DealtBatches[list[list[EvaluationItem]]]):
         for item in items:
             same = json.dumps([item.turns, item.by_likelihood and [item.task, item.choices]])
             prompts.setdefault(same, []).append(item)
-        ordered = sorted(prompts.values(), key=lambda items: (-_length(items[0]), items[0].id))
+        # answers of a kind are about as long: a batch is decoded until its longest answer ends
+        ordered = sorted(prompts.values(), key=lambda items: (items[0].kind, -_length(items[0]), items[0].id))
         batches = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
         super().__init__(
             [batch for batch in batches if any(item.id not in answered for items in batch for item in items)]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.tokenizer.dit import DiffusionTransformer
-from models.tokenizer.transformer import Block, RMSNorm, Transformer, rotary, rotate
+from models.tokenizer.transformer import Block, RMSNorm, Transformer, attention, rotary, rotate
 
 WIDTH, HEADS = 16, 2
 
@@ -202,3 +202,20 @@ def test_dit_under_autocast_is_near_and_float32():
             rough = model(x, torch.tensor([0.1, 0.6]), condition, None)
     assert rough.dtype == torch.float32
     assert F.cosine_similarity(rough.flatten(), exact.flatten(), dim=0) > 0.99
+
+
+@pytest.mark.parametrize(("causal", "masked"), [(True, False), (False, True), (False, False)])
+def test_attention_in_bfloat16_is_pytorch_s_in_float64(causal: bool, masked: bool):
+    inputs = [noise(2, 3, 7, 4, seed=seed).bfloat16().requires_grad_() for seed in range(3)]
+    exact = [one.detach().double().requires_grad_() for one in inputs]
+    key_mask = torch.arange(7).lt(torch.tensor([[7], [4]]))[:, None, None, :] if masked else None
+    weights = noise(2, 3, 7, 4, seed=3)
+    actual = attention(*inputs, key_mask, causal)
+    expected = F.scaled_dot_product_attention(*exact, attn_mask=key_mask, is_causal=causal)
+    torch.testing.assert_close(actual.double(), expected, rtol=0.03, atol=0.03)
+    (actual.float() * weights).sum().backward()
+    (expected * weights).sum().backward()
+    for one, other in zip(inputs, exact, strict=True):
+        torch.testing.assert_close(one.grad.double(), other.grad, rtol=0.05, atol=0.05)
+    with torch.no_grad():
+        torch.testing.assert_close(attention(*inputs, key_mask, causal), actual, rtol=0.03, atol=0.03)
