@@ -187,7 +187,12 @@ def test_an_llm_that_is_given_the_codes_is_as_good_as_they_are(
 
     def report(name: str, recording: Callable[[Generation, Cut], Cut]) -> dict[str, Any]:
         def codes(self: Generation, batch: list[GenerationItem]) -> list[list[int]]:
-            return [list(recording(self, self.cuts[item.cut]).custom["codes"])[: self.most] for item in batch]
+            cuts = [self.cuts[item.cut] for item in batch]
+            cuts = [
+                recording(self, cut) if item.condition == CAPTION else cut
+                for item, cut in zip(batch, cuts, strict=True)
+            ]
+            return [list(cut.custom["codes"])[: self.most] for cut in cuts]
 
         monkeypatch.setattr(Generation, "codes", codes)
         assert stage("run", "generation", f"--experiment={name}", *words) == 0
