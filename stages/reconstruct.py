@@ -10,6 +10,7 @@ references     the VAE alone (no tokenizer can be better), the mean latent, the 
 import json
 import zlib
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from callbacks.progress import ProgressLine
 from conf.errors import UsageError
 from conf.sections.tokenizer import ReconstructConf
+from datamodules.hashing import choose_by_hash
 from datamodules.latents import collate_latents, latent_windows
 from datamodules.reconstruction import ReconstructionDataModule, SoundBatch, choose_windows
 from datamodules.store import chunks
@@ -38,6 +40,7 @@ from stages.runs import corpora
 from stages.runs.receipts import FinishedRun
 from stages.scoring import metric_registry
 
+PROBE_RECORDINGS = 20_000  # counts of 8196 codes each: 0.7 GB
 DECODERS = {"tokenizer": "flow matching", "tokenizer_mse": "MSE"}
 
 
@@ -244,12 +247,19 @@ class Reconstruct(L.LightningModule):
 
     @torch.no_grad()
     def _probe(self) -> dict[str, dict[str, Any]]:
-        """By corpus: accuracy of a linear classifier of recordings with one label, trained on the training split."""
+        """By corpus: accuracy of a linear classifier of recordings with one label, trained on the training split.
+
+        PROBE_RECORDINGS of a split at most, chosen by hash.
+        """
         found: dict[str, dict[str, Any]] = {}
         for corpus in self.conf.data.corpora:
-            splits = [
+            labelled = [
                 [cut for cut in cuts if cut.custom["corpus"] == corpus and len(cut.custom["labels"]) == 1]
                 for cuts in (self.train_cuts, self.test_cuts)
+            ]
+            splits = [
+                choose_by_hash(cuts, PROBE_RECORDINGS, lambda cut: cut.id) if len(cuts) > PROBE_RECORDINGS else cuts
+                for cuts in labelled
             ]
             labels = [[cut.custom["labels"][0] for cut in cuts] for cuts in splits]
             if not labels[1] or len(set(labels[0])) < 2:
@@ -258,18 +268,23 @@ class Reconstruct(L.LightningModule):
             features = [torch.stack([_pooled(cut) for cut in cuts]) for cuts in splits]
             row["latents"] = linear_probe(features[0], labels[0], features[1], labels[1])
             for name, tokenizer in self.tokenizers.items():
-                features = [torch.stack([self._histogram(tokenizer, cut) for cut in cuts]) for cuts in splits]
+                features = [self._histograms(tokenizer, cuts) for cuts in splits]
                 row[name] = linear_probe(features[0], labels[0], features[1], labels[1])
             found[corpus] = row
         return found
 
-    def _histogram(self, tokenizer: LatentTokenizer, cut: Any) -> Tensor:
-        """log(1 + count) of each code of a recording, level by level."""
-        batch = collate_latents(latent_windows(cut, self.rule))
-        codes = tokenizer.encode(batch.latents.to(self.device), batch.num_frames.to(self.device))
-        valid = torch.arange(codes.codes.shape[1], device=self.device) < codes.num_codes[:, None]
-        quantizer = tokenizer.quantizer
-        return code_histogram(codes.codes[valid], quantizer.codebook_size, quantizer.levels).cpu()
+    def _histograms(self, tokenizer: LatentTokenizer, cuts: Sequence[Any]) -> Tensor:
+        """(len(cuts), codes): log(1 + count) of each code of a recording, level by level."""
+        quantizer, rows = tokenizer.quantizer, []
+        for start in range(0, len(cuts), self.conf.batch_size):
+            windows = [latent_windows(cut, self.rule) for cut in cuts[start : start + self.conf.batch_size]]
+            batch = collate_latents([window for one in windows for window in one])
+            codes = tokenizer.encode(batch.latents.to(self.device), batch.num_frames.to(self.device))
+            sizes = [len(one) for one in windows]
+            for ids, counts in zip(codes.codes.split(sizes), codes.num_codes.split(sizes), strict=True):
+                valid = torch.arange(ids.shape[1], device=self.device) < counts[:, None]
+                rows.append(code_histogram(ids[valid], quantizer.codebook_size, quantizer.levels).cpu())
+        return torch.stack(rows)
 
 
 def _pooled(cut: Any) -> Tensor:

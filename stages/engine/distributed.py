@@ -1,4 +1,11 @@
-"""Means over all ranks' items. DistributedDataParallel averages the ranks' gradients, which is the gradient of their mean only where all weigh the same."""
+"""What ranks do together: means over all their items, and a wait that has no limit.
+
+DistributedDataParallel averages the ranks' gradients, which is the gradient of their mean only where all weigh the same.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -17,3 +24,18 @@ def shares(weights: Tensor) -> Tensor:
     total = weights.clone()
     dist.all_reduce(total)
     return weights * dist.get_world_size() / total
+
+
+@contextmanager
+def long_barrier() -> Iterator[None]:
+    """All ranks enter, and leave together, however long one of them works inside; a rank that fails does not wait.
+
+    A collective's limit (30 minutes in Lightning) is that of its process group, so these ranks wait in another, of gloo.
+    """
+    if not is_distributed():
+        yield
+        return
+    group = dist.new_group(backend="gloo", timeout=timedelta(days=365))
+    yield
+    dist.barrier(group)
+    dist.destroy_process_group(group)

@@ -30,7 +30,7 @@ from conf.sections.common import StageConf, TrainerConf, TrainingStageConf
 from datamodules.atomic_files import whole_file
 from datamodules.sampler import end_workers
 from stages import STAGES
-from stages.engine import devices, failures
+from stages.engine import devices, distributed, failures
 from stages.runs import failures as run_failures
 from stages.runs import graph, lock, receipts
 from stages.runs.progress import damaged_checkpoints, newest_checkpoint
@@ -149,25 +149,25 @@ def _run(stage: str, conf: StageConf, stop: Stop, restart: bool) -> dict[str, An
             raise UsageError(f"{stage}: {dead}; {failures.GOES_ON}") from error
         raise
     receipt: dict[str, Any] = {}
-    if trainer.is_global_zero:
-        part, artifact = folder / ".artifact", folder / "artifact"
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
-        facts, metrics = module.export(part)
-        shutil.rmtree(artifact, ignore_errors=True)
-        part.rename(artifact)
-        receipt = receipts.finish(
-            stage,
-            conf,
-            folder,
-            parents,
-            facts,
-            metrics,
-            trainer.global_step,
-            time.monotonic() - started,
-            chosen._asdict(),
-        )
-    trainer.strategy.barrier()
+    with distributed.long_barrier():
+        if trainer.is_global_zero:
+            part, artifact = folder / ".artifact", folder / "artifact"
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir()
+            facts, metrics = module.export(part)
+            shutil.rmtree(artifact, ignore_errors=True)
+            part.rename(artifact)
+            receipt = receipts.finish(
+                stage,
+                conf,
+                folder,
+                parents,
+                facts,
+                metrics,
+                trainer.global_step,
+                time.monotonic() - started,
+                chosen._asdict(),
+            )
     watch.finish()
     return receipt
 
