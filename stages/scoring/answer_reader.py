@@ -1,21 +1,15 @@
-"""Reads the answers to a task as the task says, and judges them. No torch here but that of an encoder of sentences.
-
-A row: {id, source, kind, condition, question, references, choices, prediction}; condition sound, other, text or shuffled. A prediction that is
-None failed, and counts as wrong. A row may have scores too, the LLM's log-probability of each label.
-"""
+"""Reads the answers to a task as the task says, and judges them."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from conf.errors import UsageError
 from conf.sections.tasks import EvaluationTask
+from stages.scoring.answer_rows import Row
 from stages.scoring.captions.caption_scores import Tools
 from stages.scoring.english import refusal, words
 from stages.scoring.exact_match import is_right
 from stages.scoring.published_protocols import cut, mmau_official
 from stages.scoring.reading_rules import EMPTY, READ, REFUSAL, RULES, Label, Reading, labelled, named, nearest
-
-Row = dict[str, Any]
 
 
 class AnswerReader:

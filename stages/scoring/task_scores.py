@@ -1,6 +1,6 @@
 """The scores of a task: answers read, compared, and set beside what needs no ears. From rows alone: scoring again asks no model.
 
-Rows are those of stages/scoring/answer_reader.py. Every score is {value, low, high, count}: the 95 % interval by clip, NaN where there is none.
+Rows are those of answer_rows.py. Every score is {value, low, high, count}: the 95 % interval by clip, NaN where there is none.
 """
 
 import math
@@ -15,7 +15,8 @@ from conf.errors import UsageError
 from conf.sections.tasks import EvaluationTask
 from stages.hub import weights
 from stages.scoring import classification, metric_registry
-from stages.scoring.answer_reader import AnswerReader, Row, label_key
+from stages.scoring.answer_reader import AnswerReader, label_key
+from stages.scoring.answer_rows import Row
 from stages.scoring.baselines import label_baselines, question_baselines
 from stages.scoring.best_guess import BestGuess
 from stages.scoring.captions.caption_scores import Tools, caption_scores
