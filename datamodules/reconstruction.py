@@ -25,6 +25,7 @@ class ReconstructionWindow(NamedTuple):
 
 
 class SoundBatch(NamedTuple):
+    number: int  # among the batches of all ranks
     group: str
     latents: LatentBatch
     waveform: Tensor  # (B, C, T) float32
@@ -71,32 +72,37 @@ class ReconstructionDataModule(L.LightningDataModule):
         num_workers: int,
     ) -> None:
         super().__init__()
-        self.num_workers = num_workers
-        self.dataset = _WindowReader(roots, facts)
+        self.num_workers, self.done = num_workers, set[int]()  # numbers of batches that are left out
         groups: dict[str, list[ReconstructionWindow]] = defaultdict(list)
         for window in windows:
             groups[window.group].append(window)
         self.batches = [
             group[start : start + batch_size] for group in groups.values() for start in range(0, len(group), batch_size)
         ]
+        self.dataset = _WindowReader(self.batches, roots, facts)
 
     def predict_dataloader(self) -> DataLoader[SoundBatch]:
         rank, world = ranks_of(self)
-        batches = self.batches[rank::world]
+        numbers = [number for number in range(len(self.batches)) if number not in self.done][rank::world]
         return DataLoader(
             self.dataset,
-            sampler=batches,
+            sampler=numbers,
             batch_size=None,
-            num_workers=min(self.num_workers, len(batches)),
+            num_workers=min(self.num_workers, len(numbers)),
             worker_init_fn=ignore_signals,
         )
 
 
 class _WindowReader(Dataset[SoundBatch]):
-    def __init__(self, roots: Mapping[str, Path], facts: Mapping[str, Any]) -> None:
-        self.roots, self.facts = roots, facts
+    def __init__(
+        self, batches: Sequence[list[ReconstructionWindow]], roots: Mapping[str, Path], facts: Mapping[str, Any]
+    ) -> None:
+        self.batches, self.roots, self.facts = batches, roots, facts
 
-    def __getitem__(self, batch: list[ReconstructionWindow]) -> SoundBatch:
+    def __getitem__(self, number: int) -> SoundBatch:
+        return self.read(number, self.batches[number])
+
+    def read(self, number: int, batch: Sequence[ReconstructionWindow]) -> SoundBatch:
         rule, hop = WindowRule.from_facts(self.facts), self.facts["hop_length"]
         rate, channels = self.facts["sample_rate"], self.facts["channels"]
         latents = collate_latents([latent_windows(window.cut, rule)[window.number] for window in batch])
@@ -108,4 +114,4 @@ class _WindowReader(Dataset[SoundBatch]):
         ]
         counts, length = [sound.shape[1] for sound in sounds], latents.latents.shape[1] * hop
         waveform = torch.stack([torch.nn.functional.pad(sound, (0, length - sound.shape[1])) for sound in sounds])
-        return SoundBatch(batch[0].group, latents, waveform, torch.tensor(counts))
+        return SoundBatch(number, batch[0].group, latents, waveform, torch.tensor(counts))

@@ -8,6 +8,7 @@ class Stage(NamedTuple):
     parents: tuple[str, ...]  # stages whose artifacts it reads
     optional: tuple[str, ...]  # read where they are there
     makes: str
+    shown: tuple[str, ...] = ()  # of the optional ones, those that only its export reads: they may come at any time
 
 
 BY_NAME = ("fewshot", "generation")  # stages that `run all` leaves to those who ask for them
@@ -62,6 +63,7 @@ STAGES = {
         ("tokenizer", "cache", "openaqa"),
         ("reconstruct", "fewshot", "generation"),
         "the table: answers, captions, reconstruction, each beside its baselines",
+        shown=("reconstruct", "fewshot", "generation"),
     ),
 }
 

@@ -4,84 +4,49 @@ import json
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
 
-from callbacks.progress import ProgressLine
 from conf.sections.tokenizer import CacheConf
 from datamodules.latents import ChunkBatch, PendingLatents, latent_windows
 from datamodules.store import chunks
-from datamodules.store.overlap import WriteBehind
 from datamodules.windows import WindowRule
 from models.metrics.codebook import CodebookUse
+from stages.base import ChunkStage, Exported, Parents
 from stages.hub import artifacts
 from stages.runs.files import write_whole
-from stages.runs.receipts import FinishedRun
 
 
-class Cache(L.LightningModule):
-    trains = False
-    watch = ()
-    prepare_data_per_node = False  # the run folder is one for all
+class Cache(ChunkStage):
+    conf: CacheConf
 
-    def __init__(self, stage: str, conf: CacheConf, parents: dict[str, FinishedRun], folder: Path) -> None:
-        super().__init__()
-        self.conf, self.parents, self.folder = conf, parents, folder
+    def __init__(self, stage: str, conf: CacheConf, parents: Parents, folder: Path) -> None:
+        super().__init__(stage, conf, parents, folder)
         self.facts = parents["tokenizer"].facts
         self.rule = WindowRule.from_facts(self.facts)
         self.tokenizer = artifacts.load_tokenizer(parents["tokenizer"].artifact)
-        self.chunks = chunks.plan(chunks.read(parents["latents"].folder / "chunks"), conf.recordings_per_chunk)
-        self.total = sum(len(chunk.cuts) for chunk in self.chunks)
+        self.plan(chunks.read(parents["latents"].folder / "chunks"), conf.recordings_per_chunk)
+        self.codes: dict[str, list[int]] = {}  # of the chunk that is encoded, by window
 
-    def prepare_data(self) -> None:
-        key = {
-            "tokenizer": self.parents["tokenizer"].receipt["artifact_hash"],
-            **{name: self.facts[name] for name in self.rule.facts() if name in self.facts},
-        }
-        chunks.open_cache(self.folder / "chunks", self.chunks, key)
+    def cache_key(self) -> dict[str, Any]:
+        tokenizer = self.parents["tokenizer"].receipt["artifact_hash"]
+        return {"tokenizer": tokenizer} | {name: self.facts[name] for name in self.rule.facts() if name in self.facts}
 
     def datamodule(self) -> PendingLatents:
-        return PendingLatents(self.folder / "chunks", self.chunks, self.rule, self.conf.batch_size)
+        return PendingLatents(self.store, self.chunks, self.rule, self.conf.batch_size)
 
-    def callbacks(self) -> list[Callback]:
-        return []
-
-    def on_predict_start(self) -> None:
-        data: Any = self.trainer.datamodule
-        self.rank_chunks, self.done = data.rank_chunks, data.finished_cuts
-        self.codes: dict[str, list[int]] = {}  # by window, of the chunk at hand
-        self.behind = WriteBehind()
-        self.line = ProgressLine("cache", self.total, "recordings", self.global_rank == 0)
-        self.line.start(self.done)
-
-    def predict_step(self, batch: ChunkBatch, batch_idx: int) -> None:
-        self.behind.check()
+    def encode(self, batch: ChunkBatch, writer: chunks.ChunkWriter) -> None:
+        """The windows of a chunk come by their length: their codes are kept until all are known."""
         latents = batch.windows
-        found = self.tokenizer.encode(latents.latents, latents.num_frames)
-        for name, codes, count in zip(latents.ids, found.codes.tolist(), found.num_codes.tolist(), strict=True):
+        encoded = self.tokenizer.encode(latents.latents, latents.num_frames)
+        for name, codes, count in zip(latents.ids, encoded.codes.tolist(), encoded.num_codes.tolist(), strict=True):
             self.codes[name] = codes[:count]
         if batch.closes_chunk:
-            chunk, found_codes = self.rank_chunks[batch.chunk], self.codes
-            self.codes = {}
-            self.behind.call(lambda: self._write(chunk, found_codes))
-            self.done += len(chunk.cuts) * self.trainer.world_size
-            self.line.update(min(self.done, self.total))
+            for cut in writer.chunk.recordings:
+                for window in latent_windows(cut, self.rule):
+                    writer.add_codes(cut.id, self.codes.pop(window.id))
 
-    def _write(self, chunk: chunks.Chunk, codes: dict[str, list[int]]) -> None:
-        writer = chunks.ChunkWriter(self.folder / "chunks", chunk)
-        for cut in chunk.recordings:
-            for window in latent_windows(cut, self.rule):
-                writer.add_codes(cut.id, codes[window.id])
-        writer.finish()
-
-    def on_predict_end(self) -> None:
-        self.behind.close()
-        self.trainer.strategy.barrier()  # rank 0 reads what all have written
-        self.line.stop()
-
-    def export(self, artifact: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-        cuts = chunks.read(self.folder / "chunks")
+    def export(self, artifact: Path) -> Exported:
+        cuts = chunks.read(self.store)
         use = CodebookUse(
             self.facts["codebook_size"], self.facts["levels"], sync_on_compute=False
         )  # export is of one rank
@@ -91,5 +56,5 @@ class Cache(L.LightningModule):
         write_whole(artifact / "chunks.json", json.dumps([chunk.id for chunk in self.chunks]))
         metrics = {name: float(value) for name, value in use.compute().items()}
         tokens = sum(len(cut.custom["codes"]) for cut in cuts)
-        duplicates = sum(len(chunk.cuts) - len(chunk.recordings) for chunk in self.chunks)
-        return self.facts, {"recordings": len(cuts), "duplicates": duplicates, "tokens": tokens, **metrics}
+        counts = {"recordings": len(cuts), "duplicates": self.duplicates, "tokens": tokens}
+        return Exported(self.facts, counts | metrics)

@@ -4,16 +4,11 @@ UniAudio 1.5's protocol (Yang et al. 2024, arXiv:2406.10056) over the codes of a
 different. Each class is scored by its log-likelihood, the episode read once. Rows are appended as they come: a killed run goes on.
 """
 
-import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import lightning as L
-from lightning.pytorch.callbacks import Callback
-
-from callbacks.progress import ProgressLine
 from conf.errors import UsageError
 from conf.sections.evaluation import FewShotConf
 from datamodules.audio import load_sound
@@ -23,11 +18,11 @@ from models.language.likelihood import log_likelihoods, read_prefix
 from models.language.vocabulary import Vocabulary
 from models.metrics.probe import nearest_histogram
 from models.quantizer import LexicalQuantizer, whole_words
+from stages.base import Exported, Parents, Row, RowStage, write_rows
 from stages.hub import language_model, weights
 from stages.hub.sound_tokenizer import SoundTokenizer
 from stages.reports import fewshot_table
-from stages.runs import corpora, row_files
-from stages.runs.receipts import FinishedRun
+from stages.runs import corpora
 from stages.scoring.fewshot_scores import fewshot_scores
 
 
@@ -71,13 +66,12 @@ class Sounds:
         return found
 
 
-class FewShot(L.LightningModule):
-    trains = False
-    watch = ()
+class FewShot(RowStage):
+    conf: FewShotConf
+    unit = "answers"
 
-    def __init__(self, stage: str, conf: FewShotConf, parents: dict[str, FinishedRun], folder: Path) -> None:
-        super().__init__()
-        self.conf, self.parents, self.folder = conf, parents, folder
+    def __init__(self, stage: str, conf: FewShotConf, parents: Parents, folder: Path) -> None:
+        super().__init__(stage, conf, parents, folder)
         self.sound_tokenizer = SoundTokenizer.from_pretrained(parents["tokenizer"].folder)
         found = corpora.recordings(stage, conf.data)
         self.roots = found.roots
@@ -94,6 +88,7 @@ class FewShot(L.LightningModule):
             episode for shots in conf.shots for episode in episodes(sounds, conf.ways, shots, conf.episodes, conf.seed)
         ]
         self.conditions = ["codes", *conf.controls]
+        self.expected = [key for episode in self.episodes for key in self._keys(episode)]
         self.lm, self.writer = self._llm()
         self.codes: dict[str, list[int]] = {}
 
@@ -117,29 +112,23 @@ class FewShot(L.LightningModule):
         return lm.requires_grad_(False), Words(tokenizer, words, facts["levels"], facts["codebook_size"])
 
     def datamodule(self) -> DealtBatches[Episode]:
-        done = Counter((row["shots"], row["episode"]) for row in self._rows())
-        count = len(self.conditions)
-        return DealtBatches([one for one in self.episodes if done[one.shots_per_class, one.number] < count])
+        saved = self.rows()
+        return DealtBatches([one for one in self.episodes if any(key not in saved for key in self._keys(one))])
 
-    def callbacks(self) -> list[Callback]:
-        return []
+    def _keys(self, episode: Episode) -> list[tuple[int, int, str]]:
+        return [(episode.shots_per_class, episode.number, condition) for condition in self.conditions]
+
+    def key(self, row: Row) -> tuple[int, int, str]:
+        return row["shots"], row["episode"], row["condition"]
 
     def on_predict_start(self) -> None:
-        self.line = ProgressLine("fewshot", len(self.episodes), "episodes", self.global_rank == 0)
-        self.done = len(self.episodes) - len(self.trainer.datamodule.batches)
-        self.line.start(self.done)
+        super().on_predict_start()
         self.sound_tokenizer.to(self.device)
-        row_files.mend(self.folder, self.global_rank)
-        self.held = {(row["shots"], row["episode"], row["condition"]) for row in self._rows()}
 
-    def predict_step(self, episode: Episode, batch_idx: int) -> None:
-        for condition in self.conditions:
-            if (episode.shots_per_class, episode.number, condition) not in self.held:
-                row_files.append(self.folder, self.global_rank, [self.ask(episode, condition)])
-        self.done += self.trainer.world_size
-        self.line.update(min(self.done, len(self.episodes)))
+    def predict_rows(self, batch: Episode) -> Iterator[Row]:
+        return (self.ask(batch, key[-1]) for key in self._keys(batch) if key not in self.saved)
 
-    def ask(self, episode: Episode, condition: str) -> dict[str, Any]:
+    def ask(self, episode: Episode, condition: str) -> Row:
         """One row: of each class the log-likelihood (nats) after the query, its number of ids, and, to calibrate, the log-likelihood after an empty query."""
         asked, shown = disturb(episode, condition, list(self.cuts), self.conf.seed)
         codes = {sound: self._codes(other) for sound, other in shown.items()}
@@ -190,12 +179,9 @@ class FewShot(L.LightningModule):
                 "Type --max_codes=20 (of each sound), or fewer --shots"
             )
 
-    def on_predict_end(self) -> None:
-        self.line.stop()
-
-    def export(self, artifact: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-        rows, facts = self._rows(), self.parents["tokenizer"].facts
-        found = {
+    def export(self, artifact: Path) -> Exported:
+        rows = list(self.rows().values())
+        report = {
             "experiment": self.conf.experiment,
             "llm": self.conf.model.source if self.conf.llm == "frozen" else self.conf.llm,
             "codes_are": "words" if isinstance(self.writer, Words) else "sound tokens",
@@ -203,18 +189,11 @@ class FewShot(L.LightningModule):
             "recordings": len(self.cuts),
             "classes": len({cut.custom["labels"][0] for cut in self.cuts.values()}),
             "ways": self.conf.ways,
-            "expected": len(self.episodes) * len(self.conditions),
+            "expected": len(self.expected),
             "scored": len(rows),
             "table": fewshot_scores(rows, self.conf.bootstrap_samples, self.conf.seed),
         }
-        fewshot_table.write(artifact, found)
-        (artifact / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        print(fewshot_table.markdown(found))
-        return facts, {"table": found["table"]}
-
-    def _rows(self) -> list[dict[str, Any]]:
-        """All rows so far, in the order of the episodes; a line that a kill cut short is made again."""
-        rows = row_files.rows(self.folder)
-        held = {(row["shots"], row["episode"], row["condition"]): row for row in rows}
-        keys = [(one.shots_per_class, one.number, condition) for one in self.episodes for condition in self.conditions]
-        return [held[key] for key in keys if key in held]
+        fewshot_table.write(artifact, report)
+        write_rows(artifact / "predictions.jsonl", rows)
+        print(fewshot_table.markdown(report))
+        return Exported(self.parents["tokenizer"].facts, {"table": report["table"]})

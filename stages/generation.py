@@ -6,22 +6,17 @@ Beside it what bounds it: real recordings of the training split, the tokenizer's
 """
 
 import base64
-import hashlib
 import importlib.util
-import json
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from callbacks.progress import ProgressLine
 from conf.errors import UsageError
 from conf.sections.evaluation import GenerationConf
 from datamodules.audio import load_sound
@@ -40,29 +35,27 @@ from datamodules.generation import (
 )
 from datamodules.hashing import choose_by_hash
 from datamodules.store import chunks
+from stages.base import Exported, Parents, Row, RowStage, write_rows
 from stages.hub import language_model, trained_model, weights
 from stages.hub.sound_tokenizer import SoundTokenizer
 from stages.hub.text_to_sound import text_to_sound
 from stages.reports import generation_table
-from stages.runs import corpora, row_files
-from stages.runs.receipts import FinishedRun
+from stages.runs import corpora
 from stages.scoring.generation_scores import CaptionedClip, KindProbe, generation_scores
 
 
-class Generation(L.LightningModule):
-    trains = False
-    watch = ()
+class Generation(RowStage):
+    conf: GenerationConf
+    unit = "sounds"
 
-    def __init__(self, stage: str, conf: GenerationConf, parents: dict[str, FinishedRun], folder: Path) -> None:
-        super().__init__()
-        self.conf, self.parents, self.folder = conf, parents, folder
+    def __init__(self, stage: str, conf: GenerationConf, parents: Parents, folder: Path) -> None:
+        super().__init__(stage, conf, parents, folder)
         if conf.probe_recordings and importlib.util.find_spec("sklearn") is None:
             raise UsageError(
                 "generation: class accuracy needs scikit-learn: pip install scikit-learn, or --probe_recordings=0"
             )
         self.embedder = weights.load_embedder(conf.embedder) if conf.embedder else None
-        receipts = corpora.corpora(conf.data)
-        self.roots = {name: Path(receipt["root"]) for name, receipt in receipts.items()}
+        self.roots = {name: Path(receipt["root"]) for name, receipt in corpora.corpora(conf.data).items()}
         cuts, names = chunks.read(parents["cache"].folder / "chunks"), ", ".join(self.roots)
         train = cuts.of_split("train")
         self.chosen = choose_recordings(
@@ -74,6 +67,7 @@ class Generation(L.LightningModule):
             )
         self.cuts = {cut.id: cut for part in self.chosen for cut in part}
         self.items = generation_items(self.chosen, conf.seeds, self.embedder is not None)
+        self.expected = [item.id for item in self.items]
         self.sound_tokenizer = SoundTokenizer.from_pretrained(parents["tokenizer"].folder)
         longest = max(train.rows["length"][train.selected].tolist(), default=1 << 30)
         self.most = min(self.sound_tokenizer.num_codes(conf.seconds_max), longest)  # codes of a sound
@@ -83,9 +77,6 @@ class Generation(L.LightningModule):
         self.language, vocabulary = language_model.load(model.artifact, trained=conf.after != "none")
         lm, prompts = self.language.lm, model.conf.prompts
         self.model = trained_model.TrainedModel(lm, vocabulary, prompts, trained_model.context(lm))
-        made_of = [parent.receipt["artifact_hash"] for parent in parents.values()]
-        made_of += [receipt["hash"] for receipt in receipts.values()]
-        self.made_of = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
 
     def _mine(self, cuts: Iterable[Any]) -> Iterator[Any]:
         """Of the corpora that were named."""
@@ -104,34 +95,23 @@ class Generation(L.LightningModule):
         return KindProbe(codes, labels, facts["codebook_size"], facts["levels"])
 
     def datamodule(self) -> GenerationDataModule:
-        return GenerationDataModule(self.items, set(self._rows()), self.conf.batch_size)
-
-    def callbacks(self) -> list[Callback]:
-        return []
+        return GenerationDataModule(self.items, set(self.rows()), self.conf.batch_size)
 
     def on_predict_start(self) -> None:
         if self.trainer.precision == "bf16-mixed":
             self.language.cast_frozen_linears_to_bf16()
-        row_files.mend(self.folder, self.global_rank)
-        self.line = ProgressLine("generation", len(self.items), "sounds", self.global_rank == 0)
-        self.held = set(self._rows())
-        self.done = len(self.held)
-        self.line.start(self.done)
+        super().on_predict_start()
         self.sound_tokenizer.to(self.device)
 
     @torch.no_grad()
-    def predict_step(self, batch: list[GenerationItem], batch_idx: int) -> None:
+    def predict_rows(self, batch: list[GenerationItem]) -> list[Row]:
         codes = self.codes(batch)
         with torch.autocast(self.device.type, enabled=False):
             embedded = self._embedded(batch, codes)
-        rows = []
-        for item, one, vector in zip(batch, codes, embedded, strict=True):
-            if item.id not in self.held:
-                row = {"id": item.id, "of": self.made_of, **item._asdict(), "seed": self._seed(item), "codes": one}
-                rows.append(row | {"embedding": vector})
-        row_files.append(self.folder, self.global_rank, rows)
-        self.done += len(rows) * self.trainer.world_size
-        self.line.update(min(self.done, len(self.items)))
+        return [
+            {"id": item.id, **item._asdict(), "seed": self._seed(item), "codes": one, "embedding": vector}
+            for item, one, vector in zip(batch, codes, embedded, strict=True)
+        ]
 
     def codes(self, batch: list[GenerationItem]) -> list[list[int]]:
         """Written by the LLM, or the recordings' own."""
@@ -163,12 +143,9 @@ class Generation(L.LightningModule):
         """Each sound's own, whatever else is made."""
         return zlib.crc32(f"{self.conf.seed} {item.id}".encode())
 
-    def on_predict_end(self) -> None:
-        self.line.stop()
-
-    def export(self, artifact: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-        rows, conf = self._rows(), self.conf
-        found = {
+    def export(self, artifact: Path) -> Exported:
+        rows, conf = self.rows(), self.conf
+        report = {
             "experiment": conf.experiment,
             "llm": self.language_name(),
             "corpora": conf.data.corpora,
@@ -184,20 +161,16 @@ class Generation(L.LightningModule):
                 self.probe, conf.seeds, conf.bootstrap_samples, conf.seed,
             ),
         }  # fmt: skip
-        generation_table.write(artifact, found)
-        said = [{key: value for key, value in row.items() if key != "embedding"} for row in rows.values()]
-        (artifact / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in said))
-        print(generation_table.markdown(found))
-        return self.parents["tokenizer"].facts, {key: found[key] for key in ("sounds", "accuracy", "diversity")}
+        generation_table.write(artifact, report)
+        shown = ({key: value for key, value in row.items() if key != "embedding"} for row in rows.values())
+        write_rows(artifact / "predictions.jsonl", shown)
+        print(generation_table.markdown(report))
+        metrics = {key: report[key] for key in ("sounds", "accuracy", "diversity")}
+        return Exported(self.parents["tokenizer"].facts, metrics)
 
     def language_name(self) -> str:
         source = self.parents["openaqa" if self.conf.after == "openaqa" else "caption"].conf.model
         return f"{source.source} " + ("untrained" if self.conf.after == "none" else f"after {self.conf.after}")
-
-    def _rows(self) -> dict[str, dict[str, Any]]:
-        """All rows so far by id, in the order of the items; what another LLM or tokenizer made is made again."""
-        held = {row["id"]: row for row in row_files.rows(self.folder) if row["of"] == self.made_of}
-        return {item.id: held[item.id] for item in self.items if item.id in held}
 
 
 def _clip(cut: Any) -> CaptionedClip:

@@ -7,9 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from conf import plain
@@ -22,21 +20,20 @@ from datamodules.store import chunks
 from datamodules.store.index import CachedCuts
 from models.language.vocabulary import LabelKind
 from models.language.vocabulary import Turn as ChatTurn
+from stages.base import Exported, Parents, TrainingStage
 from stages.engine import curriculum, distributed, optim
 from stages.engine.accumulation import WeightedAccumulation
 from stages.hub import artifacts
 from stages.hub.language_model import build, check_base, configuration_of
-from stages.runs.receipts import FinishedRun
 
 
-class Language(L.LightningModule):
-    trains = True
+class Language(TrainingStage):
+    conf: LanguageConf
     watch = ("train/loss", "val/text_loss", "val/audio_loss")
     strict_loading = False  # checkpoints hold what trains; on_load_checkpoint is strict about that
 
-    def __init__(self, stage: str, conf: LanguageConf, parents: dict[str, FinishedRun], folder: Path) -> None:
-        super().__init__()
-        self.stage, self.conf, self.parents = stage, conf, parents
+    def __init__(self, stage: str, conf: LanguageConf, parents: Parents, folder: Path) -> None:
+        super().__init__(stage, conf, parents, folder)
         self.facts = {
             key: parents["tokenizer"].facts[key]
             for key in ("codebook_size", "num_codebooks", "levels", "token_rate", "bitrate")
@@ -81,9 +78,6 @@ class Language(L.LightningModule):
         if self.conf.text.loss == "distillation":
             found = [keep(one) if _has_no_sound(talk) else one for talk, one in zip(talks, found, strict=True)]
         return found
-
-    def callbacks(self) -> list[Callback]:
-        return []
 
     def loss(self, batch: LanguageBatch) -> Any:
         weights = self.conf.loss
@@ -170,10 +164,9 @@ class Language(L.LightningModule):
         self.language.load_trainable_state(checkpoint["state_dict"])
         checkpoint["state_dict"] = {}
 
-    def export(self, artifact: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    def export(self, artifact: Path) -> Exported:
         config = {"conf": plain(self.conf), "facts": self.facts, "base": self.base}
         artifacts.save(artifact, config, self.language.trainable_state())
-        metrics = {key: float(value) for key, value in self.trainer.callback_metrics.items()}
         facts = self.facts | {"model": self.conf.model.source, "vocabulary_size": self.vocabulary.size}
         facts["too_long"] = curriculum.write_too_long(self.data.too_long, artifact / "too_long.jsonl")
         facts["items"] = [len(items) for items in self.data.train_items]
@@ -181,7 +174,7 @@ class Language(L.LightningModule):
             {"name": entry.name, "steps": entry.steps, "items": count}
             for entry, count in zip(self.conf.curriculum, facts["items"], strict=False)
         ]
-        return facts, metrics
+        return Exported(facts, self.logged())
 
 
 def keep(text: Encoded) -> Encoded:

@@ -10,9 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
 from safetensors.torch import save_file
 
 from callbacks.progress import ProgressLine
@@ -21,7 +19,7 @@ from conf.errors import UsageError
 from conf.sections.codec import LatentsConf
 from datamodules.store import chunks
 from datamodules.store.index import CachedCuts
-from datamodules.store.overlap import ReadAhead, WriteBehind
+from datamodules.store.overlap import ReadAhead
 from datamodules.waveform_batches import (
     WaveformBatch,
     WaveformDataModule,
@@ -31,78 +29,61 @@ from datamodules.waveform_batches import (
 )
 from datamodules.windows import WindowFormat, WindowRule
 from models.codec.mel import MelCodec
+from stages.base import ChunkStage, Exported, Parents
 from stages.hub import artifacts
 from stages.runs import corpora
 from stages.runs.files import hash_folder, write_whole
-from stages.runs.receipts import FinishedRun
 
 
-class Latents(L.LightningModule):
-    trains = False
-    watch = ()
-    prepare_data_per_node = False  # the run folder is one for all
+class Latents(ChunkStage):
+    conf: LatentsConf
 
-    def __init__(self, stage: str, conf: LatentsConf, parents: dict[str, FinishedRun], folder: Path) -> None:
-        super().__init__()
-        self.conf, self.folder = conf, folder
+    def __init__(self, stage: str, conf: LatentsConf, parents: Parents, folder: Path) -> None:
+        super().__init__(stage, conf, parents, folder)
         self.cuts, self.roots, self.skipped = corpora.recordings(stage, conf.data)
-        self.chunks = chunks.plan(self.cuts, conf.recordings_per_chunk)
+        self.plan(self.cuts, conf.recordings_per_chunk)
         self.vae = parents.get("vae")
         self.codec = artifacts.build_codec(conf.codec, self.vae.artifact if self.vae else None)
         self.rule = WindowRule.from_seconds(conf.window_seconds, self.codec.sample_rate, self.codec.hop_length)
-        self.duplicates = sum(len(chunk.cuts) - len(chunk.recordings) for chunk in self.chunks)
 
     def prepare_data(self) -> None:
         """On rank 0: fits the codec on the training split, once, and opens the cache."""
-        store = self.folder / "codec"
-        if not (store / "config.json").is_file():
+        codec = self.folder / "codec"
+        if not (codec / "config.json").is_file():
             if isinstance(self.codec, MelCodec):
                 self._fit(self.codec)
-                artifacts.save(store, plain(self.conf.codec), self.codec.state_dict())
+                artifacts.save(codec, plain(self.conf.codec), self.codec.state_dict())
             else:
-                store.mkdir(parents=True, exist_ok=True)
+                codec.mkdir(parents=True, exist_ok=True)
             if self.vae:
-                shutil.copytree(self.vae.artifact, store / "vae", dirs_exist_ok=True)
-            write_whole(store / "config.json", json.dumps(plain(self.conf.codec)))
-        key = {"codec": hash_folder(store)} | self.rule.facts()
+                shutil.copytree(self.vae.artifact, codec / "vae", dirs_exist_ok=True)
+            write_whole(codec / "config.json", json.dumps(plain(self.conf.codec)))
+        super().prepare_data()
+
+    def cache_key(self) -> dict[str, Any]:
+        key = {"codec": hash_folder(self.folder / "codec")} | self.rule.facts()
         if self.vae:
             key["vae"] = self.vae.receipt["artifact_hash"]  # the copy in `codec` may be of an earlier one
-        chunks.open_cache(self.folder / "chunks", self.chunks, key)
+        return key
 
     def setup(self, stage: str) -> None:
         self.codec = artifacts.load_codec(self.folder / "codec").to(self.device)
 
     def datamodule(self) -> WaveformDataModule:
-        return WaveformDataModule(self.folder / "chunks", self.chunks, self._dataset(), self.conf.data.num_workers)
-
-    def callbacks(self) -> list[Callback]:
-        return []
+        return WaveformDataModule(self.store, self.chunks, self._dataset(), self.conf.data.num_workers)
 
     def on_predict_start(self) -> None:
-        data: Any = self.trainer.datamodule
-        self.rank_chunks, self.done = data.rank_chunks, data.finished_cuts
-        self.writer: chunks.ChunkWriter | None = None
-        self.behind = WriteBehind()
-        self.line = ProgressLine("latents", len(self.cuts), "recordings", self.global_rank == 0)
-        self.line.start(self.done)
+        super().on_predict_start()
         if self.duplicates and self.global_rank == 0:
             print(
                 f"latents: {self.duplicates} of {len(self.cuts)} recordings hold another's bytes and share its latents"
             )
 
-    def predict_step(self, batch: WaveformBatch, batch_idx: int) -> None:
-        self.behind.check()
-        chunk = self.rank_chunks[batch.chunk]
-        self.writer = self.writer or chunks.ChunkWriter(self.folder / "chunks", chunk)
+    def encode(self, batch: WaveformBatch, writer: chunks.ChunkWriter) -> None:
         for group in batch.groups:
-            self._encode(group, self.writer)
-        if batch.closes_chunk:
-            self.behind.call(self.writer.finish)
-            self.writer = None
-            self.done += len(chunk.cuts) * self.trainer.world_size
-            self.line.update(min(self.done, len(self.cuts)))
+            self._encode_group(group, writer)
 
-    def _encode(self, group: WindowGroup, writer: chunks.ChunkWriter) -> None:
+    def _encode_group(self, group: WindowGroup, writer: chunks.ChunkWriter) -> None:
         posterior = self.codec.encode(group.waveform)
         latents, stds = posterior.mean.float().cpu(), posterior.std.float().cpu()
         uncertain = bool(stds.any())  # the mel codec is not
@@ -110,18 +91,13 @@ class Latents(L.LightningModule):
             frames = -(-samples // self.codec.hop_length)
             writer.add_array(cut_id, array[:frames].numpy(), std[:frames].numpy() if uncertain else None)
 
-    def on_predict_end(self) -> None:
-        self.behind.close()
-        self.trainer.strategy.barrier()  # rank 0 reads what all have written
-        self.line.stop()
-
-    def export(self, artifact: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    def export(self, artifact: Path) -> Exported:
         codec = self.codec
         if isinstance(codec, MelCodec):
             artifacts.save(artifact / "codec", plain(self.conf.codec), codec.state_dict())
         else:
             shutil.copytree(self.folder / "codec", artifact / "codec")
-        cuts = chunks.read(self.folder / "chunks")
+        cuts = chunks.read(self.store)
         mean, std, frames = _statistics([cut for cut in cuts if cut.custom["split"] == "train"])
         save_file({"mean": mean, "std": std}, artifact / "statistics.safetensors")
         write_whole(artifact / "chunks.json", json.dumps([chunk.id for chunk in self.chunks]))
@@ -143,7 +119,7 @@ class Latents(L.LightningModule):
         }
         if isinstance(codec, MelCodec):
             metrics["explained_variance"] = float(codec.explained_variance)
-        return facts, metrics
+        return Exported(facts, metrics)
 
     def _dataset(self) -> WaveformReader:
         codec = self.codec

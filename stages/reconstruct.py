@@ -9,18 +9,16 @@ references     the VAE alone (no tokenizer can be better), the mean latent, the 
 
 import json
 import zlib
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torchmetrics import Metric
 
-from callbacks.progress import ProgressLine
 from conf.errors import UsageError
 from conf.sections.tokenizer import ReconstructConf
 from datamodules.hashing import choose_by_hash
@@ -32,28 +30,27 @@ from models.metrics.codebook import CodebookUse, code_histogram
 from models.metrics.kernel_distance import KernelAudioDistance
 from models.metrics.probe import linear_probe
 from models.metrics.reconstruction import LatentError, MelDistance, MultiResolutionStftDistance
+from models.metrics.saved_state import add_saved_state, compute_alone, reset_metrics, saved_state
 from models.metrics.signal_scores import SignalMetric
 from models.tokenizer.tokenizer import LatentTokenizer
+from stages.base import Exported, Parents, Row, RowStage
 from stages.hub import artifacts, weights
 from stages.reports import real_time_factor, reconstruction_table
 from stages.runs import corpora
-from stages.runs.receipts import FinishedRun
 from stages.scoring import metric_registry
 
 PROBE_RECORDINGS = 20_000  # counts of 8196 codes each: 0.7 GB
 DECODERS = {"tokenizer": "flow matching", "tokenizer_mse": "MSE"}
 
 
-class Reconstruct(L.LightningModule):
-    trains = False
-    watch = ()
+class Reconstruct(RowStage):
+    conf: ReconstructConf
+    unit = "batches"
 
-    def __init__(self, stage: str, conf: ReconstructConf, parents: dict[str, FinishedRun], folder: Path) -> None:
-        super().__init__()
-        self.conf, self.parents = conf, parents
-        metric_registry.require(
-            metric_registry.chosen(conf.signal, ("sound",)), None, lambda _: None
-        )  # before anything is loaded
+    def __init__(self, stage: str, conf: ReconstructConf, parents: Parents, folder: Path) -> None:
+        super().__init__(stage, conf, parents, folder)
+        # before anything is loaded
+        metric_registry.require(metric_registry.chosen(conf.signal, ("sound",)), None, lambda _: None)
         latents = parents["latents"]
         self.facts = latents.facts
         self.rule = WindowRule.from_facts(self.facts)
@@ -74,9 +71,7 @@ class Reconstruct(L.LightningModule):
             )
         self.embedder = weights.load_embedder(conf.embedder) if conf.embedder else None
         self.groups = list(dict.fromkeys(window.group for window in self.chosen))
-        self.scores = nn.ModuleList(  # by group
-            nn.ModuleDict({_key(*row): nn.ModuleDict(self._metrics(*row)) for row in self._rows()}) for _ in self.groups
-        )
+        self.scores = nn.ModuleDict({_key(*row): nn.ModuleDict(self._metrics(*row)) for row in self._table_rows()})
         self.codebooks = nn.ModuleDict(
             {
                 name: CodebookUse(tokenizer.quantizer.codebook_size, tokenizer.quantizer.levels)
@@ -84,19 +79,18 @@ class Reconstruct(L.LightningModule):
             }
         )
 
+        roots = {name: Path(receipt["root"]) for name, receipt in corpora.corpora(conf.data).items()}
+        self.data = ReconstructionDataModule(self.chosen, roots, self.facts, conf.batch_size, conf.data.num_workers)
+        self.expected = range(len(self.data.batches))
+
     def datamodule(self) -> ReconstructionDataModule:
-        roots = {name: Path(receipt["root"]) for name, receipt in corpora.corpora(self.conf.data).items()}
-        return ReconstructionDataModule(
-            self.chosen, roots, self.facts, self.conf.batch_size, self.conf.data.num_workers
-        )
+        self.data.done = set(self.rows())
+        return self.data
 
-    def callbacks(self) -> list[Callback]:
-        return []
+    def key(self, row: Row) -> int:
+        return row["batch"]
 
-    def _of(self, group: str) -> Any:
-        return self.scores[self.groups.index(group)]
-
-    def _rows(self) -> list[tuple[str, int, str]]:
+    def _table_rows(self) -> list[tuple[str, int, str]]:
         """(decoder, function evaluations, condition); the references have 0 evaluations."""
         rows = [("VAE alone", 0, "sample"), ("mean latent", 0, "sample")]
         for name, tokenizer in self.tokenizers.items():
@@ -108,28 +102,24 @@ class Reconstruct(L.LightningModule):
         return rows
 
     def _metrics(self, decoder: str, steps: int, condition: str) -> dict[str, Any]:
-        found: dict[str, Any] = {"latent_nmse": LatentError(self.statistics["std"])}
+        metrics: dict[str, Any] = {"latent_nmse": LatentError(self.statistics["std"])}
         if self._is_heard(decoder, steps, condition):
-            found |= {"mel": MelDistance(self.facts["sample_rate"]), "stft": MultiResolutionStftDistance()}
-            found |= {name: SignalMetric(name, self.facts["sample_rate"]) for name in self.conf.signal}
+            metrics |= {"mel": MelDistance(self.facts["sample_rate"]), "stft": MultiResolutionStftDistance()}
+            metrics |= {name: SignalMetric(name, self.facts["sample_rate"]) for name in self.conf.signal}
             if self.embedder is not None:
-                found["kad"] = KernelAudioDistance()
-        return found
+                metrics["kad"] = KernelAudioDistance()
+        return metrics
 
     def _is_heard(self, decoder: str, steps: int, condition: str) -> bool:
         if not self.conf.sound or condition != "sample":
             return False
         return decoder != "flow matching" or steps in self.conf.sound_steps
 
-    def on_predict_start(self) -> None:
-        self.line = ProgressLine("reconstruct", len(self.chosen), "windows", self.global_rank == 0)
-        self.done = 0
-        self.line.start()
-
     @torch.no_grad()
-    def predict_step(self, batch: SoundBatch, batch_idx: int) -> None:
+    def predict_rows(self, batch: SoundBatch) -> list[Row]:
+        """One row: the states of all metrics after this batch alone, which export adds up."""
+        reset_metrics(self)
         latents, num_frames = batch.latents.latents, batch.latents.num_frames
-        place = batch_idx * self.trainer.world_size + self.global_rank  # of the batch among those of all ranks
         real = None if self.embedder is None or not self.conf.sound else self._embed(batch.waveform, batch)
         self._score(batch, ("VAE alone", 0, "sample"), latents, real)
         self._score(batch, ("mean latent", 0, "sample"), self.statistics["mean"].to(latents).expand_as(latents), real)
@@ -140,7 +130,7 @@ class Reconstruct(L.LightningModule):
             flow = tokenizer.objective == "flow"
             for steps in self.conf.steps if flow else [1]:
                 samples = [
-                    self._decode(name, tokenizer, codes, num_frames, steps, f"{place}-{number}")
+                    self._decode(name, tokenizer, codes, num_frames, steps, f"{batch.number}-{number}")
                     for number in range(self.conf.mean_of if flow else 1)
                 ]
                 self._score(batch, (name, steps, "sample"), samples[0], real)
@@ -150,12 +140,14 @@ class Reconstruct(L.LightningModule):
             others = type(codes)(codes.codes[order], codes.num_codes[order])
             frames = torch.minimum(num_frames, num_frames[order])
             steps = self.conf.steps[0] if flow else 1
-            decoded = self._decode(name, tokenizer, others, frames, steps, f"{place}-0")
-            self._of(batch.group)[_key(name, steps, "shuffled tokens")]["latent_nmse"].update(
-                decoded, latents[:, : decoded.shape[1]], frames
-            )
-        self.done += len(num_frames) * self.trainer.world_size
-        self.line.update(min(self.done, len(self.chosen)))
+            decoded = self._decode(name, tokenizer, others, frames, steps, f"{batch.number}-0")
+            shuffled: Any = self.scores[_key(name, steps, "shuffled tokens")]
+            shuffled["latent_nmse"].update(decoded, latents[:, : decoded.shape[1]], frames)
+        scores = {
+            key: {name: saved_state(metric) for name, metric in metrics.items()} for key, metrics in self.scores.items()
+        }
+        codebooks = {name: saved_state(metric) for name, metric in self.codebooks.items()}
+        return [{"batch": batch.number, "group": batch.group, "scores": scores, "codebooks": codebooks}]
 
     def _decode(
         self, name: str, tokenizer: LatentTokenizer, codes: Any, num_frames: Tensor, steps: int, position: str
@@ -168,7 +160,7 @@ class Reconstruct(L.LightningModule):
         return tokenizer.decode(codes.codes, codes.num_codes, num_frames, noise=noise, **sampling)
 
     def _score(self, batch: SoundBatch, row: tuple[str, int, str], decoded: Tensor, real: Tensor | None) -> None:
-        metrics: Any = self._of(batch.group)[_key(*row)]
+        metrics: Any = self.scores[_key(*row)]
         latents, num_frames = batch.latents.latents, batch.latents.num_frames
         metrics["latent_nmse"].update(decoded, latents, num_frames)
         if "mel" not in metrics:
@@ -186,38 +178,38 @@ class Reconstruct(L.LightningModule):
         assert self.embedder is not None
         counts = batch.num_samples.tolist()
         with torch.autocast(self.device.type, enabled=False):
-            found = [
+            embedded = [
                 self.embedder(one[:, :count], self.facts["sample_rate"])
                 for one, count in zip(sound, counts, strict=True)
             ]
-        return torch.stack(found)
+        return torch.stack(embedded)
 
-    def on_predict_end(self) -> None:
-        self.line.stop()
+    def _table(self) -> dict[str, Any]:
+        """All saved batches, in their order, whichever rank made them: no rank waits for another here."""
+        batches, counts = list(self.rows().values()), Counter(window.group for window in self.chosen)
+        reset_metrics(self)
+        for row in batches:
+            for name, metric in self.codebooks.items():
+                add_saved_state(metric, row["codebooks"][name])
+        codebook = {name: _values(name, metric) for name, metric in self.codebooks.items()}
+        table: list[dict[str, Any]] = []
+        for group in self.groups:
+            reset_metrics(self)
+            for decoder, steps, condition in self._table_rows():
+                metrics: Any = self.scores[key := _key(decoder, steps, condition)]
+                line = {"group": group, "decoder": decoder, "steps": steps, "condition": condition}
+                for name, metric in metrics.items():
+                    for row in batches:
+                        if row["group"] == group:
+                            add_saved_state(metric, row["scores"][key][name])
+                    line |= _values(name, metric)
+                table.append(line)
+        return {"clips": dict(counts), "rows": table, "codebook": codebook}
 
-    def collect(self) -> None:
-        """In one order: computing is a collective."""
-        self.to(self.trainer.strategy.root_device)
-        counts: dict[str, int] = defaultdict(int)
-        for window in self.chosen:
-            counts[window.group] += 1
-        self.found = {
-            "clips": dict(counts),
-            "rows": [
-                {"group": group, "decoder": row[0], "steps": row[1], "condition": row[2]}
-                | _computed(self._of(group)[_key(*row)])
-                for group in self.groups
-                for row in self._rows()
-            ],
-            "codebook": {
-                name: {key: float(value) for key, value in metric.compute().items()}
-                for name, metric in self.codebooks.items()
-            },
-        }
-
-    def export(self, artifact: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    def export(self, artifact: Path) -> Exported:
         facts = self.parents["tokenizer"].facts
-        found = self.found | {
+        self.to(self.trainer.strategy.root_device)
+        report = self._table() | {
             "experiment": self.conf.experiment,
             "facts": facts,
             "embedder": self.conf.embedder,
@@ -225,17 +217,18 @@ class Reconstruct(L.LightningModule):
             "signal": self.conf.signal,
             "probe": self._probe() if self.conf.probe else {},
         }
-        (artifact / "report.json").write_text(json.dumps(found, indent=1))
-        text = reconstruction_table.markdown(found)
+        (artifact / "report.json").write_text(json.dumps(report, indent=1))
+        text = reconstruction_table.markdown(report)
         (artifact / "report.md").write_text(text)
         speed = self._speed() if self.conf.speed_repeats else None
         print("\n".join([text, *(real_time_factor.markdown(speed) if speed else [])]))
-        return facts, {key: found[key] for key in ("clips", "rows", "codebook", "probe")} | {"speed": speed}
+        metrics = {key: report[key] for key in ("clips", "rows", "codebook", "probe")}
+        return Exported(facts, metrics | {"speed": speed})
 
     def _speed(self) -> dict[str, Any]:
         """Of the longest of the chosen windows."""
         longest = max(self.chosen, key=lambda window: latent_windows(window.cut, self.rule)[window.number].num_frames)
-        waveform = self.datamodule().dataset[[longest]].waveform.to(self.device)
+        waveform = self.data.dataset.read(0, [longest]).waveform.to(self.device)
         steps = {
             name: self.conf.steps if tokenizer.objective == "flow" else [1]
             for name, tokenizer in self.tokenizers.items()
@@ -293,12 +286,10 @@ def _pooled(cut: Any) -> Tensor:
     return torch.cat([latents.mean(0), latents.std(0, correction=0)])
 
 
-def _computed(metrics: Any) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for name, metric in metrics.items():
-        value = metric.compute()
-        found |= {key: float(one) for key, one in (value.items() if isinstance(value, dict) else ((name, value),))}
-    return found
+def _values(name: str, metric: Metric) -> dict[str, float]:
+    """The value of a metric under its name, or several under theirs."""
+    value = compute_alone(metric)
+    return {key: float(one) for key, one in (value if isinstance(value, dict) else {name: value}).items()}
 
 
 def _key(decoder: str, steps: int, condition: str) -> str:

@@ -8,7 +8,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from safetensors.torch import load_file
@@ -23,21 +22,20 @@ from datamodules.windows import WindowRule
 from models.metrics.codebook import CodebookUse
 from models.metrics.reconstruction import LatentError
 from models.running_average import RunningAverage
+from stages.base import Exported, Parents, TrainingStage
 from stages.engine import distributed, optim
 from stages.hub import artifacts
-from stages.runs.receipts import FinishedRun
 
 GAP_TIMES = (0.1, 0.5, 0.9)
 COLLAPSED = 0.005  # share of the codebook below which a perplexity is a collapse
 
 
-class Tokenizer(L.LightningModule):
-    trains = True
+class Tokenizer(TrainingStage):
+    conf: TokenizerConf
     watch = ("train/loss", "val/latent_nmse", "val/codebook_perplexity")
 
-    def __init__(self, stage: str, conf: TokenizerConf, parents: dict[str, FinishedRun], folder: Path) -> None:
-        super().__init__()
-        self.stage, self.conf, self.parents = stage, conf, parents
+    def __init__(self, stage: str, conf: TokenizerConf, parents: Parents, folder: Path) -> None:
+        super().__init__(stage, conf, parents, folder)
         self.collapsed = False
         self.facts = parents["latents"].facts
         statistics = load_file(parents["latents"].artifact / "statistics.safetensors")
@@ -150,7 +148,7 @@ class Tokenizer(L.LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         return optim.configure(self.tokenizer.named_parameters(), self.conf.optimizer, self.conf.trainer.max_steps)
 
-    def export(self, artifact: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    def export(self, artifact: Path) -> Exported:
         self.tokenizer.decoder.load_state_dict(self.decoder_average.module.state_dict())
         grid, quantizer = self.tokenizer.grid, self.tokenizer.quantizer
         facts = self.facts | {
@@ -163,5 +161,4 @@ class Tokenizer(L.LightningModule):
             "sampling": plain(self.conf.sampling),
         }
         artifacts.save_tokenizer(artifact, self.conf, self.facts, self.tokenizer)
-        metrics = {key: float(value) for key, value in self.trainer.callback_metrics.items()}
-        return facts, metrics
+        return Exported(facts, self.logged())

@@ -7,7 +7,6 @@ arXiv:2407.14358). Two optimizers, both stepped on every batch; a step of the VA
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
@@ -22,22 +21,21 @@ from models.codec import oobleck
 from models.codec.discriminator import Discriminator, adversarial_loss, discriminator_loss, feature_matching_loss
 from models.codec.spectral_loss import SpectralLoss
 from models.metrics.reconstruction import MelDistance, MultiResolutionStftDistance
+from stages.base import Exported, Parents, TrainingStage
 from stages.engine import optim
 from stages.runs import corpora
-from stages.runs.receipts import FinishedRun
 
 
-class Vae(L.LightningModule):
-    trains = True
+class Vae(TrainingStage):
+    conf: VaeConf
     watch = ("train/spectral", "val/mel_distance")
     strategy = (
         "ddp_find_unused_parameters_true"  # each of the two backward passes of a step reaches one of the two models
     )
 
-    def __init__(self, stage: str, conf: VaeConf, parents: dict[str, FinishedRun], folder: Path) -> None:
-        super().__init__()
+    def __init__(self, stage: str, conf: VaeConf, parents: Parents, folder: Path) -> None:
+        super().__init__(stage, conf, parents, folder)
         self.automatic_optimization = False
-        self.conf = conf
         self.recordings = corpora.recordings(stage, conf.data)
         codec = conf.codec
         if codec.source is None:
@@ -149,7 +147,7 @@ class Vae(L.LightningModule):
         pairs = ((self.vae, self.conf.optimizer), (self.discriminator, self.conf.discriminator_optimizer))
         return [optim.configure(model.named_parameters(), optimizer, steps) for model, optimizer in pairs]
 
-    def export(self, artifact: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    def export(self, artifact: Path) -> Exported:
         self.to(self.trainer.strategy.root_device)
         before, after = self.untrained.tolist(), self.held_out().tolist()
         self.vae.cpu().save_pretrained(artifact)
@@ -167,7 +165,7 @@ class Vae(L.LightningModule):
             "latent_dim": self.vae.config.decoder_input_channels,
             "frame_rate": self.sample_rate / self.vae.hop_length,
         }
-        metrics = {key: float(value) for key, value in self.trainer.callback_metrics.items()}
+        metrics = self.logged()
         metrics |= {"untrained_mel_distance": before[0], "mel_distance": after[0]}
         metrics |= {"untrained_stft_distance": before[1], "stft_distance": after[1]}
-        return facts, metrics
+        return Exported(facts, metrics)

@@ -8,7 +8,7 @@ import time
 import warnings
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import lightning as L
 import torch
@@ -30,11 +30,12 @@ from conf.sections.common import StageConf, TrainerConf, TrainingStageConf
 from datamodules.atomic_files import whole_file
 from datamodules.sampler import end_workers
 from stages import STAGES
-from stages.engine import devices, distributed, failures
+from stages.base import Stage
+from stages.engine import devices, failures
+from stages.engine.distributed import long_barrier
 from stages.runs import failures as run_failures
 from stages.runs import graph, lock, receipts
 from stages.runs.progress import damaged_checkpoints, newest_checkpoint
-from stages.runs.receipts import FinishedRun
 from stages.runs.state import begin_run, check_unfinished, run_folder, state_of
 
 RANKS = (
@@ -44,27 +45,6 @@ RANKS = (
     "GROUP_RANK",
     "SLURM_PROCID",
 )  # 0 or not there in the first process of a run
-
-
-class StageModule(Protocol):
-    """What `run` asks of a stage, beside being a LightningModule. One that needs a DDP of its own says it as `strategy`.
-
-    One that predicts may have `collect() -> None`: called on every rank after the last batch of all, for what they compute together.
-    (on_predict_end is never called on a rank without a batch.)
-    """
-
-    trains: bool  # fit, or predict
-    watch: tuple[str, ...]  # logged values that the progress line shows
-
-    def __init__(self, stage: str, conf: StageConf, parents: dict[str, FinishedRun], folder: Path) -> None: ...
-
-    def datamodule(self) -> L.LightningDataModule: ...
-
-    def callbacks(self) -> list[Callback]: ...
-
-    def export(self, artifact: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Writes the artifact; returns (facts, metrics) for the receipt."""
-        ...
 
 
 def run(stage: str, conf: StageConf, stop: Stop, restart: bool = False) -> dict[str, Any]:
@@ -94,10 +74,11 @@ def run(stage: str, conf: StageConf, stop: Stop, restart: bool = False) -> dict[
 def _run(stage: str, conf: StageConf, stop: Stop, restart: bool) -> dict[str, Any]:
     started = time.monotonic()
     parents = graph.parents(stage, conf)
+    identity = receipts.identity_of(stage, conf, parents)
     first = _is_first()
     folder = run_folder(conf, stage)
     if first and not restart:
-        check_unfinished(stage, conf)
+        check_unfinished(stage, conf, identity)
     if conf.threads:
         torch.set_num_threads(conf.threads)
     L.seed_everything(conf.seed, workers=True, verbose=False)
@@ -106,19 +87,18 @@ def _run(stage: str, conf: StageConf, stop: Stop, restart: bool) -> dict[str, An
     if first and conf.trainer.precision == "auto":  # type: ignore[attr-defined]
         print(f"{stage:<14} computes in {chosen.value}: {chosen.reason}")
     name, _, attribute = STAGES[stage].target.partition(":")
-    module: Any = getattr(importlib.import_module(name), attribute)(stage, conf, parents, folder)
+    module: Stage = getattr(importlib.import_module(name), attribute)(stage, conf, parents, folder)
     watch = RankWatch(stage)
     trainer = _trainer(stage, conf, folder, module, stop, watch, chosen.value)
     _check_world_size(trainer)
     if first:
-        begin_run(stage, conf, restart)  # bad data has been refused by now: nothing is moved or written for it
+        # bad data has been refused by now: nothing is moved or written for it
+        begin_run(stage, conf, restart, identity)
         if conf.trainer.precision == "auto":  # type: ignore[attr-defined]
             devices.keep(folder, chosen)
         if not module.trains:
             _prediction(trainer).clear()
     _meet(trainer)
-    module.prepare_data_per_node = False  # the nodes share the run folder
-    module.allow_zero_length_dataloader_with_multiple_devices = not module.trains  # fewer batches than ranks
     newest = newest_checkpoint(folder)
     if first and (damaged := damaged_checkpoints(folder)):
         names = ", ".join(path.name for path in damaged)
@@ -130,9 +110,10 @@ def _run(stage: str, conf: StageConf, stop: Stop, restart: bool) -> dict[str, An
                 raise KeyboardInterrupt
         else:
             trainer.predict(module, datamodule=module.datamodule(), return_predictions=False)
+            with long_barrier():  # ranks have different numbers of batches
+                pass
             if reason := largest_over_ranks(trainer, _prediction(trainer).reason):
                 raise Stopped(reason)
-            getattr(module, "collect", lambda: None)()
     except Stopped as stopped:
         _say_stopped(stage, conf, trainer, stop.words(stopped.reason))
         watch.finish()
@@ -149,24 +130,17 @@ def _run(stage: str, conf: StageConf, stop: Stop, restart: bool) -> dict[str, An
             raise UsageError(f"{stage}: {dead}; {failures.GOES_ON}") from error
         raise
     receipt: dict[str, Any] = {}
-    with distributed.long_barrier():
+    with long_barrier():
         if trainer.is_global_zero:
             part, artifact = folder / ".artifact", folder / "artifact"
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir()
-            facts, metrics = module.export(part)
+            exported = module.export(part)
             shutil.rmtree(artifact, ignore_errors=True)
             part.rename(artifact)
+            seconds = time.monotonic() - started
             receipt = receipts.finish(
-                stage,
-                conf,
-                folder,
-                parents,
-                facts,
-                metrics,
-                trainer.global_step,
-                time.monotonic() - started,
-                chosen._asdict(),
+                stage, conf, folder, parents, *exported, trainer.global_step, seconds, chosen._asdict()
             )
     watch.finish()
     return receipt

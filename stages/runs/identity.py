@@ -1,15 +1,56 @@
-"""What makes two runs the same run: the keys of the configuration that decide the result. No torch here."""
+"""What makes two runs the same run: the keys of the configuration that decide the result, the parents, the corpora. No torch here.
+
+It is written to run.json before a run's first product, and compared whenever there is any: steps, chunks or rows of two
+parents, or of two configurations, are never mixed.
+"""
 
 import hashlib
 import json
-from typing import Any
+import subprocess
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from conf import plain
+from conf.errors import UsageError
 from conf.schema import OPERATIONAL, OPERATIONAL_OF_CHUNKS
 from conf.sections.common import StageConf
 from conf.sections.corpora import CorpusConf
+from stages.runs.files import write_whole
 
+FILE = "run.json"
 Configuration = StageConf | CorpusConf | dict[str, Any]  # typed, or the mapping of a receipt or a conf.yaml
+
+
+class Identity(NamedTuple):
+    """What decides the products of a run."""
+
+    conf_hash: str  # `fingerprint` of its configuration, which stands in conf.yaml
+    parents: dict[str, str]  # stage -> hash of its artifact
+    corpora: dict[str, str]  # name -> hash of the prepared cuts, of a stage that reads sound
+    commit: str | None  # of the code
+
+
+def write_identity(folder: Path, identity: Identity) -> None:
+    write_whole(folder / FILE, json.dumps(identity._asdict(), indent=1))
+
+
+def read_identity(folder: Path) -> Identity | None:
+    """What the run in this folder was begun with; None where there is none, or an older version began it."""
+    path = folder / FILE
+    try:
+        return Identity(**json.loads(path.read_text())) if path.is_file() else None
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{path} is damaged ({error}). Type --restart to begin again (the old run is kept)") from None
+
+
+def code_commit() -> str | None:
+    """The commit of the code that runs, with + where the tree has changes; None outside a checkout."""
+    words = ["git", "describe", "--always", "--dirty=+", "--abbrev=12"]
+    try:
+        described = subprocess.run(words, cwd=Path(__file__).parent, capture_output=True, text=True)
+    except FileNotFoundError:
+        return None
+    return described.stdout.strip() or None
 
 
 def fingerprint(conf: Configuration) -> str:

@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 # what a run goes on from: patterns of files in its folder; the SLURM script looks at the same ones
-PRODUCTS = ("checkpoints/*", "chunks/*", "predictions-*", "parts/*")
+PRODUCTS = ("checkpoints/*", "codec/*", "chunks/*", "predictions-*")
 
 
 class Progress(NamedTuple):
     done: int
-    unit: str  # step | chunk | answer | text batch
+    unit: str  # step | chunk | row
     total: int | None = None  # None where the folder does not say
 
     def __str__(self) -> str:
-        if self.unit in ("step", "chunk"):
-            return f"{self.unit} {self.done} of {'?' if self.total is None else self.total}"
-        return f"{self.done} {self.unit}{'' if self.done == 1 else 'es' if self.unit.endswith('ch') else 's'}"
+        if self.unit == "row":
+            return f"{self.done} row{'' if self.done == 1 else 's'}"
+        return f"{self.unit} {self.done} of {'?' if self.total is None else self.total}"
 
 
 def progress(folder: Path, max_steps: int | None = None) -> Progress | None:
@@ -26,13 +26,12 @@ def progress(folder: Path, max_steps: int | None = None) -> Progress | None:
     if newest := newest_checkpoint(folder):
         return Progress(_step(newest), "step", max_steps)
     if rows := sum(path.read_bytes().count(b"\n") for path in folder.glob("predictions-*.jsonl")):
-        return Progress(rows, "answer")
-    if parts := len(list(folder.glob("parts/*.jsonl"))):
-        return Progress(parts, "text batch")
+        return Progress(rows, "row")
     chunks = [path for path in folder.glob("chunks/*") if path.is_dir() and not path.name.startswith(".")]
     plan = folder / "chunks" / "plan.json"
     total = len(json.loads(plan.read_text())) if plan.is_file() else None
-    return Progress(len(chunks), "chunk", total) if chunks else None
+    fitted = (folder / "codec" / "config.json").is_file()  # of latents: before its first chunk
+    return Progress(len(chunks), "chunk", total) if chunks or fitted else None
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

@@ -1,7 +1,6 @@
 """Receipts: receipt.json, the last file that a run writes. A stage or a corpus with a receipt is done. No torch here."""
 
 import json
-import subprocess
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import Any, NamedTuple, NotRequired, TypedDict, cast
 from conf import from_plain, plain
 from conf.errors import UsageError
 from conf.sections.common import StageConf
-from stages import READ_SOUND
+from stages import READ_SOUND, STAGES
 from stages.runs.files import hash_folder, write_whole
-from stages.runs.identity import fingerprint
+from stages.runs.identity import Identity, code_commit, fingerprint, read_identity
 
 FILE = "receipt.json"
 PACKAGES = (
@@ -93,6 +92,15 @@ def read_corpus(folder: Path) -> CorpusReceipt | None:
     return cast(CorpusReceipt | None, _read(folder))
 
 
+def identity_of(stage: str, conf: StageConf, parents: Mapping[str, FinishedRun]) -> Identity:
+    """What decides a run's products; parents that only its export reads may come later, and are left out."""
+    shown = STAGES[stage].shown
+    read = {name: run.receipt["artifact_hash"] for name, run in parents.items() if name not in shown}
+    prepared = {name: read_corpus(Path(conf.data.root) / name) for name in conf.data.corpora}
+    corpora = {name: one["hash"] for name, one in prepared.items() if one} if stage in READ_SOUND else {}
+    return Identity(fingerprint(conf), read, corpora, code_commit())
+
+
 def finish(
     stage: str,
     conf: StageConf,
@@ -108,16 +116,16 @@ def finish(
     ancestors: dict[str, str] = {}
     for name, parent in parents.items():
         ancestors |= lineage(name, parent.receipt)
-    prepared = {name: read_corpus(Path(conf.data.root) / name) for name in conf.data.corpora}
+    identity = read_identity(folder) or identity_of(stage, conf, parents)
     receipt = Receipt(
         stage=stage,
         experiment=conf.experiment,
         conf=plain(conf),
-        conf_hash=fingerprint(conf),
+        conf_hash=identity.conf_hash,
         seed=conf.seed,
         parents={name: parent.receipt["artifact_hash"] for name, parent in parents.items()},
         ancestors=ancestors,
-        corpora={name: one["hash"] for name, one in prepared.items() if one} if stage in READ_SOUND else {},
+        corpora=identity.corpora,
         facts=facts,
         metrics=metrics,
         artifact_hash=hash_folder(folder / "artifact"),
@@ -125,7 +133,7 @@ def finish(
         seconds=round(seconds, 1),
         precision=precision,
         versions={name: _version(name) for name in PACKAGES},
-        commit=_commit(),
+        commit=code_commit(),
     )
     write_whole(folder / FILE, json.dumps(receipt, indent=1))
     return receipt
@@ -154,13 +162,3 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "not installed"
-
-
-def _commit() -> str | None:
-    """The commit of the code that ran, with + where the tree had changes; None outside a checkout."""
-    words = ["git", "describe", "--always", "--dirty=+", "--abbrev=12"]
-    try:
-        described = subprocess.run(words, cwd=Path(__file__).parent, capture_output=True, text=True)
-    except FileNotFoundError:
-        return None
-    return described.stdout.strip() or None

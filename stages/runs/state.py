@@ -1,7 +1,8 @@
 """A stage's run folder: where it is, how to begin in it, and whether it is done, partial, stale or missing. No torch here.
 
 runs/<experiment>/<stage>/
-  conf.yaml       resolved; written before the first step, compared when the run is taken up again
+  run.json        what decides its products; written before the first, compared while there are any (identity.py)
+  conf.yaml       its configuration, resolved
   checkpoints/    what the same stage resumes from       (step-00000120.ckpt)
   chunks/         what latents and cache have finished   (datamodules/store/chunks.py)
   predictions-*   rows of the stages that predict        (row_files.py)
@@ -20,7 +21,7 @@ from conf.errors import UsageError
 from conf.sections.common import StageConf
 from stages.runs import receipts
 from stages.runs.files import write_whole
-from stages.runs.identity import differences, fingerprint
+from stages.runs.identity import Identity, differences, fingerprint, read_identity, write_identity
 from stages.runs.progress import progress
 
 
@@ -43,49 +44,64 @@ def state_of(stage: str, conf: StageConf, compare: bool = False) -> State:
     folder = run_folder(conf, stage)
     receipt = receipts.read(folder)
     if receipt is None:
-        return _unfinished(folder, conf if compare else None)
+        return _unfinished(folder, conf, compare)
     if not (folder / "artifact").is_dir():
         return State("stale", "its artifact folder is gone")
-    for name, digest in receipt["parents"].items():
-        parent = receipts.read(run_folder(conf, name))
-        if parent is None or parent["artifact_hash"] != digest:
-            return State("stale", f"its parent {name} {'is missing' if parent is None else 'changed'}")
-    for name, digest in receipt["corpora"].items():
-        current = receipts.read_corpus(Path(conf.data.root) / name)
-        if current is not None and current["hash"] != digest:
-            return State("stale", f"the corpus {name} was prepared again")
+    for name in receipt["parents"]:
+        if receipts.read(run_folder(conf, name)) is None:
+            return State("stale", f"its parent {name} is missing")
+    if changed := _changed_inputs(conf, receipt["parents"], receipt["corpora"]):
+        return State("stale", changed[0])
     if compare and fingerprint(conf) != fingerprint(receipt["conf"]):
         return State("stale", "its configuration changed: " + ", ".join(differences(receipt["conf"], conf)))
     steps = f"{receipt['steps']} steps, " if receipt["steps"] else ""
     return State("done", f"{steps}{receipt['seconds']:.0f} s")
 
 
-def check_unfinished(stage: str, conf: StageConf) -> None:
-    """Raises UsageError where the stage's folder has part of a run of another configuration."""
+def check_unfinished(stage: str, conf: StageConf, identity: Identity | None = None) -> None:
+    """Raises UsageError where the stage's folder has part of a run that was begun with something else, by name.
+
+    identity: of the run that would go on with it; None where its parents are not all made yet.
+    """
     folder = run_folder(conf, stage)
-    stored = stored_conf(folder)
-    if stored is None or receipts.read(folder) is not None or (done := progress(folder, _max_steps(stored))) is None:
+    stored = stored_conf(folder) or {}
+    done = progress(folder, _max_steps(stored))
+    if done is None or receipts.read(folder) is not None:
         return
-    if fingerprint(stored) != fingerprint(conf):
+    begun = read_identity(folder)
+    changed = _changed_inputs(conf, begun.parents, begun.corpora) if begun else []
+    if begun and identity:
+        changed += [f"its parent {name} is new" for name in identity.parents if name not in begun.parents]
+        changed += [f"its parent {name} is no longer read" for name in begun.parents if name not in identity.parents]
+        changed += [f"the corpus {name} is new" for name in identity.corpora if name not in begun.corpora]
+    if stored:
+        changed += differences(stored, conf)
+    if changed:
         raise UsageError(
-            f"{folder} holds an unfinished run ({done}) of another configuration:\n  "
-            + "\n  ".join(differences(stored, conf))
-            + "\nGive the old values to go on with it, --restart to begin again (the old run is kept), "
+            f"{folder} holds an unfinished run ({done}), begun with something else:\n  "
+            + "\n  ".join(changed)
+            + "\nGive the old values and parents to go on with it, --restart to begin again (the old run is kept), "
             "or another --experiment=NAME."
         )
 
 
-def begin_run(stage: str, conf: StageConf, restart: bool) -> Path:
+def begin_run(stage: str, conf: StageConf, restart: bool, identity: Identity | None = None) -> Path:
     """The stage's run folder, ready to start or to go on. A finished or restarted run is moved to `runs/<experiment>/.old/`.
 
-    Raises UsageError where the folder has part of a run of another configuration.
+    identity: of the run, which is kept until it ends; None where it is not known yet, and nothing is made.
+    Raises UsageError where the folder has part of a run that was begun with something else.
     """
     folder = run_folder(conf, stage)
     if restart or receipts.read(folder) is not None:
         _move_aside(folder)
-    check_unfinished(stage, conf)
+    check_unfinished(stage, conf, identity)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "conf.yaml", OmegaConf.to_yaml(OmegaConf.create(plain(conf))))
+    begun = read_identity(folder)
+    if identity and (begun is None or progress(folder) is None):
+        write_identity(folder, identity)
+    elif begun and identity and begun.commit != identity.commit:
+        print(f"{stage:<14} was begun by the code of commit {begun.commit}, and goes on by that of {identity.commit}")
     return folder
 
 
@@ -96,14 +112,34 @@ def stored_conf(folder: Path) -> dict[str, Any] | None:
     return {str(key): value for key, value in values.items()} if isinstance(values, dict) else None
 
 
-def _unfinished(folder: Path, conf: StageConf | None) -> State:
+def _unfinished(folder: Path, conf: StageConf, compare: bool) -> State:
     stored = stored_conf(folder) or {}
     done = progress(folder, _max_steps(stored))
     if done is None:
         return State("missing", "not started")
-    if conf is not None and stored and fingerprint(stored) != fingerprint(conf):
-        return State("stale", f"{done}, of another configuration: " + ", ".join(differences(stored, conf)))
-    return State("partial", str(done))
+    begun = read_identity(folder)
+    changed = _changed_inputs(conf, begun.parents, begun.corpora) if begun else []
+    if compare and stored:
+        changed += differences(stored, conf)
+    return (
+        State("stale", f"{done}, begun with something else: {', '.join(changed)}")
+        if changed
+        else State("partial", str(done))
+    )
+
+
+def _changed_inputs(conf: StageConf, parents: dict[str, str], corpora: dict[str, str]) -> list[str]:
+    """Which parents and corpora are no longer what a run was begun with. One that is missing has not changed yet."""
+    changed = []
+    for name, digest in parents.items():
+        parent = receipts.read(run_folder(conf, name))
+        if parent is not None and parent["artifact_hash"] != digest:
+            changed.append(f"its parent {name} changed")
+    for name, digest in corpora.items():
+        corpus = receipts.read_corpus(Path(conf.data.root) / name)
+        if corpus is not None and corpus["hash"] != digest:
+            changed.append(f"the corpus {name} was prepared again")
+    return changed
 
 
 def _max_steps(stored: dict[str, Any]) -> int | None:

@@ -17,7 +17,7 @@ def test_killed_evaluation_asks_each_question_once(stage, tones: Path, whole: Pa
     answered = tones / "runs/killed-evaluate/evaluate/predictions-0.jsonl"
     early = len(answered.read_text().splitlines())
     assert stage("status", "--experiment=killed-evaluate") == 0
-    assert re.search(rf"evaluate +partial +{early} answers", capsys.readouterr().out)
+    assert re.search(rf"evaluate +partial +{early} rows", capsys.readouterr().out)
     assert (
         interrupt(tones, "evaluate", 1, *words, sent=signal.SIGTERM).status == 75
     )  # ends before the next batch, all written

@@ -39,7 +39,9 @@ class WrittenExperiment:
         """A finished stage whose artifact is one file."""
         configuration = self.conf(stage, *overrides)
         parents = graph.parents(stage, configuration)
-        folder = begin_run(stage, configuration, restart=False)
+        folder = begin_run(
+            stage, configuration, restart=False, identity=receipts.identity_of(stage, configuration, parents)
+        )
         (folder / "artifact").mkdir()
         (folder / "artifact" / "weights").write_text(content)
         return receipts.finish(stage, configuration, folder, parents, {"fact": content}, {"loss": 1.0}, steps, 2.34)

@@ -1,0 +1,173 @@
+"""What stages have in common: what the runner asks of them, and how what they made survives a kill, a stop and a second start.
+
+    Stage ─┬─ TrainingStage                   fits; goes on from its newest checkpoint    vae, tokenizer, language
+           └─ PredictingStage ─┬─ ChunkStage  writes chunks, each whole or not at all     latents, cache
+                               └─ RowStage    appends rows, each as soon as it is known   all others
+
+A concrete stage configures itself in `__init__`, steps, and exports. A run is tied to its configuration, its parents and its
+corpora before the first product (runs/identity.py), so that whatever is in the folder may be gone on with.
+"""
+
+import json
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+from callbacks.progress import ProgressLine
+from conf.sections.common import StageConf
+from datamodules.cuts import Cut
+from datamodules.store import chunks
+from datamodules.store.overlap import WriteBehind
+from stages.runs import row_files
+from stages.runs.receipts import FinishedRun
+
+Parents = Mapping[str, FinishedRun]
+Row = dict[str, Any]
+
+
+class Exported(NamedTuple):
+    """What a receipt says of an artifact."""
+
+    facts: dict[str, Any]  # what children inherit: sample rate, vocabulary, ...
+    metrics: dict[str, Any]
+
+
+class Stage(L.LightningModule):
+    """One stage of the chain, as engine/runner.py runs it. `strategy`, where it has one, replaces Lightning's `ddp`."""
+
+    trains: bool
+    watch: tuple[str, ...] = ()  # logged values that the progress line shows
+    prepare_data_per_node = False  # the nodes share the run folder
+
+    def __init__(self, stage: str, conf: StageConf, parents: Parents, folder: Path) -> None:
+        """stage: its name; parents: the finished runs that it reads, by stage; folder: its run folder."""
+        super().__init__()
+        self.stage, self.conf, self.parents, self.folder = stage, conf, parents, folder
+
+    def datamodule(self) -> L.LightningDataModule:
+        raise NotImplementedError
+
+    def callbacks(self) -> list[Callback]:
+        return []
+
+    def export(self, artifact: Path) -> Exported:
+        """Writes the artifact, on rank 0, into an empty folder that appears whole."""
+        raise NotImplementedError
+
+
+class TrainingStage(Stage):
+    """Fits to `trainer.max_steps`."""
+
+    trains = True
+
+    def logged(self) -> dict[str, float]:
+        """The last value of everything that was logged."""
+        return {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+
+
+class PredictingStage(Stage):
+    """Goes once over what is not done yet. `total` is how many units it has to do in all."""
+
+    trains = False
+    allow_zero_length_dataloader_with_multiple_devices = True  # there may be fewer batches than ranks
+    unit: str  # that the progress line counts
+    total: int
+
+    def start_line(self, done: int) -> None:
+        """done: units that earlier starts have written."""
+        self.done = done
+        self.line = ProgressLine(self.stage, self.total, self.unit, self.global_rank == 0)
+        self.line.start(done)
+
+    def advance(self, count: int) -> None:
+        """count: units that this rank has just done; the others are about as far."""
+        self.done += count * self.trainer.world_size
+        self.line.update(min(self.done, self.total))
+
+    def on_predict_end(self) -> None:
+        """Not called on a rank without a batch."""
+        self.line.stop()
+
+
+class ChunkStage(PredictingStage):
+    """Encodes every recording once (datamodules/store/chunks.py); reading, encoding and writing overlap."""
+
+    unit = "recordings"
+
+    def plan(self, cuts: Iterable[Cut], recordings_per_chunk: int) -> None:
+        self.store = self.folder / "chunks"
+        self.chunks = chunks.plan(cuts, recordings_per_chunk)
+        self.total = sum(len(chunk.cuts) for chunk in self.chunks)
+        self.duplicates = sum(len(chunk.cuts) - len(chunk.recordings) for chunk in self.chunks)
+
+    def cache_key(self) -> dict[str, Any]:
+        """What made the chunks."""
+        raise NotImplementedError
+
+    def encode(self, batch: Any, writer: chunks.ChunkWriter) -> None:
+        """Adds what a batch comes to; the results of a recording's windows are added in their order."""
+        raise NotImplementedError
+
+    def prepare_data(self) -> None:
+        chunks.open_cache(self.store, self.chunks, self.cache_key())
+
+    def on_predict_start(self) -> None:
+        data: Any = self.trainer.datamodule
+        self.rank_chunks: Sequence[chunks.Chunk] = data.rank_chunks
+        self.writer: chunks.ChunkWriter | None = None
+        self.behind = WriteBehind()
+        self.start_line(data.finished_cuts)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> None:
+        self.behind.check()
+        chunk = self.rank_chunks[batch.chunk]
+        self.writer = self.writer or chunks.ChunkWriter(self.store, chunk)
+        self.encode(batch, self.writer)
+        if batch.closes_chunk:
+            self.behind.call(self.writer.finish)
+            self.writer = None
+            self.advance(len(chunk.cuts))
+
+    def on_predict_end(self) -> None:
+        self.behind.close()
+        super().on_predict_end()
+
+
+class RowStage(PredictingStage):
+    """Predicts rows, appends each as soon as it is known (runs/row_files.py), and never makes one twice.
+
+    Any number of ranks, killed anywhere, ends with the same rows: `rows` has them in the order of `expected`.
+    """
+
+    expected: Sequence[Hashable]  # keys of all rows
+
+    def key(self, row: Row) -> Hashable:
+        return row["id"]
+
+    def predict_rows(self, batch: Any) -> Iterable[Row]:
+        """The rows of a batch; those that are saved already may be left out, or made again and are dropped."""
+        raise NotImplementedError
+
+    def rows(self) -> dict[Hashable, Row]:
+        """All saved rows, of all ranks, by key; a line that a kill cut short is none."""
+        saved = {self.key(row): row for row in row_files.rows(self.folder)}
+        return {key: saved[key] for key in self.expected if key in saved}
+
+    def on_predict_start(self) -> None:
+        row_files.mend(self.folder, self.global_rank)
+        self.total, self.saved = len(self.expected), set(self.rows())
+        self.start_line(len(self.saved))
+
+    def predict_step(self, batch: Any, batch_idx: int) -> None:
+        for row in self.predict_rows(batch):
+            if self.key(row) not in self.saved:
+                row_files.append(self.folder, self.global_rank, [row])
+                self.advance(1)
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """JSON lines."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
