@@ -1,0 +1,151 @@
+"""A run that was stopped in the middle never goes on with another parent, corpus or configuration than it was begun with."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from stages import STAGES
+from stages.runs import graph, receipts
+from stages.runs.identity import read_identity
+from stages.runs.state import State, begin_run, check_unfinished
+from tests.interrupt import interrupt
+from tests.stages.runs.written_experiment import WrittenExperiment
+
+# stage, batches until it is killed, stages that are done before it, the parent that is made again, and how
+KILLED = [
+    ("tokenizer", 5, ("latents",), "latents", "--fit_recordings=2"),
+    ("cache", 2, ("latents", "tokenizer"), "tokenizer", "--seed=1"),
+    ("evaluate", 2, ("latents", "tokenizer", "cache", "caption", "openaqa"), "openaqa", "--seed=1"),
+]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(("name", "batches", "done", "parent", "change"), KILLED, ids=[case[0] for case in KILLED])
+def test_a_parent_that_was_made_again_is_refused_by_name(
+    stage, tones: Path, copy_of_whole, capsys, name: str, batches: int, done: tuple[str, ...], parent: str, change: str
+):
+    experiment = f"--experiment=again-{name}"
+    folder = copy_of_whole(f"again-{name}", *done) / name
+    interrupt(tones, name, batches, experiment)
+    assert stage("run", parent, experiment, change) == 0
+    before = files(folder)
+    capsys.readouterr()
+    assert stage("run", name, experiment) == 1
+    error = capsys.readouterr().err
+    assert f"{name} holds an unfinished run" in error and f"its parent {parent} changed" in error
+    assert "--restart" in error
+    assert files(folder) == before
+    assert stage("status", experiment) == 0
+    assert re.search(rf"{name} +stale .*its parent {parent} changed", capsys.readouterr().out)
+    assert stage("run", name, experiment, "--restart") == 0
+    receipt, made = receipts.read(folder), receipts.read(folder.parent / parent)
+    assert receipt and made and receipt["parents"][parent] == made["artifact_hash"]
+
+
+@pytest.mark.parametrize(
+    ("name", "done", "change"),
+    [
+        ("rehearsal", (), "seed"),
+        ("reconstruct", ("latents", "tokenizer"), "batch_size"),
+        ("evaluate", ("latents", "tokenizer", "cache", "caption", "openaqa"), "captions"),
+    ],
+)
+def test_rows_of_another_configuration_are_refused_by_key(
+    stage, tones: Path, copy_of_whole, capsys, name: str, done: tuple[str, ...], change: str
+):
+    experiment = f"--experiment=other-{name}"
+    (copy_of_whole(f"other-{name}", *done) if done else tones / f"runs/other-{name}").mkdir(parents=True, exist_ok=True)
+    given = ["--batch_size=2"] if name != "evaluate" else []
+    interrupt(tones, name, 1, experiment, *given)
+    assert stage("run", name, experiment, *given, f"--{change}=3") == 1
+    assert re.search(rf"unfinished run \(\d+ rows?\)[^:]*:\n  {change}: \w+ -> 3\n", capsys.readouterr().err)
+    assert stage("run", name, experiment, *given) == 0
+
+
+def test_a_run_that_an_older_version_began_is_taken_up_with_what_it_has(stage, tones: Path, copy_of_whole):
+    folder = copy_of_whole("older", "latents") / "tokenizer"
+    interrupt(tones, "tokenizer", 5, "--experiment=older")
+    (folder / "run.json").unlink()
+    assert stage("run", "tokenizer", "--experiment=older") == 0
+    receipt, begun = receipts.read(folder), read_identity(folder)
+    assert receipt and begun and receipt["steps"] == 12 and receipt["parents"] == begun.parents
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> WrittenExperiment:
+    experiment = WrittenExperiment(tmp_path)
+    experiment.corpus("first")
+    return experiment
+
+
+def begin_with_a_row(written: WrittenExperiment, stage: str) -> Path:
+    conf = written.conf(stage)
+    folder = begin_run(stage, conf, False, receipts.identity_of(stage, conf, graph.parents(stage, conf)))
+    (folder / "predictions-0.jsonl").write_text("{}\n")
+    return folder
+
+
+def go_on(written: WrittenExperiment, stage: str) -> None:
+    conf = written.conf(stage)
+    check_unfinished(stage, conf, receipts.identity_of(stage, conf, graph.parents(stage, conf)))
+
+
+def test_a_corpus_that_was_prepared_again_is_refused_by_name(written: WrittenExperiment):
+    for name in ("latents", "tokenizer", "cache", "caption", "openaqa"):
+        written.make(name, name)
+    begin_with_a_row(written, "generation")
+    go_on(written, "generation")
+    written.corpus("second")
+    assert written.state("generation") == State(
+        "stale", "1 row, begun with something else: the corpus diagnostic was prepared again"
+    )
+    with pytest.raises(ValueError, match="the corpus diagnostic was prepared again"):
+        check_unfinished("generation", written.conf("generation"))
+
+
+def test_a_parent_that_comes_later_is_refused_but_where_the_export_alone_reads_it(written: WrittenExperiment):
+    for name in ("latents", "tokenizer", "cache", "caption", "openaqa"):
+        written.make(name, name)
+    begin_with_a_row(written, "reconstruct")
+    begin_with_a_row(written, "evaluate")
+    written.make("tokenizer_mse", "later")
+    with pytest.raises(ValueError, match="its parent tokenizer_mse is new"):
+        go_on(written, "reconstruct")
+    folder = begin_run("reconstruct", written.conf("reconstruct"), restart=True)
+    assert read_identity(folder) is None, "what has no parents yet is tied to none"
+    written.make("reconstruct", "later")
+    go_on(written, "evaluate")
+    assert all(set(one.shown) <= set(one.optional) for one in STAGES.values())
+
+
+def test_a_run_without_a_product_may_begin_with_anything(written: WrittenExperiment):
+    written.make("latents", "a")
+    conf = written.conf("tokenizer")
+    for seed in (0, 1):
+        conf = dataclasses.replace(conf, seed=seed)
+        identity = receipts.identity_of("tokenizer", conf, graph.parents("tokenizer", conf))
+        assert read_identity(begin_run("tokenizer", conf, False, identity)) == identity
+
+
+def test_another_commit_goes_on_and_is_said(written: WrittenExperiment, capsys):
+    written.make("latents", "a")
+    conf = written.conf("tokenizer")
+    identity = receipts.identity_of("tokenizer", conf, graph.parents("tokenizer", conf))
+    begin_run("tokenizer", conf, False, identity._replace(commit="0123456789ab"))
+    written.checkpoint("tokenizer", 120)
+    begin_run("tokenizer", conf, False, identity._replace(commit="ba9876543210"))
+    assert "begun by the code of commit 0123456789ab, and goes on by that of ba9876543210" in capsys.readouterr().out
+    assert (read_identity(written.root / "runs/demo/tokenizer") or identity).commit == "0123456789ab"
+
+
+def test_a_damaged_identity_is_named(written: WrittenExperiment):
+    written.make("latents", "a")
+    path = written.checkpoint("tokenizer", 120).parents[1] / "run.json"
+    path.write_text("{")
+    with pytest.raises(ValueError, match=r"run\.json is damaged.*--restart"):
+        written.state("tokenizer")
