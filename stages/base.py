@@ -40,12 +40,14 @@ class Stage(L.LightningModule):
 
     trains: bool
     watch: tuple[str, ...] = ()  # logged values that the progress line shows
-    prepare_data_per_node = False  # the nodes share the run folder
 
     def __init__(self, stage: str, conf: StageConf, parents: Parents, folder: Path) -> None:
         """stage: its name; parents: the finished runs that it reads, by stage; folder: its run folder."""
         super().__init__()
         self.stage, self.conf, self.parents, self.folder = stage, conf, parents, folder
+        self.prepare_data_per_node = False  # the nodes share the run folder
+        # there may be fewer batches to predict than ranks
+        self.allow_zero_length_dataloader_with_multiple_devices = not self.trains
 
     def datamodule(self) -> L.LightningDataModule:
         raise NotImplementedError
@@ -72,7 +74,6 @@ class PredictingStage(Stage):
     """Goes once over what is not done yet. `total` is how many units it has to do in all."""
 
     trains = False
-    allow_zero_length_dataloader_with_multiple_devices = True  # there may be fewer batches than ranks
     unit: str  # that the progress line counts
     total: int
 

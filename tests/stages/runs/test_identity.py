@@ -20,6 +20,8 @@ KILLED = [
     ("evaluate", 2, ("latents", "tokenizer", "cache", "caption", "openaqa"), "openaqa", "--seed=1"),
 ]
 
+BEFORE_EVALUATE = ("latents", "tokenizer", "cache", "rehearsal", "caption", "openaqa")
+
 
 def files(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -96,7 +98,7 @@ def go_on(written: WrittenExperiment, stage: str) -> None:
 
 
 def test_a_corpus_that_was_prepared_again_is_refused_by_name(written: WrittenExperiment):
-    for name in ("latents", "tokenizer", "cache", "caption", "openaqa"):
+    for name in BEFORE_EVALUATE:
         written.make(name, name)
     begin_with_a_row(written, "generation")
     go_on(written, "generation")
@@ -109,7 +111,7 @@ def test_a_corpus_that_was_prepared_again_is_refused_by_name(written: WrittenExp
 
 
 def test_a_parent_that_comes_later_is_refused_but_where_the_export_alone_reads_it(written: WrittenExperiment):
-    for name in ("latents", "tokenizer", "cache", "caption", "openaqa"):
+    for name in BEFORE_EVALUATE:
         written.make(name, name)
     begin_with_a_row(written, "reconstruct")
     begin_with_a_row(written, "evaluate")
