@@ -115,7 +115,7 @@ def test_a_killed_run_goes_on_to_the_same_report(stage: Any, trained: str, tones
     (folder / "receipt.json").unlink()
     (folder / "predictions-0.jsonl").write_text("\n".join(rows[:7]) + '\n{"shots": 1, "epi')
     assert stage("status", "--experiment=heard") == 0
-    assert "7 answers" in capsys.readouterr().out
+    assert "7 rows" in capsys.readouterr().out
     assert stage("run", "fewshot", *words) == 0
     assert {name: (folder / "artifact" / name).read_bytes() for name in whole} == whole
     assert len((folder / "predictions-0.jsonl").read_text().splitlines()) == 18
