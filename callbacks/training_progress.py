@@ -13,6 +13,7 @@ class TrainingProgress(L.Callback):
     def __init__(self, name: str, watch: tuple[str, ...]) -> None:
         self.name, self.watch = name, watch
         self.line: ProgressLine | None = None
+        self.note = ""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.line = ProgressLine(self.name, trainer.max_steps, "steps", trainer.is_global_zero)
@@ -22,10 +23,16 @@ class TrainingProgress(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert self.line is not None
-        values = {key: float(trainer.callback_metrics[key]) for key in self.watch if key in trainer.callback_metrics}
-        # NaN: not measured yet
-        note = "  ".join(f"{key.split('/')[-1]} {value:.4g}" for key, value in values.items() if value == value)
-        self.line.update(trainer.global_step, note)
+        if (
+            trainer.global_step % trainer.log_every_n_steps == 0 or not self.note
+        ):  # reading a value waits for the device
+            metrics = trainer.callback_metrics
+            values = {key: float(metrics[key]) for key in self.watch if key in metrics}
+            # NaN: not measured yet
+            self.note = "  ".join(
+                f"{key.split('/')[-1]} {value:.4g}" for key, value in values.items() if value == value
+            )
+        self.line.update(trainer.global_step, self.note)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if self.line is not None:

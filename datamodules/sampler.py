@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import lightning as L
+import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datamodules.errors import DataError
@@ -122,9 +123,11 @@ class ResumableDataModule(L.LightningDataModule):
         self._position = (state["epoch"], state["batch"])
 
     def _loader(self, sampler: ResumableSampler) -> DataLoader[Any]:
+        on_gpu = torch.cuda.is_available()
         return DataLoader(
-            self.dataset, sampler=sampler, batch_size=None, num_workers=self.num_workers, worker_init_fn=ignore_signals
-        )
+            self.dataset, sampler=sampler, batch_size=None, num_workers=self.num_workers, worker_init_fn=ignore_signals,
+            pin_memory=on_gpu, persistent_workers=on_gpu and self.num_workers > 0,
+        )  # fmt: skip
 
 
 class DealtBatches(L.LightningDataModule, Generic[T]):

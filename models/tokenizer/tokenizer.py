@@ -181,19 +181,23 @@ class LatentTokenizer(nn.Module):
             if noise.shape[::2] != shape[::2] or noise.shape[1] < shape[1]:
                 raise ModelError(f"noise of shape {tuple(noise.shape)}; {shape}, or more frames, is allowed")
             start = noise[:, : shape[1]].to(codes.device)
-            latents = flow.sample(lambda x, t: self.velocity(x, t, condition, mask, guidance), start, num_steps, solver)
+            key_mask = _key_mask(mask)  # here, for it asks the device, and a step is not to wait for it
+            latents = flow.sample(
+                lambda x, t: self.velocity(x, t, condition, key_mask, guidance), start, num_steps, solver
+            )
         return (latents * self.latent_std + self.latent_mean) * mask[..., None]
 
-    def velocity(self, x_t: Tensor, t: Tensor, condition: Tensor, mask: Tensor, guidance: float) -> Tensor:
+    def velocity(self, x_t: Tensor, t: Tensor, condition: Tensor, mask: Tensor | None, guidance: float) -> Tensor:
         """Guided velocity (B, F, D) of standardised latents x_t (B, F, D) at times t (B).
 
-        condition (B, F, W): of the decoder; mask (B, F) bool: valid frames.
+        condition (B, F, W): of the decoder; mask (B, F) bool: valid frames, None where no frame is padding.
         """
         if guidance == 1:
-            return self.decoder(x_t, t, condition, _key_mask(mask))
+            return self.decoder(x_t, t, condition, mask)
         dropped = torch.tensor([False, True], device=x_t.device).repeat_interleave(len(x_t))
         both = self.decoder.without_tokens(condition.repeat(2, 1, 1), dropped)
-        velocities = self.decoder(x_t.repeat(2, 1, 1), t.repeat(2), both, _key_mask(mask.repeat(2, 1)))
+        masks = None if mask is None else mask.repeat(2, 1)
+        velocities = self.decoder(x_t.repeat(2, 1, 1), t.repeat(2), both, masks)
         conditional, unconditional = velocities.chunk(2)
         return unconditional + guidance * (conditional - unconditional)
 

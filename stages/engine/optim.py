@@ -47,7 +47,10 @@ def configure(
             for ((_, decay), parameters), peaks in zip(groups.items(), rates, strict=True)
         ],
         betas=(optimizer.betas[0], optimizer.betas[1]),
+        fused=all(parameter.is_cuda for parameters in groups.values() for parameter in parameters),
     )
+    # else Lightning refuses to clip gradients: a scaler unscales before the step, fused or not
+    built._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     schedule = LambdaLR(built, [_shares(peaks, phases, optimizer) for peaks in rates])
     return {"optimizer": built, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.language.generation import Guidance, GumbelNoise, Sampling, generate, pad_left
+from models.language.generation import Guidance, GumbelNoise, Sampling, SoundOnly, generate, pad_left
 from models.language.model import SoundLanguageModel
 from models.language.vocabulary import Turn
 from tests.models.language.test_model import SOURCES, build
@@ -118,6 +118,21 @@ def test_draws_have_the_probabilities_of_the_scores():
     frequencies = torch.bincount(draws, minlength=4) / len(draws)
     assert frequencies[3] == 0
     assert ((frequencies - expected).abs() <= 4 * (expected * (1 - expected) / len(draws)).sqrt()).all()
+
+
+def test_noise_is_of_allowed_ids_alone(model: SoundLanguageModel):
+    """A sound is drawn from its codebook and its end, whatever the vocabulary's size."""
+    grammar = SoundOnly(model.vocabulary, 0, 50)
+    draws, scores = GumbelNoise([3], grammar), torch.zeros(1, model.vocabulary.size)
+    grammar(torch.zeros(1, 0), scores)
+    assert torch.equal(draws(torch.zeros(1, 0), scores), scores)  # the start: nothing is drawn
+    grammar(torch.zeros(1, 1), scores)
+    noisy = draws(torch.zeros(1, 1), scores)
+    size = model.vocabulary.codebook_size
+    expected = -torch.empty(1 + size).exponential_(generator=torch.Generator().manual_seed(3)).log()
+    first = model.vocabulary.first_code_id
+    torch.testing.assert_close(noisy[0, first : first + size], expected[1:])
+    assert not noisy[:, : model.vocabulary.end_id].any() and not noisy[:, first + size :].any()
 
 
 def test_values_of_sampling_that_are_not_allowed_are_refused(model: SoundLanguageModel):
