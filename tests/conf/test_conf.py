@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import re
 from pathlib import Path
 from typing import get_origin
 
@@ -422,15 +423,46 @@ trainer:            # of the section
 
   # of nothing
 
-openings:
+openings:           # of the list
   - "#"
+  - "On"            # of an item
+                    # and going on
+parts:
+- name: "first"     # of a key in an item
+  # above a key in it
+  steps: 3
+after: 1            # the list
 """
     assert remarks(text) == {
         "seed": "beside and going on",
         "trainer": "of the section",
         "trainer.devices": "above",
         "trainer.num_nodes": "above, and again and beside",
+        "openings": "of the list; On: of an item and going on",
+        "parts": "name: first: of a key in an item; steps: 3: above a key in it",
+        "after": "the list",
     }
+
+
+@pytest.mark.parametrize("path", sorted(conf.ROOT.rglob("*.yaml")), ids=lambda path: str(path.relative_to(conf.ROOT)))
+def test_no_remark_of_a_file_is_lost(path: Path):
+    """But those at its beginning, and those that stand by themselves between empty lines."""
+    body = re.sub(r"\A(#.*\n)+", "", path.read_text())
+    shown = " ".join(remarks(path.read_text()).values())
+    for line in body.splitlines():
+        unquoted = re.sub(r"\"[^\"]*\"|'[^']*'", lambda match: "_" * len(match[0]), line)
+        remark = re.search(r"(?:^|\s)#\s?(.*)$", unquoted)
+        assert remark is None or line[remark.start(1) :].strip() in shown, line
+
+
+@pytest.mark.parametrize("preset", [None, *conf.presets()])
+@pytest.mark.parametrize("unit", list(schema.UNITS))
+def test_why_says_something_of_every_row(unit: str, preset: str | None):
+    given = ["root=r", "metadata=m"] if unit == "folder" else ["root=r"] if unit in ("published", "questions") else []
+    presets = [preset] if preset else []
+    origins = conf.compose(unit, presets, overrides=given).origins
+    why = reasons(unit, presets, [], origins)
+    assert all(why[key] and why[key][0] for key in origins)
 
 
 def test_where_a_preset_changes_something():
