@@ -36,7 +36,8 @@ def remarks(text: str) -> dict[str, str]:
     remarks_by_key: dict[str, list[str]] = {}
     sections: list[tuple[int, str]] = []  # indent and key around a line
     in_list: int | None = None  # indent of the items
-    key, above = "", []
+    key = ""
+    above: list[str] = []
     for line in re.sub(r"\A(#.*\n)+", "", text).splitlines():
         remark = REMARK.search(_without_strings(line))
         code, words = (line[: remark.start()], line[remark.start(1) :].strip()) if remark else (line, "")

@@ -12,6 +12,7 @@ from typing import Any
 from conf import evaluation_tasks
 from conf.errors import UsageError
 from conf.sections.tasks import EvaluationTask
+from stages.cli.arguments import refuse
 from stages.scoring import metric_registry
 from stages.scoring.answer_rows import Row
 from stages.scoring.prediction_files import read_predictions
@@ -100,8 +101,7 @@ def _scored(task: EvaluationTask, rows: list[Row]) -> Row:
 
 
 def metrics(arguments: argparse.Namespace, overrides: list[str]) -> int:
-    if overrides:
-        raise UsageError(f"this verb takes no configuration, here {overrides[0]!r}")
+    refuse(overrides)
     from stages.hub import weights
 
     for of in ("captions", "answers", "sound"):

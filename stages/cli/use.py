@@ -7,7 +7,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import conf
 from conf.errors import UsageError
 from conf.schema import keys
 from conf.sections.evaluation import AskConf, GenerateConf
-from conf.suggest import did_you_mean
+from stages.cli.arguments import refuse
 from stages.hub import export_format, find_model
 from stages.runs.files import write_whole
 
@@ -233,16 +233,6 @@ def export(arguments: argparse.Namespace, overrides: list[str]) -> int:
     exporting.export(place, Path(arguments.to), arguments.adapter, arguments.force)
     print(f"{arguments.to}: see its README.md")
     return 0
-
-
-def refuse(overrides: list[str], options: Iterable[str] = ()) -> None:
-    """options: of the verb, one of which may have been meant."""
-    if not overrides:
-        return
-    meant = did_you_mean(
-        f"--{overrides[0].split('=', 1)[0]}", [f"--{option}" for option in options], "--help lists its options"
-    )
-    raise UsageError(f"this verb takes no configuration, here {overrides[0]!r}. {meant}")
 
 
 def _option(verb: argparse.ArgumentParser, unit: str, key: str) -> None:

@@ -226,11 +226,6 @@ def check_there(dry: bool) -> None:
         )
 
 
-def task() -> int:
-    """This process' number among srun's tasks; 0 outside of srun."""
-    return int(os.environ.get("SLURM_PROCID", 0)) if "SLURM_STEP_ID" in os.environ else 0
-
-
 def _check_key(key: str) -> None:
     name = key.replace("-", "_")
     if not re.fullmatch(r"[a-z][a-z0-9]+(_[a-z0-9]+)*", name):

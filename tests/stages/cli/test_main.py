@@ -13,7 +13,8 @@ import soundfile
 
 import conf
 from stages import BY_NAME, STAGES
-from stages.cli.main import CORPORA, main
+from stages.cli.data import CORPORA
+from stages.cli.main import main
 from stages.launch import preflight
 from stages.runs import corpora
 

@@ -1,0 +1,73 @@
+"""`stage list`, `stage show`, `stage status`: what there is, what it would be run with, and how far it is."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import conf
+from conf.errors import UsageError
+from conf.reasons import reasons
+from conf.schema import UNITS
+from stages import STAGES
+from stages.cli.arguments import configurations, refuse
+from stages.cli.data import CORPORA
+from stages.runs import status
+
+
+def add(subparsers: Any, layers: argparse.ArgumentParser) -> None:
+    verb = subparsers.add_parser("list", help="the stages and corpora, in their order", allow_abbrev=False)
+    verb.set_defaults(verb=list_verb)
+    verb = subparsers.add_parser(
+        "show", parents=[layers], help="every value of a stage and the layer that set it", allow_abbrev=False
+    )
+    verb.add_argument("unit", choices=list(UNITS), metavar="STAGE")
+    verb.add_argument("--why", action="store_true", help="also what a key means, and why it has its value")
+    verb.set_defaults(verb=show_verb)
+    verb = subparsers.add_parser("status", parents=[layers], help="done, partial, stale or missing", allow_abbrev=False)
+    verb.set_defaults(verb=status_verb)
+
+
+def list_verb(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    refuse(overrides)
+    for name, stage in STAGES.items():
+        reads = ", ".join([*stage.parents, *(f"({name})" for name in stage.optional)])
+        print(f"{name:<14} {stage.makes}" + (f"   <- {reads}" if reads else ""))
+    print(f"corpora that `stage prepare` makes: {', '.join(CORPORA)}")
+    return 0
+
+
+def show_verb(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    composed = conf.compose(arguments.unit, arguments.preset, arguments.conf, overrides)
+    rows = [(key, _value(conf.plain(composed.conf), key), origin) for key, origin in composed.origins.items()]
+    left, middle = (max(len(row[column]) for row in rows) for column in (0, 1))
+    why = reasons(arguments.unit, arguments.preset, arguments.conf, composed.origins) if arguments.why else {}
+    for key, value, origin in rows:
+        remark = "".join(f"\n    {line}" for line in why.get(key, ()))
+        print(f"{key:<{left}}  {value:<{min(middle, 60)}}  {origin}{remark}")
+    return 0
+
+
+def status_verb(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    """Without a preset, a file or a key that decides results each run is held against its own configuration, with them against what they give."""
+    compare = bool(arguments.preset or arguments.conf or any(map(conf.decides, overrides)))
+    conf.check_shared(UNITS, overrides)
+    confs = configurations(list(STAGES), arguments, overrides)
+    runs, experiment, root = confs["latents"].runs, confs["latents"].experiment, confs["latents"].data.root
+    given = {item.split("=", 1)[0] for item in overrides}
+    there = sorted(path.name for path in Path(runs).glob("*") if path.is_dir())
+    experiments = [experiment] if arguments.preset or arguments.conf or "experiment" in given else there
+    if "experiment" in given and experiment not in there:
+        raise UsageError(f"no experiment {experiment!r} in {runs}/. There are: {', '.join(there) or 'none'}")
+    if not experiments:
+        print(f"no experiment in {runs}/. Start one:   stage run all --preset demo")
+    for name in experiments:
+        print(f"{runs}/{name}")
+        for line in status.report(confs, name, compare, root if "data.root" in given else None):
+            print(f"  {line}")
+    return 0
+
+
+def _value(node: Any, key: str) -> str:
+    for part in key.split("."):
+        node = node[part]
+    return "null" if node is None else str(node)

@@ -1,0 +1,102 @@
+"""`stage run`: a stage, or the chain, on this machine."""
+
+import argparse
+import time
+from typing import Any
+
+from callbacks.stop import Stop
+from conf import evaluation_tasks
+from conf.errors import UsageError
+from conf.sections.common import StageConf
+from stages import BY_NAME, READ_SOUND, STAGES
+from stages.cli.arguments import chain, configurations, typed_words, warn_of_presets
+from stages.launch.plan import require_fit
+from stages.runs import corpora, graph, receipts
+from stages.runs.ranks import rank
+from stages.runs.state import run_folder, state_of
+
+
+def add(subparsers: Any, layers: argparse.ArgumentParser) -> None:
+    verb = subparsers.add_parser(
+        "run", parents=[layers], help="run or resume a stage, or all of them", allow_abbrev=False
+    )
+    verb.add_argument("stage", choices=[*STAGES, "all"], metavar="STAGE", help=" | ".join([*STAGES, "all"]))
+    verb.add_argument("--restart", action="store_true", help="begin again; the earlier run is moved aside")
+    verb.add_argument(
+        "--without", action="append", default=[], choices=["tokenizer_mse"], help="leave an optional stage out of `all`"
+    )
+    verb.set_defaults(verb=run_verb)
+
+
+def run_verb(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    arguments.began = time.monotonic()
+    if arguments.stage == "all":
+        return run_chain(arguments, overrides)
+    confs = configurations([arguments.stage], arguments, overrides)
+    warn_of_presets(arguments.stage, arguments.preset)
+    _run_stage(arguments.stage, confs[arguments.stage], arguments, overrides)
+    return 0
+
+
+def run_chain(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    """What is not done, in order. One process where one device is asked for, one process a stage where there are more."""
+    confs = chain(arguments, overrides)
+    from stages.launch import local, preflight
+
+    preflight.require(confs, arguments.preset, arguments.conf, overrides)
+    if confs["evaluate"].tasks:  # what the last stage lacks is said before the first one starts
+        from stages.scoring import task_scores
+
+        for name in confs["evaluate"].tasks:
+            task_scores.require(evaluation_tasks.task(name), None)
+    for stage in confs:
+        if stage in confs[stage].parents:
+            print(f"{stage:<14} taken from {confs[stage].parents[stage]}")
+        elif confs[stage].trainer.devices == 1:
+            _run_stage(stage, confs[stage], arguments, overrides)
+        else:
+            with _stop(confs[stage], arguments) as stop:
+                local.run_in_process(stage, typed_words(stage, arguments, overrides), arguments.restart, stop)
+    return 0
+
+
+def _run_stage(stage: str, configuration: StageConf, arguments: argparse.Namespace, overrides: list[str]) -> None:
+    if stage in configuration.parents:
+        raise UsageError(
+            f"parents.{stage} says where {stage} is taken from, so there is nothing to run; leave it out to make your own"
+        )
+    state = state_of(stage, configuration, compare=True)
+    if state.word == "done" and not arguments.restart:
+        if rank():
+            return
+        print(f"{stage:<14} done ({state.detail})")
+        if stage in ("evaluate", *BY_NAME):
+            print((run_folder(configuration, stage) / "artifact" / "report.md").read_text())
+            receipt = receipts.read(run_folder(configuration, stage))
+            _refuse_failed(receipt["metrics"] if receipt else {})
+        return
+    # before the long imports
+    graph.parents(stage, configuration, lambda parent: typed_words(parent, arguments, overrides))
+    if stage in READ_SOUND:
+        corpora.corpora(configuration.data)
+    if state.word in ("partial", "stale") and rank() == 0:
+        print(f"{stage:<14} {state.word}: {state.detail}")
+    with _stop(configuration, arguments) as stop:
+        from stages.engine import devices, runner
+
+        if memory := devices.memory(configuration):
+            require_fit(stage, configuration, *memory)
+        made = runner.run(stage, configuration, stop, arguments.restart)
+    if made:  # on rank 0
+        print(f"{stage:<14} done in {made['seconds']:.0f} s: {run_folder(configuration, stage)}", flush=True)
+        _refuse_failed(made["metrics"])
+
+
+def _stop(configuration: StageConf, arguments: argparse.Namespace) -> Stop:
+    return Stop(configuration.limits.seconds, configuration.limits.margin, arguments.began)
+
+
+def _refuse_failed(metrics: dict[str, Any]) -> None:
+    """Raises UsageError where `evaluate` has no answer to some items: its table stands, and the exit status is 1."""
+    if failed := metrics.get("failed"):
+        raise UsageError(f"{failed} items failed and count as wrong; predictions.jsonl says why (key `failed`)")

@@ -1,0 +1,76 @@
+"""`stage submit` and `stage logs`: stages as jobs of SLURM."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import conf
+from conf.errors import UsageError
+from conf.schema import UNITS
+from stages import READ_SOUND, STAGES
+from stages.cli.arguments import chain, configurations, typed_words, warn_of_presets
+from stages.launch import slurm
+from stages.runs import corpora, jobs
+
+
+def add(subparsers: Any, layers: argparse.ArgumentParser) -> None:
+    verb = subparsers.add_parser(
+        "submit", parents=[layers], help="as run, in jobs of SLURM", allow_abbrev=False,
+        epilog="--slurm.KEY=VALUE is any option of sbatch, as --slurm.partition=gpu or --slurm.exclusive (`stage show slurm`)",
+    )  # fmt: skip
+    verb.add_argument("stage", choices=[*STAGES, "all"], metavar="STAGE", help=" | ".join([*STAGES, "all"]))
+    verb.add_argument("--dry-run", action="store_true", help="print the scripts, submit nothing")
+    verb.add_argument("--restart", action="store_true", help="begin again; the earlier run is moved aside now")
+    verb.add_argument(
+        "--without", action="append", default=[], choices=["tokenizer_mse"], help="leave an optional stage out of `all`"
+    )
+    verb.set_defaults(verb=submit_verb)
+    verb = subparsers.add_parser(
+        "logs", parents=[layers], help="what a submitted stage has printed", allow_abbrev=False
+    )
+    verb.add_argument("stage", choices=list(STAGES), metavar="STAGE", help=" | ".join(STAGES))
+    verb.add_argument("-f", "--follow", action="store_true", help="go on until its job is over")
+    verb.set_defaults(verb=logs_verb)
+
+
+def submit_verb(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    """Corpora that this project renders are rendered here, before a job begins: its ranks, and its node without a network, find them."""
+    options = slurm.options(arguments.conf, [item for item in overrides if item.startswith("slurm.")])
+    overrides = [item for item in overrides if not item.startswith("slurm.")]
+    if options.nodes is not None:
+        overrides = [f"trainer.num_nodes={options.nodes}", *overrides]
+    stage = arguments.stage
+    confs = chain(arguments, overrides) if stage == "all" else configurations([stage], arguments, overrides)
+    warn_of_presets(stage, arguments.preset if stage != "all" else ())
+    for name, one in confs.items():
+        if options.nodes not in (None, one.trainer.num_nodes):
+            raise UsageError(
+                f"{name}: trainer.num_nodes is {one.trainer.num_nodes} and slurm.nodes {options.nodes}; give one of them"
+            )
+    first = next(iter(confs.values()))
+
+    def typed(name: str) -> list[str]:
+        return typed_words(name, arguments, overrides)
+
+    going = slurm.plan(list(confs), confs, typed, arguments.restart, jobs.newest(jobs.jobs_folder(first)))
+    slurm.check_there(arguments.dry_run)
+    from stages.launch import preflight
+
+    if stage == "all":
+        if not arguments.dry_run:
+            preflight.require(confs, arguments.preset, arguments.conf, overrides)
+    elif stage in READ_SOUND:
+        corpora.corpora(first.data)
+    for planned in () if arguments.dry_run else going:
+        preflight.fetch(confs[planned.stage])
+    slurm.submit(going, confs, options, typed, arguments.restart, arguments.dry_run)
+    return 0
+
+
+def logs_verb(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    conf.check_shared(UNITS, overrides)
+    configuration = configurations([arguments.stage], arguments, overrides)[arguments.stage]
+    named = arguments.preset or arguments.conf or any(item.startswith("experiment=") for item in overrides)
+    folders = [jobs.jobs_folder(configuration)] if named else sorted(Path(configuration.runs).glob("*/slurm"))
+    jobs.show(arguments.stage, folders, arguments.follow)
+    return 0
