@@ -34,6 +34,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--parallel", type=int, default=2, help="runs side by side, one thread each")
+    parser.add_argument("--preset", default="demo", help="of every stage")
+    parser.add_argument("--change", action="append", choices=CHANGES, help="this one alone; again for more")
+    parser.add_argument(
+        "--set", action="append", default=[], help="for what is trained, as trainer.limit_val_batches=1"
+    )
     options = parser.parse_args()
     receipt = receipts.read(Path("runs") / options.latents / "latents")
     if receipt is None:
@@ -41,7 +46,8 @@ def main() -> None:
     corpora = receipt["conf"]["data"]["corpora"]
     shared = (
         "--preset",
-        "demo",
+        options.preset,
+        "--data.root=data",
         f"--data.corpora=[{','.join(corpora)}]",
         "--threads=1",
         f"--parents.latents={options.latents}",
@@ -53,7 +59,7 @@ def main() -> None:
         trained = run(
             "tokenizer", name, *shared, f"--seed={seed}", *SETTINGS, f"--trainer.max_steps={steps}", f"--quantizer.seed={seed}",
             f"--quantizer.revive_until={steps * 7 // 10}", f"--trainer.val_check_interval={steps // 2}", "--sample_clips=0",
-            *(f"--{word}" for word in CHANGES[change]),
+            *(f"--{word}" for word in (*CHANGES[change], *options.set)),
         )["metrics"]  # fmt: skip
         told = run(
             "reconstruct",
@@ -73,12 +79,13 @@ def main() -> None:
             "perplexity": told["codebook"]["flow matching"]["codebook_perplexity"],
         }
 
-    jobs = [(change, seed) for seed in range(options.seeds) for change in CHANGES]
+    changes = options.change or list(CHANGES)
+    jobs = [(change, seed) for seed in range(options.seeds) for change in changes]
     with ThreadPoolExecutor(options.parallel) as pool:
         found = list(pool.map(measure, jobs))
     print(f"| change | {' | '.join(found[0])} |")
     print("|" + "---|" * (1 + len(found[0])))
-    for change in CHANGES:
+    for change in changes:
         rows = [row for (other, _), row in zip(jobs, found, strict=True) if other == change]
         print(f"| {change} | {' | '.join(_spread([row[column] for row in rows]) for column in rows[0])} |")
 

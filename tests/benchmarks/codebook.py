@@ -38,10 +38,19 @@ def main() -> None:
     parser.add_argument("--parallel", type=int, default=2)
     parser.add_argument("--set", action="append", default=[], help="for the tokenizers, as quantizer.code_dim=8")
     parser.add_argument("--name", default="codebook")
+    parser.add_argument("--preset", default="demo", help="of every stage")
     options = parser.parse_args()
     if not Path("data/diagnostic/receipt.json").is_file():
-        stage("prepare", "diagnostic", "--preset", "demo", "--kinds=[]", f"--train_scenes={options.scenes}")
-    shared = ("--preset", "demo", "--threads=1")
+        stage(
+            "prepare",
+            "diagnostic",
+            "--preset",
+            options.preset,
+            "--data.root=data",
+            "--kinds=[]",
+            f"--train_scenes={options.scenes}",
+        )
+    shared = ("--preset", options.preset, "--data.root=data", "--threads=1")
     run("latents", options.name, *shared)
 
     def train(seed: int) -> Path:

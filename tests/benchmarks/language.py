@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=None, help="questions a batch of evaluate; else the demo's")
     parser.add_argument("--precision", choices=["32-true", "bf16-mixed"], default="32-true")
     parser.add_argument("--only", choices=["training", "answers"])
+    parser.add_argument("--preset", default="demo", help="of every stage")
     options = parser.parse_args()
     _quiet()
     torch.set_num_threads(1)
@@ -70,7 +71,7 @@ def stage(options: argparse.Namespace, *words: str) -> Language:
     """The demo's `openaqa` on the parents of a finished run, with questions alone."""
     given = [f"parents.{name}={options.run / name}" for name in ("tokenizer", "latents", "cache", "caption")]
     given += ["threads=1", "mixture.text=0", f"trainer.precision={options.precision}"]
-    conf = compose("openaqa", ["demo"], [], [*given, *words]).conf
+    conf = compose("openaqa", [options.preset], [], [*given, *words]).conf
     parents = graph.parents("openaqa", conf)
     return Language("openaqa", conf, {name: parents[name] for name in ("tokenizer", "cache")}, options.run)
 
@@ -199,7 +200,7 @@ def answers(options: argparse.Namespace) -> None:
     language, words = module.language.eval(), module.vocabulary
     _, state = artifacts.load(options.run / "openaqa/artifact")
     language.load_trainable_state(state)
-    conf = compose("evaluate", ["demo"]).conf
+    conf = compose("evaluate", [options.preset]).conf
     cuts = [cut for cut in chunks.read(options.run / "cache/chunks") if cut.custom["split"] == "test"]
     asked = [
         item for item in question_items(cuts, options.questions // 4, module.conf.kinds) if item.condition == "sound"

@@ -40,15 +40,21 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=100, help="of each kind")
     parser.add_argument("--kinds", nargs="+", default=["what", "order"])
     parser.add_argument("--parallel", type=int, default=1)
+    parser.add_argument("--preset", default="demo", help="of every stage")
+    parser.add_argument(
+        "--set", action="append", default=[], help="for what is trained, as trainer.limit_val_batches=1"
+    )
+    parser.add_argument("--ranks", type=int, nargs="+", default=[8, 16, 64])
     options = parser.parse_args()
-    jobs = [(setting, seed) for seed in range(options.seeds) for setting in SETTINGS]
+    settings = [setting for setting in SETTINGS if setting.rank in options.ranks]
+    jobs = [(setting, seed) for seed in range(options.seeds) for setting in settings]
     with ThreadPoolExecutor(options.parallel) as pool:
         found = list(pool.map(lambda job: _measure(*job, options), jobs))
     print(f"mean and standard deviation of {options.seeds} seeds; {options.caption_steps} and {options.steps} steps")
     columns = list(found[0])
     print(f"| rank | audio weight | {' | '.join(columns)} |")
     print("|" + "---|" * (2 + len(columns)))
-    for setting in SETTINGS:
+    for setting in settings:
         rows = [row for (other, _), row in zip(jobs, found, strict=True) if other == setting]
         cells = [_spread([row[column] for row in rows]) for column in columns]
         print(f"| {setting.rank} | {setting.audio_weight:g} | {' | '.join(cells)} |")
@@ -60,11 +66,11 @@ def _measure(setting: Setting, seed: int, options: argparse.Namespace) -> dict[s
     tokens = [
         f"--parents.{stage}={folder / stage if folder.is_dir() else options.tokens}" for stage in ("tokenizer", "cache")
     ]
-    shared = ("--preset", "demo", "--threads=1", *tokens)
+    shared = ("--preset", options.preset, "--data.root=data", "--threads=1", *tokens)
     kinds = f"--kinds=[{','.join(options.kinds)}]"
     trained = (
         *shared, kinds, f"--lora.rank={setting.rank}", f"--lora.alpha={2 * setting.rank}", f"--seed={seed}",
-        f"--loss.audio_weight={setting.audio_weight:g}",
+        f"--loss.audio_weight={setting.audio_weight:g}", *(f"--{word}" for word in options.set),
     )  # fmt: skip
     steps = options.caption_steps
     caption = run("caption", name, *trained, f"--trainer.max_steps={steps}", f"--trainer.val_check_interval={steps}")

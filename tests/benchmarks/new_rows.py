@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--batches", type=int, default=4, help="of validation")
+    parser.add_argument("--preset", default="demo", help="of every stage")
     options = parser.parse_args()
     _quiet()
     torch.set_num_threads(1)
@@ -52,7 +53,7 @@ def _losses(options: argparse.Namespace, way: str, seed: int) -> tuple[float, fl
         f"trainer.limit_val_batches={options.batches}",
         "threads=1",
     ]
-    conf = compose("caption", ["demo"], [], [*given, *steps, *words]).conf
+    conf = compose("caption", [options.preset], [], [*given, *steps, *words]).conf
     L.seed_everything(seed, verbose=False)
     module = Language("caption", conf, graph.parents("caption", conf), options.run)
     trainer = L.Trainer(

@@ -23,10 +23,16 @@ def main() -> None:
     parser.add_argument("--parallel", type=int, default=2)
     parser.add_argument("--clips", type=int, default=32)
     parser.add_argument("--codes", type=int, default=1024)
+    parser.add_argument("--preset", default="demo", help="of every stage")
+    parser.add_argument("--embedder", default="aisfx-0.1.2", help="of KAD")
+    parser.add_argument(
+        "--set", action="append", default=[], help="for what is trained, as trainer.limit_val_batches=1"
+    )
+    parser.add_argument("--rates", nargs="+", default=PRESETS, choices=PRESETS)
     options = parser.parse_args()
     if not Path("data/diagnostic/receipt.json").is_file():
-        stage("prepare", "diagnostic", "--preset", "demo")
-    shared = ("--preset", "demo", "--threads=1")
+        stage("prepare", "diagnostic", "--preset", options.preset, "--data.root=data")
+    shared = ("--preset", options.preset, "--data.root=data", "--threads=1")
     run("latents", "rates", *shared)
 
     def measure(preset: str) -> dict[str, Any]:
@@ -41,16 +47,18 @@ def main() -> None:
             "tokenizer", experiment, *shared, *chosen, parents, *rate, f"--quantizer.codebook_size={options.codes}",
             f"--quantizer.reservoir_size={20 * options.codes}", f"--trainer.max_steps={options.steps}", "--sample_clips=0",
             f"--quantizer.revive_until={options.steps * 7 // 10}", f"--trainer.val_check_interval={options.steps // 2}",
+            *(f"--{word}" for word in options.set),
         )  # fmt: skip
         return run(
             "reconstruct", experiment, *shared, parents, "--steps=[1,10]", "--sound=true", "--sound_steps=[10]",
-            f"--clips_per_group={options.clips}", "--embedder=aisfx-0.1.2", "--probe=true",
+            f"--clips_per_group={options.clips}", f"--embedder={options.embedder}", "--probe=true",
         )  # fmt: skip
 
     with ThreadPoolExecutor(options.parallel) as pool:
-        receipts = list(pool.map(measure, PRESETS))
+        receipts = list(pool.map(measure, options.rates))
     rows = sorted(
-        (_row(preset, receipt) for preset, receipt in zip(PRESETS, receipts, strict=True)), key=lambda row: row["kbps"]
+        (_row(preset, receipt) for preset, receipt in zip(options.rates, receipts, strict=True)),
+        key=lambda row: row["kbps"],
     )
     print(
         "| preset | tokens/s | kbps | entropy kbps | latent error, 1 evaluation | 10 evaluations | mel | KAD | probe |"
@@ -61,7 +69,7 @@ def main() -> None:
             f"| {row['preset']} | {row['token_rate']:.2f} | {row['kbps']:.3f} | {row['entropy']:.3f} | {row['one']:.3f} | {row['ten']:.3f} "
             f"| {row['mel']:.3f} | {row['kad']:.2f} | {100 * row['probe']:.1f} |"
         )
-    _plot(rows, Path("runs/rates/rates.png"))
+    _plot(rows, f"KAD [{options.embedder}] x 100", Path("runs/rates/rates.png"))
 
 
 def _bits(codes: int) -> float:
@@ -88,7 +96,7 @@ def _row(preset: str, receipt: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _plot(rows: list[dict[str, Any]], path: Path) -> None:
+def _plot(rows: list[dict[str, Any]], kad: str, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("agg")
@@ -97,7 +105,7 @@ def _plot(rows: list[dict[str, Any]], path: Path) -> None:
     figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.5))
     for axis, (name, label) in zip(
         axes,
-        (("one", "latent error, 1 evaluation"), ("mel", "mel distance"), ("kad", "KAD [aisfx-0.1.2] x 100")),
+        (("one", "latent error, 1 evaluation"), ("mel", "mel distance"), ("kad", kad)),
         strict=True,
     ):
         axis.plot([row["kbps"] for row in rows], [row[name] for row in rows], "o-")

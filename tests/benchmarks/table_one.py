@@ -36,17 +36,19 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=32, help="windows a group")
     parser.add_argument("--set", action="append", default=[], help="for the tokenizers, as flow.prior_weight=0.5")
     parser.add_argument("--name", default="table", help="begins the experiments' names")
+    parser.add_argument("--preset", default="demo", help="of every stage")
+    parser.add_argument("--embedder", default="aisfx-0.1.2", help="of KAD")
     options = parser.parse_args()
 
     corpora = ["diagnostic"]
     if not Path("data/diagnostic/receipt.json").is_file():
-        stage("prepare", "diagnostic", "--preset", "demo")
+        stage("prepare", "diagnostic", "--preset", options.preset, "--data.root=data")
     for name, words in REAL.items() if options.real else ():
         corpora.append(name)
         if not Path(f"data/{name}/receipt.json").is_file():
             root = options.real / name
             stage("prepare", "folder", str(root), "--metadata", str(root / "metadata.csv"), "--name", name, *words)
-    shared = ("--preset", "demo", f"--data.corpora=[{','.join(corpora)}]", "--threads=1")
+    shared = ("--preset", options.preset, "--data.root=data", f"--data.corpora=[{','.join(corpora)}]", "--threads=1")
     run("latents", options.name, *shared)
 
     def train(job: tuple[str, int]) -> None:
@@ -63,7 +65,7 @@ def main() -> None:
         return run(
             "reconstruct", f"{options.name}-{seed}", *shared, f"--parents.latents={options.name}", "--steps=[1,4,10,32]",
             "--mean_of=8", f"--clips_per_group={options.clips}", "--sound=true", "--sound_steps=[1,10]",
-            "--embedder=aisfx-0.1.2", "--probe=true",
+            f"--embedder={options.embedder}", "--probe=true",
         )  # fmt: skip
 
     seeds = range(options.seeds)

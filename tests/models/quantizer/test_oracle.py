@@ -61,9 +61,9 @@ def noise(step: int) -> torch.Generator:
     return torch.Generator().manual_seed(1_000_000 + step)
 
 
-def trained(objective: str) -> LatentTokenizer:
-    """Encoder and codebook as they start (they tell the two kinds apart), the decoder trained to its optimum."""
-    torch.manual_seed(0)
+def started(objective: str, seed: int) -> LatentTokenizer:
+    """Encoder and codebook as they start."""
+    torch.manual_seed(seed)
     quantizer = VectorQuantizer(
         WIDTH, 2, 4, 0.9, 0.25, kmeans_iterations=5, reservoir_size=64, revive_threshold=0.0, revive_every=1,
         revive_until=0, seed=0, variational="none", kl_weight=0.0, temperature=1.0,
@@ -80,7 +80,21 @@ def trained(objective: str) -> LatentTokenizer:
     )
     for step in range(40):
         model.training_loss(*clips(16, 10_000 + step)[:2], noise(step))
-    model.requires_grad_(False).eval()
+    return model.eval()
+
+
+def separates(model: LatentTokenizer) -> bool:
+    """Whether each kind of clips has one code, and not the other's."""
+    latents, num_frames, sign = clips(20_000, 96)
+    codes = model.encode(latents, num_frames).codes.flatten(1)
+    positive, negative = (codes[sign * side > 0].unique() for side in (1, -1))
+    return len(positive) == len(negative) == 1 and bool(positive != negative)
+
+
+def trained(objective: str) -> LatentTokenizer:
+    """The first random encoder whose codes separate the two kinds, and the decoder trained to its optimum."""
+    model = next(model for model in (started(objective, seed) for seed in range(20)) if separates(model))
+    model.requires_grad_(False)
     model.decoder.requires_grad_(True)
     optimizer = torch.optim.Adam(model.decoder.parameters(), lr=0.05)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, 400)

@@ -1,0 +1,89 @@
+"""Every benchmark runs to its end, at its smallest: what it measures is not asserted."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import zygote
+from tests.conftest import make_once
+
+ROOT = Path(__file__).parents[2]
+SMALL = "--set quantizer.codebook_size=16 --set quantizer.code_dim=4 --set quantizer.reservoir_size=16"
+COMMANDS = {  # name -> its smallest arguments, and what it prints
+    "ablation": (f"--preset smoke --latents small --steps 2 --change MSE {SMALL}", "| MSE |"),
+    "cache": ("--recordings 4 --seconds 1 --turns 1 --threads 1", "loop / ours, own"),
+    "codebook": (f"--preset smoke --seeds 1 --steps 2 {SMALL}", "without silence"),
+    "interruptions": ("--stages tokenizer --signals TERM --workers 0 --ranks 1 --moments 1", "equal 1/1"),
+    "kills": ("--moments 1 --processes 1 --recordings 4", ""),
+    "language": ("--preset smoke --run runs/small --steps 1 --turns 1 --questions 8", "| trl SFTTrainer + peft,"),
+    "language_memory": ("--vocabulary 9000 --tokens 8 --dim 16 --runs 1 --steps 1", ""),
+    "loading": (
+        "--entries 2000 --distinct 1000 --model random:tiny --batches 2 --processes 1 --measuring 0",
+        "first start",
+    ),
+    "lora": (
+        "--preset smoke --tokens small --seeds 1 --caption-steps 1 --steps 1 --questions 1 --ranks 8",
+        "what, with the sound",
+    ),
+    "new_rows": ("--preset smoke --run runs/small --steps 1 --batches 1", "| codebook |"),
+    "openaqa": ("--records 2000 --clips 300", "peak memory"),
+    "quantizer": ("--repeats 1", ""),
+    "rates": (
+        "--preset smoke --steps 2 --clips 4 --codes 16 --rates base native --embedder logmel-64"
+        " --set quantizer.reservoir_size=16",
+        "| native |",
+    ),
+    "reading": ("", "whole_word"),
+    "running_average": ("--steps 2 --width 16 --batch-size 2", ""),
+    "scaling": ("runs/small --stages tokenizer --steps 6", "| tokenizer | 2 |"),
+    "table_one": (f"--preset smoke --seeds 1 --steps 2 --clips 4 --embedder logmel-64 {SMALL}", "| linear probe |"),
+    "text_stays": ("--runs small", "| small | openaqa |"),
+    "throughput": ("--size tiny --batch 1 --frames 8 --steps 1", ""),
+    "windows": ("--seconds 1 --rates 16000", "| 1 | 16000 |"),
+}
+PEERS = {"language": "trl", "quantizer": "vector_quantize_pytorch", "throughput": "diffusers"}
+OF_ITSELF = {"gpu"}  # has a test beside it
+
+
+def test_every_benchmark_is_tested():
+    pages = (ROOT / "README.md", ROOT / "tests/benchmarks/README.md")
+    named = {name for page in pages for name in re.findall(r"python -m tests\.benchmarks\.(\w+)", page.read_text())}
+    files = {
+        path.stem for path in Path(__file__).parent.glob("*.py") if 'if __name__ == "__main__"' in path.read_text()
+    }
+    assert named <= files and files - OF_ITSELF == COMMANDS.keys()
+
+
+@pytest.fixture(scope="session")
+def chain(shared: Path) -> Path:
+    """A folder with data/diagnostic and the experiment `small`, every stage of the smoke preset done."""
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        words = ["run", "all", "--preset", "smoke", "--data.root=data", "--experiment=small", "--threads=1"]
+        ended = zygote.run(words, folder)
+        assert ended.status == 0, ended.output
+
+    return make_once(shared / "benchmarks", make)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMMANDS)
+def test_runs(name: str, chain: Path):
+    if name in PEERS:
+        pytest.importorskip(PEERS[name], reason=f"{PEERS[name]} is not installed: pip install -e '.[benchmarks]'")
+    arguments, printed = COMMANDS[name]
+    run = subprocess.run(
+        [sys.executable, "-m", f"tests.benchmarks.{name}", *arguments.split()],
+        cwd=chain,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        timeout=600,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    assert printed in run.stdout
