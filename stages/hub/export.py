@@ -1,6 +1,7 @@
 """A trained model as plain `transformers` or `peft` loads it, with its sound tokenizer and a model card.
 
-The files are those of export_format.py. Both kinds come from one peft model: LoRA, and the new rows as its `trainable_token_indices`.
+The files are those of export_format.py. Both kinds come from one peft model: LoRA, and the new rows as its
+`trainable_token_indices`.
 """
 
 import json

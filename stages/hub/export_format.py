@@ -1,4 +1,5 @@
-"""The folder that `stage export` writes, by name: what export.py writes and find_model.py and trained_model.py read. No torch here.
+"""The folder that `stage export` writes, by name: what export.py writes and find_model.py and trained_model.py read. No
+torch here.
 
 DIR/  merged    config.json model.safetensors tokenizer.json ...     AutoModelForCausalLM.from_pretrained(DIR)
       adapter   adapter_config.json adapter_model.safetensors ...    PeftModel.from_pretrained(base, DIR)

@@ -27,8 +27,8 @@ class ModelFolders(NamedTuple):
 def find(runs: str, default: str, experiment: str | None, model: str | None, language: bool = True) -> ModelFolders:
     """The folders of a model: `model`, a folder, or else a finished experiment of `runs`.
 
-    Without either: the experiment `default`, or the only finished one, which is printed. language: an LLM is needed, not
-    only a sound tokenizer. Raises UsageError with the command to type.
+    Without either: the experiment `default`, or the only finished one, which is printed. language: an LLM is needed,
+    not only a sound tokenizer. Raises UsageError with the command to type.
     """
     if model is not None:
         if experiment is not None:

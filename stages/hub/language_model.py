@@ -1,4 +1,6 @@
-"""The LLM of a language stage, built from its configuration or loaded from its artifact. No Lightning here, which takes seconds to import."""
+"""The LLM of a language stage, built from its configuration or loaded from its artifact. No Lightning here, which takes
+seconds to import.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +23,8 @@ class Built(NamedTuple):
 
 
 def build(conf: LanguageConf, facts: dict[str, Any], codebook: Tensor | None, verify: bool = True) -> Built:
-    """conf: of a language stage; facts: of the tokenizer (codebook_size, levels); codebook (Q, K, d) starts the new rows, or None.
+    """conf: of a language stage; facts: of the tokenizer (codebook_size, levels); codebook (Q, K, d) starts the new
+    rows, or None.
 
     verify: see `SoundLanguageModel`.
     """
@@ -52,7 +55,8 @@ def build(conf: LanguageConf, facts: dict[str, Any], codebook: Tensor | None, ve
 
 
 def load(artifact: Path, trained: bool = True) -> tuple[SoundLanguageModel, Vocabulary]:
-    """The model of a `caption` or `openaqa` artifact: base LLM from its source, adapter and new rows from the artifact. Strict.
+    """The model of a `caption` or `openaqa` artifact: base LLM from its source, adapter and new rows from the artifact.
+    Strict.
 
     trained=False: as it was before its first step, but that new rows are the text rows' mean and noise.
     """

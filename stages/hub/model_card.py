@@ -1,4 +1,6 @@
-"""The model card of an export: what it is, what it was trained on and how well, and ten lines of code that use it. No torch here."""
+"""The model card of an export: what it is, what it was trained on and how well, and ten lines of code that use it. No
+torch here.
+"""
 
 import json
 import math
@@ -114,7 +116,9 @@ def _is_hub_id(source: str) -> bool:
 
 
 def _example(run: Path, receipt: receipts.Receipt, manifest: dict[str, Any]) -> CardExample:
-    """The shortest test recording that has a question, with the codes of the run's cache; where there is none, codes to fill in."""
+    """The shortest test recording that has a question, with the codes of the run's cache; where there is none, codes to
+    fill in.
+    """
     from datamodules.store import chunks
 
     for folder in (run.parent / "cache", run_folder(from_plain(receipt["stage"], receipt["conf"]), "cache")):

@@ -28,7 +28,9 @@ class SoundStream:
         self._begin_window(torch.zeros(self.codec.channels, 0))
 
     def push(self, waveform: Tensor) -> list[int]:
-        """waveform (C, T) at the codec's sample_rate, with its number of channels: resampling a stream needs its future."""
+        """waveform (C, T) at the codec's sample_rate, with its number of channels: resampling a stream needs its
+        future.
+        """
         if waveform.dim() != 2 or waveform.shape[0] != self.codec.channels:
             raise UsageError(
                 f"waveform of shape {tuple(waveform.shape)}; ({self.codec.channels}, T) at {self.codec.sample_rate} Hz is "

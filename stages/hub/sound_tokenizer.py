@@ -4,8 +4,8 @@
     codes = tokenizer.encode([waveform], sample_rate=48000)               # the codes that the stage `cache` writes
     sounds = tokenizer.decode(codes)
 
-Sound is cut into windows as the training data was (`window_seconds` of the stage `latents`), each coded by itself: a long
-sound costs no more memory than a short one, and a prefix of whole windows has the same codes whatever follows.
+Sound is cut into windows as the training data was (`window_seconds` of the stage `latents`), each coded by itself: a
+long sound costs no more memory than a short one, and a prefix of whole windows has the same codes whatever follows.
 """
 
 import json
@@ -124,9 +124,11 @@ class SoundTokenizer:
 
     @torch.no_grad()
     def encode(self, sounds: Sequence[Tensor | np.ndarray], sample_rate: int, batch_size: int = 16) -> list[list[int]]:
-        """sounds: tensors or arrays of floats, each (C, T) in [-1, 1] at sample_rate Hz, mono or stereo -> the codes of each, as a list of int.
+        """sounds: tensors or arrays of floats, each (C, T) in [-1, 1] at sample_rate Hz, mono or stereo -> the codes of
+        each, as a list of int.
 
-        A batch gives what its sounds give one by one. Raises UsageError for a sound of another kind or shape, or none at all.
+        A batch gives what its sounds give one by one. Raises UsageError for a sound of another kind or shape, or none
+        at all.
         """
         rows: list[list[int]] = [[] for _ in sounds]
         windows = self._windows(sounds, sample_rate)
@@ -147,11 +149,12 @@ class SoundTokenizer:
         seed: int | Sequence[int] = 0,
         batch_size: int = 16,
     ) -> list[Tensor]:
-        """The codes of each sound -> waveforms (C, T) at `sample_rate`, T = num_samples, or all that the codes stand for.
+        """The codes of each sound -> waveforms (C, T) at `sample_rate`, T = num_samples, or all that the codes stand
+        for.
 
-        num_steps, guidance: of the sampler; None takes the training configuration's. A batch gives what its sounds give one
-        by one: the noise depends on `seed` (one for all, or one a sound) and the window's number alone. Raises UsageError
-        for codes that a tokenizer cannot have written.
+        num_steps, guidance: of the sampler; None takes the training configuration's. A batch gives what its sounds give
+        one by one: the noise depends on `seed` (one for all, or one a sound) and the window's number alone. Raises
+        UsageError for codes that a tokenizer cannot have written.
         """
         seeds = [seed] * len(codes) if isinstance(seed, int) else list(seed)
         if len(seeds) != len(codes):

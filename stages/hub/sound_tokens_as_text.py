@@ -1,6 +1,8 @@
-"""Sounds as tokens of text (`<|sound_17|>`) of an LLM's tokenizer, each under the id that was trained, and a chat template.
+"""Sounds as tokens of text (`<|sound_17|>`) of an LLM's tokenizer, each under the id that was trained, and a chat
+template.
 
-So plain `transformers` reads a sound that is written into a prompt. Raises where its ids would differ from the training's.
+So plain `transformers` reads a sound that is written into a prompt. Raises where its ids would differ from the
+training's.
 """
 
 from tokenizers import AddedToken
@@ -17,7 +19,9 @@ LTU_TEMPLATE = (
 
 
 def add_sound_tokens(tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary) -> None:
-    """Adds the new ids as tokens, each under its own id. Raises UsageError where the tokenizer would number them otherwise."""
+    """Adds the new ids as tokens, each under its own id. Raises UsageError where the tokenizer would number them
+    otherwise.
+    """
     names = vocabulary.token_names()
     if taken := [name for name in names if name in tokenizer.get_vocab()]:
         raise UsageError(f"the LLM's tokenizer has a token {taken[0]} already, which means a sound here")

@@ -17,7 +17,8 @@ def text_to_sound(
     seeds: Sequence[int],
     settings: GenerateConf | GenerationConf,
 ) -> list[list[int]]:
-    """Captions to codes, `max_codes` at most, each drawn from its own seed; an empty caption asks for any sound. settings: temperature, top_p, guidance.
+    """Captions to codes, `max_codes` at most, each drawn from its own seed; an empty caption asks for any sound.
+    settings: temperature, top_p, guidance.
 
     The prompt is the first of the wordings that the LLM was trained with.
     """

@@ -23,7 +23,9 @@ class TrainedModel(NamedTuple):
 
 
 def load(folder: Path, device: torch.device) -> TrainedModel:
-    """folder: a run folder of a language stage, or an export. Raises UsageError where it holds no model that can be used."""
+    """folder: a run folder of a language stage, or an export. Raises UsageError where it holds no model that can be
+    used.
+    """
     if export_format.is_export(folder):
         model = load_export(folder)
     else:

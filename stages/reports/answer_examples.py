@@ -21,14 +21,18 @@ class AnswerExample(NamedTuple):
 
 
 def exact(row: Mapping[str, Any]) -> bool | None:
-    """Whether an answer is the reference to the word; None for what is neither right nor wrong, or is judged by a task's rule."""
+    """Whether an answer is the reference to the word; None for what is neither right nor wrong, or is judged by a
+    task's rule.
+    """
     if row["kind"] == "caption" or row.get("task"):
         return None
     return is_right(row["prediction"] or "", row["references"][0])
 
 
 def choose(predictions: Sequence[dict[str, Any]], count: int, judge: Judge = exact) -> list[dict[str, Any]]:
-    """Up to `count` right and `count` wrong answers of each kind, and as many that are neither, all given with the sound; the same ones on every run."""
+    """Up to `count` right and `count` wrong answers of each kind, and as many that are neither, all given with the
+    sound; the same ones on every run.
+    """
     with_sound = [row for row in predictions if row["condition"] == "sound"]
     chosen: list[dict[str, Any]] = []
     for kind in sorted({kind_of(row) for row in with_sound}):

@@ -25,7 +25,9 @@ def from_predictions(predictions: Sequence[Mapping[str, Any]], kinds: Iterable[s
 
 
 def of_kind(predictions: Sequence[Mapping[str, Any]], kind: str) -> ConfusionMatrix | None:
-    """The answers with the sound; None where the kind is no closed set of at most 60 answers, or has fewer than two rows an answer."""
+    """The answers with the sound; None where the kind is no closed set of at most 60 answers, or has fewer than two
+    rows an answer.
+    """
     pairs = [
         (normalise(row["references"][0]), normalise(row["prediction"] or ""))
         for row in predictions

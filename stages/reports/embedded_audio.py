@@ -1,4 +1,6 @@
-"""Sound inside the page: a few clips as the recording, through the VAE and through the tokens, as MP3 and spectrograms in data URIs."""
+"""Sound inside the page: a few clips as the recording, through the VAE and through the tokens, as MP3 and spectrograms
+in data URIs.
+"""
 
 import base64
 import io
@@ -64,9 +66,10 @@ def embed(
     max_bytes: int,
     written: Mapping[str, Sequence[WrittenSound]],
 ) -> EmbeddedAudio:
-    """tokenizer: a run folder; data: the section; cuts: of the test split, `count` of which are reconstructed, from all groups in turn; recordings:
-    those whose recording alone is wanted; written: by id of a cut, `count` of which are embedded too. The first `seconds` of each. What would make
-    the page larger than max_bytes is left out, and listed in `missing`.
+    """tokenizer: a run folder; data: the section; cuts: of the test split, `count` of which are reconstructed, from all
+    groups in turn; recordings: those whose recording alone is wanted; written: by id of a cut, `count` of which are
+    embedded too. The first `seconds` of each. What would make the page larger than max_bytes is left out, and listed in
+    `missing`.
     """
     if not count:
         return NOTHING
@@ -171,7 +174,9 @@ def _size(tracks: Sequence[Track]) -> int:
 
 
 def mp3(sound: Tensor, rate: int) -> str:
-    """sound (T), 1 is full scale -> data URI. A rate that MP3 has not is resampled to 44.1 kHz; what is louder is turned down."""
+    """sound (T), 1 is full scale -> data URI. A rate that MP3 has not is resampled to 44.1 kHz; what is louder is
+    turned down.
+    """
     if rate not in MP3_RATES:
         sound, rate = resample(sound[None], rate, 44100)[0], 44100
     wave = (0.9 * sound / sound.abs().max().clamp(min=1.0)).numpy()

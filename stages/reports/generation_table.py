@@ -1,4 +1,6 @@
-"""The table of stage `generation`, as JSON and Markdown: scores of the sounds that the LLM wrote (stages/scoring/generation_scores.py)."""
+"""The table of stage `generation`, as JSON and Markdown: scores of the sounds that the LLM wrote
+(stages/scoring/generation_scores.py).
+"""
 
 import json
 from collections.abc import Callable, Mapping

@@ -1,4 +1,6 @@
-"""report.html: what `evaluate` measured, as one file to read and to listen to. No network, no framework; sound and pictures are inside it."""
+"""report.html: what `evaluate` measured, as one file to read and to listen to. No network, no framework; sound and
+pictures are inside it.
+"""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -42,8 +44,8 @@ def write(
     judge: Judge = exact,
     written: Mapping[str, Sequence[WrittenSound]] = MappingProxyType({}),
 ) -> None:
-    """report.html in `folder`. cuts: of the test split; tokenizer: its run; conf: of the stage; judge: of the examples; written: what `generation`
-    made of a cut's caption, by its id. Logs what could not be made audible.
+    """report.html in `folder`. cuts: of the test split; tokenizer: its run; conf: of the stage; judge: of the examples;
+    written: what `generation` made of a cut's caption, by its id. Logs what could not be made audible.
     """
     settings, asked = conf.examples, cuts_by_question(cuts)
     chosen = choose(predictions, settings.answers, judge)
@@ -64,7 +66,9 @@ def render(
     examples: Mapping[str, list[AnswerExample]],
     audio: EmbeddedAudio,
 ) -> str:
-    """The whole file. report: as report.json; predictions: all rows; corpora: their names, for the paper's table; every text is escaped."""
+    """The whole file. report: as report.json; predictions: all rows; corpora: their names, for the paper's table; every
+    text is escaped.
+    """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,

@@ -1,6 +1,8 @@
-"""Real-time factor of a tokenizer as EnCodec defines it (Defossez et al. 2022, arXiv:2210.13438): seconds of sound coded, or decoded, a second of the clock.
+"""Real-time factor of a tokenizer as EnCodec defines it (Defossez et al. 2022, arXiv:2210.13438): seconds of sound
+coded, or decoded, a second of the clock.
 
-Above 1 is faster than the sound. It belongs to the machine that it was measured on, and no test or comparison depends on it.
+Above 1 is faster than the sound. It belongs to the machine that it was measured on, and no test or comparison depends
+on it.
 """
 
 import statistics

@@ -27,8 +27,8 @@ def label_baselines(
 ) -> Row:
     """Chance, and the most frequent label of the training split, or of a corpus that is all test.
 
-    train: (kind, question, answer). Chance of the average precision: the mean share of positives, above which few clips lie even without any skill:
-    what the LLM scores with another clip's sound is the fairer floor.
+    train: (kind, question, answer). Chance of the average precision: the mean share of positives, above which few clips
+    lie even without any skill: what the LLM scores with another clip's sound is the fairer floor.
     """
     if "mean_average_precision" in task.metrics:
         given = [[label_key(name) for name in row["references"]] for row in rows]
@@ -47,7 +47,9 @@ def label_baselines(
 
 
 def question_baselines(rows: Sequence[Row], guess: BestGuess, samples: int, seed: int) -> Row:
-    """Chance among the choices or the kind's answers, the best text-only guess of the training split, and blind ways to choose."""
+    """Chance among the choices or the kind's answers, the best text-only guess of the training split, and blind ways to
+    choose.
+    """
     chances = [
         1 / len({label_key(choice) for choice in row["choices"]}) if row.get("choices") else guess.chance(row["kind"])
         for row in rows

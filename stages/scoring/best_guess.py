@@ -1,4 +1,5 @@
-"""The best text-only guess: what a model without ears can reach (compare CLEVR's Q-type baselines, Johnson et al. 2017, arXiv:1612.06890).
+"""The best text-only guess: what a model without ears can reach (compare CLEVR's Q-type baselines, Johnson et al. 2017,
+arXiv:1612.06890).
 
 No torch here.
 """
@@ -56,7 +57,9 @@ class BestGuess:
         return self._answer(self.strategies[kind], kind, normalise(question), None)
 
     def chance(self, kind: str) -> float:
-        """Share right when drawing among the answers that the question names, or else among the kind's training answers; NaN for an unseen kind."""
+        """Share right when drawing among the answers that the question names, or else among the kind's training
+        answers; NaN for an unseen kind.
+        """
         if kind not in self.answers:
             return float("nan")
         return self.named.get(kind, 1 / len(self.answers[kind]))

@@ -29,7 +29,9 @@ def confusion(read: Sequence[str | None], answers: Sequence[str], labels: Sequen
 
 
 def macro_f1(read: Sequence[str | None], answers: Sequence[str]) -> float:
-    """Mean over the labels that are an answer of 2 TP / (2 TP + FP + FN); an unread answer is a miss of its label. NaN for none."""
+    """Mean over the labels that are an answer of 2 TP / (2 TP + FP + FN); an unread answer is a miss of its label. NaN
+    for none.
+    """
     labels = sorted(set(answers))
     scores = []
     for label in labels:
@@ -39,7 +41,9 @@ def macro_f1(read: Sequence[str | None], answers: Sequence[str]) -> float:
 
 
 def average_precision(scores: Sequence[float], positive: Sequence[bool]) -> float:
-    """Area under the steps of precision over recall; equal scores come as one step. NaN without a positive (Everingham et al. 2010 without interpolation)."""
+    """Area under the steps of precision over recall; equal scores come as one step. NaN without a positive (Everingham
+    et al. 2010 without interpolation).
+    """
     total = sum(positive)
     if not total:
         return float("nan")

@@ -81,7 +81,9 @@ def refusal(text: str) -> bool:
 
 
 def statements(text: str, keep_questions: bool = False) -> str:
-    """An answer without the question it repeats and without the refusal before its guess; the whole text where nothing else is left."""
+    """An answer without the question it repeats and without the refusal before its guess; the whole text where nothing
+    else is left.
+    """
     text = straight(text)
     if (match := REFUSES.search(text)) and (guess := RESUMES.search(text, match.end())):
         text = text[guess.start() :]
@@ -91,7 +93,9 @@ def statements(text: str, keep_questions: bool = False) -> str:
 
 
 def mentions(text: str, labels: Sequence[Named], negation: bool = True) -> list[Mention]:
-    """Labels, aliases and their plurals in whole words, the longest where one lies inside another, in the order of the text."""
+    """Labels, aliases and their plurals in whole words, the longest where one lies inside another, in the order of the
+    text.
+    """
     tokens = _split(text)
     spans = (
         negated_spans(text, {word for label in labels for form in _forms(label) for word in form}) if negation else []
@@ -124,7 +128,9 @@ def mentions(text: str, labels: Sequence[Named], negation: bool = True) -> list[
 
 
 def negated_spans(text: str, labels: set[str] | frozenset[str] = frozenset()) -> list[tuple[int, int]]:
-    """Stretches of characters that a negation covers: from it to the end of its clause. A cue that is a label itself ("no") is none."""
+    """Stretches of characters that a negation covers: from it to the end of its clause. A cue that is a label itself
+    ("no") is none.
+    """
     covered = NOT_A_DENIAL.sub(lambda match: " " * len(match.group(0)), straight(text))
     spans = []
     for match in DENIES.finditer(covered):

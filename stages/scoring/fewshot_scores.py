@@ -1,4 +1,6 @@
-"""The scores of stage `fewshot`: share of episodes whose class has the best score, under each condition, beside what needs no LLM."""
+"""The scores of stage `fewshot`: share of episodes whose class has the best score, under each condition, beside what
+needs no LLM.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -16,7 +18,8 @@ BASELINES = ("nearest", "majority")
 
 
 def fewshot_scores(rows: Sequence[Mapping[str, Any]], samples: int, seed: int) -> list[dict[str, Any]]:
-    """A line for each number of shots and each condition or baseline, its accuracy with each score. Intervals: bootstrap by episode.
+    """A line for each number of shots and each condition or baseline, its accuracy with each score. Intervals:
+    bootstrap by episode.
 
     A row: {episode, shots, condition, labels, answer, scores, lengths, empty, nearest, majority}.
     """

@@ -1,4 +1,5 @@
-"""The scores of stage `generation`: written sounds as a distribution, what a probe of codes reads in them, and how much they differ.
+"""The scores of stage `generation`: written sounds as a distribution, what a probe of codes reads in them, and how much
+they differ.
 
 sound      kernel and Frechet audio distance to real test recordings, with the embedder in their names
 accuracy   share of the sounds whose kind a probe, trained on real codes, takes for the caption's: recordings with one label
@@ -68,8 +69,8 @@ def generation_scores(
     samples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """chosen: clips `asked`, `test`, `train`; rows: id of an item -> codes, embedding (E); real: codes of the asked recordings by id;
-    probe: None where there is nothing to learn from. What would be NaN is None.
+    """chosen: clips `asked`, `test`, `train`; rows: id of an item -> codes, embedding (E); real: codes of the asked
+    recordings by id; probe: None where there is nothing to learn from. What would be NaN is None.
     """
     asked = list(chosen["asked"])
     repeats = {CAPTION: seeds, TOKENIZER: seeds}
@@ -105,7 +106,9 @@ def _sounds(
 
 
 def _distances(name: str, sounds: EmbeddedSounds, reference: EmbeddedSounds, seed: int) -> dict[str, Any]:
-    """Over all kinds. Several sounds of a clip: the mean over them, so that every number is of as many sounds as there are clips."""
+    """Over all kinds. Several sounds of a clip: the mean over them, so that every number is of as many sounds as there
+    are clips.
+    """
     clips = [[clip.source for clip in part.clips] for part in (reference, sounds)]
     kernel = kernel_distance(reference.vectors[0], sounds.vectors, clips[0], clips[1], HALVES, seed)
     frechet = [float(frechet_distance(reference.vectors[0], y)) for y in sounds.vectors]
@@ -164,7 +167,9 @@ def _accuracy(
 
 
 def _diversity(name: str, sounds: EmbeddedSounds, samples: int, seed: int) -> dict[str, Any]:
-    """Mean cosine distance, by clip: of its own sounds, to other clips' of its kind, to all other clips'; the last two within one seed."""
+    """Mean cosine distance, by clip: of its own sounds, to other clips' of its kind, to all other clips'; the last two
+    within one seed.
+    """
     unit = F.normalize(sounds.vectors.double(), dim=2)  # (R, N, E)
     sources = [clip.source for clip in sounds.clips]
     other = torch.tensor([[one != two for two in sources] for one in sources])

@@ -1,4 +1,5 @@
-"""How sure a score is: 95 % intervals by clip, by bootstrap (Efron and Tibshirani 1993, chapter 8) and by Wilson's score interval (1927).
+"""How sure a score is: 95 % intervals by clip, by bootstrap (Efron and Tibshirani 1993, chapter 8) and by Wilson's
+score interval (1927).
 
 Questions on one clip are right and wrong together, so clips are resampled, not questions.
 """
@@ -25,8 +26,8 @@ class Interval:
 def bootstrap(right: Sequence[bool], sources: Sequence[str], samples: int, seed: int) -> Interval:
     """Share of `right`, with the interval of `resampled`.
 
-    Where every item is right, or every one wrong, all resamples are equal and say nothing of how sure that is: then the interval is Wilson's over
-    the sources.
+    Where every item is right, or every one wrong, all resamples are equal and say nothing of how sure that is: then the
+    interval is Wilson's over the sources.
     """
     if right and len(set(right)) == 1:
         return Interval(float(right[0]), *wilson(bool(right[0]), len(set(sources))), len(right))
@@ -34,7 +35,9 @@ def bootstrap(right: Sequence[bool], sources: Sequence[str], samples: int, seed:
 
 
 def resampled(values: Sequence[float], sources: Sequence[str], samples: int, seed: int) -> Interval:
-    """Mean of `values`, and the 2.5th and 97.5th percentile of its means when whole sources (clips) are drawn with replacement."""
+    """Mean of `values`, and the 2.5th and 97.5th percentile of its means when whole sources (clips) are drawn with
+    replacement.
+    """
     if not values:
         return Interval(float("nan"), float("nan"), float("nan"), 0)
     times, numbers = resample_counts(sources, samples, seed), torch.tensor(values, dtype=torch.float64)
@@ -48,7 +51,9 @@ def wilson(right: bool, count: int) -> tuple[float, float]:
 
 
 def resample_counts(sources: Sequence[str], samples: int, seed: int) -> Tensor:
-    """How often each item comes (samples, items) float64 when as many whole sources as there are, are drawn with replacement."""
+    """How often each item comes (samples, items) float64 when as many whole sources as there are, are drawn with
+    replacement.
+    """
     index = {source: number for number, source in enumerate(dict.fromkeys(sources))}
     generator = torch.Generator().manual_seed(seed)
     draws = torch.randint(len(index), (samples, len(index)), generator=generator)

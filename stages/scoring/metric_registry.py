@@ -1,6 +1,8 @@
-"""Every metric, what it needs, and whether that is installed: checked before anything is generated; no metric stands in for another.
+"""Every metric, what it needs, and whether that is installed: checked before anything is generated; no metric stands in
+for another.
 
-A need is a package, a program, a file of known sha256, an encoder of sentences, or a least number of clips. No torch here.
+A need is a package, a program, a file of known sha256, an encoder of sentences, or a least number of clips. No torch
+here.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 def cut(text: str, way: str) -> str:
     """What LTU (Gong et al. 2023, arXiv:2305.10790) keeps of an answer.
 
-    colon: what follows the last colon, in lower case. colon_drop: the same without its first character (a blank, where the model wrote
-    "Audio caption: ..."; else the first letter is lost), punctuation or case. caption: what follows "Audio caption" without two characters.
+    colon: what follows the last colon, in lower case. colon_drop: the same without its first character (a blank, where
+    the model wrote "Audio caption: ..."; else the first letter is lost), punctuation or case. caption: what follows
+    "Audio caption" without two characters.
     """
     if way == "colon":
         return text.split(":")[-1].lstrip().lower()
@@ -20,7 +21,8 @@ def cut(text: str, way: str) -> str:
 
 
 def mmau_official(prediction: str, answer: str, choices: Sequence[str]) -> bool:
-    """MMAU's string match (Sakshi et al. 2024, arXiv:2410.19168): all words of the answer, and none that only other choices have.
+    """MMAU's string match (Sakshi et al. 2024, arXiv:2410.19168): all words of the answer, and none that only other
+    choices have.
 
     Blind to order and to negation: "neutral, frustration" is right for "frustration, neutral", and "It is not X" for X.
     """

@@ -12,7 +12,8 @@ from stages.scoring.intervals import bootstrap
 def question_accuracy(
     predictions: Sequence[Mapping[str, Any]], guess: BestGuess, samples: int, seed: int
 ) -> dict[str, dict[str, Any]]:
-    """By kind: with the sound, without it, the best text-only guess, chance, and whether the interval lies above the two before.
+    """By kind: with the sound, without it, the best text-only guess, chance, and whether the interval lies above the
+    two before.
 
     predictions: {id, source, kind, question, answer, condition, prediction}; condition "sound" or "text".
     """

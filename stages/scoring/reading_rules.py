@@ -2,8 +2,9 @@
 
     answer ──► empty? ──► exactly a label? ──► refusal? ──► mentions that no negation covers ──► one label, or a reason why not
 
-A rule never guesses: what it cannot read is `None` with the reason, counts as wrong, and lowers `coverage`. The one exception is `nearest`: an
-embedding's argmax (LTU's way, Gong et al. 2023, arXiv:2305.10790) always gives a label, and comes last.
+A rule never guesses: what it cannot read is `None` with the reason, counts as wrong, and lowers `coverage`. The one
+exception is `nearest`: an embedding's argmax (LTU's way, Gong et al. 2023, arXiv:2305.10790) always gives a label, and
+comes last.
 """
 
 import re
@@ -50,7 +51,8 @@ def exact(text: str, labels: Sequence[Label]) -> Reading:
 def whole_word(text: str, labels: Sequence[Label]) -> Reading:
     """The one label that the answer names in whole words, of those that it does not deny ("a dog, not a cat" is a dog).
 
-    A label inside a longer one ("guitar" in "acoustic guitar") is not named. Where several are, what follows "the answer is" decides.
+    A label inside a longer one ("guitar" in "acoustic guitar") is not named. Where several are, what follows "the
+    answer is" decides.
     """
     if obvious := _obvious(text, labels):
         return obvious
@@ -62,7 +64,8 @@ def whole_word(text: str, labels: Sequence[Label]) -> Reading:
 
 
 def choice(text: str, choices: Sequence[Label]) -> Reading:
-    """A choice of a question: its letter ("B", "(B)", "B.", "answer: B"), or the one choice that the answer names; both must agree.
+    """A choice of a question: its letter ("B", "(B)", "B.", "answer: B"), or the one choice that the answer names; both
+    must agree.
 
     Choices that are the same text are one choice: they are compared by what they say, not by where they stand.
     """
@@ -81,9 +84,11 @@ def choice(text: str, choices: Sequence[Label]) -> Reading:
 def nearest(
     text: str, labels: Sequence[Label], similarities: Callable[[str, Sequence[str]], Sequence[float]]
 ) -> Reading:
-    """The label whose text lies nearest to an answer that names none. similarities: (answer, label names) -> one number each, as cosines.
+    """The label whose text lies nearest to an answer that names none. similarities: (answer, label names) -> one number
+    each, as cosines.
 
-    An embedding is blind to negation and never abstains: what `whole_word` reads, and what it calls denied, refused or several labels, stays so.
+    An embedding is blind to negation and never abstains: what `whole_word` reads, and what it calls denied, refused or
+    several labels, stays so.
     """
     reading = whole_word(text, labels)
     if reading.label is not None or reading.why != NONE:

@@ -1,6 +1,8 @@
-"""The scores of a task: answers read, compared, and set beside what needs no ears. From rows alone: scoring again asks no model.
+"""The scores of a task: answers read, compared, and set beside what needs no ears. From rows alone: scoring again asks
+no model.
 
-Rows are those of answer_rows.py. Every score is {value, low, high, count}: the 95 % interval by clip, NaN where there is none.
+Rows are those of answer_rows.py. Every score is {value, low, high, count}: the 95 % interval by clip, NaN where there
+is none.
 """
 
 import math
@@ -30,7 +32,9 @@ MAX_RANKED = 20_000_000  # label scores that are ranked for the interval of an a
 
 
 def require(task: EvaluationTask, count: int | None) -> list[metric_registry.Metric]:
-    """Raises one UsageError with all that a task's metrics and reading lack, before anything is generated. count: clips, where known."""
+    """Raises one UsageError with all that a task's metrics and reading lack, before anything is generated. count:
+    clips, where known.
+    """
     kinds = {"captions": ("captions",), "questions": ("answers", "captions")}.get(task.ask, ("answers",))
     metrics = metric_registry.chosen(task.metrics, kinds)
     reading = [metric_registry.Metric(f"reading {task.reading}", "answers", "", "", encoder=task.encoder)]
@@ -57,8 +61,8 @@ def score(
     task: EvaluationTask, rows: Sequence[Row], expected: int, labels: Sequence[str], train: Iterable[tuple[str, str, str]],
     tools: Tools, samples: int, seed: int,
 ) -> Row:  # fmt: skip
-    """rows, labels: of one task; expected: how many rows there should be; train: (kind, question, answer) of the training split, for the
-    baselines; kind `label` for labels.
+    """rows, labels: of one task; expected: how many rows there should be; train: (kind, question, answer) of the
+    training split, for the baselines; kind `label` for labels.
     """
     failed = sum(row["prediction"] is None for row in rows) + expected - len(rows)
     report: Row = {

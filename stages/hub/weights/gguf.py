@@ -1,4 +1,5 @@
-"""A GGUF file as a folder that transformers opens: made once for each content, and mapped into memory at every later start.
+"""A GGUF file as a folder that transformers opens: made once for each content, and mapped into memory at every later
+start.
 
     $MSN_CACHE/llms/<sha256 of the file>.<dtype>/   config.json, model.safetensors, the tokenizer's files
     $MSN_CACHE/llms/.<hash of its path>.json        its size, time of change and sha256: it is read through once
@@ -29,8 +30,8 @@ SMALL = 1 << 30  # bytes of a GGUF file: below it float32 is kept for every dtyp
 def as_safetensors(path: Path, dtype: str) -> Path:
     """The folder with the weights of a GGUF file in `dtype`, or wider, and its tokenizer.
 
-    Whoever comes first makes it, under a lock, and moves it into place when it is whole; a kill leaves a folder that the
-    next one deletes. Raises UsageError where it cannot be written, or gguf is not installed.
+    Whoever comes first makes it, under a lock, and moves it into place when it is whole; a kill leaves a folder that
+    the next one deletes. Raises UsageError where it cannot be written, or gguf is not installed.
     """
     cache = cache_folder() / "llms"
     with _writing(path, cache):

@@ -1,4 +1,6 @@
-"""A causal LM and its tokenizer from a source: a hub id, a folder, a GGUF file or `random:`. What cannot be trained is refused by name."""
+"""A causal LM and its tokenizer from a source: a hub id, a folder, a GGUF file or `random:`. What cannot be trained is
+refused by name.
+"""
 
 import hashlib
 from pathlib import Path
@@ -22,9 +24,9 @@ class LanguageModel(NamedTuple):
 def load_language_model(source: str, revision: str | None, dtype: str, attention: str | None = None) -> LanguageModel:
     """A causal LM on the CPU, in evaluation mode, and its tokenizer.
 
-    source: see the package; dtype: float32 or bfloat16; attention: sdpa or eager, None takes what transformers takes for this model.
-    A GGUF file becomes safetensors once (gguf.py). Raises UsageError where nothing can be loaded, and for an
-    encoder-decoder, a multimodal wrapper or quantised weights.
+    source: see the package; dtype: float32 or bfloat16; attention: sdpa or eager, None takes what transformers takes
+    for this model. A GGUF file becomes safetensors once (gguf.py). Raises UsageError where nothing can be loaded, and
+    for an encoder-decoder, a multimodal wrapper or quantised weights.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -67,7 +69,9 @@ def load_language_model(source: str, revision: str | None, dtype: str, attention
 
 
 def fingerprint(model: "PreTrainedModel") -> str:
-    """SHA-256 of the names, shapes and some values of all weights, equal for float32 and bfloat16: tells one base LLM from another of the same name."""
+    """SHA-256 of the names, shapes and some values of all weights, equal for float32 and bfloat16: tells one base LLM
+    from another of the same name.
+    """
     import torch
 
     digest = hashlib.sha256()

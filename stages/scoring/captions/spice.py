@@ -1,6 +1,8 @@
-"""SPICE 1.0 (Anderson et al. 2016, arXiv:1607.08822): F of the tuples of scene graphs. Its jar is pycocoevalcap's, its parser's models are Stanford's.
+"""SPICE 1.0 (Anderson et al. 2016, arXiv:1607.08822): F of the tuples of scene graphs. Its jar is pycocoevalcap's, its
+parser's models are Stanford's.
 
-pycocoevalcap's client downloads in its constructor and keeps a cache whose library dies on Java 17: this one does neither.
+pycocoevalcap's client downloads in its constructor and keeps a cache whose library dies on Java 17: this one does
+neither.
 """
 
 import json
@@ -16,7 +18,8 @@ OPENS = ("lang", "math", "util", "util.concurrent", "net", "text")  # that its l
 
 
 def spice(package: Path, words: Tokens, seconds: float = 7200) -> CaptionScore:
-    """package: the folder of pycocoevalcap, with CoreNLP 3.6.0 in spice/lib. Items that SPICE cannot score are NaN, and left out of the mean.
+    """package: the folder of pycocoevalcap, with CoreNLP 3.6.0 in spice/lib. Items that SPICE cannot score are NaN, and
+    left out of the mean.
 
     Raises UsageError where it fails or takes longer than `seconds`.
     """

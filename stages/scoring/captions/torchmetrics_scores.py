@@ -1,7 +1,7 @@
 """Caption scores that need neither Java nor a hub, under their own names: torchmetrics' BLEU-4 and ROUGE-L.
 
-They are not COCO's (which breaks ties of the closest reference length and weighs ROUGE-L otherwise): compare them with each other, not with a
-paper's.
+They are not COCO's (which breaks ties of the closest reference length and weighs ROUGE-L otherwise): compare them with
+each other, not with a paper's.
 """
 
 from collections.abc import Sequence
