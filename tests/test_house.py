@@ -84,6 +84,15 @@ def test_it_answers_with_half_a_second_of_work(words: list[str]):
     assert min(seconds() for _ in range(3)) < 0.5
 
 
+def test_an_answer_needs_no_trainer_no_corpora_and_no_peft():
+    """What `stage ask` imports: transformers' part of it is three seconds of work, and none of these is added to them."""
+    modules = "stages.cli.sound_files, stages.hub.sound_tokenizer, stages.hub.trained_model, stages.hub.text_to_sound"
+    names = ("lhotse", "lightning", "peft", "torchmetrics", "sklearn", "pandas", "tensorboard")
+    code = f"import sys, {modules}; print([name for name in {names!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_nobody_else_owns_our_names(package: str):
     """An editable install owns no name in its records, so ours may be missing there."""

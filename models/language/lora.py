@@ -11,7 +11,7 @@ import contextlib
 import math
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -105,10 +105,42 @@ class LoraLinear(nn.Module):
             y: Tensor = self.base_layer(x)
             dropped = F.dropout(x.to(first.weight.dtype), self.dropout, self.training)
             return (y + second(first(dropped)) * self.scale).to(y.dtype)
-        fused: Tensor = _FusedLora.apply(
-            x, self.base_layer.weight, self.base_layer.bias, first.weight, second.weight, self.scale
+        parts: tuple[Any, ...] = (
+            x,
+            self.base_layer.weight,
+            self.base_layer.bias,
+            first.weight,
+            second.weight,
+            self.scale,
         )
+        if not torch.is_grad_enabled():
+            return _products(*parts).y.view(*x.shape[:-1], -1)
+        fused: Tensor = _FusedLora.apply(*parts)
         return fused
+
+
+class _Products(NamedTuple):
+    """Of M rows; W, A and B in the dtypes that they were used in."""
+
+    y: Tensor  # (M, O)
+    rows: Tensor  # (M, I) x
+    weight: Tensor  # (O, I)
+    first: Tensor  # (r, I)
+    second: Tensor  # (O, r)
+    inner: Tensor  # (M, r) A x
+
+
+def _products(x: Tensor, weight: Tensor, bias: Tensor | None, first: Tensor, second: Tensor, scale: float) -> _Products:
+    device = x.device.type
+    narrow = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    with torch.autocast(device, enabled=False) if narrow else contextlib.nullcontext():
+        rows = x.reshape(-1, x.shape[-1]).to(narrow or weight.dtype)
+        dtype = narrow or first.dtype  # of the adapter
+        weight, first, second = weight.to(rows.dtype), first.to(dtype), second.to(dtype)
+        y = F.linear(rows, weight, None if bias is None else bias.to(rows.dtype))
+        inner = F.linear(rows.to(dtype), first)
+        y = y.addmm_(inner, second.T, alpha=scale) if dtype == y.dtype else _added(y, scale * inner @ second.T)
+    return _Products(y, rows, weight, first, second, inner)
 
 
 class _FusedLora(torch.autograd.Function):
@@ -118,16 +150,8 @@ class _FusedLora(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, first: Tensor, second: Tensor, scale: float
     ) -> Tensor:
-        device = x.device.type
-        narrow = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        with torch.autocast(device, enabled=False):
-            rows = x.reshape(-1, x.shape[-1]).to(narrow or weight.dtype)
-            dtype = narrow or first.dtype  # of the adapter
-            weight, first, second = weight.to(rows.dtype), first.to(dtype), second.to(dtype)
-            y = F.linear(rows, weight, None if bias is None else bias.to(rows.dtype))
-            inner = F.linear(rows.to(dtype), first)
-            y = y.addmm_(inner, second.T, alpha=scale) if dtype == y.dtype else _added(y, scale * inner @ second.T)
-        ctx.save_for_backward(rows, weight, first, second, inner)
+        y, *saved = _products(x, weight, bias, first, second, scale)
+        ctx.save_for_backward(*saved)
         ctx.scale, ctx.shape, ctx.dtype = scale, x.shape, x.dtype
         return y.view(*x.shape[:-1], -1)
 

@@ -1,10 +1,11 @@
 """Sound files that a person names on the command line: read as the training data was, written whole or not at all."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import soundfile
-from lhotse import AudioSource, Recording
 from torch import Tensor
 
 from conf.errors import UsageError
@@ -18,11 +19,16 @@ def read(path: Path, sample_rate: int, channels: int) -> Tensor:
     header = inspect([path], 1)[0]
     if header.reason and not header.reason.startswith("silent"):  # silence can be asked about
         raise UsageError(f"{path}: {header.reason}")
-    channel_ids = list(range(header.num_channels))
-    source = AudioSource("file", channel_ids, str(path.absolute()))
-    seconds = header.num_samples / header.sample_rate
-    recording = Recording(path.stem, [source], header.sample_rate, header.num_samples, seconds, channel_ids=channel_ids)
-    return load_sound(recording.to_cut(), Path("/"), sample_rate, channels)
+    # as Lhotse's cut, which takes a moment to import
+    recording: Any = SimpleNamespace(
+        id=path.stem,
+        sources=[SimpleNamespace(source=str(path.absolute()))],
+        sampling_rate=header.sample_rate,
+        num_samples=header.num_samples,
+        duration=header.num_samples / header.sample_rate,
+    )
+    cut: Any = SimpleNamespace(id=path.stem, recording=recording)
+    return load_sound(cut, Path("/"), sample_rate, channels)
 
 
 def write(path: Path, sound: Tensor, sample_rate: int) -> str:

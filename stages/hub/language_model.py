@@ -62,7 +62,7 @@ def load(artifact: Path, trained: bool = True) -> tuple[SoundLanguageModel, Voca
     """
     config, state = artifacts.load(artifact)
     _check_has_base(artifact, config)
-    conf = replace(configuration_of(config), embedding_initialization="mean")
+    conf = replace(configuration_of(config), embedding_initialization="random" if trained else "mean")
     model, vocabulary, base = build(conf, config["facts"], None, verify=False)
     check_base(artifact, config, base, conf)
     if trained:

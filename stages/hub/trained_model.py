@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from peft import PeftModel
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from conf import from_plain
@@ -43,6 +42,8 @@ def load_export(folder: Path) -> TrainedModel:
     manifest = export_format.read_manifest(folder)
     prompts = PromptsConf(**manifest["prompts"])
     if manifest["adapter"]:
+        from peft import PeftModel  # seconds to import, and needed here alone
+
         base, _ = weights.load_language_model(manifest["source"], manifest["revision"], manifest["dtype"])
         base.resize_token_embeddings(manifest["size"], mean_resizing=False)
         lm = PeftModel.from_pretrained(base, folder).merge_and_unload().eval()

@@ -38,6 +38,8 @@ def test_it_is_the_frozen_layer_and_the_scaled_product():
     x = torch.randn(4, 6, dtype=torch.float64)
     first, second = lora.lora_A["default"].weight, lora.lora_B["default"].weight
     torch.testing.assert_close(lora(x), lora.base_layer(x) + 2 * x @ first.T @ second.T)
+    with torch.no_grad():
+        torch.testing.assert_close(lora(x), lora.base_layer(x) + 2 * x @ first.T @ second.T)
     with without_lora(lora):
         assert torch.equal(lora(x), lora.base_layer(x))
     assert not torch.equal(lora(x), lora.base_layer(x))
