@@ -47,7 +47,10 @@ class NewestCheckpoints(Checkpoint):
         self.saved = step
         trainer.save_checkpoint(self.folder / f"step-{step:08d}.ckpt")
         if trainer.is_global_zero:
-            for old in sorted(self.folder.glob("step-*.ckpt"))[: -self.keep]:
+            newest = f"step-{step:08d}.ckpt"
+            # not of those with more steps, which a run that goes on from an earlier one could not read
+            known = sorted(path for path in self.folder.glob("step-*.ckpt") if path.name <= newest)
+            for old in known[: -self.keep]:
                 old.unlink()
 
 

@@ -19,7 +19,8 @@ class FiniteGradients(L.Callback):
     asking.
 
     stop: raises TrainingError. skip: that step changes no weight, at most `in_a_row` times one after the other. Each
-    rank appends to not_finite.jsonl: step, rank, its losses and the ids of its batches of this step.
+    rank appends to not_finite.jsonl: step, rank, its losses and the ids of its batches of this step. Of several
+    optimizers the first ends a step, which is bad where the gradients of any are.
     """
 
     def __init__(self, folder: Path, on_nan: Literal["stop", "skip"], in_a_row: int) -> None:
@@ -27,6 +28,7 @@ class FiniteGradients(L.Callback):
         self.ids: list[str] = []
         self.losses: list[Tensor] = []
         self.bad_steps = 0  # one after the other, up to now
+        self.bad = ""  # what is wrong with this step
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -44,10 +46,9 @@ class FiniteGradients(L.Callback):
             self._refuse(trainer)
             for parameter in parameters:
                 parameter.grad = None  # AdamW leaves such a one, and its moments, as they are
-        else:
-            self.bad_steps = 0
         if optimizer is trainer.optimizers[0]:
-            self.ids, self.losses = [], []
+            self._count(trainer)
+            self.ids, self.losses, self.bad = [], [], ""
 
     def _is_bad(self, trainer: L.Trainer, gradients: list[Tensor]) -> bool:
         if trainer.precision == "16-mixed":  # infinite gradients are the business of its scaler, and usual
@@ -61,17 +62,20 @@ class FiniteGradients(L.Callback):
             row = {"step": step, "rank": trainer.global_rank, "losses": losses, "ids": self.ids}
             file.write(json.dumps(row) + "\n")
         trainer.strategy.barrier()  # all have written
-        self.bad_steps += 1
-        where = f"step {step}: loss {', '.join(f'{loss:.4g}' for loss in losses)}, or its gradient, is not finite"
+        self.bad = f"step {step}: loss {', '.join(f'{loss:.4g}' for loss in losses)}, or its gradient, is not finite"
         if self.on_nan == "stop":
             raise TrainingError(
-                f"{where}. The batch's ids are in {self.file}. Lower optimizer.learning_rate, look at those "
+                f"{self.bad}. The batch's ids are in {self.file}. Lower optimizer.learning_rate, look at those "
                 "recordings, or leave such batches out: --limits.on_nan=skip"
             )
+
+    def _count(self, trainer: L.Trainer) -> None:
+        """At the end of a step."""
+        self.bad_steps = self.bad_steps + 1 if self.bad else 0
         if self.bad_steps > self.in_a_row:
             raise TrainingError(
-                f"{where}, as {self.bad_steps - 1} steps just before it (limits.nan_in_a_row={self.in_a_row}). Ids: "
+                f"{self.bad}, as {self.bad_steps - 1} steps just before it (limits.nan_in_a_row={self.in_a_row}). Ids: "
                 f"{self.file}. This is no odd batch: begin again with a lower optimizer.learning_rate"
             )
-        if trainer.is_global_zero:
-            print(f"{where}; left out, its ids are in {self.file}", flush=True)
+        if self.bad and trainer.is_global_zero:
+            print(f"{self.bad}; left out, its ids are in {self.file}", flush=True)

@@ -65,7 +65,10 @@ class RankWatch(L.Callback):
         """When all is done: the starter waits for the others, so that none thinks it dead."""
         self.over.set()
         for process in self.processes:
-            process.wait(timeout=60)
+            try:
+                process.wait(timeout=60)
+            except subprocess.TimeoutExpired:  # everything is written: what hangs in its own end is ended
+                process.kill()
 
     def _watch(self) -> None:
         while not self.over.wait(INTERVAL):

@@ -17,8 +17,11 @@ class KernelAudioDistance(Metric):
     little below: it is not clipped. The number belongs to the embedder, which must be in its name (`kad[aisfx-0.1.2]`).
     """
 
+    # The bytes of float64, as one axis of float32: what torchmetrics makes for a rank without a sound is that, and it
+    # gathers only what agrees in axes and type.
     reference: list[Tensor]
     candidates: list[Tensor]
+    embedding_dim: Tensor  # ()
 
     higher_is_better = False
     full_state_update = False
@@ -27,16 +30,19 @@ class KernelAudioDistance(Metric):
         super().__init__()
         self.add_state("reference", [], dist_reduce_fx="cat")
         self.add_state("candidates", [], dist_reduce_fx="cat")
+        self.add_state("embedding_dim", torch.tensor(0), dist_reduce_fx="max")
 
     def update(self, embeddings: Tensor, real: bool) -> None:
         """embeddings (M, E): real ones of the reference set, others of the sounds that are measured."""
-        (self.reference if real else self.candidates).append(embeddings.double().cpu())
+        (self.reference if real else self.candidates).append(embeddings.double().flatten().view(torch.float32).cpu())
+        self.embedding_dim.fill_(embeddings.shape[1])
 
     def compute(self) -> Tensor:
         """NaN where either set has fewer than two sounds, or the reference is one point."""
-        if not self.reference or not self.candidates:
+        if not self.embedding_dim or len(self.reference) == 0 or len(self.candidates) == 0:
             return torch.tensor(float("nan"))
-        x, y = dim_zero_cat(self.reference), dim_zero_cat(self.candidates)
+        dim = int(self.embedding_dim)
+        x, y = (dim_zero_cat(sounds).view(torch.float64).view(-1, dim) for sounds in (self.reference, self.candidates))
         if min(len(x), len(y)) < 2:
             return torch.tensor(float("nan"))
         within = torch.pdist(x)

@@ -99,7 +99,8 @@ def _run(stage: str, conf: StageConf, stop: Stop, restart: bool) -> dict[str, An
         if not module.trains:
             _prediction(trainer).clear()
     _meet(trainer)
-    newest = newest_checkpoint(folder)
+    # that of rank 0: another machine may see an older listing of the folder
+    newest = trainer.strategy.broadcast(newest_checkpoint(folder))
     if first and (damaged := damaged_checkpoints(folder)):
         names = ", ".join(path.name for path in damaged)
         print(f"{stage:<14} {names} is cut short; going on from {newest.name if newest else 'the beginning'}")

@@ -12,6 +12,9 @@ import torch
 import conf
 from stages.reconstruct import Reconstruct
 from stages.reports import real_time_factor, reconstruction_table
+from tests import zygote
+from tests.conftest import SMOKE
+from tests.interrupt import TWO_RANKS
 
 
 @pytest.fixture(scope="session")
@@ -127,3 +130,27 @@ def test_a_signal_metric_whose_package_is_missing_is_refused_before_anything(mon
     composed = conf.compose("reconstruct", overrides=["signal=[si_sdr,pesq]"]).conf
     with pytest.raises(ValueError, match=r"pesq: the package pesq is not installed. Type   pip install pesq"):
         Reconstruct("reconstruct", composed, {}, Path("nowhere"))
+
+
+def test_a_group_with_fewer_batches_than_ranks_is_measured_as_on_one(tones: Path, whole: Path):
+    """One batch: rank 1 has no sound. Every number, the distance of embedded sounds too, is that of one rank."""
+    words = [
+        "run",
+        "reconstruct",
+        "--parents.latents=whole",
+        "--parents.tokenizer=whole",
+        "--embedder=logmel-64",
+        "--batch_size=16",
+    ]
+    rows = []
+    for name, more in (("alone", ()), ("without-a-batch", TWO_RANKS)):
+        ended = zygote.run([*words, f"--experiment={name}", *more, *SMOKE], tones)
+        assert ended.status == 0, ended.stderr[-2000:]
+        report = json.loads((tones / f"runs/{name}/reconstruct/artifact/report.json").read_text())
+        rows.append(report["rows"])
+    assert any("kad" in row for row in rows[0])
+    for one, two in zip(*rows, strict=True):
+        assert one.keys() == two.keys()
+        for name, value in one.items():
+            expected = pytest.approx(value, rel=1e-4, nan_ok=True) if isinstance(value, float) else value
+            assert two[name] == expected, name

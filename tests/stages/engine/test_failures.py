@@ -10,14 +10,15 @@ import signal
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from callbacks.checkpoints import WholeCheckpointIO
+from callbacks.checkpoints import NewestCheckpoints, WholeCheckpointIO
+from callbacks.finite import FiniteGradients
 from datamodules.atomic_files import whole_file
 from stages.runs.progress import newest_checkpoint
 from tests import zygote
@@ -123,6 +124,70 @@ def test_batches_that_are_not_finite_are_left_out_up_to_a_number_in_a_row(tones:
     assert all(bool(value.isfinite().all()) for value in weights.values())
     ended = broken(tones, "nan", {6, 7, 8}, "--experiment=too-many", *skip)
     assert ended.status == 1 and "limits.nan_in_a_row=2" in ended.stderr
+
+
+class TwoOptimizers(L.LightningModule):
+    """As the stage vae: a second optimizer whose gradients are fine steps first, then the Trainer's own."""
+
+    def __init__(self, bad: set[int]) -> None:
+        super().__init__()
+        self.automatic_optimization, self.bad = False, bad
+        self.weights = torch.nn.ParameterList([torch.nn.Parameter(torch.ones(2)) for _ in range(2)])
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        first, second = self.optimizers()  # type: ignore[misc]
+        second._on_before_step = second._on_after_step = lambda: None
+        for optimizer, weight, factor in (
+            (second, self.weights[1], 1.0),
+            (first, self.weights[0], float("nan") if batch_idx + 1 in self.bad else 1.0),
+        ):
+            optimizer.zero_grad()
+            self.manual_backward(factor * weight.sum())
+            optimizer.step()
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.SGD([weight], lr=0.1) for weight in self.weights]
+
+
+class _Batch(NamedTuple):
+    ids: list[str]
+
+
+@pytest.mark.parametrize(("bad", "ends"), [({1, 2, 4, 5}, False), ({2, 3, 4}, True)])
+def test_a_good_step_of_a_second_optimizer_does_not_hide_a_bad_one(tmp_path: Path, bad: set[int], ends: bool):
+    trainer = L.Trainer(
+        accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, enable_checkpointing=False,
+        max_steps=6, callbacks=[FiniteGradients(tmp_path, "skip", 2)],
+    )  # fmt: skip
+    loader = torch.utils.data.DataLoader([_Batch([str(n)]) for n in range(6)], batch_size=None, collate_fn=lambda b: b)
+    module = TwoOptimizers(bad)
+    if ends:
+        with pytest.raises(ValueError, match=r"step 4: .* as 2 steps just before it \(limits.nan_in_a_row=2\)"):
+            trainer.fit(module, loader)
+    else:
+        trainer.fit(module, loader)
+        assert module.weights[0].detach().allclose(torch.full((2,), 0.8))  # two good steps of six
+    written = [json.loads(line)["step"] for line in (tmp_path / "not_finite.jsonl").read_text().splitlines()]
+    assert written == sorted(bad)
+
+
+class _Saving(NamedTuple):
+    """What `NewestCheckpoints.save` asks of a trainer."""
+
+    global_step: int
+    is_global_zero: bool = True
+
+    def save_checkpoint(self, path: Path) -> None:
+        torch.save({}, path)
+
+
+def test_a_damaged_newer_checkpoint_does_not_cost_the_new_one(tmp_path: Path):
+    (tmp_path / "step-00000100.ckpt").write_bytes(b"whole")
+    (tmp_path / "step-00000200.ckpt").write_bytes(b"cut sh")
+    checkpoints = NewestCheckpoints(tmp_path, 50, keep=1)
+    for step, left in ((150, ["150", "200"]), (200, ["200"]), (250, ["250"])):
+        checkpoints.save(_Saving(step))  # type: ignore[arg-type]
+        assert [path.stem[-3:] for path in sorted(tmp_path.iterdir())] == left
 
 
 def test_ranks_leave_out_the_same_step(tones: Path, whole: Path):
