@@ -1,4 +1,4 @@
-"""`stage list`, `stage show`, `stage status`: what there is, what it would be run with, and how far it is."""
+"""`stage list`, `stage show`, `stage status`: what can be run, what it would be run with, and how far it is."""
 
 import argparse
 from pathlib import Path
@@ -48,16 +48,16 @@ def show_verb(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def status_verb(arguments: argparse.Namespace, overrides: list[str]) -> int:
-    """Without a preset, a file or a key that decides results each run is held against its own configuration, with them against what they give."""
+    """Each run is compared with its own configuration, or with what a preset, a file or a key that decides results gives."""
     compare = bool(arguments.preset or arguments.conf or any(map(conf.decides, overrides)))
     conf.check_shared(UNITS, overrides)
     confs = configurations(list(STAGES), arguments, overrides)
     runs, experiment, root = confs["latents"].runs, confs["latents"].experiment, confs["latents"].data.root
     given = {item.split("=", 1)[0] for item in overrides}
-    there = sorted(path.name for path in Path(runs).glob("*") if path.is_dir())
-    experiments = [experiment] if arguments.preset or arguments.conf or "experiment" in given else there
-    if "experiment" in given and experiment not in there:
-        raise UsageError(f"no experiment {experiment!r} in {runs}/. There are: {', '.join(there) or 'none'}")
+    existing = sorted(path.name for path in Path(runs).glob("*") if path.is_dir())
+    experiments = [experiment] if arguments.preset or arguments.conf or "experiment" in given else existing
+    if "experiment" in given and experiment not in existing:
+        raise UsageError(f"no experiment {experiment!r} in {runs}/. There are: {', '.join(existing) or 'none'}")
     if not experiments:
         print(f"no experiment in {runs}/. Start one:   stage run all --preset demo")
     for name in experiments:

@@ -17,6 +17,6 @@ HINTS: dict[type[Exception], str] = {
 
 
 def with_hint(error: Exception) -> str:
-    """The message of an error, and behind it what to type, where there is something."""
+    """The message of an error, and what to type, where that is known."""
     hint = HINTS.get(type(error))
     return f"{error}. {hint}" if hint else str(error)

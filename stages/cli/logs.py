@@ -1,4 +1,4 @@
-"""Notes of the command: through `logging`, to stderr, with the rank where there are several. stdout is for the answer."""
+"""Notes of the command: through `logging`, to stderr, with the rank if several run. stdout is for the answer."""
 
 import logging
 import sys

@@ -23,7 +23,7 @@ SAMPLES, SEED = 1000, 0  # of the bootstrap
 def add(subparsers: Any) -> None:
     verb = subparsers.add_parser(
         "evaluate", help="score a file of predictions, without a model", allow_abbrev=False,
-        description="Scores predictions that are there already: JSONL or a JSON list, as `stage run evaluate`, LTU, GAMA and MMAU write them.",
+        description="Scores predictions that were made before: JSONL or a JSON list, as `stage run evaluate`, LTU, GAMA and MMAU write them.",
     )  # fmt: skip
     verb.add_argument(
         "--predictions",

@@ -6,6 +6,7 @@ Each finds it by --experiment, by --model (an export or a run folder), or takes 
 import argparse
 import gc
 import json
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from stages.hub.sound_tokenizer import SoundTokenizer
     from stages.hub.trained_model import TrainedModel
 
+log = logging.getLogger(__name__)
 UNITS = ("ask", "generate")  # of conf/: their options' values and reasons
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")  # that are written
 BATCH = 8  # sounds generated at a time
@@ -51,7 +53,7 @@ def add(subparsers: Any) -> None:
         "--out", type=os.path.expanduser, required=True, metavar="FILE", help=f"one of {', '.join(SUFFIXES)}"
     )
     writes.add_argument("--spectrogram", action="store_true", help="a PNG beside each sound")
-    writes.add_argument("--force", action="store_true", help="replace files that are there")
+    writes.add_argument("--force", action="store_true", help="replace existing files")
 
     verb = subparsers.add_parser("ask", parents=[where, computes], help="a question about a sound", allow_abbrev=False)
     verb.add_argument(
@@ -79,7 +81,7 @@ def add(subparsers: Any) -> None:
     )
     verb.add_argument("clip", metavar="CLIP")
     verb.add_argument("--out", type=os.path.expanduser, metavar="FILE", help="else they are printed")
-    verb.add_argument("--force", action="store_true", help="replace a file that is there")
+    verb.add_argument("--force", action="store_true", help="replace an existing file")
     verb.set_defaults(verb=encode)
 
     verb = subparsers.add_parser(
@@ -101,7 +103,7 @@ def ask(arguments: argparse.Namespace, overrides: list[str]) -> int:
     refuse(overrides, vars(arguments))
     settings: AskConf = _settings("ask", arguments)
     clips, question = _clips(arguments.words)
-    place = _place(arguments)
+    trained = _trained(arguments)
     device = _device(arguments.device)
     from models.language.vocabulary import Turn
     from stages.cli import sound_files
@@ -109,11 +111,11 @@ def ask(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from stages.hub.sound_tokenizer import SoundTokenizer
 
     _quiet()
-    tokenizer = SoundTokenizer.from_pretrained(place.tokenizer).to(device)
+    tokenizer = SoundTokenizer.from_pretrained(trained.tokenizer).to(device)
     sounds = [sound_files.read(clip, tokenizer.sample_rate, tokenizer.channels) for clip in clips]
     heard: list[Any] = [part for codes in tokenizer.encode(sounds, tokenizer.sample_rate) for part in (codes, "\n")]
-    assert place.language is not None
-    model = trained_model.load(place.language, device)
+    assert trained.language is not None
+    model = trained_model.load(trained.language, device)
     if question is not None:
         print(_answer(model, [Turn("user", [*heard, question])], settings))
         return 0
@@ -136,7 +138,7 @@ def generate(arguments: argparse.Namespace, overrides: list[str]) -> int:
     if not arguments.caption.strip():
         raise UsageError('an empty caption; type what shall be heard, as   stage generate "a dog barks" --out dog.wav')
     targets = _targets(arguments, settings.n)
-    place = _place(arguments)
+    trained = _trained(arguments)
     device = _device(arguments.device)
     from callbacks.progress import ProgressLine
     from stages.hub import trained_model
@@ -144,9 +146,9 @@ def generate(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from stages.hub.text_to_sound import text_to_sound
 
     _quiet()
-    tokenizer = SoundTokenizer.from_pretrained(place.tokenizer).to(device)
-    assert place.language is not None
-    model = trained_model.load(place.language, device)
+    tokenizer = SoundTokenizer.from_pretrained(trained.tokenizer).to(device)
+    assert trained.language is not None
+    model = trained_model.load(trained.language, device)
     seeds = [settings.seed + number for number in range(settings.n)]
     most = tokenizer.num_codes(settings.seconds_max)
     line = ProgressLine("generate", len(seeds), "sounds", len(seeds) > 1)
@@ -163,7 +165,7 @@ def generate(arguments: argparse.Namespace, overrides: list[str]) -> int:
         longest = max(1, int(settings.seconds_max * tokenizer.sample_rate))  # the last code may reach beyond it
         _write_sound(target, tokenizer, one, seed, arguments.spectrogram, longest)
     if cut := sum(len(one) + len(model.vocabulary.levels) > most for one in codes):
-        print(f"{cut} of {len(codes)} sounds reached --seconds_max={settings.seconds_max:g}", file=sys.stderr)
+        log.warning("%d of %d sounds reached --seconds_max=%g", cut, len(codes), settings.seconds_max)
     return 0
 
 
@@ -175,14 +177,14 @@ def encode(arguments: argparse.Namespace, overrides: list[str]) -> int:
     clip = Path(arguments.clip)
     if not clip.is_file():
         raise UsageError(f"no file {clip}")
-    place = _place(arguments, language=False)
+    trained = _trained(arguments, language=False)
     device = _device(arguments.device)
     from stages.cli import sound_files
     from stages.hub.sound_tokenizer import SoundTokenizer
 
-    tokenizer = SoundTokenizer.from_pretrained(place.tokenizer).to(device)
+    tokenizer = SoundTokenizer.from_pretrained(trained.tokenizer).to(device)
     sound = sound_files.read(clip, tokenizer.sample_rate, tokenizer.channels)
-    found = {
+    encoded = {
         "codes": tokenizer.encode([sound], tokenizer.sample_rate)[0],
         "token_rate": tokenizer.token_rate,
         "codebook_size": tokenizer.codebook_size,
@@ -191,47 +193,47 @@ def encode(arguments: argparse.Namespace, overrides: list[str]) -> int:
         "sample_rate": tokenizer.sample_rate,
         "tokenizer": tokenizer.hash,
     }
-    text = json.dumps(found)
+    text = json.dumps(encoded)
     if out is None:
         print(text)
         return 0
     write_whole(out, text + "\n")
-    print(f"{out}: {len(found['codes'])} codes, {sound.shape[1] / tokenizer.sample_rate:.2f} s")
+    print(f"{out}: {len(encoded['codes'])} codes, {sound.shape[1] / tokenizer.sample_rate:.2f} s")
     return 0
 
 
 def decode(arguments: argparse.Namespace, overrides: list[str]) -> int:
     refuse(overrides, vars(arguments))
     (target,) = _targets(arguments, 1)
-    found = _read_codes(Path(arguments.codes))
-    place = _place(arguments, language=False)
+    encoded = _read_codes(Path(arguments.codes))
+    trained = _trained(arguments, language=False)
     device = _device(arguments.device)
     from stages.hub.sound_tokenizer import SoundTokenizer
 
-    tokenizer = SoundTokenizer.from_pretrained(place.tokenizer).to(device)
-    if found["tokenizer"] != tokenizer.hash:
+    tokenizer = SoundTokenizer.from_pretrained(trained.tokenizer).to(device)
+    if encoded["tokenizer"] != tokenizer.hash:
         raise UsageError(
-            f"{arguments.codes} was made by the tokenizer {found['tokenizer'][:12]}, and {place.tokenizer} is "
-            f"{tokenizer.hash[:12]}: its codes mean other sounds there. Name the right one with --experiment or --model"
+            f"{arguments.codes} was made by the tokenizer {encoded['tokenizer'][:12]}, and {trained.tokenizer} is "
+            f"{tokenizer.hash[:12]}: its codes mean other sounds. Name the right one with --experiment or --model"
         )
-    samples, most = found["num_samples"], tokenizer.num_samples(len(found["codes"]))
-    if found["sample_rate"] != tokenizer.sample_rate or not most[0] <= samples <= most[1]:
+    samples, most = encoded["num_samples"], tokenizer.num_samples(len(encoded["codes"]))
+    if encoded["sample_rate"] != tokenizer.sample_rate or not most[0] <= samples <= most[1]:
         raise UsageError(
-            f"{arguments.codes} says {samples} samples at {found['sample_rate']} Hz; its {len(found['codes'])} codes stand for "
+            f"{arguments.codes} says {samples} samples at {encoded['sample_rate']} Hz; its {len(encoded['codes'])} codes stand for "
             f"{most[0]} to {most[1]} at {tokenizer.sample_rate}. `stage encode CLIP --out codes.json` writes what belongs together"
         )
-    _write_sound(target, tokenizer, found["codes"], 0, arguments.spectrogram, samples)
+    _write_sound(target, tokenizer, encoded["codes"], 0, arguments.spectrogram, samples)
     return 0
 
 
 def export(arguments: argparse.Namespace, overrides: list[str]) -> int:
     refuse(overrides, vars(arguments))
-    place = _place(arguments)
+    trained = _trained(arguments)
     export_format.check_target(Path(arguments.to), arguments.force)
     from stages.hub import export as exporting
 
     _quiet()
-    exporting.export(place, Path(arguments.to), arguments.adapter, arguments.force)
+    exporting.export(trained, Path(arguments.to), arguments.adapter, arguments.force)
     print(f"{arguments.to}: see its README.md")
     return 0
 
@@ -249,7 +251,7 @@ def _settings(unit: str, arguments: argparse.Namespace) -> Any:
     return conf.compose(unit, overrides=[f"{key}={value}" for key, value in given.items() if value is not None]).conf
 
 
-def _place(arguments: argparse.Namespace, language: bool = True) -> find_model.ModelFolders:
+def _trained(arguments: argparse.Namespace, language: bool = True) -> find_model.ModelFolders:
     base = conf.compose("caption").conf
     return find_model.find(
         arguments.runs or base.runs, base.experiment, arguments.experiment, arguments.model, language
@@ -268,7 +270,7 @@ def _device(name: str | None) -> "torch.device":
 
 
 def _clips(words: Sequence[str]) -> tuple[list[Path], str | None]:
-    """The clips, and the question behind them, if any. Raises UsageError for a clip that is not there."""
+    """The clips, and the question behind them, if any. Raises UsageError for a clip that does not exist."""
     last = Path(words[-1])
     asked = len(words) > 1 and not (last.suffix.lower() in SUFFIXES and " " not in words[-1]) and not _is_file(last)
     clips = [Path(word) for word in (words[:-1] if asked else words)]
@@ -307,10 +309,10 @@ def _answer(model: "TrainedModel", turns: Sequence["Turn"], settings: AskConf) -
         model, ids.shape[1], settings.max_new_tokens, "ask less, begin anew, or type a smaller --max-new-tokens"
     )
     sampling = Sampling(settings.temperature, 1.0, [settings.seed]) if settings.temperature else None
-    found = generate(model.lm, words, ids, mask, settings.max_new_tokens, "text", sampling)[0]
-    if len(found) == settings.max_new_tokens:  # its end would have been one more
-        print(f"the answer stopped at --max_new_tokens={len(found)}", file=sys.stderr)
-    text = words.decode(found)
+    answer = generate(model.lm, words, ids, mask, settings.max_new_tokens, "text", sampling)[0]
+    if len(answer) == settings.max_new_tokens:  # its end would have been one more
+        log.warning("the answer stopped at --max_new_tokens=%d", len(answer))
+    text = words.decode(answer)
     if not text.strip():
         print("the answer is empty: the model wrote no visible text", file=sys.stderr)
     return text
@@ -321,18 +323,18 @@ def _targets(arguments: argparse.Namespace, n: int) -> list[Path]:
     out = Path(arguments.out)
     if out.suffix.lower() not in SUFFIXES:
         raise UsageError(f"--out {out}: a sound file ends with {', '.join(SUFFIXES)}")
-    found = [out] if n == 1 else [out.with_name(f"{out.stem}-{number}{out.suffix}") for number in range(1, n + 1)]
-    pictures = [path.with_suffix(".png") for path in found] if arguments.spectrogram else []
-    _check_free([*found, *pictures], arguments.force)
-    return found
+    targets = [out] if n == 1 else [out.with_name(f"{out.stem}-{number}{out.suffix}") for number in range(1, n + 1)]
+    pictures = [path.with_suffix(".png") for path in targets] if arguments.spectrogram else []
+    _check_free([*targets, *pictures], arguments.force)
+    return targets
 
 
 def _check_free(paths: Sequence[Path], force: bool) -> None:
     for path in paths:
         if not path.absolute().parent.is_dir():
-            raise UsageError(f"--out {path}: there is no folder {path.parent}")
+            raise UsageError(f"--out {path}: no folder {path.parent}")
         if path.exists() and not force:
-            raise UsageError(f"{path} is there already; --force replaces it")
+            raise UsageError(f"{path} exists; --force replaces it")
 
 
 def _write_sound(
@@ -355,22 +357,22 @@ def _write_sound(
 def _read_codes(path: Path) -> dict[str, Any]:
     """Raises UsageError for a file that `stage encode` did not write."""
     try:
-        found = json.loads(path.read_text())
+        encoded = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UsageError(
             f"{path} cannot be read as codes ({error}). `stage encode CLIP --out codes.json` writes them"
         ) from error
-    missing = [key for key in CODES if not isinstance(found, dict) or key not in found]
+    missing = [key for key in CODES if not isinstance(encoded, dict) or key not in encoded]
     if missing:
         raise UsageError(f"{path} has no {', '.join(missing)}. `stage encode CLIP --out {path}` writes what is needed")
-    size = found["codebook_size"]
-    wrong = [code for code in found["codes"] if not (isinstance(code, int) and 0 <= code < size)]
-    if wrong or not found["codes"] or len(found["codes"]) % len(found["levels"]):
-        what = f"holds {wrong[0]!r}" if wrong else f"has {len(found['codes'])} codes"
+    size = encoded["codebook_size"]
+    wrong = [code for code in encoded["codes"] if not (isinstance(code, int) and 0 <= code < size)]
+    if wrong or not encoded["codes"] or len(encoded["codes"]) % len(encoded["levels"]):
+        what = f"holds {wrong[0]!r}" if wrong else f"has {len(encoded['codes'])} codes"
         raise UsageError(
-            f"{path} {what}; one or more codes from 0 to {size - 1} are allowed, in blocks of {len(found['levels'])}"
+            f"{path} {what}; one or more codes from 0 to {size - 1} are allowed, in blocks of {len(encoded['levels'])}"
         )
-    return found
+    return encoded
 
 
 def _quiet() -> None:

@@ -20,7 +20,7 @@ def environment() -> dict[str, str]:
     """Variables with which `command` runs this project, whatever lies in the folder that it is typed in.
 
     `python -m` puts that folder first on the path: a user's conf.py or models/ would be imported in place of ours.
-    Where this project itself is imported from there, not installed, its folder is named.
+    Where this project itself is imported from it, not installed, its folder is named.
     """
     root = str(Path(__file__).parents[2])
     on_path = sys.path if sys.flags.safe_path else sys.path[1:]  # the first is the folder, or the script's

@@ -128,7 +128,7 @@ def _read_published(corpus: str, name: str, configuration: PublishedConf) -> dic
     if report.skipped:
         print(f"{name}: {len(report.skipped)} recordings were left out, listed in {out / 'missing.jsonl'}")
     if done.repeated:
-        print(f"{name}: {done.repeated} rows say what an earlier one has said; they count once")
+        print(f"{name}: {done.repeated} rows repeat an earlier one; they count once")
     prepare_folder.say_short(name, report.short)
     for taken, others in list(done.several.items())[:1]:
         print(f"{name}: {len(done.several)} clips have several files; one is taken, as {taken} and not {others[0]}")
@@ -164,7 +164,7 @@ def _read_openaqa(name: str, configuration: QuestionsConf) -> tuple[str, dict[st
     if done.filtered:
         print(f"{name}: {done.filtered} records are of other tasks or datasets")
     if done.repeated:
-        print(f"{name}: {done.repeated} records say what an earlier one has said; they count once")
+        print(f"{name}: {done.repeated} records repeat an earlier one; they count once")
     _say_contaminated(name, out, done.contaminated, configuration.contamination)
     report = done.report
     return str(done.root.resolve()), {

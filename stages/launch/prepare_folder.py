@@ -1,4 +1,4 @@
-"""`stage prepare folder`: what is said of anybody's own recordings, before they are read and after. No torch here."""
+"""`stage prepare folder`: a table of recordings: what is asked of it first, and what was read of it. No torch here."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -83,13 +83,13 @@ def options(files: Sequence[str], overrides: Sequence[str]) -> SlurmConf:
             key, value = "requeue", str(key == "requeue").lower()
         key = key if key in known or key.startswith("further.") else f"further.{key}"
         typed.append(f"slurm.{key}={value}")
-    found = configuration.compose("slurm", files=files, overrides=typed)
-    for key in found.conf.further:
+    composed = configuration.compose("slurm", files=files, overrides=typed)
+    for key in composed.conf.further:
         _check_key(key)
-    for key, value in {**vars(found.conf), **found.conf.further}.items():
+    for key, value in {**vars(composed.conf), **composed.conf.further}.items():
         if isinstance(value, str) and re.search(r"[\r\n]", value):
             raise UsageError(f"slurm.{key}: a value is one line, here {value!r}")
-    return found.conf
+    return composed.conf
 
 
 def plan(
@@ -142,7 +142,7 @@ def script(stage: str, conf: StageConf, options: SlurmConf, words: Sequence[str]
     """The sbatch script of one stage. words: what configures it, for `stage run`."""
     tasks, workers = devices(stage, conf), conf.data.num_workers
     further = {key.replace("_", "-"): value for key, value in options.further.items()}
-    found: dict[str, str | None] = {
+    directives: dict[str, str | None] = {
         "job-name": f"{conf.experiment}/{stage}",
         "chdir": os.getcwd(),
         "output": str(jobs.log_file(jobs.jobs_folder(conf), stage)).replace("%", "%%"),  # %b is a number to sbatch
@@ -157,16 +157,16 @@ def script(stage: str, conf: StageConf, options: SlurmConf, words: Sequence[str]
         "requeue": "" if options.requeue else None,
     }
     if not options.requeue:
-        found["no-requeue"] = ""
+        directives["no-requeue"] = ""
     if conf.trainer.accelerator != "cpu" and not any(key.startswith("gpus") or key == "gres" for key in further):
-        found["gpus-per-node"] = str(tasks)
-    found |= further
-    cpus = found["cpus-per-task"]
+        directives["gpus-per-node"] = str(tasks)
+    directives |= further
+    cpus = directives["cpus-per-task"]
     if cpus is not None and not cpus.isdigit():
         raise UsageError(f"slurm.cpus-per-task is {cpus!r}; a number is allowed")
     lines = [
         f"#SBATCH --{key}" + (f"={shlex.quote(value)}" if value else "")
-        for key, value in found.items()
+        for key, value in directives.items()
         if value is not None
     ]
     body = BODY.format(
@@ -197,14 +197,14 @@ def submit(
     }
     made: dict[str, str] = {}
     for stage, after, waits in going:
-        place = jobs.jobs_folder(confs[stage])
-        path = place / f"{stage}.sbatch"
-        found = [*waits, *(made.get(name, f"<{name}>") for name in after)]
-        command = ["sbatch", "--parsable", *_dependency(found, options), str(path)]
+        folder = jobs.jobs_folder(confs[stage])
+        path = folder / f"{stage}.sbatch"
+        dependencies = [*waits, *(made.get(name, f"<{name}>") for name in after)]
+        command = ["sbatch", "--parsable", *_dependency(dependencies, options), str(path)]
         if dry:
             print(f"# {path}\n{texts[stage]}\n# {' '.join(command)}\n")
             continue
-        place.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         if restart:
             begin_run(stage, confs[stage], restart=True)  # here and once: a requeued job goes on
         write_whole(path, texts[stage])
@@ -215,8 +215,11 @@ def submit(
             )
             raise UsageError(f"{stage}: sbatch refuses {path}: {done.stderr.strip()}{before}")
         made[stage] = done.stdout.strip().split(";")[0]  # ID;CLUSTER on a federation
-        jobs.note(place, stage, made[stage])
-        print(f"{stage:<14} job {made[stage]}" + (f", after {', '.join(found)}" if found else ""), flush=True)
+        jobs.note(folder, stage, made[stage])
+        print(
+            f"{stage:<14} job {made[stage]}" + (f", after {', '.join(dependencies)}" if dependencies else ""),
+            flush=True,
+        )
 
 
 def check_there(dry: bool) -> None:
@@ -237,10 +240,10 @@ def _check_key(key: str) -> None:
 
 
 def _dependency(ids: Sequence[str], options: SlurmConf) -> list[str]:
-    mine = options.further.get("dependency")
+    typed = options.further.get("dependency")
     if not ids:
         return []
-    whole = f"afterok:{':'.join(ids)}" + (f",{mine}" if mine else "")
+    whole = f"afterok:{':'.join(ids)}" + (f",{typed}" if typed else "")
     return [f"--dependency={whole}", "--kill-on-invalid-dep=yes"]
 
 

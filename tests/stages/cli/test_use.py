@@ -178,7 +178,7 @@ def test_sounds_are_the_model_s_and_each_hangs_on_its_seed(run, place, model, ca
 
     before = Path("a-2.wav").read_bytes()
     assert main([*words, "--out=a.wav", "--n=3", "--seed=5"]) == 1
-    assert "a-1.wav is there already; --force replaces it" in capsys.readouterr().err
+    assert "a-1.wav exists; --force replaces it" in capsys.readouterr().err
     assert main([*words, "--out=a-2.wav", "--seed=6", "--force"]) == 0
     assert Path("a-2.wav").read_bytes() == before, "the same seed alone"
     assert main([*words, "--out=b.wav", "--n=2", "--temperature=0"]) == 1
@@ -238,7 +238,7 @@ def test_codes_go_to_a_file_and_back(run, place, clip, capsys):
     assert main(["encode", str(clip)]) == 0
     assert json.loads(capsys.readouterr().out) == found
     assert main(["encode", str(clip), "--out=codes.json"]) == 1
-    assert "codes.json is there already" in capsys.readouterr().err
+    assert "codes.json exists" in capsys.readouterr().err
 
     for change, message in (
         ({"tokenizer": "0" * 64}, "was made by the tokenizer 000000000000, and runs/used/tokenizer is "),
@@ -275,7 +275,7 @@ MISTAKES = {
     "ask CLIP What? --trainer.devices=2": "takes no configuration, here 'trainer.devices=2'",
     "generate x --out=a.wav --guidence=2": "here 'guidence=2'. Did you mean '--guidance'?",
     "generate x --out=a.txt": "a sound file ends with .wav",
-    "generate x --out=no/a.wav": "there is no folder no",
+    "generate x --out=no/a.wav": "no folder no",
     "generate x --out=a.wav --top-p=2": "top_p: 2.0; 1e-06 to 1.0 is allowed",
     "ask CLIP What? --device=tpu": "--device tpu: there is ",
     "encode CLIP --device=cuda:99": ", cpu" if torch.cuda.is_available() else "--device cuda:99: there is cpu",

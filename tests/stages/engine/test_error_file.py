@@ -91,6 +91,9 @@ def test_the_file_is_of_the_rank_that_failed_first(tones: Path, whole: Path):
     assert ", rank 1, process " in text.splitlines()[0] and text.count(", process ") == 1
     assert str(ERRORS["bug"]) in text and "rank 1 (pid" not in text
     assert [path.name for path in (tones / "runs/ranks/tokenizer").glob(".error*")] == []
+    again = failed(tones, "mistake", "--experiment=ranks", *TWO_RANKS, rank=1)
+    assert again.stdout.count("partial: step 4 of 12") == 1, "once, not by each rank"
+    assert str(ERRORS["mistake"]) in (tones / "runs/ranks/tokenizer/error.txt").read_text()
 
 
 def test_a_gpu_without_memory_says_which_key_to_lower(tones: Path, whole: Path):
