@@ -46,6 +46,7 @@ class Language(TrainingStage):
             check_base(parents["caption"].folder, config, self.base, conf)
             self.language.load_trainable_state(state)
         self.entry: str | None = None  # of the curriculum, that is trained now
+        self.flops_per_position = 0
         batches = conf.trainer.accumulate_grad_batches
         self.accumulation = WeightedAccumulation(batches, conf.batching.tokens_per_batch) if batches > 1 else None
         self.language.train()  # transformers hands models over in evaluation mode
@@ -116,10 +117,17 @@ class Language(TrainingStage):
                 print(f"{self.stage}: curriculum: {text}, {len(self.data.train_items[now.number])} items", flush=True)
                 self.logger.experiment.add_text("train/curriculum", text, step)  # type: ignore[union-attr]
 
+    def counted(self, batch: LanguageBatch) -> dict[str, Tensor | float]:
+        """For the log of the throughput. Operations without attention, a twentieth at these lengths."""
+        if not self.flops_per_position:
+            for parameter in self.language.parameters():
+                self.flops_per_position += (6 if parameter.requires_grad else 4) * parameter.numel()
+        return {"tokens": batch.attention_mask.sum(), "flops": float(self.flops_per_position * batch.input_ids.numel())}
+
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """What an entry does not train has no gradient: AdamW leaves it, and its own moments, as they are."""
         if self.accumulation:
-            self.accumulation.apply(self.language.parameters())
+            self.gradient_factor = self.accumulation.apply(self.language.parameters())
         if not self.conf.curriculum:
             return
         now = curriculum.position(self.conf.curriculum, self.trainer.global_step)

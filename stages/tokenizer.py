@@ -85,6 +85,13 @@ class Tokenizer(TrainingStage):
         described = losses.reconstruction + self.conf.flow.prior_weight * losses.prior
         return frames * described + codes * losses.commitment
 
+    def counted(self, batch: LatentBatch) -> dict[str, Tensor | float]:
+        """For the log of the throughput. Operations without attention, and as if each token were a frame."""
+        flops = (
+            6.0 * sum(parameter.numel() for parameter in self.tokenizer.parameters()) * batch.latents[..., 0].numel()
+        )
+        return {"seconds_of_sound": batch.num_frames.sum() / self.facts["frame_rate"], "flops": flops}
+
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """The step, and the decoder's running average after it: before validation, and before a checkpoint."""
         super().optimizer_step(*args, **kwargs)

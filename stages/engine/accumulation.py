@@ -27,10 +27,10 @@ class WeightedAccumulation:
         self.total = added if self.total is None else self.total + added
         return loss * (weight.detach() / self.scale)
 
-    def apply(self, parameters: Iterable[nn.Parameter]) -> None:
+    def apply(self, parameters: Iterable[nn.Parameter]) -> Tensor:
         """Before the optimizer's step: gradients of the sum, in which DDP has taken ranks' means, become those of the mean.
 
-        A collective where there are several ranks.
+        Returns what they were multiplied by (). A collective where there are several ranks.
         """
         assert self.total is not None, "a step has a batch"
         total, world = self.total, 1
@@ -38,7 +38,8 @@ class WeightedAccumulation:
             dist.all_reduce(total)
             world = dist.get_world_size()
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        factor = self.batches * world * self.scale / total
         if gradients:
-            factor = (self.batches * world * self.scale / total).to(gradients[0].dtype)
-            torch._foreach_mul_(gradients, factor)
+            torch._foreach_mul_(gradients, factor.to(gradients[0].dtype))
         self.total = None
+        return factor

@@ -23,6 +23,7 @@ from callbacks.ranks import RankWatch
 from callbacks.step_seed import StepSeed
 from callbacks.stop import Stop, Stopped
 from callbacks.stop_callbacks import StopPrediction, StopTraining, largest_over_ranks
+from callbacks.throughput import ThroughputLog
 from callbacks.training_progress import TrainingProgress
 from conf import plain
 from conf.errors import UsageError
@@ -168,7 +169,7 @@ def _trainer(
     if isinstance(conf, TrainingStageConf):
         logger = TensorBoardLogger(folder, name="tensorboard", version="")
         checkpoints = NewestCheckpoints(folder / "checkpoints", **plain(conf.checkpoints))
-        callbacks += [StepSeed(conf.seed), TrainingProgress(stage, module.watch)]
+        callbacks += [StepSeed(conf.seed), ThroughputLog(), TrainingProgress(stage, module.watch)]
         limits = conf.limits
         callbacks += [FiniteGradients(folder, limits.on_nan, limits.nan_in_a_row)]
         callbacks += [StopTraining(stop, checkpoints), checkpoints]

@@ -1,15 +1,18 @@
 """A step's gradient does not depend on how many batches its items come in, nor on how many ranks."""
 
 import json
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from datamodules.batches import NumberedBatches
 from stages.engine.accumulation import WeightedAccumulation
 from tests.interrupt import TWO_RANKS, add_callback, run_smoke
 
@@ -45,18 +48,25 @@ class RecordGradient(L.Callback):
             path.write_text(json.dumps(norms))
 
 
+class Consecutive(NumberedBatches):
+    """Items in their order, as many for each rank and batch as the first bucket's batches hold."""
+
+    def from_batch(self, batch: int) -> Iterator[np.ndarray]:
+        size, world = int(self.edges[0, 0, 1] - self.edges[0, 0, 0]), self.edges.shape[1]
+        for step in range(batch, len(self)):
+            begin = (step * world + self.rank) * size
+            yield np.arange(begin, begin + size) % len(self.bucket)
+
+
 def four_items(items: int) -> None:
     """Steps of four items of the stage caption, `items` of them in a batch of all ranks."""
-    import numpy as np
-
-    from datamodules.batches import NumberedBatches
     from datamodules.language.id_batches import LanguageDataModule
 
-    add_callback("caption", RecordGradient)
-    LanguageDataModule.train_sampler = lambda self, rank, world: NumberedBatches(
+    LanguageDataModule.train_sampler = lambda self, rank, world: Consecutive(
         np.ones(len(self.train_items[0])), [1], [items // world],
         shuffle=False, seed=self.seed, rank=rank, world=world,
     )  # fmt: skip
+    add_callback("caption", RecordGradient)
 
 
 def test_a_step_of_the_stage_is_that_of_one_batch_on_one_rank_and_on_two(tones: Path, whole: Path):
