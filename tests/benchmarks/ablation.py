@@ -42,7 +42,7 @@ def main() -> None:
     options = parser.parse_args()
     receipt = receipts.read(Path("runs") / options.latents / "latents")
     if receipt is None:
-        raise SystemExit(f"runs/{options.latents}/latents is not there: make it with `stage run latents`, or table_one")
+        raise SystemExit(f"runs/{options.latents}/latents is missing: make it with `stage run latents`, or table_one")
     corpora = receipt["conf"]["data"]["corpora"]
     shared = (
         "--preset",
@@ -61,7 +61,7 @@ def main() -> None:
             f"--quantizer.revive_until={steps * 7 // 10}", f"--trainer.val_check_interval={steps // 2}", "--sample_clips=0",
             *(f"--{word}" for word in (*CHANGES[change], *options.set)),
         )["metrics"]  # fmt: skip
-        told = run(
+        reconstruction = run(
             "reconstruct",
             name,
             *shared,
@@ -71,22 +71,24 @@ def main() -> None:
             "--embedder=null",
             "--mean_of=1",
         )["metrics"]
-        row = {f"probe {corpus}": 100 * found["flow matching"] for corpus, found in told["probe"].items()}
+        row = {
+            f"probe {corpus}": 100 * accuracy["flow matching"] for corpus, accuracy in reconstruction["probe"].items()
+        }
         for evaluations in (1, 10):
-            row[f"error {evaluations}"] = _error(told, evaluations)
+            row[f"error {evaluations}"] = _error(reconstruction, evaluations)
         return row | {
             "token gap": trained["val/token_gap_0.5"],
-            "perplexity": told["codebook"]["flow matching"]["codebook_perplexity"],
+            "perplexity": reconstruction["codebook"]["flow matching"]["codebook_perplexity"],
         }
 
     changes = options.change or list(CHANGES)
     jobs = [(change, seed) for seed in range(options.seeds) for change in changes]
     with ThreadPoolExecutor(options.parallel) as pool:
-        found = list(pool.map(measure, jobs))
-    print(f"| change | {' | '.join(found[0])} |")
-    print("|" + "---|" * (1 + len(found[0])))
+        results = list(pool.map(measure, jobs))
+    print(f"| change | {' | '.join(results[0])} |")
+    print("|" + "---|" * (1 + len(results[0])))
     for change in changes:
-        rows = [row for (other, _), row in zip(jobs, found, strict=True) if other == change]
+        rows = [row for (other, _), row in zip(jobs, results, strict=True) if other == change]
         print(f"| {change} | {' | '.join(_spread([row[column] for row in rows]) for column in rows[0])} |")
 
 

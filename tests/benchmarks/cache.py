@@ -60,12 +60,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--workers", type=int, default=0, help="data.num_workers of ours")
     options = parser.parse_args()
-    place = Path(tempfile.mkdtemp(prefix="cache-"))
-    os.chdir(place)
+    scratch = Path(tempfile.mkdtemp(prefix="cache-"))
+    os.chdir(scratch)
     try:
         _measure(options)
     finally:
-        shutil.rmtree(place)
+        shutil.rmtree(scratch)
 
 
 def _measure(options: argparse.Namespace) -> None:
@@ -94,18 +94,18 @@ def _measure(options: argparse.Namespace) -> None:
     )
     print("| | sound, s a second | wall, s | own, s | model, % of the wall |")
     print("|---|---|---|---|---|")
-    for name, found in turns.items():
+    for name, results in turns.items():
         wall, own, share = (
             statistics.median(values)
             for values in zip(
-                *((spent.wall, spent.own, 100 * spent.model / spent.wall) for spent in found), strict=True
+                *((spent.wall, spent.own, 100 * spent.model / spent.wall) for spent in results), strict=True
             )
         )
         print(f"| {name} | {sound / wall:.1f} | {wall:.2f} | {own:.2f} | {share:.0f} |")
     for field in ("wall", "own"):
         ratios = sorted(
-            getattr(theirs, field) / getattr(mine, field)
-            for mine, theirs in zip(turns["ours"], turns["loop"], strict=True)
+            getattr(theirs, field) / getattr(ours, field)
+            for ours, theirs in zip(turns["ours"], turns["loop"], strict=True)
         )
         print(f"loop / ours, {field}: median {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
 
@@ -151,14 +151,14 @@ def _loop(confs: dict[str, Any]) -> Spent:
         if rate not in resamplers:
             resamplers[rate] = Resample(rate, codec.sample_rate)
         waveform = resamplers[rate](waveform).expand(codec.channels, -1)[None]
-        found = []
+        results = []
         lengths = rule.lengths(-(-waveform.shape[-1] // codec.hop_length))
         for start, length in zip(accumulate(lengths, initial=0), lengths, strict=False):
             part = waveform[..., start * codec.hop_length : (start + length) * codec.hop_length]
             before = time.perf_counter()
-            found.append(codec.encode(part).mean[0].half().numpy())
+            results.append(codec.encode(part).mean[0].half().numpy())
             model += time.perf_counter() - before
-        np.save(out / f"{cut.id}.npy", np.concatenate(found))
+        np.save(out / f"{cut.id}.npy", np.concatenate(results))
     for cut in cuts:
         latents = torch.from_numpy(np.load(out / f"{cut.id}.npy").astype("float32"))
         codes: list[int] = []

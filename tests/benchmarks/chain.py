@@ -12,10 +12,10 @@ from typing import Any
 def stage(*words: str) -> None:
     """`stage WORDS`; ends the experiment where it fails. A stage that is done is not run again."""
     begun = time.monotonic()
-    found = subprocess.run([sys.executable, "-m", "stages.cli.main", *words], capture_output=True, text=True)
+    ended = subprocess.run([sys.executable, "-m", "stages.cli.main", *words], capture_output=True, text=True)
     print(f"stage {shlex.join(words)}: {time.monotonic() - begun:.0f} s", flush=True)
-    if found.returncode:
-        raise SystemExit(found.stdout[-2000:] + found.stderr)
+    if ended.returncode:
+        raise SystemExit(ended.stdout[-2000:] + ended.stderr)
 
 
 def run(name: str, experiment: str, *words: str) -> dict[str, Any]:

@@ -84,10 +84,10 @@ def main() -> None:
                 every.update(codes.codes, valid)
                 if tokenizer.grid.step == 1 and book.levels == (0,):
                     loud.update(codes.codes, ~_silent(batch.latents))
-        found, rest = every.compute(), loud.compute()
+        use, rest = every.compute(), loud.compute()
         print(
-            f"| {seed} | {int(every.counts.sum())} | {100 * found['codebook_used']:.1f} % | {found['codebook_perplexity']:.0f} "
-            f"| {found['codebook_bits']:.2f} | {math.log2(book.codebook_size):.2f} "
+            f"| {seed} | {int(every.counts.sum())} | {100 * use['codebook_used']:.1f} % | {use['codebook_perplexity']:.0f} "
+            f"| {use['codebook_bits']:.2f} | {math.log2(book.codebook_size):.2f} "
             f"| {int(loud.counts.sum())} | {100 * rest['codebook_used']:.1f} % | {rest['codebook_perplexity']:.0f} |"
         )
 

@@ -36,12 +36,12 @@ def main() -> None:
     import stages.cache
     import stages.latents  # noqa: F401  before the forks
 
-    place = Path(tempfile.mkdtemp(prefix="kills-"))
-    os.chdir(place)
+    scratch = Path(tempfile.mkdtemp(prefix="kills-"))
+    os.chdir(scratch)
     try:
         wrong = _all(options)
     finally:
-        shutil.rmtree(place)
+        shutil.rmtree(scratch)
     sys.exit(wrong)
 
 
@@ -63,15 +63,15 @@ def _all(options: argparse.Namespace) -> int:
         f"{options.recordings} recordings and their twins, chunks of 4, seed {options.seed}; undisturbed "
         + ", ".join(f"{name} {seconds[name]:.1f} s" for name in ("latents", "cache"))
     )
-    print("| stage | processes | killed after, s | chunks there | goes on with | each recording once | bytes equal |")
+    print("| stage | processes | killed after, s | chunks written | goes on with | each recording once | bytes equal |")
     print("|---|---|---|---|---|---|---|")
     for processes in map(int, options.processes.split(",")):
         for number in range(options.moments):
             name = ("latents", "cache")[number % 2]
             moment, others = draw.uniform(0, seconds[name]), draw.choice((1, 2))
-            there, once, equal = _disturbed(name, f"killed-{processes}-{number}", processes, moment, others, draw)
+            written, once, equal = _disturbed(name, f"killed-{processes}-{number}", processes, moment, others, draw)
             print(
-                f"| {name} | {processes} | {moment:.2f} | {there} | {others} | {_yes(once)} | {_yes(equal)} |",
+                f"| {name} | {processes} | {moment:.2f} | {written} | {others} | {_yes(once)} | {_yes(equal)} |",
                 flush=True,
             )
             wrong += not (once and equal)
@@ -92,10 +92,10 @@ def _disturbed(
         time.sleep(draw.uniform(0, 0.2) if processes > 1 else 0)
     for process in running:
         os.waitpid(process, 0)
-    there = len([path for path in folder.glob("[!.]*") if path.is_dir()])
+    written = len([path for path in folder.glob("[!.]*") if path.is_dir()])
     _end(_start(_words(name, experiment, others), others))
     ids, expected = ([cut.id for cut in chunks.read(where)] for where in (folder, whole))
-    return there, ids == expected and len(ids) == len(set(ids)), _bytes(folder) == _bytes(whole)
+    return written, ids == expected and len(ids) == len(set(ids)), _bytes(folder) == _bytes(whole)
 
 
 def _words(name: str, experiment: str, processes: int) -> list[str]:
@@ -147,9 +147,9 @@ def _end(processes: Sequence[int]) -> None:
 
 def _bytes(folder: Path) -> dict[str, bytes]:
     """All that lies in a cache."""
-    found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    found["key.json"] = json.dumps(json.loads(found["key.json"]), sort_keys=True).encode()
-    return found
+    contents = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    contents["key.json"] = json.dumps(json.loads(contents["key.json"]), sort_keys=True).encode()
+    return contents
 
 
 def _yes(law: bool) -> str:

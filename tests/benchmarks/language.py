@@ -10,7 +10,7 @@ our token budget holds on average. Both run their own Trainer, in turns; counted
 it is computed alone or shares its sound with others (`questions_together`). Ours weighs audio tokens and has z-loss besides.
 
 Answers: the demo's trained adapter on held-out questions, in batches as `evaluate` makes them, against one `generate` a question on the same weights in a
-plain model of transformers and peft; the share of equal answers is told.
+plain model of transformers and peft; the share of equal answers is printed.
 
 Both on one thread; seconds are the process' own (time.process_time), so that what else runs on the machine counts for little.
 """
@@ -86,22 +86,22 @@ def training(options: argparse.Namespace) -> None:
     size = round(one.conf.batching.tokens_per_batch / mean)
     ways = {name: _our_trainer(module, options.steps) for name, module in ours.items()}
     ways[f"trl SFTTrainer + peft, {size} a batch"] = _peer_trainer(one, size, options.steps)
-    found: dict[str, list[Speed]] = {name: [] for name in ways}
+    results: dict[str, list[Speed]] = {name: [] for name in ways}
     for turn in range(options.turns + 1):
         for name, way in ways.items():
             speed = way()
             if turn:
-                found[name].append(speed)
+                results[name].append(speed)
     print(
         f"{options.turns} turns of {options.steps} steps, one thread, {one.conf.trainer.precision}, {mean:.0f} tokens a "
         f"question, {one.conf.batching.tokens_per_batch} a batch of ours"
     )
     rates = {
-        name: statistics.median(speed.useful / speed.seconds for speed in speeds) for name, speeds in found.items()
+        name: statistics.median(speed.useful / speed.seconds for speed in speeds) for name, speeds in results.items()
     }
     print("| training | useful tokens a second | turns | computed tokens for one useful | ratio to the peer |")
     print("|---|---|---|---|---|")
-    for name, speeds in found.items():
+    for name, speeds in results.items():
         turns = ", ".join(f"{speed.useful / speed.seconds:.0f}" for speed in speeds)
         share = sum(speed.computed for speed in speeds) / sum(speed.useful for speed in speeds)
         print(f"| {name} | {rates[name]:.0f} | {turns} | {share:.2f} | {rates[name] / list(rates.values())[-1]:.2f} |")
@@ -153,8 +153,8 @@ def _peer_trainer(module: Language, size: int, steps: int) -> Callable[[], Speed
     )  # fmt: skip
     rows = []
     for item in module.data.train_items[0]:
-        for found in module.encode(item.dialogues):
-            rows.append({"input_ids": list(found.input_ids), "labels": list(found.labels)})
+        for encoded in module.encode(item.dialogues):
+            rows.append({"input_ids": list(encoded.input_ids), "labels": list(encoded.labels)})
     dataset = Dataset.from_list(rows)
     seen, built = 0, get_peft_model(model, adapter)
     built.get_output_embeddings().bias = None  # trl 1.16 asks for it, and the wrapper of peft 0.21 has none
@@ -215,20 +215,20 @@ def answers(options: argparse.Namespace) -> None:
         return words.render([Turn(role, segments) for role, segments in item.turns], generate=True).input_ids
 
     def batched() -> dict[str, str]:
-        found = {}
+        results = {}
         for batch in data.batches:
             prompts = [prompt(items[0]) for items in batch]
             width = max(map(len, prompts))
             ids = torch.tensor([[words.pad_id] * (width - len(ids)) + ids for ids in prompts])
             mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts])
             with _autocast(module):
-                said = language.generate(ids, mask, room, allow="text")
-            for items, answer in zip(batch, said, strict=True):
-                found |= {item.id: words.decode(answer) for item in items}
-        return found
+                written = language.generate(ids, mask, room, allow="text")
+            for items, answer in zip(batch, written, strict=True):
+                results |= {item.id: words.decode(answer) for item in items}
+        return results
 
     def one_by_one() -> dict[str, str]:
-        found = {}
+        results = {}
         for item in asked:
             ids = torch.tensor([prompt(item)])
             with torch.no_grad(), _autocast(module):
@@ -236,25 +236,25 @@ def answers(options: argparse.Namespace) -> None:
                     input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=room, do_sample=False,
                     eos_token_id=words.stop_ids, pad_token_id=words.pad_id,
                 )[0, ids.shape[1] :].tolist()  # fmt: skip
-            found[item.id] = words.decode([token for token in row if token < words.text_size])
-        return found
+            results[item.id] = words.decode([token for token in row if token < words.text_size])
+        return results
 
     ways = {f"ours, {size} a batch": batched, "transformers + peft, one at a time": one_by_one}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    said: dict[str, dict[str, str]] = {}
+    written: dict[str, dict[str, str]] = {}
     for _ in range(options.turns):
         for name, way in ways.items():
             begun = time.process_time()
-            said[name] = way()
+            written[name] = way()
             seconds[name].append(time.process_time() - begun)
-    one, other = said.values()
+    one, other = written.values()
     same = sum(one[name] == other[name] for name in one) / len(one)
     print(f"{len(asked)} questions, {sum(map(len, data.batches))} different prompts, equal answers {100 * same:.0f} %")
     print("| answers | a second | turns | ratio |")
     print("|---|---|---|---|")
-    rates = {name: len(asked) / statistics.median(found) for name, found in seconds.items()}
-    for name, found in seconds.items():
-        turns = ", ".join(f"{len(asked) / second:.2f}" for second in found)
+    rates = {name: len(asked) / statistics.median(results) for name, results in seconds.items()}
+    for name, results in seconds.items():
+        turns = ", ".join(f"{len(asked) / second:.2f}" for second in results)
         print(f"| {name} | {rates[name]:.2f} | {turns} | {rates[name] / list(rates.values())[-1]:.2f} |")
 
 

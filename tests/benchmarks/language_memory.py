@@ -48,7 +48,7 @@ def main() -> None:
     print("| D | way | MB | of plain | seconds | of plain | loss |")
     print("|---|---|---|---|---|---|---|")
     for dim in options.dim:
-        found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+        results: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
         for _ in range(options.runs):
             for way in WAYS:
                 words = [
@@ -64,9 +64,9 @@ def main() -> None:
                     *words,
                 ]
                 answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-                found[way].append(json.loads(answer))
+                results[way].append(json.loads(answer))
         medians = {
-            way: {key: statistics.median(run[key] for run in runs) for key in runs[0]} for way, runs in found.items()
+            way: {key: statistics.median(run[key] for run in runs) for key in runs[0]} for way, runs in results.items()
         }
         plain = medians["plain"]
         for way, median in medians.items():
@@ -88,10 +88,10 @@ def _measure(options: argparse.Namespace) -> dict[str, float]:
     loss = {"plain": _plain, "chunks, twice": _twice, "ours": _ours}[options.way]
 
     def step(count: int) -> float:
-        found = loss(hidden[:count], text, new, targets[:count], weights[:count])
-        found.backward()
+        value = loss(hidden[:count], text, new, targets[:count], weights[:count])
+        value.backward()
         hidden.grad = new.grad = None
-        return found.item()
+        return value.item()
 
     step(2)  # buffers of the libraries
     before, begun, seconds = _peak(options.device), 0.0, []

@@ -49,13 +49,13 @@ def main() -> None:
     settings = [setting for setting in SETTINGS if setting.rank in options.ranks]
     jobs = [(setting, seed) for seed in range(options.seeds) for setting in settings]
     with ThreadPoolExecutor(options.parallel) as pool:
-        found = list(pool.map(lambda job: _measure(*job, options), jobs))
+        results = list(pool.map(lambda job: _measure(*job, options), jobs))
     print(f"mean and standard deviation of {options.seeds} seeds; {options.caption_steps} and {options.steps} steps")
-    columns = list(found[0])
+    columns = list(results[0])
     print(f"| rank | audio weight | {' | '.join(columns)} |")
     print("|" + "---|" * (2 + len(columns)))
     for setting in settings:
-        rows = [row for (other, _), row in zip(jobs, found, strict=True) if other == setting]
+        rows = [row for (other, _), row in zip(jobs, results, strict=True) if other == setting]
         cells = [_spread([row[column] for row in rows]) for column in columns]
         print(f"| {setting.rank} | {setting.audio_weight:g} | {' | '.join(cells)} |")
 
@@ -77,12 +77,12 @@ def _measure(setting: Setting, seed: int, options: argparse.Namespace) -> dict[s
     steps = options.steps
     run("openaqa", name, *trained, f"--trainer.max_steps={steps}", f"--trainer.val_check_interval={steps}")
     row = {"text loss": caption["metrics"]["val/text_loss"], "audio loss": caption["metrics"]["val/audio_loss"]}
-    found = run(
+    results = run(
         "evaluate", name, *shared, kinds, "--captions=0", f"--questions_per_kind={options.questions}",
     )["metrics"]["questions"]  # fmt: skip
     for kind in options.kinds:
-        row[f"{kind}, with the sound"] = 100 * found[kind]["with_sound"]["value"]
-        row[f"{kind}, without"] = 100 * found[kind]["without_sound"]["value"]
+        row[f"{kind}, with the sound"] = 100 * results[kind]["with_sound"]["value"]
+        row[f"{kind}, without"] = 100 * results[kind]["without_sound"]["value"]
     print(f"{name}: {json.dumps(row)}", flush=True)
     return row
 

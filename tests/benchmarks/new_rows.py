@@ -31,15 +31,15 @@ def main() -> None:
     options = parser.parse_args()
     _quiet()
     torch.set_num_threads(1)
-    found: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
+    results: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
     for seed in range(options.seeds):
         for way in WAYS:
-            found[way].append(_losses(options, way, seed))
-            print(f"seed {seed}, {way}: text {found[way][-1][0]:.3f}, audio {found[way][-1][1]:.3f}", flush=True)
+            results[way].append(_losses(options, way, seed))
+            print(f"seed {seed}, {way}: text {results[way][-1][0]:.3f}, audio {results[way][-1][1]:.3f}", flush=True)
     print(f"{options.steps} steps, {options.seeds} seeds (each is shown)")
     print("| new rows | val/text_loss | val/audio_loss | seeds |")
     print("|---|---|---|---|")
-    for way, losses in found.items():
+    for way, losses in results.items():
         text, audio = (statistics.mean(column) for column in zip(*losses, strict=True))
         print(f"| {way} | {text:.3f} | {audio:.3f} | {', '.join(f'{one:.3f}/{two:.3f}' for one, two in losses)} |")
 

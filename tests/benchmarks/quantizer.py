@@ -41,8 +41,8 @@ def ours() -> Step:
     model.sums.copy_(model.codebook)
 
     def loss(latents: Tensor) -> Tensor:
-        found = model(latents, None, update=True)
-        return found.quantized.square().mean() + found.loss
+        output = model(latents, None, update=True)
+        return output.quantized.square().mean() + output.loss
 
     return _step(model, loss)
 
@@ -72,9 +72,9 @@ def _step(model: nn.Module, loss: Step) -> Step:
 
     def step(latents: Tensor) -> Tensor:
         model.zero_grad()
-        found = loss(latents.clone().requires_grad_())
-        found.backward()
-        return found.detach()
+        output = loss(latents.clone().requires_grad_())
+        output.backward()
+        return output.detach()
 
     model.train()
     return step

@@ -44,12 +44,12 @@ def main() -> None:
     for stage in options.stages:
         alone = 0.0
         for ranks in (1, 2):
-            found = _started(options, stage, ranks)
-            alone = alone or found["items"]
-            cells = (found[name] for name in ("data", "arithmetic", "gradients", "other", "step"))
+            measured = _started(options, stage, ranks)
+            alone = alone or measured["items"]
+            cells = (measured[name] for name in ("data", "arithmetic", "gradients", "other", "step"))
             cells = " | ".join(f"{1000 * cell:.1f}" for cell in cells)
             print(
-                f"| {stage} | {ranks} | {cells} | {found['items']:.1f} | {found['items'] / ranks / alone:.2f} |",
+                f"| {stage} | {ranks} | {cells} | {measured['items']:.1f} | {measured['items'] / ranks / alone:.2f} |",
                 flush=True,
             )
 

@@ -71,36 +71,36 @@ def main() -> None:
     seeds = range(options.seeds)
     with ThreadPoolExecutor(options.parallel) as pool:
         list(pool.map(train, [(name, seed) for seed in seeds for name in ("tokenizer", "tokenizer_mse")]))
-        found = [receipt["metrics"] for receipt in pool.map(measure, seeds)]
-    print(table(found))
+        results = [receipt["metrics"] for receipt in pool.map(measure, seeds)]
+    print(table(results))
 
 
-def table(found: list[dict[str, Any]]) -> str:
+def table(results: list[dict[str, Any]]) -> str:
     """Receipts of `reconstruct`, one a seed, to Markdown: mean and, where there are several, the range over seeds."""
     values: dict[tuple[str, str, int, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for metrics in found:
+    for metrics in results:
         for row in metrics["rows"]:
             key = (row["group"], row["decoder"], row["steps"], row["condition"])
             for name in ("latent_nmse", "mel", "stft", "kad"):
                 values[key][name].append(row.get(name, math.nan))
     lines = []
-    for group, clips in found[0]["clips"].items():
-        lines += ["", f"{group}, {clips} windows, {len(found)} seeds", ""]
+    for group, clips in results[0]["clips"].items():
+        lines += ["", f"{group}, {clips} windows, {len(results)} seeds", ""]
         lines += ["| decoder | evaluations | | latent error | mel | STFT | KAD |", "|---|---|---|---|---|---|---|"]
         for (name, decoder, steps, condition), row in values.items():
             if name == group:
                 cells = " | ".join(_spread(row[metric]) for metric in ("latent_nmse", "mel", "stft", "kad"))
                 lines.append(f"| {decoder} | {steps or ''} | {condition} | {cells} |")
     lines += ["", "| linear probe | latents | flow matching | MSE |", "|---|---|---|---|"]
-    for corpus in found[0]["probe"]:
+    for corpus in results[0]["probe"]:
         cells = " | ".join(
-            _spread([100 * metrics["probe"][corpus][name] for metrics in found], 1)
+            _spread([100 * metrics["probe"][corpus][name] for metrics in results], 1)
             for name in ("latents", "flow matching", "MSE")
         )
         lines.append(f"| {corpus} | {cells} |")
     lines += ["", "| codebook on held-out sound | perplexity | used, % | bits |", "|---|---|---|---|"]
-    for name in found[0]["codebook"]:
-        rows = [metrics["codebook"][name] for metrics in found]
+    for name in results[0]["codebook"]:
+        rows = [metrics["codebook"][name] for metrics in results]
         lines.append(
             f"| {name} | {_spread([row['codebook_perplexity'] for row in rows], 0)} "
             f"| {_spread([100 * row['codebook_used'] for row in rows], 0)} | {_spread([row['codebook_bits'] for row in rows], 2)} |"

@@ -33,12 +33,14 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     bases: dict[str, Perplexity] = {}  # by LLM
     for experiment in options.runs:
-        there = [stage for stage in ("caption", "openaqa") if (Path("runs") / experiment / stage / "artifact").is_dir()]
-        if not there:
+        trained = [
+            stage for stage in ("caption", "openaqa") if (Path("runs") / experiment / stage / "artifact").is_dir()
+        ]
+        if not trained:
             raise SystemExit(
                 f"runs/{experiment} has neither caption nor openaqa. Make one:   stage run caption --experiment={experiment}"
             )
-        for stage in there:
+        for stage in trained:
             artifact = Path("runs") / experiment / stage / "artifact"
             model, vocabulary = language_model.load(artifact)
             source = artifacts.load(artifact)[0]["conf"]["model"]
@@ -48,10 +50,10 @@ def main() -> None:
                     lambda ids, base=base: base(ids).logits, text, vocabulary, base.config.vocab_size
                 )
                 row(source["source"], "nothing", bases[source["source"]], bases[source["source"]])
-            found = measure(
+            after = measure(
                 lambda ids, model=model: model.logits(ids, torch.ones_like(ids)), text, vocabulary, vocabulary.size
             )
-            row(experiment, stage, found, bases[source["source"]])
+            row(experiment, stage, after, bases[source["source"]])
 
 
 def measure(logits: Callable[[Tensor], Tensor], text: str, vocabulary: Vocabulary, size: int) -> Perplexity:
@@ -59,10 +61,10 @@ def measure(logits: Callable[[Tensor], Tensor], text: str, vocabulary: Vocabular
     return perplexity(logits, ids, torch.arange(size) < vocabulary.text_size)
 
 
-def row(experiment: str, after: str, found: Perplexity, base: Perplexity) -> None:
+def row(experiment: str, after: str, measured: Perplexity, base: Perplexity) -> None:
     print(
-        f"| {experiment} | {after} | {found.tokens} | {found.whole:.2f} | {found.whole / base.whole:.3f} "
-        f"| {found.text:.2f} | {found.text / base.text:.3f} |",
+        f"| {experiment} | {after} | {measured.tokens} | {measured.whole:.2f} | {measured.whole / base.whole:.3f} "
+        f"| {measured.text:.2f} | {measured.text / base.text:.3f} |",
         flush=True,
     )
 

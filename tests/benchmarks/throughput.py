@@ -66,7 +66,7 @@ def main() -> None:
                 torch.cuda.synchronize()
             if turn >= 3:
                 seconds[name].append(clock() - begun)
-    medians = {name: statistics.median(found) for name, found in seconds.items()}
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
     print(
         f"{options.size}, batch {options.batch} x {options.frames} frames, {options.precision}, {options.device}, median of {options.steps} steps"
     )
@@ -104,10 +104,10 @@ def _peer_loss(model: nn.Module, latents: Tensor, tokens: int) -> Callable[[], T
         t = flow.stratified_times(len(latents), 0.0, generator)
         x_t, target = flow.interpolate(noise, latents, t)
         rotary = _rotary(model, latents.shape[1] + 1, latents.device)
-        found = model(
+        velocity = model(
             x_t.transpose(1, 2), t, encoder_hidden_states=told, global_hidden_states=whole, rotary_embedding=rotary
         ).sample.transpose(1, 2)
-        return flow.masked_mean_square(found, target, mask)
+        return flow.masked_mean_square(velocity, target, mask)
 
     return loss
 
@@ -153,8 +153,8 @@ def _step(loss: Callable[[], Tensor], model: nn.Module, options: argparse.Namesp
 
     def step() -> None:
         with torch.autocast(options.device.split(":")[0], torch.bfloat16, enabled=options.precision == "bf16"):
-            found = loss()
-        found.backward()
+            value = loss()
+        value.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
@@ -163,11 +163,11 @@ def _step(loss: Callable[[], Tensor], model: nn.Module, options: argparse.Namesp
 
 def _matrix_share(step: Callable[[], None], device: str) -> float:
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device != "cpu" else [])
-    with profile(activities=activities) as found:
+    with profile(activities=activities) as profiler:
         for _ in range(3):
             step()
     key = "self_cpu_time_total" if device == "cpu" else "self_device_time_total"
-    events = found.key_averages()
+    events = profiler.key_averages()
     total = sum(getattr(event, key) for event in events)
     return sum(getattr(event, key) for event in events if any(part in event.key for part in MATRIX)) / total
 

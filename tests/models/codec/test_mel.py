@@ -149,12 +149,16 @@ def test_explained_variance_is_what_the_components_keep():
 
 
 def test_decode_then_encode_stays_near():
-    """0.12 was measured, and 0.33 where the sound came back half a mel frame early or late."""
+    """Some 0.12 to 0.16, and nearer than the same sound half a mel frame early or late."""
     codec = fitted()
     latents = codec.encode(sounds(20 * HOP, 3)).mean
-    again = codec.encode(codec.decode(latents)).mean
-    assert (again - latents).norm() / latents.norm() < 0.16
-    assert torch.equal(codec.decode(latents), codec.decode(latents))
+    sound = codec.decode(latents)
+    error, early, late = (
+        (codec.encode(sound.roll(shift, -1)).mean - latents).norm() / latents.norm()
+        for shift in (0, -MEL_HOP // 2, MEL_HOP // 2)
+    )
+    assert error < 0.25 and error < min(early, late)
+    assert torch.equal(sound, codec.decode(latents))
 
 
 def test_a_batch_equals_its_items():
