@@ -1,6 +1,6 @@
 """Time and memory of one training step of vector quantisation, ours beside vector-quantize-pytorch.
 
-    python -m tests.benchmarks.quantizer
+    python -m tests.benchmarks.quantizer [--repeats 9] [--clips 16]
 
 The paper's book (8196 codes of 16 dimensions, found by cosine) on 16 clips of 10 s at the VAE's rate (16 x 215 vectors),
 with running means, no revival. The peer twice: set to compute the same as ours (plain straight-through gradient), and
@@ -80,12 +80,12 @@ def _step(model: nn.Module, loss: Step) -> Step:
     return step
 
 
-def batch(clips: int = CLIPS, tokens: int = TOKENS) -> Tensor:
+def batch(clips: int, tokens: int = TOKENS) -> Tensor:
     return torch.randn(clips, tokens, DIM, generator=torch.Generator().manual_seed(0))
 
 
-def seconds(repeats: int) -> dict[str, float]:
-    steps, latents = {name: build() for name, build in PEERS.items()}, batch()
+def seconds(repeats: int, clips: int) -> dict[str, float]:
+    steps, latents = {name: build() for name, build in PEERS.items()}, batch(clips)
     times: dict[str, list[float]] = {name: [] for name in steps}
     for repeat in range(repeats + 1):
         for name, step in steps.items():
@@ -96,9 +96,9 @@ def seconds(repeats: int) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def peak_megabytes(name: str) -> float:
+def peak_megabytes(name: str, clips: int) -> float:
     """In this process, Linux alone: /proc keeps the highest resident size, and forgets it on request."""
-    step, latents = PEERS[name](), batch()
+    step, latents = PEERS[name](), batch(clips)
     step(batch(1, 8))
     before = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
@@ -114,19 +114,18 @@ def _status(key: str) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=9, help="timed steps of each")
+    parser.add_argument("--clips", type=int, default=CLIPS, help="of 10 s")
     parser.add_argument("--memory", choices=PEERS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory:
-        print(peak_megabytes(arguments.memory))
+        print(peak_megabytes(arguments.memory, arguments.clips))
         return
-    times = seconds(arguments.repeats)
-    peaks = {
-        name: float(subprocess.check_output([sys.executable, "-m", "tests.benchmarks.quantizer", "--memory", name]))
-        for name in PEERS
-    }
+    times = seconds(arguments.repeats, arguments.clips)
+    alone = [sys.executable, "-m", "tests.benchmarks.quantizer", f"--clips={arguments.clips}", "--memory"]
+    peaks = {name: float(subprocess.check_output([*alone, name])) for name in PEERS}
     cores = f"{torch.get_num_threads()} of {os.cpu_count()} cores"
     print(
-        f"{CLIPS} x {TOKENS} vectors, {DIM} -> {CODE_DIM} dimensions, {CODES} codes; torch {torch.__version__}, {cores}\n"
+        f"{arguments.clips} x {TOKENS} vectors, {DIM} -> {CODE_DIM} dimensions, {CODES} codes; torch {torch.__version__}, {cores}\n"
     )
     print("| | seconds a step | peak MB over the resting process | times ours | |\n|---|---|---|---|---|")
     for name in PEERS:
