@@ -22,6 +22,7 @@ from datamodules.windows import WindowRule
 from models.metrics.codebook import CodebookUse
 from models.metrics.reconstruction import LatentError
 from models.running_average import RunningAverage
+from models.tokenizer.tokenizer import Codes
 from stages.base import Exported, Parents, TrainingStage
 from stages.engine import distributed, optim
 from stages.hub import artifacts
@@ -101,15 +102,24 @@ class Tokenizer(TrainingStage):
         self.log("val/items", float(len(batch.ids)), batch_size=1, reduce_fx="sum", sync_dist=True)
         codes = self.tokenizer.encode(batch.latents, batch.num_frames)
         place = batch_idx * self.trainer.world_size + self.global_rank  # of the batch among those of all ranks
-        self.latent_error.update(self.decode(batch, seed=place), batch.latents, batch.num_frames)
+        self.latent_error.update(self._decoded(batch, codes, place), batch.latents, batch.num_frames)
         valid = torch.arange(codes.codes.shape[1], device=self.device) < codes.num_codes[:, None]
         self.codebook_use.update(codes.codes, valid)
-        noise = self._noise(batch, place)
-        for time in GAP_TIMES:
-            gap = self.averaged().token_gap(batch.latents, batch.num_frames, time, noise)
-            self.log(f"val/token_gap_{time:g}", gap, batch_size=len(batch.ids), sync_dist=True)
+        noise, clips = self._noise(batch, place), len(batch.ids)
+        for time, sums in zip(GAP_TIMES, self.token_gaps, strict=True):
+            if clips > 1:  # of a single clip there is none
+                gap = self.averaged().token_gap(batch.latents, batch.num_frames, codes, time, noise)
+                sums += torch.stack([clips * gap.double(), gap.new_tensor(clips).double()])
+
+    def on_validation_epoch_start(self) -> None:
+        self.token_gaps = torch.zeros(len(GAP_TIMES), 2, dtype=torch.float64, device=self.device)
 
     def on_validation_epoch_end(self) -> None:
+        for time, (total, clips) in zip(
+            GAP_TIMES, self.trainer.strategy.reduce(self.token_gaps, reduce_op="sum"), strict=True
+        ):
+            if clips:
+                self.log(f"val/token_gap_{time:g}", (total / clips).float())
         self.log("val/latent_nmse", self.latent_error.compute().float())
         found = self.codebook_use.compute()
         for name, value in found.items():
@@ -135,12 +145,11 @@ class Tokenizer(TrainingStage):
 
     def decode(self, batch: LatentBatch, seed: int) -> Tensor:
         """Latents (B, F, D) after encoder, codes and the averaged decoder, with the configured sampler."""
-        tokenizer = self.averaged()
-        codes = tokenizer.encode(batch.latents, batch.num_frames)
+        return self._decoded(batch, self.tokenizer.encode(batch.latents, batch.num_frames), seed)
+
+    def _decoded(self, batch: LatentBatch, codes: Codes, seed: int) -> Tensor:
         noise = self._noise(batch, seed)
-        return tokenizer.decode(
-            codes.codes, codes.num_codes, batch.num_frames, noise=noise, **plain(self.conf.sampling)
-        )
+        return self.averaged().decode(*codes, batch.num_frames, noise=noise, **plain(self.conf.sampling))
 
     def _noise(self, batch: LatentBatch, seed: int) -> Tensor:
         generator = torch.Generator(device=self.device).manual_seed(seed)

@@ -202,17 +202,17 @@ class LatentTokenizer(nn.Module):
         return unconditional + guidance * (conditional - unconditional)
 
     @torch.no_grad()
-    def token_gap(self, latents: Tensor, num_frames: Tensor, time: float, noise: Tensor) -> Tensor:
+    def token_gap(self, latents: Tensor, num_frames: Tensor, codes: Codes, time: float, noise: Tensor) -> Tensor:
         """How much the decoder's loss grows when each clip has the tokens of the clip before it in the batch.
 
-        latents, noise (B, F, D); num_frames (B); time in [0, 1], without effect for the objective mse -> (), over the
-        frames that both clips have. Near 0 where the decoder ignores its tokens; NaN for a single clip.
+        latents, noise (B, F, D); num_frames (B); codes: theirs, of `encode`; time in [0, 1], without effect for the
+        objective mse -> (), over the frames that both clips have. Near 0 where the decoder ignores its tokens; NaN for a
+        single clip.
         """
         if len(latents) < 2:
             return latents.new_tensor(float("nan"))
         frame_mask = self._valid_frames(latents, num_frames)
         x_1 = self._standardized(latents, frame_mask)
-        codes = self.encode(latents, num_frames)
         condition = self._condition(self.quantizer.decode(codes.codes), x_1.shape[1])
         mse = self.objective == "mse"
         task = _regression(x_1) if mse else _velocity_matching(noise, x_1, x_1.new_full((len(x_1),), time))

@@ -361,7 +361,7 @@ def test_the_token_gap_is_what_a_wrong_clip_costs():
     """Against two regressions by hand; nothing where the decoder is deaf, or there is no other clip."""
     model = tokenizer("mse")
     latents, num_frames = clips(24, 24, 13, 20)
-    gap = model.token_gap(latents, num_frames, 0.5, noise(num_frames))
+    gap = model.token_gap(latents, num_frames, model.encode(latents, num_frames), 0.5, noise(num_frames))
     actual, both = model.encode(latents, num_frames), torch.minimum(num_frames, num_frames.roll(1))
     errors = []
     for order in (torch.arange(3), torch.arange(3).roll(1)):
@@ -372,8 +372,10 @@ def test_the_token_gap_is_what_a_wrong_clip_costs():
     torch.testing.assert_close(gap, errors[1] - errors[0], atol=1e-4, rtol=1e-4)
     deaf = tokenizer("flow")
     torch.nn.init.zeros_(deaf.decoder.output.weight)
-    assert deaf.token_gap(latents, num_frames, 0.5, noise(num_frames)) == 0
-    assert deaf.token_gap(latents[:1], num_frames[:1], 0.5, noise(num_frames[:1])).isnan()
+    codes = deaf.encode(latents, num_frames)
+    assert deaf.token_gap(latents, num_frames, codes, 0.5, noise(num_frames)) == 0
+    one = Codes(codes.codes[:1], codes.num_codes[:1])
+    assert deaf.token_gap(latents[:1], num_frames[:1], one, 0.5, noise(num_frames[:1])).isnan()
 
 
 def test_refusals():

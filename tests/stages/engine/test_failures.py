@@ -244,3 +244,19 @@ def test_gpus_that_are_not_here_are_said_in_one_line(stage, tones: Path, whole: 
     said = capsys.readouterr().err
     assert "there is no GPU here; for " in said and said.rstrip().endswith("--trainer.accelerator=cpu")
     assert not (tones / "runs/gpus/tokenizer/checkpoints").exists()
+
+
+def test_a_validation_batch_of_one_clip_leaves_the_others_gap(stage, tones: Path, whole: Path):
+    """Three windows in batches of two, or of one: the mean of those that have another clip, or no value at all."""
+    words = [
+        "--parents.latents=whole",
+        "--trainer.max_steps=2",
+        "--trainer.val_check_interval=2",
+        "--trainer.limit_val_batches=9",
+    ]
+    for size, measured in ((2, True), (1, False)):
+        assert stage("run", "tokenizer_mse", f"--experiment=gap-{size}", *words, f"--batch_size={size}") == 0
+        metrics = json.loads((tones / f"runs/gap-{size}/tokenizer_mse/receipt.json").read_text())["metrics"]
+        assert metrics["val/items"] % 2 == 1, "no batch of one clip"
+        gaps = [value for name, value in metrics.items() if "token_gap" in name]
+        assert len(gaps) == 3 * measured and all(gap == gap for gap in gaps)
