@@ -54,11 +54,10 @@ def question_baselines(rows: Sequence[Row], guess: BestGuess, samples: int, seed
         1 / len({label_key(choice) for choice in row["choices"]}) if row.get("choices") else guess.chance(row["kind"])
         for row in rows
     ]
-    guessed = [matches(guess.guess(row["kind"], row["question"]), row) for row in rows]
-    baselines: Row = {
-        "chance": sum(chances) / len(chances) if chances else math.nan,
-        "best_guess": _share(guessed, rows, samples, seed),
-    }
+    baselines: Row = {"chance": sum(chances) / len(chances) if chances else math.nan}
+    if guess.strategies:  # a file of predictions comes without training questions
+        guessed = [matches(guess.guess(row["kind"], row["question"]), row) for row in rows]
+        baselines["best_guess"] = _share(guessed, rows, samples, seed)
     if rows and all(row.get("choices") for row in rows):
         for name, choose in BLIND.items():
             baselines[name] = _share([matches(choose(row["choices"]), row) for row in rows], rows, samples, seed)
