@@ -88,11 +88,12 @@ def _row(preset: str, receipt: dict[str, Any]) -> dict[str, Any]:
         return sum(row[name] * clips[row["group"]] for row in rows) / sum(clips.values())
 
     codes = facts["bitrate"] / facts["token_rate"] / _bits(facts["codebook_size"])  # a token
+    probe = metrics["probe"].get("diagnostic", {"flow matching": math.nan})  # a small corpus has none
     entropy = metrics["codebook"]["flow matching"]["codebook_bits"] * codes * facts["token_rate"] / 1000
     return {
         "preset": preset, "token_rate": facts["token_rate"], "kbps": facts["bitrate"] / 1000, "entropy": entropy,
         "one": mean(1, "latent_nmse"), "ten": mean(10, "latent_nmse"), "mel": mean(10, "mel"), "kad": mean(10, "kad"),
-        "probe": metrics["probe"]["diagnostic"]["flow matching"],
+        "probe": probe["flow matching"],
     }  # fmt: skip
 
 
