@@ -3,6 +3,7 @@ ids of the batch in a file.
 """
 
 import json
+import logging
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from callbacks.errors import TrainingError
 from callbacks.stop_callbacks import largest_over_ranks
+
+log = logging.getLogger(__name__)
 
 
 class FiniteGradients(L.Callback):
@@ -78,4 +81,4 @@ class FiniteGradients(L.Callback):
                 f"{self.file}. This is no odd batch: begin again with a lower optimizer.learning_rate"
             )
         if self.bad and trainer.is_global_zero:
-            print(f"{self.bad}; left out, its ids are in {self.file}", flush=True)
+            log.warning("%s; left out, its ids are in %s", self.bad, self.file)

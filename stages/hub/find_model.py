@@ -3,8 +3,8 @@
 Reads receipts and imports no torch, so that what is missing is refused at once; trained_model.py loads it.
 """
 
+import logging
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from stages.hub import export_format
 from stages.runs import receipts
 from stages.runs.state import run_folder
 
+log = logging.getLogger(__name__)
 LANGUAGE = ("openaqa", "caption")  # the better one first
 
 
@@ -58,7 +59,7 @@ def _experiment(runs: str, default: str, experiment: str | None, stages: Sequenc
         raise UsageError(
             f"several experiments are trained in {runs}/: {', '.join(trained)}. Type --experiment={trained[0]}"
         )
-    print(f"experiment {trained[0]}, the only one in {runs}/ that is trained", file=sys.stderr)
+    log.info("experiment %s, the only one in %s/ that is trained", trained[0], runs)
     return trained[0]
 
 
