@@ -6,7 +6,7 @@ from typing import NamedTuple
 class Stage(NamedTuple):
     target: str  # "module:Class", a LightningModule
     parents: tuple[str, ...]  # stages whose artifacts it reads
-    optional: tuple[str, ...]  # read where they are there
+    optional: tuple[str, ...]  # read where they are available
     makes: str
     shown: tuple[str, ...] = ()  # of the optional ones, those that only its export reads: they may come at any time
 

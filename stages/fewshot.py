@@ -57,13 +57,13 @@ class Sounds:
         self.vocabulary, self.tokenizer = vocabulary, vocabulary.tokenizer
 
     def ids(self, pieces: Sequence[Piece]) -> list[int]:
-        found: list[int] = []
+        ids: list[int] = []
         for piece in pieces:
             text = isinstance(piece, str)
-            found += (
+            ids += (
                 self.tokenizer(piece, add_special_tokens=False).input_ids if text else self.vocabulary.sound_ids(piece)
             )  # type: ignore[arg-type]
-        return found
+        return ids
 
 
 class FewShot(RowStage):
@@ -73,10 +73,12 @@ class FewShot(RowStage):
     def __init__(self, stage: str, conf: FewShotConf, parents: Parents, folder: Path) -> None:
         super().__init__(stage, conf, parents, folder)
         self.sound_tokenizer = SoundTokenizer.from_pretrained(parents["tokenizer"].folder)
-        found = corpora.recordings(stage, conf.data)
-        self.roots = found.roots
+        recordings = corpora.recordings(stage, conf.data)
+        self.roots = recordings.roots
         self.cuts = {
-            cut.id: cut for cut in found.cuts if cut.custom["split"] in conf.splits and len(cut.custom["labels"]) == 1
+            cut.id: cut
+            for cut in recordings.cuts
+            if cut.custom["split"] in conf.splits and len(cut.custom["labels"]) == 1
         }
         if not self.cuts:
             raise UsageError(

@@ -58,7 +58,7 @@ class Language(TrainingStage):
             self.encode,
             self.vocabulary.pad_id,
             self.vocabulary.fingerprint(),
-            _place(cuts, folder),
+            _folder_of_lengths(cuts, folder),
             parents["rehearsal"].artifact / "texts.jsonl" if "rehearsal" in parents else None,
         )  # here, so that data without a conversation is refused before anything is written
 
@@ -69,16 +69,25 @@ class Language(TrainingStage):
     def datamodule(self) -> LanguageDataModule:
         return self.data
 
-    def encode(self, talks: list[list[Turn]]) -> list[Encoded]:
-        """Ids of each talk; running text, a talk of the role `text`, has no template."""
-        running = [talk for talk in talks if talk[0][0] == "text"]
-        rest = [[ChatTurn(role, segments) for role, segments in talk] for talk in talks if talk[0][0] != "text"]
+    def encode(self, conversations: list[list[Turn]]) -> list[Encoded]:
+        """Ids of each conversation; running text, a conversation of the role `text`, has no template."""
+        running = [conversation for conversation in conversations if conversation[0][0] == "text"]
+        rest = [
+            [ChatTurn(role, segments) for role, segments in conversation]
+            for conversation in conversations
+            if conversation[0][0] != "text"
+        ]
         written = iter([self.vocabulary.render_text(segments[0]) for ((_, segments),) in running])
         rendered = iter(self.vocabulary.render_all(rest) if rest else [])
-        found = [Encoded(*next(written if talk[0][0] == "text" else rendered)) for talk in talks]
+        encoded = [
+            Encoded(*next(written if conversation[0][0] == "text" else rendered)) for conversation in conversations
+        ]
         if self.conf.text.loss == "distillation":
-            found = [keep(one) if _has_no_sound(talk) else one for talk, one in zip(talks, found, strict=True)]
-        return found
+            encoded = [
+                keep(one) if _has_no_sound(conversation) else one
+                for conversation, one in zip(conversations, encoded, strict=True)
+            ]
+        return encoded
 
     def loss(self, batch: LanguageBatch) -> Any:
         weights = self.conf.loss
@@ -150,7 +159,7 @@ class Language(TrainingStage):
                 self.sums[2 * column + 1] += count
 
     def on_validation_epoch_end(self) -> None:
-        """Means over tokens, summed over ranks: NaN for a kind that no batch held."""
+        """Means over tokens, summed over ranks: NaN for a kind that is in no batch."""
         sums = self.trainer.strategy.reduce(self.sums, reduce_op="sum")
         self.log("val/text_loss", (sums[0] / sums[1]).float())
         self.log("val/audio_loss", (sums[2] / sums[3]).float())
@@ -192,17 +201,17 @@ def keep(text: Encoded) -> Encoded:
     )
 
 
-def _has_no_sound(talk: list[Turn]) -> bool:
-    return all(isinstance(segment, str) for _, segments in talk for segment in segments)
+def _has_no_sound(conversation: list[Turn]) -> bool:
+    return all(isinstance(segment, str) for _, segments in conversation for segment in segments)
 
 
-def _place(cuts: CachedCuts, folder: Path) -> Path:
+def _folder_of_lengths(cuts: CachedCuts, folder: Path) -> Path:
     """Where lengths are kept: beside the cache, for all that is trained on it; where that is not ours to write, with the run."""
     return (cuts.folder.parent if os.access(cuts.folder.parent, os.W_OK) else folder) / "measured"
 
 
 def _same_model(parent: LanguageConf, conf: LanguageConf, folder: Path) -> None:
-    """What the numbers hang on; dropout and how the layers are computed may differ."""
+    """What the numbers depend on must be equal; dropout and how the layers are computed may differ."""
     if parent.timestamps != conf.timestamps:
         raise UsageError(
             f"{folder} was trained with timestamps {plain(parent.timestamps)}, this stage asks for {plain(conf.timestamps)}. Make them equal."

@@ -1,4 +1,4 @@
-"""Stage `latents`: the frozen VAE is found or fitted, and every recording goes through it once.
+"""Stage `latents`: the frozen VAE is loaded or fitted, and every recording goes through it once.
 
 The codec that needs no download is fitted here, in closed form, on the training split; Oobleck comes from a folder, the hub, or stage `vae`.
 Reading, encoding and writing overlap. Recordings of the same bytes under several names are encoded once, and counted in the receipt.
@@ -134,9 +134,9 @@ class Latents(ChunkStage):
         dataset = self._dataset()
         each = enumerate(recording_spans(cut, dataset.window, dataset.batch_size) for cut in train)
         loaded = ReadAhead(
-            (number + (span is found[-1]), dataset.stack(dataset.read(span)))
-            for number, found in each
-            for span in found
+            (number + (span is spans[-1]), dataset.stack(dataset.read(span)))
+            for number, spans in each
+            for span in spans
         )
         for done, windows in loaded:
             codec.accumulate(windows.waveform, -(-windows.num_samples // codec.hop_length))

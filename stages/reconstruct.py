@@ -244,7 +244,7 @@ class Reconstruct(RowStage):
 
         PROBE_RECORDINGS of a split at most, chosen by hash.
         """
-        found: dict[str, dict[str, Any]] = {}
+        accuracies: dict[str, dict[str, Any]] = {}
         for corpus in self.conf.data.corpora:
             labelled = [
                 [cut for cut in cuts if cut.custom["corpus"] == corpus and len(cut.custom["labels"]) == 1]
@@ -263,8 +263,8 @@ class Reconstruct(RowStage):
             for name, tokenizer in self.tokenizers.items():
                 features = [self._histograms(tokenizer, cuts) for cuts in splits]
                 row[name] = linear_probe(features[0], labels[0], features[1], labels[1])
-            found[corpus] = row
-        return found
+            accuracies[corpus] = row
+        return accuracies
 
     def _histograms(self, tokenizer: LatentTokenizer, cuts: Sequence[Any]) -> Tensor:
         """(len(cuts), codes): log(1 + count) of each code of a recording, level by level."""

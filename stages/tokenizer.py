@@ -101,11 +101,11 @@ class Tokenizer(TrainingStage):
     def validation_step(self, batch: LatentBatch, batch_idx: int) -> None:
         self.log("val/items", float(len(batch.ids)), batch_size=1, reduce_fx="sum", sync_dist=True)
         codes = self.tokenizer.encode(batch.latents, batch.num_frames)
-        place = batch_idx * self.trainer.world_size + self.global_rank  # of the batch among those of all ranks
-        self.latent_error.update(self._decoded(batch, codes, place), batch.latents, batch.num_frames)
+        position = batch_idx * self.trainer.world_size + self.global_rank  # among the batches of all ranks
+        self.latent_error.update(self._decoded(batch, codes, position), batch.latents, batch.num_frames)
         valid = torch.arange(codes.codes.shape[1], device=self.device) < codes.num_codes[:, None]
         self.codebook_use.update(codes.codes, valid)
-        noise, clips = self._noise(batch, place), len(batch.ids)
+        noise, clips = self._noise(batch, position), len(batch.ids)
         for time, sums in zip(GAP_TIMES, self.token_gaps, strict=True):
             if clips > 1:  # of a single clip there is none
                 gap = self.averaged().token_gap(batch.latents, batch.num_frames, codes, time, noise)
@@ -121,13 +121,13 @@ class Tokenizer(TrainingStage):
             if clips:
                 self.log(f"val/token_gap_{time:g}", (total / clips).float())
         self.log("val/latent_nmse", self.latent_error.compute().float())
-        found = self.codebook_use.compute()
-        for name, value in found.items():
+        use = self.codebook_use.compute()
+        for name, value in use.items():
             self.log(f"val/{name}", value.float())
         rate = self.tokenizer.bitrate / math.log2(self.codebook_use.codebook_size)  # codes a second
-        self.log("val/entropy_kbps", found["codebook_bits"].float() * rate / 1000)
+        self.log("val/entropy_kbps", use["codebook_bits"].float() * rate / 1000)
         self.log("val/nominal_kbps", self.tokenizer.bitrate / 1000)
-        self._warn_of_collapse(float(found["codebook_perplexity"]))
+        self._warn_of_collapse(float(use["codebook_perplexity"]))
         self.latent_error.reset()
         self.codebook_use.reset()
 

@@ -136,11 +136,11 @@ class Vae(TrainingStage):
             waveform = batch.waveform.to(self.device)
             for distance in distances:
                 distance.update(self.reconstruct(waveform), waveform)
-        found = [
+        values = [
             distance.compute().float() if distance.update_called else torch.tensor(float("nan"))
             for distance in distances
         ]
-        return torch.stack([value.to(self.device) for value in found])
+        return torch.stack([value.to(self.device) for value in values])
 
     def configure_optimizers(self) -> Any:
         steps = self.conf.trainer.max_steps

@@ -49,25 +49,25 @@ def data(
     encode: Callable[[list[list[Turn]]], list[Encoded]],
     pad_id: int,
     written: str,
-    place: Path | None,
+    folder: Path | None,
     texts: Path | None = None,
 ) -> LanguageDataModule:
-    """written: hash of how text becomes ids. texts: of the stage `rehearsal`, where conf names no files. place: where the items' lengths are
+    """written: hash of how text becomes ids. texts: of the stage `rehearsal`, where conf names no files. folder: where the items' lengths are
     kept, so that they are measured once; None keeps nothing.
 
     Raises UsageError for filters that the corpora know nothing of, and for a part without a conversation.
     """
     every: list[Entry] = [conf, *conf.curriculum]
     for entry in every:
-        _check_filters(entry, cuts, place)
+        _check_filters(entry, cuts, folder)
     batching, accumulate_ = conf.batching, conf.trainer.accumulate_grad_batches
     files = [Path(file) for file in conf.text.files] or ([texts] if texts else [])
 
     def part(entry: Entry, split: str, batches: int | None) -> DataPart:
         most = (entry.max_tokens if isinstance(entry, CurriculumEntryConf) else None) or batching.max_tokens
-        entries, told = _entries(conf, entry, cuts.of_split(split), split, files)
-        key = hashlib.sha256(json.dumps([written, _code(), entries.digest(), told, most]).encode()).hexdigest()
-        return DataPart(entries, most, batches, place / key[:32] if place else None)
+        entries, settings = _entries(conf, entry, cuts.of_split(split), split, files)
+        key = hashlib.sha256(json.dumps([written, _code(), entries.digest(), settings, most]).encode()).hexdigest()
+        return DataPart(entries, most, batches, folder / key[:32] if folder else None)
 
     parts = [part(entry, "train", entry.steps * accumulate_) for entry in conf.curriculum]
     parts = parts or [part(conf, "train", None)]
@@ -123,7 +123,7 @@ def position(curriculum: Sequence[CurriculumEntryConf], step: int) -> Position:
 def _entries(
     conf: LanguageConf, entry: Entry, cuts: CachedCuts, split: str, files: Sequence[Path]
 ) -> tuple[JoinedSources, list[Any]]:
-    """What an epoch is made of, and all that its items hang on beside it."""
+    """What an epoch is made of, and all that its items depend on beside it."""
     weights, prompts = entry.mixture, conf.prompts
     mixture = Mixture(**plain(weights))
     making = Prompts(
@@ -161,34 +161,34 @@ def _datasets(cut: Cut) -> list[str]:
     return [named] if isinstance(named, str) else named
 
 
-def _check_filters(entry: Entry, cuts: CachedCuts, place: Path | None) -> None:
+def _check_filters(entry: Entry, cuts: CachedCuts, folder: Path | None) -> None:
     name = f"curriculum, entry {entry.name!r}: " if isinstance(entry, CurriculumEntryConf) else ""
     wanted = {"kinds": "question", "datasets": "recording"}
     for key, what in wanted.items():
         chosen = getattr(entry, key, [])
         if not chosen:
             continue
-        there = _told(cuts, place)[key]
-        for unknown in sorted(set(chosen) - set(there)):
+        known = _kinds_and_datasets(cuts, folder)[key]
+        for unknown in sorted(set(chosen) - set(known)):
             raise UsageError(
-                f"{name}{key}: no {what} of {unknown} in these corpora. {allowed(unknown, there)}. [] takes all"
+                f"{name}{key}: no {what} of {unknown} in these corpora. {allowed(unknown, known)}. [] takes all"
             )
 
 
-def _told(cuts: CachedCuts, place: Path | None) -> dict[str, list[str]]:
-    """The kinds of question and the datasets that there are; read once where there is a place to keep them."""
-    file = place / f"told-{cuts.digest()[:32]}.json" if place else None
+def _kinds_and_datasets(cuts: CachedCuts, folder: Path | None) -> dict[str, list[str]]:
+    """The kinds of question and the datasets that there are; read once where there is a folder to keep them."""
+    file = folder / f"kinds-{cuts.digest()[:32]}.json" if folder else None
     if file is not None and file.is_file():
         return json.loads(file.read_text())
-    found: dict[str, set[str]] = {"kinds": set(), "datasets": set()}
+    names: dict[str, set[str]] = {"kinds": set(), "datasets": set()}
     for cut in cuts:
-        found["kinds"] |= {sup.custom["kind"] for sup in cut.supervisions if sup.custom["task"] == "question"}
-        found["datasets"] |= set(_datasets(cut))
-    told = {key: sorted(values) for key, values in found.items()}
+        names["kinds"] |= {sup.custom["kind"] for sup in cut.supervisions if sup.custom["task"] == "question"}
+        names["datasets"] |= set(_datasets(cut))
+    available = {key: sorted(values) for key, values in names.items()}
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, json.dumps(told))
-    return told
+        write_whole(file, json.dumps(available))
+    return available
 
 
 def _counts(too_long: Sequence[TooLong]) -> str:

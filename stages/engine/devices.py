@@ -33,8 +33,8 @@ def precision(conf: StageConf, folder: Path, restart: bool = False) -> Precision
     trainer = conf.trainer
     if trainer.precision != "auto":
         return Precision(trainer.precision, "as configured")
-    place, _, chosen = os.environ.get(CHOSEN, "").rpartition("=")
-    if place == str(folder):
+    folder_of_value, _, chosen = os.environ.get(CHOSEN, "").rpartition("=")
+    if folder_of_value == str(folder):
         return Precision(chosen, "measured by rank 0")
     if not restart and (begun := _begun(folder)) is not None:
         return begun

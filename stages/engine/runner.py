@@ -45,13 +45,13 @@ RANKS = (
     "NODE_RANK",
     "GROUP_RANK",
     "SLURM_PROCID",
-)  # 0 or not there in the first process of a run
+)  # 0 or not set in the first process of a run
 
 
 def run(stage: str, conf: StageConf, stop: Stop, restart: bool = False) -> dict[str, Any]:
     """Runs or resumes a stage to its end and returns its receipt.
 
-    Raises UsageError for a missing or foreign parent, or bad data; Stopped where `stop` has a reason, when everything is saved and said.
+    Raises UsageError for a missing or foreign parent, or bad data; Stopped where `stop` has a reason, when everything is saved.
     """
     _quiet()
     folder = run_folder(conf, stage)
@@ -195,14 +195,14 @@ def _trainer(
 
 
 def _check_devices(stage: str, trainer: TrainerConf) -> None:
-    """Raises UsageError for GPUs that are not here, and for several devices of a machine that has none, unless `cpu` is said."""
+    """Raises UsageError for GPUs that are not here, and for several devices of a machine that has none, unless `cpu` is given."""
     name, devices = trainer.accelerator, trainer.devices
-    there = any(kind.is_available() for kind in (CUDAAccelerator, MPSAccelerator, XLAAccelerator))
-    if name in ("gpu", "cuda") and not there:
+    gpu_available = any(kind.is_available() for kind in (CUDAAccelerator, MPSAccelerator, XLAAccelerator))
+    if name in ("gpu", "cuda") and not gpu_available:
         raise UsageError(
             f"{stage}: trainer.accelerator={name}, and there is no GPU here; for the CPU type --trainer.accelerator=cpu"
         )
-    if name == "auto" and not there and isinstance(devices, int) and devices > 1:
+    if name == "auto" and not gpu_available and isinstance(devices, int) and devices > 1:
         raise UsageError(
             f"{stage}: trainer.devices={devices}, and there is no GPU here; for {devices} processes on the CPU type --trainer.accelerator=cpu"
         )

@@ -12,16 +12,16 @@ from stages.runs import receipts
 
 
 def corpora(data: DataConf) -> dict[str, receipts.CorpusReceipt]:
-    """Receipts of the prepared corpora. Raises UsageError for one that is not there."""
-    root, found = Path(data.root), {}
+    """Receipts of the prepared corpora. Raises UsageError for one that was not prepared."""
+    root, prepared = Path(data.root), {}
     for name in data.corpora:
         receipt = receipts.read_corpus(root / name)
         if receipt is None:
             raise UsageError(f"there is no corpus {name!r}.\n{where_from(name, root)}")
-        found[name] = receipt
-    if not found:
+        prepared[name] = receipt
+    if not prepared:
         raise UsageError("data.corpora is empty: name at least one prepared corpus, as --data.corpora=[mine]")
-    return found
+    return prepared
 
 
 class Recordings(NamedTuple):
@@ -43,9 +43,9 @@ def recordings(stage: str, data: DataConf) -> Recordings:
     cuts = []
     for name in roots:
         path = Path(data.root) / name / "cuts.jsonl.gz"
-        held = read_cuts(path, f"Prepare {name} again")
-        _check_places(held, name, path)
-        cuts += held
+        of_corpus = read_cuts(path, f"Prepare {name} again")
+        _check_paths(of_corpus, name, path)
+        cuts += of_corpus
     require_unique_ids(cuts)
     paths = {cut.id: roots[cut.custom["corpus"]] / cut.recording.sources[0].source for cut in cuts}
     headers = declared(list(paths.values()), data.num_workers)
@@ -54,8 +54,8 @@ def recordings(stage: str, data: DataConf) -> Recordings:
         for cut, header in zip(cuts, headers, strict=True)
         if _changes(header, cut) or not _has_size(paths[cut.id], cut.custom.get("size"))
     ]
-    found = inspect([paths[cut.id] for cut in suspect], max(1, data.num_workers))
-    reasons = {cut.id: item.reason or _changes(item, cut) for cut, item in zip(suspect, found, strict=True)}
+    inspections = inspect([paths[cut.id] for cut in suspect], max(1, data.num_workers))
+    reasons = {cut.id: item.reason or _changes(item, cut) for cut, item in zip(suspect, inspections, strict=True)}
     bad = {name: BadRecording(str(paths[name]), reason) for name, reason in reasons.items() if reason}
     refuse(list(bad.values()), len(cuts), data.on_bad)
     if bad:
@@ -68,14 +68,14 @@ def recordings(stage: str, data: DataConf) -> Recordings:
 def where_from(corpus: str, root: Path) -> str:
     """Of a corpus that is not under `root`: what it is, and the data root near by that has it, or where people get it and what makes it ready."""
     what, where = "recordings of your own", "your disk"
-    place = "" if root == Path("data") else f" --data.root={root}"
-    how = FOLDER.format(f"{corpus}{place}")
+    flag = "" if root == Path("data") else f" --data.root={root}"
+    how = FOLDER.format(f"{corpus}{flag}")
     if corpus in (*published.NAMES, "openaqa"):
         about = published.described(corpus)
-        what, where, how = about.what, about.where, f"stage prepare {corpus} ROOT{place}"
+        what, where, how = about.what, about.where, f"stage prepare {corpus} ROOT{flag}"
     elif corpus == "diagnostic":
         what, where = "scenes that this project renders", "this project"
-        how = f"stage prepare diagnostic --preset demo{place}"
+        how = f"stage prepare diagnostic --preset demo{flag}"
     near = _near(corpus, root)
     then = [f"it is in {other}/:   --data.root={other}" for other in near] or [f"from   {where}", f"then   {how}"]
     return f"{corpus} (not in {root}/): {what}" + "".join(f"\n    {line}" for line in then)
@@ -83,22 +83,22 @@ def where_from(corpus: str, root: Path) -> str:
 
 def _near(corpus: str, root: Path) -> list[Path]:
     """Data roots above, in and beside `root`, and in data/, where the corpus was prepared."""
-    found: dict[Path, Path] = {}
+    roots: dict[Path, Path] = {}
     if not corpus or "/" in corpus:
         return []
     for base in dict.fromkeys((root.parent, root, Path("data"))):
         for pattern in ("", "*/"):
             for receipt in sorted(base.glob(f"{pattern}{glob.escape(corpus)}/receipt.json")):
-                found[receipt.resolve()] = receipt.parents[1]
-    return list(found.values())
+                roots[receipt.resolve()] = receipt.parents[1]
+    return list(roots.values())
 
 
-def _check_places(cuts: Sequence[Any], corpus: str, path: Path) -> None:
+def _check_paths(cuts: Sequence[Any], corpus: str, path: Path) -> None:
     """Raises UsageError for a recording that is not a file under the corpus' root, and for one of another corpus."""
     for cut in cuts:
         (source,) = cut.recording.sources
-        place = PurePosixPath(source.source)
-        if source.type != "file" or place.is_absolute() or ".." in place.parts:
+        path_inside = PurePosixPath(source.source)
+        if source.type != "file" or path_inside.is_absolute() or ".." in path_inside.parts:
             raise UsageError(
                 f"{path}: the recording of {cut.id} is the {source.type} {source.source!r}; a file under the corpus' root is allowed, "
                 f"by its path relative to it. Prepare {corpus} again"
@@ -108,7 +108,7 @@ def _check_places(cuts: Sequence[Any], corpus: str, path: Path) -> None:
 
 
 def _has_size(path: Path, size: int | None) -> bool:
-    """size None: a corpus of the project's own, whose files were made and not found."""
+    """size None: a corpus of the project's own, whose files it has made itself."""
     return path.is_file() and size in (None, path.stat().st_size)
 
 

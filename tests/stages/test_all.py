@@ -62,15 +62,15 @@ def test_two_levels_go_through_the_cache_into_the_llm(stage, tones: Path, copy_o
 
 def test_evaluate_asks_the_llm_before_and_after_each_stage(stage, tones: Path, whole: Path):
     """Each in an experiment of its own, on the same questions."""
-    found = {}
+    asked = {}
     for after, parent in (("none", "caption"), ("caption", "caption"), ("openaqa", "openaqa")):
         words = [f"--parents.{name}=whole" for name in ("tokenizer", "cache", parent)]
         assert stage("run", "evaluate", f"--after={after}", *words, f"--experiment={after}") == 0
         receipt = json.loads((Path("runs") / after / "evaluate/receipt.json").read_text())
         assert set(receipt["parents"]) == {"tokenizer", "cache", parent}
         answers = [json.loads(line) for line in (Path("runs") / after / "evaluate/artifact/predictions.jsonl").open()]
-        found[after] = [row["id"] for row in answers]
-    assert found["none"] == found["caption"] == found["openaqa"]
+        asked[after] = [row["id"] for row in answers]
+    assert asked["none"] == asked["caption"] == asked["openaqa"]
     trained, untrained = (
         language_model.load(Path("runs/whole/caption/artifact"), trained)[0].trainable_state()
         for trained in (True, False)

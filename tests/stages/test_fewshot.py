@@ -1,4 +1,4 @@
-"""Stage `fewshot`, from recordings to the table: a model that is told the answer, one that knows nothing, and a kill."""
+"""Stage `fewshot`, from recordings to the table: a model that is given the answer, one that knows nothing, and a kill."""
 
 import json
 from collections.abc import Callable
@@ -92,9 +92,9 @@ def test_a_model_that_is_given_the_answer_is_always_right_and_guesses_are_at_cha
     for episode in module.episodes:
         module.lm = Scores(given(module._answer(episode.answer)), lm.config, size)
         rows.append(module.ask(episode, "codes"))
-    found = {line["answers"]: line for line in fewshot_scores(rows, 200, 0)}["codes"]
-    assert found["mean"]["value"] == found["sum"]["value"] == 1
-    assert found["mean"]["low"] == pytest.approx(150 / (150 + 3.8415), abs=1e-4), "Wilson's, of 150 episodes"
+    table = {line["answers"]: line for line in fewshot_scores(rows, 200, 0)}["codes"]
+    assert table["mean"]["value"] == table["sum"]["value"] == 1
+    assert table["mean"]["low"] == pytest.approx(150 / (150 + 3.8415), abs=1e-4), "Wilson's, of 150 episodes"
 
 
 def test_a_killed_run_goes_on_to_the_same_report(stage: Any, trained: str, tones: Path, capsys: Any):
@@ -161,9 +161,9 @@ def test_codes_are_one_word_and_one_id_each(trained: str):
     tokenizer = weights.load_language_model("smollm2-135m-instruct", None, "float32").tokenizer
     words, ids = whole_words(tokenizer, 8)
     writer = Words(tokenizer, words, [0, 1, 1], 4)
-    found = writer.ids(["Input: < ", [0, 1, 2, 3, 1, 2], " >"])
+    ids = writer.ids(["Input: < ", [0, 1, 2, 3, 1, 2], " >"])
     wanted = [ids[code] for code in (0, 5, 6, 3, 5, 6)]
-    assert any(found[start : start + 6] == wanted for start in range(len(found)))
+    assert any(ids[start : start + 6] == wanted for start in range(len(ids)))
 
 
 def test_the_table_counts_by_hand():

@@ -59,9 +59,9 @@ def made(write: Any, seeds: int = 2, clips: int = 100) -> dict[str, Any]:
         for clip in chosen[part]:
             for number in range(count):
                 kind = {CAPTION: write, NOTHING: lambda *_: draw.choice(KINDS)}.get(condition, lambda kind, _: kind)
-                found = kind(clip.kind, draw)
+                written = kind(clip.kind, draw)
                 name = GenerationItem(condition, clip.id, number, "").id
-                rows[name] = (sound_of(found, draw), vector_of(found, draw))
+                rows[name] = (sound_of(written, draw), vector_of(written, draw))
     learnt = [KINDS[n % 5] for n in range(300)]
     probe = KindProbe([sound_of(kind, draw) for kind in learnt], learnt, 50, [0])
     return generation_scores(chosen, rows, real, probe, seeds, 200, 0)
@@ -75,7 +75,7 @@ def test_an_llm_that_writes_real_codes_scores_like_them_and_one_that_guesses_is_
     good = made(lambda kind, _: kind)
     guessed = made(lambda _, draw: draw.choice(KINDS))
     stuck = made(lambda *_: KINDS[0])
-    accuracy = {name: named(found["accuracy"]["rows"], "codes") for name, found in
+    accuracy = {name: named(report["accuracy"]["rows"], "codes") for name, report in
                 (("good", good), ("guessed", guessed), ("stuck", stuck))}  # fmt: skip
     ceiling = accuracy["good"]["real"]["value"]
     assert ceiling > 0.95 and abs(accuracy["good"][CAPTION]["value"] - ceiling) < 0.04
@@ -86,15 +86,17 @@ def test_an_llm_that_writes_real_codes_scores_like_them_and_one_that_guesses_is_
     assert accuracy["stuck"][CAPTION]["value"] == pytest.approx(0.2, abs=0.02)
     assert accuracy["stuck"]["frequent"]["value"] == 0.2 == good["accuracy"]["chance"]
 
-    # What is told apart kind by kind is one distribution over all kinds, but for the one that says one thing alone.
-    distances = {name: named(found["sounds"], "sounds") for name, found in
+    # What differs kind by kind is one distribution over all kinds, but for the one that says one thing alone.
+    distances = {name: named(report["sounds"], "sounds") for name, report in
                  (("good", good), ("guessed", guessed), ("stuck", stuck))}  # fmt: skip
     for name in (TRAIN, TOKENIZER, CAPTION):
         assert abs(distances["good"][name]["kad"]) < 1.5 and 0 < distances["good"][name]["kad_error"] < 1.5
         assert distances["good"][name]["fad"] == pytest.approx(distances["good"][TRAIN]["fad"], abs=2.0)
     assert distances["guessed"][CAPTION]["kad"] < 2 < 10 < distances["stuck"][CAPTION]["kad"]
     assert distances["stuck"][CAPTION]["fad"] > 5 * distances["good"][CAPTION]["fad"]
-    of_kind = {name: named(found["kinds"], "kind")[KINDS[1]] for name, found in (("good", good), ("guessed", guessed))}
+    of_kind = {
+        name: named(report["kinds"], "kind")[KINDS[1]] for name, report in (("good", good), ("guessed", guessed))
+    }
     assert of_kind["good"]["accuracy"][CAPTION] > 0.9 and of_kind["good"]["captions"] == 20
     assert of_kind["good"]["kad"][CAPTION] < of_kind["guessed"]["kad"][CAPTION]
 
@@ -106,13 +108,13 @@ def test_an_llm_that_writes_real_codes_scores_like_them_and_one_that_guesses_is_
 
 
 def test_what_there_is_too_little_of_has_no_number():
-    found = made(lambda kind, _: kind, seeds=1, clips=5)
-    distances = named(found["sounds"], "sounds")
+    report = made(lambda kind, _: kind, seeds=1, clips=5)
+    distances = named(report["sounds"], "sounds")
     assert distances[CAPTION]["fad"] is None and distances[CAPTION]["kad"] is not None  # 8 dimensions, 5 clips
-    assert all(row["seeds"] is None and row["kind"] is None for row in found["diversity"])  # one clip a kind
-    assert all(row["kad"] == {} for row in found["kinds"])
+    assert all(row["seeds"] is None and row["kind"] is None for row in report["diversity"])  # one clip a kind
+    assert all(row["kad"] == {} for row in report["kinds"])
     said = "\n".join(generation_table.body({
-        **found, "llm": "it", "corpora": ["c"], "codes_max": 20, "embedder": "e-1", "expected": 25, "scored": 25,
+        **report, "llm": "it", "corpora": ["c"], "codes_max": 20, "embedder": "e-1", "expected": 25, "scored": 25,
         "settings": {"temperature": 0.0, "top_p": 1.0, "guidance": 1.0, "seeds": 1, "seconds_max": 1.0},
     }))  # fmt: skip
     assert f"| {generation_table.NAMES[CAPTION]} | {ABSENT} | {ABSENT} |" in said
@@ -233,10 +235,10 @@ def test_what_cannot_be_measured_is_refused(stage: Any, tones: Path, whole: Path
 
     with pytest.raises(ValueError, match=r"no embedder 'vggish'. Allowed: aisfx-0.1.2, logmel-64"):
         build("embedder=vggish")
-    found = importlib.util.find_spec
+    find_spec = importlib.util.find_spec
     with monkeypatch.context() as patched:
         patched.setattr(
-            importlib.util, "find_spec", lambda name, *rest: None if name == "sklearn" else found(name, *rest)
+            importlib.util, "find_spec", lambda name, *rest: None if name == "sklearn" else find_spec(name, *rest)
         )
         with pytest.raises(ValueError, match=r"needs scikit-learn: pip install scikit-learn, or --probe_recordings=0"):
             build()

@@ -67,5 +67,5 @@ def test_the_keys_of_how_to_compute_reach_the_model(llm: Path):
         configuration(llm, "model.attention=eager", "model.activation_checkpointing=true"), FACTS, None
     )
     assert built.model.lm.config._attn_implementation == "eager" and built.model.lm.is_gradient_checkpointing
-    told = language_model.build(configuration(llm, "prompts.template_options.enable_thinking=false"), FACTS, None)
-    assert told.vocabulary.template.options == {"enable_thinking": False}
+    configured = language_model.build(configuration(llm, "prompts.template_options.enable_thinking=false"), FACTS, None)
+    assert configured.vocabulary.template.options == {"enable_thinking": False}

@@ -24,9 +24,9 @@ LEARN = (
 
 
 def receipt(folder: Path) -> dict:
-    found = receipts.read(folder)
-    assert found is not None
-    return found
+    receipt = receipts.read(folder)
+    assert receipt is not None
+    return receipt
 
 
 @pytest.mark.slow

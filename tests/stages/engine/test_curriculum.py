@@ -167,8 +167,8 @@ def test_the_position_in_a_curriculum():
         CurriculumEntryConf(name, steps, 1e-4, 1e-3, "all", mixture, [], [], [], None)
         for name, steps in (("a", 3), ("b", 1), ("c", 2))
     ]
-    found = [curriculum.position(entries, step) for step in range(7)]
-    assert [(place.name, place.step) for place in found] == [
+    positions = [curriculum.position(entries, step) for step in range(7)]
+    assert [(place.name, place.step) for place in positions] == [
         ("a", 0),
         ("a", 1),
         ("a", 2),

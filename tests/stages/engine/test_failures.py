@@ -194,9 +194,9 @@ def test_ranks_leave_out_the_same_step(tones: Path, whole: Path):
     """Only rank 1 has the bad batch; rank 0 writes its own ids, which were fine, and leaves the step out too."""
     ended = broken(tones, "nan", {5}, "--experiment=nan-two", "--limits.on_nan=skip", *TWO_RANKS, rank=1)
     assert ended.status == 0, ended.stderr[-2000:]
-    found = sorted(rows(tones / "runs/nan-two"), key=lambda row: row["rank"])
-    assert [(row["step"], row["rank"]) for row in found] == [(5, 0), (5, 1)]
-    assert found[0]["losses"][0] == found[0]["losses"][0] and found[1]["losses"][0] != found[1]["losses"][0]
+    left_out = sorted(rows(tones / "runs/nan-two"), key=lambda row: row["rank"])
+    assert [(row["step"], row["rank"]) for row in left_out] == [(5, 0), (5, 1)]
+    assert left_out[0]["losses"][0] == left_out[0]["losses"][0] and left_out[1]["losses"][0] != left_out[1]["losses"][0]
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -211,7 +211,7 @@ def test_a_rank_that_dies_is_named_and_the_other_ends(tones: Path, whole: Path, 
     assert not ended.survivors()
 
 
-def test_a_worker_that_dies_is_told_in_one_line(tones: Path, whole: Path):
+def test_a_worker_that_dies_is_one_line(tones: Path, whole: Path):
     again = {3, 4, 5, 6, 7, 8}  # at the end of an epoch nobody misses a worker any more
     ended = broken(tones, "worker", again, "--experiment=worker", "--data.num_workers=2")
     assert ended.status == 1 and "Traceback" not in ended.stderr, ended.stderr[-2000:]
@@ -222,7 +222,7 @@ def test_a_worker_that_dies_is_told_in_one_line(tones: Path, whole: Path):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_data_folder_that_vanishes_is_told_in_one_line(tones: Path, copy_of_whole, workers: int):
+def test_a_data_folder_that_vanishes_is_one_line(tones: Path, copy_of_whole, workers: int):
     words = ["--experiment=vanished", "--parents.latents=vanishing", f"--data.num_workers={workers}"]
     copy_of_whole("vanishing", "latents")
     ended = broken(tones, "vanish", {3}, *words)

@@ -13,12 +13,12 @@ OPTIMIZER = OptimizerConf(
 
 
 def rates(built: dict, steps: int) -> list[list[float]]:
-    found = []
+    learning_rates = []
     for _ in range(steps):
-        found.append([group["lr"] for group in built["optimizer"].param_groups])
+        learning_rates.append([group["lr"] for group in built["optimizer"].param_groups])
         built["optimizer"].step()
         built["lr_scheduler"]["scheduler"].step()
-    return found
+    return learning_rates
 
 
 def named() -> list[tuple[str, nn.Parameter]]:
@@ -39,13 +39,13 @@ def test_phases_are_schedules_one_after_the_other():
         Phase(12, 2e-3, {"new_rows": 1e-3}),
         Phase(5, 1e-4, {"new_rows": 1e-4}),
     ]
-    found = rates(configure(named(), OPTIMIZER, 25, phases=phases), 25)
+    scheduled = rates(configure(named(), OPTIMIZER, 25, phases=phases), 25)
     begin = 0
     for phase in phases:
         floor = 1e-5 / phase.learning_rate if phase.learning_rate else 0.0
         for step in range(phase.steps):
             share = factor(step, 3, phase.steps, floor)
-            assert found[begin + step] == pytest.approx(
+            assert scheduled[begin + step] == pytest.approx(
                 [phase.learning_rate * share, phase.learning_rates["new_rows"] * share]
             )
         begin += phase.steps

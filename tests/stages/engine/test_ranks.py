@@ -82,12 +82,12 @@ def test_two_ranks_run_every_stage(tones: Path, whole: Path):
         path.parent.name for path in whole.glob("*/receipt.json")
     )
     for stage_name in ("latents", "cache"):
-        found, expected = (chunks.read(folder / stage_name / "chunks") for folder in (runs, whole))
-        assert [cut.id for cut in found] == [cut.id for cut in expected]
-        assert set(Counter(cut.id for cut in found).values()) == {1}
-    found, expected = (chunks.read(folder / "latents/chunks") for folder in (runs, whole))
-    pairs = zip(found, expected, strict=True)
-    assert all((chunks.load_array(mine) == chunks.load_array(other)).all() for mine, other in pairs)
+        made, expected = (chunks.read(folder / stage_name / "chunks") for folder in (runs, whole))
+        assert [cut.id for cut in made] == [cut.id for cut in expected]
+        assert set(Counter(cut.id for cut in made).values()) == {1}
+    made, expected = (chunks.read(folder / "latents/chunks") for folder in (runs, whole))
+    pairs = zip(made, expected, strict=True)
+    assert all((chunks.load_array(one) == chunks.load_array(other)).all() for one, other in pairs)
     asked = [(folder / "evaluate/artifact/predictions.jsonl").read_text().splitlines() for folder in (runs, whole)]
     assert [json.loads(row)["id"] for row in asked[0]] == [json.loads(row)["id"] for row in asked[1]]
     assert len(list((runs / "evaluate").glob("predictions-*.jsonl"))) == 2

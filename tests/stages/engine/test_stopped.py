@@ -35,8 +35,8 @@ def test_the_clock_of_a_limit_and_of_slurm(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_limit_of_time_stops_a_prediction_and_the_chain_it_is_of(stage, tones: Path, whole: Path):
     """`run all` in one process: the stage's status is the command's, and the next stage does not begin."""
-    mine = ["--experiment=limited-all", "--limits.seconds=1.5"]
-    ended = interrupt(tones, "all", 1, *mine, "--data.num_workers=1", sent=0)
+    words = ["--experiment=limited-all", "--limits.seconds=1.5"]
+    ended = interrupt(tones, "all", 1, *words, "--data.num_workers=1", sent=0)
     assert ended.status == STOPPED, ended.output
     said = r"^latents +stopped at (the beginning|chunk 1 of \d+) by limits.seconds=1.5; the same command goes on$"
     assert re.search(said, ended.output, re.M), ended.output

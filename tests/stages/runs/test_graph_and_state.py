@@ -84,9 +84,9 @@ def test_a_parent_made_again_to_the_same_bytes_changes_nothing(house: WrittenExp
 
 def test_a_configuration_that_changed_makes_a_stage_stale(house: WrittenExperiment):
     house.make_all()
-    found = house.state("tokenizer", "flow.token_dropout=0.2", "seed=3")
-    assert found.word == "stale"
-    assert "flow.token_dropout: 0.1 -> 0.2" in found.detail and "seed: 0 -> 3" in found.detail
+    state = house.state("tokenizer", "flow.token_dropout=0.2", "seed=3")
+    assert state.word == "stale"
+    assert "flow.token_dropout: 0.1 -> 0.2" in state.detail and "seed: 0 -> 3" in state.detail
     assert house.state("tokenizer", "flow.token_dropout=0.2", compare=False).word == "done"
 
 
@@ -197,8 +197,8 @@ def test_a_parent_may_come_from_another_experiment_or_folder(house: WrittenExper
     house.make_all()
     folder = house.root / "runs" / "demo" / "latents"
     for place in ("demo", str(folder)):
-        found = graph.parents("tokenizer", house.conf("tokenizer", "experiment=other", f"parents.latents={place}"))
-        assert found["latents"].folder == folder
+        parents = graph.parents("tokenizer", house.conf("tokenizer", "experiment=other", f"parents.latents={place}"))
+        assert parents["latents"].folder == folder
 
 
 def test_a_foreign_stage_is_no_parent(house: WrittenExperiment):

@@ -39,22 +39,22 @@ OTHERS = [stage for stage in STAGES if stage not in ("vae", "latents", "tokenize
 )
 def test_what_is_taken_from_another_experiment_is_not_missing(house: WrittenExperiment, capsys, words: list[str]):
     """And a key that decides nothing does not hold the runs against the full-size defaults."""
-    found = lines(house, capsys, *words)
-    assert (found["latents"], found["tokenizer"]) == ("taken from demo", "taken from demo")
-    assert {stage: found[stage] for stage in OTHERS} == dict.fromkeys(OTHERS, "done 2 s")
+    shown = lines(house, capsys, *words)
+    assert (shown["latents"], shown["tokenizer"]) == ("taken from demo", "taken from demo")
+    assert {stage: shown[stage] for stage in OTHERS} == dict.fromkeys(OTHERS, "done 2 s")
 
 
 def test_a_key_that_decides_compares(house: WrittenExperiment, capsys):
-    found = lines(house, capsys, "--preset", "demo", "--cache.seed=3")
-    assert found["cache"] == "stale its configuration changed: seed: 0 -> 3"
-    assert found["caption"] == "stale its parent cache is not done" and found["tokenizer_mse"] == "done 2 s"
+    shown = lines(house, capsys, "--preset", "demo", "--cache.seed=3")
+    assert shown["cache"] == "stale its configuration changed: seed: 0 -> 3"
+    assert shown["caption"] == "stale its parent cache is not done" and shown["tokenizer_mse"] == "done 2 s"
 
 
 def test_what_changed_elsewhere_is_said(house: WrittenExperiment, capsys):
     house.make("latents", "other latents")
-    found = lines(house, capsys)
-    assert (found["latents"], found["tokenizer"]) == ("taken from demo", "taken from demo (stale there)")
-    assert found["tokenizer_mse"] == "stale its parent latents changed"
+    shown = lines(house, capsys)
+    assert (shown["latents"], shown["tokenizer"]) == ("taken from demo", "taken from demo (stale there)")
+    assert shown["tokenizer_mse"] == "stale its parent latents changed"
 
 
 def test_the_corpora_are_those_that_a_run_found(house: WrittenExperiment, capsys, monkeypatch: pytest.MonkeyPatch):
