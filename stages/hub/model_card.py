@@ -3,7 +3,6 @@ torch here.
 """
 
 import json
-import math
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -164,7 +163,9 @@ def _code(manifest: dict[str, Any], example: CardExample) -> str:
 
 def _metrics(run: Path, receipt: receipts.Receipt) -> str:
     """What `evaluate` scored, where it was run, before the losses of the training."""
-    lines = [f"- {key}: {value:.4g}" for key, value in receipt["metrics"].items() if not math.isnan(value)]
+    lines = [
+        f"- {key}: {value:.4g}" for key, value in receipt["metrics"].items() if value is not None and value == value
+    ]
     scores = "Not evaluated on held-out sound."
     evaluated = receipts.read(run.parent / "evaluate")
     if evaluated is not None and evaluated["parents"].get(receipt["stage"]) == receipt["artifact_hash"]:

@@ -1,6 +1,7 @@
 """Receipts: receipt.json, the last file that a run writes. A stage or a corpus with a receipt is done. No torch here."""
 
 import json
+import math
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -135,8 +136,17 @@ def finish(
         versions={name: _version(name) for name in PACKAGES},
         commit=code_commit(),
     )
-    write_whole(folder / FILE, json.dumps(receipt, indent=1))
+    write_whole(folder / FILE, json.dumps(_json_numbers(receipt), indent=1, allow_nan=False))
     return receipt
+
+
+def _json_numbers(value: Any) -> Any:
+    """The value with null for numbers that JSON does not have: NaN, which was not measured, and infinities."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _json_numbers(one) for key, one in value.items()}
+    return [_json_numbers(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def lineage(stage: str, receipt: Receipt) -> dict[str, str]:

@@ -53,6 +53,21 @@ def test_a_receipt_holds_what_made_it(house: WrittenExperiment):
     assert graph.parents("cache", house.conf("cache"))["tokenizer"].facts == {"fact": "b"}
 
 
+def test_a_receipt_is_json_by_the_standard(house: WrittenExperiment):
+    """A number that was not measured is null: NaN is no JSON."""
+    house.corpus("first")
+    house.make("latents", "a")
+    folder, configuration = house.root / "runs/demo/latents", house.conf("latents")
+    metrics = {"val/audio_loss": float("nan"), "rows": [{"kad": float("inf"), "mel": 1.5}]}
+    receipts.finish("latents", configuration, folder, {}, {}, metrics, 1, 2.0)
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    read = json.loads((folder / "receipt.json").read_text(), parse_constant=refuse)
+    assert read["metrics"] == {"val/audio_loss": None, "rows": [{"kad": None, "mel": 1.5}]}
+
+
 def test_a_stage_is_partial_from_its_first_checkpoint_or_chunk(house: WrittenExperiment):
     house.corpus("first")
     folder = begin_run("latents", house.conf("latents"), restart=False)
