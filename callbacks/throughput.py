@@ -44,7 +44,7 @@ class ThroughputLog(L.Callback):
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         self.waited += time.monotonic() - self.batch_ended
 
-    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: Any, optimizer: torch.optim.Optimizer) -> None:
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: torch.optim.Optimizer) -> None:
         if trainer.is_global_zero and (trainer.global_step + 1) % trainer.log_every_n_steps == 0:
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -52,13 +52,14 @@ class ThroughputLog(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.batch_ended = time.monotonic()
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
         if not trainer.is_global_zero:
             return
         counted = pl_module.counted(batch) if hasattr(pl_module, "counted") else {}
         for name, count in {"items": len(batch.ids), **counted}.items():
             self.counts[name] = self.counts.get(name, 0) + count
         step = trainer.global_step
-        if step == self.step or step % trainer.log_every_n_steps or trainer.logger is None:
+        if step == self.step or step % every or trainer.logger is None:
             return
         trainer.logger.log_metrics(self._values(trainer, getattr(pl_module, "gradient_factor", 1.0)), step)
         self._begin(step)
