@@ -47,7 +47,8 @@ class Failure(L.Callback):
         if self.failure == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         if self.failure == "full":  # the log is smaller, a checkpoint larger
-            resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, 600_000))
+            (written,) = Path(trainer.default_root_dir).glob("checkpoints/step-*.ckpt")
+            resource.setrlimit(resource.RLIMIT_FSIZE, 2 * (written.stat().st_size - 1,))
         if self.failure == "vanish":
             shutil.move(module.parents["latents"].folder / "chunks", "vanished")
         if self.failure == "worker":
