@@ -10,6 +10,7 @@ import conf
 from conf.schema import UNITS
 from stages import STAGES
 from stages.cli import main
+from stages.cli.data import CORPORA
 
 ROOT = Path(__file__).parents[1]
 READMES = sorted(
@@ -57,7 +58,7 @@ def test_command_is_understood(name: str, command: str):
     arguments, rest = main._parser().parse_known_args(words)
     overrides = conf.parse_overrides(rest)
     unit = getattr(arguments, "stage", None) or getattr(arguments, "unit", None) or getattr(arguments, "corpus", None)
-    unit = main.CORPORA.get(unit, unit) if hasattr(arguments, "corpus") else unit
+    unit = CORPORA.get(unit, unit) if hasattr(arguments, "corpus") else unit
     units = list(STAGES) if unit in (None, "all") else [unit]
     if getattr(arguments, "root", None):
         overrides.append(f"root={arguments.root}")

@@ -4,6 +4,7 @@ import ctypes
 import gzip
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -175,8 +176,9 @@ def test_a_tokenizer_that_changed_under_a_cache(stage, tones: Path, made: Path, 
     assert stage("run", "tokenizer", "--experiment=changed", PARENTS[0], "--seed=7") == 0
     capsys.readouterr()
     assert stage("run", "cache", "--experiment=changed", PARENTS[0]) == 1
-    error = said(capsys)
-    assert "runs/changed/cache/chunks was made otherwise (tokenizer: " in error and "--restart" in error
+    error = capsys.readouterr().err
+    assert "runs/changed/cache holds an unfinished run (chunk" in error and "--restart" in error
+    assert re.search(r"its parent tokenizer .*changed", error)
     assert finished(folder) == before
 
 

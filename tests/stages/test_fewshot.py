@@ -159,11 +159,11 @@ def test_codes_are_one_word_and_one_id_each(trained: str):
     if not weights.cached_path(weights.parse(weights.ASSETS["smollm2-135m-instruct"])).is_file():
         pytest.skip("smollm2-135m-instruct is not in the cache")
     tokenizer = weights.load_language_model("smollm2-135m-instruct", None, "float32").tokenizer
-    words, ids = whole_words(tokenizer, 8)
+    words, word_ids = whole_words(tokenizer, 8)
     writer = Words(tokenizer, words, [0, 1, 1], 4)
     ids = writer.ids(["Input: < ", [0, 1, 2, 3, 1, 2], " >"])
-    wanted = [ids[code] for code in (0, 5, 6, 3, 5, 6)]
-    assert any(ids[start : start + 6] == wanted for start in range(len(ids)))
+    expected = [word_ids[code] for code in (0, 5, 6, 3, 5, 6)]
+    assert any(ids[start : start + 6] == expected for start in range(len(ids)))
 
 
 def test_the_table_counts_by_hand():

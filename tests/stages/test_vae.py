@@ -110,10 +110,10 @@ def test_a_vae_that_lies_there_is_nothing_to_another_codec(stage, tones: Path, s
 
 
 def test_run_all_trains_one_only_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch, stage):
-    from stages.cli import main as cli
+    from stages.cli import run as verb
 
     ran: list[str] = []
-    monkeypatch.setattr(cli, "_run_stage", lambda name, *rest: ran.append(name))
+    monkeypatch.setattr(verb, "_run_stage", lambda name, *rest: ran.append(name))
     assert stage("run", "all", "--experiment=asked") == 0 and "vae" not in ran and ran[0] == "latents"
     ran.clear()
     assert stage("run", "all", "--experiment=asked", "--codec.kind=trained") == 0 and ran[:2] == ["vae", "latents"]

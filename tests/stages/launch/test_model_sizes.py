@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderOobleck
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
@@ -16,6 +17,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from conf import compose, plain
 from models.language.model import SoundLanguageModel
 from models.language.vocabulary import LabelKind, Vocabulary
+from models.tokenizer import transformer
 from stages.hub.artifacts import build_tokenizer
 from stages.hub.weights import load_language_model
 from stages.launch.model_sizes import KNOWN, LlmSizes, OobleckSizes, TokenizerSizes
@@ -104,9 +106,15 @@ def test_parameters_and_operations_of_an_llm(sizes: LlmSizes):
     assert sizes.flops(16, TOKENS // 2, new) == pytest.approx(counted, rel=0.1)
 
 
+def as_on_a_gpu(query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None, causal: bool) -> Tensor:
+    """models.tokenizer.transformer.attention on CUDA, which does not keep the scores that a CPU keeps in bfloat16."""
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=key_mask, is_causal=causal)
+
+
 @pytest.mark.parametrize("autocast", [True, False])
 @pytest.mark.parametrize(("width", "heads"), [(96, 3), (192, 4)])
-def test_tokenizer(width: int, heads: int, autocast: bool):
+def test_tokenizer(width: int, heads: int, autocast: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(transformer, "attention", as_on_a_gpu)
     sizes_typed = [f"{part}.{key}" for part in ("encoder", "decoder") for key in (f"width={width}", f"heads={heads}")]
     small = [*sizes_typed, "encoder.depth=3", "decoder.depth=4", "quantizer.reservoir_size=8196"]
     conf: Any = compose("tokenizer", overrides=small).conf
