@@ -11,7 +11,7 @@ corpora before the first product (runs/identity.py), so that whatever is in the 
 import json
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
@@ -26,6 +26,7 @@ from stages.runs.receipts import FinishedRun
 
 Parents = Mapping[str, FinishedRun]
 Row = dict[str, Any]
+Key = TypeVar("Key", bound=Hashable)
 
 
 class Exported(NamedTuple):
@@ -116,7 +117,7 @@ class ChunkStage(PredictingStage):
         chunks.open_cache(self.store, self.chunks, self.cache_key())
 
     def on_predict_start(self) -> None:
-        data: Any = self.trainer.datamodule
+        data = vars(self.trainer)["datamodule"]  # Lightning sets it without a type
         self.rank_chunks: Sequence[chunks.Chunk] = data.rank_chunks
         self.writer: chunks.ChunkWriter | None = None
         self.behind = WriteBehind()
@@ -137,22 +138,23 @@ class ChunkStage(PredictingStage):
         super().on_predict_end()
 
 
-class RowStage(PredictingStage):
+class RowStage(PredictingStage, Generic[Key]):
     """Predicts rows, appends each as soon as it is known (runs/row_files.py), and never makes one twice.
 
     Any number of ranks, killed anywhere, ends with the same rows: `rows` has them in the order of `expected`.
     """
 
-    expected: Sequence[Hashable]  # keys of all rows
+    expected: Sequence[Key]  # keys of all rows
 
-    def key(self, row: Row) -> Hashable:
-        return row["id"]
+    def key(self, row: Row) -> Key:
+        key: Key = row["id"]
+        return key
 
     def predict_rows(self, batch: Any) -> Iterable[Row]:
         """The rows of a batch; those that are saved already may be left out, or made again and are dropped."""
         raise NotImplementedError
 
-    def rows(self) -> dict[Hashable, Row]:
+    def rows(self) -> dict[Key, Row]:
         """All saved rows, of all ranks, by key; a line that a kill cut short is none."""
         saved = {self.key(row): row for row in row_files.rows(self.folder)}
         return {key: saved[key] for key in self.expected if key in saved}

@@ -5,7 +5,7 @@ anew from that file, and `stage evaluate --predictions FILE` does them alone.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from stages.scoring.captions.torchmetrics_scores import torchmetrics_scores
 from stages.scoring.question_accuracy import question_accuracy
 
 
-class Evaluate(RowStage):
+class Evaluate(RowStage[str]):
     conf: EvaluateConf
     unit = "answers"
 
@@ -75,7 +75,7 @@ class Evaluate(RowStage):
         config = self.language.lm.config.get_text_config()
         self.max_tokens = getattr(config, "max_position_embeddings", None) or 1 << 30
 
-    def _labels(self, task: EvaluationTask, cuts: list[Any]) -> list[str]:
+    def _labels(self, task: EvaluationTask, cuts: Iterable[Any]) -> list[str]:
         if task.ask != "labels":
             return []
         return label_names(cuts, task.corpora) if task.labels == "corpus" else list(task.labels)
@@ -140,7 +140,7 @@ class Evaluate(RowStage):
         ]
         guess = BestGuess(question_texts(self.train_cuts))
         captioned = [row for row in default if row["kind"] == "caption"]
-        report = {
+        report: dict[str, Any] = {
             "experiment": self.conf.experiment,
             "facts": facts,
             "reconstruction": self._reconstruction(),
@@ -193,7 +193,7 @@ class Evaluate(RowStage):
             if "accuracy" in task.metrics
         }
         return lambda row: (
-            readers[row["task"]].is_right(row) if row.get("task") in readers else answer_examples.exact(row)
+            readers[row["task"]].is_right(dict(row)) if row.get("task") in readers else answer_examples.exact(row)
         )
 
     def _reconstruction(self) -> dict[str, Any]:
@@ -224,4 +224,4 @@ def _score(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def _turns(item: EvaluationItem) -> list[Turn]:
-    return [Turn(role, segments) for role, segments in item.turns]
+    return [Turn("user" if role == "user" else "assistant", segments) for role, segments in item.turns]

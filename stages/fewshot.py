@@ -59,14 +59,14 @@ class Sounds:
     def ids(self, pieces: Sequence[Piece]) -> list[int]:
         ids: list[int] = []
         for piece in pieces:
-            text = isinstance(piece, str)
-            ids += (
-                self.tokenizer(piece, add_special_tokens=False).input_ids if text else self.vocabulary.sound_ids(piece)
-            )  # type: ignore[arg-type]
+            if isinstance(piece, str):
+                ids += self.tokenizer(piece, add_special_tokens=False).input_ids
+            else:
+                ids += self.vocabulary.sound_ids(piece)
         return ids
 
 
-class FewShot(RowStage):
+class FewShot(RowStage[tuple[int, int, str]]):
     conf: FewShotConf
     unit = "answers"
 

@@ -44,7 +44,7 @@ from stages.runs import corpora
 from stages.scoring.generation_scores import CaptionedClip, KindProbe, generation_scores
 
 
-class Generation(RowStage):
+class Generation(RowStage[str]):
     conf: GenerationConf
     unit = "sounds"
 
@@ -58,9 +58,8 @@ class Generation(RowStage):
         self.roots = {name: Path(receipt["root"]) for name, receipt in corpora.corpora(conf.data).items()}
         cuts, names = chunks.read(parents["cache"].folder / "chunks"), ", ".join(self.roots)
         train = cuts.of_split("train")
-        self.chosen = choose_recordings(
-            *map(self._mine, (cuts.of_split("test"), train)), conf.captions, conf.recordings
-        )
+        test = self._of_named_corpora(cuts.of_split("test"))
+        self.chosen = choose_recordings(test, self._of_named_corpora(train), conf.captions, conf.recordings)
         if not self.chosen.asked:
             raise UsageError(
                 f"generation: no recording of {names} in the split 'test' has a caption. Prepare a corpus with the columns `caption` and `split`"
@@ -78,15 +77,14 @@ class Generation(RowStage):
         lm, prompts = self.language.lm, model.conf.prompts
         self.model = trained_model.TrainedModel(lm, vocabulary, prompts, trained_model.context(lm))
 
-    def _mine(self, cuts: Iterable[Any]) -> Iterator[Any]:
-        """Of the corpora that were named."""
+    def _of_named_corpora(self, cuts: Iterable[Any]) -> Iterator[Any]:
         return (cut for cut in cuts if cut.custom["corpus"] in self.roots)
 
     def _probe(self, train: Iterable[Any]) -> KindProbe | None:
         """None where the training split has no two labels."""
         if not self.conf.probe_recordings:
             return None
-        labelled = (cut for cut in self._mine(train) if label_of(cut) is not None)
+        labelled = (cut for cut in self._of_named_corpora(train) if label_of(cut) is not None)
         learnt = choose_by_hash(labelled, self.conf.probe_recordings, lambda cut: cut.id)
         labels, facts = [cut.custom["labels"][0] for cut in learnt], self.parents["tokenizer"].facts
         if len(set(labels)) < 2:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from conf import plain
@@ -73,11 +74,11 @@ class Language(TrainingStage):
         """Ids of each conversation; running text, a conversation of the role `text`, has no template."""
         running = [conversation for conversation in conversations if conversation[0][0] == "text"]
         rest = [
-            [ChatTurn(role, segments) for role, segments in conversation]
+            [ChatTurn("user" if role == "user" else "assistant", segments) for role, segments in conversation]
             for conversation in conversations
             if conversation[0][0] != "text"
         ]
-        written = iter([self.vocabulary.render_text(segments[0]) for ((_, segments),) in running])
+        written = iter([self.vocabulary.render_text(str(segments[0])) for ((_, segments),) in running])
         rendered = iter(self.vocabulary.render_all(rest) if rest else [])
         encoded = [
             Encoded(*next(written if conversation[0][0] == "text" else rendered)) for conversation in conversations
@@ -164,7 +165,7 @@ class Language(TrainingStage):
         self.log("val/text_loss", (sums[0] / sums[1]).float())
         self.log("val/audio_loss", (sums[2] / sums[3]).float())
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         rates = {"new_rows": self.conf.embedding_learning_rate}
         return optim.configure(
             self.language.named_parameters(), self.conf.optimizer, self.conf.trainer.max_steps, rates,

@@ -67,7 +67,8 @@ class Latents(ChunkStage):
         return key
 
     def setup(self, stage: str) -> None:
-        self.codec = artifacts.load_codec(self.folder / "codec").to(self.device)
+        codec: Any = artifacts.load_codec(self.folder / "codec")
+        self.codec = codec.to(self.device)
 
     def datamodule(self) -> WaveformDataModule:
         return WaveformDataModule(self.store, self.chunks, self._dataset(), self.conf.data.num_workers)

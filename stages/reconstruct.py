@@ -43,7 +43,7 @@ PROBE_RECORDINGS = 20_000  # counts of 8196 codes each: 0.7 GB
 DECODERS = {"tokenizer": "flow matching", "tokenizer_mse": "MSE"}
 
 
-class Reconstruct(RowStage):
+class Reconstruct(RowStage[int]):
     conf: ReconstructConf
     unit = "batches"
 
@@ -56,9 +56,10 @@ class Reconstruct(RowStage):
         self.rule = WindowRule.from_facts(self.facts)
         self.statistics = load_file(latents.artifact / "statistics.safetensors")
         self.codec = artifacts.load_codec(latents.artifact / "codec")
-        self.tokenizers = nn.ModuleDict(
-            {DECODERS[name]: artifacts.load_tokenizer(parents[name].artifact) for name in DECODERS if name in parents}
-        )
+        tokenizers = {
+            DECODERS[name]: artifacts.load_tokenizer(parents[name].artifact) for name in DECODERS if name in parents
+        }
+        self.tokenizers: Any = nn.ModuleDict(tokenizers)
         self.sampling = {DECODERS[name]: parents[name].facts["sampling"] for name in DECODERS if name in parents}
         cuts = chunks.read(latents.folder / "chunks")
         self.train_cuts = cuts.of_split("train")
@@ -71,11 +72,11 @@ class Reconstruct(RowStage):
             )
         self.embedder = weights.load_embedder(conf.embedder) if conf.embedder else None
         self.groups = list(dict.fromkeys(window.group for window in self.chosen))
-        self.scores = nn.ModuleDict({_key(*row): nn.ModuleDict(self._metrics(*row)) for row in self._table_rows()})
-        self.codebooks = nn.ModuleDict(
+        self.scores: Any = nn.ModuleDict({_key(*row): nn.ModuleDict(self._metrics(*row)) for row in self._table_rows()})
+        self.codebooks: Any = nn.ModuleDict(
             {
                 name: CodebookUse(tokenizer.quantizer.codebook_size, tokenizer.quantizer.levels)
-                for name, tokenizer in self.tokenizers.items()
+                for name, tokenizer in tokenizers.items()
             }
         )
 

@@ -5,6 +5,7 @@ temperature 1 from one of `openings`, by a seed of its own; it depends neither o
 """
 
 from pathlib import Path
+from typing import Any
 
 from transformers import GenerationConfig, LogitsProcessorList
 
@@ -16,7 +17,7 @@ from stages.engine.devices import precision
 from stages.hub import weights
 
 
-class Rehearsal(RowStage):
+class Rehearsal(RowStage[int]):
     conf: RehearsalConf
     unit = "batches of texts"
 
@@ -24,9 +25,11 @@ class Rehearsal(RowStage):
         super().__init__(stage, conf, parents, folder)
         model = conf.model
         narrow = precision(conf, folder).value.startswith("bf16")  # else each step would cast all weights again
-        self.lm, self.tokenizer = weights.load_language_model(
+        loaded = weights.load_language_model(
             model.source, model.revision, "bfloat16" if narrow else model.dtype, model.attention
         )
+        self.lm: Any = loaded.model
+        self.tokenizer = loaded.tokenizer
         self.lm.generation_config = GenerationConfig()  # a hub's sampling settings are not ours
         numbers = range(conf.texts)
         self.batches = [numbers[start : start + conf.batch_size] for start in numbers[:: conf.batch_size]]
@@ -56,7 +59,7 @@ class Rehearsal(RowStage):
         )  # fmt: skip
         texts = []
         for row, prompt in zip(written.tolist(), prompts, strict=True):
-            text = self.tokenizer.decode(row[ids.shape[1] - len(prompt) :], skip_special_tokens=True).strip()
+            text = str(self.tokenizer.decode(row[ids.shape[1] - len(prompt) :], skip_special_tokens=True)).strip()
             texts += [text] if any(map(str.isalpha, text)) else []
         return texts
 

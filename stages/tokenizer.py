@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -161,7 +162,7 @@ class Tokenizer(TrainingStage):
         tokenizer._modules = {**self.tokenizer._modules, "decoder": self.decoder_average.module}
         return tokenizer.eval() if not self.training else tokenizer
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         return optim.configure(self.tokenizer.named_parameters(), self.conf.optimizer, self.conf.trainer.max_steps)
 
     def export(self, artifact: Path) -> Exported:

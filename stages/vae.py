@@ -28,6 +28,7 @@ from stages.runs import corpora
 
 class Vae(TrainingStage):
     conf: VaeConf
+    untrained: Tensor
     watch = ("train/spectral", "val/mel_distance")
     strategy = (
         "ddp_find_unused_parameters_true"  # each of the two backward passes of a step reaches one of the two models
@@ -79,7 +80,8 @@ class Vae(TrainingStage):
             self.untrained.copy_(self.held_out())
 
     def training_step(self, batch: CropBatch, batch_idx: int) -> None:
-        optimizer, discriminator_optimizer = self.optimizers()  # type: ignore[misc]
+        optimizers: Any = self.optimizers()
+        optimizer, discriminator_optimizer = optimizers
         position = position_seed(self.conf.seed, self.trainer.fit_loop.epoch_loop.total_batch_idx, self.global_rank)
         generator = torch.Generator(device=self.device).manual_seed(position)
         posterior = self.vae.encode(batch.waveform).latent_dist

@@ -53,7 +53,7 @@ def precision(conf: StageConf, folder: Path, restart: bool = False) -> Precision
 
 def memory(conf: StageConf) -> tuple[float, str] | None:
     """Bytes and name of the GPU that a run would take; None where it takes none."""
-    if conf.trainer.accelerator == "cpu" or not torch.cuda.is_available():  # type: ignore[attr-defined]
+    if conf.trainer.accelerator == "cpu" or not torch.cuda.is_available():
         return None
     device = torch.cuda.get_device_properties(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     return float(device.total_memory), device.name

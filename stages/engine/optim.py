@@ -3,8 +3,9 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
@@ -26,7 +27,7 @@ def configure(
     max_steps: int,
     learning_rates: dict[str, float] | None = None,
     phases: Sequence[Phase] = (),
-) -> dict[str, Any]:
+) -> OptimizerLRSchedulerConfig:
     """What Lightning's `configure_optimizers` returns. Weight decay falls on matrices alone, not on norms, biases and single vectors.
 
     learning_rates: for parameters whose name contains a key, that peak rate instead of the common one; the schedule's shape is shared.
@@ -50,7 +51,7 @@ def configure(
         fused=all(parameter.is_cuda for parameters in groups.values() for parameter in parameters),
     )
     # else Lightning refuses to clip gradients: a scaler unscales before the step, fused or not
-    built._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+    built._step_supports_amp_scaling = False
     schedule = LambdaLR(built, [_shares(peaks, phases, optimizer) for peaks in rates])
     return {"optimizer": built, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

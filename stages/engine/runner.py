@@ -37,6 +37,7 @@ from stages.engine.distributed import long_barrier
 from stages.runs import failures as run_failures
 from stages.runs import graph, lock, receipts
 from stages.runs.progress import damaged_checkpoints, newest_checkpoint
+from stages.runs.receipts import Receipt
 from stages.runs.state import begin_run, check_unfinished, run_folder, state_of
 
 RANKS = (
@@ -48,8 +49,8 @@ RANKS = (
 )  # 0 or not set in the first process of a run
 
 
-def run(stage: str, conf: StageConf, stop: Stop, restart: bool = False) -> dict[str, Any]:
-    """Runs or resumes a stage to its end and returns its receipt.
+def run(stage: str, conf: StageConf, stop: Stop, restart: bool = False) -> Receipt | None:
+    """Runs or resumes a stage to its end and returns its receipt; None on the ranks that do not write it.
 
     Raises UsageError for a missing or foreign parent, or bad data; Stopped where `stop` has a reason, when everything is saved.
     """
@@ -72,7 +73,7 @@ def run(stage: str, conf: StageConf, stop: Stop, restart: bool = False) -> dict[
             raise
 
 
-def _run(stage: str, conf: StageConf, stop: Stop, restart: bool) -> dict[str, Any]:
+def _run(stage: str, conf: StageConf, stop: Stop, restart: bool) -> Receipt | None:
     started = time.monotonic()
     parents = graph.parents(stage, conf)
     identity = receipts.identity_of(stage, conf, parents)
@@ -85,7 +86,7 @@ def _run(stage: str, conf: StageConf, stop: Stop, restart: bool) -> dict[str, An
     L.seed_everything(conf.seed, workers=True, verbose=False)
 
     chosen = devices.precision(conf, folder, restart)
-    if first and conf.trainer.precision == "auto":  # type: ignore[attr-defined]
+    if first and conf.trainer.precision == "auto":
         print(f"{stage:<14} computes in {chosen.value}: {chosen.reason}")
     name, _, attribute = STAGES[stage].target.partition(":")
     module: Stage = getattr(importlib.import_module(name), attribute)(stage, conf, parents, folder)
@@ -95,7 +96,7 @@ def _run(stage: str, conf: StageConf, stop: Stop, restart: bool) -> dict[str, An
     if first:
         # bad data has been refused by now: nothing is moved or written for it
         begin_run(stage, conf, restart, identity)
-        if conf.trainer.precision == "auto":  # type: ignore[attr-defined]
+        if conf.trainer.precision == "auto":
             devices.keep(folder, chosen)
         if not module.trains:
             _prediction(trainer).clear()
@@ -131,7 +132,7 @@ def _run(stage: str, conf: StageConf, stop: Stop, restart: bool) -> dict[str, An
         if not failures.explained(stage, conf, error) and (dead := watch.wait_for_dead_rank()):
             raise UsageError(f"{stage}: {dead}; {failures.GOES_ON}") from error
         raise
-    receipt: dict[str, Any] = {}
+    receipt: Receipt | None = None
     with long_barrier():
         if trainer.is_global_zero:
             part, artifact = folder / ".artifact", folder / "artifact"

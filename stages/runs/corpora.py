@@ -60,8 +60,8 @@ def recordings(stage: str, data: DataConf) -> Recordings:
     refuse(list(bad.values()), len(cuts), data.on_bad)
     if bad:
         print(f"{stage}: {len(bad)} of {len(cuts)} recordings are left out (data.on_bad=skip):")
-        for path, reason in bad.values():
-            print(f"  {path}: {reason}")
+        for recording in bad.values():
+            print(f"  {recording.path}: {recording.reason}")
     return Recordings([cut for cut in cuts if cut.id not in bad], roots, list(bad.values()))
 
 
