@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from callbacks import spectrogram
+from callbacks import spectrogram_image
 
 
 class Samples(L.Callback):
@@ -74,5 +74,5 @@ def show(trainer: L.Trainer, name: str, waveform: Tensor, sample_rate: int) -> N
     sound = waveform.mean(0).float().cpu()
     sound = sound / sound.abs().max().clamp(min=1e-5)
     board.add_audio(name, sound, trainer.global_step, sample_rate)
-    picture = np.asarray(spectrogram.image(sound, sample_rate).convert("RGB"))
+    picture = np.asarray(spectrogram_image.image(sound, sample_rate).convert("RGB"))
     board.add_image(name, picture, trainer.global_step, dataformats="HWC")

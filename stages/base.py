@@ -117,7 +117,8 @@ class ChunkStage(PredictingStage):
         chunks.open_cache(self.store, self.chunks, self.cache_key())
 
     def on_predict_start(self) -> None:
-        data = vars(self.trainer)["datamodule"]  # Lightning sets it without a type
+        trainer: Any = self.trainer  # Lightning gives it the datamodule, without a type
+        data = trainer.datamodule
         self.rank_chunks: Sequence[chunks.Chunk] = data.rank_chunks
         self.writer: chunks.ChunkWriter | None = None
         self.behind = WriteBehind()

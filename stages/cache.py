@@ -10,7 +10,7 @@ from conf.sections.tokenizer import CacheConf
 from datamodules.latents import ChunkBatch, PendingLatents, latent_windows
 from datamodules.store import chunks
 from datamodules.windows import WindowRule
-from models.metrics.codebook import CodebookUse
+from models.metrics.codebook_use import CodebookUse
 from stages.base import ChunkStage, Exported, Parents
 from stages.hub import artifacts
 from stages.runs.files import write_whole

@@ -13,7 +13,7 @@ from conf import evaluation_tasks
 from conf.errors import UsageError
 from conf.sections.evaluation import EvaluateConf
 from conf.sections.tasks import EvaluationTask
-from datamodules.evaluation import (
+from datamodules.evaluation_items import (
     EvaluationDataModule,
     EvaluationItem,
     caption_items,

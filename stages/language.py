@@ -22,7 +22,7 @@ from datamodules.store.index import CachedCuts
 from models.language.vocabulary import LabelKind
 from models.language.vocabulary import Turn as ChatTurn
 from stages.base import Exported, Parents, TrainingStage
-from stages.engine import curriculum, distributed, optim
+from stages.engine import distributed, language_data, optim
 from stages.engine.accumulation import WeightedAccumulation
 from stages.hub import artifacts
 from stages.hub.language_model import build, check_base, configuration_of
@@ -52,7 +52,7 @@ class Language(TrainingStage):
         self.accumulation = WeightedAccumulation(batches, conf.batching.tokens_per_batch) if batches > 1 else None
         self.language.train()  # transformers hands models over in evaluation mode
         cuts = chunks.read(parents["cache"].folder / "chunks")
-        self.data = curriculum.data(
+        self.data = language_data.data(
             stage,
             conf,
             cuts,
@@ -103,7 +103,7 @@ class Language(TrainingStage):
         for name in ("loss", "text_loss", "audio_loss", "distillation_loss", "z_loss"):
             self.log(f"train/{name}", getattr(losses, name), batch_size=len(batch.ids))
         if self.conf.curriculum:
-            number = curriculum.position(self.conf.curriculum, self.trainer.global_step).number + 1
+            number = language_data.position(self.conf.curriculum, self.trainer.global_step).number + 1
             self.log("train/curriculum_entry", float(number), batch_size=len(batch.ids))
         self.log("train/padding_fraction", 1 - batch.attention_mask.float().mean(), batch_size=len(batch.ids))
         if self.accumulation:
@@ -117,7 +117,7 @@ class Language(TrainingStage):
         if not self.conf.curriculum:
             return
         entries, step = self.conf.curriculum, self.trainer.global_step
-        now = curriculum.position(entries, step)
+        now = language_data.position(entries, step)
         if now.name != self.entry:
             self.entry = now.name
             text = (
@@ -140,7 +140,7 @@ class Language(TrainingStage):
             self.gradient_factor = self.accumulation.apply(self.language.parameters())
         if not self.conf.curriculum:
             return
-        now = curriculum.position(self.conf.curriculum, self.trainer.global_step)
+        now = language_data.position(self.conf.curriculum, self.trainer.global_step)
         if self.conf.curriculum[now.number].train == "new_rows":
             for name, parameter in self.language.named_parameters():
                 if "new_rows" not in name:
@@ -169,13 +169,13 @@ class Language(TrainingStage):
         rates = {"new_rows": self.conf.embedding_learning_rate}
         return optim.configure(
             self.language.named_parameters(), self.conf.optimizer, self.conf.trainer.max_steps, rates,
-            curriculum.phases(self.conf),
+            language_data.phases(self.conf),
         )  # fmt: skip
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["state_dict"], checkpoint["base"] = self.language.trainable_state(), self.base
         if self.conf.curriculum:
-            checkpoint["curriculum"] = curriculum.position(self.conf.curriculum, self.trainer.global_step)._asdict()
+            checkpoint["curriculum"] = language_data.position(self.conf.curriculum, self.trainer.global_step)._asdict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_base("the checkpoint", checkpoint, self.base, self.conf)
@@ -186,7 +186,7 @@ class Language(TrainingStage):
         config = {"conf": plain(self.conf), "facts": self.facts, "base": self.base}
         artifacts.save(artifact, config, self.language.trainable_state())
         facts = self.facts | {"model": self.conf.model.source, "vocabulary_size": self.vocabulary.size}
-        facts["too_long"] = curriculum.write_too_long(self.data.too_long, artifact / "too_long.jsonl")
+        facts["too_long"] = language_data.write_too_long(self.data.too_long, artifact / "too_long.jsonl")
         facts["items"] = [len(items) for items in self.data.train_items]
         facts["curriculum"] = [
             {"name": entry.name, "steps": entry.steps, "items": count}

@@ -26,7 +26,7 @@ from datamodules.latents import collate_latents, latent_windows
 from datamodules.reconstruction import ReconstructionDataModule, SoundBatch, choose_windows
 from datamodules.store import chunks
 from datamodules.windows import WindowRule
-from models.metrics.codebook import CodebookUse, code_histogram
+from models.metrics.codebook_use import CodebookUse, code_histogram
 from models.metrics.kernel_distance import KernelAudioDistance
 from models.metrics.probe import linear_probe
 from models.metrics.reconstruction import LatentError, MelDistance, MultiResolutionStftDistance

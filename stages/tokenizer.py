@@ -20,7 +20,7 @@ from conf import plain
 from conf.sections.tokenizer import TokenizerConf
 from datamodules.latents import LatentBatch, LatentDataModule
 from datamodules.windows import WindowRule
-from models.metrics.codebook import CodebookUse
+from models.metrics.codebook_use import CodebookUse
 from models.metrics.reconstruction import LatentError
 from models.running_average import RunningAverage
 from models.tokenizer.tokenizer import Codes

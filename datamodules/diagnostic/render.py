@@ -22,9 +22,9 @@ import soundfile
 
 from datamodules.atomic_files import whole_file, write_whole
 from datamodules.cuts import SPLITS
+from datamodules.diagnostic.captions_and_questions import Question, captions, questions
 from datamodules.diagnostic.music import require_sound_font
 from datamodules.diagnostic.scene import Scene, mix, plan
-from datamodules.diagnostic.wording import Question, captions, questions
 from datamodules.errors import DataError
 from datamodules.hashing import file_digest
 

@@ -1,7 +1,7 @@
 """A scene: one to four sounds of different kinds at known onsets, gains and pans, all from (seed, split, index).
 
     plan(seed, split, ...) --> Scene(events: kind, onset, seconds, gain, pan, seed) --> mix --> (2, T)
-                                        \\-> wording.py: captions, questions
+                                        \\-> captions_and_questions.py
 
 What makes the questions well posed: a kind comes at most once in a scene; onsets lie on a half-second grid, 0.1 s off
 at most, and neighbours at least 0.8 s apart; every event has the same loudness before its gain, and gains are near -1

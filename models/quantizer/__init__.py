@@ -16,8 +16,8 @@ from models.quantizer.distributed import gather
 from models.quantizer.fsq import FSQ
 from models.quantizer.interface import Quantized, Quantizer
 from models.quantizer.lexical import LexicalQuantizer, Lexicon, whole_words
+from models.quantizer.nearest_code import kmeans, nearest
 from models.quantizer.residual import ResidualQuantizer
-from models.quantizer.search import kmeans, nearest
 from models.quantizer.simvq import SimVQ
 from models.quantizer.variational import Variational
 from models.quantizer.vq import VectorQuantizer

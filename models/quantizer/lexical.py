@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from models.errors import ModelError
 from models.quantizer.linear_codebook import LinearCodebook
-from models.quantizer.search import nearest
+from models.quantizer.nearest_code import nearest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

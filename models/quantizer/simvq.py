@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from models.quantizer.linear_codebook import LinearCodebook
-from models.quantizer.search import closest
+from models.quantizer.nearest_code import closest
 
 
 class SimVQ(LinearCodebook):

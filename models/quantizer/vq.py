@@ -17,7 +17,7 @@ from models.errors import ModelError
 from models.quantizer import variational as posterior
 from models.quantizer.distributed import add_up, agree, gather, rank
 from models.quantizer.interface import Quantized, Quantizer, masked_mean, straight_through, without_padding
-from models.quantizer.search import far, kmeans, nearest
+from models.quantizer.nearest_code import far, kmeans, nearest
 
 
 class VectorQuantizer(Quantizer):

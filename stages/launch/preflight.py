@@ -10,7 +10,7 @@ from conf.sections.common import StageConf
 from conf.sections.evaluation import FewShotConf
 from conf.sections.language import LanguageConf, RehearsalConf
 from stages.hub import weights
-from stages.launch import contents
+from stages.launch import corpus_contents
 from stages.launch.prepare import prepare
 from stages.runs import corpora, receipts
 from stages.runs.identity import fingerprint
@@ -41,7 +41,7 @@ def require(
         elif receipt is None:
             missing.append(f"corpus {corpora.where_from(name, Path(data.root))}")
     if not missing:
-        contents.check(corpora.corpora(data), Path(data.root), confs)
+        corpus_contents.check(corpora.corpora(data), Path(data.root), confs)
     missing += _pretrained(confs, weights.missing if missing else weights.unreachable)
     if not missing:
         return

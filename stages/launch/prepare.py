@@ -12,7 +12,7 @@ from conf.errors import UsageError
 from conf.sections.corpora import CorpusConf, DiagnosticConf, FolderConf, PublishedConf, QuestionsConf
 from datamodules.corpora import published
 from stages.hub import weights
-from stages.launch import contents, prepare_folder
+from stages.launch import corpus_contents, prepare_folder
 from stages.runs import receipts
 from stages.runs.files import write_whole
 from stages.runs.identity import fingerprint
@@ -47,7 +47,7 @@ def prepare(corpus: str, configuration: CorpusConf) -> None:
         "conf_hash": fingerprint(configuration),
         "hash": _hash_cuts(folder / "cuts.jsonl.gz"),
         **report,
-        "contents": contents.count(folder / "cuts.jsonl.gz"),
+        "contents": corpus_contents.count(folder / "cuts.jsonl.gz"),
     }
     write_whole(folder / "receipt.json", json.dumps(receipt, indent=1))
     counts = ", ".join(f"{count} {split}" for split, count in report["splits"].items() if count)

@@ -12,7 +12,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from callbacks import spectrogram
+from callbacks import spectrogram_image
 from conf.sections.common import DataConf
 from datamodules.audio import load_sound, resample
 from datamodules.cuts import Cut
@@ -186,9 +186,9 @@ def mp3(sound: Tensor, rate: int) -> str:
 
 
 def picture(sound: Tensor, rate: int) -> str:
-    """sound (T), 1 is full scale -> data URI of `spectrogram.image`."""
+    """sound (T), 1 is full scale -> data URI of `spectrogram_image.image`."""
     file = io.BytesIO()
-    spectrogram.image(sound, rate).save(file, format="PNG", optimize=True)
+    spectrogram_image.image(sound, rate).save(file, format="PNG", optimize=True)
     return _uri("image/png", file.getvalue())
 
 

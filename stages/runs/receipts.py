@@ -60,7 +60,7 @@ class CorpusReceipt(TypedDict):
     recordings: int
     seconds: float  # of sound
     splits: dict[str, int]  # split -> recordings
-    contents: NotRequired[dict[str, dict[str, Any]]]  # split -> fields of stages.launch.contents.Contents
+    contents: NotRequired[dict[str, dict[str, Any]]]  # split -> fields of stages.launch.corpus_contents.Contents
 
 
 class FinishedRun(NamedTuple):

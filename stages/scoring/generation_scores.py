@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from datamodules.generation import CAPTION, NOTHING, TEST, TOKENIZER, TRAIN, GenerationItem
-from models.metrics.codebook import code_histogram
+from models.metrics.codebook_use import code_histogram
 from models.metrics.frechet_distance import frechet_distance
 from models.metrics.kernel_distance import kernel_distance
 from models.metrics.probe import linear_probe_labels

@@ -17,7 +17,7 @@ import torch
 from datamodules.latents import collate_latents, latent_windows
 from datamodules.store import chunks
 from datamodules.windows import WindowRule
-from models.metrics.codebook import CodebookUse
+from models.metrics.codebook_use import CodebookUse
 from stages.hub import artifacts
 from tests.benchmarks.chain import run, stage
 

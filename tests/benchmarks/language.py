@@ -32,7 +32,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from conf import compose
-from datamodules.evaluation import EvaluationDataModule, question_items
+from datamodules.evaluation_items import EvaluationDataModule, question_items
 from datamodules.store import chunks
 from models.language.vocabulary import Turn
 from stages.engine.runner import _quiet

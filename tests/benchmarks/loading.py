@@ -37,7 +37,7 @@ from datamodules.language.packing import Encoded
 from datamodules.store import chunks, index
 from models.language.vocabulary import Turn as ChatTurn
 from models.language.vocabulary import Vocabulary
-from stages.engine import curriculum
+from stages.engine import language_data
 from stages.hub.weights import load_language_model
 
 PER_CHUNK = 1000  # the base configuration's
@@ -118,7 +118,7 @@ def measure(options: argparse.Namespace, row: str, workers: int) -> list[Any]:
     place = folder / "measured"
     if row == "first start":
         shutil.rmtree(place, ignore_errors=True)
-    data = curriculum.data("loading", conf, cuts, encode, words.pad_id, words.fingerprint(), place)
+    data = language_data.data("loading", conf, cuts, encode, words.pad_id, words.fingerprint(), place)
     if row == "middle of an epoch":
         data._position = (1, int(data.train_items[0].lengths.sum()) // conf.batching.tokens_per_batch // 2)
     batches = iter(data.train_dataloader())

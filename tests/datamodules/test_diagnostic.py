@@ -14,6 +14,7 @@ import pytest
 import soundfile
 
 from datamodules.diagnostic import describe, effects, music, render, speech
+from datamodules.diagnostic.captions_and_questions import TEMPLATES, Question, captions, questions
 from datamodules.diagnostic.scene import (
     GRID,
     JITTER,
@@ -28,7 +29,6 @@ from datamodules.diagnostic.scene import (
     plan,
     take,
 )
-from datamodules.diagnostic.wording import TEMPLATES, Question, captions, questions
 
 ROOT = Path(__file__).parents[2]
 RATE = 22050

@@ -22,7 +22,7 @@ from datamodules.store.chunks import ChunkWriter, open_cache, plan, read
 from datamodules.store.index import CachedCodes, CachedCuts
 from datamodules.windows import WindowRule
 from models.language.vocabulary import Vocabulary
-from stages.engine import curriculum
+from stages.engine import language_data
 from stages.hub.weights import load_language_model
 
 SPLITS = ("train", "train", "train", "validation", "test")
@@ -162,7 +162,7 @@ def data(folder: Path, place: Path | None, counted: list[int], *overrides: str, 
         counted.append(len(talks))
         return [Encoded(*one) for one in words.render_all([[Turn(*turn) for turn in talk] for talk in talks])]
 
-    return curriculum.data("test", configuration, read(folder), encode, words.pad_id, words.fingerprint(), place)
+    return language_data.data("test", configuration, read(folder), encode, words.pad_id, words.fingerprint(), place)
 
 
 def test_lengths_are_measured_once(tmp_path: Path):

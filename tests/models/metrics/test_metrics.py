@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.metrics.codebook import CodebookUse
+from models.metrics.codebook_use import CodebookUse
 from models.metrics.reconstruction import LatentError, MelDistance, MultiResolutionStftDistance
 from models.metrics.text_perplexity import perplexity
 

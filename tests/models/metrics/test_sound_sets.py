@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.metrics.codebook import code_histogram
+from models.metrics.codebook_use import code_histogram
 from models.metrics.kernel_distance import KernelAudioDistance, kernel_distance
 from models.metrics.probe import linear_probe
 from models.metrics.sound_embedding import LogMelStatistics, SoundEffectsEmbedding

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.quantizer import Quantizer, ResidualQuantizer, VectorQuantizer, gather, kmeans, nearest
-from models.quantizer.search import far
+from models.quantizer.nearest_code import far
 from tests import zygote
 
 DIM, SIZE = 6, 8

@@ -18,7 +18,7 @@ from peft import PeftModel
 from PIL import Image
 from safetensors.torch import load_file
 
-from callbacks import spectrogram
+from callbacks import spectrogram_image
 from conf import compose
 from datamodules.store import chunks
 from models.language.generation import Guidance, Sampling, generate, pad_left
@@ -172,7 +172,7 @@ def test_sounds_are_the_model_s_and_each_hangs_on_its_seed(run, place, model, ca
     )
     assert re.search(rf"a-2\.wav: {len(sound) / rate:.2f} s, {len(codes)} codes", capsys.readouterr().out)
     picture = Image.open("a-2.png")
-    assert picture.size[1] == 4 * spectrogram.BANDS
+    assert picture.size[1] == 4 * spectrogram_image.BANDS
     colours = np.asarray(picture.convert("RGB")).reshape(-1, 3)
     assert len(np.unique(colours, axis=0)) > 30 and np.ptp(colours, axis=1).max() > 100, "neither one shade nor grey"
 

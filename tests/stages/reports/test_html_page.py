@@ -15,7 +15,7 @@ import soundfile
 import torch
 from PIL import Image
 
-from callbacks import spectrogram
+from callbacks import spectrogram_image
 from conf import compose
 from stages.reports import answer_examples, confusion_matrix, embedded_audio, html_page
 from stages.reports.embedded_audio import NOTHING, AudioClip, EmbeddedAudio, Track
@@ -301,7 +301,7 @@ def test_a_sound_in_the_page_is_the_sound(rate: int):
     assert abs(peak - 1000) < 20 and abs(np.abs(tail).max() - 0.45) < 0.1
     image = Image.open(io.BytesIO(base64.b64decode(embedded_audio.picture(sound, rate).split(",")[1])))
     levels = np.asarray(image).astype(int)
-    assert levels.shape[0] == spectrogram.BANDS and levels[:, 2].max() == 0
+    assert levels.shape[0] == spectrogram_image.BANDS and levels[:, 2].max() == 0
     middle = levels[:, -levels.shape[1] // 4]
     assert middle.max() > 200 and 20 < middle.argmax() < 85
 

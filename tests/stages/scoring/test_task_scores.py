@@ -13,7 +13,7 @@ import torch
 
 from conf import compose, evaluation_tasks
 from conf.sections.tasks import EvaluationTask
-from datamodules.evaluation import EvaluationItem, label_names, task_items
+from datamodules.evaluation_items import EvaluationItem, label_names, task_items
 from models.language import likelihood
 from models.language.generation import pad_left
 from models.language.vocabulary import Turn

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from conf.sections.language import CurriculumEntryConf, MixtureConf
-from stages.engine import curriculum
+from stages.engine import language_data
 from stages.runs.progress import newest_checkpoint
 from tests.conftest import SMOKE, write_tones
 from tests.interrupt import interrupt
@@ -31,11 +31,11 @@ openaqa:
 @pytest.fixture
 def taught(stage, tones: Path, whole: Path) -> list[str]:
     """The words of a run of openaqa with that curriculum."""
-    (tones / "curriculum.yaml").write_text(CURRICULUM)
+    (tones / "language_data.yaml").write_text(CURRICULUM)
     rows = [{"text": f"It rains for the {n}th time."} for n in range(8)]
     (tones / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     parents = [f"--parents.{name}=whole" for name in ("latents", "tokenizer", "cache", "caption")]
-    return ["--conf=curriculum.yaml", *parents]
+    return ["--conf=language_data.yaml", *parents]
 
 
 def test_a_curriculum_killed_in_its_second_entry_ends_with_the_same_weights(
@@ -167,7 +167,7 @@ def test_the_position_in_a_curriculum():
         CurriculumEntryConf(name, steps, 1e-4, 1e-3, "all", mixture, [], [], [], None)
         for name, steps in (("a", 3), ("b", 1), ("c", 2))
     ]
-    positions = [curriculum.position(entries, step) for step in range(7)]
+    positions = [language_data.position(entries, step) for step in range(7)]
     assert [(place.name, place.step) for place in positions] == [
         ("a", 0),
         ("a", 1),
