@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from models.codec.interface import Context, Posterior, check_waveform, pad_to_hop
 from models.errors import ModelError
+from models.exact_float32 import exact_float32
 from models.mel_spectrum import mel_filterbank, mel_spectrum
 
 # analysed at once: the spectra of more samples leave the processor's cache, and take 2.7 times as long
@@ -143,7 +144,7 @@ class MelCodec(nn.Module):
         self._check_fitted()
         check_waveform(waveform, 1)
         clips = max(1, SAMPLES_ON_CPU // waveform.shape[-1]) if waveform.device.type == "cpu" else len(waveform)
-        with torch.autocast(waveform.device.type, enabled=False):
+        with exact_float32(waveform.device.type):
             log_mel = (self._log_mel(part) for part in waveform.split(clips))
             mean = torch.cat([(part - self.mean) @ self.components.T / self.scale for part in log_mel])
         return Posterior(mean, torch.zeros_like(mean))
@@ -156,7 +157,7 @@ class MelCodec(nn.Module):
         sound equal. Raises ModelError before `fit`.
         """
         self._check_fitted()
-        with torch.autocast(latents.device.type, enabled=False):
+        with exact_float32(latents.device.type):
             return self.griffin_lim(self.magnitudes(latents))
 
     def griffin_lim(self, magnitudes: Tensor) -> Tensor:
@@ -188,7 +189,7 @@ class MelCodec(nn.Module):
     def _log_mel(self, waveform: Tensor) -> Tensor:
         """waveform (B, 1, T) -> (B, F, W): log-mel frames of a latent frame, each centred in its mel_hop samples."""
         check_waveform(waveform, 1)
-        with torch.autocast(waveform.device.type, enabled=False):
+        with exact_float32(waveform.device.type):
             sound = pad_to_hop(waveform.float(), self.hop_length)[:, 0]
             margin = (self.fft_size - self.mel_hop) // 2
             bands = mel_spectrum(sound, self.window, self.mel_hop, margin, self.filters, self.log_floor)

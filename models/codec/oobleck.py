@@ -19,12 +19,13 @@ from torch.nn import functional as F
 
 from models.codec.interface import Context, Posterior, check_waveform, pad_to_hop
 from models.errors import ModelError
+from models.exact_float32 import exact_float32
 
 
 class Oobleck(nn.Module):
     """A trained Oobleck, frozen. Not causal: a latent of Stable Audio's depends on 7 frames on either side.
 
-    Computes in float32, under autocast too, and in memory that `chunk_frames` bounds, however long the sound.
+    Computes in float32, under autocast and on GPUs (no TF32) too, and in memory that `chunk_frames` bounds, however long the sound.
     """
 
     def __init__(self, model: Any, chunk_frames: int = 256) -> None:
@@ -53,7 +54,7 @@ class Oobleck(nn.Module):
         """waveform (B, C, T) -> (B, F, D), F = ceil(T / hop_length)."""
         check_waveform(waveform, self.channels)
         means, stds = [], []
-        with torch.autocast(waveform.device.type, enabled=False):
+        with exact_float32(waveform.device.type):
             padded = pad_to_hop(waveform.float(), self.hop_length)
             for chunk in self._chunks(padded.shape[-1] // self.hop_length, self.encoder_context):
                 part = padded[..., chunk.read.start * self.hop_length : chunk.read.stop * self.hop_length]
@@ -67,7 +68,7 @@ class Oobleck(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         """latents (B, F, D) -> waveform (B, C, F * hop_length)."""
         parts = []
-        with torch.autocast(latents.device.type, enabled=False):
+        with exact_float32(latents.device.type):
             channels_first = latents.float().transpose(1, 2)
             for chunk in self._chunks(latents.shape[1], self.decoder_context):
                 part = self.model.decode(channels_first[..., chunk.read.start : chunk.read.stop]).sample

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from models.errors import ModelError
+from models.exact_float32 import exact_float32
 from models.quantizer import Quantizer
 from models.tokenizer import flow
 from models.tokenizer.dit import DiffusionTransformer
@@ -141,7 +142,7 @@ class LatentTokenizer(nn.Module):
         """
         frame_mask = self._valid_frames(latents, num_frames)
         num_tokens = self.grid.num_tokens(num_frames)
-        with torch.autocast(latents.device.type, enabled=False):
+        with exact_float32(latents.device.type):
             tokens = self.encoder(self._standardized(latents, frame_mask), num_frames, self.grid)
             codes = self.quantizer(tokens, _first(num_tokens, tokens.shape[1]), update=False).codes
         num_codes = self.quantizer.num_codes(num_tokens)
