@@ -1,6 +1,6 @@
 """Parameters, operations and activations of the models, by arithmetic on their sizes. No torch, no weights.
 
-An activation is what autograd keeps of a training step, under autocast to bfloat16 or in float32; held against counted
+An activation is what autograd keeps of a training step, under autocast to bfloat16 or in float32; compared with counted
 saved tensors in the tests. A factor in the formulas is a tensor: 8 W is two of float32 or four of bfloat16.
 """
 

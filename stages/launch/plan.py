@@ -1,6 +1,6 @@
 """`stage plan`: whether a run fits and how long it takes, from its configuration alone: no torch, no weights.
 
-Memory is worked out by part (model_sizes.py), and held against counted saved tensors in the tests. Hours are a roofline
+Memory is worked out by part (model_sizes.py), and compared with counted saved tensors in the tests. Hours are a roofline
 (gpus.py): products at 70 % of the GPU's peak, then bytes at 85 % of its bandwidth, nothing overlapped. The bytes of a
 step are PASSES over what it keeps, counted once on real layers by all their operations. No hour here is measured.
 """
@@ -84,11 +84,11 @@ def ranks(trainer: TrainerConf) -> int:
 
 def corpus_of(conf: StageConf, clips: float = 2e6, clip_seconds: float = 10.0) -> Corpus:
     """Of the receipts of conf.data.corpora; else so many clips, the paper's."""
-    found = [receipts.read_corpus(Path(conf.data.root) / name) for name in conf.data.corpora]
-    if found and all(found):
+    prepared = [receipts.read_corpus(Path(conf.data.root) / name) for name in conf.data.corpora]
+    if prepared and all(prepared):
         return Corpus(
-            sum(receipt["recordings"] for receipt in found if receipt),
-            sum(receipt["seconds"] for receipt in found if receipt),
+            sum(receipt["recordings"] for receipt in prepared if receipt),
+            sum(receipt["seconds"] for receipt in prepared if receipt),
             True,
         )
     return Corpus(clips, clips * clip_seconds, False)
