@@ -32,6 +32,7 @@ class Oobleck(nn.Module):
         """model: a `diffusers.AutoencoderOobleck`; hop, rate, channels, width and contexts are read from it.
 
         chunk_frames: 256 are 12 s of Stable Audio's latents; the context on either side adds a tenth to the work.
+        Raises ModelError for a model whose encoder and decoder do not fit together.
         """
         super().__init__()
         self.model = model.requires_grad_(False).eval()
@@ -40,6 +41,11 @@ class Oobleck(nn.Module):
         self.hop_length: int = model.hop_length
         self.channels: int = config.audio_channels
         self.latent_dim: int = config.decoder_input_channels
+        if config.encoder_hidden_size != 2 * self.latent_dim:
+            raise ModelError(
+                f"the encoder ends with {config.encoder_hidden_size} channels, mean and scale of the latents; the decoder "
+                f"takes latents of {self.latent_dim}, so {2 * self.latent_dim} are allowed"
+            )
         self.chunk_frames = chunk_frames
         self.encoder_context = encoder_context(self.model.encoder, self.hop_length)
         self.decoder_context = decoder_context(self.model.decoder, self.hop_length)

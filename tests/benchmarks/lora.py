@@ -11,6 +11,7 @@ What is done is not done again.
 
 import argparse
 import json
+import math
 import statistics
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -76,7 +77,8 @@ def _measure(setting: Setting, seed: int, options: argparse.Namespace) -> dict[s
     caption = run("caption", name, *trained, f"--trainer.max_steps={steps}", f"--trainer.val_check_interval={steps}")
     steps = options.steps
     run("openaqa", name, *trained, f"--trainer.max_steps={steps}", f"--trainer.val_check_interval={steps}")
-    row = {"text loss": caption["metrics"]["val/text_loss"], "audio loss": caption["metrics"]["val/audio_loss"]}
+    losses = {kind: caption["metrics"][f"val/{kind}_loss"] for kind in ("text", "audio")}
+    row = {f"{kind} loss": math.nan if loss is None else loss for kind, loss in losses.items()}  # None: no such batch
     results = run(
         "evaluate", name, *shared, kinds, "--captions=0", f"--questions_per_kind={options.questions}",
     )["metrics"]["questions"]  # fmt: skip

@@ -9,6 +9,7 @@ from diffusers import AutoencoderOobleck
 from torch import Tensor
 
 from models.codec.oobleck import Oobleck, build
+from models.errors import ModelError
 
 
 def oobleck(folder: Path, ratios: list[int]) -> Oobleck:
@@ -149,3 +150,12 @@ def test_diffusers_own_tiling_is_another_encoder():
 def test_halves_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"decoder_input_channels 4 is allowed"):
         build(**sizes([2, 4]) | {"decoder_input_channels": 8})
+
+
+def test_an_encoder_and_a_decoder_that_do_not_fit_together_are_refused():
+    model = AutoencoderOobleck(
+        encoder_hidden_size=8, downsampling_ratios=[2], channel_multiples=[1], decoder_channels=8,
+        decoder_input_channels=3, audio_channels=1, sampling_rate=8000,
+    )  # fmt: skip
+    with pytest.raises(ModelError, match=r"ends with 8 channels.* takes latents of 3, so 6 are allowed"):
+        Oobleck(model)
