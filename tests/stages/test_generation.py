@@ -202,7 +202,7 @@ def test_an_llm_that_is_given_the_codes_is_as_good_as_they_are(
     def of_another_kind(self: Generation, cut: Cut) -> Cut:
         return next(other for other in self.cuts.values() if other.custom["labels"] != cut.custom["labels"])
 
-    right, wrong = report("right", lambda self, cut: cut), report("wrong", of_another_kind)
+    right, wrong = report("codes-right", lambda self, cut: cut), report("codes-wrong", of_another_kind)
     accuracy = [{row["codes"]: row["value"] for row in each["accuracy"]["rows"]} for each in (right, wrong)]
     assert accuracy[0][CAPTION] == accuracy[0]["real"] == accuracy[1]["real"] > accuracy[1][CAPTION]
     kad = [{row["sounds"]: row["kad"] for row in each["sounds"]} for each in (right, wrong)]

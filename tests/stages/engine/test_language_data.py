@@ -93,9 +93,9 @@ def test_filters_that_the_corpora_know_nothing_of_are_named(stage, tones: Path, 
         ),
     ):
         (tones / "wrong.yaml").write_text(CURRICULUM.replace(old, new, 1))
-        assert stage("run", "openaqa", "--experiment=wrong", "--conf=wrong.yaml", *taught[1:]) == 1
+        assert stage("run", "openaqa", "--experiment=filter-mistakes", "--conf=wrong.yaml", *taught[1:]) == 1
         assert message in capsys.readouterr().err
-    assert not (tones / "runs/wrong").exists()
+    assert not (tones / "runs/filter-mistakes").exists()
 
 
 def test_conversations_of_several_sounds_texts_and_times_go_through_the_chain(

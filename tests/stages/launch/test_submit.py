@@ -128,10 +128,10 @@ def test_what_was_typed_is_what_the_job_types(submit, tmp_path: Path):
     ],
 )  # fmt: skip
 def test_mistakes_are_told_before_anything_is_written(submit, tones: Path, words: list[str], said: str):
-    status, found = submit("latents", "--experiment=wrong", "--dry-run", *words)
+    status, found = submit("latents", "--experiment=submit-mistakes", "--dry-run", *words)
     assert status == 1
     assert said in found
-    assert not (tones / "runs/wrong").exists()
+    assert not (tones / "runs/submit-mistakes").exists()
 
 
 def test_run_takes_no_key_of_slurm(stage, capsys: pytest.CaptureFixture[str]):
@@ -141,15 +141,15 @@ def test_run_takes_no_key_of_slurm(stage, capsys: pytest.CaptureFixture[str]):
 
 def test_without_sbatch_it_says_so(submit, tones: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PATH", "/nowhere")
-    status, said = submit("latents", "--experiment=wrong")
+    status, said = submit("latents", "--experiment=submit-mistakes")
     assert status == 1
     assert "sbatch is not here" in said
-    assert not (tones / "runs/wrong").exists()
-    assert submit("latents", "--experiment=wrong", "--dry-run")[0] == 0
+    assert not (tones / "runs/submit-mistakes").exists()
+    assert submit("latents", "--experiment=submit-mistakes", "--dry-run")[0] == 0
 
 
 def test_a_parent_that_nobody_makes_is_named(submit):
-    status, said = submit("tokenizer", "--experiment=wrong", "--dry-run")
+    status, said = submit("tokenizer", "--experiment=submit-mistakes", "--dry-run")
     assert status == 1
     assert "stage run latents" in said
 
