@@ -73,12 +73,12 @@ def test_a_bug_keeps_its_traceback_and_the_next_run_that_ends_well_has_none(stag
 
 
 def test_a_mistake_is_one_message_and_with_debug_its_traceback(tones: Path, whole: Path):
-    ended = failed(tones, "mistake", "--experiment=mistake")
-    file = Path("runs/mistake/tokenizer/error.txt")
+    ended = failed(tones, "mistake", "--experiment=usage-error")
+    file = Path("runs/usage-error/tokenizer/error.txt")
     message = f"stage: {ERRORS['mistake']}\nThe traceback is in {file}\n"
     assert ended.status == 1 and ended.stderr.endswith(message) and "Traceback (" not in ended.stderr
     assert "in raising" in (tones / file).read_text()
-    debugged = failed(tones, "mistake", "--experiment=mistake", "--debug")
+    debugged = failed(tones, "mistake", "--experiment=usage-error", "--debug")
     assert debugged.status == 1 and "in raising" in debugged.stderr
     assert debugged.stderr.endswith(f"stage: {ERRORS['mistake']}\n")
 

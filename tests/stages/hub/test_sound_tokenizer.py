@@ -39,8 +39,8 @@ def test_it_encodes_to_what_the_cache_holds(run: Path, tokenizer: SoundTokenizer
 def test_the_cache_holds_them_in_every_precision(stage, run: Path):
     """bf16-mixed is the base's; `encode` knows no trainer."""
     parents = [f"--parents.{name}=whole" for name in ("latents", "tokenizer")]
-    assert stage("run", "cache", "--experiment=half", "--trainer.precision=bf16-mixed", *parents) == 0
-    half = chunks.read(run.parent / "half/cache/chunks")
+    assert stage("run", "cache", "--experiment=half-precision", "--trainer.precision=bf16-mixed", *parents) == 0
+    half = chunks.read(run.parent / "half-precision/cache/chunks")
     expected = chunks.read(run / "cache/chunks")
     assert [cut.custom["codes"] for cut in half] == [cut.custom["codes"] for cut in expected]
 
