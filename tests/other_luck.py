@@ -30,6 +30,11 @@ def shifted(seed: Any, caller: str) -> Any:
     return seed + OFFSET if isinstance(seed, int) and shifts else seed
 
 
+def handed(seed: int) -> int:
+    """The seed that a test hands to the project where the test seeds torch with `seed` by itself: both are shifted alike."""
+    return seed if ALL else seed + OFFSET
+
+
 def _shifting(function: Callable[..., Any]) -> Callable[..., Any]:
     def seeded(seed: Any = None, *rest: Any) -> Any:
         return function(shifted(seed, sys._getframe(1).f_code.co_filename), *rest)

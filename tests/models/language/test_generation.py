@@ -8,6 +8,7 @@ from models.language.generation import Guidance, GumbelNoise, Sampling, SoundOnl
 from models.language.model import SoundLanguageModel
 from models.language.vocabulary import Turn
 from tests.models.language.test_model import SOURCES, build
+from tests.other_luck import handed
 
 ASKED = ["Make rain", "Make the sound of a very long train that passes", "A dog"]
 
@@ -123,7 +124,7 @@ def test_draws_have_the_probabilities_of_the_scores():
 def test_noise_is_of_allowed_ids_alone(model: SoundLanguageModel):
     """A sound is drawn from its codebook and its end, whatever the vocabulary's size."""
     grammar = SoundOnly(model.vocabulary, 0, 50)
-    draws, scores = GumbelNoise([3], grammar), torch.zeros(1, model.vocabulary.size)
+    draws, scores = GumbelNoise([handed(3)], grammar), torch.zeros(1, model.vocabulary.size)
     grammar(torch.zeros(1, 0), scores)
     assert torch.equal(draws(torch.zeros(1, 0), scores), scores)  # the start: nothing is drawn
     grammar(torch.zeros(1, 1), scores)
