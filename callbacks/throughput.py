@@ -50,25 +50,23 @@ class ThroughputLog(L.Callback):
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
             self.norm = torch.nn.utils.get_total_norm(gradients) if gradients else None
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.batch_ended = time.monotonic()
-        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
         if not trainer.is_global_zero:
             return
         counted = pl_module.counted(batch) if hasattr(pl_module, "counted") else {}
         for name, count in {"items": len(batch.ids), **counted}.items():
             self.counts[name] = self.counts.get(name, 0) + count
         step = trainer.global_step
-        if step == self.step or step % every or trainer.logger is None:
+        if step == self.step or step % trainer.log_every_n_steps or trainer.logger is None:
             return
         trainer.logger.log_metrics(self._values(trainer, getattr(pl_module, "gradient_factor", 1.0)), step)
         self._begin(step)
 
     def _values(self, trainer: L.Trainer, gradient_factor: Any) -> dict[str, float]:
         """gradient_factor: that the module multiplied the step's gradients by, after this callback saw them."""
-        totals = {
-            name: float(count) * trainer.world_size for name, count in self.counts.items()
-        }  # waits for the device
+        # waits for the device
+        totals = {name: float(count) * trainer.world_size for name, count in self.counts.items()}
         seconds = max(time.monotonic() - self.began, 1e-9)
         flops = totals.pop("flops", 0.0) / trainer.world_size
         values = {f"throughput/{name}_per_second": total / seconds for name, total in totals.items()}

@@ -20,11 +20,12 @@ class TrainingProgress(L.Callback):
         self.line.start(trainer.global_step)
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Any, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert self.line is not None
-        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it outside the class
-        if trainer.global_step % every == 0 or not self.note:  # reading a value waits for the device
+        if (
+            trainer.global_step % trainer.log_every_n_steps == 0 or not self.note
+        ):  # reading a value waits for the device
             metrics = trainer.callback_metrics
             values = {key: float(metrics[key]) for key in self.watch if key in metrics}
             # NaN: not measured yet

@@ -4,7 +4,7 @@
                  └─► A (r, I) ──► B (O, r) ──► s = alpha / r
 
 Names, initial values and numbers are those of peft. One autograd function makes both products: autograd alone would
-keep and cast x twice and add in extra passes, a tenth of a training step of 135 M weights on a CPU.
+keep and cast x twice, and add in extra passes.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ def attach_lora(model: PreTrainedModel, rank: int, alpha: float, dropout: float,
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if _needs_peft(model):
-            from peft import LoraConfig, inject_adapter_in_model  # two seconds to import
+            from peft import LoraConfig, inject_adapter_in_model  # slow to import
 
             lora = LoraConfig(
                 r=rank,

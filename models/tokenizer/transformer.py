@@ -116,8 +116,8 @@ def linear(in_features: int, out_features: int) -> nn.Linear:
 def attention(query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None, causal: bool) -> Tensor:
     """query, key, value (B, heads, F, head_dim), key_mask (B, 1, 1, F) bool or None -> (B, heads, F, head_dim).
 
-    PyTorch's fused attention, but for training in bfloat16 on a CPU: its backward pass takes five times as long there as
-    products and softmax apart (torch 2.11, 108 frames).
+    PyTorch's fused attention, but for training in bfloat16 on a CPU, where its backward pass is slower than that of
+    products and softmax apart.
     """
     if query.dtype != torch.bfloat16 or query.device.type != "cpu" or not torch.is_grad_enabled():
         return F.scaled_dot_product_attention(query, key, value, attn_mask=key_mask, is_causal=causal)

@@ -40,14 +40,6 @@ from stages.runs.progress import damaged_checkpoints, newest_checkpoint
 from stages.runs.receipts import Receipt
 from stages.runs.state import begin_run, check_unfinished, run_folder, state_of
 
-RANKS = (
-    "RANK",
-    "LOCAL_RANK",
-    "NODE_RANK",
-    "GROUP_RANK",
-    "SLURM_PROCID",
-)  # 0 or not set in the first process of a run
-
 
 def run(stage: str, conf: StageConf, stop: Stop, restart: bool = False) -> Receipt | None:
     """Runs or resumes a stage to its end and returns its receipt; None on the ranks that do not write it.
@@ -57,7 +49,7 @@ def run(stage: str, conf: StageConf, stop: Stop, restart: bool = False) -> Recei
     _quiet()
     folder = run_folder(conf, stage)
     with ExitStack() as contexts:
-        if all(os.environ.get(name, "0") == "0" for name in RANKS):
+        if _is_first():
             contexts.enter_context(lock.claimed(stage, conf))
             run_failures.clear(folder)
         contexts.enter_context(run_failures.kept(folder))

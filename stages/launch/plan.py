@@ -2,7 +2,7 @@
 
 Memory is worked out by part (model_sizes.py), and compared with counted saved tensors in the tests. Hours are a roofline
 (gpus.py): products at 70 % of the GPU's peak, then bytes at 85 % of its bandwidth, nothing overlapped. The bytes of a
-step are PASSES over what it keeps, counted once on real layers by all their operations. No hour here is measured.
+step are PASSES over what it keeps: an estimate, which no command of this project counts. No hour here is measured.
 """
 
 from collections.abc import Iterable, Mapping
