@@ -9,6 +9,7 @@ codebook: the bit rates printed are those of the codebook used. What is done is 
 import argparse
 import math
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,9 @@ def _row(preset: str, receipt: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plot(rows: list[dict[str, Any]], kad: str, path: Path) -> None:
+    if find_spec("matplotlib") is None:  # hours of training are not lost for want of a picture
+        print(f"no plot {path}: matplotlib is not installed: pip install -e '.[benchmarks]'")
+        return
     import matplotlib
 
     matplotlib.use("agg")
