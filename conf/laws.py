@@ -1,6 +1,6 @@
 """What the value of a key may be: the dataclasses of conf/sections give help and ranges, and, as `laws`, what must fit.
 
-width: int = field(metadata=about("features; a multiple of 2 x heads", low=2))
+width: int = about("features; a multiple of 2 x heads", low=2)
 
 def laws(self) -> Iterable[Problem]:
     if self.width % (2 * self.heads):
@@ -10,7 +10,7 @@ def laws(self) -> Iterable[Problem]:
 import math
 import os
 from collections.abc import Iterable
-from dataclasses import fields, is_dataclass
+from dataclasses import field, fields, is_dataclass
 from typing import Any, NamedTuple
 
 
@@ -19,22 +19,22 @@ class Problem(NamedTuple):
     text: str  # what came, what is allowed, what to type
 
 
-def about(help: str, low: float = -math.inf, high: float = math.inf, path: bool = False) -> dict[str, Any]:
-    """The metadata of a field: what the key means, with its unit, and the range of its value, both ends included.
+def about(help: str, low: float = -math.inf, high: float = math.inf, path: bool = False) -> Any:
+    """A field of a section, without a default: what the key means, with its unit, and the range of its value, ends included.
 
     path: the text may be a path, so that a `~` at its beginning is the user's home.
     """
-    return {"help": help, "low": low, "high": high, "path": path}
+    return field(metadata={"help": help, "low": low, "high": high, "path": path})
 
 
 def expand_home(section: Any) -> None:
     """Replaces a `~` at the beginning of paths by the user's home: a shell does not, behind `--data.root=`."""
-    for field in fields(section):
-        value = getattr(section, field.name)
+    for key in fields(section):
+        value = getattr(section, key.name)
         if is_dataclass(value):
             expand_home(value)
-        elif field.metadata["path"]:
-            setattr(section, field.name, _expanded(value))
+        elif key.metadata["path"]:
+            setattr(section, key.name, _expanded(value))
 
 
 def _expanded(value: Any) -> Any:
@@ -47,12 +47,12 @@ def _expanded(value: Any) -> Any:
 
 def problems(section: Any, prefix: str = "") -> Iterable[Problem]:
     """What is wrong in a section and those inside it, ranges before laws. prefix: of its keys, as "encoder."."""
-    for field in fields(section):
-        key, value = f"{prefix}{field.name}", getattr(section, field.name)
+    for one in fields(section):
+        key, value = f"{prefix}{one.name}", getattr(section, one.name)
         if is_dataclass(value):
             yield from problems(value, f"{key}.")
         elif isinstance(value, int | float):
-            low, high = field.metadata["low"], field.metadata["high"]
+            low, high = one.metadata["low"], one.metadata["high"]
             if not low <= value <= high:
                 span = f"at least {low}" if high == math.inf else f"{low} to {high}"
                 yield Problem(key, f"{value}; {span} is allowed")

@@ -1,7 +1,7 @@
 """Stages `vae` and `latents`: the VAE between waveforms and latents."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from conf.laws import Problem, about
@@ -12,18 +12,16 @@ from conf.sections.common import OptimizerConf, StageConf, TrainingStageConf
 class MelCodecConf:
     """`models.codec.mel.MelCodec`."""
 
-    sample_rate: int = field(metadata=about("Hz"))
-    hop_length: int = field(metadata=about("samples of a latent frame; a multiple of mel_hop"))
-    fft_size: int = field(metadata=about("samples of the window of a mel frame"))
-    mel_hop: int = field(metadata=about("samples from one mel frame to the next"))
-    mel_bands: int = field(metadata=about("mel bands of a mel frame"))
-    latent_dim: int = field(metadata=about("principal components kept of the mel frames of a latent frame"))
-    min_hz: float = field(metadata=about("lower edge of the lowest mel band, Hz"))
-    max_hz: float = field(metadata=about("upper edge of the highest mel band, Hz"))
-    log_floor: float = field(metadata=about("smallest magnitude before the logarithm"))
-    griffin_lim_iterations: int = field(
-        metadata=about("of the phase reconstruction (Griffin and Lim 1984) in decoding")
-    )
+    sample_rate: int = about("Hz")
+    hop_length: int = about("samples of a latent frame; a multiple of mel_hop")
+    fft_size: int = about("samples of the window of a mel frame")
+    mel_hop: int = about("samples from one mel frame to the next")
+    mel_bands: int = about("mel bands of a mel frame")
+    latent_dim: int = about("principal components kept of the mel frames of a latent frame")
+    min_hz: float = about("lower edge of the lowest mel band, Hz")
+    max_hz: float = about("upper edge of the highest mel band, Hz")
+    log_floor: float = about("smallest magnitude before the logarithm")
+    griffin_lim_iterations: int = about("of the phase reconstruction (Griffin and Lim 1984) in decoding")
 
     def laws(self) -> Iterable[Problem]:
         if self.hop_length % self.mel_hop:
@@ -38,27 +36,23 @@ class MelCodecConf:
 class OobleckConf:
     """`diffusers.AutoencoderOobleck`."""
 
-    encoder_hidden_size: int = field(
-        metadata=about("channels of the encoder; twice decoder_input_channels: means and deviations")
-    )
-    downsampling_ratios: list[int] = field(metadata=about("stride of each block; their product is the hop in samples"))
-    channel_multiples: list[int] = field(metadata=about("channels of each block, as a multiple of decoder_channels"))
-    decoder_channels: int = field(metadata=about("channels of the decoder's last block"))
-    decoder_input_channels: int = field(metadata=about("channels of the latents"))
-    audio_channels: int = field(metadata=about("of the waveform: 1 mono, 2 stereo", 1, 2))
-    sampling_rate: int = field(metadata=about("of the waveform, Hz"))
+    encoder_hidden_size: int = about("channels of the encoder; twice decoder_input_channels: means and deviations")
+    downsampling_ratios: list[int] = about("stride of each block; their product is the hop in samples")
+    channel_multiples: list[int] = about("channels of each block, as a multiple of decoder_channels")
+    decoder_channels: int = about("channels of the decoder's last block")
+    decoder_input_channels: int = about("channels of the latents")
+    audio_channels: int = about("of the waveform: 1 mono, 2 stereo", 1, 2)
+    sampling_rate: int = about("of the waveform, Hz")
 
 
 @dataclass
 class VaeCodecConf:
-    source: str | None = field(
-        metadata=about(
-            "hub id or folder of an Oobleck to fine-tune; null: from scratch, with the sizes in oobleck", path=True
-        )
+    source: str | None = about(
+        "hub id or folder of an Oobleck to fine-tune; null: from scratch, with the sizes in oobleck", path=True
     )
-    subfolder: str | None = field(metadata=about("folder inside source that holds the VAE"))
-    revision: str | None = field(metadata=about("commit, tag or branch of a hub id; null: its newest"))
-    oobleck: OobleckConf = field(metadata=about("sizes of a VAE from scratch"))
+    subfolder: str | None = about("folder inside source that holds the VAE")
+    revision: str | None = about("commit, tag or branch of a hub id; null: its newest")
+    oobleck: OobleckConf = about("sizes of a VAE from scratch")
 
     def laws(self) -> Iterable[Problem]:
         sizes = self.oobleck
@@ -77,55 +71,53 @@ class VaeCodecConf:
 class SpectralLossConf:
     """`models.codec.spectral_loss.SpectralLoss`."""
 
-    fft_sizes: list[int] = field(metadata=about("window lengths in samples, one spectrogram each"))
-    perceptual_weighting: bool = field(metadata=about("both sounds pass an A-weighting filter first"))
+    fft_sizes: list[int] = about("window lengths in samples, one spectrogram each")
+    perceptual_weighting: bool = about("both sounds pass an A-weighting filter first")
 
 
 @dataclass
 class DiscriminatorConf:
     """`models.codec.discriminator.Discriminator`."""
 
-    fft_sizes: list[int] = field(metadata=about("window lengths in samples, one discriminator each"))
-    filters: int = field(metadata=about("channels of each discriminator"))
+    fft_sizes: list[int] = about("window lengths in samples, one discriminator each")
+    filters: int = about("channels of each discriminator")
 
 
 @dataclass
 class VaeLossConf:
     """Weights of the terms of the generator's loss."""
 
-    spectral: float = field(metadata=about("weight of the spectral distance"))
-    adversarial: float = field(metadata=about("weight of the discriminator's verdict"))
-    feature_matching: float = field(metadata=about("weight of the distance between the discriminator's features"))
-    kl: float = field(metadata=about("weight of the KL divergence of the latents"))
+    spectral: float = about("weight of the spectral distance")
+    adversarial: float = about("weight of the discriminator's verdict")
+    feature_matching: float = about("weight of the distance between the discriminator's features")
+    kl: float = about("weight of the KL divergence of the latents")
 
 
 @dataclass
 class VaeConf(TrainingStageConf):
-    codec: VaeCodecConf = field(metadata=about("the VAE that is trained"))
-    optimizer: OptimizerConf = field(metadata=about("of the VAE"))
-    discriminator_optimizer: OptimizerConf = field(metadata=about("of the discriminator"))
-    spectral: SpectralLossConf = field(metadata=about("distance of spectrograms"))
-    discriminator: DiscriminatorConf = field(metadata=about("judges spectrograms as real or decoded"))
-    weights: VaeLossConf = field(metadata=about("weights of the loss"))
-    discriminator_warmup: int = field(
-        metadata=about("optimizer steps in which the discriminator learns and the VAE's loss leaves it out", 0, 1 << 30)
+    codec: VaeCodecConf = about("the VAE that is trained")
+    optimizer: OptimizerConf = about("of the VAE")
+    discriminator_optimizer: OptimizerConf = about("of the discriminator")
+    spectral: SpectralLossConf = about("distance of spectrograms")
+    discriminator: DiscriminatorConf = about("judges spectrograms as real or decoded")
+    weights: VaeLossConf = about("weights of the loss")
+    discriminator_warmup: int = about(
+        "optimizer steps in which the discriminator learns and the VAE's loss leaves it out", 0, 1 << 30
     )
-    crop_samples: int = field(metadata=about("samples of a training crop; a multiple of the hop", 1, 1 << 30))
-    batch_size: int = field(metadata=about("crops of a batch on each device", 1, 1 << 20))
-    sample_clips: int = field(metadata=about("validation clips whose sound and spectrogram go to TensorBoard"))
+    crop_samples: int = about("samples of a training crop; a multiple of the hop", 1, 1 << 30)
+    batch_size: int = about("crops of a batch on each device", 1, 1 << 20)
+    sample_clips: int = about("validation clips whose sound and spectrogram go to TensorBoard")
 
 
 @dataclass
 class CodecConf:
-    kind: Literal["oobleck", "mel", "trained"] = field(
-        metadata=about(
-            "oobleck: from the hub or a folder; mel: fitted here, needs no download; trained: the artifact of stage vae"
-        )
+    kind: Literal["oobleck", "mel", "trained"] = about(
+        "oobleck: from the hub or a folder; mel: fitted here, needs no download; trained: the artifact of stage vae"
     )
-    source: str | None = field(metadata=about("oobleck: hub id or folder", path=True))
-    subfolder: str | None = field(metadata=about("oobleck: folder inside source that holds the VAE"))
-    revision: str | None = field(metadata=about("oobleck: commit, tag or branch of a hub id; null: its newest"))
-    mel: MelCodecConf = field(metadata=about("settings of the kind mel"))
+    source: str | None = about("oobleck: hub id or folder", path=True)
+    subfolder: str | None = about("oobleck: folder inside source that holds the VAE")
+    revision: str | None = about("oobleck: commit, tag or branch of a hub id; null: its newest")
+    mel: MelCodecConf = about("settings of the kind mel")
 
     def laws(self) -> Iterable[Problem]:
         if self.kind == "oobleck" and not self.source:
@@ -136,16 +128,10 @@ class CodecConf:
 
 @dataclass
 class LatentsConf(StageConf):
-    codec: CodecConf = field(metadata=about("the frozen VAE"))
-    fit_recordings: int = field(metadata=about("training recordings that the mel codec is fitted on, at most"))
-    window_seconds: float = field(
-        metadata=about(
-            "length of a window, s, rounded up to whole frames; a recording longer by a quarter has several",
-            0.1,
-            3600.0,
-        )
+    codec: CodecConf = about("the frozen VAE")
+    fit_recordings: int = about("training recordings that the mel codec is fitted on, at most")
+    window_seconds: float = about(
+        "length of a window, s, rounded up to whole frames; a recording longer by a quarter has several", 0.1, 3600.0
     )
-    batch_size: int = field(metadata=about("windows encoded at a time", 1, 1 << 20))
-    recordings_per_chunk: int = field(
-        metadata=about("recordings of a chunk, the unit that is written at once", 1, 1 << 20)
-    )
+    batch_size: int = about("windows encoded at a time", 1, 1 << 20)
+    recordings_per_chunk: int = about("recordings of a chunk, the unit that is written at once", 1, 1 << 20)

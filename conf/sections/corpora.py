@@ -1,6 +1,6 @@
 """`stage prepare`: what it takes to make a corpus ready."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from conf.laws import about
@@ -16,90 +16,76 @@ CONTAMINATION = (
 class CorpusConf:
     """What every corpus has."""
 
-    data: DataConf = field(metadata=about("where the prepared corpus goes, and how recordings are read"))
+    data: DataConf = about("where the prepared corpus goes, and how recordings are read")
 
 
 @dataclass
 class FolderConf(CorpusConf):
     """`stage prepare folder ROOT`: recordings of your own."""
 
-    root: str | None = field(metadata=about("folder of the recordings; the argument ROOT", path=True))
-    metadata: str | None = field(
-        metadata=about(
-            "the CSV, TSV or JSONL that says what is heard: a column path (relative to ROOT), "
-            "and any of caption, label, question, "
-            "answer, split, source; several rows of one path are several captions or questions",
-            path=True,
-        )
+    root: str | None = about("folder of the recordings; the argument ROOT", path=True)
+    metadata: str | None = about(
+        "the CSV, TSV or JSONL that says what is heard: a column path (relative to ROOT), "
+        "and any of caption, label, question, "
+        "answer, split, source; several rows of one path are several captions or questions",
+        path=True,
     )
-    name: str | None = field(metadata=about("of the corpus, for --data.corpora; null: the folder's"))
-    split_by: str | None = field(
-        metadata=about("a column whose values decide the split, as --split_by=fold --test=4; null: the column split")
+    name: str | None = about("of the corpus, for --data.corpora; null: the folder's")
+    split_by: str | None = about(
+        "a column whose values decide the split, as --split_by=fold --test=4; null: the column split"
     )
-    test: list[str] = field(metadata=about("values of split_by that are the test split, as 4 or [4,5]"))
-    validation: list[str] = field(metadata=about("values of split_by that are the validation split"))
-    validation_fraction: float = field(
-        metadata=about(
-            "where no recording is for validation: share of the sources not called train that "
-            "is held out for it; 0 for none",
-            0.0,
-            0.9,
-        )
+    test: list[str] = about("values of split_by that are the test split, as 4 or [4,5]")
+    validation: list[str] = about("values of split_by that are the validation split")
+    validation_fraction: float = about(
+        "where no recording is for validation: share of the sources not called train that "
+        "is held out for it; 0 for none",
+        0.0,
+        0.9,
     )
-    label_question: str = field(metadata=about("asked about a row that has a label and no question"))
+    label_question: str = about("asked about a row that has a label and no question")
 
 
 @dataclass
 class DiagnosticConf(CorpusConf):
     """`stage prepare diagnostic`: scenes that the project renders from a seed."""
 
-    train_scenes: int = field(metadata=about("scenes of the training split"))
-    validation_scenes: int = field(metadata=about("scenes of the validation split"))
-    test_scenes: int = field(metadata=about("scenes of the test split"))
-    scene_seconds: float = field(metadata=about("length of a scene, s"))
-    sample_rate: int = field(metadata=about("Hz"))
-    seed: int = field(metadata=about("of all scenes"))
-    kinds: list[str] = field(metadata=about("kinds of sound, of those in datamodules/diagnostic; []: all"))
+    train_scenes: int = about("scenes of the training split")
+    validation_scenes: int = about("scenes of the validation split")
+    test_scenes: int = about("scenes of the test split")
+    scene_seconds: float = about("length of a scene, s")
+    sample_rate: int = about("Hz")
+    seed: int = about("of all scenes")
+    kinds: list[str] = about("kinds of sound, of those in datamodules/diagnostic; []: all")
 
 
 @dataclass
 class PublishedConf(CorpusConf):
     """`stage prepare NAME ROOT`: a published corpus, as its publisher ships it."""
 
-    root: str | None = field(metadata=about("folder of the corpus; the argument ROOT", path=True))
-    name: str | None = field(metadata=about("of the prepared corpus; null: the published one's"))
-    split: Literal["train", "validation", "test"] | None = field(
-        metadata=about("put all recordings into this split; null: the publisher's splits")
+    root: str | None = about("folder of the corpus; the argument ROOT", path=True)
+    name: str | None = about("of the prepared corpus; null: the published one's")
+    split: Literal["train", "validation", "test"] | None = about(
+        "put all recordings into this split; null: the publisher's splits"
     )
-    fold: int = field(metadata=about("the fold that is the test split, where the publisher has folds (ESC-50: 1 to 5)"))
-    validation_fraction: float = field(
-        metadata=about(
-            "share of the training sources held out for validation, where the publisher has no such split", 0.0, 0.9
-        )
+    fold: int = about("the fold that is the test split, where the publisher has folds (ESC-50: 1 to 5)")
+    validation_fraction: float = about(
+        "share of the training sources held out for validation, where the publisher has no such split", 0.0, 0.9
     )
-    label_question: str | None = field(metadata=about("asked about labels; null: the corpus has its question"))
-    contamination: Literal["drop", "keep", "error"] = field(metadata=about(CONTAMINATION))
+    label_question: str | None = about("asked about labels; null: the corpus has its question")
+    contamination: Literal["drop", "keep", "error"] = about(CONTAMINATION)
 
 
 @dataclass
 class QuestionsConf(CorpusConf):
     """`stage prepare openaqa FILE`: LTU's questions and answers about the sounds of prepared corpora."""
 
-    root: str | None = field(metadata=about("the .json or .jsonl of records; the argument ROOT", path=True))
-    name: str = field(metadata=about("of the prepared corpus"))
-    tasks: list[str] = field(
-        metadata=about("values of OpenAQA's column `task` to take, as [cla_label, temporal_order]; []: all")
+    root: str | None = about("the .json or .jsonl of records; the argument ROOT", path=True)
+    name: str = about("of the prepared corpus")
+    tasks: list[str] = about("values of OpenAQA's column `task` to take, as [cla_label, temporal_order]; []: all")
+    datasets: list[str] = about("values of OpenAQA's column `dataset` to take, as [as_strong_train]; []: all")
+    closed_prefix: Literal["keep", "strip"] = about('what becomes of "Closed-ended question: " before a question')
+    corpora: dict[str, list[str]] = about(
+        "beginning of a dataset's name -> prepared corpora that its sounds are looked up in, in this order"
     )
-    datasets: list[str] = field(
-        metadata=about("values of OpenAQA's column `dataset` to take, as [as_strong_train]; []: all")
-    )
-    closed_prefix: Literal["keep", "strip"] = field(
-        metadata=about('what becomes of "Closed-ended question: " before a question')
-    )
-    corpora: dict[str, list[str]] = field(
-        metadata=about(
-            "beginning of a dataset's name -> prepared corpora that its sounds are looked up in, in this order"
-        )
-    )
-    validation_fraction: float = field(metadata=about("share of the recordings held out for validation", 0.0, 0.9))
-    contamination: Literal["drop", "keep", "error"] = field(metadata=about(CONTAMINATION))
+    validation_fraction: float = about("share of the recordings held out for validation", 0.0, 0.9)
+    contamination: Literal["drop", "keep", "error"] = about(CONTAMINATION)

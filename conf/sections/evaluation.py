@@ -1,7 +1,7 @@
 """Stages `evaluate`, `fewshot`, `generation`, and the verbs `ask` and `generate`: what a trained LLM is asked."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from conf import evaluation_tasks
@@ -25,34 +25,30 @@ GUIDANCE = "weight of the caption (classifier-free guidance): 0 ignores it, 1 is
 class ExamplesConf:
     """The part of report.html that can be heard."""
 
-    clips: int = field(
-        metadata=about(
-            "test recordings to hear, as they are, through the VAE and through the tokens; 0: no sound", 0, 1000
-        )
+    clips: int = about(
+        "test recordings to hear, as they are, through the VAE and through the tokens; 0: no sound", 0, 1000
     )
-    answers: int = field(metadata=about("right answers and wrong answers of each kind of question, to read", 0, 1000))
-    seconds: float = field(metadata=about("length of what is heard of each recording, s", 0.1, 3600.0))
-    megabytes: float = field(
-        metadata=about("size of all sound and pictures; recordings beyond it are left out, and counted", 0.0, 1000.0)
+    answers: int = about("right answers and wrong answers of each kind of question, to read", 0, 1000)
+    seconds: float = about("length of what is heard of each recording, s", 0.1, 3600.0)
+    megabytes: float = about(
+        "size of all sound and pictures; recordings beyond it are left out, and counted", 0.0, 1000.0
     )
 
 
 @dataclass
 class EvaluateConf(StageConf):
-    after: Literal["none", "caption", "openaqa"] = field(metadata=about(AFTER))
-    tasks: list[str] | None = field(
-        metadata=about(
-            "names of conf/tasks/, or YAML files of your own; null: the questions and captions that the corpora have",
-            path=True,
-        )
+    after: Literal["none", "caption", "openaqa"] = about(AFTER)
+    tasks: list[str] | None = about(
+        "names of conf/tasks/, or YAML files of your own; null: the questions and captions that the corpora have",
+        path=True,
     )
-    kinds: list[str] | None = field(metadata=about("kinds of question; null: those of the LLM's training, []: all"))
-    batch_size: int = field(metadata=about("questions answered at a time on each device", 1, 1 << 20))
-    max_new_tokens: int = field(metadata=about("tokens of an answer, at most", 1, 1 << 20))
-    questions_per_kind: int = field(metadata=about("test questions of each kind, at most"))
-    captions: int = field(metadata=about("test recordings that are captioned, at most"))
-    bootstrap_samples: int = field(metadata=about("resamples of an interval"))
-    examples: ExamplesConf = field(metadata=about("what report.html makes heard"))
+    kinds: list[str] | None = about("kinds of question; null: those of the LLM's training, []: all")
+    batch_size: int = about("questions answered at a time on each device", 1, 1 << 20)
+    max_new_tokens: int = about("tokens of an answer, at most", 1, 1 << 20)
+    questions_per_kind: int = about("test questions of each kind, at most")
+    captions: int = about("test recordings that are captioned, at most")
+    bootstrap_samples: int = about("resamples of an interval")
+    examples: ExamplesConf = about("what report.html makes heard")
 
     def laws(self) -> Iterable[Problem]:
         yield from super().laws()
@@ -72,24 +68,22 @@ class EvaluateConf(StageConf):
 class FewShotConf(StageConf):
     """Episodes of `datamodules.fewshot`: classes, a few shots of each, and a recording to name."""
 
-    llm: Literal["frozen", "caption", "openaqa"] = field(
-        metadata=about("frozen: codes are written as words of `model`; else: sound tokens of that stage's LLM")
+    llm: Literal["frozen", "caption", "openaqa"] = about(
+        "frozen: codes are written as words of `model`; else: sound tokens of that stage's LLM"
     )
-    model: ModelConf = field(metadata=about("the LLM of llm=frozen"))
-    splits: list[str] = field(metadata=about("splits of the recordings that are used; those with one label"))
-    ways: int = field(metadata=about("classes of an episode", 2, 1000))
-    shots: list[int] = field(metadata=about("examples of each class, as [1,5]; each number has its own episodes"))
-    repeats: int = field(metadata=about("how often a shot is written in the prompt", 1, 100))
-    induction: bool = field(metadata=about("begin the prompt with a line that names the classes"))
-    episodes: int = field(metadata=about("of each number of shots", 1, 1 << 20))
-    calibrated: bool = field(
-        metadata=about(
-            "also score the classes after an empty query and subtract that (Zhao et al. 2021, arXiv:2102.09690)"
-        )
+    model: ModelConf = about("the LLM of llm=frozen")
+    splits: list[str] = about("splits of the recordings that are used; those with one label")
+    ways: int = about("classes of an episode", 2, 1000)
+    shots: list[int] = about("examples of each class, as [1,5]; each number has its own episodes")
+    repeats: int = about("how often a shot is written in the prompt", 1, 100)
+    induction: bool = about("begin the prompt with a line that names the classes")
+    episodes: int = about("of each number of shots", 1, 1 << 20)
+    calibrated: bool = about(
+        "also score the classes after an empty query and subtract that (Zhao et al. 2021, arXiv:2102.09690)"
     )
-    max_codes: int | None = field(metadata=about("of each recording, its first ones; null: all", 1, 1 << 20))
-    controls: list[str] = field(metadata=about(f"the same episodes again, disturbed: {', '.join(CONTROLS)}"))
-    bootstrap_samples: int = field(metadata=about("resamples of an interval"))
+    max_codes: int | None = about("of each recording, its first ones; null: all", 1, 1 << 20)
+    controls: list[str] = about(f"the same episodes again, disturbed: {', '.join(CONTROLS)}")
+    bootstrap_samples: int = about("resamples of an interval")
 
     def laws(self) -> Iterable[Problem]:
         yield from super().laws()
@@ -108,29 +102,22 @@ class FewShotConf(StageConf):
 class GenerationConf(StageConf):
     """Sound from the captions of the test split, measured beside recordings and controls."""
 
-    after: Literal["none", "caption", "openaqa"] = field(metadata=about(AFTER))
-    captions: int = field(metadata=about("captions of the test split, one of a recording", 1))
-    seeds: int = field(metadata=about("sounds of each caption", 1, 1000))
-    temperature: float = field(metadata=about(TEMPERATURE, 0.0, 100.0))
-    top_p: float = field(metadata=about(TOP_P, 1e-6, 1.0))
-    guidance: float = field(metadata=about(GUIDANCE, 0.0, 100.0))
-    seconds_max: float = field(metadata=about("length of a sound, generated or recorded, s, at most", 0.01, 3600.0))
-    batch_size: int = field(metadata=about("sounds made at a time on each device", 1, 1 << 20))
-    embedder: str | None = field(
-        metadata=about(
-            "of the distances between sounds: a name of stages/hub/weights; "
-            "null: only codes are judged, no sound is made"
-        )
+    after: Literal["none", "caption", "openaqa"] = about(AFTER)
+    captions: int = about("captions of the test split, one of a recording", 1)
+    seeds: int = about("sounds of each caption", 1, 1000)
+    temperature: float = about(TEMPERATURE, 0.0, 100.0)
+    top_p: float = about(TOP_P, 1e-6, 1.0)
+    guidance: float = about(GUIDANCE, 0.0, 100.0)
+    seconds_max: float = about("length of a sound, generated or recorded, s, at most", 0.01, 3600.0)
+    batch_size: int = about("sounds made at a time on each device", 1, 1 << 20)
+    embedder: str | None = about(
+        "of the distances between sounds: a name of stages/hub/weights; null: only codes are judged, no sound is made"
     )
-    recordings: int = field(metadata=about("recordings of each split that are embedded, at most", 1, 1 << 20))
-    probe_recordings: int = field(
-        metadata=about(
-            "training recordings with one label that the classifier of codes is trained on, at most; 0: none",
-            0,
-            1 << 24,
-        )
+    recordings: int = about("recordings of each split that are embedded, at most", 1, 1 << 20)
+    probe_recordings: int = about(
+        "training recordings with one label that the classifier of codes is trained on, at most; 0: none", 0, 1 << 24
     )
-    bootstrap_samples: int = field(metadata=about("resamples of an interval"))
+    bootstrap_samples: int = about("resamples of an interval")
 
     def laws(self) -> Iterable[Problem]:
         yield from super().laws()
@@ -152,23 +139,21 @@ class GenerationConf(StageConf):
 class AskConf:
     """`stage ask`."""
 
-    max_new_tokens: int = field(metadata=about("tokens of an answer, at most", 1, 1 << 20))
-    temperature: float = field(
-        metadata=about("of sampling; 0 takes the most probable token each time (greedy)", 0.0, 100.0)
-    )
-    seed: int = field(metadata=about("of sampling at a temperature above 0"))
+    max_new_tokens: int = about("tokens of an answer, at most", 1, 1 << 20)
+    temperature: float = about("of sampling; 0 takes the most probable token each time (greedy)", 0.0, 100.0)
+    seed: int = about("of sampling at a temperature above 0")
 
 
 @dataclass
 class GenerateConf:
     """`stage generate`."""
 
-    n: int = field(metadata=about("sounds, written as FILE-1.wav, FILE-2.wav and so on", 1, 1000))
-    seconds_max: float = field(metadata=about("length of a sound, s, at most", 0.01, 3600.0))
-    temperature: float = field(metadata=about(TEMPERATURE, 0.0, 100.0))
-    top_p: float = field(metadata=about(TOP_P, 1e-6, 1.0))
-    guidance: float = field(metadata=about(GUIDANCE, 0.0, 100.0))
-    seed: int = field(metadata=about("of the first sound; the next ones have the next seeds"))
+    n: int = about("sounds, written as FILE-1.wav, FILE-2.wav and so on", 1, 1000)
+    seconds_max: float = about("length of a sound, s, at most", 0.01, 3600.0)
+    temperature: float = about(TEMPERATURE, 0.0, 100.0)
+    top_p: float = about(TOP_P, 1e-6, 1.0)
+    guidance: float = about(GUIDANCE, 0.0, 100.0)
+    seed: int = about("of the first sound; the next ones have the next seeds")
 
     def laws(self) -> Iterable[Problem]:
         if self.n > 1 and self.temperature == 0:

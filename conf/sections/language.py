@@ -1,7 +1,7 @@
 """Stages `caption`, `openaqa` and `rehearsal`: the LLM that learns to hear and to make sound."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from conf.laws import Problem, about, exceptions, problems
@@ -12,42 +12,32 @@ from conf.suggest import allowed
 
 @dataclass
 class ModelConf:
-    source: str = field(
-        metadata=about("the LLM: a hub id, a folder, a GGUF file, or a name of stages/hub/weights", path=True)
+    source: str = about("the LLM: a hub id, a folder, a GGUF file, or a name of stages/hub/weights", path=True)
+    revision: str | None = about("commit, tag or branch of a hub id; null: its newest")
+    dtype: Literal["float32", "bfloat16"] = about("number format of the frozen weights")
+    attention: Literal["sdpa", "eager"] | None = about("how attention is computed; null: transformers chooses")
+    activation_checkpointing: bool = about(
+        "keep only what enters a layer and compute the layer again in the backward pass: less memory, more time"
     )
-    revision: str | None = field(metadata=about("commit, tag or branch of a hub id; null: its newest"))
-    dtype: Literal["float32", "bfloat16"] = field(metadata=about("number format of the frozen weights"))
-    attention: Literal["sdpa", "eager"] | None = field(
-        metadata=about("how attention is computed; null: transformers chooses")
-    )
-    activation_checkpointing: bool = field(
-        metadata=about(
-            "keep only what enters a layer and compute the layer again in the backward pass: less memory, more time"
-        )
-    )
-    compile: bool = field(metadata=about("torch.compile of the layers in training"))
+    compile: bool = about("torch.compile of the layers in training")
 
 
 @dataclass
 class LoraAdapterConf:
     """LoRA (Hu et al. 2021, arXiv:2106.09685) on all linear layers."""
 
-    rank: int = field(metadata=about("of the two added matrices", 1, 4096))
-    alpha: float = field(metadata=about("the added matrices' product is multiplied by alpha / rank"))
-    dropout: float = field(metadata=about("share of the inputs that are dropped in training", 0.0, 1.0))
+    rank: int = about("of the two added matrices", 1, 4096)
+    alpha: float = about("the added matrices' product is multiplied by alpha / rank")
+    dropout: float = about("share of the inputs that are dropped in training", 0.0, 1.0)
 
 
 @dataclass
 class PromptsConf:
-    format: Literal["chat", "ltu"] = field(
-        metadata=about('chat: the chat template of the LLM; ltu: "### Instruction:" as LTU')
-    )
-    system: str | None = field(metadata=about("the system prompt of chat; null: the template's"))
-    template_options: dict[str, Any] = field(metadata=about("arguments of the chat template, as enable_thinking=false"))
-    sound_to_text: list[str] = field(metadata=about("requests for a caption, one of them for each item"))
-    text_to_sound: list[str] = field(
-        metadata=about("requests for a sound, one of them for each item; each with {caption}")
-    )
+    format: Literal["chat", "ltu"] = about('chat: the chat template of the LLM; ltu: "### Instruction:" as LTU')
+    system: str | None = about("the system prompt of chat; null: the template's")
+    template_options: dict[str, Any] = about("arguments of the chat template, as enable_thinking=false")
+    sound_to_text: list[str] = about("requests for a caption, one of them for each item")
+    text_to_sound: list[str] = about("requests for a sound, one of them for each item; each with {caption}")
 
     def laws(self) -> Iterable[Problem]:
         for text in self.text_to_sound:
@@ -59,19 +49,11 @@ class PromptsConf:
 class MixtureConf:
     """How often an item of each kind comes in one epoch: 1 once, 0 never, 2 twice, 0.25 for a quarter of the items."""
 
-    sound_to_text: float = field(
-        metadata=about("captions, from sound to text: how often each comes in an epoch", 0, 1000)
-    )
-    text_to_sound: float = field(
-        metadata=about("captions, from text to sound: how often each comes in an epoch", 0, 1000)
-    )
-    question: float = field(metadata=about("questions and answers: how often each comes in an epoch", 0, 1000))
-    conversation: float = field(
-        metadata=about("conversations of several turns: how often each comes in an epoch", 0, 1000)
-    )
-    text: float = field(
-        metadata=about("texts of text.files, or of the stage rehearsal: how often each comes in an epoch", 0, 1000)
-    )
+    sound_to_text: float = about("captions, from sound to text: how often each comes in an epoch", 0, 1000)
+    text_to_sound: float = about("captions, from text to sound: how often each comes in an epoch", 0, 1000)
+    question: float = about("questions and answers: how often each comes in an epoch", 0, 1000)
+    conversation: float = about("conversations of several turns: how often each comes in an epoch", 0, 1000)
+    text: float = about("texts of text.files, or of the stage rehearsal: how often each comes in an epoch", 0, 1000)
 
     def laws(self) -> Iterable[Problem]:
         if not any(vars(self).values()):
@@ -80,13 +62,11 @@ class MixtureConf:
 
 @dataclass
 class TextConf:
-    files: list[str] = field(
-        metadata=about(
-            'JSONL files, {"text": ...} or {"messages": [...]} a line; []: the texts of the stage rehearsal', path=True
-        )
+    files: list[str] = about(
+        'JSONL files, {"text": ...} or {"messages": [...]} a line; []: the texts of the stage rehearsal', path=True
     )
-    loss: Literal["distillation", "cross_entropy"] = field(
-        metadata=about("distillation keeps the base LLM's own prediction on a text; cross_entropy teaches the text")
+    loss: Literal["distillation", "cross_entropy"] = about(
+        "distillation keeps the base LLM's own prediction on a text; cross_entropy teaches the text"
     )
 
 
@@ -94,10 +74,8 @@ class TextConf:
 class TimestampsConf:
     """Times in texts, a token each: `<|1.20|>`."""
 
-    max_seconds: float | None = field(
-        metadata=about("the largest time, s; null: no times, and a text with one is refused")
-    )
-    step: float = field(metadata=about("seconds from one time token to the next; a time in a text is rounded to it"))
+    max_seconds: float | None = about("the largest time, s; null: no times, and a text with one is refused")
+    step: float = about("seconds from one time token to the next; a time in a text is rounded to it")
 
     def laws(self) -> Iterable[Problem]:
         step, most = self.step, self.max_seconds
@@ -111,41 +89,35 @@ class TimestampsConf:
 class CurriculumEntryConf:
     """A part of the training with items and learning rates of its own. Empty lists: all."""
 
-    name: str = field(metadata=about("of the entry, in the log"))
-    steps: int = field(metadata=about("optimizer steps", 1))
-    learning_rate: float = field(metadata=about("of LoRA after the entry's warm-up, which `optimizer` describes", 0))
-    embedding_learning_rate: float = field(metadata=about("of the new rows after the entry's warm-up", 0))
-    train: Literal["all", "new_rows"] = field(
-        metadata=about("what is trained: LoRA and the new rows, or the new rows alone")
-    )
-    mixture: MixtureConf = field(metadata=about("how often each kind of item comes"))
-    kinds: list[str] = field(metadata=about("kinds of question; []: all"))
-    corpora: list[str] = field(metadata=about("of data.corpora; []: all"))
-    datasets: list[str] = field(metadata=about("values of a corpus' column `dataset`; []: all"))
-    max_tokens: int | None = field(metadata=about("of an item; null: batching.max_tokens", 1))
+    name: str = about("of the entry, in the log")
+    steps: int = about("optimizer steps", 1)
+    learning_rate: float = about("of LoRA after the entry's warm-up, which `optimizer` describes", 0)
+    embedding_learning_rate: float = about("of the new rows after the entry's warm-up", 0)
+    train: Literal["all", "new_rows"] = about("what is trained: LoRA and the new rows, or the new rows alone")
+    mixture: MixtureConf = about("how often each kind of item comes")
+    kinds: list[str] = about("kinds of question; []: all")
+    corpora: list[str] = about("of data.corpora; []: all")
+    datasets: list[str] = about("values of a corpus' column `dataset`; []: all")
+    max_tokens: int | None = about("of an item; null: batching.max_tokens", 1)
 
 
 @dataclass
 class LossWeightsConf:
     """Weights of the cross-entropy by kind of token, and of the z-loss."""
 
-    audio_weight: float = field(metadata=about("weight of a sound token"))
-    text_weight: float = field(metadata=about("weight of a text token of an answer"))
-    prompt_weight: float = field(metadata=about("weight of a token of the request"))
-    z_loss_weight: float = field(
-        metadata=about("weight of (log Z)^2, the squared logarithm of the softmax's denominator")
-    )
+    audio_weight: float = about("weight of a sound token")
+    text_weight: float = about("weight of a text token of an answer")
+    prompt_weight: float = about("weight of a token of the request")
+    z_loss_weight: float = about("weight of (log Z)^2, the squared logarithm of the softmax's denominator")
 
 
 @dataclass
 class BatchingConf:
-    tokens_per_batch: int = field(metadata=about("of a batch on each device, padding included, at most"))
-    num_buckets: int = field(metadata=about("groups of items of similar length; a batch is of one of them", 1, 10_000))
-    max_tokens: int = field(metadata=about("of an item; longer ones are left out, counted and reported", 1, 1 << 30))
-    questions_together: int = field(
-        metadata=about(
-            "questions about one sound that share its tokens in one sequence, without seeing each other", 1, 10_000
-        )
+    tokens_per_batch: int = about("of a batch on each device, padding included, at most")
+    num_buckets: int = about("groups of items of similar length; a batch is of one of them", 1, 10_000)
+    max_tokens: int = about("of an item; longer ones are left out, counted and reported", 1, 1 << 30)
+    questions_together: int = about(
+        "questions about one sound that share its tokens in one sequence, without seeing each other", 1, 10_000
     )
 
     def laws(self) -> Iterable[Problem]:
@@ -158,43 +130,39 @@ class BatchingConf:
 
 @dataclass
 class RehearsalConf(StageConf):
-    model: ModelConf = field(metadata=about("the LLM"))
-    texts: int = field(metadata=about("texts that are written", 1))
-    max_tokens: int = field(metadata=about("of a text, without its opening", 1))
-    batch_size: int = field(metadata=about("texts written at a time on each device", 1, 1 << 20))
-    openings: list[str] = field(metadata=about("beginnings of the texts, in turn"))
+    model: ModelConf = about("the LLM")
+    texts: int = about("texts that are written", 1)
+    max_tokens: int = about("of a text, without its opening", 1)
+    batch_size: int = about("texts written at a time on each device", 1, 1 << 20)
+    openings: list[str] = about("beginnings of the texts, in turn")
 
 
 @dataclass
 class LanguageConf(TrainingStageConf):
-    trainer: AutomaticTrainerConf = field(metadata=about("arguments of lightning.Trainer"))
-    optimizer: OptimizerConf = field(metadata=about("AdamW, and the learning rate of LoRA by step"))
-    model: ModelConf = field(metadata=about("the LLM"))
-    lora: LoraAdapterConf = field(metadata=about("what is trained beside the frozen LLM"))
-    embedding_initialization: Literal["mean", "random", "codebook"] = field(
-        metadata=about(
-            "new rows before training: noise around the text rows' mean, random rows, or rows arranged as the codebook"
-        )
+    trainer: AutomaticTrainerConf = about("arguments of lightning.Trainer")
+    optimizer: OptimizerConf = about("AdamW, and the learning rate of LoRA by step")
+    model: ModelConf = about("the LLM")
+    lora: LoraAdapterConf = about("what is trained beside the frozen LLM")
+    embedding_initialization: Literal["mean", "random", "codebook"] = about(
+        "new rows before training: noise around the text rows' mean, random rows, or rows arranged as the codebook"
     )
-    embedding_learning_rate: float = field(metadata=about("of the new rows of embedding and head, after the warm-up"))
-    prompts: PromptsConf = field(metadata=about("how a conversation becomes a prompt"))
-    timestamps: TimestampsConf = field(metadata=about("times in texts"))
-    kinds: list[str] = field(metadata=about("kinds of question to train and to validate on; []: all"))
-    mixture: MixtureConf = field(metadata=about("how often each kind of item comes"))
-    corpus_weights: dict[str, float] = field(
-        metadata=about("corpus -> what `mixture` is multiplied by for its items in training; 1 for those not named")
+    embedding_learning_rate: float = about("of the new rows of embedding and head, after the warm-up")
+    prompts: PromptsConf = about("how a conversation becomes a prompt")
+    timestamps: TimestampsConf = about("times in texts")
+    kinds: list[str] = about("kinds of question to train and to validate on; []: all")
+    mixture: MixtureConf = about("how often each kind of item comes")
+    corpus_weights: dict[str, float] = about(
+        "corpus -> what `mixture` is multiplied by for its items in training; 1 for those not named"
     )
-    caption_dropout: float = field(
-        metadata=about("share of the text-to-sound items without their caption, for classifier-free guidance", 0.0, 1.0)
+    caption_dropout: float = about(
+        "share of the text-to-sound items without their caption, for classifier-free guidance", 0.0, 1.0
     )
-    text: TextConf = field(metadata=about("texts without sound, so that the LLM keeps its text"))
-    curriculum: list[CurriculumEntryConf] = field(
-        metadata=about(
-            "parts of the training, one after the other; kinds and mixture are then for validation alone. []: one part"
-        )
+    text: TextConf = about("texts without sound, so that the LLM keeps its text")
+    curriculum: list[CurriculumEntryConf] = about(
+        "parts of the training, one after the other; kinds and mixture are then for validation alone. []: one part"
     )
-    loss: LossWeightsConf = field(metadata=about("weights of the loss"))
-    batching: BatchingConf = field(metadata=about("how items become batches"))
+    loss: LossWeightsConf = about("weights of the loss")
+    batching: BatchingConf = about("how items become batches")
 
     def laws(self) -> Iterable[Problem]:
         yield from super().laws()

@@ -1,7 +1,7 @@
 """What an evaluation task file (conf/tasks/*.yaml, or one of your own) says."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from conf.laws import Problem, about
@@ -11,30 +11,26 @@ CHOOSES_LABEL = ("whole_word", "nearest", "named", "likelihood", "ltu")  # readi
 
 @dataclass
 class EvaluationTask:
-    name: str = field(metadata=about("of the file, without its ending"))
-    version: int = field(metadata=about("raised when anything below changes: scores of two versions are of two tasks"))
-    title: str = field(metadata=about("of the table"))
-    source: str = field(metadata=about("whose data and whose protocol it is"))
-    corpora: list[str] | None = field(metadata=about("prepared corpora that it is about; null: any"))
-    ask: Literal["captions", "labels", "questions", "choices"] = field(metadata=about("what is asked of a recording"))
-    kinds: list[str] = field(metadata=about("kinds of question; []: all"))
-    prompt: str | None = field(
-        metadata=about(
-            "the request, with {labels} or {question} in it; null: that of the training, or the corpus' question"
-        )
+    name: str = about("of the file, without its ending")
+    version: int = about("raised when anything below changes: scores of two versions are of two tasks")
+    title: str = about("of the table")
+    source: str = about("whose data and whose protocol it is")
+    corpora: list[str] | None = about("prepared corpora that it is about; null: any")
+    ask: Literal["captions", "labels", "questions", "choices"] = about("what is asked of a recording")
+    kinds: list[str] = about("kinds of question; []: all")
+    prompt: str | None = about(
+        "the request, with {labels} or {question} in it; null: that of the training, or the corpus' question"
     )
-    labels: Any = field(
-        metadata=about("null; corpus: all that the prepared corpora have; a list; or label -> other ways to say it")
+    labels: Any = about("null; corpus: all that the prepared corpora have; a list; or label -> other ways to say it")
+    reading: Literal["exact", "whole_word", "choice", "nearest", "named", "likelihood", "ltu", "mmau", "none"] = about(
+        "how an answer becomes a label: stages/scoring/reading_rules.py"
     )
-    reading: Literal["exact", "whole_word", "choice", "nearest", "named", "likelihood", "ltu", "mmau", "none"] = field(
-        metadata=about("how an answer becomes a label: stages/scoring/reading_rules.py")
+    encoder: str | None = about("encoder of sentences, for the readings nearest and ltu")
+    template: str = about("text that answer and label are put into, at {}, before they are embedded")
+    cut: Literal["none", "colon", "colon_drop", "caption"] = about(
+        "what LTU removes of an answer: stages/scoring/published_protocols.py"
     )
-    encoder: str | None = field(metadata=about("encoder of sentences, for the readings nearest and ltu"))
-    template: str = field(metadata=about("text that answer and label are put into, at {}, before they are embedded"))
-    cut: Literal["none", "colon", "colon_drop", "caption"] = field(
-        metadata=about("what LTU removes of an answer: stages/scoring/published_protocols.py")
-    )
-    metrics: list[str] = field(metadata=about("`stage metrics` lists them"))
+    metrics: list[str] = about("`stage metrics` lists them")
 
     def laws(self) -> Iterable[Problem]:
         ask, reading = self.ask, self.reading

@@ -1,7 +1,7 @@
 """Stages `tokenizer`, `reconstruct` and `cache`: latents to codes and back, how well, and once for each recording."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
@@ -16,9 +16,9 @@ SIGNAL_METRICS = ("si_sdr", "pesq", "stoi")
 class RateConf:
     """Exactly one is given; the others are computed from it."""
 
-    token_rate: float | None = field(metadata=about("tokens a second (Hz)"))
-    stride: int | None = field(metadata=about("latent frames a token"))
-    bitrate: float | None = field(metadata=about("bits a second, if all codes came equally often"))
+    token_rate: float | None = about("tokens a second (Hz)")
+    stride: int | None = about("latent frames a token")
+    bitrate: float | None = about("bits a second, if all codes came equally often")
 
     def laws(self) -> Iterable[Problem]:
         given = {key: value for key, value in vars(self).items() if value is not None}
@@ -36,9 +36,9 @@ class RateConf:
 
 @dataclass
 class TransformerConf:
-    width: int = field(metadata=about("features of a position; a multiple of 2 x heads"))
-    depth: int = field(metadata=about("layers"))
-    heads: int = field(metadata=about("attention heads of a layer"))
+    width: int = about("features of a position; a multiple of 2 x heads")
+    depth: int = about("layers")
+    heads: int = about("attention heads of a layer")
 
     def laws(self) -> Iterable[Problem]:
         if self.width % (2 * self.heads):
@@ -63,42 +63,32 @@ class DecoderConf(TransformerConf):
 class QuantizerConf:
     """`models.quantizer.build`."""
 
-    kind: Literal["vq", "simvq", "fsq", "residual", "lexical"] = field(
-        metadata=about(
-            "vq: a codebook of running means; simvq: frozen vectors through a learned matrix; "
-            "fsq: a fixed grid; residual: a vq a "
-            "level; lexical: words of an LLM"
-        )
+    kind: Literal["vq", "simvq", "fsq", "residual", "lexical"] = about(
+        "vq: a codebook of running means; simvq: frozen vectors through a learned matrix; "
+        "fsq: a fixed grid; residual: a vq a "
+        "level; lexical: words of an LLM"
     )
-    codebook_size: int = field(metadata=about("vq, simvq and each level of residual: number of codes", 2, 1 << 20))
-    code_dim: int = field(metadata=about("features of a code"))
-    decay: float = field(metadata=about("vq, residual: of the running means, a batch", 0.0, 1.0))
-    commitment_weight: float = field(metadata=about("weight of the distance between a vector and its code"))
-    kmeans_iterations: int = field(metadata=about("vq, residual: of the k-means that the codebook starts from"))
-    reservoir_size: int = field(
-        metadata=about("vq, residual: first vectors, that k-means is given; at least codebook_size")
+    codebook_size: int = about("vq, simvq and each level of residual: number of codes", 2, 1 << 20)
+    code_dim: int = about("features of a code")
+    decay: float = about("vq, residual: of the running means, a batch", 0.0, 1.0)
+    commitment_weight: float = about("weight of the distance between a vector and its code")
+    kmeans_iterations: int = about("vq, residual: of the k-means that the codebook starts from")
+    reservoir_size: int = about("vq, residual: first vectors, that k-means is given; at least codebook_size")
+    revive_threshold: float = about(
+        "vq, residual: share of the mean use below which a code starts anew from a vector of the batch"
     )
-    revive_threshold: float = field(
-        metadata=about("vq, residual: share of the mean use below which a code starts anew from a vector of the batch")
+    revive_every: int = about("vq, residual: batches from one search for unused codes to the next")
+    revive_until: int = about("vq, residual: batch after which no code starts anew; 0: none ever does")
+    seed: int = about("of the first codebook and of what is drawn for it")
+    strides: list[int] = about("residual: tokens a code of each level, the coarsest first; each divides the one before")
+    levels: list[int] = about("fsq: values of each dimension; their product is the number of codes")
+    words: int = about("lexical: how many whole words of the LLM are codes", 2, 1 << 20)
+    words_from: str | None = about("lexical: the LLM whose words are the codes, named as in model.source")
+    variational: Literal["none", "gumbel", "gaussian"] = about(
+        "vq, residual: none takes the nearest code; gumbel draws the code; gaussian draws the vector before it"
     )
-    revive_every: int = field(metadata=about("vq, residual: batches from one search for unused codes to the next"))
-    revive_until: int = field(metadata=about("vq, residual: batch after which no code starts anew; 0: none ever does"))
-    seed: int = field(metadata=about("of the first codebook and of what is drawn for it"))
-    strides: list[int] = field(
-        metadata=about("residual: tokens a code of each level, the coarsest first; each divides the one before")
-    )
-    levels: list[int] = field(metadata=about("fsq: values of each dimension; their product is the number of codes"))
-    words: int = field(metadata=about("lexical: how many whole words of the LLM are codes", 2, 1 << 20))
-    words_from: str | None = field(
-        metadata=about("lexical: the LLM whose words are the codes, named as in model.source")
-    )
-    variational: Literal["none", "gumbel", "gaussian"] = field(
-        metadata=about(
-            "vq, residual: none takes the nearest code; gumbel draws the code; gaussian draws the vector before it"
-        )
-    )
-    kl_weight: float = field(metadata=about("gumbel, gaussian: weight of the divergence from the prior", 0.0, 1e6))
-    temperature: float = field(metadata=about("gumbel: of the posterior over cosines; lower is sharper", 1e-4, 1e4))
+    kl_weight: float = about("gumbel, gaussian: weight of the divergence from the prior", 0.0, 1e6)
+    temperature: float = about("gumbel: of the posterior over cosines; lower is sharper", 1e-4, 1e4)
 
     def laws(self) -> Iterable[Problem]:
         if self.kind == "lexical" and not self.words_from:
@@ -124,60 +114,47 @@ class QuantizerConf:
 class FlowConf:
     """Training objective of the decoder."""
 
-    objective: Literal["flow", "mse"] = field(
-        metadata=about(
-            "flow: conditional flow matching; mse: the same network regresses the latents, the paper's baseline"
-        )
+    objective: Literal["flow", "mse"] = about(
+        "flow: conditional flow matching; mse: the same network regresses the latents, the paper's baseline"
     )
-    logit_normal_share: float = field(
-        metadata=about("share of the training times drawn from a logit-normal; the others are uniform", 0.0, 1.0)
+    logit_normal_share: float = about(
+        "share of the training times drawn from a logit-normal; the others are uniform", 0.0, 1.0
     )
-    token_dropout: float = field(
-        metadata=about("share of the clips trained without tokens, for classifier-free guidance", 0.0, 1.0)
-    )
-    prior_weight: float = field(
-        metadata=about("weight of the squared error of a linear prediction of the latents from the tokens")
-    )
+    token_dropout: float = about("share of the clips trained without tokens, for classifier-free guidance", 0.0, 1.0)
+    prior_weight: float = about("weight of the squared error of a linear prediction of the latents from the tokens")
 
 
 @dataclass
 class FlowSamplingConf:
     """How the decoder turns tokens into latents."""
 
-    num_steps: int = field(metadata=about("steps from noise to latents"))
-    solver: Literal["euler", "midpoint", "heun"] = field(
-        metadata=about("of the differential equation; euler evaluates the network once a step, the others twice")
+    num_steps: int = about("steps from noise to latents")
+    solver: Literal["euler", "midpoint", "heun"] = about(
+        "of the differential equation; euler evaluates the network once a step, the others twice"
     )
-    guidance: float = field(metadata=about("weight of the tokens (classifier-free guidance); 1 is the plain model"))
+    guidance: float = about("weight of the tokens (classifier-free guidance); 1 is the plain model")
 
 
 @dataclass
 class TokenizerConf(TrainingStageConf):
-    trainer: AutomaticTrainerConf = field(metadata=about("arguments of lightning.Trainer"))
-    optimizer: OptimizerConf = field(metadata=about("AdamW, and its learning rate by step"))
-    rate: RateConf = field(metadata=about("how many tokens a second"))
-    encoder: EncoderConf = field(metadata=about("the causal transformer from latents to tokens"))
-    quantizer: QuantizerConf = field(metadata=about("from tokens to codes"))
-    decoder: DecoderConf = field(metadata=about("the diffusion transformer from tokens to latents"))
-    flow: FlowConf = field(metadata=about("what the decoder is trained on"))
-    sampling: FlowSamplingConf = field(metadata=about("how the decoder is sampled, in validation and later"))
-    sample_posterior: bool = field(
-        metadata=about("train on draws from the VAE's posterior, where it has a spread, instead of on its mean")
+    trainer: AutomaticTrainerConf = about("arguments of lightning.Trainer")
+    optimizer: OptimizerConf = about("AdamW, and its learning rate by step")
+    rate: RateConf = about("how many tokens a second")
+    encoder: EncoderConf = about("the causal transformer from latents to tokens")
+    quantizer: QuantizerConf = about("from tokens to codes")
+    decoder: DecoderConf = about("the diffusion transformer from tokens to latents")
+    flow: FlowConf = about("what the decoder is trained on")
+    sampling: FlowSamplingConf = about("how the decoder is sampled, in validation and later")
+    sample_posterior: bool = about(
+        "train on draws from the VAE's posterior, where it has a spread, instead of on its mean"
     )
-    ema_decay: float = field(
-        metadata=about("decay, a step, of the averaged weights of the decoder, which are kept", 0.0, 1.0)
+    ema_decay: float = about("decay, a step, of the averaged weights of the decoder, which are kept", 0.0, 1.0)
+    compile: bool = about("torch.compile of the two transformers: needs a C++ compiler, and minutes at the start")
+    batch_size: int = about("windows of a batch on each device", 1, 1 << 20)
+    corpus_weights: dict[str, float] = about(
+        "corpus -> how often its windows come in an epoch: 2 twice, 0.25 for a quarter of them; 1 for those not named"
     )
-    compile: bool = field(
-        metadata=about("torch.compile of the two transformers: needs a C++ compiler, and minutes at the start")
-    )
-    batch_size: int = field(metadata=about("windows of a batch on each device", 1, 1 << 20))
-    corpus_weights: dict[str, float] = field(
-        metadata=about(
-            "corpus -> how often its windows come in an epoch: 2 twice, "
-            "0.25 for a quarter of them; 1 for those not named"
-        )
-    )
-    sample_clips: int = field(metadata=about("validation clips whose sound and spectrogram go to TensorBoard"))
+    sample_clips: int = about("validation clips whose sound and spectrogram go to TensorBoard")
 
     def laws(self) -> Iterable[Problem]:
         yield from super().laws()
@@ -186,22 +163,20 @@ class TokenizerConf(TrainingStageConf):
 
 @dataclass
 class ReconstructConf(StageConf):
-    batch_size: int = field(metadata=about("windows of a batch on each device", 1, 1 << 20))
-    clips_per_group: int = field(
-        metadata=about("test windows of each corpus, or of each family of sounds where the corpus names them, at most")
+    batch_size: int = about("windows of a batch on each device", 1, 1 << 20)
+    clips_per_group: int = about(
+        "test windows of each corpus, or of each family of sounds where the corpus names them, at most"
     )
-    steps: list[int] = field(metadata=about("numbers of steps of the decoder, each measured"))
-    mean_of: int = field(metadata=about("samples whose mean is measured too; 1: no mean"))
-    sound: bool = field(metadata=about("decode to sound and measure that too"))
-    sound_steps: list[int] = field(metadata=about("those of `steps` whose sound is measured"))
-    signal: list[str] = field(
-        metadata=about(f"metrics of sound against sound, of {', '.join(SIGNAL_METRICS)}; pesq and stoi are for speech")
+    steps: list[int] = about("numbers of steps of the decoder, each measured")
+    mean_of: int = about("samples whose mean is measured too; 1: no mean")
+    sound: bool = about("decode to sound and measure that too")
+    sound_steps: list[int] = about("those of `steps` whose sound is measured")
+    signal: list[str] = about(
+        f"metrics of sound against sound, of {', '.join(SIGNAL_METRICS)}; pesq and stoi are for speech"
     )
-    embedder: str | None = field(
-        metadata=about("of the kernel audio distance: a name of stages/hub/weights; null: not measured")
-    )
-    probe: bool = field(metadata=about("accuracy of a linear classifier on the codes"))
-    speed_repeats: int = field(metadata=about("repetitions of each measurement of speed; 0: none", 0, 1000))
+    embedder: str | None = about("of the kernel audio distance: a name of stages/hub/weights; null: not measured")
+    probe: bool = about("accuracy of a linear classifier on the codes")
+    speed_repeats: int = about("repetitions of each measurement of speed; 0: none", 0, 1000)
 
     def laws(self) -> Iterable[Problem]:
         yield from super().laws()
@@ -215,10 +190,8 @@ class ReconstructConf(StageConf):
 
 @dataclass
 class CacheConf(StageConf):
-    batch_size: int = field(metadata=about("windows of a batch on each device", 1, 1 << 20))
-    recordings_per_chunk: int = field(
-        metadata=about("recordings of a chunk, the unit that is written at once", 1, 1 << 20)
-    )
+    batch_size: int = about("windows of a batch on each device", 1, 1 << 20)
+    recordings_per_chunk: int = about("recordings of a chunk, the unit that is written at once", 1, 1 << 20)
 
 
 def weights_of_corpora(weights: dict[str, float], corpora: list[str]) -> Iterable[Problem]:

@@ -1,7 +1,7 @@
 """Ranges and laws by key, suggestions for mistyped names, and configurations of older runs."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -14,8 +14,8 @@ from conf.suggest import allowed, closest, did_you_mean
 
 @dataclass
 class Inner:
-    size: int | None = field(metadata=about("at least one", 1))
-    share: float = field(metadata=about("a share", 0.0, 1.0))
+    size: int | None = about("at least one", 1)
+    share: float = about("a share", 0.0, 1.0)
 
     def laws(self) -> Iterable[Problem]:
         if self.size == 7:
@@ -26,8 +26,8 @@ class Inner:
 
 @dataclass
 class Outer:
-    name: str = field(metadata=about("any"))
-    inner: Inner = field(metadata=about("a section"))
+    name: str = about("any")
+    inner: Inner = about("a section")
 
 
 def test_problems_have_the_whole_key():
