@@ -15,15 +15,13 @@ from stages.runs import status
 
 
 def add(subparsers: Any, layers: argparse.ArgumentParser) -> None:
-    verb = subparsers.add_parser("list", help="the stages and corpora, in their order", allow_abbrev=False)
+    verb = subparsers.add_parser("list", help="the stages and corpora, in their order")
     verb.set_defaults(verb=list_verb)
-    verb = subparsers.add_parser(
-        "show", parents=[layers], help="every value of a stage and the layer that set it", allow_abbrev=False
-    )
+    verb = subparsers.add_parser("show", parents=[layers], help="every value of a stage and the layer that set it")
     verb.add_argument("unit", choices=list(UNITS), metavar="STAGE")
     verb.add_argument("--why", action="store_true", help="also what a key means, and why it has its value")
     verb.set_defaults(verb=show_verb)
-    verb = subparsers.add_parser("status", parents=[layers], help="done, partial, stale or missing", allow_abbrev=False)
+    verb = subparsers.add_parser("status", parents=[layers], help="done, partial, stale or missing")
     verb.set_defaults(verb=status_verb)
 
 

@@ -24,7 +24,7 @@ keys of the others    `stage show published`, `stage show questions` (openaqa) a
 
 def add(subparsers: Any, layers: argparse.ArgumentParser) -> None:
     verb = subparsers.add_parser(
-        "prepare", parents=[layers], help="a corpus, to Lhotse cuts", allow_abbrev=False,
+        "prepare", parents=[layers], help="a corpus, to Lhotse cuts",
         epilog=_keys_of_folder() + PREPARE_OTHERS, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     verb.add_argument("corpus", nargs="?", choices=CORPORA, metavar="CORPUS", help=" | ".join(CORPORA))

@@ -11,13 +11,14 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 import conf
 from callbacks.errors import TrainingError
 from conf.errors import UsageError
 from datamodules.errors import DataError
 from models.errors import ModelError
-from stages.cli import config, data, logs, plan, run, score, submit, use
+from stages.cli import ask, codes, config, data, export_model, generate, logs, plan, run, score, submit
 from stages.cli.hints import with_hint
 from stages.runs import failures
 
@@ -71,10 +72,17 @@ def _report(error: Exception, text: str, debug: bool) -> None:
     print("\n".join([f"stage: {text}", *notes]), file=sys.stderr)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Takes no abbreviated option: it may be a key of the configuration. The verbs' parsers are of this class too."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="stage", description="Make Some Noise: teach a text LLM to hear and to make sound, stage by stage.",
-        epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+        epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument(
         "--debug", action="store_true", help="the traceback of a mistake too; goes behind the verb as well"
@@ -97,13 +105,10 @@ def _parser() -> argparse.ArgumentParser:
         help="a YAML of your own; may be repeated",
     )
 
-    config.add(subparsers, layers)
-    data.add(subparsers, layers)
-    run.add(subparsers, layers)
-    submit.add(subparsers, layers)
-    plan.add(subparsers, layers)
-    use.add(subparsers)
-    score.add(subparsers)
+    for verbs in (config, data, run, submit, plan):
+        verbs.add(subparsers, layers)
+    for verbs in (ask, generate, codes, export_model, score):
+        verbs.add(subparsers)
     return parser
 
 

@@ -12,10 +12,7 @@ from stages.runs import graph
 
 def add(subparsers: Any, layers: argparse.ArgumentParser) -> None:
     verb = subparsers.add_parser(
-        "plan",
-        parents=[layers],
-        help="parameters, memory, hours and disk, from the configuration alone",
-        allow_abbrev=False,
+        "plan", parents=[layers], help="parameters, memory, hours and disk, from the configuration alone"
     )
     verb.add_argument("stage", choices=[*STAGES, "all"], metavar="STAGE", help=" | ".join([*STAGES, "all"]))
     verb.add_argument("--gpu", choices=list(GPUS), default="h100", help=f"{', '.join(GPUS)}; h100 if none is named")

@@ -17,9 +17,7 @@ from stages.runs.state import run_folder, state_of
 
 
 def add(subparsers: Any, layers: argparse.ArgumentParser) -> None:
-    verb = subparsers.add_parser(
-        "run", parents=[layers], help="run or resume a stage, or all of them", allow_abbrev=False
-    )
+    verb = subparsers.add_parser("run", parents=[layers], help="run or resume a stage, or all of them")
     verb.add_argument("stage", choices=[*STAGES, "all"], metavar="STAGE", help=" | ".join([*STAGES, "all"]))
     verb.add_argument("--restart", action="store_true", help="begin again; the earlier run is moved aside")
     verb.add_argument(

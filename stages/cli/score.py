@@ -22,7 +22,7 @@ SAMPLES, SEED = 1000, 0  # of the bootstrap
 
 def add(subparsers: Any) -> None:
     verb = subparsers.add_parser(
-        "evaluate", help="score a file of predictions, without a model", allow_abbrev=False,
+        "evaluate", help="score a file of predictions, without a model",
         description="Scores predictions that were made before: JSONL or a JSON list, as `stage run evaluate`, LTU, GAMA and MMAU write them.",
     )  # fmt: skip
     verb.add_argument(
@@ -48,7 +48,7 @@ def add(subparsers: Any) -> None:
         help="report.json and report.md; else the table is printed alone",
     )
     verb.set_defaults(verb=evaluate)
-    verb = subparsers.add_parser("metrics", help="metrics and tasks, and what each needs", allow_abbrev=False)
+    verb = subparsers.add_parser("metrics", help="metrics and tasks, and what each needs")
     verb.set_defaults(verb=metrics)
 
 

@@ -15,7 +15,7 @@ from stages.runs import corpora, jobs
 
 def add(subparsers: Any, layers: argparse.ArgumentParser) -> None:
     verb = subparsers.add_parser(
-        "submit", parents=[layers], help="as run, in jobs of SLURM", allow_abbrev=False,
+        "submit", parents=[layers], help="as run, in jobs of SLURM",
         epilog="--slurm.KEY=VALUE is any option of sbatch, as --slurm.partition=gpu or --slurm.exclusive (`stage show slurm`)",
     )  # fmt: skip
     verb.add_argument("stage", choices=[*STAGES, "all"], metavar="STAGE", help=" | ".join([*STAGES, "all"]))
@@ -25,9 +25,7 @@ def add(subparsers: Any, layers: argparse.ArgumentParser) -> None:
         "--without", action="append", default=[], choices=["tokenizer_mse"], help="leave an optional stage out of `all`"
     )
     verb.set_defaults(verb=submit_verb)
-    verb = subparsers.add_parser(
-        "logs", parents=[layers], help="what a submitted stage has printed", allow_abbrev=False
-    )
+    verb = subparsers.add_parser("logs", parents=[layers], help="what a submitted stage has printed")
     verb.add_argument("stage", choices=list(STAGES), metavar="STAGE", help=" | ".join(STAGES))
     verb.add_argument("-f", "--follow", action="store_true", help="go on until its job is over")
     verb.set_defaults(verb=logs_verb)

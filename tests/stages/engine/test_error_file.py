@@ -171,6 +171,7 @@ def test_a_second_rank_leaves_the_file_of_the_first(tmp_path: Path):
     assert "ValueError: first" in (tmp_path / "error.txt").read_text()
     run_failures.clear(tmp_path)
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(ValueError), run_failures.kept(tmp_path / "no run"):
+    with pytest.raises(ValueError) as caught, run_failures.kept(tmp_path / "no run"):
         raise ValueError
+    assert caught.value.__notes__ == ["The same command with --debug shows the traceback"]
     assert list(tmp_path.iterdir()) == [], "no folder is made for it"
