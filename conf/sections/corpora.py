@@ -56,6 +56,11 @@ class DiagnosticConf(CorpusConf):
     sample_rate: int = about("Hz")
     seed: int = about("of all scenes")
     kinds: list[str] = about("kinds of sound, of those in datamodules/diagnostic; []: all")
+    noise_floor_share: float = about(
+        "share of the scenes with noise of -60 to -50 dBFS below their events; the others are digitally silent there",
+        0.0,
+        1.0,
+    )
 
 
 @dataclass

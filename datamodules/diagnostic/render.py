@@ -41,6 +41,7 @@ def render(
     sample_rate: int,
     seed: int,
     kinds: Sequence[str],
+    noise_floor_share: float,
     sound_font: Path,
     workers: int,
     progress: Callable[[int, int], None] | None = None,
@@ -53,11 +54,11 @@ def render(
         raise DataError(f"sample_rate: {sample_rate} Hz cannot carry a cricket or a bird; type 16000 or more.")
     require_sound_font(sound_font)
     numbers = {"train": train_scenes, "validation": validation_scenes, "test": test_scenes}
-    splits = [plan(seed, split, numbers[split], scene_seconds, kinds) for split in SPLITS]
+    splits = [plan(seed, split, numbers[split], scene_seconds, kinds, noise_floor_share) for split in SPLITS]
     scenes = [scene for split in splits for scene in split]
     audio = folder / "audio"
     (folder / "cuts.jsonl.gz").unlink(missing_ok=True)
-    _prepare(audio, scenes, _settings(scene_seconds, sample_rate, seed, kinds, sound_font))
+    _prepare(audio, scenes, _settings(scene_seconds, sample_rate, seed, kinds, noise_floor_share, sound_font))
 
     waiting = [scene for scene in scenes if not (audio / _name(scene)).exists()]
     write = partial(_write_scene, audio=audio, sample_rate=sample_rate, sound_font=sound_font)
@@ -88,11 +89,14 @@ def _write_scene(scene: Scene, audio: Path, sample_rate: int, sound_font: Path) 
         soundfile.write(part, samples, sample_rate, format="FLAC", subtype="PCM_16")
 
 
-def _settings(scene_seconds: float, sample_rate: int, seed: int, kinds: Sequence[str], sound_font: Path) -> str:
+def _settings(
+    scene_seconds: float, sample_rate: int, seed: int, kinds: Sequence[str], noise_floor_share: float, sound_font: Path
+) -> str:
     """All that a file's samples depend on, the source of this package and its libraries included."""
     source = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
     font = file_digest(sound_font)
     values = {"scene_seconds": scene_seconds, "sample_rate": sample_rate, "seed": seed, "kinds": list(kinds)}
+    values |= {"noise_floor_share": noise_floor_share}
     values |= {package: version(package) for package in ("numpy", "symusic", "espeakng-loader", "soundfile")}
     return json.dumps(values | {"sound_font": font, "source": source.hexdigest()}, indent=2) + "\n"
 
@@ -144,4 +148,6 @@ def _cut(scene: Scene, texts: list[str], asked: list[Question], sample_rate: int
         "labels": [event.kind for event in scene.events],
         "metadata": {"events": [event._asdict() | {"family": event.family} for event in scene.events]},
     }
+    if scene.noise_floor is not None:
+        cut.custom["metadata"]["noise_floor"] = scene.noise_floor._asdict()
     return cut.to_dict()

@@ -1,6 +1,6 @@
 """A scene: one to four sounds of different kinds at known onsets, gains and pans, all from (seed, split, index).
 
-    plan(seed, split, ...) --> Scene(events: kind, onset, seconds, gain, pan, seed) --> mix --> (2, T)
+    plan(seed, split, ...) --> Scene(events: kind, onset, seconds, gain, pan, seed; noise floor) --> mix --> (2, T)
                                         \\-> captions_and_questions.py
 
 What makes the questions well posed: a kind comes at most once in a scene; onsets lie on a half-second grid, 0.1 s off
@@ -26,7 +26,9 @@ TAIL = 1.0  # s; the least room of the last event
 COUNTS = (1,) * 8 + (2,) * 5 + (3,) * 4 + (4,) * 3  # events a scene, in every 20 scenes
 LOUDNESS = -24.0  # dB; K-weighted level of an event's active part at 0 dB gain
 VOICE_CARDS = 2  # a voice is drawn as often as two effects, since it also carries a word
-LAYOUT, EVENTS, CAPTIONS, QUESTIONS, DECKS, ABSENT = 0, 1, 8, 9, 10, 11  # streams of random numbers; events: 1 to 4
+NOISE_FLOOR = (-60.0, -50.0)  # dBFS, root mean square of a channel; the quietest event is 16 dB louder
+# streams of random numbers; events: 1 to 4
+LAYOUT, EVENTS, CAPTIONS, QUESTIONS, DECKS, ABSENT, ROOM = 0, 1, 8, 9, 10, 11, 12
 
 T = TypeVar("T")
 
@@ -56,11 +58,20 @@ class Event(NamedTuple):
         return KINDS[self.kind].phrases
 
 
+class NoiseFloor(NamedTuple):
+    """What is heard where no event is, in place of digital silence: noise from white to brown."""
+
+    level_db: float  # dBFS, root mean square of a channel
+    slope: float  # amplitudes fall as frequency ** -slope: 0 white, 0.5 pink, 1 brown
+    seed: int
+
+
 class Scene(NamedTuple):
     split: str
     number: int  # in its split
     seconds: float
     events: tuple[Event, ...]  # by onset
+    noise_floor: NoiseFloor | None = None
 
 
 def describe() -> dict[str, list[str]]:
@@ -84,10 +95,18 @@ def _event_seed(seed: int, split: str, index: int, event: int) -> int:
     return int(sequence.generate_state(1, np.uint64)[0]) >> 11
 
 
-def plan(seed: int, split: str, scenes: int, scene_seconds: float, only: Sequence[str] = ()) -> list[Scene]:
+def plan(
+    seed: int,
+    split: str,
+    scenes: int,
+    scene_seconds: float,
+    only: Sequence[str] = (),
+    noise_floor_share: float = 0.0,
+) -> list[Scene]:
     """The timelines of a split; decks balance kinds, words and event numbers. A shorter plan begins a longer one.
 
-    only: the kinds of sound to draw from; empty for all.
+    only: the kinds of sound to draw from; empty for all. noise_floor_share: of the scenes, which have noise below their
+    events; the events are the same whatever it is.
     """
     if split not in SPLITS:
         raise DataError(f"split: {split!r} is not one of {', '.join(SPLITS)}.")
@@ -120,7 +139,8 @@ def plan(seed: int, split: str, scenes: int, scene_seconds: float, only: Sequenc
             )
             for k, (kind, onset, length) in enumerate(zip(chosen, onsets, lengths, strict=True))
         )
-        planned.append(Scene(split, index, scene_seconds, events))
+        noise_floor = _noise_floor(generator(seed, split, index, ROOM), noise_floor_share)
+        planned.append(Scene(split, index, scene_seconds, events, noise_floor))
     return planned
 
 
@@ -152,6 +172,13 @@ def _times(rng: Generator, kinds: list[str], scene_seconds: float) -> tuple[list
     return onsets, lengths
 
 
+def _noise_floor(rng: Generator, share: float) -> NoiseFloor | None:
+    if rng.random() >= share:
+        return None
+    level, slope = rng.uniform(*NOISE_FLOOR), rng.uniform(0, 1)
+    return NoiseFloor(round(float(level), 2), round(float(slope), 2), int(rng.integers(1 << 53)))
+
+
 def mix(scene: Scene, sample_rate: int, sound_font: Path) -> np.ndarray:
     """(2, T) float32, |x| <= 0.97: a louder scene is turned down as a whole, which keeps the differences of gain."""
     total = np.zeros((2, round(scene.seconds * sample_rate)), np.float32)
@@ -162,7 +189,19 @@ def mix(scene: Scene, sample_rate: int, sound_font: Path) -> np.ndarray:
         start = round(event.onset * sample_rate)
         waveform = waveform[: total.shape[1] - start] * np.float32(level)
         total[:, start : start + waveform.size] += np.outer([np.cos(angle), np.sin(angle)], waveform).astype(np.float32)
+    if scene.noise_floor is not None:
+        total += _noise(scene.noise_floor, total.shape[1], sample_rate)
     return total * np.float32(min(1.0, 0.97 / max(1e-9, np.abs(total).max())))
+
+
+def _noise(floor: NoiseFloor, count: int, sample_rate: int) -> np.ndarray:
+    """(2, count) float32; the channels are independent."""
+    rng, amplitude = default_rng(floor.seed), np.float32(10 ** (floor.level_db / 20))
+
+    def response(frequencies: np.ndarray) -> np.ndarray:
+        return np.maximum(frequencies, 20.0) ** -floor.slope
+
+    return np.stack([effects.noise(rng, count, sample_rate, response) * amplitude for _ in range(2)]).astype(np.float32)
 
 
 def take(event: Event, sample_rate: int, sound_font: Path) -> np.ndarray:

@@ -102,6 +102,7 @@ def _render(configuration: DiagnosticConf) -> dict[str, Any]:
         folder,
         train_scenes=splits["train"], validation_scenes=splits["validation"], test_scenes=splits["test"],
         scene_seconds=configuration.scene_seconds, sample_rate=configuration.sample_rate, seed=configuration.seed, kinds=configuration.kinds,
+        noise_floor_share=configuration.noise_floor_share,
         sound_font=Path(weights.resolve("timgm6mb")), workers=max(configuration.data.num_workers, 1),
         progress=lambda done, total: line.update(done),
     )  # fmt: skip

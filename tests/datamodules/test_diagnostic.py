@@ -20,9 +20,11 @@ from datamodules.diagnostic.scene import (
     JITTER,
     KINDS,
     LOUDNESS,
+    NOISE_FLOOR,
     SPLITS,
     VOICE_CARDS,
     Event,
+    NoiseFloor,
     Scene,
     loudness,
     mix,
@@ -235,6 +237,32 @@ def test_too_loud_a_scene_is_turned_down_as_a_whole(sound_font: Path) -> None:
     assert np.allclose(heard[:, 2 * RATE : 3 * RATE], 100 * heard[:, :RATE], atol=1e-5)
 
 
+def test_a_noise_floor_is_below_the_events_at_its_level_and_changes_none(sound_font: Path) -> None:
+    rain = event("rain", 1.0, gain_db=-9.0)
+    alone = mix(Scene("train", 0, 4.0, (rain,)), RATE, sound_font)
+    for slope in (0.0, 0.5, 1.0):
+        floor = NoiseFloor(level_db=-52.0, slope=slope, seed=3)
+        heard = mix(Scene("train", 0, 4.0, (rain,), floor), RATE, sound_font)
+        noise = heard - alone
+        levels = 20 * np.log10(np.sqrt((noise**2).mean(1)))
+        assert heard.dtype == np.float32 and levels == pytest.approx([-52.0, -52.0], abs=1.0)
+        assert abs(np.corrcoef(noise)[0, 1]) < 0.1
+        power = np.abs(np.fft.rfft(noise[0])) ** 2
+        low, high = (power[round(f * 4) : round(2 * f * 4)].mean() for f in (200, 3200))  # bins of a quarter Hz
+        assert 10 * np.log10(low / high) == pytest.approx(slope * 20 * np.log10(16), abs=1.5)
+
+
+def test_as_many_scenes_have_a_noise_floor_as_was_asked_and_the_timeline_is_the_same() -> None:
+    quiet, some, every = (plan(0, "train", 400, 5.0, noise_floor_share=share) for share in (0.0, 0.75, 1.0))
+    assert quiet == plan(0, "train", 400, 5.0) and not any(scene.noise_floor for scene in quiet)
+    assert [scene.events for scene in quiet] == [scene.events for scene in some] == [scene.events for scene in every]
+    assert 270 < sum(scene.noise_floor is not None for scene in some) < 330
+    floors = [scene.noise_floor for scene in every if scene.noise_floor is not None]
+    assert len({floor.seed for floor in floors}) == len(floors) == 400
+    assert all(NOISE_FLOOR[0] <= floor.level_db <= NOISE_FLOOR[1] and 0 <= floor.slope <= 1 for floor in floors)
+    assert captions(some[0], 0) == captions(quiet[0], 0) and questions(some, 0) == questions(quiet, 0)
+
+
 # ---- words
 
 
@@ -331,6 +359,7 @@ SIZES = {
     "validation_scenes": 2,
     "test_scenes": 2,
     "kinds": [],
+    "noise_floor_share": 0.0,
     "scene_seconds": 4.0,
     "sample_rate": 16000,
     "seed": 5,
@@ -396,6 +425,22 @@ def test_files_of_other_settings_are_rendered_again(corpus: Path, tmp_path: Path
     assert files(tmp_path)["audio/train-000000.flac"] != files(corpus)["audio/train-000000.flac"]
     render(tmp_path, **SIZES, sound_font=sound_font, workers=1)
     assert files(tmp_path) == files(corpus)
+
+
+def test_a_corpus_with_a_noise_floor_says_so_and_has_the_same_answers(
+    corpus: Path, tmp_path: Path, sound_font: Path
+) -> None:
+    render(tmp_path, **SIZES | {"noise_floor_share": 1.0}, sound_font=sound_font, workers=1)
+    manifests = [gzip.decompress((folder / "cuts.jsonl.gz").read_bytes()).splitlines() for folder in (corpus, tmp_path)]
+    for before, after in zip(*(map(json.loads, lines) for lines in manifests), strict=True):
+        floor = after["custom"]["metadata"].pop("noise_floor")
+        waveform, _ = soundfile.read(tmp_path / after["recording"]["sources"][0]["source"])
+        onset = round(after["custom"]["metadata"]["events"][0]["onset"] * SIZES["sample_rate"])
+        if onset > 4000:
+            level = 10 * np.log10((waveform[:onset] ** 2).mean())
+            assert level == pytest.approx(floor["level_db"], abs=3.0)  # brown noise wanders
+        assert before["custom"].pop("sha256") != after["custom"].pop("sha256")
+        assert before == after
 
 
 def test_the_timeline_in_the_manifest_is_the_sound_in_the_file(corpus: Path, sound_font: Path) -> None:
