@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 import conf
+from conf.schema import UNITS
 from stages import BY_NAME, STAGES
 from stages.launch import plan
 from stages.launch.gpus import GPUS
@@ -21,15 +22,21 @@ def add(subparsers: Any, layers: argparse.ArgumentParser) -> None:
 
 
 def _plan(arguments: argparse.Namespace, overrides: list[str]) -> int:
-    """A chain is planned as `run all` would run it; stages that only answer or measure have no line."""
+    """A row for every stage, or for one; the sizes of what a stage reads come from the same words, or from the presets alone."""
     several = arguments.stage == "all"
-    names = [name for name in STAGES if name not in BY_NAME] if several else [arguments.stage]
-    confs = {name: conf.compose(name, arguments.preset, arguments.conf, overrides, several).conf for name in names}
-    kept = {name: one for name, one in confs.items() if not several or name not in graph.unused(confs)}
-    corpus = plan.corpus_of(next(iter(kept.values())), arguments.clips)
-    plans = {name: plan.plan(name, one, corpus) for name, one in kept.items()}
-    shown = {name: planned for name, planned in plans.items() if planned is not None or not several}
-    print("\n".join(plan.table(shown, arguments.gpu, corpus, kept)))
-    if left := [name for name in plans if name not in shown]:
-        print(f"\nnot planned: {', '.join(left)}")
+    if several:
+        conf.check_shared(UNITS, overrides)
+    confs = {
+        name: conf.compose(name, arguments.preset, arguments.conf, overrides, several).conf
+        if several or name == arguments.stage
+        else conf.compose(name, arguments.preset).conf
+        for name in STAGES
+    }
+    names = [name for name in STAGES if several or name == arguments.stage]
+    corpus = plan.corpus_of(confs[names[0]], arguments.clips)
+    plans = {name: plan.plan(name, confs[name], corpus, confs) for name in names}
+    print("\n".join(plan.table(plans, arguments.gpu, corpus, {name: confs[name] for name in names})))
+    if several:
+        apart = [name for name in names if name in (*graph.unused(confs), *BY_NAME)]
+        print(f"\nnot part of `stage run all` with this configuration: {', '.join(apart)}")
     return 0

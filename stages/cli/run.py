@@ -74,7 +74,7 @@ def _run_stage(stage: str, configuration: StageConf, arguments: argparse.Namespa
             _refuse_failed(receipt["metrics"] if receipt else {})
         return
     # before the long imports
-    graph.parents(stage, configuration, lambda parent: typed_words(parent, arguments, overrides))
+    parents = graph.parents(stage, configuration, lambda parent: typed_words(parent, arguments, overrides))
     if stage in READ_SOUND:
         corpora.corpora(configuration.data)
     if state.word in ("partial", "stale") and rank() == 0:
@@ -83,7 +83,7 @@ def _run_stage(stage: str, configuration: StageConf, arguments: argparse.Namespa
         from stages.engine import devices, runner
 
         if memory := devices.memory(configuration):
-            require_fit(stage, configuration, *memory)
+            require_fit(stage, configuration, *memory, {name: parent.conf for name, parent in parents.items()})
         made = runner.run(stage, configuration, stop, arguments.restart)
     if made:  # on rank 0
         print(f"{stage:<14} done in {made['seconds']:.0f} s: {run_folder(configuration, stage)}", flush=True)

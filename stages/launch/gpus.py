@@ -20,6 +20,7 @@ GPUS = {
     "rtx4090": Gpu(25.3e9, 165e12, 82.6e12, 1.01e12),
 }
 PRODUCTS, TRAFFIC = 0.70, 0.85  # shares of peak and bandwidth that good kernels reach; assumed, not measured
+LAUNCH = 1e-5  # seconds from one kernel to the next where Python starts each; assumed, not measured
 USABLE = 0.94  # of the memory: the rest is the context's, and lost between blocks of unlike size
 
 

@@ -1,15 +1,15 @@
-"""Parameters, operations and activations of the models, by arithmetic on their sizes. No torch, no weights.
+"""Parameters, operations and activations of LLM and tokenizer, by arithmetic on their sizes. No torch, no weights.
 
 An activation is what autograd keeps of a training step, under autocast to bfloat16 or in float32; compared with counted
 saved tensors in the tests. A factor in the formulas is a tensor: 8 W is two of float32 or four of bfloat16.
 """
 
 import json
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from conf.sections.codec import OobleckConf
-from conf.sections.tokenizer import TokenizerConf
+from conf.sections.tokenizer import QuantizerConf, TokenizerConf
 
 
 class LlmSizes(NamedTuple):
@@ -47,6 +47,16 @@ class LlmSizes(NamedTuple):
         attention = 14 * self.layers * length * self.heads * self.head_dim
         head = (self.vocabulary + new_rows) * self.hidden
         return 4 * frozen + 6 * self.lora(rank) + attention + 4 * head
+
+    def reading(self, tokens: float) -> float:
+        """Operations of a sequence of so many tokens, forward alone; the head is asked for the last one."""
+        frozen = self.layers * sum(rows * columns for rows, columns in self.linears)
+        attention = 2 * self.layers * tokens * self.heads * self.head_dim
+        return tokens * (2 * frozen + attention) + 2 * self.vocabulary * self.hidden
+
+    def cache(self, tokens: float, narrow: int) -> float:
+        """Bytes of the keys and values of so many tokens."""
+        return 2.0 * self.layers * tokens * self.kv_heads * self.head_dim * narrow
 
     def layer_activations(self, rank: int, dropout: float, narrow: int) -> float:
         """Bytes of a token in one layer; narrow: of an element of the products, 2 under autocast, 4 without."""
@@ -148,6 +158,7 @@ class TokenizerSizes(NamedTuple):
     decoder: StackSizes
     quantizer: int  # parameters
     codebook: int  # numbers
+    codes: int  # that the LLM gets a row each for
     latent_dim: int
 
     @classmethod
@@ -158,6 +169,7 @@ class TokenizerSizes(NamedTuple):
             StackSizes(decoder.width, decoder.depth, decoder.heads, True),
             2 * encoder.width * quantizer.code_dim,
             quantizer.codebook_size * quantizer.code_dim,
+            _codes(quantizer),
             latent_dim,
         )
 
@@ -176,6 +188,12 @@ class TokenizerSizes(NamedTuple):
     @property
     def parameters(self) -> int:
         return self.encoder_parameters + self.decoder_parameters + self.quantizer
+
+    def decoding(self, frames: int) -> float:
+        """Operations of a clip of so many frames through the decoder once."""
+        width = self.decoder.width
+        ends = 2 * width * (2 * self.latent_dim + 2 * self.encoder.width)
+        return frames * (self.decoder.flops(frames) + ends)
 
     def encoding(self, frames: int) -> float:
         """Operations of a clip of so many frames; a token is at most as frequent as a frame."""
@@ -196,25 +214,10 @@ class TokenizerSizes(NamedTuple):
         return frames * (self.encoder.activations(narrow) + self.decoder.activations(narrow) + ends) + weights
 
 
-class OobleckSizes(NamedTuple):
-    """Operations and bytes of a second of sound through the encoder."""
-
-    flops: float
-    traffic: float
-
-    @classmethod
-    def of(cls, conf: OobleckConf) -> "OobleckSizes":
-        width, rate = conf.encoder_hidden_size, float(conf.sampling_rate)
-        flops, elements = 2 * 7 * conf.audio_channels * width * rate, width * rate
-        for stride, before, after in zip(
-            conf.downsampling_ratios, [1, *conf.channel_multiples], conf.channel_multiples, strict=False
-        ):
-            channels, wider = width * before, width * after
-            flops += rate * 3 * (2 * 7 * channels**2 + 2 * channels**2)
-            elements += rate * 7 * channels
-            rate /= stride
-            flops += rate * 2 * 2 * stride * channels * wider
-            elements += rate * wider
-        flops += rate * 2 * 3 * wider * conf.encoder_hidden_size
-        # a convolution reads and writes an element, a snake passes over it five times, in float32
-        return cls(flops, 4 * 12 * elements)
+def _codes(conf: QuantizerConf) -> int:
+    """Of all levels together."""
+    if conf.kind == "fsq":
+        return prod(conf.levels)
+    if conf.kind == "lexical":
+        return conf.words
+    return conf.codebook_size * (len(conf.strides) if conf.kind == "residual" else 1)
