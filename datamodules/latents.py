@@ -35,6 +35,7 @@ class LatentBatch(NamedTuple):
     latents: Tensor  # (B, F, D) float32, the posterior's mean; zeros beyond num_frames
     num_frames: Tensor  # (B) long
     std: Tensor | None  # (B, F, D) float32, of the posterior; None where the codec has none
+    is_padded: bool  # whether a window has fewer than F frames: known here, so that no step asks the device
 
 
 def latent_windows(cut: Cut, rule: WindowRule) -> list[LatentWindow]:
@@ -57,8 +58,14 @@ def collate_latents(windows: Sequence[LatentWindow]) -> LatentBatch:
     arrays = [chunks.load_rows(window.array, window.offset, window.num_frames) for window in windows]
     stds = [chunks.load_rows(window.std, window.offset, window.num_frames) for window in windows if window.std]
     assert len(stds) in (0, len(windows)), "one codec made them all"
-    num_frames = torch.tensor([len(array) for array in arrays])
-    return LatentBatch([window.id for window in windows], _padded(arrays), num_frames, _padded(stds) if stds else None)
+    lengths = [len(array) for array in arrays]
+    return LatentBatch(
+        [window.id for window in windows],
+        _padded(arrays),
+        torch.tensor(lengths),
+        _padded(stds) if stds else None,
+        min(lengths) < max(lengths),
+    )
 
 
 def _padded(arrays: list[np.ndarray]) -> Tensor:

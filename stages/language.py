@@ -5,7 +5,7 @@ Both train the same adapter on cached codes; `openaqa` starts from `caption`'s. 
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
@@ -19,6 +19,7 @@ from datamodules.language.id_batches import LanguageDataModule
 from datamodules.language.packing import Encoded, LanguageBatch
 from datamodules.store import chunks
 from datamodules.store.index import CachedCuts
+from models.language.loss_plan import LossPlan, LossWeights, plan_loss
 from models.language.vocabulary import LabelKind
 from models.language.vocabulary import Turn as ChatTurn
 from stages.base import Exported, Parents, TrainingStage
@@ -26,6 +27,15 @@ from stages.engine import distributed, language_data, optim
 from stages.engine.accumulation import WeightedAccumulation
 from stages.hub import artifacts
 from stages.hub.language_model import build, check_base, configuration_of
+
+
+class PlannedBatch(NamedTuple):
+    """A LanguageBatch, as a step takes it."""
+
+    ids: list[str]
+    plan: LossPlan
+    tokens: int  # without padding
+    positions: int  # with padding
 
 
 class Language(TrainingStage):
@@ -90,22 +100,25 @@ class Language(TrainingStage):
             ]
         return encoded
 
-    def loss(self, batch: LanguageBatch) -> Any:
-        weights = self.conf.loss
-        return self.language.loss(
-            batch.input_ids, batch.attention_mask, batch.labels, batch.kinds, batch.positions, batch.branches,
-            audio_weight=weights.audio_weight, text_weight=weights.text_weight,
-            prompt_weight=weights.prompt_weight, z_loss_weight=weights.z_loss_weight,
-        )  # fmt: skip
+    def on_before_batch_transfer(self, batch: LanguageBatch, dataloader_idx: int) -> PlannedBatch:
+        """On the CPU: what decides sizes is looked at before the batch is copied, so that no step waits for the device."""
+        weights = LossWeights(**plain(self.conf.loss))
+        plan = plan_loss(
+            batch.input_ids, batch.attention_mask, batch.labels, batch.kinds, batch.positions, batch.branches, weights
+        )
+        return PlannedBatch(batch.ids, plan, int(batch.attention_mask.sum()), batch.input_ids.numel())
 
-    def training_step(self, batch: LanguageBatch, batch_idx: int) -> Tensor:
-        losses = self.loss(batch)
+    def training_step(self, batch: PlannedBatch, batch_idx: int) -> Tensor:
+        losses = self.language.planned_loss(batch.plan)
         for name in ("loss", "text_loss", "audio_loss", "distillation_loss", "z_loss"):
             self.log(f"train/{name}", getattr(losses, name), batch_size=len(batch.ids))
         if self.conf.curriculum:
             number = language_data.position(self.conf.curriculum, self.trainer.global_step).number + 1
-            self.log("train/curriculum_entry", float(number), batch_size=len(batch.ids))
-        self.log("train/padding_fraction", 1 - batch.attention_mask.float().mean(), batch_size=len(batch.ids))
+            self.log("train/curriculum_entry", torch.tensor(float(number)), batch_size=len(batch.ids))
+        padding = torch.tensor(
+            1 - batch.tokens / batch.positions
+        )  # a number would be copied to the device, and waited for
+        self.log("train/padding_fraction", padding, batch_size=len(batch.ids))
         if self.accumulation:
             return self.accumulation.add(losses.loss, losses.weight)
         if self.trainer.world_size == 1:
@@ -127,12 +140,12 @@ class Language(TrainingStage):
                 print(f"{self.stage}: curriculum: {text}, {len(self.data.train_items[now.number])} items", flush=True)
                 self.logger.experiment.add_text("train/curriculum", text, step)  # type: ignore[union-attr]
 
-    def counted(self, batch: LanguageBatch) -> dict[str, Tensor | float]:
+    def counted(self, batch: PlannedBatch) -> dict[str, Tensor | float]:
         """For the log of the throughput. Operations without attention, a twentieth at these lengths."""
         if not self.flops_per_position:
             for parameter in self.language.parameters():
                 self.flops_per_position += (6 if parameter.requires_grad else 4) * parameter.numel()
-        return {"tokens": batch.attention_mask.sum(), "flops": float(self.flops_per_position * batch.input_ids.numel())}
+        return {"tokens": float(batch.tokens), "flops": float(self.flops_per_position * batch.positions)}
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """What an entry does not train has no gradient: AdamW leaves it, and its own moments, as they are."""
@@ -149,9 +162,9 @@ class Language(TrainingStage):
     def on_validation_epoch_start(self) -> None:
         self.sums = torch.zeros(4, dtype=torch.float64, device=self.device)
 
-    def validation_step(self, batch: LanguageBatch, batch_idx: int) -> None:
+    def validation_step(self, batch: PlannedBatch, batch_idx: int) -> None:
         self.log("val/items", float(len(batch.ids)), batch_size=1, reduce_fx="sum", sync_dist=True)
-        losses = self.loss(batch)
+        losses = self.language.planned_loss(batch.plan)
         for column, (loss, count) in enumerate(
             ((losses.text_loss, losses.text_tokens), (losses.audio_loss, losses.audio_tokens))
         ):

@@ -77,7 +77,7 @@ class Tokenizer(TrainingStage):
         latents = batch.latents
         if self.conf.sample_posterior and batch.std is not None:
             latents = latents + batch.std * torch.randn(batch.std.shape, generator=generator, device=self.device)
-        losses = self.tokenizer.training_loss(latents, batch.num_frames, generator)
+        losses = self.tokenizer.training_loss(latents, batch.num_frames, generator, batch.is_padded)
         for name in ("loss", "reconstruction", "prior", "commitment"):
             self.log(f"train/{name}", getattr(losses, name), batch_size=len(batch.ids))
         if self.trainer.world_size == 1:

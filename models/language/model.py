@@ -11,29 +11,28 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import GenerationConfig, PreTrainedModel
 
 from models.errors import ModelError, SharedPrefixUnsupported, UnsupportedLanguageModel
 from models.language.chunked_cross_entropy import LogitTransform, chunked_cross_entropy
 from models.language.generation import Guidance, Sampling, generate
 from models.language.lora import attach_lora, without_lora
-from models.language.needed_positions import needed_positions
+from models.language.loss_plan import LossPlan, LossWeights, plan_loss
 from models.language.new_tokens import Initialization, attach_sound_tokens, check_supported
 from models.language.prefix_mask import attention_masks
-from models.language.vocabulary import IGNORED, LabelKind, Vocabulary
+from models.language.vocabulary import Vocabulary
 
 
 class LanguageLoss(NamedTuple):
-    """All (). text_loss, audio_loss and distillation_loss: means over their tokens in nats, NaN without any."""
+    """Tensors are (). text_loss, audio_loss and distillation_loss: means over their tokens in nats, NaN without any."""
 
     loss: Tensor  # (sum of weight x cross-entropy) / (sum of weights) + z_loss_weight x z_loss
     text_loss: Tensor
     audio_loss: Tensor
     distillation_loss: Tensor  # divergence from the base LLM, of the positions of kind DISTILLED
     z_loss: Tensor  # (log Z)^2, under the same weights, before z_loss_weight
-    text_tokens: Tensor  # long
-    audio_tokens: Tensor  # long
+    text_tokens: int
+    audio_tokens: int
     weight: Tensor  # the sum of weights, that `loss` is a mean over
 
 
@@ -140,61 +139,50 @@ class SoundLanguageModel(nn.Module):
         few hundred at a time, in float32.
         Raises ModelError where no position has one.
         """
-        table = torch.zeros(len(LabelKind), device=input_ids.device)
-        table[LabelKind.PROMPT], table[LabelKind.TEXT] = prompt_weight, text_weight
-        table[LabelKind.AUDIO], table[LabelKind.DISTILLED] = audio_weight, text_weight
-        weights = table[label_kinds] * attention_mask * ((labels != IGNORED) | (label_kinds == LabelKind.PROMPT))
-        # the hidden state of position s - 1 predicts position s
-        predicted = weights[:, 1:] > 0
-        if branches is not None:
-            predicted &= (branches[:, 1:] == branches[:, :-1]) | (branches[:, :-1] == 0)
-        if not predicted.any():
-            raise ModelError("no position of this batch has a weight: there is no answer in it, or its weight is 0")
-        targets = torch.where(labels == IGNORED, input_ids, labels)[:, 1:][predicted]
-        weight, kinds = weights[:, 1:][predicted], label_kinds[:, 1:][predicted]
-        predicting = F.pad(predicted, (0, 1))
-        columns, valid = needed_positions(predicting, branches)
-        ids, predicting = input_ids.gather(1, columns), predicting.gather(1, columns) & valid
-        if branches is not None and positions is not None:
-            branches, positions = branches.gather(1, columns), positions.gather(1, columns)
-        hidden = self._hidden(ids, valid.long(), positions, branches)[predicting]
+        weights = LossWeights(audio_weight, text_weight, prompt_weight, z_loss_weight)
+        parts = (input_ids, attention_mask, labels, label_kinds, positions, branches)
+        plan = plan_loss(*(None if part is None else part.cpu() for part in parts), weights)
+        return self.planned_loss(plan.to(input_ids.device))
 
-        distilled = kinds == LabelKind.DISTILLED
-        head, parts, order = self._head(), [], []
-        for rows in (~distilled, distilled):
-            if not rows.any():
+    def planned_loss(self, plan: LossPlan) -> LanguageLoss:
+        """The loss of a batch that `plan_loss` planned; it never waits for the device, where the plan is."""
+        hidden = self._hidden(plan.input_ids, plan.valid, plan.positions, plan.branches)
+        hidden = hidden.flatten(0, 1).index_select(0, plan.predicting)
+        text, new_rows = self._head().text_rows(), self._head().new_rows
+        parts = []
+        for part in (slice(0, plan.num_targets), slice(plan.num_targets, len(plan.predicting))):
+            if part.start == part.stop:
                 continue
             teacher = None
-            if rows is distilled:
-                sequences = (label_kinds == LabelKind.DISTILLED).any(1)
-                teacher = self._base_hidden(ids, valid.long(), sequences)[predicting][rows]
-            text = head.text_rows()
+            if part.start == plan.num_targets:
+                teacher = self._base_hidden(plan).flatten(0, 1).index_select(0, plan.predicting[part])
             parts.append(
                 chunked_cross_entropy(
-                    hidden[rows],
+                    hidden[part],
                     text.weight,
                     text.bias,
-                    head.new_rows,
-                    targets[rows],
-                    weight[rows],
-                    z_loss_weight,
+                    new_rows,
+                    plan.targets[part],
+                    plan.weights[part],
+                    plan.z_loss_weight,
                     self.logit_transform,
                     teacher,
                 )
             )
-            order.append(rows.nonzero()[:, 0])
-        weight, kinds = weight[torch.cat(order)], kinds[torch.cat(order)]
         per_token = torch.cat([part.per_token for part in parts])
         log_partition = torch.cat([part.log_partition for part in parts])
-        total = weight.sum()
+        total = plan.weights.sum()
+        text_loss, audio_loss, distillation_loss = (
+            per_token[chosen].mean() for chosen in (plan.text, plan.audio, plan.distilled)
+        )
         return LanguageLoss(
             loss=torch.stack([part.loss for part in parts]).sum() / total,
-            text_loss=per_token[kinds == LabelKind.TEXT].mean(),
-            audio_loss=per_token[kinds == LabelKind.AUDIO].mean(),
-            distillation_loss=per_token[kinds == LabelKind.DISTILLED].mean(),
-            z_loss=(weight * log_partition.square()).sum() / total,
-            text_tokens=(kinds == LabelKind.TEXT).sum(),
-            audio_tokens=(kinds == LabelKind.AUDIO).sum(),
+            text_loss=text_loss,
+            audio_loss=audio_loss,
+            distillation_loss=distillation_loss,
+            z_loss=(plan.weights * log_partition.square()).sum() / total,
+            text_tokens=len(plan.text),
+            audio_tokens=len(plan.audio),
             weight=total,
         )
 
@@ -244,12 +232,11 @@ class SoundLanguageModel(nn.Module):
     def _hidden(
         self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor | None = None, branches: Tensor | None = None
     ) -> Tensor:
-        """(B, S) -> (B, S, D) after the last norm.
+        """(B, S), right-padded -> (B, S, D) after the last norm. branches: None where no position is of one.
 
         Causal: padding on the right needs no mask, and attention takes its fast path. Raises SharedPrefixUnsupported.
         """
-        assert attention_mask[:, 0].all(), "right-padded"
-        if branches is None or not branches.any():
+        if branches is None:
             return self._body(input_ids)
         assert positions is not None, "branches come with positions"
         if not self.supports_shared_prefix:
@@ -267,18 +254,16 @@ class SoundLanguageModel(nn.Module):
         ).last_hidden_state
 
     @torch.no_grad()
-    def _base_hidden(self, input_ids: Tensor, attention_mask: Tensor, rows: Tensor) -> Tensor:
-        """Hidden states (B, S, D) of the LLM without LoRA for the rows (B) that are True; 0 for the others."""
-        mode = self.training
+    def _base_hidden(self, plan: LossPlan) -> Tensor:
+        """Hidden states (B, S', D) of the LLM without LoRA for the rows that have a teacher; 0 for the others."""
+        mode, rows = self.training, plan.teacher_rows
         self.eval()
         try:
             with without_lora(self.lm):
-                hidden = self._hidden(input_ids[rows], attention_mask[rows])
+                hidden = self._hidden(plan.input_ids[rows], plan.valid[rows])
         finally:
             self.train(mode)
-        all_rows = hidden.new_zeros(len(rows), *hidden.shape[1:])
-        all_rows[rows] = hidden
-        return all_rows
+        return hidden.new_zeros(len(plan.input_ids), *hidden.shape[1:]).index_copy(0, rows, hidden)
 
     @torch.no_grad()
     def _keeps_branches_apart(self) -> bool:

@@ -60,7 +60,7 @@ class ResidualQuantizer(Quantizer):
                 level = book(pooled, valid, update)
                 loss = loss + level.loss
                 if started:
-                    error = pooled.detach() - book.decode(level.codes)
+                    error = pooled.detach() - book.decode_valid(level.codes)
                     loss = loss + masked_mean(error.square().mean(-1), valid)
                 codes.append(repeat_last(level.codes, valid))
                 part = level.quantized.repeat_interleave(stride, 1)

@@ -9,6 +9,8 @@ and Vassilvitskii 2007: k-means++).
     quantised (B, N, D) ◄──project── (B, N, d) ◄──codebook──────────────────┘
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -93,6 +95,8 @@ class VectorQuantizer(Quantizer):
         self.register_buffer("filled", torch.tensor(0))
         self.register_buffer("step", torch.tensor(0))
         self.register_buffer("ready", torch.tensor(False))
+        self._known: _Progress | None = None  # ready and step, without a wait for the device; None: read the buffers
+        self.register_load_state_dict_post_hook(_read_again)
 
     def forward(self, latents: Tensor, mask: Tensor | None, update: bool) -> Quantized:
         """In training with update, nothing is quantised until the reservoir is full.
@@ -119,17 +123,21 @@ class VectorQuantizer(Quantizer):
             if divergence is not None:
                 loss = loss + self.kl_weight * masked_mean(divergence, mask)
             if update:
-                self._update(vectors.detach()[mask], codes[mask])
+                self._update(vectors.detach(), codes, mask)
             return Quantized(self.project_out(straight_through(vectors, chosen) if started else vectors), codes, loss)
 
     def decode(self, codes: Tensor) -> Tensor:
         self._check(codes)
+        return self.decode_valid(codes)
+
+    def decode_valid(self, codes: Tensor) -> Tensor:
+        """As `decode`, for codes that are known to be in the codebook: the device is not asked."""
         with torch.autocast(codes.device.type, enabled=False):
             return self.project_out(self.codebook[codes])
 
     @property
     def started(self) -> bool:
-        return bool(self.ready)
+        return self._progress().ready
 
     @property
     def vectors(self) -> Tensor:
@@ -140,31 +148,38 @@ class VectorQuantizer(Quantizer):
         return torch.Generator(device=device).manual_seed(self._step_seed() ^ (rank() + 1) << 40)
 
     def _step_seed(self) -> int:
-        return (self.seed * 1_000_003 + int(self.step)) % (1 << 62)
+        return (self.seed * 1_000_003 + self._progress().step) % (1 << 62)
+
+    def _progress(self) -> "_Progress":
+        if self._known is None:
+            self._known = _Progress(bool(self.ready), int(self.step))
+        return self._known
 
     @torch.no_grad()
-    def _update(self, vectors: Tensor, codes: Tensor) -> None:
-        """One step. vectors (M, d) and codes (M) of this rank, without padding.
+    def _update(self, vectors: Tensor, codes: Tensor, mask: Tensor) -> None:
+        """One step. vectors (B, N, d), codes and mask (B, N) of this rank.
 
-        Every rank takes part in the collectives, also with M = 0. Vectors that are not finite are left out: they would
-        stay in the running means for ever.
+        Every rank takes part in the collectives, also without a vector. Vectors that are not finite are left out: they
+        would stay in the running means for ever. Only the steps that fill the reservoir or revive codes pick vectors
+        out, for which a GPU is waited for.
         """
-        finite = vectors.isfinite().all(-1)
-        vectors, codes = vectors[finite], codes[finite]
-        step = int(self.step)
+        valid = mask & vectors.isfinite().all(-1)
+        ready, step = self._progress()
         generator = torch.Generator().manual_seed(self._step_seed())
-        if not self.ready:
-            self._fill(gather(vectors), generator)
+        if not ready:
+            ready = self._fill(gather(vectors[valid]), generator)
         else:
-            self._follow(vectors, codes)
+            self._follow(vectors, codes, valid)
             if step < self.revive_until and (step + 1) % self.revive_every == 0:
-                self._revive(gather(vectors), generator)
+                self._revive(gather(vectors[valid]), generator)
         self.step += 1
+        self._known = _Progress(ready, step + 1)
 
-    def _follow(self, vectors: Tensor, codes: Tensor) -> None:
-        """Updates the running means, summed over ranks; a code without vectors keeps its direction."""
+    def _follow(self, vectors: Tensor, codes: Tensor, valid: Tensor) -> None:
+        """Updates the running means, summed over ranks; a code without valid vectors keeps its direction."""
         totals = vectors.new_zeros(self.codebook_size, self.code_dim + 1)
-        totals.index_add_(0, codes, F.pad(vectors, (0, 1), value=1.0))
+        rows = torch.where(valid[..., None], F.pad(vectors, (0, 1), value=1.0), 0.0)
+        totals.index_add_(0, codes.flatten(), rows.flatten(0, 1))
         add_up(totals)
         uses = totals[:, -1]
         self.counts.lerp_(uses, 1 - self.decay)
@@ -186,10 +201,10 @@ class VectorQuantizer(Quantizer):
         self.sums[dead] = chosen * mean
         self.counts[dead] = mean
 
-    def _fill(self, vectors: Tensor, generator: torch.Generator) -> None:
+    def _fill(self, vectors: Tensor, generator: torch.Generator) -> bool:
         """Puts vectors (M, d) into the reservoir, a random part of them where not all fit.
 
-        A full reservoir starts the codebook.
+        A full reservoir starts the codebook: whether it has.
         """
         vectors_a_step = len(vectors)
         start = int(self.filled)
@@ -198,8 +213,8 @@ class VectorQuantizer(Quantizer):
             vectors = vectors[torch.randperm(len(vectors), generator=generator)[:room].to(vectors.device)]
         self.reservoir[start : start + len(vectors)] = vectors
         self.filled += len(vectors)
-        if int(self.filled) < self.reservoir_size:
-            return
+        if start + len(vectors) < self.reservoir_size:
+            return False
         codebook, uses = kmeans(self.reservoir, self.codebook_size, self.kmeans_iterations, generator)
         agree(codebook, uses)
         self.codebook.copy_(codebook)
@@ -207,3 +222,15 @@ class VectorQuantizer(Quantizer):
         self.counts.copy_(uses * (vectors_a_step / self.reservoir_size))
         self.sums.copy_(self.codebook * self.counts[:, None])
         self.ready.fill_(True)
+        return True
+
+
+class _Progress(NamedTuple):
+    """The buffers of the same names."""
+
+    ready: bool
+    step: int
+
+
+def _read_again(quantizer: VectorQuantizer, _: object) -> None:
+    quantizer._known = None

@@ -102,12 +102,16 @@ class LatentTokenizer(nn.Module):
         self.latent_mean.copy_(mean)
         self.latent_std.copy_(std)
 
-    def training_loss(self, latents: Tensor, num_frames: Tensor, generator: torch.Generator) -> TokenizerLoss:
+    def training_loss(
+        self, latents: Tensor, num_frames: Tensor, generator: torch.Generator, is_padded: bool | None = None
+    ) -> TokenizerLoss:
         """latents (B, F, D), of which num_frames (B) are valid. In training mode the codebook learns, too.
 
-        Noise, times and dropout come from the generator; the objective mse draws nothing.
+        Noise, times and dropout come from the generator; the objective mse draws nothing. is_padded: whether a clip has
+        fewer than F frames, for a caller that knows and has checked that num_frames are 1 to F; None asks the device,
+        and waits for it.
         """
-        frame_mask = self._valid_frames(latents, num_frames)
+        frame_mask = self._valid_frames(latents, num_frames, check=is_padded is None)
         x_1 = self._standardized(latents, frame_mask)
         tokens = self.encoder(x_1, num_frames, self.grid)
         num_tokens = self.grid.num_tokens(num_frames)
@@ -127,7 +131,7 @@ class LatentTokenizer(nn.Module):
             dropped = (torch.rand(len(x_1), generator=generator, device=device) < self.token_dropout).to(x_1.device)
             task = _velocity_matching(noise, x_1, t)
         condition = self.decoder.without_tokens(condition, dropped)
-        predicted = self.decoder(task.x_t, task.t, condition, _key_mask(frame_mask))
+        predicted = self.decoder(task.x_t, task.t, condition, _key_mask(frame_mask, is_padded))
         reconstruction = flow.masked_mean_square(predicted, task.target, frame_mask)
         loss = reconstruction + self.prior_weight * prior + quantized.loss
         code_mask = _first(self.quantizer.num_codes(num_tokens), quantized.codes.shape[1])
@@ -195,7 +199,7 @@ class LatentTokenizer(nn.Module):
         """
         if guidance == 1:
             return self.decoder(x_t, t, condition, mask)
-        dropped = torch.tensor([False, True], device=x_t.device).repeat_interleave(len(x_t))
+        dropped = torch.arange(2 * len(x_t), device=x_t.device) >= len(x_t)
         both = self.decoder.without_tokens(condition.repeat(2, 1, 1), dropped)
         masks = None if mask is None else mask.repeat(2, 1)
         velocities = self.decoder(x_t.repeat(2, 1, 1), t.repeat(2), both, masks)
@@ -233,11 +237,11 @@ class LatentTokenizer(nn.Module):
         """latents (B, F, D) with mean 0 and deviation 1 by channel; padding is 0, whatever it was."""
         return torch.where(frame_mask[..., None], (latents.float() - self.latent_mean) / self.latent_std, 0.0)
 
-    def _valid_frames(self, latents: Tensor, num_frames: Tensor) -> Tensor:
-        """(B, F) bool. Raises ModelError for latents of another shape, or num_frames outside 1 to F."""
+    def _valid_frames(self, latents: Tensor, num_frames: Tensor, check: bool = True) -> Tensor:
+        """(B, F) bool. Raises ModelError for latents of another shape, or, if checked, num_frames outside 1 to F."""
         if latents.dim() != 3 or latents.shape[-1] != self.encoder.latent_dim:
             raise ModelError(f"latents of shape {tuple(latents.shape)}; (B, F, {self.encoder.latent_dim}) is allowed")
-        if int(num_frames.min()) < 1 or int(num_frames.max()) > latents.shape[1]:
+        if check and (int(num_frames.min()) < 1 or int(num_frames.max()) > latents.shape[1]):
             raise ModelError(f"num_frames {num_frames.tolist()}; 1 to F = {latents.shape[1]} are allowed")
         return _first(num_frames, latents.shape[1])
 
@@ -271,6 +275,6 @@ def _without_padding(codes: Tensor, num_codes: Tensor) -> Tensor:
     return codes.masked_fill(~_first(num_codes, codes.shape[1]), 0)
 
 
-def _key_mask(mask: Tensor) -> Tensor | None:
+def _key_mask(mask: Tensor, is_padded: bool | None = None) -> Tensor | None:
     """mask (B, F), or None where nothing is padding: attention has faster kernels without a mask."""
-    return None if bool(mask.all()) else mask
+    return mask if (not mask.all() if is_padded is None else is_padded) else None

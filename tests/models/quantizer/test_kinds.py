@@ -286,7 +286,7 @@ def test_learning_samples_and_evaluation_takes_the_likeliest(kind: str):
     assert torch.equal(likeliest, (projected @ model.codebook.T).argmax(-1))
     steps = [copy.deepcopy(model)(latents, None, update=True).codes for _ in range(2)]
     assert torch.equal(*steps) and not torch.equal(steps[0], likeliest)  # drawn from (seed, step)
-    model.step += 1
+    model.load_state_dict(model.state_dict() | {"step": model.step + 1})
     assert not torch.equal(model(latents, None, update=True).codes, steps[0])
 
 

@@ -189,6 +189,14 @@ def test_values_of_padding_change_no_training_loss(objective: str, training: boo
     assert not [name for name, x in clean.state_dict().items() if not torch.equal(x, dirty.state_dict()[name])]
 
 
+@pytest.mark.parametrize("lengths", [(24, 24), (24, 13)])
+def test_whether_there_is_padding_may_be_known_before(lengths: tuple[int, int]):
+    model = tokenizer("flow")
+    latents, num_frames = clips(24, *lengths)
+    known = model.training_loss(latents, num_frames, seeded(), is_padded=lengths[0] > lengths[1])
+    assert torch.equal(known.loss, loss(model, latents, num_frames).loss)
+
+
 def test_training_loss_more_padding_changes_nothing():
     model = tokenizer("mse")
     latents, num_frames = clips(24, 24, 13, 1)
