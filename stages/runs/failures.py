@@ -2,7 +2,8 @@
 
 `error.txt` is of the newest start that failed: the next start removes it, so that a finished run has none. Of several
 ranks the one that fails first writes it, and the others leave it as it is. A run without a folder yet, refused before
-its first step, has none: its message says that --debug shows the traceback. No torch here.
+its first step, has none: where another error is behind its own, the message says that --debug shows the traceback.
+No torch here.
 """
 
 import errno
@@ -58,8 +59,10 @@ def kept(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        path = _write(folder, error) if folder.is_dir() else None
-        error.add_note(f"The traceback is in {path}" if path else "The same command with --debug shows the traceback")
+        if folder.is_dir() and (path := _write(folder, error)):
+            error.add_note(f"The traceback is in {path}")
+        elif error.__cause__:  # else its message is all there is
+            error.add_note("The same command with --debug shows the traceback")
         raise
 
 

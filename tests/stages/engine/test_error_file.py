@@ -172,6 +172,9 @@ def test_a_second_rank_leaves_the_file_of_the_first(tmp_path: Path):
     run_failures.clear(tmp_path)
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ValueError) as caught, run_failures.kept(tmp_path / "no run"):
-        raise ValueError
+        raise ValueError from OSError()
     assert caught.value.__notes__ == ["The same command with --debug shows the traceback"]
+    with pytest.raises(ValueError) as caught, run_failures.kept(tmp_path / "no run"):
+        raise ValueError
+    assert not hasattr(caught.value, "__notes__"), "a mistake without a story"
     assert list(tmp_path.iterdir()) == [], "no folder is made for it"
