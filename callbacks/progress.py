@@ -1,7 +1,8 @@
-"""One clean progress line: a live bar on a terminal, else (a SLURM log, a pipe) a printed line at every tenth and every
+"""One clean progress line: a live bar on a terminal, else (a SLURM log, a pipe) a logged line at every tenth and every
 minute. No Lightning here: commands that do not train show it too.
 """
 
+import logging
 import time
 
 from rich.console import Console
@@ -15,6 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+log = logging.getLogger(__name__)
 SECONDS_BETWEEN_LINES = 60.0  # at most, where no tenth is reached
 
 
@@ -56,7 +58,7 @@ class ProgressLine:
                 self.printed_tenth, self.printed_at = tenth, now
                 seconds = now - self.began
                 line = f"{self.name:<14} {done:>6}/{self.total} {self.unit}  {seconds:6.1f} s  {note}"
-                print(line + self._time_left(done, seconds), flush=True)
+                log.info(line + self._time_left(done, seconds))
 
     def stop(self) -> None:
         if self.live is not None:

@@ -3,6 +3,7 @@
 Both train the same adapter on cached codes; `openaqa` starts from `caption`'s. What differs is the mixture of conversations.
 """
 
+import logging
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +28,8 @@ from stages.engine import distributed, language_data, optim
 from stages.engine.accumulation import WeightedAccumulation
 from stages.hub import artifacts
 from stages.hub.language_model import build, check_base, configuration_of
+
+log = logging.getLogger(__name__)
 
 
 class PlannedBatch(NamedTuple):
@@ -137,7 +140,7 @@ class Language(TrainingStage):
                 f"{now.name} (entry {now.number + 1} of {len(entries)}), step {now.step} of {entries[now.number].steps}"
             )
             if self.trainer.is_global_zero:
-                print(f"{self.stage}: curriculum: {text}, {len(self.data.train_items[now.number])} items", flush=True)
+                log.info("%s: curriculum: %s, %d items", self.stage, text, len(self.data.train_items[now.number]))
                 self.logger.experiment.add_text("train/curriculum", text, step)  # type: ignore[union-attr]
 
     def counted(self, batch: PlannedBatch) -> dict[str, Tensor | float]:

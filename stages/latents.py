@@ -5,6 +5,7 @@ Reading, encoding and writing overlap. Recordings of the same bytes under severa
 """
 
 import json
+import logging
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -33,6 +34,8 @@ from stages.base import ChunkStage, Exported, Parents
 from stages.hub import artifacts
 from stages.runs import corpora
 from stages.runs.files import hash_folder, write_whole
+
+log = logging.getLogger(__name__)
 
 
 class Latents(ChunkStage):
@@ -76,9 +79,8 @@ class Latents(ChunkStage):
     def on_predict_start(self) -> None:
         super().on_predict_start()
         if self.duplicates and self.global_rank == 0:
-            print(
-                f"latents: {self.duplicates} of {len(self.cuts)} recordings hold another's bytes and share its latents"
-            )
+            text = "latents: %d of %d recordings hold another's bytes and share its latents"
+            log.info(text, self.duplicates, len(self.cuts))
 
     def encode(self, batch: WaveformBatch, writer: chunks.ChunkWriter) -> None:
         for group in batch.groups:
@@ -144,9 +146,8 @@ class Latents(ChunkStage):
             line.update(done)
         codec.fit()
         line.stop()
-        print(
-            f"vae            {codec.latent_dim} components keep {100 * float(codec.explained_variance):.1f} % of the log-mel variance"
-        )
+        text = "vae            %d components keep %.1f %% of the log-mel variance"
+        log.info(text, codec.latent_dim, 100 * float(codec.explained_variance))
 
 
 def _windows(cuts: CachedCuts, rule: WindowRule) -> dict[str, int]:

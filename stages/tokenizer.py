@@ -4,6 +4,7 @@ One class for both: the paper's flow-matching tokenizer and its VQ-MSE baseline 
 """
 
 import copy
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from stages.base import Exported, Parents, TrainingStage
 from stages.engine import distributed, optim
 from stages.hub import artifacts
 
+log = logging.getLogger(__name__)
 GAP_TIMES = (0.1, 0.5, 0.9)
 COLLAPSED = 0.005  # share of the codebook below which a perplexity is a collapse
 
@@ -139,10 +141,11 @@ class Tokenizer(TrainingStage):
             return
         self.collapsed = True
         if self.trainer.is_global_zero:
-            print(
-                f"{self.stage}: the codebook has collapsed at step {self.trainer.global_step}: perplexity {perplexity:.1f} of {size} codes. "
-                "Lower optimizer.learning_rate, raise flow.prior_weight, or revive longer (quantizer.revive_until)"
-            )
+            log.warning(
+                "%s: the codebook has collapsed at step %d: perplexity %.1f of %d codes. Lower optimizer.learning_rate, "
+                "raise flow.prior_weight, or revive longer (quantizer.revive_until)",
+                self.stage, self.trainer.global_step, perplexity, size,
+            )  # fmt: skip
 
     def decode(self, batch: LatentBatch, seed: int) -> Tensor:
         """Latents (B, F, D) after encoder, codes and the averaged decoder, with the configured sampler."""

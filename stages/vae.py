@@ -4,6 +4,7 @@ Spectral loss on the sound, a light KL on the posterior, and a discriminator tha
 arXiv:2407.14358). Two optimizers, both stepped on every batch; a step of the VAE is a step of the Trainer.
 """
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from models.metrics.reconstruction import MelDistance, MultiResolutionStftDistan
 from stages.base import Exported, Parents, TrainingStage
 from stages.engine import optim
 from stages.runs import corpora
+
+log = logging.getLogger(__name__)
 
 
 class Vae(TrainingStage):
@@ -59,7 +62,8 @@ class Vae(TrainingStage):
         cuts, seconds = self.recordings.cuts, self.conf.crop_samples / self.sample_rate
         short = sum(cut.duration < seconds for cut in cuts)
         if short:
-            print(f"vae: {short} of {len(cuts)} recordings are shorter than a crop of {seconds:.2f} s: silence follows")
+            text = "vae: %d of %d recordings are shorter than a crop of %.2f s: silence follows"
+            log.warning(text, short, len(cuts), seconds)
         self.data = CropDataModule(
             cuts,
             self.recordings.roots,
@@ -154,11 +158,12 @@ class Vae(TrainingStage):
         before, after = self.untrained.tolist(), self.held_out().tolist()
         self.vae.cpu().save_pretrained(artifact)
         if self.data.validation_cuts:
-            print(f"vae            held-out mel distance: {before[0]:.4f} untrained, {after[0]:.4f} trained")
+            log.info("vae            held-out mel distance: %.4f untrained, %.4f trained", before[0], after[0])
         else:
-            print(
-                f"vae            no recording of {', '.join(self.conf.data.corpora)} is held out for validation, so no distance was measured. "
-                "Prepare the corpus with --validation_fraction=0.1"
+            log.warning(
+                "vae            no recording of %s is held out for validation, so no distance was measured. Prepare the "
+                "corpus with --validation_fraction=0.1",
+                ", ".join(self.conf.data.corpora),
             )
         facts = {
             "sample_rate": self.sample_rate,

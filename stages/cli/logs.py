@@ -1,18 +1,25 @@
-"""Notes of the command: through `logging`, to stderr, with the rank if several run. stdout is for the answer."""
+"""Notes of the command: through `logging`, to stderr; of several ranks those of rank 0, and errors of all, with the rank.
+
+stdout is for the answer: tables, what is done, what was asked for.
+"""
 
 import logging
 import sys
 
-from stages.runs.ranks import is_one_of_several, rank
+from stages.runs.ranks import rank
 
 ROOMS = ("stages", "datamodules", "models", "callbacks", "conf")
 
 
 class ToStderr(logging.Handler):
-    """A line a record, to what sys.stderr is at that time."""
+    """Writes to what sys.stderr is at that time."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        prefix = f"rank {rank()}: " if is_one_of_several() else ""
+        number = rank()
+        if number and record.levelno < logging.ERROR:
+            return  # rank 0 notes the same
+        prefix = f"rank {number}: " if number else ""
+        sys.stdout.flush()  # what was printed before comes before it where both go to one file
         print(f"{prefix}{self.format(record)}", file=sys.stderr, flush=True)
 
 

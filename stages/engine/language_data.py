@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -30,6 +31,7 @@ from datamodules.store.index import CachedCuts
 from stages.engine.optim import Phase
 from stages.runs.files import write_whole
 
+log = logging.getLogger(__name__)
 MANY = 20_000  # entries: below it no line says how far the measuring is
 
 
@@ -93,9 +95,8 @@ def data(
                 f"conversations, or texts; mixture is {plain(entry.mixture)}, max_tokens {made_from.max_tokens}, too long {_counts(made.too_long) or 0}."
             )
     if made.too_long:
-        print(
-            f"{stage}: longer than max_tokens={batching.max_tokens}, or its entry's own, and left out: {_counts(made.too_long)}"
-        )
+        text, counts = "%s: longer than max_tokens=%d, or its entry's own, and left out: %s", _counts(made.too_long)
+        log.info(text, stage, batching.max_tokens, counts)
     return made
 
 

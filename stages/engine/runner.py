@@ -40,6 +40,8 @@ from stages.runs.progress import damaged_checkpoints, newest_checkpoint
 from stages.runs.receipts import Receipt
 from stages.runs.state import begin_run, check_unfinished, run_folder, state_of
 
+log = logging.getLogger(__name__)
+
 
 def run(stage: str, conf: StageConf, stop: Stop, restart: bool = False) -> Receipt | None:
     """Runs or resumes a stage to its end and returns its receipt; None on the ranks that do not write it.
@@ -79,7 +81,7 @@ def _run(stage: str, conf: StageConf, stop: Stop, restart: bool) -> Receipt | No
 
     chosen = devices.precision(conf, folder, restart)
     if first and conf.trainer.precision == "auto":
-        print(f"{stage:<14} computes in {chosen.value}: {chosen.reason}")
+        log.info("%-14s computes in %s: %s", stage, chosen.value, chosen.reason)
     name, _, attribute = STAGES[stage].target.partition(":")
     module: Stage = getattr(importlib.import_module(name), attribute)(stage, conf, parents, folder)
     watch = RankWatch(stage)
@@ -96,8 +98,8 @@ def _run(stage: str, conf: StageConf, stop: Stop, restart: bool) -> Receipt | No
     # that of rank 0: another machine may see an older listing of the folder
     newest = trainer.strategy.broadcast(newest_checkpoint(folder))
     if first and (damaged := damaged_checkpoints(folder)):
-        names = ", ".join(path.name for path in damaged)
-        print(f"{stage:<14} {names} is cut short; going on from {newest.name if newest else 'the beginning'}")
+        names, begin = ", ".join(path.name for path in damaged), newest.name if newest else "the beginning"
+        log.warning("%-14s %s is cut short; going on from %s", stage, names, begin)
     try:
         if isinstance(conf, TrainingStageConf):
             trainer.fit(module, datamodule=module.datamodule(), ckpt_path=newest, weights_only=True)
@@ -213,7 +215,7 @@ def _say_stopped(stage: str, conf: StageConf, trainer: L.Trainer, why: str) -> N
     else:
         state = state_of(stage, conf)
         where = state.detail if state.word == "partial" else "the beginning"
-    print(f"{stage:<14} stopped at {where} by {why}; the same command goes on", flush=True)
+    log.info("%-14s stopped at %s by %s; the same command goes on", stage, where, why)
 
 
 def _slurm() -> list[SLURMEnvironment]:

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from stages.runs import receipts
 from stages.runs.files import write_whole
 from stages.runs.identity import fingerprint
 
+log = logging.getLogger(__name__)
 LISTED = 100  # of the skipped recordings in a receipt
 
 
@@ -127,13 +129,14 @@ def _read_published(corpus: str, name: str, configuration: PublishedConf) -> dic
     )  # fmt: skip
     report = done.report
     if report.skipped:
-        print(f"{name}: {len(report.skipped)} recordings were left out, listed in {out / 'missing.jsonl'}")
+        log.warning("%s: %d recordings were left out, listed in %s", name, len(report.skipped), out / "missing.jsonl")
     if done.repeated:
-        print(f"{name}: {done.repeated} rows repeat an earlier one; they count once")
-    prepare_folder.say_short(name, report.short)
+        log.info("%s: %d rows repeat an earlier one; they count once", name, done.repeated)
+    prepare_folder.warn_of_short(name, report.short)
     for taken, others in list(done.several.items())[:1]:
-        print(f"{name}: {len(done.several)} clips have several files; one is taken, as {taken} and not {others[0]}")
-    _say_contaminated(name, out, len(done.contaminated), configuration.contamination)
+        text = "%s: %d clips have several files; one is taken, as %s and not %s"
+        log.info(text, name, len(done.several), taken, others[0])
+    _warn_of_contaminated(name, out, len(done.contaminated), configuration.contamination)
     return {
         "recordings": report.recordings,
         "seconds": report.seconds,
@@ -161,12 +164,13 @@ def _read_openaqa(name: str, configuration: QuestionsConf) -> tuple[str, dict[st
             f"{dataset or '(none)':<24} {counts.records:>9} {counts.found:>9} {counts.missing:>9} {counts.duplicated:>10}"
         )
     if done.missing:
-        print(f"{name}: {done.missing} recordings are in no prepared corpus, listed in {out / 'missing.jsonl'}")
+        listed = out / "missing.jsonl"
+        log.warning("%s: %d recordings are in no prepared corpus, listed in %s", name, done.missing, listed)
     if done.filtered:
-        print(f"{name}: {done.filtered} records are of other tasks or datasets")
+        log.info("%s: %d records are of other tasks or datasets", name, done.filtered)
     if done.repeated:
-        print(f"{name}: {done.repeated} records repeat an earlier one; they count once")
-    _say_contaminated(name, out, done.contaminated, configuration.contamination)
+        log.info("%s: %d records repeat an earlier one; they count once", name, done.repeated)
+    _warn_of_contaminated(name, out, done.contaminated, configuration.contamination)
     report = done.report
     return str(done.root.resolve()), {
         "recordings": report.recordings,
@@ -181,18 +185,17 @@ def _read_openaqa(name: str, configuration: QuestionsConf) -> tuple[str, dict[st
     }
 
 
-def _say_contaminated(name: str, out: Path, count: int, contamination: str) -> None:
+def _warn_of_contaminated(name: str, out: Path, count: int, contamination: str) -> None:
     """Both ways: this corpus' training recordings in a test split, and others' in this one's."""
     from datamodules.corpora.contamination import count_trained
 
     if count:
         what = "left out" if contamination == "drop" else "kept"
-        listed = out / "contaminated.jsonl"
-        print(f"{name}: {count} training recordings are in a test split and are {what}, listed in {listed}")
+        text = "%s: %d training recordings are in a test split and are %s, listed in %s"
+        log.warning(text, name, count, what, out / "contaminated.jsonl")
     for other, number in count_trained(out).items():
-        print(
-            f"{name}: {number} training recordings of {other} are in this test split: prepare {other} again, and they are left out"
-        )
+        text = "%s: %d training recordings of %s are in this test split: prepare %s again, and they are left out"
+        log.warning(text, name, number, other, other)
 
 
 def _hash_cuts(path: Path) -> str:

@@ -1,5 +1,6 @@
 """`stage prepare folder`: a table of recordings: what is asked of it first, and what was read of it. No torch here."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from conf.errors import UsageError
 from conf.sections.corpora import FolderConf
 from datamodules.corpora import FOLDER
 
+log = logging.getLogger(__name__)
 WITHOUT = {  # split -> what it means to have none of it
     "validation": "nothing is measured in training. Write validation in the column split of some, or leave it empty",
     "test": "nothing can be evaluated, and run all does not start. Write test in the column split of some, or --split_by=COLUMN --test=VALUE",
@@ -36,12 +38,12 @@ def read(name: str, configuration: FolderConf) -> dict[str, Any]:
     )  # fmt: skip
     report = done.report
     if report.skipped:
-        print(f"{name}: {len(report.skipped)} recordings were left out (--data.on_bad=skip):")
-        for path, reason in report.skipped[:LISTED]:
-            print(f"  {path}: {reason}")
+        lines = [f"{name}: {len(report.skipped)} recordings were left out (--data.on_bad=skip):"]
+        lines += [f"  {path}: {reason}" for path, reason in report.skipped[:LISTED]]
         if (more := len(report.skipped) - LISTED) > 0:
-            print(f"  and {more} more, listed in {out / 'missing.jsonl'}")
-    say_short(name, report.short)
+            lines.append(f"  and {more} more, listed in {out / 'missing.jsonl'}")
+        log.warning("\n".join(lines))
+    warn_of_short(name, report.short)
     return {
         "recordings": report.recordings,
         "seconds": report.seconds,
@@ -66,8 +68,10 @@ def closing(report: dict[str, Any], configuration: FolderConf) -> Iterator[str]:
             yield f"no recording is for {split}: {meaning}"
 
 
-def say_short(name: str, count: int) -> None:
+def warn_of_short(name: str, count: int) -> None:
     from datamodules.corpora.writer import SHORT
 
     if count:
-        print(f"{name}: {count} recordings are shorter than {SHORT} s: a token or two is all there is of each")
+        log.warning(
+            "%s: %d recordings are shorter than %s s: a token or two is all there is of each", name, count, SHORT
+        )

@@ -1,6 +1,7 @@
 """The prepared corpora that a run reads: their receipts, and their recordings, whose files are what was prepared. No torch here."""
 
 import glob
+import logging
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -9,6 +10,8 @@ from conf.errors import UsageError
 from conf.sections.common import DataConf
 from datamodules.corpora import FOLDER, published
 from stages.runs import receipts
+
+log = logging.getLogger(__name__)
 
 
 def corpora(data: DataConf) -> dict[str, receipts.CorpusReceipt]:
@@ -59,9 +62,9 @@ def recordings(stage: str, data: DataConf) -> Recordings:
     bad = {name: BadRecording(str(paths[name]), reason) for name, reason in reasons.items() if reason}
     refuse(list(bad.values()), len(cuts), data.on_bad)
     if bad:
-        print(f"{stage}: {len(bad)} of {len(cuts)} recordings are left out (data.on_bad=skip):")
-        for recording in bad.values():
-            print(f"  {recording.path}: {recording.reason}")
+        lines = [f"  {recording.path}: {recording.reason}" for recording in bad.values()]
+        head = f"{stage}: {len(bad)} of {len(cuts)} recordings are left out (data.on_bad=skip):"
+        log.warning("\n".join([head, *lines]))
     return Recordings([cut for cut in cuts if cut.id not in bad], roots, list(bad.values()))
 
 

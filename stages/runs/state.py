@@ -10,6 +10,7 @@ runs/<experiment>/<stage>/
   receipt.json    written last, atomically: a stage with a receipt is done
 """
 
+import logging
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,8 @@ from stages.runs import receipts
 from stages.runs.files import write_whole
 from stages.runs.identity import Identity, differences, fingerprint, read_identity, write_identity
 from stages.runs.progress import progress
+
+log = logging.getLogger(__name__)
 
 
 class State(NamedTuple):
@@ -101,7 +104,8 @@ def begin_run(stage: str, conf: StageConf, restart: bool, identity: Identity | N
     if identity and (begun is None or progress(folder) is None):
         write_identity(folder, identity)
     elif begun and identity and begun.commit != identity.commit:
-        print(f"{stage:<14} was begun by the code of commit {begun.commit}, and goes on by that of {identity.commit}")
+        text = "%-14s was begun by the code of commit %s, and goes on by that of %s"
+        log.warning(text, stage, begun.commit, identity.commit)
     return folder
 
 
@@ -154,4 +158,4 @@ def _move_aside(folder: Path) -> None:
     number = 1 + max((int(path.name.rsplit("-", 1)[1]) for path in old.glob(f"{folder.name}-*")), default=0)
     target = old / f"{folder.name}-{number}"
     shutil.move(folder, target)
-    print(f"{folder.name}: the earlier run was moved to {target}")
+    log.info("%s: the earlier run was moved to %s", folder.name, target)

@@ -5,6 +5,13 @@ import time
 import pytest
 
 from callbacks.progress import ProgressLine
+from stages.cli import logs
+
+
+@pytest.fixture(autouse=True)
+def shown() -> None:
+    """As the command shows them: on stderr."""
+    logs.set_up()
 
 
 class Clock:
@@ -26,7 +33,7 @@ def test_a_line_comes_at_every_tenth_and_every_minute(
         line.update(done, "loss 1")
     line.stop()
     # 250 to 290: still the third tenth, and no minute since the first line; 299: a minute after none
-    assert [text.split("/")[0].split()[-1] for text in capsys.readouterr().out.splitlines()] == [
+    assert [text.split("/")[0].split()[-1] for text in capsys.readouterr().err.splitlines()] == [
         "210", "295", "300", "1000",
     ]  # fmt: skip
 
@@ -39,7 +46,7 @@ def test_the_rate_is_that_of_this_run(monkeypatch: pytest.MonkeyPatch, capsys: p
     line.start(200)
     clock.now += 100
     line.update(300)
-    assert capsys.readouterr().out.rstrip().endswith("1 clips/s, 12 min left")
+    assert capsys.readouterr().err.rstrip().endswith("1 clips/s, 12 min left")
 
 
 def test_other_ranks_are_silent(capsys: pytest.CaptureFixture[str]):
@@ -47,4 +54,4 @@ def test_other_ranks_are_silent(capsys: pytest.CaptureFixture[str]):
     line.start()
     line.update(10)
     line.stop()
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr() == ("", "")

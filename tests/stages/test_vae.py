@@ -32,7 +32,7 @@ def receipt(folder: Path) -> dict:
 @pytest.mark.slow
 def test_it_learns(stage, tones: Path, capsys: pytest.CaptureFixture[str]):
     assert stage("run", "vae", "--experiment=learns", *LEARN) == 0
-    printed = capsys.readouterr().out
+    printed = capsys.readouterr().err
     run = tones / "runs/learns"
     metrics = receipt(run / "vae")["metrics"]
     assert metrics["mel_distance"] < metrics["untrained_mel_distance"] / 2, metrics

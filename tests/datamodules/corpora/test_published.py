@@ -276,12 +276,12 @@ def test_the_command_prepares_lists_and_joins(
     assert main(["prepare", "openaqa", "q.json"]) == 1
     assert "1 recordings are in no prepared corpus" in capsys.readouterr().err
     assert main(["prepare", "openaqa", "q.json", "--data.on_bad=skip"]) == 0
-    said = capsys.readouterr().out
-    assert [line.split() for line in said.splitlines()[1:3]] == [
+    printed = capsys.readouterr()
+    assert [line.split() for line in printed.out.splitlines()[1:3]] == [
         ["as_20k", "2", "2", "0", "0"],
         ["fsd50k_tr", "2", "1", "1", "0"],
     ]
-    assert "openaqa: 1 training recordings are in a test split and are left out" in said
+    assert "openaqa: 1 training recordings are in a test split and are left out" in printed.err
     receipt = json.loads(Path("data/openaqa/receipt.json").read_text())
     assert (receipt["recordings"], receipt["missing"], receipt["contaminated"]) == (2, 1, 1)
     found = corpora.recordings(

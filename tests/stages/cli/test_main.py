@@ -154,12 +154,9 @@ def test_skip_goes_on_and_says_how_many(place: Path, capsys: pytest.CaptureFixtu
     recordings(place)
     (place / "in" / "1.wav").unlink()
     assert main([*PREPARE, "--data.on_bad=skip"]) == 0
-    printed = capsys.readouterr().out
-    assert (
-        "1 recordings were left out" in printed
-        and "1.wav: missing" in printed
-        and "2 recordings (1 train, 1 test)" in printed
-    )
+    printed = capsys.readouterr()
+    assert "1 recordings were left out" in printed.err and "1.wav: missing" in printed.err
+    assert "2 recordings (1 train, 1 test)" in printed.out
 
 
 def test_a_long_list_of_bad_recordings_is_cut_and_its_file_named(place: Path, capsys: pytest.CaptureFixture[str]):
@@ -364,7 +361,7 @@ def test_a_recording_of_another_length_is_found_before_anything_is_written(
     assert re.search(rf"1 of 3 recordings cannot be used:\n.*0\.wav: {said}\n", printed), printed
     assert left(place) == before
     skipped = corpora.recordings("latents", conf.compose("latents", overrides=[*SKIP]).conf.data)
-    assert re.search(rf"1 of 3 recordings are left out.*\n.*0\.wav: {said}\n", capsys.readouterr().out)
+    assert re.search(rf"1 of 3 recordings are left out.*\n.*0\.wav: {said}\n", capsys.readouterr().err)
     assert [cut.id for cut in skipped.cuts] == ["mine-1", "mine-2"]
 
 
@@ -486,4 +483,4 @@ def test_one_thing_is_missing_and_short_recordings_are_said(place: Path, capsys:
     recordings(place)
     rewrite(place / "in" / "0.wav", 0.09)
     assert main(PREPARE) == 0
-    assert "mine: 1 recordings are shorter than 0.1 s" in capsys.readouterr().out
+    assert "mine: 1 recordings are shorter than 0.1 s" in capsys.readouterr().err

@@ -51,7 +51,7 @@ def test_a_receipt_says_what_was_measured(stage: Callable[..., int], whole: Path
     chosen = receipt["precision"]
     assert chosen["value"] in ("bf16-mixed", "32-true") and "GFLOP/s" in chosen["reason"]
     assert receipt["conf"]["trainer"]["precision"] == "auto"
-    assert f"tokenizer      computes in {chosen['value']}: {chosen['reason']}\n" in capsys.readouterr().out
+    assert f"tokenizer      computes in {chosen['value']}: {chosen['reason']}\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("begun", ["bf16-mixed", "32-true"])

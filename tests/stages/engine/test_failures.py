@@ -76,7 +76,7 @@ def test_a_truncated_checkpoint_is_passed_over(stage, tones: Path, whole: Path, 
     (folder / "checkpoints/.part-1-step-00000012.ckpt").write_bytes(b"killed in a save")
     assert stage("run", "tokenizer", "--experiment=truncated", "--parents.latents=whole") == 0
     said = "step-00000008.ckpt is cut short; going on from step-00000004.ckpt"
-    assert capfd.readouterr().out.count(said) == 1
+    assert capfd.readouterr().err.count(said) == 1
     assert same_weights(whole, tones / "runs/truncated")
     assert not list((folder / "checkpoints").glob(".*"))
 

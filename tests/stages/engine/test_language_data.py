@@ -42,7 +42,7 @@ def test_a_curriculum_killed_in_its_second_entry_ends_with_the_same_weights(
     stage, tones: Path, taught: list[str], capsys
 ):
     assert stage("run", "openaqa", "--experiment=taught", *taught) == 0
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     for number, (name, steps) in enumerate((("rows", 4), ("closed", 7), ("all", 4)), 1):
         assert f"openaqa: curriculum: {name} (entry {number} of 3), step 0 of {steps}, " in said
     interrupt(tones, "openaqa", 9, "--experiment=killed-taught", *taught)
@@ -52,7 +52,7 @@ def test_a_curriculum_killed_in_its_second_entry_ends_with_the_same_weights(
     assert torch.load(newest, weights_only=True)["curriculum"] == {"number": 1, "name": "closed", "step": 4}
     capsys.readouterr()
     assert stage("run", "openaqa", "--experiment=killed-taught", *taught) == 0
-    assert "openaqa: curriculum: closed (entry 2 of 3), step 4 of 7" in capsys.readouterr().out
+    assert "openaqa: curriculum: closed (entry 2 of 3), step 4 of 7" in capsys.readouterr().err
     before, after = (
         load_file(tones / f"runs/{name}/openaqa/artifact/model.safetensors") for name in ("taught", "killed-taught")
     )
@@ -141,9 +141,8 @@ def test_conversations_of_several_sounds_texts_and_times_go_through_the_chain(
         "--mixture.text=2", "--text.files=[texts.jsonl]", "--openaqa.kinds=[is]",
     ]  # fmt: skip
     assert main(["run", "all", *words]) == 0
-    assert (
-        "openaqa: longer than max_tokens=800, or its entry's own, and left out: 1 question" in capsys.readouterr().out
-    )
+    left_out = "openaqa: longer than max_tokens=800, or its entry's own, and left out: 1 question"
+    assert left_out in capsys.readouterr().err
     run = tmp_path / "runs/smoke/openaqa"
     facts = json.loads((run / "receipt.json").read_text())["facts"]
     assert facts["too_long"] == {"question": 1}

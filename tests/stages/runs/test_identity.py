@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from stages import STAGES
+from stages.cli import logs
 from stages.runs import graph, receipts
 from stages.runs.identity import read_identity
 from stages.runs.state import State, begin_run, check_unfinished
@@ -135,14 +136,15 @@ def test_a_run_without_a_product_may_begin_with_anything(written: WrittenExperim
         assert read_identity(begin_run("tokenizer", conf, False, identity)) == identity
 
 
-def test_another_commit_goes_on_and_is_said(written: WrittenExperiment, capsys):
+def test_another_commit_goes_on_and_is_noted(written: WrittenExperiment, capsys):
+    logs.set_up()
     written.make("latents", "a")
     conf = written.conf("tokenizer")
     identity = receipts.identity_of("tokenizer", conf, graph.parents("tokenizer", conf))
     begin_run("tokenizer", conf, False, identity._replace(commit="0123456789ab"))
     written.checkpoint("tokenizer", 120)
     begin_run("tokenizer", conf, False, identity._replace(commit="ba9876543210"))
-    assert "begun by the code of commit 0123456789ab, and goes on by that of ba9876543210" in capsys.readouterr().out
+    assert "begun by the code of commit 0123456789ab, and goes on by that of ba9876543210" in capsys.readouterr().err
     assert (read_identity(written.root / "runs/demo/tokenizer") or identity).commit == "0123456789ab"
 
 
