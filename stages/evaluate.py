@@ -5,7 +5,7 @@ anew from that file, and `stage evaluate --predictions FILE` does them alone.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from stages.base import Exported, Parents, Row, RowStage, write_rows
 from stages.hub import language_model
 from stages.reports import answer_examples, evaluation_table, html_page, task_table
 from stages.reports.embedded_audio import WrittenSound
+from stages.reports.formatting import write_report
 from stages.scoring import task_scores
 from stages.scoring.answer_reader import AnswerReader
 from stages.scoring.best_guess import BestGuess
@@ -66,7 +67,8 @@ class Evaluate(RowStage[str]):
             self.items = question_items(self.test_cuts, counts[0], kinds)
             self.items += caption_items(self.test_cuts, counts[1], prompt)
         for name, task in self.tasks.items():
-            self.labels[name] = self._labels(task, cuts)
+            given = task.labels if task.ask == "labels" else []
+            self.labels[name] = label_names(cuts, task.corpora) if given == "corpus" else list(given)
             count = counts[task.ask == "captions"]
             items = task_items(task, self.test_cuts, count, kinds, prompt, self.labels[name])
             task_scores.require(task, sum(item.condition == "sound" for item in items))
@@ -74,11 +76,6 @@ class Evaluate(RowStage[str]):
         self.expected = [item.id for item in self.items]
         config = self.language.lm.config.get_text_config()
         self.max_tokens = getattr(config, "max_position_embeddings", None) or 1 << 30
-
-    def _labels(self, task: EvaluationTask, cuts: Iterable[Any]) -> list[str]:
-        if task.ask != "labels":
-            return []
-        return label_names(cuts, task.corpora) if task.labels == "corpus" else list(task.labels)
 
     def datamodule(self) -> EvaluationDataModule:
         return EvaluationDataModule(self.items, set(self.rows()), self.conf.batch_size)
@@ -93,7 +90,8 @@ class Evaluate(RowStage[str]):
         scored = [items for items in batch if items[0].by_likelihood]
         generated = [items for items in batch if not items[0].by_likelihood]
         answers = [self._most_probable_label(items[0]) for items in scored]
-        answers += self._generate([self._prompt(items[0]) for items in generated])
+        prompts = [self.vocabulary.render(_turns(items[0]), generate=True).input_ids for items in generated]
+        answers += self._generate(prompts)
         for items, answer in zip(scored + generated, answers, strict=True):
             for item in items:
                 row = item._asdict() | answer
@@ -125,9 +123,6 @@ class Evaluate(RowStage[str]):
         scores = answer_scores(self.language.lm, self.vocabulary, _turns(item), names)
         return {"prediction": names[scores.index(max(scores))], "scores": [round(score, 4) for score in scores]}
 
-    def _prompt(self, item: EvaluationItem) -> list[int]:
-        return self.vocabulary.render(_turns(item), generate=True).input_ids
-
     def export(self, artifact: Path) -> Exported:
         facts = self.parents["tokenizer"].facts
         predictions = list(self.rows().values())
@@ -158,16 +153,17 @@ class Evaluate(RowStage[str]):
         for stage, key in (("fewshot", "few_shot"), ("generation", "generation")):
             if stage in self.parents:
                 report[key] = self._report_of(stage)
-        evaluation_table.write(artifact, report)
+        text = evaluation_table.markdown(report)
         if self.tasks:
-            text = task_table.document(f"{self.conf.experiment}: tasks", report["tasks"])
-            (artifact / "report.md").write_text("\n".join([text, *evaluation_table.other_stages(report)]))
+            table = task_table.document(f"{self.conf.experiment}: tasks", report["tasks"])
+            text = "\n".join([table, *evaluation_table.other_stages(report)])
+        write_report(artifact, report, text)
         write_rows(artifact / "predictions.jsonl", predictions)
         tokenizer = self.parents["tokenizer"].folder
         html_page.write(
             artifact, report, predictions, self.test_cuts, tokenizer, self.conf, self._judge(), self._written()
         )
-        print((artifact / "report.md").read_text())
+        print(text)
         print(f"to read and to hear: {self.folder / 'artifact' / 'report.html'}")
         kept = ("questions", "reconstruction", "captions", "tasks", "failed")
         return Exported(facts, {key: report[key] for key in kept})

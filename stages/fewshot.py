@@ -22,6 +22,7 @@ from stages.base import Exported, Parents, Row, RowStage, write_rows
 from stages.hub import language_model, weights
 from stages.hub.sound_tokenizer import SoundTokenizer
 from stages.reports import fewshot_table
+from stages.reports.formatting import write_report
 from stages.runs import corpora
 from stages.scoring.fewshot_scores import fewshot_scores
 
@@ -195,7 +196,8 @@ class FewShot(RowStage[tuple[int, int, str]]):
             "scored": len(rows),
             "table": fewshot_scores(rows, self.conf.bootstrap_samples, self.conf.seed),
         }
-        fewshot_table.write(artifact, report)
+        text = fewshot_table.markdown(report)
+        write_report(artifact, report, text)
         write_rows(artifact / "predictions.jsonl", rows)
-        print(fewshot_table.markdown(report))
+        print(text)
         return Exported(self.parents["tokenizer"].facts, {"table": report["table"]})

@@ -40,6 +40,7 @@ from stages.hub import language_model, trained_model, weights
 from stages.hub.sound_tokenizer import SoundTokenizer
 from stages.hub.text_to_sound import text_to_sound
 from stages.reports import generation_table
+from stages.reports.formatting import write_report
 from stages.runs import corpora
 from stages.scoring.generation_scores import CaptionedClip, KindProbe, generation_scores
 
@@ -159,10 +160,11 @@ class Generation(RowStage[str]):
                 self.probe, conf.seeds, conf.bootstrap_samples, conf.seed,
             ),
         }  # fmt: skip
-        generation_table.write(artifact, report)
+        text = generation_table.markdown(report)
+        write_report(artifact, report, text)
         shown = ({key: value for key, value in row.items() if key != "embedding"} for row in rows.values())
         write_rows(artifact / "predictions.jsonl", shown)
-        print(generation_table.markdown(report))
+        print(text)
         metrics = {key: report[key] for key in ("sounds", "accuracy", "diversity")}
         return Exported(self.parents["tokenizer"].facts, metrics)
 

@@ -7,7 +7,6 @@ speed          real-time factors, in the receipt and not in the artifact: the sa
 references     the VAE alone (no tokenizer can be better), the mean latent, the tokens of another clip
 """
 
-import json
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -36,6 +35,7 @@ from models.tokenizer.tokenizer import LatentTokenizer
 from stages.base import Exported, Parents, Row, RowStage
 from stages.hub import artifacts, weights
 from stages.reports import real_time_factor, reconstruction_table
+from stages.reports.formatting import write_report
 from stages.runs import corpora
 from stages.scoring import metric_registry
 
@@ -218,9 +218,8 @@ class Reconstruct(RowStage[int]):
             "signal": self.conf.signal,
             "probe": self._probe() if self.conf.probe else {},
         }
-        (artifact / "report.json").write_text(json.dumps(report, indent=1))
         text = reconstruction_table.markdown(report)
-        (artifact / "report.md").write_text(text)
+        write_report(artifact, report, text)
         speed = self._speed() if self.conf.speed_repeats else None
         print("\n".join([text, *(real_time_factor.markdown(speed) if speed else [])]))
         metrics = {key: report[key] for key in ("clips", "rows", "codebook", "probe")}

@@ -213,12 +213,6 @@ def load_array(cut: Cut) -> np.ndarray:
     return load_rows(cut.custom["array"], cut.custom["offset"], cut.custom["length"])
 
 
-def load_std(cut: Cut) -> np.ndarray | None:
-    """The standard deviation (F, D) float16 of the posterior of its latents; None where the codec has none."""
-    custom = cut.custom
-    return load_rows(custom["std"], custom["offset"], custom["length"]) if "std" in custom else None
-
-
 def load_rows(path: str, offset: int, length: int) -> np.ndarray:
     """`length` rows from `offset` on of an array on disk, memory-mapped."""
     return np.load(path, mmap_mode="r")[offset : offset + length]

@@ -4,7 +4,6 @@ The formats are those of stages/scoring/prediction_files.py.
 """
 
 import argparse
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -65,6 +64,7 @@ def evaluate(arguments: argparse.Namespace, overrides: list[str]) -> int:
         )
     tasks = [evaluation_tasks.task(name) for name in names]
     from stages.reports import task_table
+    from stages.reports.formatting import write_report
     from stages.scoring import task_scores
 
     for task in tasks:
@@ -78,8 +78,7 @@ def evaluate(arguments: argparse.Namespace, overrides: list[str]) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         expected = sum(row["expected"] for row in reports.values())
         report = {"tasks": reports, "expected": expected, "scored": expected - failed, "failed": failed}
-        (folder / "report.json").write_text(json.dumps(report, indent=1))
-        (folder / "report.md").write_text(text)
+        write_report(folder, report, text)
     if failed:
         raise UsageError(f"{failed} items have no prediction and count as wrong")
     return 0

@@ -21,7 +21,7 @@ from conf.sections.language import LoraAdapterConf
 from models.language.vocabulary import Vocabulary
 from stages.hub import artifacts, export_format, weights
 from stages.hub.find_model import ModelFolders
-from stages.hub.language_model import check_base, configuration_of
+from stages.hub.language_model import check_base, configuration_of, vocabulary_of
 from stages.hub.model_card import model_card
 from stages.hub.sound_tokenizer import SoundTokenizer
 from stages.hub.sound_tokens_as_text import LTU_TEMPLATE, add_sound_tokens, check_reading
@@ -66,15 +66,7 @@ def _write(model: ModelFolders, folder: Path, adapter: bool) -> None:
     lm, tokenizer = weights.load_language_model(source.source, source.revision, source.dtype)
     prompts = conf.prompts
     check_base(model.language, config, weights.fingerprint(lm), conf)
-    vocabulary = Vocabulary(
-        tokenizer,
-        facts["codebook_size"],
-        facts["levels"],
-        prompts.format,
-        prompts.system,
-        prompts.template_options,
-        **plain(conf.timestamps),
-    )
+    vocabulary = vocabulary_of(tokenizer, facts, prompts, plain(conf.timestamps))
     add_sound_tokens(tokenizer, vocabulary)
     if prompts.format == "ltu":
         tokenizer.chat_template = LTU_TEMPLATE

@@ -2,18 +2,22 @@
 seconds to import.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
 from conf import from_plain, plain
 from conf.errors import UsageError
-from conf.sections.language import LanguageConf
+from conf.sections.language import LanguageConf, PromptsConf
 from models.language.model import SoundLanguageModel
 from models.language.vocabulary import Vocabulary
 from stages.hub import artifacts, weights
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class Built(NamedTuple):
@@ -28,17 +32,9 @@ def build(conf: LanguageConf, facts: dict[str, Any], codebook: Tensor | None, ve
 
     verify: see `SoundLanguageModel`.
     """
-    chosen, prompts = conf.model, conf.prompts
+    chosen = conf.model
     model, tokenizer = weights.load_language_model(chosen.source, chosen.revision, chosen.dtype, chosen.attention)
-    vocabulary = Vocabulary(
-        tokenizer,
-        facts["codebook_size"],
-        facts["levels"],
-        prompt_format=prompts.format,
-        system=prompts.system,
-        template_options=prompts.template_options,
-        **plain(conf.timestamps),
-    )
+    vocabulary = vocabulary_of(tokenizer, facts, conf.prompts, plain(conf.timestamps))
     base = weights.fingerprint(model)
     language = SoundLanguageModel(
         model,
@@ -52,6 +48,20 @@ def build(conf: LanguageConf, facts: dict[str, Any], codebook: Tensor | None, ve
         verify=verify,
     )
     return Built(language, vocabulary, base)
+
+
+def vocabulary_of(
+    tokenizer: "PreTrainedTokenizerBase",
+    facts: Mapping[str, Any],
+    prompts: PromptsConf,
+    timestamps: Mapping[str, Any],
+    text_size: int | None = None,
+) -> Vocabulary:
+    """facts: of the sound tokenizer, or an export's manifest (codebook_size, levels); text_size: see `Vocabulary`."""
+    return Vocabulary(
+        tokenizer, facts["codebook_size"], facts["levels"], prompts.format, prompts.system, prompts.template_options,
+        text_size, **timestamps,
+    )  # fmt: skip
 
 
 def load(artifact: Path, trained: bool = True) -> tuple[SoundLanguageModel, Vocabulary]:

@@ -50,10 +50,8 @@ def load_export(folder: Path) -> TrainedModel:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
     else:
         lm, tokenizer = weights.load_language_model(str(folder), None, manifest["dtype"])
-    vocabulary = Vocabulary(
-        tokenizer, manifest["codebook_size"], manifest["levels"], prompts.format, prompts.system,
-        prompts.template_options, manifest["text_size"], **manifest["timestamps"],
-    )  # fmt: skip
+    text_size, timestamps = manifest["text_size"], manifest["timestamps"]
+    vocabulary = language_model.vocabulary_of(tokenizer, manifest, prompts, timestamps, text_size)
     return TrainedModel(lm, vocabulary, prompts, context(lm))
 
 

@@ -24,12 +24,9 @@ def environment() -> dict[str, str]:
     """
     root = str(Path(__file__).parents[2])
     on_path = sys.path if sys.flags.safe_path else sys.path[1:]  # the first is the folder, or the script's
-    named = {} if root in map(os.path.abspath, on_path) else {"PYTHONPATH": _joined(root, os.environ.get("PYTHONPATH"))}
-    return {"PYTHONSAFEPATH": "1", **named}
-
-
-def _joined(*paths: str | None) -> str:
-    return os.pathsep.join(path for path in paths if path)
+    if root in map(os.path.abspath, on_path):
+        return {"PYTHONSAFEPATH": "1"}
+    return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
 
 
 def run_in_process(stage: str, words: Sequence[str], restart: bool, stop: Stop) -> None:

@@ -137,11 +137,7 @@ def _read_published(corpus: str, name: str, configuration: PublishedConf) -> dic
         text = "%s: %d clips have several files; one is taken, as %s and not %s"
         log.info(text, name, len(done.several), taken, others[0])
     _warn_of_contaminated(name, out, len(done.contaminated), configuration.contamination)
-    return {
-        "recordings": report.recordings,
-        "seconds": report.seconds,
-        "splits": report.splits,
-        "skipped": [[path, reason] for path, reason in report.skipped[:LISTED]],
+    return prepare_folder.counts(report, report.skipped[:LISTED]) | {
         "missing": len(report.skipped),
         "repeated": done.repeated,
         "several": len(done.several),
@@ -171,12 +167,7 @@ def _read_openaqa(name: str, configuration: QuestionsConf) -> tuple[str, dict[st
     if done.repeated:
         log.info("%s: %d records repeat an earlier one; they count once", name, done.repeated)
     _warn_of_contaminated(name, out, done.contaminated, configuration.contamination)
-    report = done.report
-    return str(done.root.resolve()), {
-        "recordings": report.recordings,
-        "seconds": report.seconds,
-        "splits": report.splits,
-        "skipped": [],
+    return str(done.root.resolve()), prepare_folder.counts(done.report, []) | {
         "datasets": {dataset: counts._asdict() for dataset, counts in done.datasets.items()},
         "filtered": done.filtered,
         "missing": done.missing,

@@ -1,13 +1,17 @@
 """`stage prepare folder`: a table of recordings: what is asked of it first, and what was read of it. No torch here."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from conf.errors import UsageError
 from conf.sections.corpora import FolderConf
 from datamodules.corpora import FOLDER
+
+if TYPE_CHECKING:
+    from datamodules.corpora.inspect import BadRecording
+    from datamodules.corpora.writer import Report
 
 log = logging.getLogger(__name__)
 WITHOUT = {  # split -> what it means to have none of it
@@ -44,14 +48,20 @@ def read(name: str, configuration: FolderConf) -> dict[str, Any]:
             lines.append(f"  and {more} more, listed in {out / 'missing.jsonl'}")
         log.warning("\n".join(lines))
     warn_of_short(name, report.short)
+    return counts(report, report.skipped) | {
+        "found": done.texts,
+        "translated": done.translated,
+        "mistyped": done.mistyped,
+    }
+
+
+def counts(report: "Report", skipped: "Sequence[BadRecording]") -> dict[str, Any]:
+    """What the receipts of all corpora of recordings have. skipped: those that are listed."""
     return {
         "recordings": report.recordings,
         "seconds": report.seconds,
         "splits": report.splits,
-        "skipped": [[str(path), reason] for path, reason in report.skipped],
-        "found": done.texts,
-        "translated": done.translated,
-        "mistyped": done.mistyped,
+        "skipped": [[str(path), reason] for path, reason in skipped],
     }
 
 

@@ -109,7 +109,8 @@ def plan(
             continue
         needs = [name for name in (*graph.required(stage, conf), *graph.optional(stage)) if name not in conf.parents]
         after = tuple(name for name in needs if name in names)
-        waits = tuple(submitted[name].id for name in needs if name not in names and _lives(submitted.get(name)))
+        earlier = [submitted[name] for name in needs if name not in names and name in submitted]
+        waits = tuple(job.id for job in earlier if job.lives)
         job = submitted.get(stage)
         if job is not None and job.lives:
             raise UsageError(
@@ -245,7 +246,3 @@ def _dependency(ids: Sequence[str], options: SlurmConf) -> list[str]:
         return []
     whole = f"afterok:{':'.join(ids)}" + (f",{typed}" if typed else "")
     return [f"--dependency={whole}", "--kill-on-invalid-dep=yes"]
-
-
-def _lives(job: jobs.Job | None) -> bool:
-    return job is not None and job.lives

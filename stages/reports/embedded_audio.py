@@ -78,15 +78,22 @@ def embed(
         sound_tokenizer = SoundTokenizer.from_pretrained(tokenizer)
     except ValueError as error:
         return EmbeddedAudio([], {}, [" ".join(str(error).split())])
+    samples = int(seconds * sound_tokenizer.sample_rate)
+
+    def read(cut: Cut) -> Tensor:
+        """Its beginning (C, T)."""
+        root = roots[cut.custom["corpus"]]
+        return load_sound(cut, root, sound_tokenizer.sample_rate, sound_tokenizer.channels)[:, :samples]
+
     missing: list[str] = []
     spent, clips = 0, []
     for cut in _in_turn(cuts, count):
-        clip = _reconstructed(sound_tokenizer, cut, roots[cut.custom["corpus"]], seconds)
+        clip = _reconstructed(sound_tokenizer, cut, read(cut))
         spent += _size(clip.tracks)
         clips.append(clip)
     made = []
     for cut in _in_turn([cut for cut in cuts if cut.id in written], count):
-        clip = _made(sound_tokenizer, cut, roots[cut.custom["corpus"]], seconds, written[cut.id])
+        clip = _made(sound_tokenizer, cut, read(cut), samples, written[cut.id])
         spent += _size(clip.tracks)
         made.append(clip)
     tracks: dict[str, Track] = {}
@@ -97,12 +104,8 @@ def embed(
             )
             break
         if cut.id not in tracks:
-            sound = _first(
-                load_sound(cut, roots[cut.custom["corpus"]], sound_tokenizer.sample_rate, sound_tokenizer.channels),
-                sound_tokenizer.sample_rate,
-                seconds,
-            )
-            tracks[cut.id] = _track("recording", sound, sound_tokenizer.sample_rate, float(sound.abs().max()))
+            sound = read(cut)
+            tracks[cut.id] = _track("recording", sound, sound_tokenizer.sample_rate)
             spent += _size([tracks[cut.id]])
     return EmbeddedAudio(clips, tracks, missing, made)
 
@@ -117,18 +120,12 @@ def _in_turn(cuts: Sequence[Cut], count: int) -> list[Cut]:
 
 
 @torch.no_grad()
-def _reconstructed(sound_tokenizer: SoundTokenizer, cut: Cut, root: Path, seconds: float) -> AudioClip:
-    sound = _first(
-        load_sound(cut, root, sound_tokenizer.sample_rate, sound_tokenizer.channels),
-        sound_tokenizer.sample_rate,
-        seconds,
-    )
+def _reconstructed(sound_tokenizer: SoundTokenizer, cut: Cut, sound: Tensor) -> AudioClip:
     if len(sound) < sound_tokenizer.channels:
         sound = sound.expand(sound_tokenizer.channels, -1)
     samples = sound.shape[1]
-    alone = sound_tokenizer.codec.decode(sound_tokenizer.codec.encode(sound[None].to(sound_tokenizer.device)).mean)[
-        0, :, :samples
-    ]
+    latents = sound_tokenizer.codec.encode(sound[None].to(sound_tokenizer.device)).mean
+    alone = sound_tokenizer.codec.decode(latents)[0, :, :samples]
     codes = sound_tokenizer.encode([sound], sound_tokenizer.sample_rate)
     tokens = sound_tokenizer.decode(codes, [samples])[0]
     peak = float(sound.abs().max())
@@ -143,29 +140,23 @@ def _reconstructed(sound_tokenizer: SoundTokenizer, cut: Cut, root: Path, second
 
 @torch.no_grad()
 def _made(
-    sound_tokenizer: SoundTokenizer, cut: Cut, root: Path, seconds: float, sounds: Sequence[WrittenSound]
+    sound_tokenizer: SoundTokenizer, cut: Cut, sound: Tensor, samples: int, sounds: Sequence[WrittenSound]
 ) -> AudioClip:
-    sound = _first(
-        load_sound(cut, root, sound_tokenizer.sample_rate, sound_tokenizer.channels),
-        sound_tokenizer.sample_rate,
-        seconds,
-    )
-    tracks = [_track("recording", sound, sound_tokenizer.sample_rate, float(sound.abs().max()))]
-    most = [max(1, int(seconds * sound_tokenizer.sample_rate))]
+    """sound: the recording; samples: of a written sound, at most."""
+    tracks = [_track("recording", sound, sound_tokenizer.sample_rate)]
     for one in sounds:
-        wave = sound_tokenizer.decode([one.codes], most, seed=one.seed)[0]
+        wave = sound_tokenizer.decode([one.codes], [max(1, samples)], seed=one.seed)[0]
         name = f"written, {len(one.codes)} tokens" + (f", {one.number + 1}." if len(sounds) > 1 else "")
-        tracks.append(_track(name, wave, sound_tokenizer.sample_rate, float(wave.abs().max())))
+        tracks.append(_track(name, wave, sound_tokenizer.sample_rate))
     return AudioClip(sounds[0].caption, group_of(cut), sound.shape[1] / sound_tokenizer.sample_rate, tracks)
 
 
-def _first(sound: Tensor, rate: int, seconds: float) -> Tensor:
-    return sound[:, : int(seconds * rate)]
+def _track(name: str, sound: Tensor, rate: int, peak: float | None = None) -> Track:
+    """sound (C, T); peak: of the recording, that all tracks of a clip are scaled and drawn by; None: of the sound itself.
 
-
-def _track(name: str, sound: Tensor, rate: int, peak: float) -> Track:
-    """sound (C, T); peak: of the recording, that all tracks of a clip are scaled and drawn by. 0 dB is its loudest bin."""
-    mono = sound.mean(0).cpu() / max(peak, 1e-5)
+    0 dB is its loudest bin.
+    """
+    mono = sound.mean(0).cpu() / max(float(sound.abs().max()) if peak is None else peak, 1e-5)
     return Track(name, mp3(mono, rate), picture(mono, rate))
 
 

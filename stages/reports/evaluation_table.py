@@ -1,18 +1,10 @@
 """The table of stage `evaluate`: what every stage measured, as JSON and Markdown."""
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from stages.reports import fewshot_table, generation_table, reconstruction_table
 from stages.reports.formatting import markdown_table, number, percent, percent_interval
-
-
-def write(folder: Path, report: Mapping[str, Any]) -> None:
-    """report.json and report.md."""
-    (folder / "report.json").write_text(json.dumps(report, indent=1))
-    (folder / "report.md").write_text(markdown(report))
 
 
 def markdown(report: Mapping[str, Any]) -> str:

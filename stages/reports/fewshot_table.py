@@ -1,8 +1,6 @@
 """The table of stage `fewshot`, as JSON and Markdown."""
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from stages.reports.formatting import markdown_table, percent_interval
@@ -15,12 +13,6 @@ NAMES = {
     "nearest": "nearest histogram of codes",
     "majority": "majority of the shots",
 }
-
-
-def write(folder: Path, report: Mapping[str, Any]) -> None:
-    """report.json and report.md."""
-    (folder / "report.json").write_text(json.dumps(report, indent=1))
-    (folder / "report.md").write_text(markdown(report))
 
 
 def markdown(report: Mapping[str, Any]) -> str:

@@ -1,12 +1,20 @@
 """How reports write numbers and tables: one place for all of them."""
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from stages.scoring.intervals import Interval
 
 ABSENT = "\N{EN DASH}"  # where a table has no number because none can exist
+
+
+def write_report(folder: Path, report: Mapping[str, Any], text: str) -> None:
+    """report.json, and report.md with the text."""
+    (folder / "report.json").write_text(json.dumps(report, indent=1))
+    (folder / "report.md").write_text(text)
 
 
 def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:

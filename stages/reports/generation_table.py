@@ -2,9 +2,7 @@
 (stages/scoring/generation_scores.py).
 """
 
-import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from datamodules.generation import CAPTION, NOTHING, TEST, TOKENIZER, TRAIN
@@ -22,12 +20,6 @@ NAMES = {
     "frequent": "always the most frequent kind",
     "chance": "chance",
 }
-
-
-def write(folder: Path, report: Mapping[str, Any]) -> None:
-    """report.json and report.md."""
-    (folder / "report.json").write_text(json.dumps(report, indent=1))
-    (folder / "report.md").write_text(markdown(report))
 
 
 def markdown(report: Mapping[str, Any]) -> str:

@@ -19,14 +19,6 @@ class Published(NamedTuple):
     note: str
 
 
-class Beside(NamedTuple):
-    what: str
-    paper: str
-    others: str
-    ours: str
-    note: str
-
-
 PUBLISHED = (
     Published(
         "Table I: reconstruction error with flow matching, mean of ESC-50, VCTK and FMA", "0.636", "", None, "flow matching",
@@ -45,8 +37,9 @@ PUBLISHED = (
 )  # fmt: skip
 
 
-def beside(report: Mapping[str, Any], corpora: Sequence[str]) -> list[Beside]:
-    return [Beside(row.what, row.paper, row.others, _ours(report, corpora, row), row.note) for row in PUBLISHED]
+def beside(report: Mapping[str, Any], corpora: Sequence[str]) -> list[tuple[Published, str]]:
+    """Each published number, and ours."""
+    return [(row, _ours(report, corpora, row)) for row in PUBLISHED]
 
 
 def _ours(report: Mapping[str, Any], corpora: Sequence[str], row: Published) -> str:

@@ -6,7 +6,7 @@ from conf.errors import UsageError
 from conf.sections.tasks import EvaluationTask
 from stages.scoring.answer_rows import Row
 from stages.scoring.captions.caption_scores import Tools
-from stages.scoring.english import refusal, words
+from stages.scoring.english import label_key, refusal, words
 from stages.scoring.exact_match import is_right
 from stages.scoring.published_protocols import cut, mmau_official
 from stages.scoring.reading_rules import EMPTY, READ, REFUSAL, RULES, Label, Reading, labelled, named, nearest
@@ -74,11 +74,6 @@ class AnswerReader:
     def _most_similar(self, text: str, labels: Sequence[Label], template: str) -> str:
         cosines = self._cosines(text, [label.name for label in labels], template)
         return labels[max(range(len(labels)), key=cosines.__getitem__)].name
-
-
-def label_key(text: str) -> str:
-    """What two texts of the same label share."""
-    return " ".join(words(text))
 
 
 def matches(text: str, row: Row) -> bool:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from conf.sections.tasks import EvaluationTask
-from stages.scoring.answer_reader import label_key, matches
+from stages.scoring.answer_reader import matches
 from stages.scoring.answer_rows import Row
 from stages.scoring.best_guess import BestGuess
+from stages.scoring.english import label_key
 from stages.scoring.intervals import bootstrap
 
 BLIND: dict[str, Callable[[Sequence[str]], str]] = {

@@ -73,6 +73,11 @@ def words(text: str) -> list[str]:
     return [word.text for word in tokens[article:]]
 
 
+def label_key(text: str) -> str:
+    """What two texts of the same label share."""
+    return " ".join(words(text))
+
+
 def refusal(text: str) -> bool:
     """Whether an answer says that it has none; one that refuses and then ventures a guess does not count."""
     text = straight(text)

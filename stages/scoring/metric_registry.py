@@ -9,15 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from conf.errors import UsageError
-from stages.scoring.requirements import (
-    Need,
-    Reason,
-    cached_file,
-    package,
-    package_file,
-    package_file_of_any_hash,
-    program,
-)
+from stages.scoring.requirements import Need, Reason, cached_file, package, package_file, program
 
 
 class Metric(NamedTuple):
@@ -52,8 +44,8 @@ SPICE = (
         "6c6a73ae6dd108667047c1818707590413934dcb9f1a62cef6469059b41b3d59",
         AGAIN,
     ),
-    package_file_of_any_hash("pycocoevalcap", "spice/lib/stanford-corenlp-3.6.0.jar", STANFORD),
-    package_file_of_any_hash("pycocoevalcap", "spice/lib/stanford-corenlp-3.6.0-models.jar", STANFORD),
+    package_file("pycocoevalcap", "spice/lib/stanford-corenlp-3.6.0.jar", None, STANFORD),
+    package_file("pycocoevalcap", "spice/lib/stanford-corenlp-3.6.0-models.jar", None, STANFORD),
 )
 CHECKER_FILE = "echecker_clotho_audiocaps_base.ckpt"
 CHECKER = cached_file(
@@ -121,7 +113,7 @@ def missing(
     """
     problems: dict[str, list[str]] = {}
     for metric in metrics:
-        reasons = [reason for need in metric.needs if (reason := need.check())]
+        reasons = [reason for need in metric.needs if (reason := need())]
         if metric.encoder and (reason := encoders(metric.encoder)):
             reasons.append(reason)
         if count is not None and count < metric.least:

@@ -8,11 +8,11 @@ comes last.
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from conf.errors import UsageError
-from stages.scoring.english import mentions, negated_spans, refusal, statements, words
+from stages.scoring.english import label_key, mentions, negated_spans, refusal, statements, words
 
 EMPTY, REFUSAL, NONE, SEVERAL, NEGATED = "empty", "refusal", "no label", "several labels", "negated"
 READ = "read"
@@ -26,14 +26,6 @@ class Label(NamedTuple):
 class Reading(NamedTuple):
     label: str | None  # its name; None where the answer was not read
     why: str  # READ, or the reason why not
-
-
-class Summary(NamedTuple):
-    """How many answers were read, and how many right."""
-
-    accuracy: float  # share right of ALL answers; unread ones are wrong
-    coverage: float  # share that was read
-    unread: dict[str, int]  # reason -> answers
 
 
 Rule = Callable[[str, Sequence[Label]], Reading]
@@ -78,7 +70,7 @@ def choice(text: str, choices: Sequence[Label]) -> Reading:
     chosen = choices[letters.pop()].name
     if named.label is None:
         return named if named.why in (NEGATED, REFUSAL) else Reading(chosen, READ)
-    return named if _key(named.label) == _key(chosen) else Reading(None, SEVERAL)
+    return named if label_key(named.label) == label_key(chosen) else Reading(None, SEVERAL)
 
 
 def nearest(
@@ -104,20 +96,6 @@ def named(text: str, labels: Sequence[Label]) -> set[str]:
     return {mention.name for mention in mentions(statements(text), labels) if not mention.denied}
 
 
-def summary(readings: Iterable[Reading], answers: Iterable[str]) -> Summary:
-    """answers: the right label's name of each; compared but for case and punctuation."""
-    pairs = list(zip(readings, answers, strict=True))
-    unread: dict[str, int] = {}
-    for reading, _ in pairs:
-        if reading.label is None:
-            unread[reading.why] = unread.get(reading.why, 0) + 1
-    right = sum(reading.label is not None and _key(reading.label) == _key(answer) for reading, answer in pairs)
-    total = len(pairs)
-    if not total:
-        return Summary(float("nan"), float("nan"), {})
-    return Summary(right / total, 1 - sum(unread.values()) / total, dict(sorted(unread.items())))
-
-
 def labelled(given: Sequence[str] | dict[str, Any]) -> list[Label]:
     """Labels of a task file: a list of names, or names with their aliases. Raises UsageError where two share a text."""
     pairs = given.items() if isinstance(given, dict) else ((name, ()) for name in given)
@@ -125,8 +103,8 @@ def labelled(given: Sequence[str] | dict[str, Any]) -> list[Label]:
     owner: dict[str, str] = {}
     for label in labels:
         for text in (label.name, *label.aliases):
-            if owner.setdefault(_key(text), label.name) != label.name:
-                raise UsageError(f"the labels {owner[_key(text)]!r} and {label.name!r} are both called {text!r}")
+            if owner.setdefault(label_key(text), label.name) != label.name:
+                raise UsageError(f"the labels {owner[label_key(text)]!r} and {label.name!r} are both called {text!r}")
     return labels
 
 
@@ -145,7 +123,7 @@ def _obvious(text: str, labels: Sequence[Label]) -> Reading | None:
 
 def _named(text: str, labels: Sequence[Label]) -> Reading:
     mentioned = mentions(text, labels)
-    affirmed = {_key(mention.name): mention.name for mention in mentioned if not mention.denied}
+    affirmed = {label_key(mention.name): mention.name for mention in mentioned if not mention.denied}
     if len(affirmed) > 1:
         return Reading(None, SEVERAL)
     if affirmed:
@@ -159,7 +137,7 @@ def _whole(tokens: Sequence[str], labels: Sequence[Label]) -> str | None:
         for mention in mentions(" ".join(tokens), labels, negation=False)
         if mention.end - mention.begin == len(tokens)
     }
-    return whole.pop() if len({_key(name) for name in whole}) == 1 else None
+    return whole.pop() if len({label_key(name) for name in whole}) == 1 else None
 
 
 def _conclusion(text: str) -> str:
@@ -199,7 +177,3 @@ def _letters(text: str, count: int) -> tuple[set[int], bool]:
             denied |= negated
             affirmed |= set() if negated else {index}
     return affirmed, denied
-
-
-def _key(text: str) -> str:
-    return " ".join(words(text))

@@ -1,20 +1,19 @@
-"""What a metric may need beside Python code: a package, a program on the PATH, a file of known sha256. No torch here."""
+"""What a metric may need beside Python code: a package, a program on the PATH, a file of known sha256. No torch here.
 
-import hashlib
+A need is a function that says why it is not met and what to type; None where it is met.
+"""
+
 import importlib.util
-import os
 import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
-Reason = str | None  # why a need is not met and what to type; None where it is met
+from datamodules.hashing import file_digest
+from stages.hub.weights.wheels import cache_folder
 
-
-class Need(NamedTuple):
-    what: str
-    check: Callable[[], Reason]
+Reason = str | None
+Need = Callable[[], Reason]
 
 
 def package(name: str, extra: str) -> Need:
@@ -22,29 +21,11 @@ def package(name: str, extra: str) -> Need:
         installed = importlib.util.find_spec(name.replace("-", "_")) is not None
         return None if installed else f"the package {name} is not installed. Type   pip install {extra}"
 
-    return Need(f"package {name}", check)
+    return check
 
 
 def program(name: str, fix: str) -> Need:
-    return Need(
-        f"program {name}", lambda: None if shutil.which(name) else f"no program {name!r} on the PATH. Type   {fix}"
-    )
-
-
-def package_file(owner: str, path: str, sha256: str, fix: str) -> Need:
-    """A file inside a package's folder, of a known hash."""
-
-    def check() -> Reason:
-        folder = package_folder(owner)
-        if folder is None:
-            return None  # the package's own need says so
-        file = folder / path
-        if not file.is_file():
-            return f"{file} is missing. {fix}"
-        actual = _sha256(file, file.stat().st_mtime_ns)
-        return None if actual == sha256 else f"{file} has sha256 {actual}, not {sha256}. {fix}"
-
-    return Need(f"{owner}/{path} (sha256 {sha256[:12]}...)", check)
+    return lambda: None if shutil.which(name) else f"no program {name!r} on the PATH. Type   {fix}"
 
 
 def package_folder(owner: str) -> Path | None:
@@ -54,36 +35,36 @@ def package_folder(owner: str) -> Path | None:
     return Path(folders[0]) if folders else None
 
 
-def package_file_of_any_hash(owner: str, path: str, fix: str) -> Need:
-    """A file inside a package's folder that its publisher gives no hash of."""
+def package_file(owner: str, path: str, sha256: str | None, fix: str) -> Need:
+    """A file inside a package's folder; sha256: None where its publisher gives none."""
 
     def check() -> Reason:
         folder = package_folder(owner)
-        return None if folder is None or (folder / path).is_file() else f"{folder / path} is missing. {fix}"
+        # without the package, its own need says so
+        return None if folder is None else _missing_file(folder / path, sha256, fix, fix)
 
-    return Need(f"{owner}/{path}", check)
+    return check
 
 
 def cached_file(name: str, sha256: str, origin: str) -> Need:
     """A file that people put into the cache folder of metrics by hand."""
-
-    def check() -> Reason:
-        file = cache_path(name)
-        if not file.is_file():
-            return f"{file} is missing. Put it there by hand; it comes from {origin}"
-        actual = _sha256(file, file.stat().st_mtime_ns)
-        return None if actual == sha256 else f"{file} has sha256 {actual}, not {sha256}. It comes from {origin}"
-
-    return Need(f"{name} (sha256 {sha256[:12]}...)", check)
+    by_hand = f"Put it there by hand; it comes from {origin}"
+    return lambda: _missing_file(cache_path(name), sha256, by_hand, f"It comes from {origin}")
 
 
 def cache_path(name: str) -> Path:
     """Where a file of a metric lies in the cache."""
-    home = os.environ.get("MSN_CACHE") or Path.home() / ".cache" / "make-some-noise"
-    return Path(home).expanduser() / "metrics" / name
+    return cache_folder() / "metrics" / name
+
+
+def _missing_file(file: Path, sha256: str | None, if_missing: str, if_another: str) -> Reason:
+    if not file.is_file():
+        return f"{file} is missing. {if_missing}"
+    if sha256 is None or (actual := _sha256(file, file.stat().st_mtime_ns)) == sha256:
+        return None
+    return f"{file} has sha256 {actual}, not {sha256}. {if_another}"
 
 
 @cache
 def _sha256(path: Path, _: int) -> str:
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    return file_digest(path)

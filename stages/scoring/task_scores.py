@@ -17,12 +17,13 @@ from conf.errors import UsageError
 from conf.sections.tasks import EvaluationTask
 from stages.hub import weights
 from stages.scoring import classification, metric_registry
-from stages.scoring.answer_reader import AnswerReader, label_key
+from stages.scoring.answer_reader import AnswerReader
 from stages.scoring.answer_rows import Row
 from stages.scoring.baselines import label_baselines, question_baselines
 from stages.scoring.best_guess import BestGuess
 from stages.scoring.captions.caption_scores import Tools, caption_scores
 from stages.scoring.captions.coco import CaptionScore
+from stages.scoring.english import label_key
 from stages.scoring.intervals import Interval, bootstrap, percentile_interval, resample_counts, resampled
 from stages.scoring.published_protocols import cut
 from stages.scoring.requirements import cache_path, package_folder

@@ -70,7 +70,7 @@ def test_the_stages_after_it_run_on_it(stage, tones: Path, smoke: Path):
     assert used["parents"] == {"vae": made["artifact_hash"]}
     assert used["facts"]["hop_length"] == 256 and used["facts"]["latent_dim"] == 8
     assert receipt(run / "tokenizer")["ancestors"]["vae"] == made["artifact_hash"]
-    assert chunks.load_std(chunks.read(run / "latents/chunks")[0]) is not None
+    assert "std" in chunks.read(run / "latents/chunks")[0].custom
     kept = load_file(run / "latents/artifact/codec/vae/diffusion_pytorch_model.safetensors")
     trained = load_file(run / "vae" / WEIGHTS)
     assert all(kept[name].equal(value) for name, value in trained.items()), "latents carries the VAE with it"

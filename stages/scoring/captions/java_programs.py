@@ -68,7 +68,7 @@ def tokenize(jar: Path, texts: Sequence[str], seconds: float = 600) -> list[str]
 
 
 class Meteor:
-    """METEOR 1.5, English, its default parameters, as a context: `with Meteor(jar) as meteor: meteor.score(...)`."""
+    """METEOR 1.5, English, its default parameters, as a context: `with Meteor(jar) as meteor: meteor.counted(...)`."""
 
     def __init__(self, jar: Path, seconds: float = 300) -> None:
         """jar: meteor-1.5.jar with data/paraphrase-en.gz beside it; seconds: the longest wait for one line."""
@@ -91,12 +91,10 @@ class Meteor:
         self.process.kill()
         self.process.wait()
 
-    def score(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[float, list[float]]:
-        """captions and references as `tokenize` gives them -> the corpus' score, and each caption's."""
-        return self.evaluate(self.counted(captions, references))
-
     def counted(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[str]:
-        """METEOR's counts of each caption; the corpus' score is a function of their sums."""
+        """captions and references as `tokenize` gives them -> METEOR's counts of each caption; the corpus' score is a
+        function of their sums.
+        """
         stats = []
         for caption, texts in zip(captions, references, strict=True):
             self._send(" ||| ".join(["SCORE", *map(one_line, texts), one_line(caption)]))

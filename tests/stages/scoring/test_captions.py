@@ -174,14 +174,14 @@ def test_meteor_that_does_not_answer_is_ended(monkeypatch: pytest.MonkeyPatch, t
     java.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     with Meteor(tmp_path / METEOR, seconds=0.2) as meteor, pytest.raises(ValueError, match="did not answer within"):
-        meteor.score(["a"], [["b"]])
+        meteor.counted(["a"], [["b"]])
     assert meteor.process.poll() is not None
     java.write_text("#!/bin/sh\necho broken jar >&2\nexit 1\n")
     with (
         Meteor(tmp_path / METEOR, seconds=20) as meteor,
         pytest.raises(ValueError, match=r"ended by itself.*broken jar"),
     ):
-        meteor.score(["a"], [["b"]])
+        meteor.counted(["a"], [["b"]])
 
 
 def test_one_clip_has_no_cider():

@@ -6,15 +6,12 @@ import sys
 import pytest
 
 from stages.scoring.reading_rules import (
-    EMPTY,
     RULES,
-    SEVERAL,
     Label,
     choice,
     labelled,
     named,
     nearest,
-    summary,
     whole_word,
 )
 from tests.benchmarks.reading import LABELS, rows
@@ -51,13 +48,6 @@ def test_nearest_asks_the_embedding_only_where_no_label_is_named():
     assert asked == []
     assert nearest("drizzle on a roof", LABELS, similarities).label == "rain"
     assert asked == ["drizzle on a roof"]
-
-
-def test_unread_answers_count_as_wrong_and_lower_the_coverage():
-    answers = ["a dog", "rain", "", "a dog and a cat"]
-    actual = summary([whole_word(text, LABELS) for text in answers], ["dog", "cat", "cat", "cat"])
-    assert actual.accuracy == 0.25 and actual.coverage == 0.5
-    assert actual.unread == {EMPTY: 1, SEVERAL: 1}
 
 
 def test_choices_are_compared_by_what_they_say():

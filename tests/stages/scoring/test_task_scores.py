@@ -24,6 +24,7 @@ from stages.scoring.captions.caption_scores import Tools
 from stages.scoring.intervals import percentile_interval, resample_counts
 from stages.scoring.metric_registry import METRICS, missing
 from stages.scoring.published_protocols import cut, mmau_official
+from stages.scoring.reading_rules import EMPTY, SEVERAL
 from stages.scoring.requirements import package_folder
 
 FEW = ("a", "b", "c", "d", "e")
@@ -356,3 +357,18 @@ def test_macro_f1_has_the_interval_of_resampled_clips():
     expected = percentile_interval(classification.macro_f1(read, answers), torch.tensor(values, dtype=torch.float64), 6)
     assert astuple(actual) == pytest.approx(astuple(expected)) and actual.low < actual.value < actual.high
     assert math.isnan(task_scores._macro_f1([], [], [], 10, 0).value)
+
+
+def test_unread_answers_count_as_wrong_and_lower_the_coverage():
+    names = ["dog", "cat", "rain"]
+    task = replace(
+        evaluation_tasks.task("labels"), labels=names, reading="whole_word", metrics=["accuracy"], encoder=None
+    )
+    answers = {"a dog": "dog", "rain": "cat", "": "cat", "a dog and a cat": "cat"}
+    rows = [
+        {"id": text, "source": text, "kind": "label", "condition": "sound", "references": [right], "prediction": text}
+        for text, right in answers.items()
+    ]
+    scores = task_scores.score(task, rows, 4, names, [], Tools(), 10, 0)["conditions"]["with_sound"]
+    assert scores["accuracy"]["value"] == 0.25 and scores["coverage"] == 0.5
+    assert scores["unread"] == {EMPTY: 1, SEVERAL: 1}
