@@ -1,6 +1,7 @@
 """The order of an epoch as numbers: which items make which batch. In numpy, for millions; starts at any batch."""
 
 from collections.abc import Iterator, Sequence
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -8,8 +9,26 @@ from datamodules.errors import DataError
 
 SAMPLE = 20_011  # seed of the one order of validation
 
+T = TypeVar("T")
 
-class NumberedBatches:
+
+class Batches(Generic[T]):
+    """An epoch as batches of what a dataset takes: the same for the same (seed, epoch), and entered anywhere."""
+
+    epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[T]:
+        return self.from_batch(0)
+
+    def from_batch(self, batch: int) -> Iterator[T]:
+        """The batches from that one on. Raises DataError for one beyond the end."""
+        raise NotImplementedError
+
+
+class NumberedBatches(Batches[np.ndarray]):
     """Items in buckets of similar length, the batches of a bucket of equal size. Deterministic in (seed, epoch).
 
     shuffle: anew each epoch. Else every epoch has one order, that of the constant SAMPLE whatever the seed, in which the
@@ -38,20 +57,13 @@ class NumberedBatches:
         self.shuffle, self.seed, self.rank, self.world, self.numbers = shuffle, seed, rank, world, numbers
         self.bucket = np.searchsorted(ends, lengths).astype(np.uint16)
         self.edges, self.repeated = _edges(np.bincount(self.bucket, minlength=len(ends)), sizes, world)
-        self.epoch = 0
 
     def __len__(self) -> int:
         """Batches of a rank in an epoch."""
         return len(self.edges)
 
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return self.from_batch(0)
-
     def from_batch(self, batch: int) -> Iterator[np.ndarray]:
-        """The numbers (B) of each batch of the epoch from that one on. Raises DataError for one beyond its end."""
+        """The numbers (B) of each batch."""
         require_batch(batch, len(self), self.epoch)
         generator = np.random.default_rng([self.seed, self.epoch] if self.shuffle else SAMPLE)
         count, steps = len(self.bucket), np.arange(len(self))
@@ -61,6 +73,11 @@ class NumberedBatches:
         order = order if self.numbers is None else self.numbers[order]
         generator.shuffle(steps)
         return (order[begin:end] for begin, end in self.edges[steps[batch:], self.rank])
+
+
+def in_groups(items: Sequence[T], size: int) -> list[Sequence[T]]:
+    """So many items each, the last group the rest."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def require_batch(batch: int, count: int, epoch: int) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from datamodules.audio import load_sound
-from datamodules.batches import SAMPLE, require_batch
+from datamodules.batches import SAMPLE, Batches, require_batch
 from datamodules.cuts import Cut
 from datamodules.errors import DataError
 from datamodules.sampler import ResumableDataModule
@@ -36,7 +36,7 @@ class CropBatch(NamedTuple):
     num_samples: Tensor  # (B) long: fewer than T where the recording is shorter than a crop
 
 
-class CropBatches:
+class CropBatches(Batches[list[Crop]]):
     """Batches of one crop of every recording, rank r taking every world-th; the last ones are dealt evenly.
 
     shuffle: recordings are shuffled and crops drawn anew each epoch, in the order of Lhotse's SimpleCutSampler, with
@@ -49,16 +49,9 @@ class CropBatches:
     ) -> None:
         self.cuts, self.size, self.crop_seconds, self.seed = cuts, size, crop_seconds, seed
         self.rank, self.world, self.shuffle = rank, world, shuffle
-        self.epoch = 0
 
     def __len__(self) -> int:
         return -(-len(self.cuts) // (self.size * self.world))
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[list[Crop]]:
-        return self.from_batch(0)
 
     def from_batch(self, batch: int) -> Iterator[list[Crop]]:
         require_batch(batch, len(self), self.epoch)

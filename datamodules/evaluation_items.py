@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
+from datamodules.batches import in_groups
 from datamodules.cuts import Cut, captions, is_question, questions
 from datamodules.errors import DataError
 from datamodules.hashing import choose_by_hash, digest
@@ -199,7 +200,7 @@ def question_texts(cuts: Iterable[Cut]) -> Iterator[tuple[str, str, str]]:
                 yield item.custom["kind"], item.custom["question"], item.custom["answer"]
 
 
-class EvaluationDataModule(DealtBatches[list[list[EvaluationItem]]]):
+class EvaluationDataModule(DealtBatches[Sequence[list[EvaluationItem]]]):
     """Batches with prompts that are not answered yet, kind by kind and longest first, rank r taking every world-th.
 
     A prompt is a list of the items that ask the very same thing (many do, without the sound): decoding is greedy, so
@@ -214,7 +215,7 @@ class EvaluationDataModule(DealtBatches[list[list[EvaluationItem]]]):
             prompts.setdefault(same, []).append(item)
         # answers of a kind are about as long: a batch is decoded until its longest answer ends
         ordered = sorted(prompts.values(), key=lambda items: (items[0].kind, -_length(items[0]), items[0].id))
-        batches = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
+        batches = in_groups(ordered, batch_size)
         super().__init__(
             [batch for batch in batches if any(item.id not in answered for items in batch for item in items)]
         )

@@ -11,6 +11,7 @@ codes that it writes of none, decoded ──────────────
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from datamodules.batches import in_groups
 from datamodules.cuts import Cut, captions
 from datamodules.hashing import choose_by_hash, digest
 from datamodules.reconstruction import group_of
@@ -79,7 +80,7 @@ def generation_items(chosen: ChosenRecordings, seeds: int, with_sound: bool) -> 
     return items
 
 
-class GenerationDataModule(DealtBatches[list[GenerationItem]]):
+class GenerationDataModule(DealtBatches[Sequence[GenerationItem]]):
     """Batches of one condition in which something is not done, rank r taking every world-th.
 
     A batch is the same whatever of it is done already: its padding decides the last bits of what comes out.
@@ -89,9 +90,5 @@ class GenerationDataModule(DealtBatches[list[GenerationItem]]):
         conditions: dict[str, list[GenerationItem]] = {}
         for item in items:
             conditions.setdefault(item.condition, []).append(item)
-        batches = [
-            group[start : start + batch_size]
-            for group in conditions.values()
-            for start in range(0, len(group), batch_size)
-        ]
+        batches = [batch for group in conditions.values() for batch in in_groups(group, batch_size)]
         super().__init__([batch for batch in batches if any(item.id not in done for item in batch)])

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.audio import load_windows
+from datamodules.batches import in_groups
 from datamodules.cuts import Cut
 from datamodules.hashing import digest
 from datamodules.latents import LatentBatch, collate_latents, latent_windows
@@ -76,9 +77,7 @@ class ReconstructionDataModule(L.LightningDataModule):
         groups: dict[str, list[ReconstructionWindow]] = defaultdict(list)
         for window in windows:
             groups[window.group].append(window)
-        self.batches = [
-            group[start : start + batch_size] for group in groups.values() for start in range(0, len(group), batch_size)
-        ]
+        self.batches = [batch for group in groups.values() for batch in in_groups(group, batch_size)]
         self.dataset = _WindowReader(self.batches, roots, facts)
 
     def predict_dataloader(self) -> DataLoader[SoundBatch]:
@@ -95,7 +94,7 @@ class ReconstructionDataModule(L.LightningDataModule):
 
 class _WindowReader(Dataset[SoundBatch]):
     def __init__(
-        self, batches: Sequence[list[ReconstructionWindow]], roots: Mapping[str, Path], facts: Mapping[str, Any]
+        self, batches: Sequence[Sequence[ReconstructionWindow]], roots: Mapping[str, Path], facts: Mapping[str, Any]
     ) -> None:
         self.batches, self.roots, self.facts = batches, roots, facts
 

@@ -9,27 +9,16 @@ import multiprocessing
 import multiprocessing.util
 import signal
 from collections.abc import Iterator, Sequence
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import lightning as L
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from datamodules.batches import Batches
 from datamodules.errors import DataError
 
 T = TypeVar("T")
-
-
-class Batches(Protocol):
-    """An epoch as batches of what a dataset takes: the same for the same (seed, epoch), and entered anywhere."""
-
-    epoch: int
-
-    def set_epoch(self, epoch: int) -> None: ...
-
-    def from_batch(self, batch: int) -> Iterator[Any]:
-        """The batches from that one on. Raises DataError for one beyond the end."""
-        ...
 
 
 class ResumableSampler(Sampler[Any]):
@@ -39,7 +28,7 @@ class ResumableSampler(Sampler[Any]):
     may make a second.
     """
 
-    def __init__(self, batches: Batches) -> None:
+    def __init__(self, batches: Batches[Any]) -> None:
         self.batches = batches
         self._first = 0
 
@@ -70,10 +59,10 @@ class ResumableDataModule(L.LightningDataModule):
         self.seed, self.num_workers = seed, num_workers
         self._position: tuple[int, int] | None = None
 
-    def train_sampler(self, rank: int, world: int) -> Batches:
+    def train_sampler(self, rank: int, world: int) -> Batches[Any]:
         raise NotImplementedError
 
-    def validation_sampler(self, rank: int, world: int) -> Batches | None:
+    def validation_sampler(self, rank: int, world: int) -> Batches[Any] | None:
         """None where nothing is for validation."""
         raise NotImplementedError
 

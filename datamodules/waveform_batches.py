@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.audio import load_windows, readable_in_parts, resampled_length
+from datamodules.batches import in_groups
 from datamodules.cuts import Cut
 from datamodules.sampler import ignore_signals, unchanged
 from datamodules.store.chunks import Chunk
@@ -117,7 +118,7 @@ class WaveformReader(Dataset[WaveformBatch]):
         whole = [window for window in windows if window.waveform.shape[1] == size]
         shorter = [window for window in windows if window.waveform.shape[1] < size]
         longer = [window for window in windows if window.waveform.shape[1] > size]
-        groups = [whole[start : start + self.batch_size] for start in range(0, len(whole), self.batch_size)]
+        groups = in_groups(whole, self.batch_size)
         groups += self.group_by_length(shorter) + self.group_by_length(longer)
         return WaveformBatch([self.stack(group) for group in groups], planned.chunk, planned.closes_chunk)
 

@@ -4,12 +4,14 @@ Self-synthesized rehearsal (Huang et al. 2024, arXiv:2403.01244): no corpus of t
 temperature 1 from one of `openings`, by a seed of its own; it depends neither on the texts beside it nor on how many processes write. A row is a batch.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import GenerationConfig, LogitsProcessorList
 
 from conf.sections.language import RehearsalConf
+from datamodules.batches import in_groups
 from datamodules.sampler import DealtBatches
 from models.language.generation import GumbelNoise, pad_left
 from stages.base import Exported, Parents, Row, RowStage, write_rows
@@ -31,8 +33,7 @@ class Rehearsal(RowStage[int]):
         self.lm: Any = loaded.model
         self.tokenizer = loaded.tokenizer
         self.lm.generation_config = GenerationConfig()  # a hub's sampling settings are not ours
-        numbers = range(conf.texts)
-        self.batches = [numbers[start : start + conf.batch_size] for start in numbers[:: conf.batch_size]]
+        self.batches = in_groups(range(conf.texts), conf.batch_size)
         self.expected = range(len(self.batches))
         begin = self.tokenizer("", add_special_tokens=True).input_ids[:1]  # what begins all texts, where one does
         self.openings = [[*begin, *self.tokenizer(text, add_special_tokens=False).input_ids] for text in conf.openings]
@@ -47,7 +48,7 @@ class Rehearsal(RowStage[int]):
     def predict_rows(self, batch: int) -> list[Row]:
         return [{"batch": batch, "texts": self.write(self.batches[batch])}]
 
-    def write(self, numbers: range) -> list[str]:
+    def write(self, numbers: Sequence[int]) -> list[str]:
         """The texts of these numbers. One of no letters is left out."""
         prompts = [self.openings[number % len(self.openings)] for number in numbers]
         stop = self.tokenizer.eos_token_id

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datamodules.corpora.inspect import LISTED
+from datamodules.corpora.inspect import listed
 from datamodules.errors import DataError
 
 
@@ -47,12 +47,10 @@ def count_trained(out: Path) -> Counter[str]:
 def refuse_shared(shared: Sequence[Shared], contamination: str) -> None:
     """Raises DataError that lists them where contamination is error."""
     if shared and contamination == "error":
-        rows = [f"  {row.id}: {row.origin}, in the test split of {row.test_of}" for row in shared[:LISTED]]
-        rows += [f"  and {len(shared) - LISTED} more"] if len(shared) > LISTED else []
+        rows = listed([f"{row.id}: {row.origin}, in the test split of {row.test_of}" for row in shared])
         raise DataError(
-            f"{len(shared)} training recordings are in a test split:\n"
-            + "\n".join(rows)
-            + "\n--contamination=drop leaves them out, --contamination=keep trains on them"
+            f"{len(shared)} training recordings are in a test split:\n{rows}\n"
+            "--contamination=drop leaves them out, --contamination=keep trains on them"
         )
 
 

@@ -21,9 +21,12 @@ from datamodules.corpora.writer import (
     AnnotatedRecording,
     Annotation,
     Report,
+    caption,
     check_name,
     hold_out,
+    merged,
     path_in_root,
+    question,
     require_any,
     unique_ids,
     write,
@@ -247,7 +250,7 @@ def _annotated(
         "corpus": name,
         "source": f"{name}-{recording.source}",
         "labels": list(dict.fromkeys(row.values["label"] for row in rows if row.values.get("label"))),
-        "metadata": _other_columns(rows),
+        "metadata": merged({key: row.values[key] for key in row.values if key not in COLUMNS} for row in rows),
     }
     annotations = _annotations(rows, label_question)
     annotations += [(None, {"task": "conversation", "turns": turns}) for _, turns in conversations]
@@ -258,25 +261,14 @@ def _annotations(rows: list[MetadataRow], label_question: str) -> list[Annotatio
     """Each caption and question once, however many rows repeat it."""
     annotations: dict[tuple[str, ...], Annotation] = {}
     for row in rows:
-        caption, label, question, answer = (
+        text, label, asked, answer = (
             row.values.get(column, "") for column in ("caption", "label", "question", "answer")
         )
-        if caption:
-            annotations["caption", caption] = (caption, {"task": "caption"})
-        if question:
+        if text:
+            annotations["caption", text] = caption(text)
+        if asked:
             kind = row.values.get("kind") or "question"
-            annotations["question", question, answer] = _question(kind, question, answer)
+            annotations["question", asked, answer] = question(kind, asked, answer)
         elif label:
-            annotations["class", label] = _question("class", label_question, label)
+            annotations["class", label] = question("class", label_question, label)
     return list(annotations.values())
-
-
-def _question(kind: str, question: str, answer: str) -> Annotation:
-    return None, {"task": "question", "kind": kind, "question": question, "answer": answer}
-
-
-def _other_columns(rows: list[MetadataRow]) -> dict[str, str | list[str]]:
-    """The one value that the recording's rows have in a column that is not read, or the list of different ones."""
-    columns = dict.fromkeys(column for row in rows for column in row.values if column not in COLUMNS)
-    values = {column: list(dict.fromkeys(filter(None, (row.values.get(column) for row in rows)))) for column in columns}
-    return {column: texts if len(texts) > 1 else "".join(texts) for column, texts in values.items()}

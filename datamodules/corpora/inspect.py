@@ -81,14 +81,15 @@ class BadRecordingsError(DataError):
 def refuse(bad: Sequence[BadRecording], checked: int, on_bad: str) -> None:
     """Raises BadRecordingsError that names the bad recordings, unless on_bad is skip."""
     if bad and on_bad == "error":
-        rows = [f"  {path}: {reason}" for path, reason in bad[:LISTED]]
-        rows += [f"  and {len(bad) - LISTED} more"] if len(bad) > LISTED else []
-        raise BadRecordingsError(
-            f"{len(bad)} of {checked} recordings cannot be used:\n"
-            + "\n".join(rows)
-            + "\nMend them, or go on without them: --data.on_bad=skip",
-            bad,
-        )
+        rows = listed([f"{path}: {reason}" for path, reason in bad])
+        cure = "Mend them, or go on without them: --data.on_bad=skip"
+        raise BadRecordingsError(f"{len(bad)} of {checked} recordings cannot be used:\n{rows}\n{cure}", bad)
+
+
+def listed(rows: Sequence[str]) -> str:
+    """The first rows, a line each, and how many more there are."""
+    more = [f"and {len(rows) - LISTED} more"] if len(rows) > LISTED else []
+    return "\n".join(f"  {row}" for row in [*rows[:LISTED], *more])
 
 
 def _inspect(path: Path) -> Inspection:

@@ -243,15 +243,8 @@ def _read(
             question = record["instruction"].strip()
             question = PREFIX.sub("", question, count=1) if closed_prefix == "strip" else question
             addition = (record.get("input") or "").strip()
-            rows.append(
-                (
-                    audios[0],
-                    dataset,
-                    task,
-                    f"{question}\n{addition}" if addition else question,
-                    record["output"].strip(),
-                )
-            )
+            question = f"{question}\n{addition}" if addition else question
+            rows.append((audios[0], dataset, task, question, record["output"].strip()))
         else:
             counted["missing"] += 1
             missing.append((dataset, record["audio_id"], reason))
@@ -357,19 +350,17 @@ def _annotated(
     for number, (_, kind, question, answer) in enumerate(questions):
         if match := CAPTION.match(answer):
             caption = answer[match.end() :].strip()
-            annotations[f"caption {caption}"] = (caption, {"task": "caption"})
+            annotations[f"caption {caption}"] = writer.caption(caption)
             continue
         if (match := LABELS.match(answer)) and "->" not in answer:
             labels |= dict.fromkeys(part.strip() for part in answer[match.end() :].split(";") if part.strip())
-        custom = {"task": "question", "kind": kind, "question": question, "answer": answer}
-        annotations[f"question {number}"] = (None, custom)
-    datasets = list(dict.fromkeys(question.dataset for question in questions if question.dataset))
+        annotations[f"question {number}"] = writer.question(kind, question, answer)
     fields: dict[str, Any] = {
         "split": split,
         "corpus": name,
         "source": audio["origin"],
         "origin": audio["origin"],
         "labels": list(labels),
-        "metadata": {"dataset": datasets if len(datasets) > 1 else "".join(datasets)},
+        "metadata": writer.merged({"dataset": question.dataset} for question in questions),
     }
     return writer.AnnotatedRecording(f"{name}-{audio['id']}", audio["path"], fields, list(annotations.values()))

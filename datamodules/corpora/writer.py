@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -59,6 +59,25 @@ class SplitRecording(Protocol):
 
 
 R = TypeVar("R", bound=SplitRecording)
+
+
+def caption(text: str) -> Annotation:
+    return text, {"task": "caption"}
+
+
+def question(kind: str, question: str, answer: str, choices: Sequence[str] = ()) -> Annotation:
+    fields = {"task": "question", "kind": kind, "question": question, "answer": answer}
+    return None, fields | ({"choices": list(choices)} if choices else {})
+
+
+def merged(parts: Iterable[Mapping[str, str | list[str]]]) -> dict[str, str | list[str]]:
+    """Key -> the one value that the parts have, or the list of different ones; "" where all are empty."""
+    values: dict[str, dict[str, None]] = {}
+    for part in parts:
+        for key, given in part.items():
+            texts = [given] if isinstance(given, str) else given
+            values.setdefault(key, {}).update(dict.fromkeys(filter(None, texts)))
+    return {key: list(texts) if len(texts) > 1 else "".join(texts) for key, texts in values.items()}
 
 
 def write(

@@ -5,24 +5,18 @@ from itertools import count, islice
 
 import numpy as np
 
-from datamodules.batches import NumberedBatches
+from datamodules.batches import Batches, NumberedBatches
 from datamodules.errors import DataError
 
 
-class CurriculumBatches:
+class CurriculumBatches(Batches[np.ndarray]):
     """Each entry starts at its own epoch 0 and goes through as many epochs as its batches take, so that a position is
     one number: batches since the beginning. Raises DataError where an entry has no batch for this rank.
     """
 
     def __init__(self, entries: Sequence[NumberedBatches], batches: Sequence[int]) -> None:
         assert len(entries) == len(batches)
-        self.entries, self.batches, self.epoch = entries, batches, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return self.from_batch(0)
+        self.entries, self.batches = entries, batches
 
     def from_batch(self, batch: int) -> Iterator[np.ndarray]:
         if batch > sum(self.batches):

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from datamodules.batches import NumberedBatches
-from datamodules.sampler import Batches, ResumableDataModule
+from datamodules.sampler import ResumableDataModule
 
 ITEMS = 37
 QUIET = {
@@ -33,10 +33,10 @@ class NumberedData(ResumableDataModule):
         super().__init__(seed=seed, num_workers=num_workers)
         self.count, self.dataset = count, Names()
 
-    def train_sampler(self, rank: int, world: int) -> Batches:
+    def train_sampler(self, rank: int, world: int) -> NumberedBatches:
         return fours(self.count, self.seed, rank, world)
 
-    def validation_sampler(self, rank: int, world: int) -> Batches | None:
+    def validation_sampler(self, rank: int, world: int) -> NumberedBatches | None:
         return fours(3, 0, rank, world, shuffle=False)
 
     def fingerprint(self) -> str:

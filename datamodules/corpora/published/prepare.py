@@ -1,14 +1,14 @@
 """A published corpus: records to cuts, and what is missing, repeated or in another corpus' test split."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from datamodules.corpora import writer
 from datamodules.corpora.contamination import Shared, refuse_shared, tested_origins, write_jsonl
 from datamodules.corpora.inspect import BadRecording, BadRecordingsError
 from datamodules.corpora.published import corpus
-from datamodules.corpora.published.records import Files, Options, QuestionAnswer, Record
+from datamodules.corpora.published.records import Files, Options, Record
 from datamodules.errors import DataError
 
 T = TypeVar("T")
@@ -133,12 +133,12 @@ def _annotated(recording: PublishedRecording, name: str, label_question: str) ->
     labels = _once(label for record in records for label in record.labels)
     questions = _once(question for record in records for question in record.questions)
     annotations: list[writer.Annotation] = [
-        (text, {"task": "caption"}) for text in _once(text for record in records for text in record.captions)
+        writer.caption(text) for text in _once(text for record in records for text in record.captions)
     ]
-    annotations += [(None, _question(question)) for question in questions]
+    annotations += [writer.question(*question) for question in questions]
     if labels:
         kind = "class" if len(labels) == 1 else "labels"
-        annotations.append((None, _question(QuestionAnswer(kind, label_question, "; ".join(labels)))))
+        annotations.append(writer.question(kind, label_question, "; ".join(labels)))
     custom = {
         "split": recording.split,
         "corpus": name,
@@ -146,29 +146,9 @@ def _annotated(recording: PublishedRecording, name: str, label_question: str) ->
         "origin": recording.source,
         "clip": records[0].clip,
         "labels": labels,
-        "metadata": _merge([record.metadata for record in records]),
+        "metadata": writer.merged(record.metadata for record in records),
     }
     return writer.AnnotatedRecording(recording.id, recording.path, custom, annotations)
-
-
-def _question(question: QuestionAnswer) -> dict[str, Any]:
-    custom: dict[str, Any] = {
-        "task": "question",
-        "kind": question.kind,
-        "question": question.question,
-        "answer": question.answer,
-    }
-    return custom | ({"choices": list(question.choices)} if question.choices else {})
-
-
-def _merge(parts: list[Mapping[str, str | list[str]]]) -> dict[str, str | list[str]]:
-    """Key -> the one value that the records have, or the list of different ones."""
-    merged: dict[str, str | list[str]] = {}
-    for key in dict.fromkeys(key for part in parts for key in part):
-        given = [part[key] for part in parts if key in part]
-        values = _once(value for item in given for value in ([item] if isinstance(item, str) else item) if value)
-        merged[key] = values if len(values) > 1 else "".join(values)
-    return merged
 
 
 def _once(items: Iterable[T]) -> list[T]:
