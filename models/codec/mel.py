@@ -1,20 +1,20 @@
 """A codec that needs no download and no training: log-mel frames, projected on principal components in closed form.
 
 waveform ──magnitudes, mel bands, log──► frames of one latent, joined ──components──► latents
-waveform ◄──Griffin-Lim, pseudo-inverse of the mel filters, exp────── ◄──components───┘
+waveform ◄──Griffin-Lim── magnitudes ◄──ridge regression── log-mel ◄──components──────┘
 """
 
 from typing import NamedTuple
 
 import torch
-import torchaudio.functional as AF
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from models.codec import phases
 from models.codec.interface import Context, Posterior, check_waveform, pad_to_hop
+from models.codec.linear_spectrum import LinearSpectrum
 from models.errors import ModelError
 from models.exact_float32 import exact_float32
-from models.mel_spectrum import mel_filterbank, mel_spectrum
+from models.mel_spectrum import magnitudes, mel_filterbank
 
 # analysed at once: the spectra of more samples leave the processor's cache, and take 2.7 times as long
 SAMPLES_ON_CPU = 1 << 19
@@ -37,7 +37,8 @@ class MelCodec(nn.Module):
     weigh as much as the first.
 
     `accumulate` the training corpus, then `fit`; both are exact, whatever the batches were. Magnitudes below
-    `log_floor` are silence: 1e-5 is -100 dB of a sine of full scale.
+    `log_floor` are silence: 1e-5 is -100 dB of a sine of full scale. `fit` also learns to decode, which no latent
+    depends on; a codec that was fitted before it did decodes by the pseudo-inverse of the mel filters.
     """
 
     fitted: Tensor  # () bool
@@ -93,6 +94,7 @@ class MelCodec(nn.Module):
         self.register_buffer("filters", filters, persistent=False)
         inverse = torch.linalg.pinv(filters.double()).float()
         self.register_buffer("inverse_filters", inverse, persistent=False)
+        self.linear_spectrum = LinearSpectrum(filters)
 
         self.register_buffer("fitted", torch.tensor(False))
         self.register_buffer("components", torch.zeros(latent_dim, width))
@@ -105,15 +107,22 @@ class MelCodec(nn.Module):
     @torch.no_grad()
     def accumulate(self, waveform: Tensor, num_frames: Tensor) -> None:
         """Adds the first num_frames (B) latent frames of each clip of waveform (B, 1, T) to what `fit` reads."""
-        spectra = self._log_mel(waveform)
+        spectrum = self._spectrum(waveform)
+        log_mel = self._log_bands(spectrum)
+        spectra = self._join(log_mel)
         valid = torch.arange(spectra.shape[1], device=spectra.device) < num_frames.to(spectra.device)[:, None]
         rows = spectra[valid].double().cpu()
         frames, total, products = self._moments
         self._moments = _Moments(frames + len(rows), total + rows.sum(0), products + rows.T @ rows)
+        # about one mel frame of each latent frame, another each time: neighbours hardly differ
+        joined = self.hop_length // self.mel_hop
+        chosen = valid.repeat_interleave(joined, 1)
+        chosen &= torch.arange(chosen.shape[1], device=chosen.device) % (joined + 1) == 0
+        self.linear_spectrum.accumulate(log_mel[chosen], spectrum[chosen].clamp(min=self.log_floor).log())
 
     @torch.no_grad()
     def fit(self) -> None:
-        """Principal components of everything accumulated.
+        """Principal components of everything accumulated, and the regression from mel bands to the spectrum.
 
         Raises ModelError for no more than latent_dim frames, or where all of them have one spectrum.
         """
@@ -136,6 +145,7 @@ class MelCodec(nn.Module):
         self.mean.copy_(mean)
         self.scale.copy_((kept / self.latent_dim).sqrt())
         self.explained_variance.copy_(kept / all_variance)
+        self.linear_spectrum.fit()
         self.fitted.fill_(True)
 
     @torch.no_grad()
@@ -153,8 +163,7 @@ class MelCodec(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         """latents (B, F, D) -> waveform (B, 1, F * hop_length).
 
-        Griffin and Lim 1984, with the momentum of Perraudin et al. 2013. Phases start at zero, so that equal latents
-        sound equal. Raises ModelError before `fit`.
+        Equal latents sound equal: nothing is random. Raises ModelError before `fit`.
         """
         self._check_fitted()
         with exact_float32(latents.device.type):
@@ -162,38 +171,43 @@ class MelCodec(nn.Module):
 
     def griffin_lim(self, magnitudes: Tensor) -> Tensor:
         """magnitudes (B, M, bins) of the short-time spectrum -> waveform (B, 1, M * mel_hop)."""
-        # torchaudio centres frame k on k * mel_hop, this codec half a hop later: one more frame at either end
-        padded = F.pad(magnitudes.transpose(1, 2), (1, 1), mode="replicate")
-        length = (padded.shape[-1] - 1) * self.mel_hop
-        waveform = AF.griffinlim(
-            padded,
-            self.window,
-            self.fft_size,
-            self.mel_hop,
-            self.fft_size,
-            power=1.0,
-            n_iter=self.griffin_lim_iterations,
-            momentum=0.99,
-            length=length,
-            rand_init=False,
-        )
+        # frame m is centred in its mel_hop samples, half a hop later than `phases` has it: one more frame at either end
+        padded = torch.cat([magnitudes[:, :1], magnitudes, magnitudes[:, -1:]], 1)
+        waveform = phases.griffin_lim(padded, self.window, self.mel_hop, self.griffin_lim_iterations)
         start = self.mel_hop // 2
         return waveform[:, None, start : start + magnitudes.shape[1] * self.mel_hop]
 
     def magnitudes(self, latents: Tensor) -> Tensor:
         """latents (B, F, D) -> magnitudes of the short-time spectrum (B, F * hop_length / mel_hop, bins)."""
         spectra = (latents.float() * self.scale) @ self.components + self.mean
-        bands = spectra.unflatten(-1, (-1, self.mel_bands)).flatten(1, 2).exp()
-        return (bands @ self.inverse_filters).clamp(min=0) * self.window.sum() / 2
+        log_mel = spectra.unflatten(-1, (-1, self.mel_bands)).flatten(1, 2)
+        if self.linear_spectrum.fitted:
+            spectrum = self.linear_spectrum(log_mel)
+        else:
+            spectrum = log_mel.exp() @ self.inverse_filters
+        # what lay at the floor was silence
+        return (spectrum - self.log_floor).clamp(min=0) * self.window.sum() / 2
 
     def _log_mel(self, waveform: Tensor) -> Tensor:
         """waveform (B, 1, T) -> (B, F, W): log-mel frames of a latent frame, each centred in its mel_hop samples."""
+        return self._join(self._log_bands(self._spectrum(waveform)))
+
+    def _spectrum(self, waveform: Tensor) -> Tensor:
+        """waveform (B, 1, T) -> magnitudes (B, M, bins), M = F * hop_length / mel_hop; a sine of full scale has 1."""
         check_waveform(waveform, 1)
         with exact_float32(waveform.device.type):
             sound = pad_to_hop(waveform.float(), self.hop_length)[:, 0]
             margin = (self.fft_size - self.mel_hop) // 2
-            bands = mel_spectrum(sound, self.window, self.mel_hop, margin, self.filters, self.log_floor)
-            return bands.log().unflatten(1, (-1, self.hop_length // self.mel_hop)).flatten(2)
+            return magnitudes(sound, self.window, self.mel_hop, margin) / (self.window.sum() / 2)
+
+    def _log_bands(self, spectrum: Tensor) -> Tensor:
+        """spectrum (B, M, bins) -> (B, M, bands)."""
+        with exact_float32(spectrum.device.type):
+            return (spectrum @ self.filters).clamp(min=self.log_floor).log()
+
+    def _join(self, log_mel: Tensor) -> Tensor:
+        """log_mel (B, M, bands) -> the mel frames of a latent frame as one (B, F, W)."""
+        return log_mel.unflatten(1, (-1, self.hop_length // self.mel_hop)).flatten(2)
 
     def _check_fitted(self) -> None:
         if not self.fitted:

@@ -50,7 +50,9 @@ def load_codec(folder: Path) -> LatentCodec:
     codec = build_codec(config, folder / "vae")
     assert isinstance(codec, nn.Module)
     if config.kind == "mel":
-        codec.load_state_dict(load_file(folder / "model.safetensors"))
+        # a codec that was fitted before it learned to decode has no `linear_spectrum`
+        decoding = {key: value for key, value in codec.state_dict().items() if key.startswith("linear_spectrum.")}
+        codec.load_state_dict(decoding | load_file(folder / "model.safetensors"))
     return codec.eval().requires_grad_(False)
 
 

@@ -10,6 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import conf
 from conf.sections.tokenizer import TokenizerConf
+from models.codec.mel import MelCodec
 from stages.hub import artifacts
 
 FACTS = {"latent_dim": 4, "frame_rate": 20.0}
@@ -72,3 +73,25 @@ def test_more_words_than_there_are_is_refused(llm: Path):
         artifacts.load_lexicon(str(llm), 6)
     with pytest.raises(ValueError, match=r"has 0 whole words .* Choose an LLM whose tokens are words"):
         artifacts.load_lexicon("random:tiny", 2)
+
+
+def test_a_codec_that_was_fitted_before_it_learned_to_decode_opens_with_the_same_latents(tmp_path: Path):
+    config = conf.compose("latents", ["smoke"]).conf.codec
+    codec = MelCodec(**conf.plain(config.mel))
+    waveform = torch.randn(2, 1, 70 * codec.hop_length, generator=torch.Generator().manual_seed(0)) / 10
+    codec.accumulate(waveform, torch.tensor([70, 70]))
+    codec.fit()
+    state = codec.state_dict()
+    old = {name: value for name, value in state.items() if not name.startswith("linear_spectrum.")}
+    for folder, saved in (("old", old), ("new", state)):
+        artifacts.save(tmp_path / folder, conf.plain(config), saved)
+    opened = {name: artifacts.load_codec(tmp_path / name) for name in ("old", "new")}
+    latents = codec.encode(waveform).mean
+    for one in opened.values():
+        assert torch.equal(one.encode(waveform).mean, latents)
+    assert torch.equal(opened["new"].decode(latents[:1, :4]), codec.decode(latents[:1, :4]))
+    decoded = opened["old"].decode(latents[:1, :4])
+    assert decoded.shape == (1, 1, 4 * codec.hop_length) and decoded.isfinite().all()
+    artifacts.save(tmp_path / "damaged", conf.plain(config), {name: old[name] for name in old if name != "mean"})
+    with pytest.raises(RuntimeError, match="mean"):
+        artifacts.load_codec(tmp_path / "damaged")
