@@ -185,8 +185,9 @@ class MelCodec(nn.Module):
             spectrum = self.linear_spectrum(log_mel)
         else:
             spectrum = log_mel.exp() @ self.inverse_filters
-        # what lay at the floor was silence
-        return (spectrum - self.log_floor).clamp(min=0) * self.window.sum() / 2
+        # what lay at the floor was silence: its power is taken away
+        power = spectrum.clamp(min=0).square() - self.log_floor**2
+        return power.clamp(min=0).sqrt() * self.window.sum() / 2
 
     def _log_mel(self, waveform: Tensor) -> Tensor:
         """waveform (B, 1, T) -> (B, F, W): log-mel frames of a latent frame, each centred in its mel_hop samples."""
