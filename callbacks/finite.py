@@ -4,6 +4,7 @@ ids of the batch in a file.
 
 import json
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +29,7 @@ class FiniteGradients(L.Callback):
 
     def __init__(self, folder: Path, on_nan: Literal["stop", "skip"], in_a_row: int) -> None:
         self.file, self.on_nan, self.in_a_row = folder / "not_finite.jsonl", on_nan, in_a_row
-        self.ids: list[str] = []
+        self.ids: list[Iterable[str]] = []  # of each batch
         self.losses: list[Tensor] = []
         self.bad_steps = 0  # one after the other, up to now
         self.bad = ""  # what is wrong with this step
@@ -36,7 +37,7 @@ class FiniteGradients(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self.ids += batch.ids
+        self.ids.append(batch.ids)
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
         self.losses.append(loss.detach())
@@ -62,7 +63,8 @@ class FiniteGradients(L.Callback):
     def _refuse(self, trainer: L.Trainer) -> None:
         step, losses = trainer.global_step + 1, [float(loss) for loss in self.losses]
         with self.file.open("a") as file:
-            row = {"step": step, "rank": trainer.global_rank, "losses": losses, "ids": self.ids}
+            ids = [name for batch in self.ids for name in batch]
+            row = {"step": step, "rank": trainer.global_rank, "losses": losses, "ids": ids}
             file.write(json.dumps(row) + "\n")
         trainer.strategy.barrier()  # all have written
         self.bad = f"step {step}: loss {', '.join(f'{loss:.4g}' for loss in losses)}, or its gradient, is not finite"

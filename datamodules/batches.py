@@ -8,6 +8,7 @@ import numpy as np
 from datamodules.errors import DataError
 
 SAMPLE = 20_011  # seed of the one order of validation
+BLOCK, GROUP = 4096, 64  # items that lie side by side, and blocks whose items are shuffled together, of a local order
 
 T = TypeVar("T")
 
@@ -38,6 +39,9 @@ class NumberedBatches(Batches[np.ndarray]):
     bucket: what a bucket has left is dealt evenly, or goes up to the next. Only where there are fewer items than
     processes, or batches of one, does an item come twice.
 
+    local: the order is random in blocks where there are many items. Blocks of neighbours come in a random order, and GROUP
+    of them are shuffled together: what is read is near what was just read, and a batch is of as many places.
+
     lengths: of the items; ends: greatest length of each bucket, ascending; sizes: items that a batch of it holds at
     most. numbers: what the items are called, 0, 1, ... where it is None.
     """
@@ -53,8 +57,10 @@ class NumberedBatches(Batches[np.ndarray]):
         rank: int,
         world: int,
         numbers: np.ndarray | None = None,
+        local: bool = False,
     ) -> None:
         self.shuffle, self.seed, self.rank, self.world, self.numbers = shuffle, seed, rank, world, numbers
+        self.local = local and shuffle and len(lengths) > BLOCK * GROUP
         self.bucket = np.searchsorted(ends, lengths).astype(np.uint16)
         self.edges, self.repeated = _edges(np.bincount(self.bucket, minlength=len(ends)), sizes, world)
 
@@ -67,17 +73,26 @@ class NumberedBatches(Batches[np.ndarray]):
         require_batch(batch, len(self), self.epoch)
         generator = np.random.default_rng([self.seed, self.epoch] if self.shuffle else SAMPLE)
         count, steps = len(self.bucket), np.arange(len(self))
-        order = generator.permutation(count)
+        order = _local_order(generator, count) if self.local else generator.permutation(count)
         order = order[np.argsort(self.bucket[order], kind="stable")]
         order = np.concatenate([order, np.resize(order, self.repeated)])
         order = order if self.numbers is None else self.numbers[order]
-        generator.shuffle(steps)
+        if not self.local:
+            generator.shuffle(steps)
         return (order[begin:end] for begin, end in self.edges[steps[batch:], self.rank])
 
 
 def in_groups(items: Sequence[T], size: int) -> list[Sequence[T]]:
     """So many items each, the last group the rest."""
     return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def _local_order(generator: np.random.Generator, count: int) -> np.ndarray:
+    """0, 1, ... count - 1, random in blocks."""
+    blocks = generator.permutation(-(-count // BLOCK))
+    groups = np.split(blocks, range(GROUP, len(blocks), GROUP))
+    inside = ((group[:, None] * BLOCK + np.arange(BLOCK)).ravel() for group in groups)
+    return np.concatenate([generator.permutation(items[items < count]) for items in inside])
 
 
 def require_batch(batch: int, count: int, epoch: int) -> None:

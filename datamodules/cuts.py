@@ -8,12 +8,8 @@ are.
 Lhotse itself is imported only by those who read or write manifests: it takes seconds.
 """
 
-import zlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol
-
-from datamodules.errors import DataError
 
 SPLITS = ("train", "validation", "test")
 
@@ -71,13 +67,3 @@ def is_question(supervision: Supervision, kinds: Sequence[str] = ()) -> bool:
     """Whether it is a question of one of these kinds; of any kind where none is given."""
     custom = supervision.custom
     return custom["task"] == "question" and (not kinds or custom["kind"] in kinds)
-
-
-def read_cuts(path: Path, cure: str) -> list[Cut]:
-    """All cuts of a manifest. Raises DataError, which ends with `cure`, where it is damaged or no manifest of cuts."""
-    from lhotse import CutSet
-
-    try:
-        return list(CutSet.from_file(path))
-    except (EOFError, OSError, zlib.error, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is cut off, damaged or no list of cuts ({error}). {cure}") from error

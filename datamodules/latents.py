@@ -15,8 +15,8 @@ from datamodules.errors import DataError
 from datamodules.sampler import ResumableDataModule
 from datamodules.store import chunks
 from datamodules.store.index import CachedCuts
+from datamodules.store.manifest import Manifest
 from datamodules.store.overlap import ReadAhead
-from datamodules.store.pending import PendingChunks
 from datamodules.windows import WindowRule
 
 
@@ -30,8 +30,27 @@ class LatentWindow(NamedTuple):
     num_frames: int
 
 
+class WindowIds:
+    """The ids of windows, read from the manifest only when somebody looks at them."""
+
+    def __init__(self, folder: Path, rows: np.ndarray, numbers: np.ndarray) -> None:
+        """folder: of the cache; rows: of its manifest; numbers: of each one's window."""
+        self.folder, self.rows, self.numbers = folder, rows, numbers
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[str]:
+        manifest = Manifest(self.folder)
+        for row, number in zip(self.rows.tolist(), self.numbers.tolist(), strict=True):
+            yield f"{manifest.fields(row)['id']}-w{number}"
+
+    def __getitem__(self, part: slice) -> list[str]:
+        return list(WindowIds(self.folder, self.rows[part], self.numbers[part]))
+
+
 class LatentBatch(NamedTuple):
-    ids: list[str]
+    ids: list[str] | WindowIds
     latents: Tensor  # (B, F, D) float32, the posterior's mean; zeros beyond num_frames
     num_frames: Tensor  # (B) long
     std: Tensor | None  # (B, F, D) float32, of the posterior; None where the codec has none
@@ -57,29 +76,33 @@ def collate_latents(windows: Sequence[LatentWindow]) -> LatentBatch:
     """Reads windows into one batch, padded with zeros to the longest."""
     arrays = [chunks.load_rows(window.array, window.offset, window.num_frames) for window in windows]
     stds = [chunks.load_rows(window.std, window.offset, window.num_frames) for window in windows if window.std]
-    assert len(stds) in (0, len(windows)), "one codec made them all"
+    return _batch([window.id for window in windows], arrays, stds)
+
+
+def _batch(ids: list[str] | WindowIds, arrays: list[np.ndarray], stds: list[np.ndarray]) -> LatentBatch:
+    """arrays, stds: (F_i, D) float16 each, of each window."""
+    assert len(stds) in (0, len(arrays)), "one codec made them all"
     lengths = [len(array) for array in arrays]
-    return LatentBatch(
-        [window.id for window in windows],
-        _padded(arrays),
-        torch.tensor(lengths),
-        _padded(stds) if stds else None,
-        min(lengths) < max(lengths),
-    )
+    std = _padded(stds) if stds else None
+    return LatentBatch(ids, _padded(arrays), torch.tensor(lengths), std, min(lengths) < max(lengths))
 
 
 def _padded(arrays: list[np.ndarray]) -> Tensor:
     """(F_i, D) float16 each -> (B, F, D) float32."""
-    tensors = [torch.from_numpy(array.astype("float32")) for array in arrays]
-    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True)
+    padded = np.zeros((len(arrays), max(map(len, arrays)), arrays[0].shape[1]), np.float32)
+    for row, array in enumerate(arrays):
+        padded[row, : len(array)] = array
+    return torch.from_numpy(padded)
 
 
 class LatentWindows(torch.utils.data.Dataset[LatentBatch]):
-    """All windows of a cache, by number: numbers (B) -> LatentBatch. A window takes 12 bytes of memory."""
+    """All windows of a cache, by number: numbers (B) -> LatentBatch. A window takes 12 bytes of memory, and one read of
+    each array.
+    """
 
     def __init__(self, cuts: CachedCuts, rule: WindowRule) -> None:
         self.cuts, self.rule = cuts, rule
-        lengths, each = np.unique(cuts.rows["length"][cuts.selected], return_inverse=True)
+        lengths, each = np.unique(cuts.lengths[cuts.selected], return_inverse=True)
         counts = np.array([rule.num_windows(int(length)) for length in lengths], np.int64)[each]
         self.row = np.repeat(cuts.selected, counts)  # row of the cache
         first = np.repeat(np.cumsum(counts) - counts, counts)
@@ -89,17 +112,17 @@ class LatentWindows(torch.utils.data.Dataset[LatentBatch]):
         return len(self.row)
 
     def __getitem__(self, numbers: np.ndarray) -> LatentBatch:
-        return collate_latents([self._window(int(self.row[n]), int(self.number[n])) for n in numbers])
-
-    def _window(self, row: int, number: int) -> LatentWindow:
-        files = self.cuts.files(row)
-        return LatentWindow(
-            f"{self.cuts.id_of(row)}-w{number}",
-            files["array"],
-            files.get("std"),
-            int(self.cuts.rows["offset"][row]) + number * self.rule.frames,
-            self.rule.lengths(int(self.cuts.rows["length"][row]))[number],
-        )
+        rows, windows = self.row[numbers], self.number[numbers]
+        arrays, stds = [], []
+        for row, number in zip(rows.tolist(), windows.tolist(), strict=True):
+            begin, length = number * self.rule.frames, int(self.cuts.lengths[row])
+            last = number == self.rule.num_windows(length) - 1
+            count = length - begin if last else self.rule.frames
+            array, std = (self.cuts.read(name, row, begin, count) for name in ("array", "std"))
+            assert array is not None, "a cache of latents"
+            arrays.append(array)
+            stds += [] if std is None else [std]
+        return _batch(WindowIds(self.cuts.folder, rows, windows), arrays, stds)
 
     def copies(self, weights: Mapping[str, float]) -> np.ndarray:
         """Numbers of the windows of an epoch: each as often as its corpus weighs (1 where no weight is given), for the
@@ -165,13 +188,16 @@ class LatentDataModule(ResumableDataModule):
         return self._sampler(self.validation_windows, rank, world, shuffle=False)
 
     def fingerprint(self) -> str:
-        return hashlib.sha256(self.dataset.cuts.digest().encode() + self.train_windows.tobytes()).hexdigest()
+        """Of the sound and its order; another caption is the same data."""
+        digest = self.dataset.cuts.digest_of_sound()
+        return hashlib.sha256(digest.encode() + self.train_windows.tobytes()).hexdigest()
 
     def _sampler(self, windows: np.ndarray, rank: int, world: int, shuffle: bool) -> NumberedBatches:
         ones = np.ones(len(windows), np.int8)
         return NumberedBatches(
-            ones, [1], [self.batch_size], shuffle=shuffle, seed=self.seed, rank=rank, world=world, numbers=windows
-        )
+            ones, [1], [self.batch_size], shuffle=shuffle, seed=self.seed, rank=rank, world=world, numbers=windows,
+            local=True,
+        )  # fmt: skip
 
 
 class ChunkBatch(NamedTuple):
@@ -182,28 +208,25 @@ class ChunkBatch(NamedTuple):
     closes_chunk: bool
 
 
-class PendingLatents(PendingChunks):
-    """Batches of the windows that have no codes yet, read in a thread beside the model. Which windows share a batch
-    depends on their chunk alone.
+class PendingLatents:
+    """Batches of the windows of a rank's chunks, whose latents are looked up by their sound and read in a thread beside
+    the model. Which windows share a batch depends on their chunk alone.
     """
 
-    def __init__(self, folder: Path, planned: list[chunks.Chunk], rule: WindowRule, batch_size: int) -> None:
-        super().__init__(folder, planned)
-        self.rule, self.batch_size = rule, batch_size
-
-    def predict_dataloader(self) -> ReadAhead[ChunkBatch]:
-        return ReadAhead(_ChunkBatches(self))
-
-
-class _ChunkBatches:
-    def __init__(self, data: PendingLatents) -> None:
-        self.data = data
+    def __init__(self, planned: Sequence[chunks.Chunk], latents: CachedCuts, rule: WindowRule, batch_size: int) -> None:
+        self.planned, self.latents, self.rule, self.batch_size = planned, latents, rule, batch_size
 
     def __iter__(self) -> Iterator[ChunkBatch]:
-        data = self.data
-        for number, chunk in enumerate(data.rank_chunks):
-            windows = [window for cut in chunk.recordings for window in latent_windows(cut, data.rule)]
+        return iter(ReadAhead(self._batches()))
+
+    def _batches(self) -> Iterator[ChunkBatch]:
+        for number, chunk in enumerate(self.planned):
+            rows = self.latents.rows_of(chunk.sounds)
+            recordings = chunk.recordings
+            for cut, row in zip(recordings, rows.tolist(), strict=True):
+                cut.custom |= self.latents.arrays_of(row)
+            windows = [window for cut in recordings for window in latent_windows(cut, self.rule)]
             windows.sort(key=lambda window: window.num_frames)
-            for start in range(0, len(windows), data.batch_size):
-                part = windows[start : start + data.batch_size]
-                yield ChunkBatch(collate_latents(part), number, start + data.batch_size >= len(windows))
+            for start in range(0, len(windows), self.batch_size):
+                part = windows[start : start + self.batch_size]
+                yield ChunkBatch(collate_latents(part), number, start + self.batch_size >= len(windows))

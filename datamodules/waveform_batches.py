@@ -13,7 +13,7 @@ Apart from audio.py: reading a sound needs no Lightning, which takes seconds to 
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -23,12 +23,18 @@ from datamodules.audio import load_windows, readable_in_parts, resampled_length
 from datamodules.batches import in_groups
 from datamodules.cuts import Cut
 from datamodules.sampler import ignore_signals, unchanged
-from datamodules.store.chunks import Chunk
 from datamodules.store.overlap import ReadAhead
 from datamodules.store.pending import PendingChunks
 from datamodules.windows import WindowFormat
 
 PADDING = (0.5, 1 / 8)  # a partial window is padded by at most so many seconds, or so much of the longest beside it
+
+
+class Chunk(Protocol):
+    """datamodules.store.chunks.Chunk."""
+
+    @property
+    def recordings(self) -> list[Cut]: ...
 
 
 class WindowSpan(NamedTuple):
@@ -71,11 +77,13 @@ class WaveformBatch(NamedTuple):
     closes_chunk: bool
 
 
-def plan_batches(chunks: Sequence[Chunk], window: WindowFormat, batch_size: int) -> Iterator[PlannedBatch]:
+def plan_batches(
+    chunks: Sequence[Chunk], window: WindowFormat, batch_size: int, first: int = 0
+) -> Iterator[PlannedBatch]:
     """Chunk after chunk, no batch of two: up to `batch_size` whole windows and as many partial ones a batch, and no
-    recording in two batches that fits in one.
+    recording in two batches that fits in one. first: number of the first chunk.
     """
-    for number, chunk in enumerate(chunks):
+    for number, chunk in enumerate(chunks, first):
         recordings = [recording_spans(cut, window, batch_size) for cut in chunk.recordings]
         recordings.sort(key=lambda spans: spans[-1].partial_samples)
         batches: list[list[WindowSpan]] = [[]]
@@ -154,29 +162,36 @@ class WaveformReader(Dataset[WaveformBatch]):
 
 
 class WaveformDataModule(PendingChunks):
-    """The windows of the pending chunks, read in `num_workers` processes, or, where that is 0, in a thread beside the
-    model.
-    """
+    """The windows of the pending chunks of a rank."""
 
-    def __init__(self, folder: Path, planned: list[Chunk], dataset: WaveformReader, num_workers: int) -> None:
-        super().__init__(folder, planned)
+    def __init__(self, folder: Path, dataset: WaveformReader, num_workers: int) -> None:
+        super().__init__(folder)
         self.dataset, self.num_workers = dataset, num_workers
 
     def predict_dataloader(self) -> DataLoader[WaveformBatch] | ReadAhead[WaveformBatch]:
-        loader = DataLoader(
-            self.dataset,
-            sampler=_PlannedBatches(self.rank_chunks, self.dataset),
-            batch_size=None,
-            num_workers=self.num_workers,
-            collate_fn=unchanged,
-            worker_init_fn=ignore_signals,
-        )
-        return loader if self.num_workers else ReadAhead(loader)
+        return read_chunks(self.rank_chunks, self.dataset, self.num_workers)
+
+
+def read_chunks(
+    chunks: Sequence[Chunk], dataset: WaveformReader, num_workers: int, first: int = 0
+) -> DataLoader[WaveformBatch] | ReadAhead[WaveformBatch]:
+    """The batches of these chunks, read in `num_workers` processes, or, where that is 0, in a thread beside the model.
+    first: number of the first chunk.
+    """
+    loader = DataLoader(
+        dataset,
+        sampler=_PlannedBatches(chunks, dataset, first),
+        batch_size=None,
+        num_workers=num_workers,
+        collate_fn=unchanged,
+        worker_init_fn=ignore_signals,
+    )
+    return loader if num_workers else ReadAhead(loader)
 
 
 class _PlannedBatches:
-    def __init__(self, chunks: Sequence[Chunk], dataset: WaveformReader) -> None:
-        self.chunks, self.dataset = chunks, dataset
+    def __init__(self, chunks: Sequence[Chunk], dataset: WaveformReader, first: int) -> None:
+        self.chunks, self.dataset, self.first = chunks, dataset, first
 
     def __iter__(self) -> Iterator[PlannedBatch]:
-        return plan_batches(self.chunks, self.dataset.window, self.dataset.batch_size)
+        return plan_batches(self.chunks, self.dataset.window, self.dataset.batch_size, self.first)

@@ -30,7 +30,7 @@ STAGES = {
         ("tokenizer_mse",),
         "the tokenizer's table: latent error, distances of the sound, probe, beside its references",
     ),
-    "cache": Stage("stages.cache:Cache", ("latents", "tokenizer"), (), "every recording as codes, exactly once"),
+    "cache": Stage("stages.cache:Cache", ("tokenizer",), ("latents",), "every recording as codes, exactly once"),
     "rehearsal": Stage(
         "stages.rehearsal:Rehearsal",
         (),
@@ -69,3 +69,4 @@ STAGES = {
 
 ON_DEMAND = ("vae", "rehearsal")  # made and read only where a configuration asks for them: stages.runs.graph.required
 READ_SOUND = ("vae", "latents", "fewshot", "generation")  # the corpora' recordings, which are prepared before
+READ_CORPORA = (*READ_SOUND, "cache")  # what their products hold changes with the corpora: sound, or its text

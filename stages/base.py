@@ -18,11 +18,14 @@ from lightning.pytorch.callbacks import Callback
 
 from callbacks.progress import ProgressLine
 from conf.sections.common import StageConf
-from datamodules.cuts import Cut
-from datamodules.store import chunks
+from datamodules.store import chunks, manifest
+from datamodules.store.index import CachedCuts
+from datamodules.store.lhotse_manifest import write_lhotse_manifest
 from datamodules.store.overlap import WriteBehind
-from stages.runs import row_files
+from stages.runs import corpora, receipts, row_files
+from stages.runs.ranks import rank
 from stages.runs.receipts import FinishedRun
+from stages.runs.state import earlier_run
 
 Parents = Mapping[str, FinishedRun]
 Row = dict[str, Any]
@@ -95,18 +98,43 @@ class PredictingStage(Stage):
 
 
 class ChunkStage(PredictingStage):
-    """Encodes every recording once (datamodules/store/chunks.py); reading, encoding and writing overlap."""
+    """Encodes every sound once (datamodules/store/chunks.py); reading, encoding and writing overlap.
+
+    Rank 0 plans, and the others open its plan. What an earlier run of the same experiment has encoded alike is taken over:
+    a mended caption encodes nothing, and another corpus only its recordings.
+    """
 
     unit = "recordings"
 
-    def plan(self, cuts: Iterable[Cut], recordings_per_chunk: int) -> None:
-        self.store = self.folder / "chunks"
-        self.chunks = chunks.plan(cuts, recordings_per_chunk)
-        self.total = sum(len(chunk.cuts) for chunk in self.chunks)
-        self.duplicates = sum(len(chunk.cuts) - len(chunk.recordings) for chunk in self.chunks)
+    inputs: dict[str, str]
+    skipped: list[corpora.Skipped] | None  # None where this process has not compared them
+
+    def __init__(self, stage: str, conf: StageConf, parents: Parents, folder: Path) -> None:
+        super().__init__(stage, conf, parents, folder)
+        self.store = folder / "chunks"
 
     def cache_key(self) -> dict[str, Any]:
         """What made the chunks."""
+        raise NotImplementedError
+
+    def check_corpora(self, inputs: dict[str, str]) -> None:
+        """On rank 0, before an earlier run is moved aside: compares the recordings with what was prepared. A run that goes
+        on has done so. inputs: corpus -> hash of its cuts.
+        """
+        self.inputs, self.skipped = inputs, None
+        goes_on = manifest.inputs(self.store) == inputs and receipts.read(self.folder) is None
+        if rank() == 0 and not goes_on:
+            self.skipped = corpora.check(self.stage, self.conf.data)
+
+    def write_manifest(self) -> None:
+        """The cuts with their text (datamodules/store/manifest.py), where they are not written yet."""
+        if manifest.inputs(self.store) == self.inputs:
+            return
+        skipped = corpora.check(self.stage, self.conf.data) if self.skipped is None else self.skipped
+        kept = corpora.lines(self.conf.data, {one.id for one in skipped})
+        manifest.write(self.store, kept, self.inputs, [(one.recording.path, one.recording.reason) for one in skipped])
+
+    def plan(self) -> chunks.Plan:
         raise NotImplementedError
 
     def encode(self, batch: Any, writer: chunks.ChunkWriter) -> None:
@@ -114,11 +142,26 @@ class ChunkStage(PredictingStage):
         raise NotImplementedError
 
     def prepare_data(self) -> None:
-        chunks.open_cache(self.store, self.chunks, self.cache_key())
+        """On rank 0."""
+        chunks.open_cache(self.store, self.cache_key())
+        if not chunks.is_planned(self.store):
+            self.write_manifest()
+            if earlier := self.comparable_run():
+                chunks.take_over(self.store, earlier.folder / "chunks")
+        self.plan()
+
+    def comparable_run(self) -> FinishedRun | None:
+        """The run that this one replaces, where it computed in the same precision."""
+        earlier = earlier_run(self.folder)
+        if earlier and earlier.receipt["conf"]["trainer"]["precision"] == self.conf.trainer.precision:
+            return earlier
+        return None
 
     def on_predict_start(self) -> None:
         trainer: Any = self.trainer  # Lightning gives it the datamodule, without a type
         data = trainer.datamodule
+        self.planned: chunks.Plan = data.planned
+        self.total = self.planned.num_cuts
         self.rank_chunks: Sequence[chunks.Chunk] = data.rank_chunks
         self.writer: chunks.ChunkWriter | None = None
         self.behind = WriteBehind()
@@ -132,11 +175,22 @@ class ChunkStage(PredictingStage):
         if batch.closes_chunk:
             self.behind.call(self.writer.finish)
             self.writer = None
-            self.advance(len(chunk.cuts))
+            self.advance(chunk.num_cuts)
 
     def on_predict_end(self) -> None:
         self.behind.close()
         super().on_predict_end()
+
+    def exported(self, artifact: Path, cuts: CachedCuts) -> dict[str, Any]:
+        """Writes what Lhotse opens by itself; returns what every receipt of such a stage counts."""
+        planned = chunks.Plan(self.store)
+        write_lhotse_manifest(self.folder / "cuts.jsonl.gz", cuts)
+        return {
+            "recordings": len(cuts),
+            "duplicates": planned.duplicates,
+            "skipped": len(planned.manifest.skipped),
+            "encoded_seconds": round(planned.encoded_seconds, 3),
+        }
 
 
 class RowStage(PredictingStage, Generic[Key]):

@@ -1,18 +1,29 @@
-"""Stage `cache`: every recording's latents to codes, exactly once. The language stages read nothing else."""
+"""Stage `cache`: every sound to codes, exactly once. The language stages read nothing else.
 
+Latents are looked up by their sound in the stage `latents`, where that has them; what it does not have, of a corpus that
+was added or with another experiment's tokenizer, is encoded from its sound by the tokenizer's VAE.
+"""
+
+import itertools
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from conf.sections.tokenizer import CacheConf
-from datamodules.latents import ChunkBatch, PendingLatents, latent_windows
-from datamodules.store import chunks
-from datamodules.windows import WindowRule
+from datamodules.latents import ChunkBatch
+from datamodules.pending_sounds import PendingSounds
+from datamodules.store import chunks, manifest
+from datamodules.waveform_batches import WaveformBatch, WaveformReader, WindowGroup
+from datamodules.windows import WindowFormat, WindowRule
+from models.codec.interface import LatentCodec
 from models.metrics.codebook_use import CodebookUse
 from stages.base import ChunkStage, Exported, Parents
 from stages.hub import artifacts
+from stages.hub.sound_tokenizer import latents_of
+from stages.runs import corpora
 from stages.runs.files import write_whole
 
 
@@ -24,17 +35,56 @@ class Cache(ChunkStage):
         self.facts = parents["tokenizer"].facts
         self.rule = WindowRule.from_facts(self.facts)
         self.tokenizer = artifacts.load_tokenizer(parents["tokenizer"].artifact)
-        self.plan(chunks.read(parents["latents"].folder / "chunks"), conf.recordings_per_chunk)
+        self.latents = parents["latents"].folder / "chunks" if "latents" in parents else None
+        prepared = corpora.hashes(conf.data)
+        stored = manifest.Manifest(self.latents).inputs if self.latents else None
+        # the cuts of `latents`, whose files were compared there; or other ones
+        self.same_cuts = stored is not None and prepared in ({}, stored)
+        if self.same_cuts:
+            self.inputs, self.roots = stored or {}, {}
+        else:
+            self.roots = corpora.roots(conf.data)
+            self.check_corpora(prepared)
+        self.codec: LatentCodec | None = None
         self.codes: dict[str, list[int]] = {}  # of the chunk that is encoded, by window
 
     def cache_key(self) -> dict[str, Any]:
         tokenizer = self.parents["tokenizer"].receipt["artifact_hash"]
         return {"tokenizer": tokenizer} | {name: self.facts[name] for name in self.rule.facts() if name in self.facts}
 
-    def datamodule(self) -> PendingLatents:
-        return PendingLatents(self.store, self.chunks, self.rule, self.conf.batch_size)
+    def write_manifest(self) -> None:
+        if not self.same_cuts or self.latents is None:
+            super().write_manifest()
+        elif manifest.inputs(self.store) != self.inputs:
+            manifest.link(self.latents, self.store)
 
-    def encode(self, batch: ChunkBatch, writer: chunks.ChunkWriter) -> None:
+    def plan(self) -> chunks.Plan:
+        sounds = manifest.Manifest(self.store).rows["sound"]
+        known = chunks.read(self.latents).rows_of(sounds) >= 0 if self.latents else np.zeros(len(sounds), bool)
+        return chunks.plan(self.store, self.conf.recordings_per_chunk, known)
+
+    def datamodule(self) -> PendingSounds:
+        latents = chunks.read(self.latents) if self.latents else None
+        return PendingSounds(
+            self.store, latents, self.rule, self.conf.batch_size, self._reader, self.conf.data.num_workers
+        )
+
+    def _reader(self) -> WaveformReader:
+        """Loads the VAE that the tokenizer was trained with."""
+        tokenizer = self.parents["tokenizer"]
+        codec: Any = artifacts.load_codec(latents_of(tokenizer.folder, tokenizer.receipt) / "artifact" / "codec")
+        self.codec = codec.to(self.device)
+        grid = WindowFormat(codec.sample_rate, codec.channels, codec.hop_length, self.rule, codec.encoder_context.after)
+        return WaveformReader(self.roots, grid, self.conf.batch_size)
+
+    def encode(self, batch: ChunkBatch | WaveformBatch, writer: chunks.ChunkWriter) -> None:
+        if isinstance(batch, WaveformBatch):
+            for group in batch.groups:
+                self._encode_sound(group, writer)
+        else:
+            self._encode_latents(batch, writer)
+
+    def _encode_latents(self, batch: ChunkBatch, writer: chunks.ChunkWriter) -> None:
         """The windows of a chunk come by their length: their codes are kept until all are known."""
         latents = batch.windows
         encoded = self.tokenizer.encode(latents.latents, latents.num_frames)
@@ -42,19 +92,33 @@ class Cache(ChunkStage):
             self.codes[name] = codes[:count]
         if batch.closes_chunk:
             for cut in writer.chunk.recordings:
-                for window in latent_windows(cut, self.rule):
-                    writer.add_codes(cut.id, self.codes.pop(window.id))
+                for number in itertools.count():
+                    codes = self.codes.pop(f"{cut.id}-w{number}", None)
+                    if codes is None:
+                        break
+                    writer.add_codes(cut.id, codes)
+
+    def _encode_sound(self, group: WindowGroup, writer: chunks.ChunkWriter) -> None:
+        """Latents as the stage `latents` stores them, in float16; the windows of a recording come in their order."""
+        assert self.codec is not None
+        num_frames = -(-group.num_samples // self.codec.hop_length)
+        latents = self.codec.encode(group.waveform).mean.float().to(torch.float16).float()
+        latents = latents[:, : int(num_frames.max())]
+        outside = torch.arange(latents.shape[1], device=latents.device) >= num_frames[:, None]
+        encoded = self.tokenizer.encode(latents.masked_fill(outside[..., None], 0), num_frames)
+        counts = encoded.num_codes.tolist()
+        for cut_id, codes, count in zip(group.cut_ids, encoded.codes.tolist(), counts, strict=True):
+            writer.add_codes(cut_id, codes[:count])
 
     def export(self, artifact: Path) -> Exported:
         cuts = chunks.read(self.store)
         use = CodebookUse(
             self.facts["codebook_size"], self.facts["levels"], sync_on_compute=False
         )  # export is of one rank
-        for cut in cuts:
-            codes = torch.tensor(cut.custom["codes"])
+        for row in range(len(cuts)):
+            codes = torch.from_numpy(np.array(cuts.codes(row), np.int64))
             use.update(codes, torch.ones_like(codes, dtype=torch.bool))
-        write_whole(artifact / "chunks.json", json.dumps([chunk.id for chunk in self.chunks]))
+        write_whole(artifact / "cuts.json", json.dumps({"hash": cuts.digest()}))  # text and sound
         metrics = {name: float(value) for name, value in use.compute().items()}
-        tokens = sum(len(cut.custom["codes"]) for cut in cuts)
-        counts = {"recordings": len(cuts), "duplicates": self.duplicates, "tokens": tokens}
+        counts = self.exported(artifact, cuts) | {"tokens": int(cuts.lengths.sum())}
         return Exported(self.facts, counts | metrics)

@@ -69,7 +69,7 @@ class Generation(RowStage[str]):
         self.items = generation_items(self.chosen, conf.seeds, self.embedder is not None)
         self.expected = [item.id for item in self.items]
         self.sound_tokenizer = SoundTokenizer.from_pretrained(parents["tokenizer"].folder)
-        longest = max(train.rows["length"][train.selected].tolist(), default=1 << 30)
+        longest = max(train.lengths[train.selected].tolist(), default=1 << 30)
         self.most = min(self.sound_tokenizer.num_codes(conf.seconds_max), longest)  # codes of a sound
         self.samples = max(1, int(conf.seconds_max * self.sound_tokenizer.sample_rate))
         self.probe = self._probe(train)

@@ -2,6 +2,9 @@
 
 The codec that needs no download is fitted here, in closed form, on the training split; Oobleck comes from a folder, the hub, or stage `vae`.
 Reading, encoding and writing overlap. Recordings of the same bytes under several names are encoded once, and counted in the receipt.
+
+The artifact is what a tokenizer and a cache must have in common: the codec, the window rule and the statistics of the
+latents. It says nothing of the corpora, which may grow, nor of their text.
 """
 
 import json
@@ -11,6 +14,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
@@ -18,7 +22,8 @@ from callbacks.progress import ProgressLine
 from conf import plain
 from conf.errors import UsageError
 from conf.sections.codec import LatentsConf
-from datamodules.store import chunks
+from datamodules.cuts import SPLITS
+from datamodules.store import chunks, manifest
 from datamodules.store.index import CachedCuts
 from datamodules.store.overlap import ReadAhead
 from datamodules.waveform_batches import (
@@ -36,6 +41,7 @@ from stages.runs import corpora
 from stages.runs.files import hash_folder, write_whole
 
 log = logging.getLogger(__name__)
+STATISTICS = "statistics.safetensors"
 
 
 class Latents(ChunkStage):
@@ -43,16 +49,17 @@ class Latents(ChunkStage):
 
     def __init__(self, stage: str, conf: LatentsConf, parents: Parents, folder: Path) -> None:
         super().__init__(stage, conf, parents, folder)
-        self.cuts, self.roots, self.skipped = corpora.recordings(stage, conf.data)
-        self.plan(self.cuts, conf.recordings_per_chunk)
+        self.roots = corpora.roots(conf.data)
+        self.check_corpora(corpora.hashes(conf.data))
         self.vae = parents.get("vae")
         self.codec = artifacts.build_codec(conf.codec, self.vae.artifact if self.vae else None)
         self.rule = WindowRule.from_seconds(conf.window_seconds, self.codec.sample_rate, self.codec.hop_length)
 
     def prepare_data(self) -> None:
-        """On rank 0: fits the codec on the training split, once, and opens the cache."""
+        """On rank 0: fits the codec on the training split, once, or keeps the earlier run's; then plans."""
         codec = self.folder / "codec"
-        if not (codec / "config.json").is_file():
+        self.write_manifest()
+        if not (codec / "config.json").is_file() and not self._keep_codec():
             if isinstance(self.codec, MelCodec):
                 self._fit(self.codec)
                 artifacts.save(codec, plain(self.conf.codec), self.codec.state_dict())
@@ -62,6 +69,35 @@ class Latents(ChunkStage):
                 shutil.copytree(self.vae.artifact, codec / "vae", dirs_exist_ok=True)
             write_whole(codec / "config.json", json.dumps(plain(self.conf.codec)))
         super().prepare_data()
+
+    def plan(self) -> chunks.Plan:
+        return chunks.plan(self.store, self.conf.recordings_per_chunk)
+
+    def _keep_codec(self) -> bool:
+        """Takes the codec and the statistics of the earlier run, where it was configured alike and each of its training
+        sounds still is one: then tokenizers that were trained on its latents can be used with those that are added.
+        """
+        earlier = self.comparable_run()
+        if earlier is None or not (earlier.artifact / "windows.json").is_file():
+            return False
+        old, new = earlier.receipt["conf"], plain(self.conf)
+        vae = self.vae.receipt["artifact_hash"] if self.vae else None
+        if any(old[key] != new[key] for key in ("codec", "fit_recordings", "window_seconds")):
+            return False
+        if earlier.receipt["parents"].get("vae") != vae:
+            return False
+        before, now = (_training_sounds(folder / "chunks") for folder in (earlier.folder, self.folder))
+        if len(before) == 0 or not np.isin(before, now).all():
+            return False
+        if len(now) > len(before):
+            text = (
+                "latents: %d training sounds are here and the earlier run had %d: its codec and statistics are kept, so that its tokenizers stay usable. "
+                "--restart makes both anew, from all"
+            )
+            log.info(text, len(now), len(before))
+        shutil.copyfile(earlier.artifact / STATISTICS, self.folder / STATISTICS)
+        shutil.copytree(earlier.folder / "codec", self.folder / "codec", dirs_exist_ok=True)
+        return True
 
     def cache_key(self) -> dict[str, Any]:
         key = {"codec": hash_folder(self.folder / "codec")} | self.rule.facts()
@@ -74,13 +110,13 @@ class Latents(ChunkStage):
         self.codec = codec.to(self.device)
 
     def datamodule(self) -> WaveformDataModule:
-        return WaveformDataModule(self.store, self.chunks, self._dataset(), self.conf.data.num_workers)
+        return WaveformDataModule(self.store, self._dataset(), self.conf.data.num_workers)
 
     def on_predict_start(self) -> None:
         super().on_predict_start()
-        if self.duplicates and self.global_rank == 0:
+        if self.planned.duplicates and self.global_rank == 0:
             text = "latents: %d of %d recordings hold another's bytes and share its latents"
-            log.info(text, self.duplicates, len(self.cuts))
+            log.info(text, self.planned.duplicates, self.total)
 
     def encode(self, batch: WaveformBatch, writer: chunks.ChunkWriter) -> None:
         for group in batch.groups:
@@ -101,9 +137,13 @@ class Latents(ChunkStage):
         else:
             shutil.copytree(self.folder / "codec", artifact / "codec")
         cuts = chunks.read(self.store)
-        mean, std, frames = _statistics([cut for cut in cuts if cut.custom["split"] == "train"])
-        save_file({"mean": mean, "std": std}, artifact / "statistics.safetensors")
-        write_whole(artifact / "chunks.json", json.dumps([chunk.id for chunk in self.chunks]))
+        train = cuts.of_split("train")
+        if (self.folder / STATISTICS).is_file():
+            shutil.copyfile(self.folder / STATISTICS, artifact / STATISTICS)
+        else:
+            mean, std = _statistics(train)
+            save_file({"mean": mean, "std": std}, artifact / STATISTICS)
+        write_whole(artifact / "windows.json", json.dumps(self.rule.facts()))  # the artifact says what must agree
         facts = {
             "sample_rate": codec.sample_rate,
             "hop_length": codec.hop_length,
@@ -113,11 +153,8 @@ class Latents(ChunkStage):
             **self.rule.facts(),
             "window_rule": str(self.rule),
         }
-        metrics = {
-            "recordings": len(cuts),
-            "duplicates": self.duplicates,
-            "skipped": len(self.skipped),
-            "training_frames": frames,
+        metrics = self.exported(artifact, cuts) | {
+            "training_frames": int(train.lengths[train.selected].sum()),
             "windows": _windows(cuts, self.rule),
         }
         if isinstance(codec, MelCodec):
@@ -130,8 +167,10 @@ class Latents(ChunkStage):
         return WaveformReader(self.roots, grid, self.conf.batch_size)
 
     def _fit(self, codec: MelCodec) -> None:
-        train = [cut for cut in self.cuts if cut.custom["split"] == "train"]
-        train = train[:: -(-len(train) // self.conf.fit_recordings)] if train else []  # at even distances
+        cuts = manifest.Manifest(self.store)
+        rows = np.flatnonzero(cuts.rows["split"] == SPLITS.index("train"))
+        rows = rows[:: -(-len(rows) // self.conf.fit_recordings)] if len(rows) else rows  # at even distances
+        train = [cuts.cut(int(row)) for row in rows]
         line = ProgressLine("vae", len(train), "recordings")
         line.start()
         dataset = self._dataset()
@@ -153,20 +192,28 @@ class Latents(ChunkStage):
 def _windows(cuts: CachedCuts, rule: WindowRule) -> dict[str, int]:
     """Length in frames -> how many windows of all recordings have it, the longest first."""
     counts: Counter[int] = Counter()
-    for num_frames, recordings in Counter(cuts.rows["length"][cuts.selected].tolist()).items():
+    for num_frames, recordings in Counter(cuts.lengths[cuts.selected].tolist()).items():
         for length in rule.lengths(num_frames):
             counts[length] += recordings
     return {str(length): counts[length] for length in sorted(counts, reverse=True)}
 
 
-def _statistics(cuts: list[Any]) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """Mean and standard deviation (D) of the training latents, by channel, and the number of frames."""
+def _training_sounds(store: Path) -> np.ndarray:
+    """Hashes of the sounds of the training split, each once."""
+    rows = manifest.Manifest(store).rows
+    return np.unique(rows["sound"][rows["split"] == SPLITS.index("train")])
+
+
+def _statistics(train: CachedCuts) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation (D) of the latents of the training cuts, by channel: sums over recordings, each one read."""
     total = squares = torch.zeros(())
     count = 0
-    for cut in cuts:
-        array = torch.from_numpy(chunks.load_array(cut).astype("float64"))
+    for row in train.selected.tolist():
+        stored = train.read("array", row, 0, int(train.lengths[row]))
+        assert stored is not None, "a cache of latents"
+        array = torch.from_numpy(stored.astype("float64"))
         total, squares, count = total + array.sum(0), squares + array.square().sum(0), count + len(array)
     if not count:
         raise UsageError("latents: no recording is in the split 'train'")
     mean = total / count
-    return mean.float(), (squares / count - mean.square()).clamp(min=1e-10).sqrt().float(), count
+    return mean.float(), (squares / count - mean.square()).clamp(min=1e-10).sqrt().float()

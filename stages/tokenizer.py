@@ -181,4 +181,4 @@ class Tokenizer(TrainingStage):
             "sampling": plain(self.conf.sampling),
         }
         artifacts.save_tokenizer(artifact, self.conf, self.facts, self.tokenizer)
-        return Exported(facts, self.logged())
+        return Exported(facts, self.logged() | {"trained_on": self.parents["latents"].receipt["corpora"]})

@@ -81,15 +81,7 @@ class SoundTokenizer:
         assert receipt is not None
         if not receipt["stage"].startswith("tokenizer"):
             raise UsageError(f"{folder} is a run of the stage {receipt['stage']}; one of tokenizer is allowed")
-        wanted = receipt["parents"]["latents"]
-        folders = [folder.parent / "latents", run_folder(from_plain(receipt["stage"], receipt["conf"]), "latents")]
-        for latents in folders:
-            other = receipts.read(latents)
-            if other is not None and other["artifact_hash"] == wanted:
-                return cls(folder / "artifact", latents / "artifact" / "codec", receipt["facts"])
-        raise UsageError(
-            f"{folder} was trained on latents {wanted[:12]}, which are not in {' or '.join(map(str, folders))}"
-        )
+        return cls(folder / "artifact", latents_of(folder, receipt) / "artifact" / "codec", receipt["facts"])
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes all that `from_pretrained` reads; an Oobleck that came from a hub or folder stays a reference to it."""
@@ -278,4 +270,19 @@ def _noise(shape: tuple[int, int], rule: WindowRule, seed: int, window: int) -> 
     generator = torch.Generator().manual_seed((seed * 1_000_003 + window) % (1 << 62))
     return torch.cat(
         [torch.randn(shape, generator=generator), torch.randn(rule.shortest - 1, shape[1], generator=generator)]
+    )
+
+
+def latents_of(folder: Path, receipt: receipts.Receipt) -> Path:
+    """The run folder of `latents` with the VAE that a tokenizer was trained with. folder, receipt: of its run. Raises
+    UsageError where there is none.
+    """
+    wanted = receipt["parents"]["latents"]
+    folders = [folder.parent / "latents", run_folder(from_plain(receipt["stage"], receipt["conf"]), "latents")]
+    for latents in folders:
+        other = receipts.read(latents)
+        if other is not None and other["artifact_hash"] == wanted:
+            return latents
+    raise UsageError(
+        f"{folder} was trained on latents {wanted[:12]}, which are not in {' or '.join(map(str, folders))}"
     )

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, NotRequired, TypedDict, cast
 from conf import from_plain, plain
 from conf.errors import UsageError
 from conf.sections.common import StageConf
-from stages import READ_SOUND, STAGES
+from stages import READ_CORPORA, STAGES
 from stages.runs.files import hash_folder, write_whole
 from stages.runs.identity import Identity, code_commit, fingerprint, read_identity
 
@@ -98,7 +98,7 @@ def identity_of(stage: str, conf: StageConf, parents: Mapping[str, FinishedRun])
     shown = STAGES[stage].shown
     read = {name: run.receipt["artifact_hash"] for name, run in parents.items() if name not in shown}
     prepared = {name: read_corpus(Path(conf.data.root) / name) for name in conf.data.corpora}
-    corpora = {name: one["hash"] for name, one in prepared.items() if one} if stage in READ_SOUND else {}
+    corpora = {name: one["hash"] for name, one in prepared.items() if one} if stage in READ_CORPORA else {}
     return Identity(fingerprint(conf), read, corpora, code_commit())
 
 

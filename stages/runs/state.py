@@ -26,6 +26,8 @@ from stages.runs.identity import Identity, differences, fingerprint, read_identi
 from stages.runs.progress import progress
 
 log = logging.getLogger(__name__)
+OLD = ".old"  # of an experiment: earlier runs
+EARLIER = "earlier"  # names the run that this one replaces, of which stages that write chunks take over what they can
 
 
 class State(NamedTuple):
@@ -94,11 +96,13 @@ def begin_run(stage: str, conf: StageConf, restart: bool, identity: Identity | N
     identity: of the run, which is kept until it ends; None where it is not known yet, and nothing is made.
     Raises UsageError where the folder has part of a run that was begun with something else.
     """
-    folder = run_folder(conf, stage)
+    folder, earlier = run_folder(conf, stage), None
     if restart or receipts.read(folder) is not None:
-        _move_aside(folder)
+        earlier = _move_aside(folder)
     check_unfinished(stage, conf, identity)
     folder.mkdir(parents=True, exist_ok=True)
+    if earlier and not restart and (earlier / "chunks").is_dir():
+        write_whole(folder / EARLIER, earlier.name)
     write_whole(folder / "conf.yaml", OmegaConf.to_yaml(OmegaConf.create(plain(conf))))
     begun = read_identity(folder)
     if identity and (begun is None or progress(folder) is None):
@@ -107,6 +111,14 @@ def begin_run(stage: str, conf: StageConf, restart: bool, identity: Identity | N
         text = "%-14s was begun by the code of commit %s, and goes on by that of %s"
         log.warning(text, stage, begun.commit, identity.commit)
     return folder
+
+
+def earlier_run(folder: Path) -> receipts.FinishedRun | None:
+    """The finished run that the one in this folder replaces; None where there is none, and after --restart."""
+    path = folder / EARLIER
+    earlier = folder.parent / OLD / path.read_text() if path.is_file() else None
+    receipt = receipts.read(earlier) if earlier else None
+    return receipts.FinishedRun(earlier, receipt) if earlier and receipt else None
 
 
 def stored_conf(folder: Path) -> dict[str, Any] | None:
@@ -150,12 +162,14 @@ def _max_steps(stored: dict[str, Any]) -> int | None:
     return stored.get("trainer", {}).get("max_steps")
 
 
-def _move_aside(folder: Path) -> None:
+def _move_aside(folder: Path) -> Path | None:
+    """Where it was moved to; None where there is no such folder."""
     if not folder.exists():
-        return
-    old = folder.parent / ".old"
+        return None
+    old = folder.parent / OLD
     old.mkdir(exist_ok=True)
     number = 1 + max((int(path.name.rsplit("-", 1)[1]) for path in old.glob(f"{folder.name}-*")), default=0)
     target = old / f"{folder.name}-{number}"
     shutil.move(folder, target)
     log.info("%s: the earlier run was moved to %s", folder.name, target)
+    return target

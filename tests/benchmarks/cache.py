@@ -117,7 +117,9 @@ def _ours(confs: dict[str, Any]) -> Spent:
     wall = own = model = 0.0
     for name in ("latents", "cache"):
         folder = run_folder(confs[name], name)
-        parents = {parent: _parent(confs, parent) for parent in graph.required(name, confs[name])}
+        parents = {
+            parent: _parent(confs, parent) for parent in (*graph.required(name, confs[name]), *graph.optional(name))
+        }
         module = _module(name)(name, confs[name], parents, folder)
         stop, watch = Stop(None, 0.0, time.monotonic()), RankWatch(name)
         chosen = devices.precision(confs[name], folder).value

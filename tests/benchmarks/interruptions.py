@@ -54,7 +54,7 @@ class Strike(L.Callback):
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         with (self.order / f"{trainer.global_rank}.jsonl").open("a") as file:
-            file.write(json.dumps([trainer.global_step, batch.ids]) + "\n")
+            file.write(json.dumps([trainer.global_step, list(batch.ids)]) + "\n")
         self._here("on_train_batch_start", trainer)
 
     def on_before_backward(self, trainer: L.Trainer, *_: Any) -> None:

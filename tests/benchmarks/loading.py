@@ -12,7 +12,6 @@ of so many entries; of a larger cache the stored lengths are theirs, again and a
 """
 
 import argparse
-import hashlib
 import json
 import random
 import shutil
@@ -34,7 +33,7 @@ from datamodules.language import id_batches
 from datamodules.language import lengths as stored_lengths
 from datamodules.language.conversations import Turn
 from datamodules.language.packing import Encoded
-from datamodules.store import chunks, index
+from datamodules.store import chunks, index, manifest
 from models.language.vocabulary import Turn as ChatTurn
 from models.language.vocabulary import Vocabulary
 from stages.engine import language_data
@@ -42,6 +41,7 @@ from stages.hub.weights import load_language_model
 
 PER_CHUNK = 1000  # the base configuration's
 CODEBOOK = 8196
+CODE_RATE, FRAME_RATE, LATENT_DIM = 17.69, 21.53, 64  # Hz, Hz, channels of the paper's latents
 WORDS = (
     "a",
     "dog",
@@ -88,8 +88,10 @@ def main() -> None:
         few = min(options.entries, options.distinct)
         rows = [(few, "first start", options.measuring), *((options.entries, *row) for row in ROWS)]
         for entries, row, workers in rows:
-            if not (folder / str(entries) / "chunks/plan.json").is_file():
-                write(folder / str(entries) / "chunks", entries, options.processes, options.distinct // PER_CHUNK)
+            if not chunks.is_planned(folder / str(entries) / "chunks"):
+                write(
+                    folder / str(entries) / "chunks", entries, options.processes, options.distinct // PER_CHUNK, "codes"
+                )
             command = [sys.executable, "-m", "tests.benchmarks.loading", *sys.argv[1:], "--folder", str(folder)]
             done = subprocess.run(
                 [*command, "--entries", str(entries), "--measure", row, str(workers)], capture_output=True, text=True
@@ -174,39 +176,62 @@ def processor(process: psutil.Process) -> float:
     return sum(process.cpu_times()[:4]) + sum(sum(child.cpu_times()[:2]) for child in process.children())
 
 
-def write(folder: Path, entries: int, processes: int, distinct: int) -> None:
+def write(folder: Path, entries: int, processes: int, distinct: int, kind: str) -> None:
+    """As the stages leave it, without their Lhotse objects in between, which take most of the time. kind: codes, or
+    latents, of which a chunk is written once for all that repeat it (a link).
+    """
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was broken off
     folder.mkdir(parents=True)
     numbers = range(-(-entries // PER_CHUNK))
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        jobs = [(folder, number, number % distinct, min(PER_CHUNK, entries - number * PER_CHUNK)) for number in numbers]
-        plan = list(pool.map(_chunk, jobs))
-    (folder / "plan.json").write_text(json.dumps(plan))
+        jobs = [(number, number % distinct, min(PER_CHUNK, entries - number * PER_CHUNK)) for number in numbers]
+        manifest.write(folder, (line for lines in pool.map(_lines, jobs, chunksize=4) for line in lines), {})
+    chunks.open_cache(folder, {})
+    first: dict[int, Path] = {}
+    for number, chunk in enumerate(chunks.plan(folder, PER_CHUNK)):
+        _write_chunk(folder / chunk.id, chunk, number % distinct, kind, first)
 
 
-def _chunk(job: tuple[Path, int, int, int]) -> dict[str, Any]:
-    """As ChunkWriter leaves it, without its Lhotse objects in between, which take most of the time."""
-    folder, number, seed, count = job
-    generator = np.random.default_rng(seed)
-    seconds = generator.uniform(2, 10, count).round(2).tolist()
-    codes = [generator.integers(0, CODEBOOK, int(17.69 * one), dtype=np.uint16) for one in seconds]
-    places = np.cumsum([0, *map(len, codes)]).tolist()
-    words = np.array(WORDS)[generator.integers(0, len(WORDS), 50_000)].tolist()
-    cuts = [_cut(number * PER_CHUNK + n, seed * PER_CHUNK + n, one, words) for n, one in enumerate(seconds)]
-    name = f"{number:06d}-{hashlib.sha256(str(number).encode()).hexdigest()[:12]}"
-    part = folder / f".tmp-{name}"
-    part.mkdir()
-    np.save(part / "codes.npy", np.concatenate(codes))
-    index.write_cuts(part, zip(cuts, places, map(len, codes), strict=False))
-    part.rename(folder / name)
-    return {"id": name, "cuts": [cut["id"] for cut in cuts]}
+def _write_chunk(path: Path, chunk: chunks.Chunk, seed: int, kind: str, first: dict[int, Path]) -> None:
+    seconds, generator = _seconds(seed, len(chunk.rows)), np.random.default_rng(seed)
+    recordings = np.zeros(len(chunk.rows), index.RECORDING)
+    recordings["sound"] = chunk.sounds
+    recordings["length"] = (seconds * (CODE_RATE if kind == "codes" else FRAME_RATE)).astype(int)
+    recordings["offset"] = np.cumsum(recordings["length"]) - recordings["length"]
+    steps = int(recordings["length"].sum())
+    path.mkdir()
+    np.save(path / "index.npy", recordings)
+    if seed in first and len(chunk.rows) == PER_CHUNK:
+        (path / "arrays.npy").hardlink_to(first[seed] / "arrays.npy")
+    elif kind == "codes":
+        np.save(path / "codes.npy", generator.integers(0, CODEBOOK, steps, dtype=np.uint16))
+    else:
+        np.save(path / "arrays.npy", generator.normal(size=(steps, LATENT_DIM)).astype(np.float16))
+        if len(chunk.rows) == PER_CHUNK:
+            first[seed] = path
+
+
+def _seconds(seed: int, count: int) -> np.ndarray:
+    """Of the recordings of a chunk."""
+    return np.random.default_rng(seed).uniform(2, 10, count).round(2)
+
+
+def _lines(job: tuple[int, int, int]) -> list[bytes]:
+    """The cuts of a chunk."""
+    number, seed, count = job
+    words = np.array(WORDS)[np.random.default_rng(seed).integers(0, len(WORDS), 50_000)].tolist()
+    cuts = [
+        _cut(number * PER_CHUNK + n, seed * PER_CHUNK + n, one, words)
+        for n, one in enumerate(_seconds(seed, count).tolist())
+    ]
+    return [json.dumps(cut, ensure_ascii=False).encode() for cut in cuts]
 
 
 def _cut(number: int, seed: int, seconds: float, words: list[str]) -> dict[str, Any]:
     name, chance = f"synthetic-{number:09d}", random.Random(seed)
     custom = {
         "split": "validation" if number % 1000 == 999 else "train", "corpus": "synthetic", "source": f"source:{number}",
-        "origin": f"source:{number}", "labels": [], "metadata": {"dataset": "as_2m"}, "size": 1,
+        "origin": f"source:{number}", "labels": [], "metadata": {"dataset": "as_2m"}, "size": 1, "sha256": f"{number:064x}",
     }  # fmt: skip
 
     def said(least: int, most: int) -> str:

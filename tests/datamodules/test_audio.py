@@ -1,7 +1,7 @@
 """Whatever a recording's rate, channels and length: its windows, joined, are the recording."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import numpy as np
@@ -12,7 +12,6 @@ from lhotse import MultiCut, Recording
 from torchaudio.functional import resample as reference
 
 from datamodules.audio import load_sound, load_windows, resample
-from datamodules.store.chunks import Chunk, plan
 from datamodules.waveform_batches import (
     WaveformBatch,
     WaveformDataModule,
@@ -21,6 +20,7 @@ from datamodules.waveform_batches import (
     plan_batches,
 )
 from datamodules.windows import WindowFormat, WindowRule
+from tests.datamodules.store.planned import planned_in
 
 RATE = 16_000
 WINDOW = 4_096
@@ -71,7 +71,7 @@ def test_a_rest_below_the_shortest_window_is_of_the_window_before(tmp_path: Path
             (alone,) = load_windows(cut, tmp_path, RATE, 2, rule, HOP, number, 1)
             assert alone.equal(one)
         loaded = WaveformReader({"mine": tmp_path}, GRID._replace(rule=rule), 4)
-        (batch,) = plan_batches([Chunk("c", [cut])], GRID._replace(rule=rule), 4)
+        (batch,) = plan_batches([Recordings([cut])], GRID._replace(rule=rule), 4)
         counts = [group.num_samples.tolist() for group in loaded[batch].groups]
         assert counts == [[WINDOW] * (len(lengths) - 1), lengths[-1:]]
 
@@ -139,6 +139,12 @@ def test_length_after_resampling(rates: tuple[int, int], samples: int):
     assert resample(torch.zeros(2, samples), old, new).shape == (2, -(-samples * new // old))
 
 
+class Recordings(NamedTuple):
+    """A chunk, as far as batches are concerned."""
+
+    recordings: list[Any]
+
+
 def make_chunks(root: Path, lengths: list[int], per_chunk: int) -> list[Any]:
     """Recordings of so many windows (less half a one), half in one corpus and half in another, each with its root."""
     cuts = []
@@ -146,15 +152,15 @@ def make_chunks(root: Path, lengths: list[int], per_chunk: int) -> list[Any]:
         corpus = ("one", "two")[number % 2]
         sound = noise(count * WINDOW - WINDOW // 2, 1, seed=number)
         cuts.append(cut_of(root / corpus, f"{number}.wav", sound, RATE, corpus))
-    return plan(cuts, per_chunk)
+    return list(planned_in(root / "none", cuts, per_chunk))
 
 
 GRID = WindowFormat(RATE, 2, HOP, RULE, context_frames=1)
 
 
-def data(root: Path, chunks: list[Any], batch_size: int, num_workers: int) -> WaveformDataModule:
+def data(root: Path, batch_size: int, num_workers: int) -> WaveformDataModule:
     loaded = WaveformReader({name: root / name for name in ("one", "two")}, GRID, batch_size)
-    return WaveformDataModule(root / "none", chunks, loaded, num_workers)
+    return WaveformDataModule(root / "none", loaded, num_workers)
 
 
 class Collect(L.LightningModule):
@@ -180,15 +186,15 @@ def predict(data: WaveformDataModule) -> list[WaveformBatch]:
 def test_batches_hold_every_window_once_and_never_cross_a_chunk(tmp_path: Path, num_workers: int):
     lengths, per_chunk, batch_size = [1, 3, 1, 9, 1, 2, 4, 1], 3, 4
     chunks = make_chunks(tmp_path, lengths, per_chunk)
-    batches = predict(data(tmp_path, chunks, batch_size, num_workers))
+    batches = predict(data(tmp_path, batch_size, num_workers))
     assert [batch.chunk for batch in batches] == sorted(batch.chunk for batch in batches)
     for number, chunk in enumerate(chunks):
         mine = [batch for batch in batches if batch.chunk == number]
         assert [batch.closes_chunk for batch in mine] == [False] * (len(mine) - 1) + [True]
         groups = [group for batch in mine for group in batch.groups]
         assert max(len(group.cut_ids) for group in groups) <= batch_size
-        assert {name for group in groups for name in group.cut_ids} == {cut.id for cut in chunk.cuts}
-        for cut in chunk.cuts:
+        assert {name for group in groups for name in group.cut_ids} == {cut.id for cut in chunk.recordings}
+        for cut in chunk.recordings:
             rows = [
                 (window, count)
                 for group in groups
@@ -206,7 +212,7 @@ def test_windows_of_like_length_share_a_batch(tmp_path: Path):
     """10 s in windows of 9.98 s: a rest is not encoded as if it were a window."""
     cuts = [cut_of(tmp_path, f"{n}.wav", noise(WINDOW + (n % 3) * HOP + 1, 1, n), RATE) for n in range(9)]
     loaded = WaveformReader({"mine": tmp_path}, GRID, 3)
-    planned = list(plan_batches([Chunk("c", cuts)], GRID, 3))
+    planned = list(plan_batches([Recordings(cuts)], GRID, 3))
     assert [[span.partial_samples for span in batch.spans] for batch in planned] == [
         [n * HOP + 1] * 3 for n in range(3)
     ]
@@ -237,7 +243,8 @@ def test_which_windows_share_a_batch_hangs_on_their_chunk_alone(tmp_path: Path):
 
 
 def test_nothing_pending_is_no_batch(tmp_path: Path):
-    assert predict(data(tmp_path, [], 4, 2)) == []
+    make_chunks(tmp_path, [], 1)
+    assert predict(data(tmp_path, 4, 2)) == []
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -265,7 +272,7 @@ def test_rates_with_little_in_common_are_read_whole(tmp_path: Path):
     whole = load_windows(cut, tmp_path, RATE, 1, RULE, HOP)
     part = load_windows(cut, tmp_path, RATE, 1, RULE, HOP, 3, 2)
     assert all(one.equal(other) for one, other in zip(part, whole[3:5], strict=True))
-    (batch,) = plan_batches([Chunk("c", [cut])], GRID, 2)
+    (batch,) = plan_batches([Recordings([cut])], GRID, 2)
     assert [(span.first, span.num_windows) for span in batch.spans] == [(0, 6)]
 
 

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from datamodules.batches import NumberedBatches
+from datamodules.batches import BLOCK, GROUP, NumberedBatches
 from datamodules.language.buckets import bucket_ends
 
 BUDGET = 60
@@ -56,6 +56,30 @@ def make_at(lengths: list[int], epoch: int) -> NumberedBatches:
     batches = make(lengths, 5)
     batches.set_epoch(epoch)
     return batches
+
+
+@pytest.mark.parametrize("world", [1, 3])
+def test_many_items_come_in_an_order_that_is_random_in_blocks(world: int):
+    """Each once an epoch, entered anywhere; a batch is of some 60 places, and few blocks are read at a time."""
+    count = BLOCK * GROUP * 2 + 1234
+    ranks = [
+        NumberedBatches(np.ones(count, np.int8), [1], [256], shuffle=True, seed=1, rank=rank, world=world, local=True)
+        for rank in range(world)
+    ]
+    orders = []
+    for epoch in range(2):
+        for one in ranks:
+            one.set_epoch(epoch)
+        orders.append([list(one) for one in ranks])
+        seen = np.concatenate([numbers for batches in orders[-1] for numbers in batches])
+        assert len(seen) == count and len(np.unique(seen)) == count
+    assert any((one != other).any() for one, other in zip(orders[0][0][:9], orders[1][0][:9], strict=True))
+    batches = orders[1][0]
+    later = list(ranks[0].from_batch(len(batches) - 3))
+    assert all((one == other).all() for one, other in zip(later, batches[-3:], strict=True))
+    assert len(np.unique(batches[5] // BLOCK)) > GROUP / 2
+    first = np.concatenate([numbers for rank in orders[1] for numbers in rank[: (GROUP - 1) * BLOCK // 256 // world]])
+    assert len(np.unique(first // BLOCK)) <= GROUP
 
 
 def test_without_shuffling_the_order_is_one_for_all_epochs_and_seeds():

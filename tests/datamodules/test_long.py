@@ -14,10 +14,10 @@ HOUR = 3600
 READ = """
 import resource, sys
 from pathlib import Path
+from types import SimpleNamespace
 import torch
 torch.set_num_threads(1)
 from lhotse import Recording
-from datamodules.store.chunks import Chunk
 from datamodules.store.overlap import ReadAhead
 from datamodules.waveform_batches import WaveformReader, plan_batches
 from datamodules.windows import WindowFormat, WindowRule
@@ -30,7 +30,7 @@ grid = WindowFormat(44100, 1, 2048, WindowRule(216, 54), 1)
 loaded = WaveformReader({"mine": root}, grid, 16)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 samples, power = 0, 0.0
-for batch in ReadAhead(loaded[planned] for planned in plan_batches([Chunk("c", [cut])], grid, 16)):
+for batch in ReadAhead(loaded[planned] for planned in plan_batches([SimpleNamespace(recordings=[cut])], grid, 16)):
     for group in batch.groups:
         samples += int(group.num_samples.sum())
         power += float(group.waveform.square().sum())

@@ -99,7 +99,7 @@ def test_a_chunk_that_was_cut_off(stage, tones: Path, made: Path, capsys: pytest
     shutil.copytree(made, tones / "runs/cut-chunk")
     folder = tones / "runs/cut-chunk/latents/chunks"
     name = finished(folder)[1]
-    path = folder / name / "cuts.jsonl"
+    path = folder / name / "arrays.npy"
     path.write_bytes(path.read_bytes()[:-20])
     assert stage("run", "cache", "--experiment=cut-chunk") == 1
     error = said(capsys)
@@ -226,6 +226,7 @@ def test_a_full_disk(stage, tones: Path, made: Path, mounted: Callable[..., None
     files = [
         path for folder in (made / "latents/codec", *chunk_folders[:2]) for path in folder.rglob("*") if path.is_file()
     ]
+    files += [path for path in (made / "latents/chunks").iterdir() if path.is_file()]
     pages = (
         sum(-(-path.stat().st_size // page) for path in files) + 12
     )  # for conf.yaml and the like; the third chunk has more

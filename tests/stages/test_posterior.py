@@ -14,6 +14,7 @@ from datamodules.windows import WindowRule
 from models.codec.oobleck import build
 from stages.runs.identity import fingerprint
 from stages.tokenizer import Tokenizer
+from tests.datamodules.store.planned import planned_in
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +93,7 @@ def test_windows_keep_mean_and_spread_together(tmp_path: Path):
     from lhotse import MonoCut
 
     cut = MonoCut("mine-0", 0, 1.0, 0, custom={"split": "train", "corpus": "mine"})
-    planned = chunks.plan([cut], 4)
-    chunks.open_cache(tmp_path, planned, {})
+    planned = planned_in(tmp_path, [cut], 4)
     values = np.arange(14, dtype=np.float32).reshape(7, 2)
     writer = chunks.ChunkWriter(tmp_path, planned[0])
     writer.add_array("mine-0", values, values / 4)

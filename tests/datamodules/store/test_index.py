@@ -18,12 +18,14 @@ from datamodules.language.conversation_sources import CutConversations
 from datamodules.language.conversations import Mixture, Prompts
 from datamodules.latents import LatentDataModule
 from datamodules.sampler import ResumableSampler
-from datamodules.store.chunks import ChunkWriter, open_cache, plan, read
-from datamodules.store.index import CachedCodes, CachedCuts
+from datamodules.store.chunks import ChunkWriter, read
+from datamodules.store.index import CachedCodes
+from datamodules.store.manifest import Manifest
 from datamodules.windows import WindowRule
 from models.language.vocabulary import Vocabulary
 from stages.engine import language_data
 from stages.hub.weights import load_language_model
+from tests.datamodules.store.planned import planned_in
 
 SPLITS = ("train", "train", "train", "validation", "test")
 FRAMES = 4  # of a window
@@ -50,11 +52,9 @@ def codes(n: int) -> list[int]:
 
 
 def write(folder: Path, count: int, kind: str, big: int = 0) -> Path:
-    planned = plan(cuts(count), 8)
-    open_cache(folder, planned, {})
-    for chunk in planned:
+    for chunk in planned_in(folder, cuts(count), 8):
         writer = ChunkWriter(folder, chunk)
-        for cut in chunk.cuts:
+        for cut in chunk.recordings:
             n = int(cut.id.split("-")[1])
             if kind == "codes":
                 writer.add_codes(cut.id, [*codes(n), big])
@@ -82,11 +82,18 @@ def test_what_was_written_is_read_anywhere(tmp_path: Path, big: int, dtype: str)
     assert train.digest() != found.digest()
 
 
-@pytest.mark.parametrize("name", ["cuts.jsonl", "index.npy", "index.json"])
-def test_a_chunk_that_was_cut_off_is_named(tmp_path: Path, name: str):
+def test_a_chunk_that_was_cut_off_is_named(tmp_path: Path):
     chunk = sorted(path for path in write(tmp_path, 20, "codes").iterdir() if path.is_dir())[1]
-    (chunk / name).write_bytes((chunk / name).read_bytes()[:-40])
+    (chunk / "index.npy").write_bytes((chunk / "index.npy").read_bytes()[:-40])
     with pytest.raises(ValueError, match=f"{chunk.name} is cut off or damaged .* it makes that chunk anew"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["cuts.jsonl", "cuts.npy", "cuts.json", "plan.npy"])
+def test_a_manifest_that_was_cut_off_is_named_and_costs_no_sound(tmp_path: Path, name: str):
+    file = write(tmp_path, 20, "codes") / name
+    file.write_bytes(file.read_bytes()[:-40])
+    with pytest.raises(ValueError, match=r"is cut off or damaged .* no sound is encoded for it"):
         read(tmp_path)
 
 
@@ -132,16 +139,14 @@ def test_a_conversation_reads_only_the_sounds_that_it_names(tmp_path: Path, monk
     for cut in recordings:
         custom = {"task": "conversation", "turns": turns}
         cut.supervisions.append(SupervisionSegment(f"{cut.id}-c", cut.id, 0, 1.0, custom=custom))
-    planned = plan(recordings, 8)
-    open_cache(tmp_path, planned, {})
-    for chunk in planned:
+    for chunk in planned_in(tmp_path, recordings, 8):
         writer = ChunkWriter(tmp_path, chunk)
-        for cut in chunk.cuts:
+        for cut in chunk.recordings:
             writer.add_codes(cut.id, codes(int(cut.id.split("-")[1])))
         writer.finish()
     lines: list[int] = []
-    fields = CachedCuts._fields
-    monkeypatch.setattr(CachedCuts, "_fields", lambda self, row: lines.append(row) or fields(self, row))
+    fields = Manifest.fields
+    monkeypatch.setattr(Manifest, "fields", lambda self, row: lines.append(row) or fields(self, row))
     mixture = Mixture(sound_to_text=1, text_to_sound=1, question=1, conversation=1, text=0)
     source = CutConversations(read(tmp_path).of_split("train"), mixture, Prompts(["?"], ["{caption}"], 1))
     (dialogue,) = next(item for item in source[7] if item.kind == "conversation").dialogues
@@ -217,7 +222,7 @@ def test_a_corpus_comes_as_often_as_it_weighs(tmp_path: Path):
 def windows(module: LatentDataModule, rank: int = 0, world: int = 1, epoch: int = 0, skip: int = 0) -> list[list[str]]:
     sampler = ResumableSampler(module.train_sampler(rank, world))
     sampler.seek(epoch, skip)
-    return [module.dataset[numbers].ids for numbers in sampler]
+    return [list(module.dataset[numbers].ids) for numbers in sampler]
 
 
 def test_the_tokenizer_sees_every_window_as_often_as_its_corpus_weighs(tmp_path: Path):
@@ -252,11 +257,9 @@ def test_a_limited_validation_is_of_all_corpora_and_lengths(tmp_path: Path, worl
         for corpus in ("one", "two", "three")
         for n in range(101)
     ]
-    planned = plan(recordings, 50)
-    open_cache(tmp_path, planned, {})
-    for chunk in planned:
+    for chunk in planned_in(tmp_path, recordings, 50):
         writer = ChunkWriter(tmp_path, chunk)
-        for cut in chunk.cuts:
+        for cut in chunk.recordings:
             writer.add_array(cut.id, np.zeros((1 + int(cut.id.split("-")[1]) % 16, 2), np.float32))
         writer.finish()
 

@@ -23,7 +23,7 @@ class Record(L.Callback):
         self.stage, self.rows = stage, []
 
     def on_train_batch_end(self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.rows.append([float(outputs["loss"]), batch.ids])
+        self.rows.append([float(outputs["loss"]), list(batch.ids)])
 
     def on_train_end(self, trainer: L.Trainer, module: Any) -> None:
         quantizer = getattr(getattr(module, "tokenizer", None), "quantizer", None)
