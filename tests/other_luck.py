@@ -21,6 +21,7 @@ import torch
 ROOT = Path(__file__).parents[1]
 OFFSET = int(os.environ.get("MSN_TESTS_SEED_OFFSET", "0"))
 ALL = os.environ.get("MSN_TESTS_SEEDS") == "all"
+IN_A_NEW_PROCESS = "from tests import other_luck; other_luck.apply()\n"  # pytest's plugins are not in it
 SHIFTED = tuple(str(ROOT / room) + os.sep for room in ("tests", *(("models", "stages", "callbacks") if ALL else ())))
 
 

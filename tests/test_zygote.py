@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from datamodules.store import chunks
-from tests import zygote
+from tests import other_luck, zygote
 from tests.conftest import SMOKE
 from tests.interrupt import TWO_RANKS
 
@@ -75,7 +75,10 @@ def test_its_end_is_waited_for_with_that_of_its_children(tmp_path: Path):
 def real(place: Path, *words: str) -> None:
     """The command in a new process of Python, whose other ranks Lightning starts."""
     environment = os.environ | {"PYTHONPATH": str(zygote.ROOT)}
-    command = [sys.executable, "-m", "stages.cli.main", *words, *SMOKE]
+    start = ["-m", "stages.cli.main"]
+    if other_luck.ALL:
+        start = ["-c", f"{other_luck.IN_A_NEW_PROCESS}from stages.cli.main import main; raise SystemExit(main())"]
+    command = [sys.executable, *start, *words, *SMOKE]
     done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
