@@ -4,6 +4,8 @@ Lightning's ThroughputMonitor waits for the device at every batch, and needs a c
 other values are logged, every `log_every_n_steps`. Nothing here reaches the metrics of a receipt.
 """
 
+import resource
+import sys
 import time
 from typing import Any
 
@@ -18,7 +20,8 @@ class ThroughputLog(L.Callback):
 
     throughput/steps, items, and what the module's `counted(batch)` gives (tokens, seconds of sound), a second;
     throughput/data_wait: share of the time; throughput/mfu: of the GPU's dense peak where it is known, from the key
-    flops of `counted`; memory/peak_gb; train/learning_rate; train/gradient_norm, before it is clipped.
+    flops of `counted`; memory/peak_gb, of the GPU, or of this process on a CPU; train/learning_rate;
+    train/gradient_norm, before it is clipped.
     """
 
     def __init__(self) -> None:
@@ -78,8 +81,7 @@ class ThroughputLog(L.Callback):
             values["throughput/steps_per_second"] = (trainer.global_step - self.step) / seconds
         if self.peak and flops:
             values["throughput/mfu"] = flops / seconds / self.peak
-        if trainer.strategy.root_device.type == "cuda":
-            values["memory/peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
+        values["memory/peak_gb"] = _peak_bytes(trainer.strategy.root_device) / 1e9
         return values
 
     def _begin(self, step: int | None = None) -> None:
@@ -88,3 +90,10 @@ class ThroughputLog(L.Callback):
         self.counts: dict[str, Any] = {}
         self.began = self.batch_ended = self.validation_began = time.monotonic()
         self.waited = 0.0
+
+
+def _peak_bytes(device: torch.device) -> float:
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024  # of getrusage
+    return float(unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

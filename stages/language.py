@@ -4,6 +4,7 @@ Both train the same adapter on cached codes; `openaqa` starts from `caption`'s. 
 """
 
 import logging
+import math
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,6 +40,7 @@ class PlannedBatch(NamedTuple):
     plan: LossPlan
     tokens: int  # without padding
     positions: int  # with padding
+    codes: int  # of tokens, those that are sound
 
 
 class Language(TrainingStage):
@@ -109,7 +111,9 @@ class Language(TrainingStage):
         plan = plan_loss(
             batch.input_ids, batch.attention_mask, batch.labels, batch.kinds, batch.positions, batch.branches, weights
         )
-        return PlannedBatch(batch.ids, plan, int(batch.attention_mask.sum()), batch.input_ids.numel())
+        ids = batch.input_ids
+        codes = int(((ids >= self.vocabulary.first_code_id) & (ids < self.vocabulary.first_time_id)).sum())
+        return PlannedBatch(batch.ids, plan, int(batch.attention_mask.sum()), ids.numel(), codes)
 
     def training_step(self, batch: PlannedBatch, batch_idx: int) -> Tensor:
         losses = self.language.planned_loss(batch.plan)
@@ -148,7 +152,12 @@ class Language(TrainingStage):
         if not self.flops_per_position:
             for parameter in self.language.parameters():
                 self.flops_per_position += (6 if parameter.requires_grad else 4) * parameter.numel()
-        return {"tokens": float(batch.tokens), "flops": float(self.flops_per_position * batch.positions)}
+        codes_per_second = self.facts["bitrate"] / math.log2(self.facts["codebook_size"])
+        return {
+            "tokens": float(batch.tokens),
+            "seconds_of_sound": batch.codes / codes_per_second,
+            "flops": float(self.flops_per_position * batch.positions),
+        }
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """What an entry does not train has no gradient: AdamW leaves it, and its own moments, as they are."""

@@ -89,12 +89,17 @@ class Tokenizer(TrainingStage):
         described = losses.reconstruction + self.conf.flow.prior_weight * losses.prior
         return frames * described + codes * losses.commitment
 
+    @property
+    def codes_per_second(self) -> float:
+        return self.tokenizer.bitrate / math.log2(self.codebook_use.codebook_size)
+
     def counted(self, batch: LatentBatch) -> dict[str, Tensor | float]:
         """For the log of the throughput. Operations without attention, and as if each token were a frame."""
         flops = (
             6.0 * sum(parameter.numel() for parameter in self.tokenizer.parameters()) * batch.latents[..., 0].numel()
         )
-        return {"seconds_of_sound": batch.num_frames.sum() / self.facts["frame_rate"], "flops": flops}
+        seconds = batch.num_frames.sum() / self.facts["frame_rate"]
+        return {"seconds_of_sound": seconds, "tokens": seconds * self.codes_per_second, "flops": flops}
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """The step, and the decoder's running average after it: before validation, and before a checkpoint."""
@@ -127,8 +132,7 @@ class Tokenizer(TrainingStage):
         use = self.codebook_use.compute()
         for name, value in use.items():
             self.log(f"val/{name}", value.float())
-        rate = self.tokenizer.bitrate / math.log2(self.codebook_use.codebook_size)  # codes a second
-        self.log("val/entropy_kbps", use["codebook_bits"].float() * rate / 1000)
+        self.log("val/entropy_kbps", use["codebook_bits"].float() * self.codes_per_second / 1000)
         self.log("val/nominal_kbps", self.tokenizer.bitrate / 1000)
         self._warn_of_collapse(float(use["codebook_perplexity"]))
         self.latent_error.reset()

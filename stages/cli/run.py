@@ -83,7 +83,8 @@ def _run_stage(stage: str, configuration: StageConf, arguments: argparse.Namespa
         from stages.engine import devices, runner
 
         if memory := devices.memory(configuration):
-            require_fit(stage, configuration, *memory, {name: parent.conf for name, parent in parents.items()})
+            size, name = memory
+            require_fit(stage, configuration, size, name, {parent: run.conf for parent, run in parents.items()})
         made = runner.run(stage, configuration, stop, arguments.restart)
     if made:  # on rank 0
         print(f"{stage:<14} done in {made['seconds']:.0f} s: {run_folder(configuration, stage)}", flush=True)

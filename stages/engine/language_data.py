@@ -76,6 +76,7 @@ def data(
     validation = part(conf, "validation", None)
     total = sum(len(part.source) for part in (*parts, validation))
     line = ProgressLine(f"{stage} lengths", total, "entries", total >= MANY)
+    line.start()
     made = LanguageDataModule(
         parts, validation, encode, pad_id,
         tokens_per_batch=batching.tokens_per_batch, num_buckets=batching.num_buckets,

@@ -54,6 +54,8 @@ if [ "$code" -eq 75 ] || [ "$code" -eq 138 ]; then  # stopped; 138: by SIGUSR1, 
   if [ "$(saved)" = "$before" ]; then echo >> {idle}; else rm -f {idle}; fi
   if [ -f {idle} ] && [ "$(wc -l < {idle})" -ge {most} ]; then
     echo "== {most} starts without progress: not queued again. A longer --slurm.time, or a smaller step"
+  elif ! {requeues}; then
+    echo "== not finished, and slurm.requeue=false: not queued again. The same stage submit goes on"
   else
     echo "== not finished: queued again"
     scontrol requeue "$SLURM_JOB_ID" && sleep 600  # SLURM ends this script before that
@@ -180,6 +182,7 @@ def script(stage: str, conf: StageConf, options: SlurmConf, words: Sequence[str]
         products=" -o ".join(f"-path '*/{pattern}'" for pattern in PRODUCTS),
         idle=shlex.quote(str(jobs.jobs_folder(conf) / f"{stage}.idle")),
         most=MOST_IDLE,
+        requeues=str(options.requeue).lower(),  # a command of the shell
     )
     return "\n".join(["#!/usr/bin/env bash", *lines, body])
 

@@ -38,6 +38,15 @@ def taught(stage, tones: Path, whole: Path) -> list[str]:
     return ["--conf=language_data.yaml", *parents]
 
 
+def test_measuring_is_shown_on_a_terminal(stage, whole: Path, capsys, monkeypatch: pytest.MonkeyPatch):
+    """It takes minutes where there are millions of entries."""
+    monkeypatch.setattr(language_data, "MANY", 1)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, to rich
+    parents = [f"--parents.{name}=whole" for name in ("latents", "tokenizer", "cache")]
+    assert stage("run", "caption", "--experiment=measuring-shown", *parents, "--trainer.max_steps=1") == 0
+    assert "caption lengths" in capsys.readouterr().out
+
+
 def test_a_curriculum_killed_in_its_second_entry_ends_with_the_same_weights(
     stage, tones: Path, taught: list[str], capsys
 ):

@@ -1,6 +1,8 @@
 """Two ranks on the CPU (gloo): every stage runs, data is dealt once, and a global batch teaches what it teaches one process."""
 
 import json
+import os
+import socket
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -13,7 +15,9 @@ from safetensors.torch import load_file
 
 from datamodules.batches import NumberedBatches
 from datamodules.store import chunks
-from tests.interrupt import TWO_RANKS, add_callback, run_smoke
+from tests import zygote
+from tests.conftest import SMOKE
+from tests.interrupt import TWO_RANKS, add_callback, interrupt, run_smoke
 
 
 class Record(L.Callback):
@@ -31,6 +35,24 @@ class Record(L.Callback):
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         content = {"rows": self.rows, "quantizer": state, "metrics": metrics}
         Path(f"recorded-{self.stage}-{trainer.world_size}-{trainer.global_rank}.json").write_text(json.dumps(content))
+
+
+class NoteStart(L.Callback):
+    """Writes the step that a rank begins at to began-RANK, and ends the run."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        Path(f"began-{trainer.global_rank}").write_text(str(trainer.global_step))
+        trainer.strategy.barrier()
+        raise SystemExit(3)
+
+
+def see_an_older_listing() -> None:
+    """Ranks other than the first see a run folder without a checkpoint, as on a file system that is shared."""
+    from stages.engine import runner
+
+    newest = runner.newest_checkpoint
+    runner.newest_checkpoint = lambda folder: None if int(os.environ.get("LOCAL_RANK", "0")) else newest(folder)
+    add_callback("tokenizer_mse", NoteStart)
 
 
 def record(stage: str, items: int) -> None:
@@ -72,6 +94,26 @@ def test_a_global_batch_is_the_same_on_one_rank_and_on_two(tones: Path, whole: P
     assert two[0]["quantizer"] == two[1]["quantizer"] and two[0]["metrics"] == two[1]["metrics"]
     for name, value in one["quantizer"].items():
         np.testing.assert_allclose(np.array(value), np.array(two[0]["quantizer"][name]), rtol=1e-2, atol=1e-3)
+
+
+def test_all_ranks_go_on_from_the_checkpoint_that_the_first_sees(tones: Path, whole: Path):
+    """Ranks that a launcher of a cluster starts, as torchrun does; those that Lightning starts are of one machine."""
+    words = ["--experiment=older-listing", "--parents.latents=whole", *TWO_RANKS]
+    interrupt(tones, "tokenizer_mse", 6, *words)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"TORCHELASTIC_RUN_ID": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    shared |= {"LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0"}
+    line = ["run", "tokenizer_mse", *words, *SMOKE]
+    ranks = [
+        zygote.start(line, tones, see_an_older_listing, RANK=str(rank), LOCAL_RANK=str(rank), **shared)
+        for rank in range(2)
+    ]
+    outputs = [process.wait().output for process in ranks]
+    began = [(tones / f"began-{rank}") for rank in range(2)]
+    assert all(file.is_file() for file in began), outputs
+    assert [file.read_text() for file in began] == ["4", "4"]
 
 
 def test_two_ranks_run_every_stage(tones: Path, whole: Path):

@@ -1,5 +1,6 @@
 """`stage submit` without a SLURM: what the scripts say, what is refused. tests/slurm runs them."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -47,6 +48,24 @@ def test_dry_run_prints_the_chain_and_leaves_nothing(submit, tones: Path):
     (srun,) = [line for line in lines if line.startswith("srun")]
     assert f"{sys.executable} -m stages.cli.main run tokenizer --preset smoke" in srun
     assert "--slurm" not in srun
+
+
+@pytest.mark.parametrize(("requeue", "asked"), [("true", True), ("false", False)])
+def test_a_stopped_job_is_queued_again_only_where_it_may_be(submit, tmp_path: Path, requeue: str, asked: bool):
+    """The script itself, with an srun that ends as a stage that was stopped, and an scontrol that notes what it is asked."""
+    status, said = submit("latents", "--dry-run", "--experiment=requeue", f"--slurm.requeue={requeue}")
+    assert status == 0
+    for name, body in (("srun", "exit 75"), ("scontrol", 'echo "$@" >> asked; exit 1')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "runs/requeue/slurm").mkdir(parents=True)
+    job = "\n".join(["#!" + script(said, "latents")[0], *script(said, "latents")[1:]])
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    environment = {"PATH": path, "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n1"}
+    ended = subprocess.run(["bash", "-c", job], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 75 and ("== not finished: queued again" in ended.stdout) is asked, ended.stdout
+    assert (tmp_path / "asked").exists() is asked
+    assert asked or "slurm.requeue=false: not queued again" in ended.stdout
 
 
 def test_the_script_asks_for_a_task_and_a_gpu_a_device(submit):
