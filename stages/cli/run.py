@@ -47,6 +47,7 @@ def run_chain(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
         for name in confs["evaluate"].tasks:
             task_scores.require(evaluation_tasks.task(name), None)
+    _require_fit({name: one for name, one in confs.items() if state_of(name, one).word != "done"}, confs)
     for stage in confs:
         if stage in confs[stage].parents:
             print(f"{stage:<14} taken from {confs[stage].parents[stage]}")
@@ -56,6 +57,18 @@ def run_chain(arguments: argparse.Namespace, overrides: list[str]) -> int:
             with _stop(confs[stage], arguments) as stop:
                 local.run_in_process(stage, typed_words(stage, arguments, overrides), arguments.restart, stop)
     return 0
+
+
+def _require_fit(left: dict[str, StageConf], confs: dict[str, StageConf]) -> None:
+    """A late stage that does not fit the GPU is refused before hours of the early ones. left: those that are not done."""
+    if not left:
+        return
+    from stages.engine import devices
+
+    for stage, configuration in left.items():
+        if stage not in configuration.parents and (memory := devices.memory(configuration)):
+            size, name = memory
+            require_fit(stage, configuration, size, name, confs)
 
 
 def _run_stage(stage: str, configuration: StageConf, arguments: argparse.Namespace, overrides: list[str]) -> None:

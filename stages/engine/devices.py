@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from lightning.pytorch.accelerators import MPSAccelerator
 from torch import Tensor
 
-from conf.sections.common import StageConf
+from conf.sections.common import StageConf, TrainerConf
 from conf.sections.language import LanguageConf
 from conf.sections.tokenizer import TokenizerConf
 from stages.runs.files import write_whole
@@ -57,6 +58,13 @@ def memory(conf: StageConf) -> tuple[float, str] | None:
         return None
     device = torch.cuda.get_device_properties(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     return float(device.total_memory), device.name
+
+
+def accelerator(trainer: TrainerConf) -> str:
+    """`auto` is a Mac's GPU to Lightning: it has no float64, which metrics and losses are summed in, so the CPU is taken there."""
+    if trainer.accelerator == "auto" and MPSAccelerator.is_available():
+        return "cpu"
+    return trainer.accelerator
 
 
 def keep(folder: Path, chosen: Precision) -> None:

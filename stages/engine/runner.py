@@ -155,6 +155,7 @@ def _trainer(
 ) -> L.Trainer:
     _check_devices(stage, conf.trainer)
     arguments: dict[str, Any] = plain(conf.trainer) | {"precision": precision}
+    arguments["accelerator"] = devices.accelerator(conf.trainer)
     if arguments["strategy"] == "ddp" or (
         arguments["strategy"] == "auto" and (arguments["devices"], arguments["num_nodes"]) != (1, 1)
     ):

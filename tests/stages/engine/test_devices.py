@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.accelerators import MPSAccelerator
 
 from conf import compose
 from stages.engine import devices
@@ -62,3 +64,13 @@ def test_a_run_goes_on_in_the_precision_that_it_began_with(stage: Callable[..., 
     assert stage(*TOKENIZER, f"--experiment=begun-{begun}") == 0
     receipt = json.loads((folder / "receipt.json").read_text())
     assert receipt["precision"] == {"value": begun, "reason": "as it was quicker then"}
+
+
+def test_a_macs_gpu_is_taken_only_where_it_is_asked_for(
+    stage: Callable[..., int], whole: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """It has no float64, and a stage sums in it. Here there is none, so that a run on it would fail."""
+    monkeypatch.setattr(MPSAccelerator, "is_available", staticmethod(lambda: True))
+    words = ["--parents.latents=whole", "--parents.tokenizer=whole", "--trainer.accelerator=auto"]
+    assert stage("run", "cache", "--experiment=no-mps", *words) == 0
+    assert devices.accelerator(replace(compose("cache").conf.trainer, accelerator="gpu")) == "gpu"

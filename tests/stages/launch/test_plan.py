@@ -105,6 +105,14 @@ def test_run_is_refused_before_its_model_is_built(
     assert "caption: needs" in capfd.readouterr().err and not (whole.parent / "unfit").exists()
 
 
+def test_chain_is_refused_before_its_first_stage(
+    tones: Path, stage: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(devices, "memory", lambda configuration: (1e6, "a card"))
+    assert stage("run", "all", "--experiment=unfit-chain") == 1
+    assert "tokenizer: needs" in capfd.readouterr().err and not (tones / "runs/unfit-chain").exists()
+
+
 def test_command_prints_a_line_a_stage_without_torch(tmp_path: Path):
     words: Any = "import sys; from stages.cli.main import main; main(sys.argv[1:]); print('torch' in sys.modules)"
     command = [sys.executable, "-c", words, "plan", "all", "--trainer.devices=8", "--gpu", "h200"]
