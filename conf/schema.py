@@ -53,6 +53,7 @@ OPERATIONAL = (
     "limits",
     "sample_clips",
     "compile",
+    "model.compile",
     "speed_repeats",
 )
 

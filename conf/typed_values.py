@@ -22,6 +22,10 @@ from omegaconf import OmegaConf
 ITEM = re.compile(r"""\s*("(?:[^"\\]|\\.)*"|'(?:[^']|'')*'|[^,]*?)\s*(?:,|$)""", re.DOTALL)  # and the comma behind it
 
 
+# YAML's, for a key that takes text too; where only a bool is allowed OmegaConf reads them
+TRUTHS = {"true": True, "on": True, "yes": True, "y": True, "false": False, "off": False, "no": False, "n": False}
+
+
 def typed_value(kind: Any, node: Any) -> Any:
     """What OmegaConf is given for a key of the type `kind`. node: the text, or lists and mappings of texts.
 
@@ -32,6 +36,8 @@ def typed_value(kind: Any, node: Any) -> Any:
         node = _parts(kind, node)
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
+        if bool in inner and isinstance(node, str) and node.lower() in TRUTHS:
+            return TRUTHS[node.lower()]
         return None if node == "null" and types.NoneType in inner else typed_value(_chosen(inner, node), node)
     if isinstance(node, list):
         return [typed_value(inner[0] if origin is list else str, item) for item in node]
@@ -57,7 +63,7 @@ def as_written(kind: Any, value: Any, written: Any) -> Any:
         other = inner[1] if origin is dict else kind
         pairs = zip(value.items(), written.items(), strict=True)
         return {name: as_written(by_key.get(name, other), item, text) for (_, item), (name, text) in pairs}
-    if origin in (Union, types.UnionType) and value is not None:
+    if origin in (Union, types.UnionType) and value is not None and not (bool in inner and isinstance(value, bool)):
         return as_written(_chosen(inner, str(value)), value, written)
     if isinstance(value, list) and isinstance(written, list):
         item_kind = inner[0] if origin is list else kind

@@ -25,7 +25,7 @@ from models.language.loss_plan import LossPlan, LossWeights, plan_loss
 from models.language.vocabulary import LabelKind
 from models.language.vocabulary import Turn as ChatTurn
 from stages.base import Exported, Parents, TrainingStage
-from stages.engine import distributed, language_data, optim
+from stages.engine import devices, distributed, language_data, optim
 from stages.engine.accumulation import WeightedAccumulation
 from stages.hub import artifacts
 from stages.hub.language_model import build, check_base, configuration_of
@@ -81,6 +81,10 @@ class Language(TrainingStage):
     def setup(self, stage: str) -> None:
         if self.trainer.precision == "bf16-mixed":
             self.language.cast_frozen_linears_to_bf16()
+
+    def on_fit_start(self) -> None:
+        if devices.compiles(self.conf.model.compile, self.device):
+            self.language.compile_layers()
 
     def datamodule(self) -> LanguageDataModule:
         return self.data

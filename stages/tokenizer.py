@@ -26,7 +26,7 @@ from models.metrics.reconstruction import LatentError
 from models.running_average import RunningAverage
 from models.tokenizer.tokenizer import Codes
 from stages.base import Exported, Parents, TrainingStage
-from stages.engine import distributed, optim
+from stages.engine import devices, distributed, optim
 from stages.hub import artifacts
 
 log = logging.getLogger(__name__)
@@ -69,9 +69,9 @@ class Tokenizer(TrainingStage):
         ]
 
     def on_fit_start(self) -> None:
-        if self.conf.compile:
-            self.tokenizer.encoder.transformer.compile()
-            self.tokenizer.decoder.compile()
+        if devices.compiles(self.conf.compile, self.device):
+            for part in (self.tokenizer.encoder, self.tokenizer.decoder, self.decoder_average.module):
+                part.transformer.compile_blocks()  # type: ignore[union-attr,operator]
 
     def training_step(self, batch: LatentBatch, batch_idx: int) -> Tensor:
         position = position_seed(self.conf.seed, self.trainer.fit_loop.epoch_loop.total_batch_idx, self.global_rank)

@@ -23,6 +23,12 @@ class DataConf:
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")  # those that Lightning knows and every stage computes in
 
 
+def compile_problems(value: bool | str) -> Iterable[Problem]:
+    """The law of every `compile`."""
+    if isinstance(value, str) and value != "auto":
+        yield Problem("compile", f"{value!r}; auto, true and false are allowed")
+
+
 @dataclass
 class TrainerConf:
     """Arguments of `lightning.Trainer`: what a stage runs on."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from conf.laws import Problem, about, exceptions, problems
-from conf.sections.common import AutomaticTrainerConf, OptimizerConf, StageConf, TrainingStageConf
+from conf.sections.common import AutomaticTrainerConf, OptimizerConf, StageConf, TrainingStageConf, compile_problems
 from conf.sections.tokenizer import weights_of_corpora
 from conf.suggest import allowed
 
@@ -19,7 +19,12 @@ class ModelConf:
     activation_checkpointing: bool = about(
         "keep only what enters a layer and compute the layer again in the backward pass: less memory, more time"
     )
-    compile: bool = about("torch.compile of the layers in training")
+    compile: bool | str = about(
+        "torch.compile of the layers in training, one by one; auto: true on CUDA, where there is a C compiler"
+    )
+
+    def laws(self) -> Iterable[Problem]:
+        yield from compile_problems(self.compile)
 
 
 @dataclass

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Literal
 
 from conf.laws import Problem, about, exceptions
-from conf.sections.common import AutomaticTrainerConf, OptimizerConf, StageConf, TrainingStageConf
+from conf.sections.common import AutomaticTrainerConf, OptimizerConf, StageConf, TrainingStageConf, compile_problems
 from conf.suggest import allowed
 
 SIGNAL_METRICS = ("si_sdr", "pesq", "stoi")
@@ -149,7 +149,10 @@ class TokenizerConf(TrainingStageConf):
         "train on draws from the VAE's posterior, where it has a spread, instead of on its mean"
     )
     ema_decay: float = about("decay, a step, of the averaged weights of the decoder, which are kept", 0.0, 1.0)
-    compile: bool = about("torch.compile of the two transformers: needs a C++ compiler, and minutes at the start")
+    compile: bool | str = about(
+        "torch.compile of the transformers, block by block: needs a C compiler, and a minute or two at the start; "
+        "auto: true on CUDA, where there is one"
+    )
     batch_size: int = about("windows of a batch on each device", 1, 1 << 20)
     corpus_weights: dict[str, float] = about(
         "corpus -> how often its windows come in an epoch: 2 twice, 0.25 for a quarter of them; 1 for those not named"
@@ -158,6 +161,7 @@ class TokenizerConf(TrainingStageConf):
 
     def laws(self) -> Iterable[Problem]:
         yield from super().laws()
+        yield from compile_problems(self.compile)
         yield from weights_of_corpora(self.corpus_weights, self.data.corpora)
 
 

@@ -12,7 +12,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
+from models.compiling import compile_each, without_compiled_layers
 from models.errors import ModelError, SharedPrefixUnsupported, UnsupportedLanguageModel
 from models.language.chunked_cross_entropy import LogitTransform, chunked_cross_entropy
 from models.language.generation import Guidance, Sampling, generate
@@ -50,14 +52,12 @@ class SoundLanguageModel(nn.Module):
         codebook: Tensor | None,
         seed: int,
         activation_checkpointing: bool = False,
-        compile: bool = False,
         verify: bool = True,
     ) -> None:
         """model is changed in place, and in evaluation mode afterwards. rank, alpha, dropout: of LoRA.
 
         initialization, codebook: see `new_rows`; seed: of LoRA and of the new rows. activation_checkpointing: training
-        keeps only the input of each layer, and computes the rest again. compile: torch.compile of the layers in
-        training and in `logits`, not in `generate`. verify: five forward passes ask whether this LLM is computed as it
+        keeps only the input of each layer, and computes the rest again. verify: five forward passes ask whether this LLM is computed as it
         should be; False for weights that were asked before, which then have no `supports_shared_prefix`.
         Raises UnsupportedLanguageModel for a model of another build (embedding, head, logits), and ModelError where
         model and tokenizer do not belong together.
@@ -75,7 +75,6 @@ class SoundLanguageModel(nn.Module):
         for parameter in self.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
-        self._body: Any = self._run
         self.eval()
         self.supports_shared_prefix = False
         if verify:
@@ -83,8 +82,10 @@ class SoundLanguageModel(nn.Module):
             self.supports_shared_prefix = self._keeps_branches_apart()
         if activation_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        if compile:
-            self._body = torch.compile(self._run, dynamic=True)
+
+    def compile_layers(self) -> None:
+        """torch.compile of the layers, for training and `logits`; `generate` runs them as they are written."""
+        compile_each(layer for layer in self.lm.modules() if isinstance(layer, GradientCheckpointingLayer))
 
     @torch.no_grad()
     def check_equivalence(self) -> None:
@@ -199,9 +200,10 @@ class SoundLanguageModel(nn.Module):
         mode = self.training
         self.eval()
         try:
-            return generate(
-                self.lm, self.vocabulary, input_ids, attention_mask, max_new_tokens, allow, sampling, guidance
-            )
+            with without_compiled_layers():
+                return generate(
+                    self.lm, self.vocabulary, input_ids, attention_mask, max_new_tokens, allow, sampling, guidance
+                )
         finally:
             self.train(mode)
 
@@ -237,14 +239,14 @@ class SoundLanguageModel(nn.Module):
         Causal: padding on the right needs no mask, and attention takes its fast path. Raises SharedPrefixUnsupported.
         """
         if branches is None:
-            return self._body(input_ids)
+            return self._run(input_ids)
         assert positions is not None, "branches come with positions"
         if not self.supports_shared_prefix:
             raise SharedPrefixUnsupported(
                 f"{type(self.lm).__name__} with attention {self.lm.config._attn_implementation} does not keep "
                 "conversations of one sequence apart"
             )
-        return self._body(input_ids, attention_masks(self.lm, branches, positions, attention_mask), positions)
+        return self._run(input_ids, attention_masks(self.lm, branches, positions, attention_mask), positions)
 
     def _run(
         self, input_ids: Tensor, masks: Tensor | dict[str, Tensor] | None = None, positions: Tensor | None = None

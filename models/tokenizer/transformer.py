@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.compiling import compile_each
 from models.errors import ModelError
 
 
@@ -41,6 +42,10 @@ class Transformer(nn.Module):
                 # the sum over the stack keeps its size
                 nn.init.normal_(layer.weight, std=(2 * depth * layer.in_features) ** -0.5)
         self.blocks = nn.ModuleList(blocks)
+
+    def compile_blocks(self) -> None:
+        """torch.compile of each block: they are equal, so that one graph serves all, and the rest stays as it is."""
+        compile_each(self.blocks)
 
     def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None, modulation: Tensor | None) -> Tensor:
         """x (B, F, D), positions (F) in latent frames -> (B, F, D).

@@ -1,7 +1,10 @@
 """The precision that a run computes in: what is configured or, for `auto`, the quicker one on the processor at hand."""
 
+import importlib.util
 import json
+import logging
 import os
+import shutil
 import statistics
 import time
 from pathlib import Path
@@ -15,6 +18,8 @@ from conf.sections.common import StageConf, TrainerConf
 from conf.sections.language import LanguageConf
 from conf.sections.tokenizer import TokenizerConf
 from stages.runs.files import write_whole
+
+log = logging.getLogger(__name__)
 
 CHOSEN = "MSN_PRECISION"  # environment: "<run folder>=<precision>", for the ranks that Lightning starts
 GAIN = 1.25  # bfloat16 products that are less quick than this are slower in all, for their inputs are cast first
@@ -50,6 +55,18 @@ def precision(conf: StageConf, folder: Path, restart: bool = False) -> Precision
     measured = faster(*_size(conf))
     os.environ[CHOSEN] = f"{folder}={measured.value}"
     return measured
+
+
+def compiles(setting: bool | str, device: torch.device) -> bool:
+    """What a `compile` comes to on a device: auto is true on CUDA where what torch.compile needs is installed."""
+    if setting != "auto" or device.type != "cuda":
+        return setting is True
+    missing = [] if importlib.util.find_spec("triton") else ["Triton"]
+    if not any(shutil.which(name) for name in (os.environ.get("CC", "cc"), "gcc", "clang")):
+        missing.append("a C compiler")
+    if missing:
+        log.warning("compile=auto: %s is not installed, so layers run as they are written", " and ".join(missing))
+    return not missing
 
 
 def memory(conf: StageConf) -> tuple[float, str] | None:

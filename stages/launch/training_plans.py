@@ -40,7 +40,7 @@ def plan_tokenizer(planned: Planned) -> StagePlan:
     kept = sizes.activations(batch * FRAMES, planned.narrow)
     memory = trained_memory(sizes.parameters, planned.ranks, sizes.decoder_parameters)
     memory |= {"activations": kept, "temporary": batch * FRAMES * sizes.decoder.hidden * 16}
-    passes = PASSES["tokenizer"] * (COMPILED if conf.compile is True else 1.0)
+    passes = PASSES["tokenizer"] * (COMPILED if conf.compile else 1.0)
     return StagePlan(
         planned.stage, sizes.parameters, sizes.parameters, memory, conf.trainer.max_steps,
         accumulated * batch * sizes.training(FRAMES), accumulated * passes * kept, planned.narrow == 4,

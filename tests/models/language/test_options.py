@@ -49,6 +49,7 @@ def build_vocabulary(template: str, **options: object) -> Vocabulary:
         {"activation_checkpointing": True},
         {"attention": "eager"},
         pytest.param({"compile": True}, marks=pytest.mark.slow),
+        pytest.param({"compile": True, "activation_checkpointing": True}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -57,11 +58,13 @@ def test_loss_and_gradients_do_not_depend_on_how_layers_are_computed(
 ):
     """compile: traced and differentiated as always, without the minute that code for it would take."""
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
-    attention = changes.pop("attention", None)
+    attention, compiled = changes.pop("attention", None), changes.pop("compile", False)
     plain, other = build("random:tiny"), build("random:tiny", attention=attention, **changes)
     assert other.lm.config._attn_implementation == (attention or "sdpa")
     for model in (plain, other):
         model.train()
+    if compiled:
+        other.compile_layers()
     data = batch(plain)
     runs = 0
     if "activation_checkpointing" in changes:
