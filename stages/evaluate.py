@@ -83,6 +83,8 @@ class Evaluate(RowStage[str]):
     def on_predict_start(self) -> None:
         if self.trainer.precision == "bf16-mixed":
             self.language.cast_frozen_linears_to_bf16()
+        with self.trainer.precision_plugin.forward_context():
+            language_model.merge_for_generation(self.language.lm, self.vocabulary)
         super().on_predict_start()
 
     def predict_rows(self, batch: list[list[EvaluationItem]]) -> Iterator[Row]:

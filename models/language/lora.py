@@ -84,6 +84,7 @@ class LoraLinear(nn.Module):
         self.lora_A = nn.ModuleDict({"default": first.to(device)})
         self.lora_B = nn.ModuleDict({"default": second.to(device)})
         self.scale, self.dropout, self.enabled = scale, dropout, True
+        self.merged: Tensor | None = None  # (O, I) in the frozen layer's dtype, in place of W, A and B
 
     @property
     def weight(self) -> Tensor:
@@ -95,10 +96,24 @@ class LoraLinear(nn.Module):
         """(O) of the frozen layer."""
         return self.base_layer.bias
 
+    @torch.no_grad()
+    def merge(self) -> None:
+        """W + s B A, summed in float32 and rounded once to the dtype of W, is used until `merged` is None again.
+
+        W stays as it is. What A and B learn meanwhile has no effect.
+        """
+        first, second = self.lora_A["default"], self.lora_B["default"]
+        assert isinstance(first, nn.Linear) and isinstance(second, nn.Linear)
+        added = second.weight.float() @ first.weight.float()
+        weight = self.base_layer.weight
+        self.merged = torch.add(weight.float(), added, alpha=self.scale).to(weight.dtype)
+
     def forward(self, x: Tensor) -> Tensor:
         """x (..., I) -> (..., O), in the dtype of the frozen layer's output."""
         if not self.enabled:
             return self.base_layer(x)
+        if self.merged is not None:
+            return F.linear(x, self.merged, self.base_layer.bias)
         first, second = self.lora_A["default"], self.lora_B["default"]
         assert isinstance(first, nn.Linear)
         if (self.training and self.dropout) or torch.compiler.is_compiling():

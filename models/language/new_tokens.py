@@ -18,7 +18,7 @@ Initialization = Literal["mean", "random", "codebook"]
 
 
 class TextRows(NamedTuple):
-    """The frozen part of a head."""
+    """The frozen part of a head; T is V where new rows are merged into it."""
 
     weight: Tensor  # (T, D)
     bias: Tensor | None  # (T)
@@ -31,9 +31,17 @@ class ExtendedEmbedding(nn.Module):
         super().__init__()
         self.text, self.text_size, self.new_rows = text, text_size, new_rows
         self.scale = embedding_scale(text)
+        self.merged: Tensor | None = None  # (V, D), what forward gives for each id
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """One table of all ids is used until `merged` is None again. Equal to the bit."""
+        self.merged = self(torch.arange(self.text_size + len(self.new_rows), device=self.new_rows.device))
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids (...) -> (..., D)."""
+        if self.merged is not None:
+            return F.embedding(ids, self.merged)
         is_new = ids >= self.text_size
         text = self.text(ids.masked_fill(is_new, 0))
         new = self.scale * F.embedding((ids - self.text_size).clamp(min=0), self.new_rows).to(text.dtype)
@@ -49,9 +57,21 @@ class ExtendedHead(nn.Module):
     def __init__(self, text: nn.Linear, text_size: int, new_rows: nn.Parameter) -> None:
         super().__init__()
         self.text, self.text_size, self.new_rows = text, text_size, new_rows
+        self.merged: TextRows | None = None  # of all ids
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """One matrix of all rows, in the dtype of the text rows, is used until `merged` is None again."""
+        weight, bias = self.text_rows()
+        new = self.new_rows.to(weight.dtype)
+        self.merged = TextRows(
+            torch.cat([weight, new]), None if bias is None else torch.cat([bias, bias.new_zeros(len(new))])
+        )
 
     def forward(self, hidden: Tensor) -> Tensor:
         """hidden (..., D) -> logits (..., V)."""
+        if self.merged is not None:
+            return F.linear(hidden, *self.merged)
         text = F.linear(hidden, *self.text_rows())
         return torch.cat([text, F.linear(hidden, self.new_rows.to(hidden.dtype))], -1)
 

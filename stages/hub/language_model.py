@@ -2,22 +2,30 @@
 seconds to import.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from conf import from_plain, plain
 from conf.errors import UsageError
 from conf.sections.language import LanguageConf, PromptsConf
+from models.language.merging import merge_where_it_agrees
 from models.language.model import SoundLanguageModel
-from models.language.vocabulary import Vocabulary
+from models.language.vocabulary import Turn, Vocabulary
 from stages.hub import artifacts, weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
+
+MERGED_ON = ("cuda",)  # where each of a step's kernels is a launch; on a CPU answers keep their last bits
 
 
 class Built(NamedTuple):
@@ -41,7 +49,6 @@ def build(conf: LanguageConf, facts: dict[str, Any], codebook: Tensor | None, ve
         vocabulary,
         **plain(conf.lora),
         activation_checkpointing=chosen.activation_checkpointing,
-        compile=chosen.compile,
         initialization=conf.embedding_initialization,
         codebook=codebook,
         seed=conf.seed,
@@ -78,6 +85,19 @@ def load(artifact: Path, trained: bool = True) -> tuple[SoundLanguageModel, Voca
     if trained:
         model.load_trainable_state(state)
     return model.eval(), vocabulary
+
+
+def merge_for_generation(lm: PreTrainedModel, vocabulary: Vocabulary) -> None:
+    """On a GPU: LoRA and new rows go into the LLM's matrices where its logits after a question about a sound agree."""
+    if lm.device.type not in MERGED_ON:
+        return
+    codes = [number % vocabulary.codebook_size for number in range(16 * len(vocabulary.levels))]
+    prompt = vocabulary.render([Turn("user", [codes, "What do you hear?"])], generate=True).input_ids
+    result = merge_where_it_agrees(lm, torch.tensor([prompt], device=lm.device))
+    log.info(
+        "LoRA is %smerged for generation: logits differ by %.2g, by %.2g without LoRA, and deviate by %.2g",
+        "" if result.agrees else "not ", result.merged, result.adapter, result.deviation,
+    )  # fmt: skip
 
 
 def configuration_of(config: dict[str, Any]) -> LanguageConf:

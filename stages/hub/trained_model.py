@@ -34,6 +34,8 @@ def load(folder: Path, device: torch.device) -> TrainedModel:
         prompts = from_plain(receipt["stage"], receipt["conf"]).prompts
         model = TrainedModel(language.lm, vocabulary, prompts, context(language.lm))
     torch.nn.Module.to(model.lm, device)
+    if not export_format.is_export(folder):
+        language_model.merge_for_generation(model.lm, model.vocabulary)
     return model
 
 

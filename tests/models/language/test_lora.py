@@ -57,6 +57,44 @@ def test_dropout_falls_on_what_the_adapter_reads_in_training_alone():
     assert torch.equal(lora.eval()(x), layer().eval()(x))
 
 
+def integers(*shape: int, seed: int) -> torch.Tensor:
+    """-2 to 2: sums of products of few of them are exact in every order, so that equality to the bit is a law."""
+    return torch.randint(-2, 3, shape, generator=torch.Generator().manual_seed(seed)).float()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16-mixed", "bfloat16 weights"])
+def test_the_one_function_equals_plain_lora_to_the_bit(precision: str):
+    """Output and all gradients. bf16-mixed: inputs, A and B are rounded to bfloat16, sums and gradients of A and B are not.
+
+    Bfloat16 holds whole numbers up to 256, which bounds all that is rounded here.
+    """
+    lora = LoraLinear(nn.Linear(3, 2), rank=2, alpha=4, dropout=0.0)
+    lora.base_layer.requires_grad_(False)
+    first, second, base = lora.lora_A["default"].weight, lora.lora_B["default"].weight, lora.base_layer
+    for seed, tensor in enumerate((first, second, base.weight, base.bias)):
+        tensor.data.copy_(integers(*tensor.shape, seed=seed))
+    if precision == "bfloat16 weights":
+        base.bfloat16()
+    x, grad = (
+        integers(2, 3, seed=4).to(base.weight.dtype).requires_grad_(),
+        integers(2, 2, seed=5).to(base.weight.dtype),
+    )
+
+    def plain(x: torch.Tensor) -> torch.Tensor:
+        y = base(x)
+        adapted = nn.functional.linear(nn.functional.linear(x.to(first.dtype), first), second) * lora.scale
+        return (y + adapted).to(y.dtype)
+
+    results = []
+    for function in (lora, plain):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
+            y = function(x)
+        results.append((y, *torch.autograd.grad(y, (x, first, second), grad.to(y.dtype))))
+    for name, ours, theirs in zip(("y", "x", "A", "B"), *results, strict=True):
+        assert ours.dtype == theirs.dtype and torch.equal(ours, theirs), name
+    assert all(result.dtype == torch.float32 for result in results[0][2:])
+
+
 @pytest.mark.parametrize("autocast", [False, True])
 def test_weights_in_bfloat16_have_an_adapter_in_float32(autocast: bool):
     lora = layer(dtype=torch.float32)
