@@ -30,8 +30,8 @@ from datamodules.windows import WindowFormat
 PADDING = (0.5, 1 / 8)  # a partial window is padded by at most so many seconds, or so much of the longest beside it
 
 
-class Chunk(Protocol):
-    """datamodules.store.chunks.Chunk."""
+class HasRecordings(Protocol):
+    """A chunk (datamodules.store.chunks.Chunk), as far as its batches are concerned."""
 
     @property
     def recordings(self) -> list[Cut]: ...
@@ -78,7 +78,7 @@ class WaveformBatch(NamedTuple):
 
 
 def plan_batches(
-    chunks: Sequence[Chunk], window: WindowFormat, batch_size: int, first: int = 0
+    chunks: Sequence[HasRecordings], window: WindowFormat, batch_size: int, first: int = 0
 ) -> Iterator[PlannedBatch]:
     """Chunk after chunk, no batch of two: up to `batch_size` whole windows and as many partial ones a batch, and no
     recording in two batches that fits in one. first: number of the first chunk.
@@ -173,7 +173,7 @@ class WaveformDataModule(PendingChunks):
 
 
 def read_chunks(
-    chunks: Sequence[Chunk], dataset: WaveformReader, num_workers: int, first: int = 0
+    chunks: Sequence[HasRecordings], dataset: WaveformReader, num_workers: int, first: int = 0
 ) -> DataLoader[WaveformBatch] | ReadAhead[WaveformBatch]:
     """The batches of these chunks, read in `num_workers` processes, or, where that is 0, in a thread beside the model.
     first: number of the first chunk.
@@ -190,7 +190,7 @@ def read_chunks(
 
 
 class _PlannedBatches:
-    def __init__(self, chunks: Sequence[Chunk], dataset: WaveformReader, first: int) -> None:
+    def __init__(self, chunks: Sequence[HasRecordings], dataset: WaveformReader, first: int) -> None:
         self.chunks, self.dataset, self.first = chunks, dataset, first
 
     def __iter__(self) -> Iterator[PlannedBatch]:
