@@ -69,4 +69,8 @@ STAGES = {
 
 ON_DEMAND = ("vae", "rehearsal")  # made and read only where a configuration asks for them: stages.runs.graph.required
 READ_SOUND = ("vae", "latents", "fewshot", "generation")  # the corpora' recordings, which are prepared before
-READ_CORPORA = (*READ_SOUND, "cache")  # what their products hold changes with the corpora: sound, or its text
+READ_CORPORA = (
+    *READ_SOUND,
+    "cache",
+    "reconstruct",
+)  # what they make changes with the corpora: their sound, or its text

@@ -118,7 +118,7 @@ class Cache(ChunkStage):
         for row in range(len(cuts)):
             codes = torch.from_numpy(np.array(cuts.codes(row), np.int64))
             use.update(codes, torch.ones_like(codes, dtype=torch.bool))
-        write_whole(artifact / "cuts.json", json.dumps({"hash": cuts.digest()}))  # text and sound
+        write_whole(artifact / "cuts.json", json.dumps(self.cache_key() | {"cuts": cuts.digest()}))
         metrics = {name: float(value) for name, value in use.compute().items()}
         counts = self.exported(artifact, cuts) | {"tokens": int(cuts.lengths.sum())}
         return Exported(self.facts, counts | metrics)
