@@ -12,7 +12,6 @@ from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
-import soundfile
 import torch
 from torch import Tensor
 from torchaudio.transforms import Resample
@@ -20,6 +19,7 @@ from torchaudio.transforms import Resample
 from datamodules.corpora.inspect import DURATION_TOLERANCE
 from datamodules.cuts import Cut, Recording
 from datamodules.errors import DataError
+from datamodules.sound_files import UNREADABLE, Sound
 from datamodules.windows import WindowRule
 
 LARGEST_KERNEL = 1 << 20  # entries of a resampling filter; 44099 to 44100 Hz would need 2 x 10^9
@@ -136,12 +136,12 @@ def _read(root: Path, recording: Recording, begin: int, end: int, channels: int)
     path = root / recording.sources[0].source
     tolerance = round(DURATION_TOLERANCE * recording.sampling_rate)
     try:
-        with soundfile.SoundFile(path) as file:
-            if file.samplerate != recording.sampling_rate or abs(file.frames - recording.num_samples) > tolerance:
+        with Sound(path) as file:
+            if file.sample_rate != recording.sampling_rate or abs(file.num_samples - recording.num_samples) > tolerance:
                 raise _changed(path, recording)
-            file.seek(min(begin, file.frames))
-            sound = torch.from_numpy(file.read(end - begin, dtype="float32", always_2d=True).T)
-    except (soundfile.SoundFileError, RuntimeError, OSError) as error:
+            file.seek(begin)
+            sound = torch.from_numpy(file.read(end - begin).T)
+    except UNREADABLE as error:
         raise _changed(path, recording) from error
     missing = end - begin - sound.shape[1]
     if missing > tolerance:

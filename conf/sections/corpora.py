@@ -43,6 +43,7 @@ class FolderConf(CorpusConf):
         0.9,
     )
     label_question: str = about("asked about a row that has a label and no question")
+    contamination: Literal["drop", "keep", "error"] = about(CONTAMINATION)
 
 
 @dataclass

@@ -1,5 +1,5 @@
-"""Recordings that are trained on in one corpus and tested on in another, found by their origin: a video's or a
-Freesound id.
+"""Recordings that are trained on in one corpus and tested on in it or another: of the same origin (a video's or a
+Freesound id), or of the same bytes.
 """
 
 import gzip
@@ -15,31 +15,38 @@ from datamodules.errors import DataError
 
 class Shared(NamedTuple):
     id: str  # of the training recording
-    origin: str
+    origin: str  # or "sha256:..." where it is the bytes that are the same
     test_of: str  # the corpus
 
 
-def tested_origins(folder: Path, without: Path) -> dict[str, str]:
-    """Origin -> corpus, of the test splits of the prepared corpora in a folder, except for the corpus `without`."""
-    origins: dict[str, str] = {}
+class Tested(NamedTuple):
+    """The recordings of test splits -> the corpus."""
+
+    origins: dict[str, str]
+    contents: dict[str, str]  # by the SHA-256 of their bytes
+
+
+def tested(folder: Path, without: Path) -> Tested:
+    """Those of the prepared corpora in a folder, except for the corpus `without`."""
+    tests = Tested({}, {})
     for path in _manifests(folder, without):
         for custom in _customs(path):
-            if custom["split"] == "test" and "origin" in custom:
-                origins.setdefault(custom["origin"], path.parent.name)
-    return origins
+            if custom["split"] == "test":
+                for key, names in (("origin", tests.origins), ("sha256", tests.contents)):
+                    if key in custom:
+                        names.setdefault(custom[key], path.parent.name)
+    return tests
 
 
 def count_trained(out: Path) -> Counter[str]:
     """Corpora beside `out` -> how many of their training recordings are in its test split."""
-    origins = {
-        custom["origin"]
-        for custom in _customs(out / "cuts.jsonl.gz")
-        if custom["split"] == "test" and "origin" in custom
-    }
+    tests = [custom for custom in _customs(out / "cuts.jsonl.gz") if custom["split"] == "test"]
+    origins, contents = ({custom[key] for custom in tests if key in custom} for key in ("origin", "sha256"))
     counts: Counter[str] = Counter()
-    for path in _manifests(out.parent, out) if origins else ():
+    for path in _manifests(out.parent, out) if tests else ():
         counts[path.parent.name] = sum(
-            custom["split"] == "train" and custom.get("origin") in origins for custom in _customs(path)
+            custom["split"] == "train" and (custom.get("origin") in origins or custom.get("sha256") in contents)
+            for custom in _customs(path)
         )
     return +counts
 

@@ -7,6 +7,7 @@ recording. A row with a label and no question gets the class question.
 """
 
 import os
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import partial
@@ -43,6 +44,7 @@ SPLIT_SPELLINGS = {
 class PreparedFolder(NamedTuple):
     report: Report
     texts: dict[str, int]  # column -> different texts in it, recording by recording
+    labels_joined: int  # recordings with several labels: one question, all of them its answer
     translated: dict[str, int]  # "eval -> test" -> recordings whose split has another name in the table
     mistyped: dict[str, str]  # column that is kept and not read -> the known one that it resembles
 
@@ -84,10 +86,12 @@ def prepare_folder(
     validation: Sequence[str],
     validation_fraction: float,
     label_question: str,
+    contamination: str,
     on_bad: str,
     workers: int,
 ) -> PreparedFolder:
-    """Writes out/cuts.jsonl.gz, or nothing; out/missing.jsonl where recordings are left out, or more are bad than an
+    """Writes out/cuts.jsonl.gz, or nothing; out/contaminated.jsonl for training recordings whose bytes are in a test
+    split (contamination: drop, keep, or error); out/missing.jsonl where recordings are left out, or more are bad than an
     error lists. An earlier receipt in `out` goes before its cuts do.
 
     split_by: a column whose values in `test` and `validation` decide the split, all others train; None takes the
@@ -106,17 +110,20 @@ def prepare_folder(
     missing = out / "missing.jsonl"
     try:
         check = partial(_require_sounds, conversations, metadata)
-        report = write(annotated, root, out, on_bad, workers, metadata, check)
+        report = write(annotated, root, out, on_bad, workers, metadata, contamination, check)
     except BadRecordingsError as error:
         if len(error.bad) <= LISTED:  # the message lists them all: an earlier corpus stays as it is
             raise
         _list_bad(missing, error.bad)
         raise DataError(f"{error}\nAll of them: {missing}") from None
     _list_bad(missing, report.skipped)
+    write_jsonl(out / "contaminated.jsonl", (row._asdict() for row in report.contaminated))
     bad = {item.path for item in report.skipped}
-    good = [recording for recording in recordings if recording.path not in bad]
+    bad |= {row.id for row in report.contaminated} if contamination == "drop" else set()
+    good = [recording for recording in recordings if not {recording.path, recording.id} & bad]
     translated = {} if split_by else _translated(good)
-    return PreparedFolder(report, _count_texts(good), translated, mistyped_columns(rows, split_by))
+    joined = sum(len(_class_labels(recording.rows)) > 1 for recording in good)
+    return PreparedFolder(report, _count_texts(good), joined, translated, mistyped_columns(rows, split_by))
 
 
 def _list_bad(path: Path, bad: Sequence[BadRecording]) -> None:
@@ -191,8 +198,19 @@ def _check_rule(rows: list[MetadataRow], metadata: Path, rule: SplitRule) -> Non
         raise DataError(f"--split_by={column} needs --test=VALUE, --validation=VALUE or both. The column holds {shown}")
     if unknown := [value for value in [*test, *validation] if value not in values]:
         raise DataError(f"{metadata}: no row has {column} {unknown[0]!r}. The column holds {shown}")
+    folded = {_folded(value): value for value in (*test, *validation)}
+    for value in sorted(values - {*test, *validation}):
+        if near := folded.get(_folded(value)):
+            raise DataError(
+                f"{metadata}: {column} is {near!r} in some rows and {value!r} in others. Write one of them in all, or "
+                f"name both, as --test=[{near},{value}]"
+            )
     if both := set(test) & set(validation):
         raise DataError(f"{column} {both.pop()!r} is in --test and in --validation; one is allowed")
+
+
+def _folded(value: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", value).casefold().split())
 
 
 def _split(row: MetadataRow, rule: SplitRule, metadata: Path) -> str:
@@ -236,8 +254,8 @@ def _require_sounds(conversations: dict[str, list[RecordingConversation]], metad
         for line, turns in conversations[name]:
             if missing := [sound for sound in sounds_of(turns) if sound not in {*good, SELF}]:
                 raise DataError(
-                    f"{metadata}, line {line}: the conversation names {missing[0]}, which cannot be read. "
-                    "Take the row out"
+                    f"{metadata}, line {line}: the conversation names {missing[0]}, which cannot be read or "
+                    "is in a test split. Take the row out"
                 )
 
 
@@ -261,14 +279,19 @@ def _annotations(rows: list[MetadataRow], label_question: str) -> list[Annotatio
     """Each caption and question once, however many rows repeat it."""
     annotations: dict[tuple[str, ...], Annotation] = {}
     for row in rows:
-        text, label, asked, answer = (
-            row.values.get(column, "") for column in ("caption", "label", "question", "answer")
-        )
+        text, asked, answer = (row.values.get(column, "") for column in ("caption", "question", "answer"))
         if text:
             annotations["caption", text] = caption(text)
         if asked:
             kind = row.values.get("kind") or "question"
             annotations["question", asked, answer] = question(kind, asked, answer)
-        elif label:
-            annotations["class", label] = question("class", label_question, label)
+    if labels := _class_labels(rows):
+        kind = "class" if len(labels) == 1 else "labels"
+        annotations["class", ""] = question(kind, label_question, "; ".join(labels))
     return list(annotations.values())
+
+
+def _class_labels(rows: list[MetadataRow]) -> list[str]:
+    """The labels of rows without a question."""
+    labels = (row.values.get("label") for row in rows if not row.values.get("question"))
+    return list(dict.fromkeys(filter(None, labels)))

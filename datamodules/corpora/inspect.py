@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import soundfile
 
+from datamodules import sound_files
 from datamodules.errors import DataError
-from datamodules.hashing import file_digest
+from datamodules.sound_files import UNREADABLE, Part, Sound, content_hash
 
 SILENCE = 1e-4  # peak; -80 dB
 DURATION_TOLERANCE = 0.025  # seconds between what a header declares and what is decoded
@@ -64,9 +64,9 @@ def declared(paths: Sequence[Path], workers: int) -> list[AudioHeader | None]:
 
 def _header(path: Path) -> AudioHeader | None:
     try:
-        with soundfile.SoundFile(path) as file:
-            return AudioHeader(file.samplerate, file.frames, file.channels)
-    except (soundfile.SoundFileError, RuntimeError, ValueError, OSError):
+        with Sound(path) as sound:
+            return AudioHeader(sound.sample_rate, sound.num_samples, sound.num_channels)
+    except UNREADABLE:
         return None
 
 
@@ -96,27 +96,30 @@ def _inspect(path: Path) -> Inspection:
     def result(reason: str | None, rate: int = 0, frames: int = 0, channels: int = 0) -> Inspection:
         seconds = frames / rate if rate else 0.0
         return Inspection(
-            str(path), reason, seconds, size, rate, frames, channels, None if reason else file_digest(path)
+            str(path), reason, seconds, size, rate, frames, channels, None if reason else content_hash(path)
         )
 
     size = 0
-    if not path.is_file():
+    try:
+        bytes_ = sound_files.size(path)
+    except UNREADABLE as error:
+        return result(f"cannot be read ({_last_words(error)})")
+    if bytes_ is None:
         return result("missing")
-    size = path.stat().st_size
+    size = bytes_
     if size == 0:
         return result("empty file")
     peak, frames = 0.0, 0
     try:
-        with soundfile.SoundFile(path) as file:
-            declared, rate, channels, notes = file.frames, file.samplerate, file.channels, file.extra_info
-            buffer = np.empty((min(BLOCK, max(declared, 1)), channels), np.float32)
-            while len(block := file.read(out=buffer)):
+        with Sound(path) as sound:
+            declared, rate, channels, notes = sound.num_samples, sound.sample_rate, sound.num_channels, sound.notes
+            while len(block := sound.read(BLOCK)):
                 highest = max(block.max(), -block.min())  # NaN stays NaN
                 if not np.isfinite(highest):
                     return result("has NaN or infinite samples", rate, 0, channels)
                 peak, frames = max(peak, float(highest)), frames + len(block)
-    except (soundfile.SoundFileError, RuntimeError, ValueError, OSError) as error:
-        return result(f"cannot be decoded ({str(error).splitlines()[0].rpartition(': ')[2]})")
+    except UNREADABLE as error:
+        return result(f"cannot be decoded ({_last_words(error)})")
     reason = None
     if missing := _missing_bytes(path, size, notes):
         reason = f"truncated: {missing}"
@@ -131,6 +134,10 @@ def _inspect(path: Path) -> Inspection:
     return result(reason, rate, frames, channels)
 
 
+def _last_words(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0].rpartition(": ")[2]
+
+
 def _missing_bytes(path: Path, size: int, notes: str) -> str | None:
     """What a WAV or Ogg declares and lacks, where libsndfile takes the rest for the whole in silence. None if whole.
 
@@ -140,6 +147,8 @@ def _missing_bytes(path: Path, size: int, notes: str) -> str | None:
     if short := re.search(r"^\s*(?:data|SSND)\s*:\s*(\d+) \(should be (\d+)\)", notes, re.MULTILINE):
         declared, present = int(short[1]), int(short[2])
         return f"{declared - present} bytes are missing" if present < declared < UNKNOWN_SIZE else None
+    if not Part.parse(path).is_whole_file:
+        return None
     with path.open("rb") as file:
         if file.read(4) != b"OggS":
             return None

@@ -21,10 +21,11 @@ import ijson
 from datamodules.corpora import writer
 from datamodules.corpora.contamination import (
     Shared,
+    Tested,
     manifest_rows,
     prepared_corpora,
     refuse_shared,
-    tested_origins,
+    tested,
     write_jsonl,
 )
 from datamodules.corpora.inspect import Inspection
@@ -34,6 +35,7 @@ from datamodules.hashing import digest
 
 PREFIX = re.compile(r"Close[d]?-ended question:\s*")
 CAPTION = re.compile(r"Audio caption\s*:\s*", re.IGNORECASE)
+YOUTUBE = re.compile(r"[\w-]{11}")  # a video's id: not a character of it may change
 LABELS = re.compile(r"Label\(s\)\s*:\s*")
 REQUIRED, OPTIONAL = ("instruction", "output", "audio_id"), ("input", "dataset", "task")
 BATCH = 10_000
@@ -112,7 +114,7 @@ def prepare_openaqa(
             f"{out.parent} holds none of {', '.join(places)}: OpenAQA's sounds are theirs. "
             "`stage prepare --list` says where they come from"
         )
-    tests = tested_origins(out.parent, out)
+    tests = tested(out.parent, out)
     out.mkdir(parents=True, exist_ok=True)
     part = out / f".part-{os.getpid()}.sqlite"
     part.unlink(missing_ok=True)
@@ -204,7 +206,7 @@ def _index(db: sqlite3.Connection, folder: Path, roots: Mapping[str, Path], comm
             audios.append((number, json.dumps(fields)))
             subset = custom.get("metadata", {}).get("subset")
             for place in (corpus, f"{corpus}/{subset}") if subset else (corpus,):
-                clips += [(place, key, number) for key in {custom.get("clip", ""), PurePosixPath(path).stem} if key]
+                clips += [(place, key, number) for key in _keys({custom.get("clip", ""), PurePosixPath(path).stem})]
             if len(audios) >= BATCH:
                 _insert(db, "audio", audios)
                 _insert(db, "clip", clips)
@@ -265,13 +267,28 @@ def _lookup(db: sqlite3.Connection, audio_id: str, places: Sequence[str]) -> tup
         return [], "no corpora are named for its dataset, as --corpora.DATASET=[audioset]"
     stem = os.path.splitext(audio_id.replace("\\", "/").rpartition("/")[2])[0]
     keys = (stem, stem[1:]) if len(stem) == 12 and stem[0] == "Y" else (stem,)  # Y before a video's id of 11 characters
-    marks = ",".join("?" * len(places)), ",".join("?" * len(keys))
-    matches = db.execute(
-        f"SELECT place, audio FROM clip WHERE place IN ({marks[0]}) AND key IN ({marks[1]})", (*places, *keys)
-    ).fetchall()
+    matches = _matches(db, places, keys)
+    if not matches and not YOUTUBE.fullmatch(stem):
+        matches = _matches(db, places, (_without_blanks(stem),))
     if len(matches) > 1:
         matches.sort(key=lambda row: (places.index(row[0]), row[1]))
     return list(dict.fromkeys(audio for _, audio in matches)), f"not in {', '.join(places)}"
+
+
+def _matches(db: sqlite3.Connection, places: Sequence[str], keys: Sequence[str]) -> list[tuple[str, int]]:
+    marks = ",".join("?" * len(places)), ",".join("?" * len(keys))
+    query = f"SELECT place, audio FROM clip WHERE place IN ({marks[0]}) AND key IN ({marks[1]})"
+    return db.execute(query, (*places, *keys)).fetchall()
+
+
+def _keys(stems: set[str]) -> set[str]:
+    """What a recording is looked up by: its stems, and for those with blanks, as Clotho's, how others write them."""
+    return {key for stem in stems for key in (stem, _without_blanks(stem) if " " in stem else "") if key}
+
+
+def _without_blanks(stem: str) -> str:
+    """` A bell (loud)` -> `A_bell_loud`: what copying a corpus to other file systems makes of a name."""
+    return re.sub(r"\W+", "_", stem).strip("_")
 
 
 def _insert(db: sqlite3.Connection, table: str, rows: list[tuple[Any, ...]]) -> None:
@@ -297,7 +314,7 @@ def _list_missing(db: sqlite3.Connection, path: Path) -> int:
 
 
 def _write(
-    db: sqlite3.Connection, out: Path, name: str, tests: Mapping[str, str], fraction: float, contamination: str
+    db: sqlite3.Connection, out: Path, name: str, tests: Tested, fraction: float, contamination: str
 ) -> tuple[writer.Report, int, list[Shared]]:
     """The cuts; how many records repeat another one; the recordings that are in a test split."""
     db.execute("CREATE INDEX by_audio ON record (audio)")
@@ -310,8 +327,8 @@ def _write(
     with writer.cut_writer(out) as write_cut:
         for (_, text), group in groupby(every, key=lambda row: row[:2]):
             audio, rows = json.loads(text), [Question(*row[2:]) for row in group]
-            if audio["origin"] in tests:
-                shared.append(Shared(f"{name}-{audio['id']}", audio["origin"], tests[audio["origin"]]))
+            if (test_of := tests.origins.get(audio["origin"]) or tests.contents.get(audio["sha256"])) is not None:
+                shared.append(Shared(f"{name}-{audio['id']}", audio["origin"], test_of))
                 if contamination == "drop":
                     continue
             once: dict[tuple[str, ...], Question] = {}

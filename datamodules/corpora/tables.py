@@ -3,15 +3,25 @@
 import csv
 import difflib
 import json
+import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from datamodules.errors import DataError
 
 COLUMNS = ("path", "caption", "label", "question", "answer", "kind", "conversation", "split", "source")
+
+
+csv.field_size_limit(1 << 24)  # a conversation's JSON is long
+
+
+class CsvLine(NamedTuple):
+    line: int  # its first one in the file
+    fields: list[str]
 
 
 class MetadataRow(NamedTuple):
@@ -31,11 +41,9 @@ def read_table(root: Path, metadata: Path) -> list[MetadataRow]:
             "only path is required"
         )
     try:
-        rows = list(_read_jsonl(metadata) if metadata.suffix == ".jsonl" else _read_csv(metadata))
+        rows = list(_read_jsonl(metadata) if metadata.suffix.lower() == ".jsonl" else _read_csv(root, metadata))
     except UnicodeDecodeError as error:
         raise DataError(f"{metadata} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8") from None
-    except csv.Error as error:
-        raise DataError(f"{metadata} cannot be read as CSV: {error}") from None
     if not rows:
         raise DataError(
             f"{metadata}: no rows. One row a recording, or a caption or question of one, is expected under the header"
@@ -55,24 +63,103 @@ def mistyped_columns(rows: Sequence[MetadataRow], split_by: str | None) -> dict[
     return {column: names[0] for column, names in similar.items() if names}
 
 
-def _read_csv(metadata: Path) -> Iterator[MetadataRow]:
-    with metadata.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, delimiter="\t" if metadata.suffix == ".tsv" else ",")
-        columns = [column.strip() for column in next(reader, [])]
-        _require_path(columns, metadata)
-        for column, count in Counter(columns).items():
-            if count > 1:
-                raise DataError(f"{metadata}: the column {column!r} comes {count} times; each may come once")
-        for fields in reader:
-            if not any(field.strip() for field in fields):
-                continue
-            if len(fields) != len(columns):
+def csv_lines(path: Path, encoding: str = "utf-8-sig", delimiter: str = ",", blanks: bool = False) -> Iterator[CsvLine]:
+    """The lines of a CSV, or of a TSV (delimiter: a tab), which has no quoting: its quotation marks are text.
+
+    blanks: those behind a comma are skipped. Raises DataError with the line for a field that is opened by a quotation
+    mark and not closed, or that goes on behind its closing one.
+    """
+    quoting: Any = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+    with path.open(encoding=encoding, newline="") as file:
+        reader = csv.reader(file, delimiter=delimiter, quoting=quoting, skipinitialspace=blanks, strict=True)
+        while True:
+            first = reader.line_num + 1
+            try:
+                yield CsvLine(first, next(reader))
+            except StopIteration:
+                return
+            except csv.Error as error:
                 raise DataError(
-                    f"{metadata}, line {reader.line_num}: {len(fields)} fields under {len(columns)} columns. "
-                    'A text with a comma in it stands in quotes: "rain, then thunder"'
-                )
-            values = {column: field.strip() for column, field in zip(columns, fields, strict=True)}
-            yield MetadataRow(reader.line_num, values)
+                    f"{path}, line {first}: cannot be read as CSV ({error}). A field with a quotation mark stands in "
+                    'quotes, and its own ones are doubled: "a man says ""hello"" loudly"'
+                ) from None
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"{path} is not {encoding.removesuffix('-sig').upper()} ({error.reason} at byte {error.start}). "
+                    "Save it as UTF-8"
+                ) from None
+
+
+def texts_of(values: Mapping[str, object], where: str) -> list[dict[str, str]]:
+    """The rows that one JSON object is: one for each caption and each label of its lists. where: begins an error.
+
+    A column that is read holds a text; null, NaN and an empty list are none. Other columns keep numbers and what is
+    nested as JSON. Raises DataError for any other value, and for a text that is no Unicode.
+    """
+    several = {column: _texts(values[column], column, where) for column in ("caption", "label") if column in values}
+    row = {column: _text(value, column, where) for column, value in values.items() if column not in several}
+    rows = []
+    for number, pair in enumerate(zip_longest(*several.values(), fillvalue="")):
+        rows.append(row | dict(zip(several, pair, strict=True)) | ({"conversation": ""} if number else {}))
+    return rows or [row | dict.fromkeys(several, "")]
+
+
+def _texts(value: object, column: str, where: str) -> list[str]:
+    items = value if isinstance(value, list) else [value]
+    return [text for item in items if (text := _text(item, column, where))]
+
+
+def _text(value: object, column: str, where: str) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if column not in COLUMNS or (column == "conversation" and isinstance(value, list)):
+        value = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    if not isinstance(value, str):
+        raise DataError(
+            f"{where}: {column} is {json.dumps(value, default=str)[:60]}; a text is expected, in quotes"
+            + (", or a list of texts" if column in ("caption", "label") else "")
+        )
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where}: {column} holds {value[error.start]!a}, half of a character that takes two (a surrogate). Write "
+            "the whole character"
+        ) from None
+    return value if column == "path" else value.strip()
+
+
+def _read_csv(root: Path, metadata: Path) -> Iterator[MetadataRow]:
+    lines = csv_lines(metadata, delimiter="\t" if metadata.suffix.lower() == ".tsv" else ",")
+    columns = [column.strip() for column in next(lines, CsvLine(1, [])).fields]
+    _require_path(columns, metadata)
+    for column, count in Counter(columns).items():
+        if count > 1:
+            raise DataError(f"{metadata}: the column {column!r} comes {count} times; each may come once")
+    for line, fields in lines:
+        if not any(field.strip() for field in fields):
+            continue
+        if len(fields) != len(columns):
+            raise DataError(
+                f"{metadata}, line {line}: {len(fields)} fields under {len(columns)} columns. "
+                'A text with a comma in it stands in quotes: "rain, then thunder"'
+            )
+        for field in fields:
+            _refuse_swallowed(field, columns, root, f"{metadata}, line {line}")
+        values = dict(zip(columns, fields, strict=True))
+        yield MetadataRow(line, {name: text if name == "path" else text.strip() for name, text in values.items()})
+
+
+def _refuse_swallowed(field: str, columns: Sequence[str], root: Path, where: str) -> None:
+    """Raises DataError for a field of several lines, one of which is a row: its path exists."""
+    for text in field.splitlines()[1:]:
+        parts = text.split(",")
+        path = parts[columns.index("path")].strip() if len(parts) == len(columns) else ""
+        if path and (root / path).is_file():
+            raise DataError(
+                f"{where}: a field in quotes goes over several lines, and one of them is a row of {path}: close its "
+                "quotation mark"
+            )
 
 
 def _read_jsonl(metadata: Path) -> Iterator[MetadataRow]:
@@ -80,25 +167,26 @@ def _read_jsonl(metadata: Path) -> Iterator[MetadataRow]:
         for line, text in enumerate(file, 1):
             if not text.strip():
                 continue
+            where = f"{metadata}, line {line}"
             try:
                 values = json.loads(text)
+                written = json.loads(text, parse_int=str, parse_float=str)  # 1.10 stays 1.10
             except json.JSONDecodeError as error:
-                raise DataError(f"{metadata}, line {line}: no JSON ({error})") from None
+                raise DataError(f"{where}: no JSON ({error})") from None
             if not isinstance(values, dict):
-                raise DataError(
-                    f'{metadata}, line {line}: one object a line is expected, as {{"path": "a.wav", "caption": "rain"}}'
-                )
+                raise DataError(f'{where}: one object a line is expected, as {{"path": "a.wav", "caption": "rain"}}')
             _require_path(list(values), metadata)
-            turns = values.get("conversation")
-            values |= {"conversation": json.dumps(turns)} if isinstance(turns, list) else {}
-            texts = {key: "" if value is None else str(value).strip() for key, value in values.items()}
-            yield MetadataRow(line, texts)
+            for column, value in values.items():
+                if column not in COLUMNS and isinstance(value, int | float) and not isinstance(value, bool):
+                    values[column] = value if value != value else written[column]
+            yield from (MetadataRow(line, row) for row in texts_of(values, where))
 
 
 def _require_path(columns: Sequence[str], metadata: Path) -> None:
     if "path" not in columns:
         joined = len(columns) == 1 and re.search("[;\t]", columns[0])
         hint = ". Separate columns by commas; by tabs in a .tsv" if joined else ""
+        hint += ". A .tsv has no quotation marks" if '"path"' in columns else ""
         raise DataError(
             f"{metadata}: no column 'path'. It has {', '.join(columns) or 'none'}; known are {', '.join(COLUMNS)}, "
             f"others are kept{hint}"

@@ -1,16 +1,21 @@
 """What every corpus shares: recordings are decoded and bad ones named, and the cuts are written whole or not at all."""
 
+import gzip
+import json
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from lhotse import AudioSource, CutSet, Recording, SupervisionSegment
+from lhotse import AudioSource, Recording, SupervisionSegment
 
 from datamodules.atomic_files import whole_file
+from datamodules.corpora.contamination import Shared, refuse_shared, tested
 from datamodules.corpora.inspect import BadRecording, Inspection, inspect, refuse
 from datamodules.cuts import SPLITS, Cut
 from datamodules.errors import DataError
@@ -27,6 +32,7 @@ class Report(NamedTuple):
     splits: dict[str, int]
     skipped: list[BadRecording]
     short: int  # recordings shorter than SHORT
+    contaminated: Sequence[Shared] = ()  # training recordings whose bytes are in a test split
 
 
 class AnnotatedRecording(NamedTuple):
@@ -87,13 +93,15 @@ def write(
     on_bad: str,
     workers: int,
     metadata: Path,
+    contamination: str = "drop",
     check: Callable[[set[str]], None] = lambda good: None,
     known_bad: Sequence[str] = (),
 ) -> Report:
     """Decodes all recordings and writes out/cuts.jsonl.gz, or nothing. An earlier receipt in `out` goes before its
     cuts do.
 
-    check: called with the ids of the good recordings before anything is written; known_bad: file stems that their
+    contamination: of training recordings whose bytes are in a test split, of this corpus or of another beside `out`:
+    drop, keep, or error. check: called with the ids of the good recordings before anything is written; known_bad: file stems that their
     publisher ships broken, which are left out unasked. Raises DataError for bad recordings unless on_bad is skip, and
     where none is good.
     """
@@ -102,6 +110,10 @@ def write(
     bad = [BadRecording(recording.path, item.reason) for recording, item in pairs if item.reason]
     refuse([item for item in bad if PurePosixPath(item.path).stem not in known_bad], len(pairs), on_bad)
     good = [(recording, item) for recording, item in pairs if item.reason is None]
+    contaminated = _contaminated(good, out)
+    refuse_shared(contaminated, contamination)
+    dropped = {row.id for row in contaminated} if contamination == "drop" else set()
+    good = [(recording, item) for recording, item in good if recording.id not in dropped]
     check({recording.id for recording, _ in good})
     if not good:
         raise DataError(
@@ -113,17 +125,43 @@ def write(
     counts = Counter(recording.custom["split"] for recording, _ in good)
     splits = {split: counts[split] for split in SPLITS}
     short = sum(item.seconds < SHORT for _, item in good)
-    return Report(len(good), sum(item.seconds for _, item in good), splits, bad, short)
+    return Report(len(good), sum(item.seconds for _, item in good), splits, bad, short, contaminated)
+
+
+def _contaminated(good: Sequence[tuple[AnnotatedRecording, Inspection]], out: Path) -> list[Shared]:
+    """Training recordings whose bytes are in a test split."""
+    tests = tested(out.parent, out).contents
+    tests |= {str(item.sha256): out.name for recording, item in good if recording.custom["split"] == "test"}
+    return [
+        Shared(recording.id, f"sha256:{item.sha256}", tests[str(item.sha256)])
+        for recording, item in good
+        if recording.custom["split"] == "train" and item.sha256 in tests
+    ]
 
 
 @contextmanager
 def cut_writer(out: Path) -> Iterator[Callable[[Cut], object]]:
-    """A function that takes cuts, one by one; out/cuts.jsonl.gz appears when all of them are written."""
+    """A function that takes cuts, one by one; out/cuts.jsonl.gz appears when all of them are written.
+
+    It is ASCII, as JSON may be: whoever reads it needs no encoding. Raises DataError for text that is no Unicode.
+    """
     out.mkdir(parents=True, exist_ok=True)
     with whole_file(out / "cuts.jsonl.gz") as part:
-        with CutSet.open_writer(part, overwrite=True) as writer:
-            yield writer.write
+        with gzip.open(part, "wt", encoding="ascii") as file:
+            yield lambda cut: file.write(f"{_json(cut)}\n")
         (out / "receipt.json").unlink(missing_ok=True)
+
+
+def _json(cut: Cut) -> str:
+    fields = cut.to_dict()
+    try:
+        json.dumps(fields, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{cut.id}: its text holds {error.object[error.start]!a}, half of a character that takes two (a surrogate). "
+            "Write the whole character"
+        ) from None
+    return json.dumps(fields)
 
 
 def make_cut(recording: AnnotatedRecording, item: Inspection) -> Cut:
@@ -162,7 +200,35 @@ def path_in_root(given: str, root: Path, where: str) -> str:
         path = os.path.relpath(path, os.path.abspath(root))
     if path.split(os.sep)[0] == "..":
         raise DataError(f"{where}: {given!r} lies outside {root}. Paths are relative to it, or inside it")
-    return PurePosixPath(*Path(path).parts).as_posix()
+    return _existing(PurePosixPath(*Path(path).parts).as_posix(), root)
+
+
+def _existing(path: str, root: Path) -> str:
+    """The path, as it is where it exists; else the one that exists and differs from it in separators (\\ for /), in
+    the normal form of Unicode, or in blanks around its names.
+    """
+    if (root / path).exists():
+        return path
+    existing = PurePosixPath()
+    for part in path.replace("\\", "/").split("/"):
+        names = [part] if (root / existing / part).exists() else _names(root / existing).get(_key(part), [])
+        if len(names) != 1 or part == "..":
+            return path
+        existing /= names[0]
+    return existing.as_posix()
+
+
+@lru_cache(maxsize=1024)
+def _names(folder: Path) -> dict[str, list[str]]:
+    """The files and folders of a folder by their key."""
+    names: dict[str, list[str]] = {}
+    for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
+        names.setdefault(_key(name), []).append(name)
+    return names
+
+
+def _key(name: str) -> str:
+    return unicodedata.normalize("NFC", name).strip()
 
 
 def require_any(recordings: Sequence[SplitRecording], root: Path, metadata: Path) -> None:

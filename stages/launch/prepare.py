@@ -40,6 +40,7 @@ def prepare(corpus: str, configuration: CorpusConf) -> None:
         root, report = _read_openaqa(name, configuration)
     elif isinstance(configuration, FolderConf):
         root, report = str(_root(configuration).resolve()), prepare_folder.read(name, configuration)
+        _warn_of_contaminated(name, folder, report["contaminated"], configuration.contamination)
     elif isinstance(configuration, PublishedConf):
         root, report = str(_root(configuration).resolve()), _read_published(corpus, name, configuration)
     receipt = {

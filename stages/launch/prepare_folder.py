@@ -38,6 +38,7 @@ def read(name: str, configuration: FolderConf) -> dict[str, Any]:
         Path(configuration.root), Path(configuration.metadata), out, name=name,
         split_by=configuration.split_by, test=configuration.test, validation=configuration.validation,
         validation_fraction=configuration.validation_fraction, label_question=configuration.label_question,
+        contamination=configuration.contamination,
         on_bad=configuration.data.on_bad, workers=max(configuration.data.num_workers, 1),
     )  # fmt: skip
     report = done.report
@@ -48,10 +49,13 @@ def read(name: str, configuration: FolderConf) -> dict[str, Any]:
             lines.append(f"  and {more} more, listed in {out / 'missing.jsonl'}")
         log.warning("\n".join(lines))
     warn_of_short(name, report.short)
+    if done.labels_joined:
+        log.info(f"{name}: {done.labels_joined} recordings have several labels: one question each, all its answer")
     return counts(report, report.skipped) | {
         "found": done.texts,
         "translated": done.translated,
         "mistyped": done.mistyped,
+        "contaminated": len(report.contaminated),
     }
 
 

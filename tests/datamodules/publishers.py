@@ -55,7 +55,7 @@ def clotho(root: Path) -> None:
         header = ["file_name", "keywords", "sound_id", "sound_link", "start_end_samples", "manufacturer", "license"]
         row = [name, "radio;caf\xe9", f"{number}7", "https://freesound.org", "[0, 1]", "x", "y"]
         write(root / f"clotho_metadata_{part}.csv", [header, row], "latin-1")
-        sounds(root, f"{part}/{name}")
+        sound(root / part / name, 0.05 + 0.001 * number, 8000)
 
 
 def audiocaps(root: Path) -> None:

@@ -18,6 +18,7 @@ DEFAULTS: dict[str, Any] = dict(
     validation=(),
     validation_fraction=0.0,
     label_question="What is it?",
+    contamination="keep",  # many tests write one tone under several names
     on_bad="error",
     workers=1,
 )

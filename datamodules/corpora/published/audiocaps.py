@@ -27,7 +27,8 @@ def records(root: Path, options: Options) -> Iterator[Record]:
             numbers[row["youtube_id"]].append(row["audiocap_id"])  # each caption of a clip has its own
         for where, row in lines:
             clip = row["youtube_id"]
-            stems = [*youtube(clip, float(row["start_time"])), *numbers[clip]]
+            start = float(row["start_time"])
+            stems = [*youtube(clip, start, start + 10), *numbers[clip]]
             yield Record(
                 files.find(stems, [part]),
                 clip,

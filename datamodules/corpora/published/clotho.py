@@ -30,11 +30,11 @@ def records(root: Path, options: Options) -> Iterator[Record]:
         if about.is_file():  # written in Latin-1
             known = {
                 line.values["file_name"]: line.values
-                for line in table(about, ["file_name", "sound_id"], encoding="latin-1")
+                for line in table(about, ["file_name", "sound_id"], encoding="latin-1", as_written=["file_name"])
             }
-        for where, row in table(path, ["file_name", *captions]):
+        for where, row in table(path, ["file_name", *captions], as_written=["file_name"]):
             name = row["file_name"]
-            sound = known.get(name, {}).get("sound_id", "")
+            sound = known.get(name, known.get(name.strip(), {})).get("sound_id", "")
             yield Record(
                 str(folder.relative_to(root) / name),
                 Path(name).stem,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from datamodules.corpora import writer
-from datamodules.corpora.contamination import Shared, refuse_shared, tested_origins, write_jsonl
+from datamodules.corpora.contamination import Shared, refuse_shared, tested, write_jsonl
 from datamodules.corpora.inspect import BadRecording, BadRecordingsError
 from datamodules.corpora.published import corpus
 from datamodules.corpora.published.records import Files, Options, Record
@@ -29,7 +29,7 @@ class PreparedCorpus(NamedTuple):
     report: writer.Report
     repeated: int  # records that repeat another one
     several: dict[str, list[str]]  # path that was taken -> other files of the clip
-    contaminated: list[Shared]  # recordings whose origin is in a test split
+    contaminated: list[Shared]  # recordings whose origin or content is in a test split
 
 
 def prepare_published(
@@ -50,7 +50,7 @@ def prepare_published(
     list.
 
     kind: of `published.NAMES`. split: for all recordings, whatever their publisher's is; None keeps the publisher's.
-    contamination: of training recordings whose origin is in a test split, of this corpus or of another beside `out`:
+    contamination: of training recordings whose origin or content is in a test split, of this corpus or of another beside `out`:
     drop, keep, or error. Raises DataError.
     """
     writer.check_name(name)
@@ -71,11 +71,13 @@ def prepare_published(
     annotated = [_annotated(recording, name, question) for recording in recordings]
     missing = out / "missing.jsonl"
     try:
-        report = writer.write(annotated, root, out, on_bad, workers, root, known_bad=about.known_bad)
+        report = writer.write(annotated, root, out, on_bad, workers, root, contamination, known_bad=about.known_bad)
     except BadRecordingsError as error:
         _list_bad(missing, error.bad, recordings)
         raise DataError(f"{error}\nAll of them: {missing}") from None
     _list_bad(missing, report.skipped, recordings)
+    seen = {row.id for row in contaminated}
+    contaminated += [row for row in report.contaminated if row.id not in seen]
     write_jsonl(out / "contaminated.jsonl", (row._asdict() for row in contaminated))
     return PreparedCorpus(report, repeated, files.several, contaminated)
 
@@ -116,7 +118,7 @@ def _join(
 def _without_tested(
     recordings: list[PublishedRecording], out: Path, contamination: str
 ) -> tuple[list[PublishedRecording], list[Shared]]:
-    tests = tested_origins(out.parent, out)
+    tests = tested(out.parent, out).origins
     tests |= {recording.source: out.name for recording in recordings if recording.split == "test"}
     shared = [
         Shared(recording.id, recording.source, tests[recording.source])

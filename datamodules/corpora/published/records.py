@@ -1,6 +1,5 @@
 """What a published corpus yields, and what the parsers share: tables whose errors name the line, files by their id."""
 
-import csv
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,9 +8,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
+from datamodules.corpora.tables import CsvLine, csv_lines
 from datamodules.errors import DataError
 
-SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".au", ".aiff")  # of libsndfile
+SOUNDS = (  # of libsndfile
+    ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64",
+    ".rf64", ".bwf", ".avr", ".voc", ".nist", ".sph", ".iff", ".svx", ".wve",
+)  # fmt: skip
 NOTHING: Mapping[str, str | list[str]] = MappingProxyType({})
 
 
@@ -69,27 +72,26 @@ def table(
     delimiter: str = ",",
     encoding: str = "utf-8-sig",
     comment: str | None = None,
+    as_written: Sequence[str] = (),
 ) -> Iterator[TableRow]:
-    """The rows of a CSV. columns: those that it must have; without a header they are all of its columns.
+    """The rows of a CSV. columns: those that it must have; without a header they are all of its columns. as_written:
+    those whose blanks at both ends are kept, as file names.
 
     Raises DataError for a column or a field that is missing, with the line.
     """
-    with path.open(encoding=encoding, newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter, skipinitialspace=comment is not None)
-        try:
-            named = [name.strip() for name in next(reader, [])] if header else list(columns)
-            if lacking := [name for name in columns if name not in named]:
-                raise DataError(f"{path}: no column {lacking[0]!r}. It has {', '.join(named) or 'none'}")
-            for fields in reader:
-                if not fields or (comment and fields[0].startswith(comment)):
-                    continue
-                if len(fields) != len(named):
-                    raise DataError(f"{path}, line {reader.line_num}: {len(fields)} fields, {len(named)} are expected")
-                yield TableRow(f"{path}, line {reader.line_num}", dict(zip(named, map(str.strip, fields), strict=True)))
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path} is not {encoding} ({error.reason} at byte {error.start})") from None
-        except csv.Error as error:
-            raise DataError(f"{path} cannot be read as CSV: {error}") from None
+    lines = csv_lines(path, encoding, delimiter, blanks=comment is not None)
+    named = [name.strip() for name in next(lines, CsvLine(1, [])).fields] if header else list(columns)
+    if lacking := [name for name in columns if name not in named]:
+        raise DataError(f"{path}: no column {lacking[0]!r}. It has {', '.join(named) or 'none'}")
+    for line, fields in lines:
+        if not fields or (comment and fields[0].startswith(comment)):
+            continue
+        if len(fields) != len(named):
+            raise DataError(f"{path}, line {line}: {len(fields)} fields, {len(named)} are expected")
+        values = zip(named, fields, strict=True)
+        yield TableRow(
+            f"{path}, line {line}", {name: text if name in as_written else text.strip() for name, text in values}
+        )
 
 
 class Files:
@@ -143,5 +145,7 @@ def youtube(clip: str, start: float, end: float | None = None) -> list[str]:
             f"{clip}_{whole}_{int(end)}",
             f"{clip}_{milliseconds}_{round(end * 1000)}",
             f"{clip}_{start:.3f}_{end:.3f}",
+            f"{clip}_{whole}-{int(end)}",
+            f"{clip}_{float(start)}-{float(end)}",  # audioset-download
         ]
     return stems

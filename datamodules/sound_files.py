@@ -1,0 +1,196 @@
+"""Sounds by their path: files, members of archives, and parts of both, read in place. No torch here.
+
+    clips/a.wav                          a file
+    shards/000.tar::bytes=512+88244      so many bytes of a file from the 512th on: a member of a tar
+    train.parquet::row=17&column=audio   the bytes in a row of a column
+    a.flac::samples=441000+220500        so many samples from the 441,000th on, of one channel: ...&channel=1
+    ....tar::bytes=512+88244&samples=0+220500
+
+What stands behind `::` is a part only where no file has the whole name. A path `s3:/bucket/key`, as Path writes
+`s3://bucket/key`, is read by fsspec.
+"""
+
+import hashlib
+import io
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import soundfile
+
+from datamodules import mpeg_audio
+
+PART = re.compile(
+    r"(?P<file>.+)::(?:(?:bytes=(?P<first_byte>\d+)\+(?P<bytes>\d+)|row=(?P<row>\d+)&column=(?P<column>[^&]+))&?)?"
+    r"(?:samples=(?P<first>\d+)\+(?P<samples>\d+)&?)?(?:channel=(?P<channel>\d+))?"
+)
+REMOTE = re.compile(r"([a-z][a-z0-9+]+):/+(.*)")
+UNREADABLE = (soundfile.SoundFileError, RuntimeError, ValueError, OSError)
+
+
+class Part(NamedTuple):
+    """Where a sound is."""
+
+    file: Path
+    bytes: tuple[int, int] | None = None  # offset, size
+    row: tuple[int, str] | None = None  # row, column
+    samples: tuple[int, int] | None = None  # first, count
+    channel: int | None = None
+
+    @classmethod
+    def parse(cls, path: Path) -> "Part":
+        match = PART.fullmatch(str(path)) if "::" in str(path) else None
+        if match is None or (not REMOTE.fullmatch(str(path)) and path.exists()):
+            return cls(path)
+        return cls(
+            Path(match["file"]),
+            (int(match["first_byte"]), int(match["bytes"])) if match["bytes"] else None,
+            (int(match["row"]), match["column"]) if match["row"] else None,
+            (int(match["first"]), int(match["samples"])) if match["samples"] else None,
+            int(match["channel"]) if match["channel"] else None,
+        )
+
+    @property
+    def is_whole_file(self) -> bool:
+        return self.bytes is None and self.row is None and url(self.file) is None
+
+
+def url(path: Path) -> str | None:
+    """The address of a path that fsspec reads; None of a path on this machine."""
+    match = REMOTE.fullmatch(str(path))
+    return f"{match[1]}://{match[2]}" if match else None
+
+
+def open_binary(path: Path) -> BinaryIO:
+    """A file on this machine, or one that fsspec reads. Raises OSError, and ImportError that names what is missing."""
+    address = url(path)
+    if address is None:
+        return path.open("rb")
+    import fsspec
+
+    return fsspec.open(address, "rb").open()
+
+
+def size(path: Path) -> int | None:
+    """Bytes of the file, or of the member, that holds the sound; None where it is missing."""
+    part = Part.parse(path)
+    if part.bytes is not None:
+        return part.bytes[1] if _exists(part.file) else None
+    if part.row is not None:
+        return len(_bytes(part)) if _exists(part.file) else None
+    if not _exists(part.file):
+        return None
+    return part.file.stat().st_size if url(part.file) is None else len(_bytes(part))
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of the bytes of the sound's file or member; of a part of its samples, of that and which part."""
+    part = Part.parse(path)
+    if part.is_whole_file:
+        with part.file.open("rb") as file:
+            whole = hashlib.file_digest(file, "sha256").hexdigest()
+    else:
+        whole = hashlib.sha256(_bytes(part)).hexdigest()
+    if part.samples is None and part.channel is None:
+        return whole
+    return hashlib.sha256(f"{whole} samples {part.samples} channel {part.channel}".encode()).hexdigest()
+
+
+class Sound:
+    """An open sound. Raises one of UNREADABLE where it cannot be decoded."""
+
+    def __init__(self, path: Path) -> None:
+        part = Part.parse(path)
+        source: Any = part.file
+        if part.is_whole_file:
+            source = mpeg_audio.with_declared_length(part.file) or part.file
+        else:
+            data = _bytes(part)
+            source = mpeg_audio.with_declared_length_of(data) or io.BytesIO(data)
+        self.file = soundfile.SoundFile(source)
+        self.channel = part.channel
+        self.first, self.num_samples = part.samples or (0, self.file.frames)
+        self.sample_rate: int = self.file.samplerate
+        self.num_channels: int = 1 if self.channel is not None else self.file.channels
+        self.notes: str = self.file.extra_info if part.samples is None else ""
+        self.position = 0
+        if self.first:
+            self.file.seek(min(self.first, self.file.frames))
+
+    def __enter__(self) -> "Sound":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def seek(self, sample: int) -> None:
+        self.position = sample
+        self.file.seek(min(self.first + sample, self.file.frames))
+
+    def read(self, count: int) -> np.ndarray:
+        """Up to `count` samples from here on: (T, C) float32, empty at the end."""
+        count = max(0, min(count, self.num_samples - self.position))
+        block = self.file.read(count, dtype="float32", always_2d=True)
+        self.position += len(block)
+        return block if self.channel is None else block[:, self.channel : self.channel + 1]
+
+
+def _exists(path: Path) -> bool:
+    if url(path) is None:
+        return path.is_file()
+    try:
+        with open_binary(path):
+            return True
+    except OSError:
+        return False
+
+
+def _bytes(part: Part) -> bytes:
+    if part.row is not None:
+        return _parquet_bytes(part.file, *part.row)
+    with open_binary(part.file) as file:
+        if part.bytes is None:
+            return file.read()
+        offset, count = part.bytes
+        file.seek(offset)
+        data = file.read(count)
+    if len(data) < count:
+        raise OSError(f"{part.file} ends within a member")
+    return data
+
+
+def _parquet_bytes(path: Path, row: int, column: str) -> bytes:
+    table = open_parquet(path)
+    group, first = table.group_of(row)
+    value = _column(path, group, column)[row - first].as_py()
+    data = value.get("bytes") if isinstance(value, dict) else value
+    if not isinstance(data, bytes):
+        raise OSError(f"{path}, row {row}: the column {column} holds no sound")
+    return data
+
+
+class Parquet(NamedTuple):
+    file: Any  # pyarrow.parquet.ParquetFile
+    ends: list[int]  # of its row groups, in rows
+
+    def group_of(self, row: int) -> tuple[int, int]:
+        """The row group of a row, and the first row of that."""
+        group = int(np.searchsorted(self.ends, row, side="right"))
+        return group, self.ends[group - 1] if group else 0
+
+
+@lru_cache(maxsize=16)
+def open_parquet(path: Path) -> Parquet:
+    """Raises ImportError where pyarrow is missing."""
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(open_binary(path) if url(path) else path)
+    sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+    return Parquet(file, [int(end) for end in np.cumsum(sizes)])
+
+
+@lru_cache(maxsize=2)
+def _column(path: Path, group: int, column: str) -> Any:
+    return open_parquet(path).file.read_row_group(group, columns=[column]).column(0)
