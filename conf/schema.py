@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from conf.sections.cluster import SlurmConf
 from conf.sections.codec import LatentsConf, VaeConf
 from conf.sections.common import StageConf
-from conf.sections.corpora import DiagnosticConf, FolderConf, PublishedConf, QuestionsConf
+from conf.sections.corpora import DiagnosticConf, FolderConf, FormatConf, PublishedConf, QuestionsConf
 from conf.sections.evaluation import AskConf, EvaluateConf, FewShotConf, GenerateConf, GenerationConf
 from conf.sections.language import LanguageConf, RehearsalConf
 from conf.sections.tokenizer import CacheConf, ReconstructConf, TokenizerConf
@@ -31,6 +31,7 @@ UNITS = {
     "generation": Unit(GenerationConf, ("", "generation")),
     "evaluate": Unit(EvaluateConf, ("", "evaluate")),
     "folder": Unit(FolderConf, ("corpora", "corpora/folder")),
+    "format": Unit(FormatConf, ("corpora", "corpora/format")),
     "published": Unit(PublishedConf, ("corpora", "corpora/published")),
     "questions": Unit(QuestionsConf, ("corpora", "corpora/questions")),
     "diagnostic": Unit(DiagnosticConf, ("corpora", "corpora/diagnostic")),

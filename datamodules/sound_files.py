@@ -13,6 +13,7 @@ What stands behind `::` is a part only where no file has the whole name. A path 
 import hashlib
 import io
 import re
+import threading
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -27,6 +28,7 @@ PART = re.compile(
     r"(?:samples=(?P<first>\d+)\+(?P<samples>\d+)&?)?(?:channel=(?P<channel>\d+))?"
 )
 REMOTE = re.compile(r"([a-z][a-z0-9+]+):/+(.*)")
+LOCK = threading.Lock()
 UNREADABLE = (soundfile.SoundFileError, RuntimeError, ValueError, OSError)
 
 
@@ -186,11 +188,24 @@ def open_parquet(path: Path) -> Parquet:
     """Raises ImportError where pyarrow is missing."""
     import pyarrow.parquet as pq
 
+    with LOCK:
+        return _open_parquet(pq, path)
+
+
+def _open_parquet(pq: Any, path: Path) -> Parquet:
     file = pq.ParquetFile(open_binary(path) if url(path) else path)
     sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
     return Parquet(file, [int(end) for end in np.cumsum(sizes)])
 
 
+def read_parquet_column(path: Path, column: str) -> list[Any]:
+    """A column, or a field of one as audio.path; without what is beside it."""
+    name, *inner = column.split(".")
+    values = open_parquet(path).file.read(columns=[column]).column(name).to_pylist()
+    return [value.get(inner[0]) if inner and value else value for value in values]
+
+
 @lru_cache(maxsize=2)
 def _column(path: Path, group: int, column: str) -> Any:
-    return open_parquet(path).file.read_row_group(group, columns=[column]).column(0)
+    with LOCK:  # threads that look at headers share the file
+        return open_parquet(path).file.read_row_group(group, columns=[column]).column(0)

@@ -47,6 +47,35 @@ class FolderConf(CorpusConf):
 
 
 @dataclass
+class FormatConf(CorpusConf):
+    """`stage prepare lhotse|webdataset|huggingface ROOT`: recordings in a format of the field, read in place."""
+
+    root: str | None = about(
+        "Lhotse's manifest or Shar folder; the pattern of the tars, as 'shards-{000..099}.tar'; the folder of parquet, "
+        "or an id of the hub: the argument ROOT",
+        path=True,
+    )
+    name: str | None = about("of the corpus, for --data.corpora; null: what ROOT is called")
+    audio: str = about("huggingface: the column of the sound")
+    caption: str | None = about("field that is the caption; null: the one called caption, or a supervision's text")
+    label: str | None = about("field that is the label; null: the one called label")
+    question: str | None = about("field that is the question; null: the one called question")
+    answer: str | None = about("field that is its answer; null: the one called answer")
+    split: str | None = about("field that is the split; null: the one called split, or what a parquet's name says")
+    source: str | None = about("field that says which recordings belong together; null: the one called source")
+    split_by: str | None = about("a field whose values decide the split, as --split_by=fold --test=4; null: the split")
+    test: list[str] = about("values of split_by that are the test split, as 4 or [4,5]")
+    validation: list[str] = about("values of split_by that are the validation split")
+    validation_fraction: float = about(
+        "where no recording is for validation: share of the sources not called train that is held out for it; 0: none",
+        0.0,
+        0.9,
+    )
+    label_question: str = about("asked about a row that has a label and no question")
+    contamination: Literal["drop", "keep", "error"] = about(CONTAMINATION)
+
+
+@dataclass
 class DiagnosticConf(CorpusConf):
     """`stage prepare diagnostic`: scenes that the project renders from a seed."""
 

@@ -101,7 +101,31 @@ def prepare_folder(
     recordings unless on_bad is skip.
     """
     check_name(name)
-    rows = read_table(root, metadata)
+    return prepare_rows(
+        read_table(root, metadata), root, metadata, out, name=name, split_by=split_by, test=test,
+        validation=validation, validation_fraction=validation_fraction, label_question=label_question,
+        contamination=contamination, on_bad=on_bad, workers=workers,
+    )  # fmt: skip
+
+
+def prepare_rows(
+    rows: list[MetadataRow],
+    root: Path,
+    metadata: Path,
+    out: Path,
+    *,
+    name: str,
+    split_by: str | None,
+    test: Sequence[str],
+    validation: Sequence[str],
+    validation_fraction: float,
+    label_question: str,
+    contamination: str,
+    on_bad: str,
+    workers: int,
+) -> PreparedFolder:
+    """The corpus of a table's rows, as `prepare_folder` describes it. metadata: where they are from, for messages."""
+    check_name(name)
     recordings = _recordings(rows, root, metadata, name, SplitRule(split_by, test, validation))
     recordings = hold_out(recordings, validation_fraction)
     conversations = _conversations(recordings, root, metadata)
@@ -160,14 +184,21 @@ def _recordings(
                 f"{metadata}, line {row.line}: a question and its answer go together, here only one of them is given"
             )
         groups[path_in_root(row.values["path"], root, f"{metadata}, line {row.line}")].append(row)
-    ids, recordings = unique_ids(name, list(groups)), []
+    names = {path: group[0].name or path for path, group in groups.items()}
+    if len(set(names.values())) < len(names):
+        names = {path: path for path in groups}
+    ids, recordings = unique_ids(name, list(names.values())), []
     for path, group in groups.items():
         naming = [row for row in group if rule.column or row.values.get("split")]
         splits = {_split(row, rule, metadata) for row in naming} or {"train"}
-        sources = {row.values["source"] for row in group if row.values.get("source")} or {os.path.splitext(path)[0]}
+        sources = {row.values["source"] for row in group if row.values.get("source")} or {
+            os.path.splitext(names[path])[0]
+        }
         split = _only(splits, "splits", path, group, metadata)
         source = _only(sources, "sources", path, group, metadata)
-        recordings.append(TableRecording(ids[path], path, group, split, source, rule.column is not None or not naming))
+        recordings.append(
+            TableRecording(ids[names[path]], path, group, split, source, rule.column is not None or not naming)
+        )
     _check_sources(recordings, rows, metadata)
     return recordings
 

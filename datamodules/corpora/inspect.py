@@ -147,9 +147,10 @@ def _missing_bytes(path: Path, size: int, notes: str) -> str | None:
     if short := re.search(r"^\s*(?:data|SSND)\s*:\s*(\d+) \(should be (\d+)\)", notes, re.MULTILINE):
         declared, present = int(short[1]), int(short[2])
         return f"{declared - present} bytes are missing" if present < declared < UNKNOWN_SIZE else None
-    if not Part.parse(path).is_whole_file:
+    part = Part.parse(path)
+    if not part.is_whole_file:
         return None
-    with path.open("rb") as file:
+    with part.file.open("rb") as file:
         if file.read(4) != b"OggS":
             return None
         file.seek(max(0, size - 2 * 65_307))  # a page is at most 65,307 bytes

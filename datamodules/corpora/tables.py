@@ -27,6 +27,7 @@ class CsvLine(NamedTuple):
 class MetadataRow(NamedTuple):
     line: int
     values: dict[str, str]  # column -> text, "" where the field is empty
+    name: str = ""  # of the recording, from which its id is made; "": its path
 
 
 def read_table(root: Path, metadata: Path) -> list[MetadataRow]:

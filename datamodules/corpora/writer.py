@@ -20,6 +20,7 @@ from datamodules.corpora.inspect import BadRecording, Inspection, inspect, refus
 from datamodules.cuts import SPLITS, Cut
 from datamodules.errors import DataError
 from datamodules.hashing import digest
+from datamodules.sound_files import size, url
 
 SHORT = 0.1  # seconds
 
@@ -207,7 +208,7 @@ def _existing(path: str, root: Path) -> str:
     """The path, as it is where it exists; else the one that exists and differs from it in separators (\\ for /), in
     the normal form of Unicode, or in blanks around its names.
     """
-    if (root / path).exists():
+    if url(root) or "::" in path or (root / path).exists():
         return path
     existing = PurePosixPath()
     for part in path.replace("\\", "/").split("/"):
@@ -233,7 +234,7 @@ def _key(name: str) -> str:
 
 def require_any(recordings: Sequence[SplitRecording], root: Path, metadata: Path) -> None:
     """Raises DataError where not one of the recordings exists: then it is the root that is wrong."""
-    if not any((root / recording.path).exists() for recording in recordings):
+    if not any(size(root / recording.path) is not None for recording in recordings):
         raise DataError(
             f"{root} holds none of the {len(recordings)} recordings that {metadata} names, the first "
             f"{recordings[0].path!r}. Paths are relative to {root}"

@@ -12,12 +12,14 @@ from stages.cli.arguments import refuse
 
 CORPORA = {  # what `stage prepare` makes -> its unit of the configuration
     "folder": "folder",
+    **dict.fromkeys(("lhotse", "webdataset", "huggingface"), "format"),
     "diagnostic": "diagnostic",
     "openaqa": "questions",
     **dict.fromkeys(published.NAMES, "published"),
 }
 PREPARE_OTHERS = """\
-keys of the others    `stage show published`, `stage show questions` (openaqa) and `stage show diagnostic` list them;
+keys of the others    `stage show format` (lhotse, webdataset, huggingface), `stage show published`,
+                      `stage show questions` (openaqa) and `stage show diagnostic` list them;
                       `stage prepare --list` says of each corpus what it is, where people get it and how ROOT is laid out
 """
 
@@ -28,7 +30,12 @@ def add(subparsers: Any, layers: argparse.ArgumentParser) -> None:
         epilog=_keys_of_folder() + PREPARE_OTHERS, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     verb.add_argument("corpus", nargs="?", choices=CORPORA, metavar="CORPUS", help=" | ".join(CORPORA))
-    verb.add_argument("root", nargs="?", metavar="ROOT", help="folder of the recordings; of openaqa the JSON")
+    verb.add_argument(
+        "root",
+        nargs="?",
+        metavar="ROOT",
+        help="folder of the recordings; of openaqa the JSON; of the formats the manifest, tars or parquet",
+    )
     verb.add_argument("--list", action="store_true", help="what each corpus is, where people get it, what lies where")
     verb.set_defaults(verb=prepare_verb)
 

@@ -4,13 +4,14 @@ import gzip
 import hashlib
 import json
 import logging
+import re
 import time
 from pathlib import Path
 from typing import Any
 
 import conf
 from conf.errors import UsageError
-from conf.sections.corpora import CorpusConf, DiagnosticConf, FolderConf, PublishedConf, QuestionsConf
+from conf.sections.corpora import CorpusConf, DiagnosticConf, FolderConf, FormatConf, PublishedConf, QuestionsConf
 from datamodules.corpora import published
 from stages.hub import weights
 from stages.launch import corpus_contents, prepare_folder
@@ -30,6 +31,8 @@ def prepare(corpus: str, configuration: CorpusConf) -> None:
         prepare_folder.require(configuration)
     elif isinstance(configuration, PublishedConf | QuestionsConf):
         _check_root(corpus, configuration)
+    elif isinstance(configuration, FormatConf) and configuration.root is None:
+        raise UsageError(f"prepare {corpus}: ROOT is not given. `stage show format` says what it is")
     name = _name(corpus, configuration)
     folder = Path(data.root) / name
     replaced = _earlier(folder) if corpus != "diagnostic" else None
@@ -40,6 +43,9 @@ def prepare(corpus: str, configuration: CorpusConf) -> None:
         root, report = _read_openaqa(name, configuration)
     elif isinstance(configuration, FolderConf):
         root, report = str(_root(configuration).resolve()), prepare_folder.read(name, configuration)
+        _warn_of_contaminated(name, folder, report["contaminated"], configuration.contamination)
+    elif isinstance(configuration, FormatConf):
+        root, report = prepare_folder.read_format(corpus, name, configuration)
         _warn_of_contaminated(name, folder, report["contaminated"], configuration.contamination)
     elif isinstance(configuration, PublishedConf):
         root, report = str(_root(configuration).resolve()), _read_published(corpus, name, configuration)
@@ -57,7 +63,9 @@ def prepare(corpus: str, configuration: CorpusConf) -> None:
     sound, took = f"{report['seconds'] / 60:.1f} min of sound", f"{time.monotonic() - started:.0f} s"
     print(f"{name:<14} {report['recordings']} recordings ({counts}), {sound}, {took}: {folder}")
     # of the others their publishers say what is in them
-    for line in prepare_folder.closing(report, configuration) if isinstance(configuration, FolderConf) else ():
+    for line in (
+        prepare_folder.closing(report, configuration) if isinstance(configuration, FolderConf | FormatConf) else ()
+    ):
         print(f"{name:<14} {line}")
     if replaced is not None:
         print(f"{name:<14} it replaces one of {replaced}")
@@ -66,6 +74,9 @@ def prepare(corpus: str, configuration: CorpusConf) -> None:
 def _name(corpus: str, configuration: CorpusConf) -> str:
     if isinstance(configuration, FolderConf):
         return configuration.name or _root(configuration).resolve().name
+    if isinstance(configuration, FormatConf):
+        plain = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(str(configuration.root)).name.split(".")[0]).strip("-")
+        return configuration.name or plain or corpus
     if isinstance(configuration, PublishedConf | QuestionsConf):
         return configuration.name or corpus
     return corpus

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conf.errors import UsageError
-from conf.sections.corpora import FolderConf
+from conf.sections.corpora import FolderConf, FormatConf
 from datamodules.corpora import FOLDER
 
 if TYPE_CHECKING:
+    from datamodules.corpora.folder import PreparedFolder
     from datamodules.corpora.inspect import BadRecording
     from datamodules.corpora.writer import Report
 
@@ -30,7 +31,6 @@ def require(configuration: FolderConf) -> None:
 def read(name: str, configuration: FolderConf) -> dict[str, Any]:
     """Its part of the receipt."""
     from datamodules.corpora import folder
-    from datamodules.corpora.inspect import LISTED
 
     assert configuration.root is not None and configuration.metadata is not None, "`require` has seen to it"
     out = Path(configuration.data.root) / name
@@ -41,6 +41,39 @@ def read(name: str, configuration: FolderConf) -> dict[str, Any]:
         contamination=configuration.contamination,
         on_bad=configuration.data.on_bad, workers=max(configuration.data.num_workers, 1),
     )  # fmt: skip
+    return summarize(name, out, done)
+
+
+def read_format(kind: str, name: str, configuration: FormatConf) -> tuple[str, dict[str, Any]]:
+    """The root of a corpus in a format of the field, and its part of the receipt."""
+    from datamodules.corpora import folder, formats
+
+    given, out = configuration.root, Path(configuration.data.root) / name
+    assert given is not None, "checked before"
+    columns = {
+        column: getattr(configuration, column)
+        for column in ("caption", "label", "question", "answer", "split", "source")
+    }
+    if kind == "lhotse":
+        read_rows = formats.read_lhotse(Path(given), columns)
+    elif kind == "webdataset":
+        read_rows = formats.read_webdataset(given, columns)
+    else:
+        read_rows = formats.read_parquet(given, configuration.audio, columns)
+    done = folder.prepare_rows(
+        read_rows.rows, read_rows.root, Path(given), out, name=name,
+        split_by=configuration.split_by, test=configuration.test, validation=configuration.validation,
+        validation_fraction=configuration.validation_fraction, label_question=configuration.label_question,
+        contamination=configuration.contamination,
+        on_bad=configuration.data.on_bad, workers=max(configuration.data.num_workers, 1),
+    )  # fmt: skip
+    return str(read_rows.root), summarize(name, out, done)
+
+
+def summarize(name: str, out: Path, done: "PreparedFolder") -> dict[str, Any]:
+    """Warns of what was left out -> what the receipt has of a table's recordings."""
+    from datamodules.corpora.inspect import LISTED
+
     report = done.report
     if report.skipped:
         lines = [f"{name}: {len(report.skipped)} recordings were left out (--data.on_bad=skip):"]
@@ -69,7 +102,7 @@ def counts(report: "Report", skipped: "Sequence[BadRecording]") -> dict[str, Any
     }
 
 
-def closing(report: dict[str, Any], configuration: FolderConf) -> Iterator[str]:
+def closing(report: dict[str, Any], configuration: FolderConf | FormatConf) -> Iterator[str]:
     """What was understood of the table, and what no recording is for. report: as `read` gives it."""
     yield "found " + ", ".join(f"{count} {column}s" for column, count in report["found"].items())
     for column, known in report["mistyped"].items():

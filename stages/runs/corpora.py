@@ -195,7 +195,10 @@ def _source(cut: dict[str, Any]) -> str:
 
 def _has_size(path: Path, size: int | None) -> bool:
     """size None: a corpus of the project's own, whose files it has made itself."""
-    return path.is_file() and size in (None, path.stat().st_size)
+    from datamodules import sound_files
+
+    now = sound_files.size(path)
+    return now is not None and size in (None, now)
 
 
 def _changes(now: Any, cut: dict[str, Any]) -> str | None:

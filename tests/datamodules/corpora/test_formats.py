@@ -1,0 +1,171 @@
+"""The field's formats are read in place: the same recordings, as files or in archives, are the same cuts."""
+
+import io
+import json
+import shutil
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+from lhotse import AudioSource, CutSet, MonoCut, Recording, SupervisionSegment
+from lhotse.shar import SharWriter
+
+from datamodules.audio import load_sound
+from datamodules.corpora import folder, formats
+from datamodules.corpora.tables import MetadataRow
+from datamodules.errors import DataError
+from tests.datamodules.recordings import DEFAULTS, sound, table
+
+RATE, SECONDS = 8000, 0.5
+ROWS = [
+    {"path": f"{name}.wav", "caption": f"the sound {name}", "label": label, "split": split}
+    for name, label, split in (("a", "dog", "train"), ("b", "cat", "train"), ("c", "dog", "test"))
+]
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    root = tmp_path / "clips"
+    for number, row in enumerate(ROWS):
+        sound(root / row["path"], SECONDS + number / 10, RATE, hz=200 + 100 * number)
+    return root
+
+
+def in_files(clips: Path, out: Path) -> list[Any]:
+    folder.prepare_folder(clips, table(clips / "m.csv", ROWS), out, **DEFAULTS)
+    return list(CutSet.from_file(out / "cuts.jsonl.gz"))
+
+
+def prepared(read: formats.FormatRows, out: Path) -> list[Any]:
+    folder.prepare_rows(read.rows, read.root, Path("format"), out, **DEFAULTS)
+    return list(CutSet.from_file(out / "cuts.jsonl.gz"))
+
+
+def webdataset(clips: Path, to: Path) -> str:
+    """Two shards, the second with one sound."""
+    to.mkdir()
+    for number, rows in enumerate((ROWS[:2], ROWS[2:])):
+        with tarfile.open(to / f"shard-{number:02d}.tar", "w") as tar:
+            for row in rows:
+                tar.add(clips / row["path"], row["path"])
+                content = json.dumps({key: row[key] for key in row if key != "path"}).encode()
+                member = tarfile.TarInfo(row["path"].replace(".wav", ".json"))
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    return str(to / "shard-{00..01}.tar")
+
+
+def parquet(clips: Path, to: Path) -> str:
+    """A file a split, a row group a row, classes by number, as `datasets` writes them."""
+    to.mkdir()
+    features = {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}, "audio": {"_type": "Audio"}}
+    for split in ("train", "test"):
+        rows = [row for row in ROWS if row["split"] == split]
+        columns = {
+            "audio": [{"bytes": (clips / row["path"]).read_bytes(), "path": row["path"]} for row in rows],
+            "text": [row["caption"] for row in rows],
+            "label": [["cat", "dog"].index(row["label"]) for row in rows],
+        }
+        metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+        written = pa.table(columns).replace_schema_metadata(metadata)
+        pq.write_table(written, to / f"{split}-00000-of-00001.parquet", row_group_size=1)
+    return str(to)
+
+
+def lhotse_cuts(clips: Path) -> CutSet:
+    cuts = []
+    for row in ROWS:
+        recording = Recording.from_file(clips / row["path"], recording_id=row["path"].removesuffix(".wav"))
+        cut = recording.to_cut().with_id(recording.id)
+        cut.supervisions = [SupervisionSegment(f"{cut.id}-0", recording.id, 0, cut.duration, text=row["caption"])]
+        cut.custom = {"label": row["label"], "split": row["split"]}
+        cuts.append(cut)
+    return CutSet.from_cuts(cuts)
+
+
+def contents(cuts: list[Any]) -> dict[str, tuple[Any, ...]]:
+    """All of a cut but where its sound lies."""
+    return {
+        cut.id: (
+            cut.duration, cut.sampling_rate, cut.custom["split"], cut.custom["sha256"], cut.custom["labels"],
+            [(sup.text, sup.custom) for sup in cut.supervisions],
+        )
+        for cut in cuts
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["webdataset", "huggingface", "lhotse"])
+def test_the_same_clips_are_the_same_cuts_and_the_same_sound(clips: Path, tmp_path: Path, kind: str):
+    if kind == "webdataset":
+        read = formats.read_webdataset(webdataset(clips, tmp_path / "tars"), {})
+    elif kind == "huggingface":
+        read = formats.read_parquet(parquet(clips, tmp_path / "parquet"), "audio", {"caption": "text"})
+    else:
+        lhotse_cuts(clips).to_file(tmp_path / "cuts.jsonl.gz")
+        read = formats.read_lhotse(tmp_path / "cuts.jsonl.gz", {})
+    files, cuts = in_files(clips, tmp_path / "data/files"), prepared(read, tmp_path / f"data/{kind}")
+    assert contents(cuts) == contents(files)
+    of_files = {cut.id: load_sound(cut, clips, RATE, 1) for cut in files}
+    assert all(load_sound(cut, read.root, RATE, 1).equal(of_files[cut.id]) for cut in cuts)
+
+
+def test_shar_has_the_same_samples(clips: Path, tmp_path: Path):
+    """Lhotse encodes each cut anew: other bytes, and the same samples."""
+    (tmp_path / "shar").mkdir()
+    with SharWriter(str(tmp_path / "shar"), fields={"recording": "flac"}, shard_size=2) as writer:
+        for cut in lhotse_cuts(clips):
+            writer.write(cut)
+    read = formats.read_lhotse(tmp_path / "shar", {})
+    files, cuts = in_files(clips, tmp_path / "data/files"), prepared(read, tmp_path / "data/shar")
+    captions = {cut.id: [sup.text for sup in cut.supervisions] for cut in files}
+    assert {cut.id: [sup.text for sup in cut.supervisions] for cut in cuts} == captions
+    of_files = {cut.id: load_sound(cut, clips, RATE, 1) for cut in files}
+    assert all(load_sound(cut, read.root, RATE, 1).equal(of_files[cut.id]) for cut in cuts)
+
+
+def test_a_cut_is_its_part_of_the_recording(tmp_path: Path):
+    """From 0.25 s on for 0.5 s, of the second channel; another part of the file has another hash."""
+    wave = np.random.default_rng(0).uniform(-0.5, 0.5, (RATE, 2)).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", wave, RATE, subtype="FLOAT")
+    recording = Recording("a", [AudioSource("file", [0, 1], "a.wav")], RATE, RATE, 1.0, channel_ids=[0, 1])
+    parts = [MonoCut(f"a-{start}", start, 0.5, channel=1, recording=recording) for start in (0.25, 0.5)]
+    CutSet.from_cuts(parts).to_file(tmp_path / "cuts.jsonl")
+    read = formats.read_lhotse(tmp_path / "cuts.jsonl", {})
+    assert read.rows[0] == MetadataRow(1, {"path": "a.wav::samples=2000+4000&channel=1"}, "a-0.25")
+    first, second = prepared(read, tmp_path / "out")
+    assert (first.duration, first.num_channels) == (0.5, 1)
+    assert np.array_equal(load_sound(first, tmp_path, RATE, 1).numpy()[0], wave[2000:6000, 1])
+    assert np.array_equal(load_sound(second, tmp_path, RATE, 1, 10, 20).numpy()[0], wave[4010:4030, 1])
+    assert first.custom["sha256"] != second.custom["sha256"]
+
+
+def test_what_cannot_be_read_is_refused_by_name(clips: Path, tmp_path: Path):
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as tar:
+        tar.add(clips / "a.wav", "a.wav")
+    with tarfile.open(tmp_path / "two.tar", "w") as tar:
+        tar.add(clips / "a.wav", "a.wav")
+        tar.add(clips / "b.wav", "a.mono.wav")
+    for pattern, message in (("a.tar.gz", "not compressed"), ("two.tar", "2 sounds"), ("x-{0..1}.tar", "no such file")):
+        with pytest.raises(DataError, match=message):
+            formats.read_webdataset(str(tmp_path / pattern), {})
+    with pytest.raises(DataError, match=r"no column 'sound'; it has.*--audio=COLUMN"):
+        formats.read_parquet(parquet(clips, tmp_path / "parquet"), "sound", {})
+    mixed = lhotse_cuts(clips).to_eager()
+    CutSet.from_cuts([mixed["a"].mix(mixed["b"]).with_id("m")]).to_file(tmp_path / "cuts.jsonl")
+    with pytest.raises(DataError, match="m: a MixedCut"):
+        formats.read_lhotse(tmp_path / "cuts.jsonl", {})
+
+
+def test_an_archive_that_is_gone_or_shorter_is_missing(clips: Path, tmp_path: Path):
+    read = formats.read_webdataset(webdataset(clips, tmp_path / "tars"), {})
+    shutil.move(tmp_path / "tars/shard-01.tar", tmp_path / "gone.tar")
+    with pytest.raises(DataError, match=r"shard-01.tar::bytes=\d+\+\d+: missing"):
+        prepared(read, tmp_path / "out")
+    (tmp_path / "tars/shard-01.tar").write_bytes((tmp_path / "gone.tar").read_bytes()[:2000])
+    with pytest.raises(DataError, match="ends within a member"):
+        prepared(read, tmp_path / "out")
