@@ -17,6 +17,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from callbacks.progress import ProgressLine
+from callbacks.receipt_metrics import ReceiptMetrics
 from conf.sections.common import StageConf
 from datamodules.store import chunks, manifest
 from datamodules.store.index import CachedCuts
@@ -69,9 +70,13 @@ class TrainingStage(Stage):
 
     trains = True
 
+    def __init__(self, stage: str, conf: StageConf, parents: Parents, folder: Path) -> None:
+        super().__init__(stage, conf, parents, folder)
+        self.receipt_metrics = ReceiptMetrics()
+
     def logged(self) -> dict[str, float]:
-        """The last value of everything that was logged."""
-        return {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        """The metrics of the receipt: callbacks/receipt_metrics.py."""
+        return self.receipt_metrics.values
 
 
 class PredictingStage(Stage):

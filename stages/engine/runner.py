@@ -31,7 +31,7 @@ from conf.sections.common import StageConf, TrainerConf, TrainingStageConf
 from datamodules.atomic_files import whole_file
 from datamodules.sampler import end_workers
 from stages import STAGES
-from stages.base import Stage
+from stages.base import Stage, TrainingStage
 from stages.engine import devices, failures
 from stages.engine.distributed import long_barrier
 from stages.runs import failures as run_failures
@@ -102,7 +102,11 @@ def _run(stage: str, conf: StageConf, stop: Stop, restart: bool) -> Receipt | No
         log.warning("%-14s %s is cut short; going on from %s", stage, names, begin)
     try:
         if isinstance(conf, TrainingStageConf):
-            trainer.fit(module, datamodule=module.datamodule(), ckpt_path=newest, weights_only=True)
+            assert isinstance(module, TrainingStage)
+            data = module.datamodule()
+            trainer.fit(module, datamodule=data, ckpt_path=newest, weights_only=True)
+            if module.receipt_metrics.validation_due(trainer):
+                trainer.validate(module, datamodule=data, verbose=False)
             if trainer.interrupted or trainer.global_step < conf.trainer.max_steps:
                 raise KeyboardInterrupt
         else:
@@ -165,7 +169,12 @@ def _trainer(
     if isinstance(conf, TrainingStageConf):
         logger = TensorBoardLogger(folder, name="tensorboard", version="")
         checkpoints = NewestCheckpoints(folder / "checkpoints", **plain(conf.checkpoints))
-        callbacks += [StepSeed(conf.seed), ThroughputLog(), TrainingProgress(stage, module.watch)]
+        callbacks += [
+            module.receipt_metrics,
+            StepSeed(conf.seed),
+            ThroughputLog(),
+            TrainingProgress(stage, module.watch),
+        ]
         limits = conf.limits
         callbacks += [FiniteGradients(folder, limits.on_nan, limits.nan_in_a_row)]
         callbacks += [StopTraining(stop, checkpoints), checkpoints]
