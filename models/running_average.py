@@ -17,10 +17,11 @@ class RunningAverage(nn.Module):
 
     n_averaged: Tensor  # () long: updates so far
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: nn.Module, decay: float, copied: nn.Module | None = None) -> None:
+        """copied: a copy of `model`, where copy.deepcopy can make none."""
         super().__init__()
         self.decay = decay
-        self.module = copy.deepcopy(model).requires_grad_(False)
+        self.module = (copied or copy.deepcopy(model)).requires_grad_(False)
         self.register_buffer("n_averaged", torch.tensor(0))
         self._updates: int | None = None  # n_averaged without a wait for the device; None: read it
         self.register_load_state_dict_post_hook(_read_again)

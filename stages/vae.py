@@ -23,6 +23,7 @@ from models.codec import oobleck
 from models.codec.discriminator import Discriminator, adversarial_loss, discriminator_loss, feature_matching_loss
 from models.codec.spectral_loss import SpectralLoss
 from models.metrics.reconstruction import MelDistance, MultiResolutionStftDistance
+from models.running_average import RunningAverage
 from stages.base import Exported, Parents, TrainingStage
 from stages.engine import optim
 from stages.runs import corpora
@@ -54,6 +55,8 @@ class Vae(TrainingStage):
                 f"crop_samples {conf.crop_samples} is no multiple of the model's hop {self.vae.hop_length}: "
                 f"--crop_samples={near} is allowed"
             )
+        # of encoder and decoder, as stable-audio-tools: what is validated, heard and exported
+        self.average = RunningAverage(self.vae, conf.ema_decay, oobleck.copy_of(self.vae))
         self.spectral = SpectralLoss(self.sample_rate, self.channels, **plain(conf.spectral))
         self.discriminator = Discriminator(self.channels, **plain(conf.discriminator))
         self.validation_distance = MelDistance(self.sample_rate)
@@ -115,6 +118,7 @@ class Vae(TrainingStage):
         optimizer.zero_grad()
         self.manual_backward(loss)
         optimizer.step()
+        self.average.update(self.vae)
         for schedule in self.lr_schedulers():  # type: ignore[union-attr]
             schedule.step()
         for name, value in {**losses, "loss": loss, "discriminator": judged}.items():
@@ -143,8 +147,9 @@ class Vae(TrainingStage):
 
     @torch.no_grad()
     def reconstruct(self, waveform: Tensor) -> Tensor:
-        """waveform (B, C, T) -> the same shape, through the posterior's mean."""
-        decoded = self.vae.decode(self.vae.encode(waveform).latent_dist.mode()).sample
+        """waveform (B, C, T) -> the same shape, through the averaged model and the posterior's mean."""
+        averaged: Any = self.average.module
+        decoded = averaged.decode(averaged.encode(waveform).latent_dist.mode()).sample
         return torch.nn.functional.pad(decoded, (0, waveform.shape[-1] - decoded.shape[-1]))
 
     def held_out(self) -> Tensor:
@@ -171,7 +176,8 @@ class Vae(TrainingStage):
     def export(self, artifact: Path) -> Exported:
         self.to(self.trainer.strategy.root_device)
         before, after = self.untrained.tolist(), self.held_out().tolist()
-        self.vae.cpu().save_pretrained(artifact)
+        averaged: Any = self.average.module
+        averaged.cpu().save_pretrained(artifact)
         if self.data.validation_cuts:
             log.info("vae            held-out mel distance: %.4f untrained, %.4f trained", before[0], after[0])
         else:

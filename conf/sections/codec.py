@@ -101,6 +101,7 @@ class VaeConf(TrainingStageConf):
     spectral: SpectralLossConf = about("distance of spectrograms")
     discriminator: DiscriminatorConf = about("judges spectrograms as real or decoded")
     weights: VaeLossConf = about("weights of the loss")
+    ema_decay: float = about("of the running average of the VAE's weights, which is what is exported", 0.0, 1.0)
     discriminator_warmup: int = about(
         "optimizer steps in which the discriminator learns and the VAE's loss leaves it out", 0, 1 << 30
     )
@@ -114,7 +115,7 @@ class CodecConf:
     kind: Literal["oobleck", "mel", "trained"] = about(
         "oobleck: from the hub or a folder; mel: fitted here, needs no download; trained: the artifact of stage vae"
     )
-    source: str | None = about("oobleck: hub id or folder", path=True)
+    source: str | None = about("oobleck: hub id or folder; random:oobleck, to rehearse without weights", path=True)
     subfolder: str | None = about("oobleck: folder inside source that holds the VAE")
     revision: str | None = about("oobleck: commit, tag or branch of a hub id; null: its newest")
     mel: MelCodecConf = about("settings of the kind mel")

@@ -121,6 +121,43 @@ def build(**sizes: Any) -> Any:
     return _class()(**sizes)
 
 
+def copy_of(model: Any) -> Any:
+    """Another `AutoencoderOobleck` of the same weights: copy.deepcopy refuses what weight_norm keeps beside them."""
+    copied = type(model)(**{name: value for name, value in model.config.items() if not name.startswith("_")})
+    copied.load_state_dict(model.state_dict())
+    return copied
+
+
+def random_oobleck(filters: int = 2, posterior_std: float = 0.1) -> Any:
+    """Stable Audio Open's `AutoencoderOobleck` with `filters` channels in place of 128: its strides, rate, 64 latents and
+    receptive fields for a thousandth of the work. The same weights each time; its sound is noise.
+
+    Random weights as they come have a posterior wider than its mean, and latents of their biases. Here silence has latents
+    of 0, white noise at -34 dB has standard deviation 1 in each channel, and the posterior has `posterior_std`.
+    """
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        model: Any = _class()(
+            encoder_hidden_size=filters,
+            downsampling_ratios=[2, 4, 4, 8, 8],
+            channel_multiples=[1, 2, 4, 8, 16],
+            decoder_channels=filters,
+            decoder_input_channels=64,
+            audio_channels=2,
+            sampling_rate=44100,
+        )
+        for conv in _convolutions(model.encoder):
+            conv.bias.zero_()
+        # diffusers has one number for the first width of the encoder and for the width of what it gives
+        model.encoder.conv2 = last = nn.Conv1d(model.encoder.conv2.in_channels, 128, 3, padding=1)
+        last.weight[64:], last.bias[:64] = 0.0, 0.0
+        last.bias[64:] = math.log(math.expm1(posterior_std))  # its softplus is taken
+        latents = model.encoder(0.02 * torch.randn(1, 2, 64 * model.hop_length))[:, :64]
+        last.weight[:64] /= latents.std((0, 2))[:, None, None]
+        model.register_to_config(encoder_hidden_size=128)
+    return model.eval()
+
+
 def encoder_context(encoder: nn.Module, hop_length: int) -> Context:
     """The samples that latent 0 depends on, in whole frames; from strides, kernels, dilations and paddings."""
     low = high = 0

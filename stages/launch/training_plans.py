@@ -24,12 +24,12 @@ def plan_vae(planned: Planned) -> StagePlan:
     beside = judge.activations + spectral_activations(len(conf.spectral.fft_sizes), channels)
     # the discriminator sees four sounds forward, three of them backward too
     flops = 3 * (vae.encoder.flops + vae.decoder.flops) + 10 * judge.flops
-    memory = trained_memory(trained, planned.ranks)
+    memory = trained_memory(trained, planned.ranks, vae.parameters)
     memory |= {"activations": samples * (kept + beside), "temporary": samples * vae.decoder.alive}
     return StagePlan(
         planned.stage, trained, trained, memory, conf.trainer.max_steps, samples * flops,
         samples * 3 * (vae.encoder.traffic + vae.decoder.traffic + judge.activations), True,
-        12.0 * conf.checkpoints.keep * trained + 4.0 * vae.parameters, FILES,
+        conf.checkpoints.keep * (12.0 * trained + 4.0 * vae.parameters) + 4.0 * vae.parameters, FILES,
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from diffusers import AutoencoderOobleck
 from safetensors.torch import load_file
 
@@ -85,6 +86,13 @@ def test_one_that_is_there_is_fine_tuned(stage, tones: Path, smoke: Path):
     assert stage("run", "vae", "--experiment=vae-tuned", *words) == 0
     before, after = receipt(smoke)["metrics"], receipt(tones / "runs/vae-tuned/vae")["metrics"]
     assert after["untrained_mel_distance"] == pytest.approx(before["mel_distance"], rel=1e-5)
+
+
+def test_the_running_average_is_what_is_exported(smoke: Path):
+    state = torch.load(max((smoke / "checkpoints").glob("*.ckpt")), weights_only=True)["state_dict"]
+    exported = load_file(smoke / WEIGHTS)
+    assert all(torch.equal(state[f"average.module.{name}"], value) for name, value in exported.items())
+    assert not all(torch.equal(state[f"vae.{name}"], value) for name, value in exported.items())
 
 
 def test_another_experiments_vae_is_a_parent(stage, tones: Path, smoke: Path):

@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderOobleck
 from torch import Tensor
 
-from models.codec.oobleck import Oobleck, build
+from models.codec.oobleck import Oobleck, build, copy_of, random_oobleck
 from models.errors import ModelError
 
 
@@ -159,3 +159,29 @@ def test_an_encoder_and_a_decoder_that_do_not_fit_together_are_refused():
     )  # fmt: skip
     with pytest.raises(ModelError, match=r"ends with 8 channels.* takes latents of 3, so 6 are allowed"):
         Oobleck(model)
+
+
+def test_a_random_oobleck_has_stable_audios_geometry_and_latents_of_unit_variance():
+    codec, again = Oobleck(random_oobleck()), Oobleck(random_oobleck())
+    assert all(torch.equal(a, b) for a, b in zip(codec.parameters(), again.parameters(), strict=True))
+    assert (codec.sample_rate, codec.hop_length, codec.channels, codec.latent_dim) == (44100, 2048, 2, 64)
+    true = AutoencoderOobleck(128, [2, 4, 4, 8, 8], [1] * 5, 8, 64, 2, 44100)  # channels reach no further
+    assert Oobleck(true).encoder_context == codec.encoder_context
+    assert Oobleck(true).decoder_context == codec.decoder_context
+    noise = 0.02 * torch.randn(1, 2, 100 * 2048, generator=torch.Generator().manual_seed(1))
+    latents = codec.encode(noise)
+    assert latents.mean.shape == (1, 100, 64)
+    assert latents.mean.mean().abs() < 0.1 and 0.8 < latents.mean.std() < 1.2
+    torch.testing.assert_close(latents.std, torch.full_like(latents.std, 0.1), rtol=0.01, atol=0)
+    assert not codec.encode(torch.zeros(1, 2, 4096)).mean.any()
+
+
+def test_a_copy_has_weights_of_its_own():
+    model = AutoencoderOobleck(8, [2, 4], [1, 1], 8, 4, 2, 16000)
+    copied, waveform = copy_of(model), torch.randn(1, 2, 80, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = model.encode(waveform).latent_dist.mean
+        for parameter in copied.parameters():
+            parameter += 1
+        assert torch.equal(model.encode(waveform).latent_dist.mean, before)
+        assert not torch.equal(copied.encode(waveform).latent_dist.mean, before)
