@@ -82,7 +82,7 @@ class DiagnosticConf(CorpusConf):
     train_scenes: int = about("scenes of the training split")
     validation_scenes: int = about("scenes of the validation split")
     test_scenes: int = about("scenes of the test split")
-    scene_seconds: float = about("length of a scene, s")
+    scene_seconds: list[float] = about("length of a scene, s; of several each scene has the next in turn, as [10,30]")
     sample_rate: int = about("Hz")
     seed: int = about("of all scenes")
     kinds: list[str] = about("kinds of sound, of those in datamodules/diagnostic; []: all")

@@ -37,7 +37,7 @@ def render(
     train_scenes: int,
     validation_scenes: int,
     test_scenes: int,
-    scene_seconds: float,
+    scene_seconds: Sequence[float],
     sample_rate: int,
     seed: int,
     kinds: Sequence[str],
@@ -90,12 +90,17 @@ def _write_scene(scene: Scene, audio: Path, sample_rate: int, sound_font: Path) 
 
 
 def _settings(
-    scene_seconds: float, sample_rate: int, seed: int, kinds: Sequence[str], noise_floor_share: float, sound_font: Path
+    scene_seconds: Sequence[float],
+    sample_rate: int,
+    seed: int,
+    kinds: Sequence[str],
+    noise_floor_share: float,
+    sound_font: Path,
 ) -> str:
     """All that a file's samples depend on, the source of this package and its libraries included."""
     source = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
     font = file_digest(sound_font)
-    values = {"scene_seconds": scene_seconds, "sample_rate": sample_rate, "seed": seed, "kinds": list(kinds)}
+    values = {"scene_seconds": list(scene_seconds), "sample_rate": sample_rate, "seed": seed, "kinds": list(kinds)}
     values |= {"noise_floor_share": noise_floor_share}
     values |= {package: version(package) for package in ("numpy", "symusic", "espeakng-loader", "soundfile")}
     return json.dumps(values | {"sound_font": font, "source": source.hexdigest()}, indent=2) + "\n"

@@ -99,19 +99,19 @@ def plan(
     seed: int,
     split: str,
     scenes: int,
-    scene_seconds: float,
+    scene_seconds: Sequence[float],
     only: Sequence[str] = (),
     noise_floor_share: float = 0.0,
 ) -> list[Scene]:
     """The timelines of a split; decks balance kinds, words and event numbers. A shorter plan begins a longer one.
 
-    only: the kinds of sound to draw from; empty for all. noise_floor_share: of the scenes, which have noise below their
-    events; the events are the same whatever it is.
+    scene_seconds: the lengths that scenes have in turn. only: the kinds of sound to draw from; empty for all.
+    noise_floor_share: of the scenes, which have noise below their events; the events are the same whatever it is.
     """
     if split not in SPLITS:
         raise DataError(f"split: {split!r} is not one of {', '.join(SPLITS)}.")
-    if scene_seconds < 4:
-        raise DataError(f"scene_seconds: {scene_seconds} is too short for four sounds; type 4 or more.")
+    if not scene_seconds or min(scene_seconds) < 4:
+        raise DataError(f"scene_seconds: {list(scene_seconds)} is too short for four sounds; type 4 or more.")
     if unknown := sorted(set(only) - set(KINDS)):
         raise DataError(f"kinds: {', '.join(unknown)} not among {', '.join(KINDS)}.")
     if 0 < len(set(only)) <= max(COUNTS):
@@ -122,11 +122,12 @@ def plan(
     kinds, words, counts = Deck(rng, cards), Deck(rng, speech.WORDS), Deck(rng, COUNTS)
     planned = []
     for index in range(scenes):
+        seconds = scene_seconds[index % len(scene_seconds)]
         chosen: list[str] = []
         for _ in range(counts.draw()):
             chosen.append(kinds.draw(chosen))
         layout = generator(seed, split, index, LAYOUT)
-        onsets, lengths = _times(layout, chosen, scene_seconds)
+        onsets, lengths = _times(layout, chosen, seconds)
         events = tuple(
             Event(
                 kind=kind,
@@ -140,7 +141,7 @@ def plan(
             for k, (kind, onset, length) in enumerate(zip(chosen, onsets, lengths, strict=True))
         )
         noise_floor = _noise_floor(generator(seed, split, index, ROOM), noise_floor_share)
-        planned.append(Scene(split, index, scene_seconds, events, noise_floor))
+        planned.append(Scene(split, index, seconds, events, noise_floor))
     return planned
 
 

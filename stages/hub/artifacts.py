@@ -13,7 +13,7 @@ from conf.sections.codec import CodecConf
 from conf.sections.tokenizer import TokenizerConf
 from models.codec.interface import LatentCodec
 from models.codec.mel import MelCodec
-from models.codec.oobleck import Oobleck
+from models.codec.oobleck import Oobleck, random_oobleck
 from models.quantizer import LexicalQuantizer, Lexicon, build, whole_words
 from models.tokenizer.dit import DiffusionTransformer
 from models.tokenizer.encoder import CausalEncoder
@@ -41,6 +41,8 @@ def build_codec(config: CodecConf, trained: Path | None) -> LatentCodec:
     if config.kind == "trained":
         return Oobleck.from_pretrained(str(trained), None, None)
     assert config.source is not None, "a law of conf"
+    if config.source == weights.RANDOM_OOBLECK:
+        return Oobleck(random_oobleck())
     return Oobleck.from_pretrained(config.source, config.subfolder, config.revision)
 
 

@@ -91,6 +91,7 @@ KNOWN = {  # of the presets, as their config.json says
     "smollm2-135m-instruct": LlmSizes(576, 1536, 30, 9, 3, 49152, True, 64),
     "random:tiny": LlmSizes(64, 128, 2, 4, 2, 264, True, 16),
     "random:tiny-untied": LlmSizes(64, 128, 2, 4, 2, 264, False, 16),
+    "random:vicuna-vocabulary": LlmSizes(64, 128, 2, 4, 2, 32000, False, 16),
 }
 
 

@@ -110,12 +110,13 @@ def _render(configuration: DiagnosticConf) -> dict[str, Any]:
     folder = Path(configuration.data.root) / "diagnostic"
     (folder / "receipt.json").unlink(missing_ok=True)
     splits = {split: getattr(configuration, f"{split}_scenes") for split in ("train", "validation", "test")}
+    seconds = configuration.scene_seconds
     line = ProgressLine("diagnostic", sum(splits.values()), "scenes")
     line.start()
     render(
         folder,
         train_scenes=splits["train"], validation_scenes=splits["validation"], test_scenes=splits["test"],
-        scene_seconds=configuration.scene_seconds, sample_rate=configuration.sample_rate, seed=configuration.seed, kinds=configuration.kinds,
+        scene_seconds=seconds, sample_rate=configuration.sample_rate, seed=configuration.seed, kinds=configuration.kinds,
         noise_floor_share=configuration.noise_floor_share,
         sound_font=Path(weights.resolve("timgm6mb")), workers=max(configuration.data.num_workers, 1),
         progress=lambda done, total: line.update(done),
@@ -123,7 +124,7 @@ def _render(configuration: DiagnosticConf) -> dict[str, Any]:
     line.stop()
     return {
         "recordings": sum(splits.values()),
-        "seconds": sum(splits.values()) * configuration.scene_seconds,
+        "seconds": sum(seconds[index % len(seconds)] for count in splits.values() for index in range(count)),
         "splits": splits,
         "skipped": [],
     }

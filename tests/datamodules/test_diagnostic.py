@@ -189,7 +189,7 @@ def test_loudness_of_a_sine_is_the_standards() -> None:
 
 @pytest.mark.parametrize("scene_seconds", [4.0, 5.0, 10.0])
 def test_scenes_are_legible(scene_seconds: float) -> None:
-    for scene in plan(3, "train", 300, scene_seconds):
+    for scene in plan(3, "train", 300, [scene_seconds]):
         onsets = np.array([e.onset for e in scene.events])
         assert 1 <= onsets.size <= 4 and (np.diff(onsets) >= 2 * GRID - 2 * JITTER - 1e-6).all()
         assert all(abs(e.onset - e.second) <= JITTER + 1e-9 for e in scene.events)
@@ -201,14 +201,23 @@ def test_scenes_are_legible(scene_seconds: float) -> None:
 
 
 def test_no_event_shares_its_seed_and_a_shorter_plan_begins_a_longer_one() -> None:
-    seeds = [e.seed for split in SPLITS for scene in plan(0, split, 700, 5.0) for e in scene.events]
+    seeds = [e.seed for split in SPLITS for scene in plan(0, split, 700, [5.0]) for e in scene.events]
     assert len(set(seeds)) == len(seeds) > 3000
-    assert plan(0, "test", 50, 5.0) == plan(0, "test", 80, 5.0)[:50]
-    assert plan(0, "test", 50, 5.0) != plan(1, "test", 50, 5.0)
+    assert plan(0, "test", 50, [5.0]) == plan(0, "test", 80, [5.0])[:50]
+    assert plan(0, "test", 50, [5.0]) != plan(1, "test", 50, [5.0])
+
+
+def test_scenes_have_their_lengths_in_turn() -> None:
+    mixed, short, long = (plan(0, "train", 20, lengths) for lengths in ([10.0, 30.0], [10.0], [30.0]))
+    assert [scene.seconds for scene in mixed] == [10.0, 30.0] * 10
+    for mixed_scene, *alone in zip(mixed, short, long, strict=True):
+        kinds = [{event.kind for event in scene.events} for scene in (mixed_scene, *alone)]
+        assert kinds[0] == kinds[1] == kinds[2], "what is heard does not depend on the length"
+    assert max(event.onset for scene in mixed for event in scene.events) > 10
 
 
 def test_kinds_and_numbers_of_events_are_balanced() -> None:
-    scenes = plan(0, "train", 400, 5.0)
+    scenes = plan(0, "train", 400, [5.0])
     drawn = Counter(e.kind for scene in scenes for e in scene.events)
     shares = [drawn[kind] / (VOICE_CARDS if kind in speech.VOICES else 1) for kind in KINDS]
     assert max(shares) - min(shares) <= 2
@@ -253,8 +262,8 @@ def test_a_noise_floor_is_below_the_events_at_its_level_and_changes_none(sound_f
 
 
 def test_as_many_scenes_have_a_noise_floor_as_was_asked_and_the_timeline_is_the_same() -> None:
-    quiet, some, every = (plan(0, "train", 400, 5.0, noise_floor_share=share) for share in (0.0, 0.75, 1.0))
-    assert quiet == plan(0, "train", 400, 5.0) and not any(scene.noise_floor for scene in quiet)
+    quiet, some, every = (plan(0, "train", 400, [5.0], noise_floor_share=share) for share in (0.0, 0.75, 1.0))
+    assert quiet == plan(0, "train", 400, [5.0]) and not any(scene.noise_floor for scene in quiet)
     assert [scene.events for scene in quiet] == [scene.events for scene in some] == [scene.events for scene in every]
     assert 270 < sum(scene.noise_floor is not None for scene in some) < 330
     floors = [scene.noise_floor for scene in every if scene.noise_floor is not None]
@@ -297,17 +306,17 @@ def test_captions_name_every_event_in_order() -> None:
     found = {text for seed in range(40) for text in captions(Scene("test", 0, 5.0, (rain, man)), seed)}
     assert 'Rain falls, then a man says "tiger".' in found and len(TEMPLATES) >= 6 and len(found) > 20
     assert all(text.lower().index("rain") < text.index("tiger") for text in found)
-    for scene in plan(0, "train", 100, 5.0):
+    for scene in plan(0, "train", 100, [5.0]):
         texts = captions(scene, 0)
         assert len(set(texts)) == 3 and all(text.endswith(".") and "{" not in text for text in texts)
 
 
 def ask(split: str, scenes: int) -> list[Question]:
-    return [question for asked in questions(plan(0, split, scenes, 5.0), 0) for question in asked]
+    return [question for asked in questions(plan(0, split, scenes, [5.0]), 0) for question in asked]
 
 
 def test_yes_and_no_are_asked_equally_often_about_every_kind_and_every_count_equally_often() -> None:
-    asked, scenes = questions(plan(0, "test", 300, 5.0), 0), plan(0, "test", 300, 5.0)
+    asked, scenes = questions(plan(0, "test", 300, [5.0]), 0), plan(0, "test", 300, [5.0])
     answers: dict[str, Counter] = {kind: Counter() for kind in KINDS}
     for scene, found in zip(scenes, asked, strict=True):
         present = {e.kind for e in scene.events}
@@ -342,14 +351,14 @@ def test_answers_cannot_be_guessed_from_the_text() -> None:
 
 def test_scenes_hold_only_the_kinds_that_were_asked_for() -> None:
     only = ["bell", "rain", "violin", "man", "drums"]
-    scenes = plan(0, "train", 200, 5.0, only)
+    scenes = plan(0, "train", 200, [5.0], only)
     assert {event.kind for scene in scenes for event in scene.events} == set(only)
     asked = [q for found in questions(scenes, 0) for q in found if q.kind == "what"]
     assert {q.answer for q in asked} == set(only)
     with pytest.raises(ValueError, match="kinds: zebra not among bell"):
-        plan(0, "train", 1, 5.0, ["zebra", *only])
+        plan(0, "train", 1, [5.0], ["zebra", *only])
     with pytest.raises(ValueError, match="kinds: 3 given; more than 4"):
-        plan(0, "train", 1, 5.0, only[:3])
+        plan(0, "train", 1, [5.0], only[:3])
 
 
 # ---- files
@@ -360,7 +369,7 @@ SIZES = {
     "test_scenes": 2,
     "kinds": [],
     "noise_floor_share": 0.0,
-    "scene_seconds": 4.0,
+    "scene_seconds": [4.0],
     "sample_rate": 16000,
     "seed": 5,
 }
@@ -460,11 +469,11 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path: Path, sound_f
     with pytest.raises(ValueError, match=r"no file .*missing\.sf2.*TimGM6mb"):
         render(tmp_path / "a", **SIZES, sound_font=tmp_path / "missing.sf2", workers=1)
     with pytest.raises(ValueError, match="too short for four sounds; type 4 or more"):
-        render(tmp_path / "a", **SIZES | {"scene_seconds": 3.0}, sound_font=sound_font, workers=1)
+        render(tmp_path / "a", **SIZES | {"scene_seconds": [3.0]}, sound_font=sound_font, workers=1)
     with pytest.raises(ValueError, match=r"sample_rate: 8000 .* type 16000 or more"):
         render(tmp_path / "a", **SIZES | {"sample_rate": 8000}, sound_font=sound_font, workers=1)
     with pytest.raises(ValueError, match="'dev' is not one of train, validation, test"):
-        plan(0, "dev", 1, 5.0)
+        plan(0, "dev", 1, [5.0])
     assert not (tmp_path / "a").exists()
 
 
@@ -473,7 +482,7 @@ def test_planning_and_describing_import_no_torch() -> None:
 import sys
 from datamodules.diagnostic import describe
 from datamodules.diagnostic.scene import plan
-plan(0, "train", 20, 5.0)
+plan(0, "train", 20, [5.0])
 assert set(describe()) == {"effect", "instrument", "voice", "kind", "word"}, describe()
 assert not {"torch", "lhotse", "symusic"} & set(sys.modules)
 """

@@ -4,7 +4,9 @@
     a file in a wheel       wheel:PROJECT==VERSION/PATH/IN/WHEEL#sha256=HASH OF THAT FILE
     a folder, a GGUF file   /models/vicuna-7b-v1.5, model.Q8_0.gguf
     a hub id                lmsys/vicuna-7b-v1.5
-    random:tiny             a Llama of two layers from a fixed seed, for tests (random:tiny-untied: its head is separate)
+    random:tiny             a Llama of two layers from a fixed seed, for tests (random:tiny-untied: its head is separate;
+                            random:vicuna-vocabulary: 32,000 rows as Vicuna, and a separate head)
+    random:oobleck          a VAE with the strides, rate and latents of Stable Audio's, few channels, from a fixed seed
 
 No torch here at import.
 """
@@ -15,14 +17,14 @@ from typing import TYPE_CHECKING
 from conf.errors import UsageError
 from stages.hub.weights.llm import LanguageModel, fingerprint, load_language_model
 from stages.hub.weights.sentences import SENTENCES, load_fluency, load_sentences, sentences_missing
-from stages.hub.weights.sources import ASSETS, EMBEDDERS, RANDOM, missing, resolve, unreachable
+from stages.hub.weights.sources import ASSETS, EMBEDDERS, RANDOM, RANDOM_OOBLECK, missing, resolve, unreachable
 from stages.hub.weights.wheels import Wheel, cache_folder, cached_path, parse
 
 if TYPE_CHECKING:
     from models.metrics.sound_embedding import LogMelStatistics, SoundEffectsEmbedding
 
 __all__ = [
-    "ASSETS", "EMBEDDERS", "RANDOM", "SENTENCES", "LanguageModel", "Wheel", "cache_folder", "cached_path", "fingerprint", "load_embedder",
+    "ASSETS", "EMBEDDERS", "RANDOM", "RANDOM_OOBLECK", "SENTENCES", "LanguageModel", "Wheel", "cache_folder", "cached_path", "fingerprint", "load_embedder",
     "load_fluency", "load_language_model", "load_sentences", "missing", "parse", "resolve", "sentences_missing",
     "unreachable",
 ]  # fmt: skip

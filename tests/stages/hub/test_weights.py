@@ -126,12 +126,13 @@ def test_importing_takes_no_torch():
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3]).returncode == 0
 
 
-@pytest.mark.parametrize("source", ["random:tiny", "random:tiny-untied"])
+@pytest.mark.parametrize("source", list(weights.RANDOM))
 def test_the_random_model_is_the_same_each_time_and_can_be_saved(source: str, tmp_path: Path):
     model, tokenizer = weights.load_language_model(source, None, "float32")
     again, _ = weights.load_language_model(source, None, "float32")
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
     assert (model.lm_head.weight is model.model.embed_tokens.weight) == (source == "random:tiny")
+    assert len(model.lm_head.weight) == weights.RANDOM[source].vocabulary
     assert tokenizer.decode(tokenizer("Größe 5?").input_ids) == "Größe 5?"
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
