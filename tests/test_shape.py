@@ -37,8 +37,13 @@ SIZES = re.compile(
     r"|(encoder|decoder)\.(width|depth|heads)|codec\.(source|subfolder)|model\.source|sample_clips|recordings_per_chunk"
     r"|steps|sound_steps|mean_of|speed_repeats|questions_per_kind|captions|bootstrap_samples"
 )
-# No batch of openaqa teaches the LLM to write sound.
-NOT_MEASURED = {"openaqa/train/audio_loss", "openaqa/val/audio_loss"}
+# By the base's mixtures no batch of openaqa teaches the LLM to write sound, and none rehearses its text.
+NOT_MEASURED = {
+    "caption/train/distillation_loss",
+    "openaqa/train/distillation_loss",
+    "openaqa/train/audio_loss",
+    "openaqa/val/audio_loss",
+}
 
 
 def values(section: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -214,7 +219,7 @@ def test_the_exported_tokenizer_is_better_than_its_start(walked: Path, stage: st
                 torch.randn(sound.shape, generator=torch.Generator().manual_seed(0)),
             )
             codes = tokenizer.encode(sound, frames)
-            error.update(tokenizer.decode(*codes, frames, noise=noise, num_steps=4), sound, frames)
+            error.update(tokenizer.decode(*codes, frames, noise=noise, **run.facts["sampling"]), sound, frames)
         errors.append(float(error.compute()))
     print(stage, errors)
     assert errors[1] < 0.98 * errors[0]
@@ -228,7 +233,7 @@ def test_codes_of_the_cache_are_those_of_encode(walked: Path):
         name: Path(json.loads((walked / f"data/shape/{name}/receipt.json").read_text())["root"]) for name in CORPORA
     }
     of_test = [cut for cut in chunks.read(run_of(walked, "cache").folder / "chunks") if cut.custom["split"] == "test"]
-    assert len(of_test) == 6
+    assert len(of_test) == 4
     for cut in of_test:
         path = roots[cut.custom["corpus"]] / cut.recording.sources[0].source
         sound, rate = soundfile.read(path, dtype="float32", always_2d=True)
@@ -242,5 +247,5 @@ def test_the_table_has_every_distance_of_every_corpus(walked: Path):
     rows = run_of(walked, "reconstruct").receipt["metrics"]["rows"]
     heard = [row for row in rows if "kad" in row]
     assert {row["decoder"] for row in heard} == {"VAE alone", "mean latent", "flow matching", "MSE"}
-    assert len({row["group"] for row in heard}) == len(CORPORA)
+    assert {row["group"].split("/")[0] for row in heard} == set(CORPORA)
     assert all(np.isfinite([row["kad"], row["mel"], row["stft"]]).all() for row in heard)
