@@ -50,7 +50,7 @@ def test_a_run_that_is_killed_in_its_last_validation_has_all_metrics(tones: Path
     ended = zygote.run(words, tones)
     assert ended.status == 0, ended.output
     expected = metrics(tones, "whole", stage)
-    assert {name.split("/")[0] for name in expected} == {"train", "val"}
+    assert {name.split("/")[0] for name in expected} >= {"train", "val"}
     assert metrics(tones, f"late-{stage}", stage) == expected
 
 
