@@ -24,7 +24,7 @@ from stages.launch.stage_plan import (
     weight_bytes,
 )
 
-KERNELS = 68  # of a layer that is asked for one token, autocast and adapter with it; counted in the tests
+KERNELS = 68  # of a layer that is asked for one token, under autocast and with LoRA not merged; counted in the tests
 SCORES = 5  # float32 copies of the scores of the next token: processors, noise
 KINDS = 5  # of question that a test split has, where none is named: OpenAQA's closed ones and the open one
 ROW_BYTES = 2000  # of a row of JSON: texts, codes, an embedding
