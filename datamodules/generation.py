@@ -39,15 +39,18 @@ class ChosenRecordings(NamedTuple):
     train: list[Cut]
 
 
-def choose_recordings(test: Iterable[Cut], train: Iterable[Cut], captions: int, recordings: int) -> ChosenRecordings:
+def choose_recordings(
+    test: Iterable[Cut], train: Iterable[Cut], captions: int, recordings: int, one_label: bool = False
+) -> ChosenRecordings:
     """Up to `recordings` of each split that have a caption, by the hash of their names, and `captions` of the test
-    split among them: the same ones on every run.
+    split among them, of one label each where that is asked for: the same ones on every run.
     """
     chosen_test, chosen_train = (
         choose_by_hash((cut for cut in cuts if caption_of(cut) is not None), recordings, lambda cut: cut.id)
         for cuts in (test, train)
     )
-    return ChosenRecordings(choose_by_hash(chosen_test, captions, lambda cut: cut.id), chosen_test, chosen_train)
+    askable = [cut for cut in chosen_test if not one_label or label_of(cut) is not None]
+    return ChosenRecordings(choose_by_hash(askable, captions, lambda cut: cut.id), chosen_test, chosen_train)
 
 
 def caption_of(cut: Cut) -> str | None:

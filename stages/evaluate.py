@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from conf import evaluation_tasks
+import torch
+
+from conf import compose, evaluation_tasks
 from conf.errors import UsageError
 from conf.sections.evaluation import EvaluateConf
 from conf.sections.tasks import EvaluationTask
@@ -22,14 +24,17 @@ from datamodules.evaluation_items import (
     question_texts,
     task_items,
 )
+from datamodules.generation import caption_of, label_of
 from datamodules.store import chunks
 from models.language.generation import pad_left
 from models.language.likelihood import answer_scores
 from models.language.vocabulary import Turn
 from stages.base import Exported, Parents, Row, RowStage, write_rows
-from stages.hub import language_model
+from stages.hub import language_model, trained_model
+from stages.hub.sound_tokenizer import SoundTokenizer
+from stages.hub.text_to_sound import text_to_sound
 from stages.reports import answer_examples, evaluation_table, html_page, task_table
-from stages.reports.embedded_audio import WrittenSound
+from stages.reports.embedded_audio import WrittenSound, in_turn
 from stages.reports.formatting import write_report
 from stages.scoring import task_scores
 from stages.scoring.answer_reader import AnswerReader
@@ -47,7 +52,7 @@ class Evaluate(RowStage[str]):
         self.tasks = {task.name: task for task in map(evaluation_tasks.task, conf.tasks or [])}
         for task in self.tasks.values():
             task_scores.require(task, None)  # before anything is loaded or asked
-        model = parents["openaqa" if conf.after == "openaqa" else "caption"]
+        model = parents[self._stage_asked()]
         self.language, self.vocabulary = language_model.load(model.artifact, trained=conf.after != "none")
         cuts = chunks.read(parents["cache"].folder / "chunks")
         self.train_cuts = cuts.of_split("train")
@@ -155,6 +160,8 @@ class Evaluate(RowStage[str]):
         for stage, key in (("fewshot", "few_shot"), ("generation", "generation")):
             if stage in self.parents:
                 report[key] = self._report_of(stage)
+        if gap := self._caption_gap():
+            report["caption_gap"] = gap
         text = evaluation_table.markdown(report)
         if self.tasks:
             table = task_table.document(f"{self.conf.experiment}: tasks", report["tasks"])
@@ -205,16 +212,47 @@ class Evaluate(RowStage[str]):
         report: dict[str, Any] = json.loads((self.parents[stage].artifact / "report.json").read_text())
         return report
 
+    def _caption_gap(self) -> dict[str, float | None] | None:
+        """Of the LLM that is asked, at the last validation of its training; None where that measured none."""
+        if self.conf.after == "none":
+            return None
+        metrics = self.parents[self.conf.after].receipt["metrics"]
+        gap = metrics.get("val/caption_gap")
+        return None if gap is None else {"nats": gap, "ceiling": metrics.get("val/caption_gap_ceiling")}
+
     def _written(self) -> dict[str, list[WrittenSound]]:
-        """What `generation` made of captions, by id of the cut."""
+        """What `generation` made of captions, by id of the cut; a few sounds of its own where it was not run."""
+        if "generation" not in self.parents:
+            return self._write_sounds() if self.conf.examples.clips else {}
         written: dict[str, list[WrittenSound]] = {}
-        parent = self.parents.get("generation")
-        for line in (parent.artifact / "predictions.jsonl").open() if parent else ():
+        for line in (self.parents["generation"].artifact / "predictions.jsonl").open():
             row = json.loads(line)
             if row["condition"] == "caption":
                 made = WrittenSound(row["caption"], row["number"], row["seed"], row["codes"])
                 written.setdefault(row["cut"], []).append(made)
         return written
+
+    def _write_sounds(self) -> dict[str, list[WrittenSound]]:
+        """As `stage generate` does it, from captions of one event where the recordings' labels tell them."""
+        examples, parent = self.conf.examples, self.parents[self._stage_asked()]
+        captioned = [cut for cut in self.test_cuts if caption_of(cut)]
+        cuts = in_turn([cut for cut in captioned if label_of(cut)] or captioned, examples.written)
+        if not cuts:
+            return {}
+        tokenizer = SoundTokenizer.from_pretrained(self.parents["tokenizer"].folder)
+        most = min(tokenizer.num_codes(examples.seconds), max(len(cut.custom["codes"]) for cut in cuts))
+        lm = self.language.lm
+        model = trained_model.TrainedModel(lm, self.vocabulary, parent.conf.prompts, trained_model.context(lm))
+        captions = [caption_of(cut) or "" for cut in cuts]
+        with torch.no_grad(), self.trainer.precision_plugin.forward_context():
+            codes = text_to_sound(model, captions, most, [self.conf.seed] * len(cuts), compose("generate").conf)
+        return {
+            cut.id: [WrittenSound(caption, 0, self.conf.seed, one)]
+            for cut, caption, one in zip(cuts, captions, codes, strict=True)
+        }
+
+    def _stage_asked(self) -> str:
+        return "openaqa" if self.conf.after == "openaqa" else "caption"
 
 
 def _score(rows: list[dict[str, Any]]) -> dict[str, float]:

@@ -44,6 +44,8 @@ from stages.reports.formatting import write_report
 from stages.runs import corpora
 from stages.scoring.generation_scores import CaptionedClip, KindProbe, generation_scores
 
+SETTINGS = ("temperature", "top_p", "top_k", "guidance", "best_of", "seeds", "seconds_max")  # in the report
+
 
 class Generation(RowStage[str]):
     conf: GenerationConf
@@ -60,10 +62,13 @@ class Generation(RowStage[str]):
         cuts, names = chunks.read(parents["cache"].folder / "chunks"), ", ".join(self.roots)
         train = cuts.of_split("train")
         test = self._of_named_corpora(cuts.of_split("test"))
-        self.chosen = choose_recordings(test, self._of_named_corpora(train), conf.captions, conf.recordings)
+        self.chosen = choose_recordings(
+            test, self._of_named_corpora(train), conf.captions, conf.recordings, conf.one_label
+        )
         if not self.chosen.asked:
             raise UsageError(
-                f"generation: no recording of {names} in the split 'test' has a caption. Prepare a corpus with the columns `caption` and `split`"
+                f"generation: no recording of {names} in the split 'test' has a caption{', and one label' * conf.one_label}. "
+                "Prepare a corpus with the columns `caption` and `split`"
             )
         self.cuts = {cut.id: cut for part in self.chosen for cut in part}
         self.items = generation_items(self.chosen, conf.seeds, self.embedder is not None)
@@ -121,7 +126,7 @@ class Generation(RowStage[str]):
             return [list(self.cuts[item.cut].custom["codes"])[: self.most] for item in batch]
         settings = self.conf
         if condition == NOTHING:  # greedy, all of them would be one sound
-            settings = replace(settings, guidance=1.0, temperature=settings.temperature or 1.0)
+            settings = replace(settings, guidance=1.0, best_of=1, temperature=settings.temperature or 1.0)
         seeds = [self._seed(item) for item in batch]
         return text_to_sound(self.model, [item.caption for item in batch], self.most, seeds, settings)
 
@@ -150,7 +155,7 @@ class Generation(RowStage[str]):
             "experiment": conf.experiment,
             "llm": self.language_name(),
             "corpora": conf.data.corpora,
-            "settings": {key: getattr(conf, key) for key in ("temperature", "top_p", "guidance", "seeds", "seconds_max")},
+            "settings": {key: getattr(conf, key) for key in SETTINGS},
             "codes_max": self.most,
             "embedder": conf.embedder,
             "expected": len(self.items),

@@ -16,6 +16,7 @@ from torch import Tensor
 from conf import plain
 from conf.errors import UsageError
 from conf.sections.language import LanguageConf
+from datamodules.language.caption_pairs import caption_pairs
 from datamodules.language.conversations import Turn
 from datamodules.language.id_batches import LanguageDataModule
 from datamodules.language.packing import Encoded, LanguageBatch
@@ -27,6 +28,7 @@ from models.language.vocabulary import Turn as ChatTurn
 from stages.base import Exported, Parents, TrainingStage
 from stages.engine import devices, distributed, language_data, optim
 from stages.engine.accumulation import WeightedAccumulation
+from stages.engine.caption_gap import CaptionGap
 from stages.hub import artifacts
 from stages.hub.language_model import build, check_base, configuration_of
 
@@ -45,7 +47,7 @@ class PlannedBatch(NamedTuple):
 
 class Language(TrainingStage):
     conf: LanguageConf
-    watch = ("train/loss", "val/text_loss", "val/audio_loss")
+    watch = ("train/loss", "val/text_loss", "val/audio_loss", "val/caption_gap")
     strict_loading = False  # checkpoints hold what trains; on_load_checkpoint is strict about that
 
     def __init__(self, stage: str, conf: LanguageConf, parents: Parents, folder: Path) -> None:
@@ -77,6 +79,10 @@ class Language(TrainingStage):
             _folder_of_lengths(cuts, folder),
             parents["rehearsal"].artifact / "texts.jsonl" if "rehearsal" in parents else None,
         )  # here, so that data without a conversation is refused before anything is written
+        self.gap = CaptionGap(
+            caption_pairs(cuts.of_split("validation"), conf.caption_gap_clips if _takes_captions(conf) else 0),
+            self.encode, conf.prompts.text_to_sound[0], self.vocabulary.pad_id, conf.batching.tokens_per_batch,
+        )  # fmt: skip
 
     def setup(self, stage: str) -> None:
         if self.trainer.precision == "bf16-mixed":
@@ -193,6 +199,23 @@ class Language(TrainingStage):
         sums = self.trainer.strategy.reduce(self.sums, reduce_op="sum")
         self.log("val/text_loss", (sums[0] / sums[1]).float())
         self.log("val/audio_loss", (sums[2] / sums[3]).float())
+        if self.gap.pairs:
+            self._log_caption_gap()
+
+    def _log_caption_gap(self) -> None:
+        trainer = self.trainer
+        with trainer.precision_plugin.forward_context():
+            sums = self.gap.sums(self._sound_likelihood, trainer.global_rank, trainer.world_size, self.device)
+        total, clips = trainer.strategy.reduce(sums, reduce_op="sum")
+        self.log("val/caption_gap", (total / clips).float())
+        if self.gap.ceiling is not None:
+            self.log("val/caption_gap_ceiling", self.gap.ceiling)
+
+    def _sound_likelihood(self, batch: LanguageBatch) -> Tensor:
+        weights = LossWeights(audio_weight=1.0, text_weight=0.0, prompt_weight=0.0, z_loss_weight=0.0)
+        plan = plan_loss(batch.input_ids, batch.attention_mask, batch.labels, batch.kinds, None, None, weights)
+        losses = self.language.planned_loss(plan.to(self.device))
+        return losses.audio_loss * losses.audio_tokens
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         rates = {"new_rows": self.conf.embedding_learning_rate}
@@ -229,6 +252,11 @@ def keep(text: Encoded) -> Encoded:
     return Encoded(
         text.input_ids, text.input_ids, [LabelKind.PROMPT] + [LabelKind.DISTILLED] * (len(text.input_ids) - 1)
     )
+
+
+def _takes_captions(conf: LanguageConf) -> bool:
+    mixtures = [conf.mixture, *(entry.mixture for entry in conf.curriculum)]
+    return any(mixture.sound_to_text or mixture.text_to_sound for mixture in mixtures)
 
 
 def _has_no_sound(conversation: list[Turn]) -> bool:

@@ -18,6 +18,8 @@ AFTER = (
 )
 TEMPERATURE = "of sampling; 0 takes the most probable code each time (greedy)"
 TOP_P = "sample from the most probable codes that make up this probability; 1: from all"
+TOP_K = "sample from this many most probable codes; null: from all"
+BEST_OF = "sounds that are drawn for each that is kept: the one under which the LLM finds the caption most probable; 1: no choice"
 GUIDANCE = "weight of the caption (classifier-free guidance): 0 ignores it, 1 is the plain model, above 1 stresses it"
 
 
@@ -27,6 +29,12 @@ class ExamplesConf:
 
     clips: int = about(
         "test recordings to hear, as they are, through the VAE and through the tokens; 0: no sound", 0, 1000
+    )
+    written: int = about(
+        "test captions whose sound the LLM writes, to hear beside the recordings; where `generation` was run, its sounds are "
+        "taken",
+        0,
+        1000,
     )
     answers: int = about("right answers and wrong answers of each kind of question, to read", 0, 1000)
     seconds: float = about("length of what is heard of each recording, s", 0.1, 3600.0)
@@ -104,10 +112,13 @@ class GenerationConf(StageConf):
 
     after: Literal["none", "caption", "openaqa"] = about(AFTER)
     captions: int = about("captions of the test split, one of a recording", 1)
+    one_label: bool = about("only captions of recordings with one label, whose kind the classifier of codes can judge")
     seeds: int = about("sounds of each caption", 1, 1000)
     temperature: float = about(TEMPERATURE, 0.0, 100.0)
     top_p: float = about(TOP_P, 1e-6, 1.0)
+    top_k: int | None = about(TOP_K, 1)
     guidance: float = about(GUIDANCE, 0.0, 100.0)
+    best_of: int = about(BEST_OF, 1, 10000)
     seconds_max: float = about("length of a sound, generated or recorded, s, at most", 0.01, 3600.0)
     batch_size: int = about("sounds made at a time on each device", 1, 1 << 20)
     embedder: str | None = about(
@@ -126,6 +137,8 @@ class GenerationConf(StageConf):
                 "temperature",
                 f"at 0 all {self.seeds} sounds of a caption would be the same; more than 0, or --seeds=1",
             )
+        if problem := _choice_of_one(self):
+            yield problem
         if self.recordings < self.captions:
             yield Problem(
                 "recordings",
@@ -152,9 +165,22 @@ class GenerateConf:
     seconds_max: float = about("length of a sound, s, at most", 0.01, 3600.0)
     temperature: float = about(TEMPERATURE, 0.0, 100.0)
     top_p: float = about(TOP_P, 1e-6, 1.0)
+    top_k: int | None = about(TOP_K, 1)
     guidance: float = about(GUIDANCE, 0.0, 100.0)
+    best_of: int = about(BEST_OF, 1, 10000)
     seed: int = about("of the first sound; the next ones have the next seeds")
 
     def laws(self) -> Iterable[Problem]:
         if self.n > 1 and self.temperature == 0:
             yield Problem("temperature", f"at 0 all {self.n} sounds would be the same; more than 0, or --n=1")
+        if problem := _choice_of_one(self):
+            yield problem
+
+
+def _choice_of_one(settings: GenerationConf | GenerateConf) -> Problem | None:
+    if settings.best_of > 1 and settings.temperature == 0:
+        return Problem(
+            "temperature",
+            f"at 0 all {settings.best_of} sounds to choose from would be the same; more than 0, or --best_of=1",
+        )
+    return None

@@ -1,13 +1,17 @@
 """Stages `caption`, `openaqa` and `rehearsal`: the LLM that learns to hear and to make sound."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from conf.laws import Problem, about, exceptions, problems
 from conf.sections.common import AutomaticTrainerConf, OptimizerConf, StageConf, TrainingStageConf, compile_problems
 from conf.sections.tokenizer import weights_of_corpora
 from conf.suggest import allowed
+
+TEXT_TO_SOUND_LABELS = (
+    "text-to-sound items are of the recordings with at most this many labels, as 1 for those of one event; null: of all"
+)
 
 
 @dataclass
@@ -104,6 +108,8 @@ class CurriculumEntryConf:
     corpora: list[str] = about("of data.corpora; []: all")
     datasets: list[str] = about("values of a corpus' column `dataset`; []: all")
     max_tokens: int | None = about("of an item; null: batching.max_tokens", 1)
+    # null where it is not written: curricula of earlier runs do not have it
+    text_to_sound_labels: int | None = field(default=None, metadata=about(TEXT_TO_SOUND_LABELS, 1).metadata)
 
 
 @dataclass
@@ -161,6 +167,10 @@ class LanguageConf(TrainingStageConf):
     )
     caption_dropout: float = about(
         "share of the text-to-sound items without their caption, for classifier-free guidance", 0.0, 1.0
+    )
+    text_to_sound_labels: int | None = about(TEXT_TO_SOUND_LABELS, 1)
+    caption_gap_clips: int = about(
+        "validation clips whose codes are also scored under another clip's caption; 0: none", 0, 1 << 20
     )
     text: TextConf = about("texts without sound, so that the LLM keeps its text")
     curriculum: list[CurriculumEntryConf] = about(

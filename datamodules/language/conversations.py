@@ -50,6 +50,7 @@ class Prompts(NamedTuple):
     # share of the text-to-sound items whose caption is empty, for classifier-free guidance (Ho and Salimans 2022,
     # arXiv:2207.12598)
     caption_dropout: float = 0.0
+    text_to_sound_labels: int | None = None  # text-to-sound items are of cuts with at most so many labels; None: of all
 
 
 def conversations(
@@ -86,7 +87,9 @@ def _of_caption(
         prompt = prompts.sound_to_text[hash_number(f"{caption.id}>{copy}") % len(prompts.sound_to_text)]
         dialogue: list[Turn] = [("user", [codes, f"\n{prompt}"]), ("assistant", [text])]
         yield Conversation(f"{caption.id}-text-{copy}", "sound_to_text", source, [dialogue])
-    for copy in range(copies(mixture.text_to_sound, f"{caption.id}>sound")):
+    most = prompts.text_to_sound_labels
+    is_asked_for = most is None or len(cut.custom.get("labels") or []) <= most
+    for copy in range(copies(mixture.text_to_sound if is_asked_for else 0.0, f"{caption.id}>sound")):
         template = prompts.text_to_sound[hash_number(f"{caption.id}<{copy}") % len(prompts.text_to_sound)]
         dropped = in_share(prompts.caption_dropout, f"{caption.id}<{copy}~")
         prompt = without_caption(template) if dropped else template.format(caption=text)

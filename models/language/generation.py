@@ -1,7 +1,7 @@
 """How a trained LLM answers: greedy or sampled, in the grammar of text or of sound, with guidance or without.
 
     prompts (B, S) ──► transformers' generate, with a cache of keys and values ──► scores (B, V)
-           ──► guidance ──► grammar ──► temperature, nucleus ──► Gumbel noise ──► the best id
+           ──► guidance ──► grammar ──► temperature, top-k, nucleus ──► Gumbel noise ──► the best id
 
 Nucleus: Holtzman et al. 2020, arXiv:1904.09751. Guidance: Ho and Salimans 2022, arXiv:2207.12598; of a language model's
 log-probabilities: Sanchez et al. 2023, arXiv:2306.17806.
@@ -19,6 +19,7 @@ from transformers import (
     LogitsProcessorList,
     PreTrainedModel,
     TemperatureLogitsWarper,
+    TopKLogitsWarper,
     TopPLogitsWarper,
 )
 
@@ -32,6 +33,7 @@ class Sampling(NamedTuple):
     temperature: float  # above 0
     top_p: float  # in (0, 1]; 1 keeps every id
     seeds: Sequence[int]  # one a row: what a row draws depends on its seed, not on the rest of the batch
+    top_k: int | None = None  # 1 or more; None keeps every id
 
 
 class Guidance(NamedTuple):
@@ -202,8 +204,9 @@ def _sampling_processors(sampling: Sampling, rows: int, grammar: Grammar) -> lis
         )
     if len(sampling.seeds) != rows:
         raise ModelError(f"{len(sampling.seeds)} seeds for {rows} prompts; one for each is needed")
-    nucleus = [TopPLogitsWarper(sampling.top_p)] if sampling.top_p < 1 else []
-    return [TemperatureLogitsWarper(float(sampling.temperature)), *nucleus, GumbelNoise(sampling.seeds, grammar)]
+    limits: list[LogitsProcessor] = [] if sampling.top_k is None else [TopKLogitsWarper(sampling.top_k)]
+    limits += [TopPLogitsWarper(sampling.top_p)] if sampling.top_p < 1 else []
+    return [TemperatureLogitsWarper(float(sampling.temperature)), *limits, GumbelNoise(sampling.seeds, grammar)]
 
 
 def _with_unconditional(ids: Tensor, mask: Tensor, guidance: Guidance, pad_id: int) -> PaddedPrompts:

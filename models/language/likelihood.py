@@ -37,15 +37,40 @@ def read_prefix(lm: Any, ids: Sequence[int], prefix: Prefix | None = None) -> Pr
 
 @torch.no_grad()
 def log_likelihoods(
-    lm: Any, prefix: Prefix, candidates: Sequence[Sequence[int]], allowed: Tensor | None = None
+    lm: Any,
+    prefix: Prefix,
+    candidates: Sequence[Sequence[int]],
+    allowed: Tensor | None = None,
+    given: Sequence[int] | None = None,
 ) -> list[float]:
     """log p(candidate | prefix) in nats, for each candidate of one id or more. lm: in evaluation mode.
 
-    allowed (V) bool: the ids that the softmax is over; None: all. Law: equal to a pass over prefix and candidate, up to
-    rounding.
+    allowed (V) bool: the ids that the softmax is over; None: all. given: ids at the beginning of each candidate that
+    are read and not scored; None: none. Law: equal to a pass over prefix and candidate, up to rounding.
     """
-    batches = (candidates[start : start + BATCH] for start in range(0, len(candidates), BATCH))
-    return [value for batch in batches for value in _batch_log_likelihoods(lm, prefix, batch, allowed)]
+    given = [0] * len(candidates) if given is None else given
+    values: list[float] = []
+    for start in range(0, len(candidates), BATCH):
+        part = slice(start, start + BATCH)
+        values += _batch_log_likelihoods(lm, prefix, candidates[part], allowed, given[part])
+    return values
+
+
+def text_scores(lm: Any, vocabulary: Vocabulary, conversations: Sequence[Sequence[Turn]]) -> list[float]:
+    """Log-probability in nats of the last turn of each conversation, a text of the assistant, and its end of turn.
+
+    What all conversations begin with is read once. The softmax is over the ids that a text answer may have.
+    """
+    rendered = vocabulary.render_all(conversations)
+    prompts = vocabulary.render_all([turns[:-1] for turns in conversations], generate=True)
+    rows = [one.input_ids for one in rendered]
+    lengths = [len(prompt.input_ids) for prompt in prompts]
+    assert all(row[:n] == prompt.input_ids for row, n, prompt in zip(rows, lengths, prompts, strict=True))
+    columns = zip(*(row[: n - 1] for row, n in zip(rows, lengths, strict=True)), strict=False)
+    shared = next((n for n, column in enumerate(columns) if len(set(column)) > 1), min(lengths) - 1)
+    candidates = [row[shared:n] + _to_stop(row[n:], vocabulary.stop_ids) for row, n in zip(rows, lengths, strict=True)]
+    prefix = read_prefix(lm, rows[0][:shared])
+    return log_likelihoods(lm, prefix, candidates, _text_ids(lm, vocabulary, prefix), [n - shared for n in lengths])
 
 
 def answer_scores(lm: Any, vocabulary: Vocabulary, turns: Sequence[Turn], answers: Sequence[str]) -> list[float]:
@@ -59,16 +84,22 @@ def answer_scores(lm: Any, vocabulary: Vocabulary, turns: Sequence[Turn], answer
     assert all(one.input_ids[: len(prompt)] == prompt for one in rendered), "a conversation begins with its prompt"
     candidates = [_to_stop(one.input_ids[len(prompt) :], vocabulary.stop_ids) for one in rendered]
     prefix = read_prefix(lm, prompt)
+    return log_likelihoods(lm, prefix, candidates, _text_ids(lm, vocabulary, prefix))
+
+
+def _text_ids(lm: Any, vocabulary: Vocabulary, prefix: Prefix) -> Tensor:
+    """(V) bool: text and times."""
     ids = torch.arange(len(prefix.logits), device=lm.device)
     sounds = (ids >= vocabulary.text_size) & (ids < vocabulary.first_time_id)
-    return log_likelihoods(lm, prefix, candidates, ~sounds & (ids < vocabulary.size))
+    return ~sounds & (ids < vocabulary.size)
 
 
 def _batch_log_likelihoods(
-    lm: Any, prefix: Prefix, candidates: Sequence[Sequence[int]], allowed: Tensor | None
+    lm: Any, prefix: Prefix, candidates: Sequence[Sequence[int]], allowed: Tensor | None, given: Sequence[int]
 ) -> list[float]:
-    first = _log_probabilities(prefix.logits, allowed)
-    sums = first[[candidate[0] for candidate in candidates]].double()
+    skipped = torch.tensor([[count] for count in given], device=lm.device)
+    first = _log_probabilities(prefix.logits, allowed)[[candidate[0] for candidate in candidates]]
+    sums = torch.where(skipped[:, 0] > 0, 0.0, first).double()
     longest = max(len(candidate) for candidate in candidates)
     if longest > 1:
         rows = pad_sequence([torch.tensor(list(candidate)) for candidate in candidates], batch_first=True).to(lm.device)
@@ -80,7 +111,8 @@ def _batch_log_likelihoods(
         mask = torch.cat([past, valid[:, :-1]], 1).long()
         logits = lm(input_ids=rows[:, :-1], past_key_values=cache, attention_mask=mask, use_cache=True).logits
         rest = _log_probabilities(logits, allowed).gather(2, rows[:, 1:, None])[..., 0]
-        sums = sums + torch.where(valid[:, 1:], rest, 0.0).double().sum(1)
+        scored = valid[:, 1:] & (torch.arange(1, longest, device=lm.device) >= skipped)
+        sums = sums + torch.where(scored, rest, 0.0).double().sum(1)
     return sums.tolist()
 
 

@@ -134,6 +134,7 @@ def _entries(
         conf.batching.questions_together,
         entry.kinds,
         conf.caption_dropout,
+        entry.text_to_sound_labels,
     )
     corpus_weights = conf.corpus_weights if split == "train" else {}
     filters = {"corpora": entry.corpora, "datasets": entry.datasets} if isinstance(entry, CurriculumEntryConf) else None

@@ -1,13 +1,20 @@
-"""Captions to codes, as `stage generate` and the stage `generation` ask a trained LLM for them."""
+"""Captions to codes, as `stage generate` and the stage `generation` ask a trained LLM for them.
 
+Several sounds may be drawn for each that is kept: the LLM itself says under which one the caption is most probable.
+"""
+
+import zlib
 from collections.abc import Sequence
 
 from conf.errors import UsageError
 from conf.sections.evaluation import GenerateConf, GenerationConf
 from datamodules.language.conversations import without_caption
 from models.language.generation import Guidance, PaddedPrompts, Sampling, generate, pad_left
+from models.language.likelihood import text_scores
 from models.language.vocabulary import Turn
 from stages.hub.trained_model import TrainedModel
+
+ROWS = 64  # sounds in one pass; with guidance the LLM computes twice as many
 
 
 def text_to_sound(
@@ -18,10 +25,50 @@ def text_to_sound(
     settings: GenerateConf | GenerationConf,
 ) -> list[list[int]]:
     """Captions to codes, `max_codes` at most, each drawn from its own seed; an empty caption asks for any sound.
-    settings: temperature, top_p, guidance.
+    settings: temperature, top_p, top_k, guidance, best_of.
 
     The prompt is the first of the wordings that the LLM was trained with.
     """
+    count = settings.best_of
+    asked = [caption for caption in captions for _ in range(count)]
+    drawn_from = [candidate_seed(seed, number) for seed in seeds for number in range(count)]
+    sounds: list[list[int]] = []
+    for start in range(0, len(asked), ROWS):
+        part = slice(start, start + ROWS)
+        sounds += _drawn(model, asked[part], max_codes, drawn_from[part], settings)
+    if count == 1:
+        return sounds
+    groups = [sounds[start : start + count] for start in range(0, len(sounds), count)]
+    return [
+        _most_probable(model, caption, group) if caption else group[0]
+        for caption, group in zip(captions, groups, strict=True)
+    ]
+
+
+def candidate_seed(seed: int, number: int) -> int:
+    """Of the number-th sound, from 0, that is drawn for a seed; the first one is the seed's own."""
+    return zlib.crc32(f"{seed} {number}".encode()) if number else seed
+
+
+def caption_scores(model: TrainedModel, caption: str, sounds: Sequence[Sequence[int]]) -> list[float]:
+    """Log-probability in nats of a caption given each sound."""
+    request = model.prompts.sound_to_text[0]
+    turns = [[Turn("user", [sound, f"\n{request}"]), Turn("assistant", [caption])] for sound in sounds]
+    return text_scores(model.lm, model.vocabulary, turns)
+
+
+def _most_probable(model: TrainedModel, caption: str, sounds: Sequence[list[int]]) -> list[int]:
+    scores = caption_scores(model, caption, sounds)
+    return sounds[scores.index(max(scores))]
+
+
+def _drawn(
+    model: TrainedModel,
+    captions: Sequence[str],
+    max_codes: int,
+    seeds: Sequence[int],
+    settings: GenerateConf | GenerationConf,
+) -> list[list[int]]:
     vocabulary, wording = model.vocabulary, model.prompts.text_to_sound[0]
 
     def prompts(texts: Sequence[str]) -> PaddedPrompts:
@@ -33,7 +80,7 @@ def text_to_sound(
     check_context(model, ids.shape[1], max_tokens, "type a smaller --seconds_max")
     sampling, guidance = None, None
     if settings.temperature > 0:
-        sampling = Sampling(settings.temperature, settings.top_p, seeds)
+        sampling = Sampling(settings.temperature, settings.top_p, seeds, settings.top_k)
     if settings.guidance != 1:
         guidance = Guidance(settings.guidance, *prompts([without_caption(wording)] * len(captions)))
     answers = generate(model.lm, vocabulary, ids, mask, max_tokens, "audio", sampling, guidance)

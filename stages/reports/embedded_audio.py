@@ -65,10 +65,11 @@ def embed(
     seconds: float,
     max_bytes: int,
     written: Mapping[str, Sequence[WrittenSound]],
+    count_written: int,
 ) -> EmbeddedAudio:
     """tokenizer: a run folder; data: the section; cuts: of the test split, `count` of which are reconstructed, from all
-    groups in turn; recordings: those whose recording alone is wanted; written: by id of a cut, `count` of which are
-    embedded too. The first `seconds` of each. What would make the page larger than max_bytes is left out, and listed in
+    groups in turn; recordings: those whose recording alone is wanted; written: by id of a cut, `count_written` of which
+    are embedded too. The first `seconds` of each. What would make the page larger than max_bytes is left out, and listed in
     `missing`.
     """
     if not count:
@@ -87,12 +88,12 @@ def embed(
 
     missing: list[str] = []
     spent, clips = 0, []
-    for cut in _in_turn(cuts, count):
+    for cut in in_turn(cuts, count):
         clip = _reconstructed(sound_tokenizer, cut, read(cut))
         spent += _size(clip.tracks)
         clips.append(clip)
     made = []
-    for cut in _in_turn([cut for cut in cuts if cut.id in written], count):
+    for cut in in_turn([cut for cut in cuts if cut.id in written], count_written):
         clip = _made(sound_tokenizer, cut, read(cut), samples, written[cut.id])
         spent += _size(clip.tracks)
         made.append(clip)
@@ -110,7 +111,7 @@ def embed(
     return EmbeddedAudio(clips, tracks, missing, made)
 
 
-def _in_turn(cuts: Sequence[Cut], count: int) -> list[Cut]:
+def in_turn(cuts: Sequence[Cut], count: int) -> list[Cut]:
     """One of each group, then the second of each, ..."""
     groups: dict[str, list[Cut]] = {}
     for cut in choose_by_hash(cuts, len(cuts), lambda cut: cut.id):

@@ -25,6 +25,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         f"## Captions, {report['captions']['count']} clips",
         "",
         *_captions(report["captions"]),
+        *(["", gap] if (gap := caption_gap(report)) else []),
         *other_stages(report),
         "",
         f"{report['expected']} items expected, {report['scored']} scored, {report['expected'] - report['scored']} failed.",
@@ -41,6 +42,18 @@ def other_stages(report: Mapping[str, Any]) -> list[str]:
     if "generation" in report:
         lines += ["", "## Sound from captions", "", *generation_table.body(report["generation"])]
     return lines
+
+
+def caption_gap(report: Mapping[str, Any]) -> str:
+    """A sentence; empty where training measured none."""
+    gap = report.get("caption_gap")
+    if not gap:
+        return ""
+    ceiling = "" if gap["ceiling"] is None else f" Which kind of sound it is, is worth {number(gap['ceiling'], 2)}."
+    return (
+        f"Caption gap: {number(gap['nats'], 2)} nats a clip, by which the codes of validation clips are less probable under "
+        f"another clip's caption than under their own; 0 where the LLM does not heed captions.{ceiling}"
+    )
 
 
 def _questions(questions: Mapping[str, Any]) -> list[str]:

@@ -49,8 +49,8 @@ def about(report: Mapping[str, Any]) -> list[str]:
     settings = report["settings"]
     sentences = [
         f"{report['llm']} writes codes for {report['captions']} captions of the test split of {', '.join(report['corpora'])}, {settings['seeds']} of each, at "
-        f"temperature {settings['temperature']:g}, top_p {settings['top_p']:g}, guidance {settings['guidance']:g}; at most {report['codes_max']} codes "
-        "a sound, real ones too."
+        f"temperature {settings['temperature']:g}, top_p {settings['top_p']:g}, guidance {settings['guidance']:g}"
+        f"{_chosen(settings)}; at most {report['codes_max']} codes a sound, real ones too."
     ]
     if report["sounds"]:
         sentences.append(
@@ -69,6 +69,13 @@ def about(report: Mapping[str, Any]) -> list[str]:
             "Diversity: mean cosine distance of embedded sounds. Over seeds, the tokenizer's is what its decoder's noise alone does to the same codes."
         )
     return [*sentences, f"By kind, a distance needs {MIN_CLIPS} clips a side."]
+
+
+def _chosen(settings: Mapping[str, Any]) -> str:
+    """Reports of earlier versions name neither."""
+    limit, count = settings.get("top_k"), settings.get("best_of", 1)
+    text = f", top_k {limit}" if limit else ""
+    return text + (f", the best of {count} by the LLM's probability of the caption" if count > 1 else "")
 
 
 def number(value: float | None, digits: int = 2) -> str:

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from conf.sections.evaluation import EvaluateConf
 from datamodules.cuts import Cut
-from stages.reports import confusion_matrix, fewshot_table, generation_table, real_time_factor
+from stages.reports import confusion_matrix, evaluation_table, fewshot_table, generation_table, real_time_factor
 from stages.reports.answer_examples import (
     AnswerExample,
     Judge,
@@ -30,7 +30,7 @@ from stages.reports.score_bars import bars, latent_error_bars, name_of, task_sec
 
 # what the template has a section for; the rest of a report is drawn as plain tables
 DRAWN = (
-    "experiment", "facts", "reconstruction", "questions", "captions", "tasks", "few_shot", "generation", "expected", "scored", "failed",
+    "experiment", "facts", "reconstruction", "questions", "captions", "tasks", "few_shot", "generation", "caption_gap", "expected", "scored", "failed",
 )  # fmt: skip
 
 
@@ -45,14 +45,15 @@ def write(
     written: Mapping[str, Sequence[WrittenSound]] = MappingProxyType({}),
 ) -> None:
     """report.html in `folder`. cuts: of the test split; tokenizer: its run; conf: of the stage; judge: of the examples;
-    written: what `generation` made of a cut's caption, by its id. Logs what could not be made audible.
+    written: what the LLM made of a cut's caption, by its id. Logs what could not be made audible.
     """
     settings, asked = conf.examples, cuts_by_question(cuts)
     chosen = choose(predictions, settings.answers, judge)
     recordings = [cut for row in chosen if (cut := asked.get(question_id(row))) is not None]
     audio = embed(
-        tokenizer, conf.data, cuts, recordings, settings.clips, settings.seconds, int(1e6 * settings.megabytes), written
-    )
+        tokenizer, conf.data, cuts, recordings, settings.clips, settings.seconds, int(1e6 * settings.megabytes),
+        written, settings.written,
+    )  # fmt: skip
     for reason in audio.missing:
         logging.getLogger(__name__).warning("report.html: %s", reason)
     text = render(report, predictions, conf.data.corpora, with_audio(chosen, asked, audio, judge), audio)
@@ -92,6 +93,7 @@ def render(
         real_time_factor=real_time_factor,
         codes_per_second=codes_per_second,
         columns=[key for key in columns if any(key in row for row in measured)],
+        caption_gap=evaluation_table.caption_gap(report),
         published=beside(report, corpora),
         examples=examples,
         audio=audio,

@@ -19,6 +19,7 @@ def test_run_all_ends_with_the_table_and_skips_what_is_done(stage, printed_by_ru
     assert (
         page.count('<audio controls preload="metadata" src="data:audio/mpeg;base64,') >= 4
     )  # three of a clip, and an answer's
+    assert page.count("<figcaption>written, ") == 1, "a sound of a test caption, beside its recording"
     times = {path: path.stat().st_mtime_ns for path in run.glob("*/receipt.json")}
     assert len(times) == 8
 

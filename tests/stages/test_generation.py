@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from lhotse import MonoCut, SupervisionSegment
 from lhotse.cut import Cut
 
 import conf
-from datamodules.generation import CAPTION, NOTHING, TEST, TOKENIZER, TRAIN, GenerationItem
+from datamodules.generation import CAPTION, NOTHING, TEST, TOKENIZER, TRAIN, GenerationItem, choose_recordings
 from datamodules.store import chunks
 from datamodules.store.index import CachedCuts
 from stages.generation import Generation
@@ -105,6 +106,18 @@ def test_an_llm_that_writes_real_codes_scores_like_them_and_one_that_guesses_is_
     assert spread[TEST]["seeds"] is None and spread[NOTHING]["kind"] is None
     assert all(row["all"]["value"] > row["kind"]["value"] for row in good["diversity"] if row["kind"])
     assert named(guessed["diversity"], "sounds")[CAPTION]["seeds"]["value"] > spread[CAPTION]["seeds"]["value"] + 0.2
+
+
+def test_captions_of_recordings_with_one_label_alone_may_be_asked_for():
+    """All test recordings stay what sounds are compared with."""
+    cuts = []
+    for number in range(6):
+        labels = ["dog", "rain"][: 1 + number % 2]
+        cut = MonoCut(f"c{number}", 0, 1.0, 0, custom={"labels": labels})
+        cut.supervisions = [SupervisionSegment("s", f"c{number}", 0, 1.0, text="a sound", custom={"task": "caption"})]
+        cuts.append(cut)
+    every, single = (choose_recordings(cuts, cuts, 6, 6, one_label) for one_label in (False, True))
+    assert every.asked == every.test == single.test == cuts and single.asked == cuts[::2]
 
 
 def test_what_there_is_too_little_of_has_no_number():

@@ -35,6 +35,17 @@ def test_a_tenth_of_the_captions_is_left_out_and_always_the_same():
     assert all("caption" not in item.dialogues[0][0][1][0] for item in make(1.0))
 
 
+def test_sounds_are_asked_for_of_recordings_with_few_labels_alone():
+    """Captions to text are of all recordings; one that names no label is of any number of events."""
+    cuts = [make_cut("c" * (1 + n), task="caption", text=f"caption {n}") for n in range(3)]
+    for number, one in enumerate(cuts):
+        one.custom["labels"] = ["dog", "rain"][:number]
+    for most, expected in ((None, 3), (1, 2), (2, 3)):
+        prompts = Prompts(["What?"], TO_SOUND, 1, text_to_sound_labels=most)
+        kinds = [item.kind for item in conversations(cuts, Mixture(1, 1, 0, 0, 0), prompts)]
+        assert kinds.count("text_to_sound") == expected and kinds.count("sound_to_text") == 3
+
+
 def test_a_conversation_has_several_turns_and_sounds():
     turns = read_turns(
         [

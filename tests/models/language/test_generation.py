@@ -106,8 +106,12 @@ def test_a_row_draws_alone_what_it_draws_in_a_batch(model: SoundLanguageModel, a
 
 
 def test_a_cold_model_is_greedy(model: SoundLanguageModel):
-    """At 2^-40 the smallest difference of two scores is above any noise; a top_p of 1e-6 leaves one id."""
-    for sampling in (Sampling(2.0**-40, 1.0, [1, 2, 3]), Sampling(2.0, 1e-6, [1, 2, 3])):
+    """At 2^-40 the smallest difference of two scores is above any noise; a top_p of 1e-6 leaves one id, and so does a top_k of 1."""
+    for sampling in (
+        Sampling(2.0**-40, 1.0, [1, 2, 3]),
+        Sampling(2.0, 1e-6, [1, 2, 3]),
+        Sampling(2.0, 1.0, [1, 2, 3], top_k=1),
+    ):
         assert ask(model, ASKED, sampling=sampling) == ask(model, ASKED)
 
 

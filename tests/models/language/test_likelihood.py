@@ -3,9 +3,12 @@
 import pytest
 import torch
 
-from models.language.likelihood import log_likelihoods, read_prefix
+from models.language.generation import TextOnly
+from models.language.likelihood import log_likelihoods, read_prefix, text_scores
+from models.language.vocabulary import Turn
 from models.metrics.probe import nearest_histogram
 from stages.hub import weights
+from tests.models.language.test_model import build
 
 CANDIDATES = [[5, 6, 7], [5], [9, 5, 6, 7, 30], [8, 8]]
 
@@ -36,6 +39,23 @@ def test_scores_with_the_shared_cache_are_those_without(source: str):
     assert log_likelihoods(lm, shared, [[5], [9]]) == pytest.approx(
         [plain(lm, head, [5]), plain(lm, head, [9])], abs=1e-4
     )
+
+
+@pytest.mark.parametrize("sounds", [[[0, 4], [0, 4, 2, 2], [1, 0]], [[3, 3]], [[1, 1], [1, 1]]])
+def test_the_scores_of_a_text_are_those_of_a_pass_over_each_conversation(sounds: list[list[int]]):
+    """The softmax is over what a text may have; the sound itself is not scored."""
+    model = build("random:tiny", levels=(0,)).eval()
+    vocabulary = model.vocabulary
+    asked = [[Turn("user", [sound, "\nWhat?"]), Turn("assistant", ["A bell."])] for sound in sounds]
+    expected = []
+    for turns in asked:
+        prompt = vocabulary.render(turns[:-1], generate=True).input_ids
+        ids, labels, _ = vocabulary.render(turns)
+        end = next(n for n in range(len(prompt), len(ids)) if labels[n] in vocabulary.stop_ids)
+        logits = model.logits(torch.tensor([ids]), torch.ones(1, len(ids)).long())[0].detach()
+        log_p = TextOnly(vocabulary)(torch.zeros(len(ids), 0), logits).double().log_softmax(-1)
+        expected.append(float(sum(log_p[n - 1, ids[n]] for n in range(len(prompt), end + 1))))
+    assert text_scores(model.lm, vocabulary, asked) == pytest.approx(expected, abs=1e-4)
 
 
 def test_the_nearest_histogram_counts_codes_and_forgets_their_order():

@@ -22,11 +22,12 @@ from callbacks import spectrogram_image
 from conf import compose
 from datamodules.store import chunks
 from models.language.generation import Guidance, Sampling, generate, pad_left
+from models.language.likelihood import text_scores
 from models.language.vocabulary import Turn
 from stages.cli.main import main
 from stages.hub import find_model, language_model, model_card, sound_tokens_as_text, trained_model, weights
 from stages.hub.sound_tokenizer import SoundTokenizer
-from stages.hub.text_to_sound import text_to_sound
+from stages.hub.text_to_sound import candidate_seed, text_to_sound
 from stages.runs import receipts
 from tests.conftest import SMOKE
 from tests.other_luck import IN_A_NEW_PROCESS
@@ -181,6 +182,34 @@ def test_sounds_are_the_model_s_and_each_hangs_on_its_seed(run, place, model, ca
     assert Path("a-2.wav").read_bytes() == before, "the same seed alone"
     assert main([*words, "--out=b.wav", "--n=2", "--temperature=0"]) == 1
     assert "temperature: at 0 all 2 sounds would be the same" in capsys.readouterr().err
+
+
+def test_the_best_of_several_is_the_one_under_which_the_caption_is_most_probable(run, place, model, capsys):
+    """Drawn one by one, and scored one by one."""
+    options = {"seconds_max": 2, "temperature": HOT, "guidance": 2, "top_k": 4, "seed": 3}
+    words = ["generate", "a low sound", *(f"--{key}={value}" for key, value in options.items())]
+    assert main([*words, "--out=best.wav", "--best-of=5", "--n=2"]) == 0
+    printed = [int(count) for count in re.findall(r"(\d+) codes", capsys.readouterr().out)]
+    one_by_one = compose("generate", overrides=[f"{key}={value}" for key, value in options.items()]).conf
+    most = SoundTokenizer.from_pretrained(run / "tokenizer").num_codes(2.0)
+    chosen = []
+    for seed in (3, 4):
+        seeds = [candidate_seed(seed, number) for number in range(5)]
+        assert seeds[0] == seed and len(set(seeds)) == 5
+        sounds = [text_to_sound(model, ["a low sound"], most, [one], one_by_one)[0] for one in seeds]
+        request = f"\n{model.prompts.sound_to_text[0]}"
+        values = [
+            text_scores(
+                model.lm, model.vocabulary, [[Turn("user", [one, request]), Turn("assistant", ["a low sound"])]]
+            )[0]
+            for one in sounds
+        ]
+        chosen.append(sounds[values.index(max(values))])
+    five = compose("generate", overrides=[f"{key}={value}" for key, value in (options | {"best_of": 5}).items()]).conf
+    assert text_to_sound(model, ["a low sound"] * 2, most, [3, 4], five) == chosen
+    assert printed == [len(one) for one in chosen]
+    assert main([*words, "--out=cold.wav", "--best_of=2", "--temperature=0"]) == 1
+    assert "at 0 all 2 sounds to choose from would be the same" in capsys.readouterr().err
 
 
 def test_what_was_cut_is_said_and_what_ended_is_not(run, place, clip, model, capsys):
