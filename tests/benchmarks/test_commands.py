@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,7 @@ COMMANDS = {  # name -> its smallest arguments, and what it prints
     "table_one": (f"--preset smoke --seeds 1 --steps 2 --clips 4 --embedder logmel-64 {SMALL}", "| linear probe |"),
     "text_stays": ("--runs small", "| small | openaqa |"),
     "throughput": ("--size tiny --batch 1 --frames 8 --steps 1", ""),
+    "voice": ("--preset smoke --run runs/small --steps 1 --captions 2 --sweep --change 'LoRA 2e-3'", "| LoRA 2e-3 |"),
     "windows": ("--seconds 1 --rates 16000", "| 1 | 16000 |"),
 }
 PEERS = {"language": "trl", "quantizer": "vector_quantize_pytorch", "throughput": "diffusers"}
@@ -79,7 +81,7 @@ def test_runs(name: str, chain: Path):
         pytest.importorskip(PEERS[name], reason=f"{PEERS[name]} is not installed: pip install -e '.[benchmarks]'")
     arguments, printed = COMMANDS[name]
     run = subprocess.run(
-        [sys.executable, "-m", f"tests.benchmarks.{name}", *arguments.split()],
+        [sys.executable, "-m", f"tests.benchmarks.{name}", *shlex.split(arguments)],
         cwd=chain,
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         timeout=600,

@@ -1,0 +1,197 @@
+"""What teaches the LLM to write the sound that a caption names, one change at a time; and how it is best asked for it.
+
+    python -m tests.benchmarks.voice --run runs/demo [--steps 110] [--change NAME] [--guidance 3]
+    python -m tests.benchmarks.voice --run runs/demo --after openaqa --sweep
+
+--run: a finished demo, for its tokenizer and codes. Trains the stage `caption` with each change, or, with --after, asks the
+LLM of that stage of the run. Prints the caption gap on validation clips, in nats a clip, and the share of sounds of test
+captions of one kind whose kind the probe of codes reads, with the 95 % interval by clip. --sweep: that share for several
+ways to draw.
+"""
+
+import argparse
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import lightning as L
+import torch
+
+from conf import compose, plain
+from conf.sections.evaluation import GenerateConf
+from conf.sections.language import LanguageConf
+from datamodules.cuts import Cut
+from datamodules.generation import caption_of, label_of
+from datamodules.hashing import choose_by_hash
+from datamodules.store import chunks
+from stages.engine.devices import precision
+from stages.engine.runner import _quiet
+from stages.hub import artifacts, trained_model
+from stages.hub.text_to_sound import text_to_sound
+from stages.language import Language
+from stages.runs import graph
+from stages.scoring.generation_scores import KindProbe
+from stages.scoring.intervals import Interval, bootstrap
+
+CHANGES = {
+    "as the preset": (),
+    "captions of all scenes": ("text_to_sound_labels=null",),
+    "audio weight 10": ("loss.audio_weight=10",),
+    "rows 1e-2": ("embedding_learning_rate=1e-2",),
+    "LoRA 3e-4": ("optimizer.learning_rate=3e-4",),
+    "LoRA 2e-3": ("optimizer.learning_rate=2e-3",),
+    "batches of 200 tokens": ("batching.tokens_per_batch=200",),
+    "no caption dropped": ("caption_dropout=0",),
+    "a longer prompt": ('prompts.text_to_sound=["Generate a sound: {caption}"]',),
+    "text to sound alone": ("mixture.sound_to_text=0", "mixture.text=0"),
+}
+SWEEP = (
+    [{"guidance": weight} for weight in (1.0, 1.5, 2.0, 3.0, 5.0)]
+    + [{"guidance": 3.0, "temperature": value} for value in (0.7, 0.85)]
+    + [{"guidance": 3.0, "top_k": value} for value in (20, 50)]
+    + [{"guidance": weight, "best_of": 16} for weight in (1.0, 3.0)]
+)
+
+
+class PrintedGap(L.Callback):
+    """The curve: a line at every validation."""
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        gap = trainer.callback_metrics.get("val/caption_gap")
+        if gap is not None and trainer.global_step < trainer.max_steps:
+            print(f"step {trainer.global_step}: gap {float(gap):.2f} nats a clip", flush=True)
+
+
+class Judge(NamedTuple):
+    """What reads the kind of written codes, and what is asked for."""
+
+    probe: KindProbe
+    asked: list[Cut]  # one label each
+    most: int  # codes of a sound
+
+    def share(self, sounds: list[list[int]]) -> Interval:
+        """sounds: one or more for each of `asked`, clip after clip."""
+        repeated = [cut for cut in self.asked for _ in range(len(sounds) // len(self.asked))]
+        right = [kind == label_of(cut) for kind, cut in zip(self.probe.read(sounds), repeated, strict=True)]
+        return bootstrap(right, [cut.id for cut in repeated], 1000, 0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--after", choices=("caption", "openaqa"), help="ask this one, train nothing")
+    parser.add_argument("--steps", type=int, default=110)
+    parser.add_argument("--change", action="append", choices=CHANGES, help="this one alone; again for more")
+    parser.add_argument("--set", action="append", default=[], help="for all, as batching.tokens_per_batch=200")
+    parser.add_argument("--sweep", action="store_true")
+    parser.add_argument("--captions", type=int, default=200, help="of the test split, with one label, at most")
+    parser.add_argument("--seeds", type=int, default=1, help="sounds of each caption")
+    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--preset", nargs="+", default=["demo", "voice"])
+    parser.add_argument("--save", type=Path, help="folder for the adapter of the last change")
+    options = parser.parse_args()
+    _quiet()
+    torch.set_num_threads(options.threads)
+    judge = _judge(options.run, options.captions)
+    real = judge.share([list(cut.custom["codes"])[: judge.most] for cut in judge.asked])
+    print(f"real codes: {_text(real)}; chance {100 / len(set(judge.probe.labels)):.1f}", flush=True)
+    print(
+        "| change | seconds | gap, nats | ceiling | kind found, % | without a caption |\n|---|---|---|---|---|---|",
+        flush=True,
+    )
+    for change in ["none"] if options.after else options.change or list(CHANGES):
+        _row(options, judge, change)
+
+
+def _row(options: argparse.Namespace, judge: Judge, change: str) -> None:
+    conf = _configuration(options, CHANGES.get(change, ()))
+    L.seed_everything(conf.seed, verbose=False)
+    module = Language("caption", conf, graph.parents("caption", conf), options.run)
+    if options.after:
+        module.language.load_trainable_state(artifacts.load(options.run / options.after / "artifact")[1])
+    trainer = L.Trainer(
+        **plain(conf.trainer) | {"precision": precision(conf, options.run).value}, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,
+        check_val_every_n_epoch=None, max_epochs=-1, inference_mode=False,
+        callbacks=[PrintedGap()],
+    )  # fmt: skip
+    began = time.process_time()
+    if not options.after:
+        trainer.fit(module, datamodule=module.datamodule())
+    else:
+        trainer.validate(module, datamodule=module.datamodule(), verbose=False)
+    seconds, metrics = time.process_time() - began, trainer.callback_metrics
+    if options.save:
+        options.save.mkdir(parents=True, exist_ok=True)
+        state = module.language.trainable_state()
+        artifacts.save(options.save, {"conf": plain(conf), "facts": module.facts, "base": module.base}, state)
+    module.language.eval()
+    lm = module.language.lm
+    model = trained_model.TrainedModel(lm, module.vocabulary, conf.prompts, trained_model.context(lm))
+    base: GenerateConf = compose("generate", overrides=[f"guidance={options.guidance}"]).conf
+
+    def share(settings: GenerateConf, blind: bool = False) -> Interval:
+        seeds = range(options.seeds)
+        captions = [(caption_of(cut) or "") * (not blind) for cut in judge.asked for _ in seeds]
+        numbers = [options.seeds * row + seed for row in range(len(judge.asked)) for seed in seeds]
+        with torch.no_grad(), trainer.precision_plugin.forward_context():
+            return judge.share(text_to_sound(model, captions, judge.most, numbers, settings))
+
+    ceiling = metrics.get("val/caption_gap_ceiling")
+    print(
+        f"| {change} | {seconds:.0f} | {float(metrics['val/caption_gap']):.2f} | "
+        f"{'' if ceiling is None else f'{float(ceiling):.2f}'} | {_text(share(base))} | "
+        f"{_text(share(dataclasses.replace(base, guidance=1.0), blind=True))} |",
+        flush=True,
+    )
+    if options.sweep:
+        print(
+            f"{change}:\n| temperature | top_k | guidance | best of | kind found, % | seconds a sound |\n|---|---|---|---|---|---|"
+        )
+        for values in SWEEP:
+            settings = dataclasses.replace(base, **values)
+            began = time.process_time()
+            found = share(settings)
+            each = (time.process_time() - began) / found.count
+            print(
+                f"| {settings.temperature:g} | {settings.top_k or ''} | {settings.guidance:g} | {settings.best_of} | "
+                f"{_text(found)} | {each:.2f} |",
+                flush=True,
+            )
+
+
+def _configuration(options: argparse.Namespace, change: tuple[str, ...]) -> LanguageConf:
+    words = [f"parents.{name}={options.run / name}" for name in ("tokenizer", "cache", "rehearsal")]
+    steps = [f"trainer.max_steps={options.steps}", f"trainer.val_check_interval={options.steps}"]
+    if options.after:  # asked in the words that it was taught
+        receipt = graph.receipts.read(options.run / options.after)
+        assert receipt is not None, f"{options.run}/{options.after} is not finished"
+        words.append(f"prompts.text_to_sound={json.dumps(receipt['conf']['prompts']['text_to_sound'])}")
+    words += [*steps, f"threads={options.threads}", *change, *options.set]
+    conf: LanguageConf = compose("caption", options.preset, [], words).conf
+    return conf
+
+
+def _judge(run: Path, captions: int) -> Judge:
+    cuts, facts = chunks.read(run / "cache" / "chunks"), graph.receipts.read(run / "tokenizer")
+    assert facts is not None, f"{run}/tokenizer is not finished"
+    learnt = [cut for cut in cuts.of_split("train") if label_of(cut) is not None]
+    codes, labels = [list(cut.custom["codes"]) for cut in learnt], [str(label_of(cut)) for cut in learnt]
+    asked = choose_by_hash(
+        (cut for cut in cuts.of_split("test") if label_of(cut) is not None and caption_of(cut)),
+        captions,
+        lambda cut: cut.id,
+    )
+    probe = KindProbe(codes, labels, facts["facts"]["codebook_size"], facts["facts"]["levels"])
+    return Judge(probe, asked, max(map(len, codes)))
+
+
+def _text(interval: Interval) -> str:
+    return f"{100 * interval.value:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+
+
+if __name__ == "__main__":
+    main()
