@@ -1,41 +1,18 @@
-"""Configuration by layers: the strongest wins and is named, a mistake names its layer, sections fit what they feed."""
+"""Configuration by layers: the strongest wins and is named, a mistake names its layer."""
 
 import dataclasses
-import inspect
-import re
 from pathlib import Path
-from typing import get_origin
 
-import lightning
 import pytest
-from diffusers import AutoencoderOobleck
 
 import conf
 from conf import evaluation_tasks, schema
-from conf.reasons import reasons, remarks
-from conf.sections import codec, common, tokenizer
-from conf.sections.language import CurriculumEntryConf
-from conf.sections.tasks import EvaluationTask
-from models.codec.discriminator import Discriminator
-from models.codec.mel import MelCodec
-from models.codec.spectral_loss import SpectralLoss
-from models.quantizer import build
-from models.tokenizer.dit import DiffusionTransformer
-from models.tokenizer.encoder import CausalEncoder
-from models.tokenizer.tokenizer import LatentTokenizer
+from conf.reasons import reasons
 
 
 def write(path: Path, text: str) -> str:
     path.write_text(text)
     return str(path)
-
-
-def names(owner: type) -> set[str]:
-    return {field.name for field in dataclasses.fields(owner)}
-
-
-def parameters(function: object) -> set[str]:
-    return set(inspect.signature(function).parameters) - {"self"}  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("preset", [None, *conf.presets()])
@@ -46,10 +23,13 @@ def test_every_unit_composes_with_every_preset(unit: str, preset: str | None):
         "published": ["root=recordings"],
         "questions": ["root=a.json"],
     }.get(unit, [])
-    composed = conf.compose(unit, [preset] if preset else [], overrides=needed)
+    presets = [preset] if preset else []
+    composed = conf.compose(unit, presets, overrides=needed)
     assert type(composed.conf) is schema.UNITS[unit].schema
     files = {f"conf/{path.relative_to(conf.ROOT)}" for path in conf.ROOT.rglob("*.yaml")}
     assert set(composed.origins.values()) <= files | {conf.COMMAND_LINE}, "a value that no YAML gives has no reason"
+    why = reasons(unit, presets, [], composed.origins)
+    assert all(why[key] and why[key][0] for key in composed.origins)
 
 
 @pytest.mark.parametrize("preset", conf.presets())
@@ -234,16 +214,6 @@ def test_a_file_with_sections_for_stages(tmp_path: Path):
         conf.compose("tokenizer", files=[wrong])
 
 
-@pytest.mark.parametrize(
-    "overrides", [["rate.stride=4"], ["rate.bitrate=null"], ["rate.stride=4", "rate.token_rate=5"]], ids=" ".join
-)
-def test_exactly_one_rate_is_given(overrides: list[str]):
-    """The base gives a bit rate."""
-    with pytest.raises(ValueError, match=r"^command line: rate: exactly one of token_rate, stride and bitrate"):
-        conf.compose("tokenizer", overrides=overrides)
-    assert conf.compose("tokenizer", overrides=["rate.stride=4", "rate.bitrate=null"]).conf.rate.stride == 4
-
-
 def test_laws_between_values_name_the_layer_that_broke_them(tmp_path: Path):
     file = write(tmp_path / "mine.yaml", "encoder: {width: 100}\n")
     with pytest.raises(ValueError, match=r"mine\.yaml: encoder\.width: 100 is no multiple of 2 x heads = 24"):
@@ -252,217 +222,6 @@ def test_laws_between_values_name_the_layer_that_broke_them(tmp_path: Path):
         conf.compose("tokenizer", overrides=["ema_decay=1.5"])
     with pytest.raises(ValueError, match=r"^command line: prompts\.text_to_sound: 'Sing\.' has no \{caption\}"):
         conf.compose("caption", overrides=["prompts.text_to_sound=Sing."])
-
-
-@pytest.mark.parametrize(
-    "overrides, message",
-    [
-        (["kind=lexical"], r"words_from: lexical needs the LLM .*--quantizer\.words_from=smollm2-135m-instruct"),
-        (["kind=residual", "strides=[4,3]"], r"strides: \[4, 3\]: each must divide the one before it"),
-        (["kind=residual", "strides=[]"], r"strides: \[\]; one of at least 1 a level"),
-        (["kind=fsq", "levels=[8,1]"], r"levels: \[8, 1\]; one dimension or more of 2 to 1000"),
-        (["kind=simvq", "variational=gumbel"], r"variational: gumbel is for the kinds vq and residual, here simvq"),
-    ],
-    ids=str,
-)
-def test_what_a_kind_of_quantizer_needs(overrides: list[str], message: str):
-    """And no other kind: the same values with another one compose."""
-    with pytest.raises(ValueError, match=rf": quantizer\.{message}"):
-        conf.compose("tokenizer", overrides=[f"quantizer.{text}" for text in overrides])
-    conf.compose("tokenizer", overrides=["quantizer.kind=vq", *(f"quantizer.{text}" for text in overrides[1:])])
-
-
-@pytest.mark.parametrize(
-    "overrides, message",
-    [
-        (["trainer.max_steps=5"], r"curriculum: its steps add up to 48285 .* 5\. Type --trainer\.max_steps=48285"),
-        (
-            ["data.corpora=[openaqx]"],
-            r"curriculum: entry 'rows': data\.corpora has no 'openaqa'\. Did you mean 'openaqx'",
-        ),
-        (["batching.tokens_per_batch=100"], r"batching\.max_tokens: 2048 is more than a batch holds"),
-        (["mixture.question=-1"], r"mixture\.question: -1\.0; 0 to 1000 is allowed"),
-        (["mixture={sound_to_text: 0, question: 0, conversation: 0}"], r"mixture: no weight is above 0"),
-        (["text.files=[a.jsonl]"], r"text\.files: no mixture takes them"),
-        (["caption_dropout=1.5"], r"caption_dropout: 1\.5; 0\.0 to 1\.0 is allowed"),
-        (["timestamps.step=0.005"], r"timestamps\.step: 0\.005 s; a whole number of hundredths"),
-        (["timestamps.max_seconds=10.05"], r"timestamps\.max_seconds: 10\.05 s; a multiple of timestamps\.step=0\.1"),
-        (["curriculum=[{name: a, steps: 48285}]"], r"curriculum\[0\]\.learning_rate: .*missing"),
-        (["curriculum=[{name: a, stps: 3}]"], r"stps.*Did you mean: 'steps'"),
-    ],
-    ids=str,
-)
-def test_what_a_language_stage_is_taught_must_fit_together(overrides: list[str], message: str):
-    with pytest.raises(ValueError, match=message):
-        conf.compose("openaqa", ["curriculum"], overrides=overrides)
-
-
-def test_entries_of_a_curriculum_have_names_of_their_own_and_steps():
-    import copy
-
-    from conf import laws
-
-    composed = conf.compose("openaqa", ["curriculum"]).conf
-    for change, message in (
-        ({"name": "rows"}, "two entries are called 'rows'"),
-        ({"steps": 0}, "steps: 0; at least 1"),
-        ({"learning_rate": -1.0}, "learning_rate: -1.0; at least 0"),
-        ({"max_tokens": 20000}, "max_tokens: 20000; 1 to batching.tokens_per_batch=8192"),
-    ):
-        changed = copy.deepcopy(composed)
-        changed.curriculum[1] = dataclasses.replace(changed.curriculum[1], **change)
-        assert any(message in problem for _, problem in laws.problems(changed)), change
-    assert not list(laws.problems(composed))
-
-
-def test_no_schema_key_is_the_name_of_a_unit():
-    """Else `--tokenizer.x=1` and a section of a --conf FILE would mean two things."""
-    assert not {unit: keys for unit, (owner, _) in schema.UNITS.items() if (keys := names(owner) & set(schema.UNITS))}
-
-
-def test_schema_has_no_defaults():
-    for owner in vars(schema).values():
-        for field in dataclasses.fields(owner) if dataclasses.is_dataclass(owner) else ():
-            assert field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING, (
-                owner,
-                field.name,
-            )
-
-
-FED = {  # section -> (constructor, what comes from parents, other modules or another section)
-    codec.MelCodecConf: (MelCodec, set()),
-    codec.OobleckConf: (AutoencoderOobleck, set()),
-    codec.SpectralLossConf: (SpectralLoss, {"sample_rate", "channels"}),
-    codec.DiscriminatorConf: (Discriminator, {"channels"}),
-    tokenizer.EncoderConf: (CausalEncoder, {"latent_dim"}),
-    tokenizer.QuantizerConf: (build, {"dim", "lexicon"}),
-    tokenizer.DecoderConf: (DiffusionTransformer, {"latent_dim", "condition_dim"}),
-    tokenizer.FlowConf: (LatentTokenizer, {"encoder", "quantizer", "decoder", "grid"}),
-}
-
-
-@pytest.mark.parametrize("section", FED, ids=lambda section: section.__name__)
-def test_sections_fit_the_constructors_they_feed(section: type):
-    constructor, inherited = FED[section]
-    assert names(section) == parameters(constructor) - inherited
-    assert inherited <= parameters(constructor)
-
-
-def test_trainer_and_sampling_sections_are_arguments():
-    assert (
-        names(common.TrainerConf)
-        < names(common.FitTrainerConf)
-        < names(common.AutomaticTrainerConf)
-        < parameters(lightning.Trainer.__init__)
-    )
-    assert names(tokenizer.FlowSamplingConf) == parameters(LatentTokenizer.decode) - {
-        "codes",
-        "num_codes",
-        "num_frames",
-        "noise",
-    }
-
-
-def test_every_operational_key_exists():
-    known = {key for unit in schema.UNITS for key in schema.keys(unit)}
-    assert set(schema.OPERATIONAL) <= known
-
-
-def test_every_key_has_a_help():
-    """What a key means, once, in its dataclass: its value, and the reason of that, stand in YAML."""
-    owners = [schema.UNITS[unit].schema for unit in schema.UNITS] + [CurriculumEntryConf, EvaluationTask]
-    for owner in owners:
-        for key, field in schema.keys_of(owner).items():
-            text = field.metadata.get("help", "")
-            assert len(text) >= 2 and not text.endswith("."), f"{owner.__name__}.{key}"
-
-
-def test_a_range_is_a_range():
-    for unit in schema.UNITS:
-        for key, field in schema.keys(unit).items():
-            assert field.metadata["low"] < field.metadata["high"], f"{unit}: {key}"
-
-
-def test_why_a_value_is_what_it_is(tmp_path: Path):
-    file = write(tmp_path / "mine.yaml", "quantizer:\n  kind: fsq  # mine\n")
-    origins = conf.compose("tokenizer", ["demo"], [file]).origins
-    why = reasons("tokenizer", ["demo"], [file], origins)
-    assert why["data.on_bad"][0].startswith("a recording that cannot be read: error ends the run"), "the key's help"
-    assert why["quantizer.kind"][-1] == "mine"
-    assert why["quantizer.kind"][1].startswith("(conf/tokenizer/base.yaml: simvq and fsq need no statistics")
-    assert "(conf/tokenizer/base.yaml: the paper's; 13.0007 bits a token)" in why["quantizer.codebook_size"], (
-        "the demo has another"
-    )
-    base = reasons("tokenizer", [], [], conf.compose("tokenizer").origins)
-    assert base["quantizer.codebook_size"][1:] == ["the paper's; 13.0007 bits a token"]
-
-
-@pytest.mark.parametrize("unit", list(schema.UNITS))
-def test_a_remark_belongs_to_a_key_of_the_unit(unit: str):
-    """Or to one inside a mapping or list, whose keys are free."""
-    known = schema.keys(unit)
-    free = tuple(f"{key}." for key, field in known.items() if get_origin(field.type) in (dict, list))
-    for key in reasons(unit, conf.presets(), [], {}):
-        assert key in known or key.startswith(free), key
-
-
-def test_remarks_of_a_yaml_file():
-    """Beside a key, above it, and on the lines on which one goes on; not those at the beginning, and no # in quotes."""
-    text = """\
-# About the file,
-# in two lines.
-seed: 0             # beside
-                    # and going on
-trainer:            # of the section
-  # above
-  devices: 8
-  # above, and
-  # again
-  num_nodes: 1      # and beside
-  strategy: "a # b"
-
-  # of nothing
-
-openings:           # of the list
-  - "#"
-  - "On"            # of an item
-                    # and going on
-parts:
-- name: "first"     # of a key in an item
-  # above a key in it
-  steps: 3
-after: 1            # the list
-"""
-    assert remarks(text) == {
-        "seed": "beside and going on",
-        "trainer": "of the section",
-        "trainer.devices": "above",
-        "trainer.num_nodes": "above, and again and beside",
-        "openings": "of the list; On: of an item and going on",
-        "parts": "name: first: of a key in an item; steps: 3: above a key in it",
-        "after": "the list",
-    }
-
-
-@pytest.mark.parametrize("path", sorted(conf.ROOT.rglob("*.yaml")), ids=lambda path: str(path.relative_to(conf.ROOT)))
-def test_no_remark_of_a_file_is_lost(path: Path):
-    """But those at its beginning, and those that stand by themselves between empty lines."""
-    body = re.sub(r"\A(#.*\n)+", "", path.read_text())
-    shown = " ".join(remarks(path.read_text()).values())
-    for line in body.splitlines():
-        unquoted = re.sub(r"\"[^\"]*\"|'[^']*'", lambda match: "_" * len(match[0]), line)
-        remark = re.search(r"(?:^|\s)#\s?(.*)$", unquoted)
-        assert remark is None or line[remark.start(1) :].strip() in shown, line
-
-
-@pytest.mark.parametrize("preset", [None, *conf.presets()])
-@pytest.mark.parametrize("unit", list(schema.UNITS))
-def test_why_says_something_of_every_row(unit: str, preset: str | None):
-    given = ["root=r", "metadata=m"] if unit == "folder" else ["root=r"] if unit in ("published", "questions") else []
-    presets = [preset] if preset else []
-    origins = conf.compose(unit, presets, overrides=given).origins
-    why = reasons(unit, presets, [], origins)
-    assert all(why[key] and why[key][0] for key in origins)
 
 
 def test_where_a_preset_changes_something():

@@ -7,7 +7,7 @@ from torch import Tensor
 from models.language.generation import Guidance, GumbelNoise, Sampling, SoundOnly, generate, pad_left
 from models.language.model import SoundLanguageModel
 from models.language.vocabulary import Turn
-from tests.models.language.test_model import SOURCES, build
+from tests.models.language.small_model import SOURCES, build
 from tests.other_luck import handed
 
 ASKED = ["Make rain", "Make the sound of a very long train that passes", "A dog"]

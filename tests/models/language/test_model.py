@@ -1,4 +1,4 @@
-import copy
+"""The loss is the plain formula, a batch equals its items, and LoRA and the new rows alone train."""
 
 import pytest
 import torch
@@ -8,82 +8,10 @@ from torch.nn import functional as F
 from datamodules.language.packing import Encoded, collate, pack
 from models.language import chunked_cross_entropy
 from models.language.chunked_cross_entropy import LogitTransform
-from models.language.generation import TextOnly
 from models.language.model import SoundLanguageModel
-from models.language.new_tokens import new_rows
-from models.language.vocabulary import IGNORED, LabelKind, Turn, Vocabulary
+from models.language.vocabulary import IGNORED, LabelKind, Turn
 from stages.hub.weights import load_language_model
-
-WEIGHTS = {"audio_weight": 10.0, "text_weight": 1.0, "prompt_weight": 0.0, "z_loss_weight": 1e-2}
-CONVERSATIONS = [
-    [Turn("user", [[0, 4, 2, 0], "What?"]), Turn("assistant", ["A bell."])],
-    [Turn("user", ["Make it."]), Turn("assistant", [[1, 0, 3, 3]])],
-    [Turn("user", [[0, 0], "?"]), Turn("assistant", ["No"]), Turn("user", ["Say"]), Turn("assistant", ["b", [2, 2]])],
-]
-SOURCES = ["random:tiny", "random:tiny-untied"]
-
-
-def build(
-    source: str,
-    seed: int = 0,
-    trained: bool = True,
-    dtype: str = "float32",
-    levels: tuple[int, ...] = (0, 1),
-    attention: str | None = None,
-    **changes: object,
-) -> SoundLanguageModel:
-    """trained: LoRA's second matrices are not zero, as after training."""
-    base, tokenizer = load_language_model(source, None, dtype, attention)
-    vocabulary = Vocabulary(tokenizer, 5, levels, prompt_format="chat", system=None)
-    settings = {
-        "rank": 4,
-        "alpha": 8,
-        "dropout": 0.0,
-        "initialization": "mean",
-        "codebook": None,
-        "seed": seed,
-    } | changes
-    model = SoundLanguageModel(base, vocabulary, **settings)
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        if trained and "lora_B" in name:
-            parameter.data.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
-    return model
-
-
-def batch(
-    model: SoundLanguageModel, conversations: list[list[Turn]] = CONVERSATIONS, extra: int = 0
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    rows = [model.vocabulary.render(conversation) for conversation in conversations]
-    width = max(len(row.input_ids) for row in rows) + extra
-
-    def pad(values: list[int], value: int) -> list[int]:
-        return values + [value] * (width - len(values))
-
-    ids, labels = [pad(row.input_ids, 0) for row in rows], [pad(row.labels, IGNORED) for row in rows]
-    masks, kinds = (
-        [pad([1] * len(row.input_ids), 0) for row in rows],
-        [pad(row.kinds, LabelKind.PROMPT) for row in rows],
-    )
-    return torch.tensor(ids), torch.tensor(masks), torch.tensor(labels), torch.tensor(kinds)
-
-
-def plain_loss(
-    model: SoundLanguageModel, ids: Tensor, mask: Tensor, labels: Tensor, kinds: Tensor, prompt: float
-) -> Tensor:
-    """The formula, position by position, over all logits."""
-    logits = model.logits(ids, mask)
-    loss, squares, total = 0.0, 0.0, 0.0
-    for b in range(len(ids)):
-        for s in range(1, ids.shape[1]):
-            kind = kinds[b, s]
-            weight = {LabelKind.PROMPT: prompt, LabelKind.TEXT: 1.0, LabelKind.AUDIO: 10.0}[int(kind)] * float(
-                mask[b, s]
-            )
-            log_partition = logits[b, s - 1].exp().sum().log()
-            loss = loss + weight * (log_partition - logits[b, s - 1, ids[b, s]])
-            squares, total = squares + weight * log_partition**2, total + weight
-    return loss / total + WEIGHTS["z_loss_weight"] * squares / total
+from tests.models.language.small_model import CONVERSATIONS, SOURCES, WEIGHTS, batch, build, plain_loss
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -178,22 +106,6 @@ def test_before_training_text_has_the_llm_s_own_logits(source: str):
     torch.testing.assert_close(logits[..., :size], base(ids).logits[..., :size])
 
 
-@pytest.mark.parametrize("source", SOURCES)
-def test_new_rows_equal_an_embedding_that_was_resized(source: str):
-    """The slow way: one matrix of V rows for text and sound, in a plain model of transformers."""
-    model = build(source, trained=False)
-    resized, _ = load_language_model(source, None, "float32")
-    vocabulary, state = model.vocabulary, model.trainable_state()
-    resized.resize_token_embeddings(vocabulary.size, mean_resizing=False)
-    embedding, head = resized.get_input_embeddings(), resized.get_output_embeddings()
-    with torch.no_grad():
-        head.weight[vocabulary.text_size :] = state.get("lm_head.new_rows", state["model.embed_tokens.new_rows"])
-        embedding.weight[vocabulary.text_size :] = state["model.embed_tokens.new_rows"]
-    ids, mask, _, _ = batch(model)
-    expected, actual = resized(ids, attention_mask=mask).logits, model.logits(ids, mask)
-    torch.testing.assert_close(actual[mask == 1], expected[mask == 1])
-
-
 @pytest.mark.parametrize("allow", ["text", "audio"])
 @pytest.mark.parametrize("source", SOURCES)
 def test_a_batch_of_answers_equals_answers_one_by_one(source: str, allow: str):
@@ -285,38 +197,6 @@ def test_a_seed_gives_the_same_model_and_leaves_the_generator_alone():
     assert not torch.equal(one["model.embed_tokens.new_rows"], three["model.embed_tokens.new_rows"])
 
 
-def test_rows_start_where_they_should():
-    model = build("random:tiny")
-    vocabulary = model.vocabulary
-    text = model.lm.get_input_embeddings().text.weight[: vocabulary.text_size].double() * torch.linspace(0.1, 9, 64) + 3
-    text = torch.cat([text, torch.full((40, 64), 1e6)])  # rows that no token owns count for nothing
-    many = copy.copy(vocabulary)
-    many.codebook_size, many.size = 2000, vocabulary.first_code_id + 4000
-    text_rows = text[: vocabulary.text_size]
-    for initialization in ("mean", "codebook"):
-        codebook = torch.randn(2, 2000, 8, generator=torch.Generator().manual_seed(2)) * 50 + 7
-        rows = new_rows(text, many, initialization, codebook, 0.02, 0).double()
-        assert rows.shape == (4002, 64)
-        assert ((rows.mean(0) - text_rows.mean(0)).abs() < 0.2 * text_rows.std(0)).all()
-        assert 0.9 < float((rows.std(0) / text_rows.std(0)).square().mean().sqrt()) < 1.1
-    rows = new_rows(text, many, "random", None, 0.02, 0)
-    assert abs(float(rows.std()) - 0.02) < 1e-3 and abs(float(rows.mean())) < 1e-3
-
-
-def test_codes_that_are_near_start_as_near_rows():
-    model = build("random:tiny")
-    codebook = torch.randn(10, 6, generator=torch.Generator().manual_seed(3))
-    weight = model.lm.get_input_embeddings().text.weight
-    rows = new_rows(weight, model.vocabulary, "codebook", codebook, 0.02, 0)[2:]
-    scale = weight[: model.vocabulary.text_size].std(0)
-    standardised = (codebook - codebook.mean(0)) / codebook.std(0)
-    actual, expected = torch.cdist(rows / scale, rows / scale), torch.cdist(standardised, standardised)
-    torch.testing.assert_close(actual / actual.mean(), expected / expected.mean(), rtol=1e-3, atol=1e-4)
-    for wrong in (None, codebook[:9], torch.zeros(3, 5, 6)):
-        with pytest.raises(ValueError, match="vectors of 10 codes"):
-            new_rows(weight, model.vocabulary, "codebook", wrong, 0.02, 0)
-
-
 def test_half_precision_weights_train_in_float32():
     model = build("random:tiny", dtype="bfloat16")
     assert all(p.dtype == (torch.float32 if p.requires_grad else torch.bfloat16) for p in model.parameters())
@@ -325,40 +205,6 @@ def test_half_precision_weights_train_in_float32():
     low.loss.backward()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
     torch.testing.assert_close(low.loss, build("random:tiny").loss(*batch(model), **WEIGHTS).loss, rtol=0.05, atol=0.0)
-
-
-def test_models_of_another_build_are_refused():
-    base, tokenizer = load_language_model("random:tiny", None, "float32")
-    vocabulary = Vocabulary(tokenizer, 5, (0, 1), prompt_format="chat", system=None)
-    settings = {"rank": 4, "alpha": 8, "dropout": 0.0, "initialization": "mean", "codebook": None, "seed": 0}
-    small = copy.deepcopy(base)
-    small.resize_token_embeddings(200)
-    with pytest.raises(ValueError, match="200 rows in its embedding"):
-        SoundLanguageModel(small, vocabulary, **settings)
-
-    class Squared(type(base)):
-        def forward(self, **inputs: object) -> object:
-            actual = super().forward(**inputs)
-            actual.logits = actual.logits.square()
-            return actual
-
-    squared = copy.deepcopy(base)
-    squared.__class__ = Squared
-    with pytest.raises(ValueError, match="Squared changes its logits after the head in a way that the loss does not"):
-        SoundLanguageModel(squared, vocabulary, **settings)
-
-    class Hashed(nn.Embedding):
-        def forward(self, ids: Tensor) -> Tensor:
-            return super().forward(ids).square()
-
-    class Factored(nn.Module):
-        weight = base.get_input_embeddings().weight
-
-    for embedding, message in ((Hashed(264, 64), "Hashed is more than a table"), (Factored(), "embeds with Factored")):
-        strange = copy.deepcopy(base)
-        strange.set_input_embeddings(embedding)
-        with pytest.raises(ValueError, match=message):
-            SoundLanguageModel(strange, vocabulary, **settings)
 
 
 def test_conversations_that_share_a_sound_have_the_loss_and_gradients_of_conversations_apart():
@@ -387,31 +233,6 @@ def test_conversations_that_share_a_sound_have_the_loss_and_gradients_of_convers
     for one, other in zip(gradients, others, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
     assert len(pack(conversations).input_ids) < sum(len(conversation.input_ids) for conversation in conversations)
-
-
-def test_times_start_near_their_neighbours_and_are_allowed_in_text_alone():
-    """Rows of near times are alike (cosine above 0.75), of far ones not; their spread is that of the text rows."""
-    model, tokenizer = load_language_model("random:tiny", None, "float32")
-    vocabulary = Vocabulary(tokenizer, 5, (0, 1), "chat", None, max_seconds=10.0, step=0.1)
-    weight = model.get_input_embeddings().weight.detach()
-    for initialization in ("mean", "codebook", "random"):
-        codebook = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
-        rows = new_rows(weight, vocabulary, initialization, codebook, 0.02, 0)
-        assert rows.shape == (vocabulary.size - vocabulary.text_size, weight.shape[1])
-        times = rows[-vocabulary.num_times :]
-        near = torch.nn.functional.cosine_similarity(times[:-1] - times.mean(0), times[1:] - times.mean(0)).mean()
-        far = torch.nn.functional.cosine_similarity(times[:50] - times.mean(0), times[50:100] - times.mean(0)).mean()
-        assert near > 0.75 and near > far + 0.5
-        assert times.isfinite().all() and len(times.unique(dim=0)) == len(times)
-    language = SoundLanguageModel(model, vocabulary, 2, 4, 0.0, "mean", None, 0)
-    allowed = TextOnly(vocabulary)(torch.zeros(1, 1).long(), torch.zeros(1, vocabulary.size))[0] == 0
-    assert allowed.nonzero().flatten().tolist() == [
-        *range(vocabulary.text_size),
-        *range(vocabulary.first_time_id, vocabulary.size),
-    ]
-    prompt = torch.tensor([vocabulary.render([Turn("user", ["Make it."])], generate=True).input_ids])
-    (sound,) = language.generate(prompt, torch.ones_like(prompt), 12, allow="audio")
-    assert vocabulary.codes(sound)
 
 
 @pytest.mark.parametrize("source", SOURCES)

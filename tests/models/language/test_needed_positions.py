@@ -5,7 +5,7 @@ from datamodules.language.packing import Encoded, collate, pack
 from models.language.model import SoundLanguageModel
 from models.language.needed_positions import needed_positions
 from models.language.vocabulary import Turn
-from tests.models.language.test_model import WEIGHTS, batch, build
+from tests.models.language.small_model import WEIGHTS, batch, build
 
 
 def plain(predicting: Tensor, branches: Tensor) -> list[list[int]]:

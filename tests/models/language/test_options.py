@@ -10,7 +10,7 @@ from models.errors import RewrittenTurns, SharedPrefixUnsupported
 from models.language.model import SoundLanguageModel
 from models.language.vocabulary import IGNORED, SOUND, Turn, Vocabulary
 from stages.hub.weights import load_language_model
-from tests.models.language.test_model import CONVERSATIONS, WEIGHTS, batch, build
+from tests.models.language.small_model import CONVERSATIONS, WEIGHTS, batch, build
 
 QWEN3 = (  # the law of its template: an answer after the last question has a thought before it, an earlier one has none
     "{% set ns = namespace(last=0) %}"

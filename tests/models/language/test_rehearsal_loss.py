@@ -9,7 +9,7 @@ from models.language.chunked_cross_entropy import LogitTransform
 from models.language.model import SoundLanguageModel
 from models.language.vocabulary import LabelKind
 from stages.hub.weights import load_language_model
-from tests.models.language.test_model import CONVERSATIONS, SOURCES, WEIGHTS, batch, build, plain_loss
+from tests.models.language.small_model import CONVERSATIONS, SOURCES, WEIGHTS, batch, build, plain_loss
 
 BATCH = tuple[Tensor, Tensor, Tensor, Tensor]
 

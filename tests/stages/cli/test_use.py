@@ -1,109 +1,33 @@
-"""Ask, generate, encode, decode, export: what the command prints and writes is what the parts give by hand."""
+"""Ask, generate, encode, decode: what the command prints and writes is what the parts give by hand."""
 
 import io
 import json
-import math
 import os
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
-from peft import PeftModel
 from PIL import Image
-from safetensors.torch import load_file
 
 from callbacks import spectrogram_image
 from conf import compose
-from datamodules.store import chunks
 from models.language.generation import Guidance, Sampling, generate, pad_left
 from models.language.likelihood import text_scores
 from models.language.vocabulary import Turn
 from stages.cli.main import main
-from stages.hub import find_model, language_model, model_card, sound_tokens_as_text, trained_model, weights
+from stages.hub import find_model, language_model, trained_model
 from stages.hub.sound_tokenizer import SoundTokenizer
 from stages.hub.text_to_sound import candidate_seed, text_to_sound
 from stages.runs import receipts
-from tests.conftest import SMOKE
-from tests.other_luck import IN_A_NEW_PROCESS
+from tests.stages.cli.trained_run import QUESTION, answer, codes_of, said
 
-QUESTION = "Is it noise?"
-BORDER = "=" * 20  # between what two codes print
-SCORES = "\nprint(model(**inputs).logits[0, -1].tolist())\n"  # of the first id of the answer
-TAUGHT = ("--trainer.max_steps=80", "--optimizer.learning_rate=0.02")
 HOT = 100.0  # a temperature at which each id is about as likely as the others, whatever was learned
 
 
-@pytest.fixture(scope="session")
-def run(tones: Path, whole: Path) -> Path:
-    """An experiment alone in its folder of runs, openaqa at its end."""
-    before = Path.cwd()
-    os.chdir(tones)
-    try:
-        for name in ("latents", "tokenizer", "cache"):
-            shutil.copytree(whole / name, tones / "runs_of_verbs/used" / name)
-        for name in ("caption", "openaqa"):
-            assert main(["run", name, "--experiment=used", "--runs=runs_of_verbs", *SMOKE, *TAUGHT]) == 0
-    finally:
-        os.chdir(before)
-    return tones / "runs_of_verbs/used"
-
-
-def load_model(runs: str, folder: str | None = None) -> trained_model.TrainedModel:
-    """The model of the experiment `main` of `runs`, or of a folder."""
-    language = find_model.find(runs, "main", None, folder).language
-    assert language is not None
-    return trained_model.load(language, torch.device("cpu"))
-
-
-@pytest.fixture(scope="session")
-def model(run: Path) -> trained_model.TrainedModel:
-    return load_model(str(run.parent))
-
-
-@pytest.fixture
-def place(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to work in, whose runs/ holds the experiment and nothing else."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs/used").symlink_to(run)
-    return tmp_path
-
-
-@pytest.fixture(scope="session")
-def clip(run: Path, tones: Path) -> Path:
-    return tones / "recordings/07.flac"
-
-
-def codes_of(run: Path, clip: Path) -> list[int]:
-    """What the stage `cache` made of it."""
-    cuts = chunks.read(run / "cache/chunks")
-    return next(list(cut.custom["codes"]) for cut in cuts if cut.recording.sources[0].source.endswith(clip.name))
-
-
-def answer(
-    model: trained_model.TrainedModel, turns: list[Turn], most: int = 64, sampling: Sampling | None = None
-) -> str:
-    ids, mask = pad_left([model.vocabulary.render(turns, generate=True).input_ids], model.vocabulary.pad_id)
-    return model.vocabulary.decode(generate(model.lm, model.vocabulary, ids, mask, most, "text", sampling)[0])
-
-
-def scores(model: trained_model.TrainedModel, turns: list[Turn]) -> list[float]:
-    """What SCORES prints."""
-    with torch.no_grad():
-        return model.lm(torch.tensor([model.vocabulary.render(turns, generate=True).input_ids])).logits[0, -1].tolist()
-
-
-def said(capsys: pytest.CaptureFixture[str]) -> str:
-    return capsys.readouterr().out.strip()
-
-
-def test_an_answer_is_the_model_s_to_the_cached_codes(run, place, clip, model, capsys):
+def test_an_answer_is_the_model_s_to_the_cached_codes(run, folder_with_run, clip, model, capsys):
     wanted = answer(model, [Turn("user", [codes_of(run, clip), f"\n{QUESTION}"])]).strip()
     assert main(["ask", str(clip), QUESTION]) == 0
     found = capsys.readouterr()
@@ -116,7 +40,7 @@ def test_an_answer_is_the_model_s_to_the_cached_codes(run, place, clip, model, c
     assert torch.equal(next(loaded.parameters()), next(model.lm.parameters()))
 
 
-def test_options_of_an_answer(run, place, clip, model, capsys):
+def test_options_of_an_answer(run, folder_with_run, clip, model, capsys):
     turns = [Turn("user", [codes_of(run, clip), f"\n{QUESTION}"])]
     assert main(["ask", str(clip), QUESTION, "--temperature=1.5", "--seed", "4", "--max-new-tokens=7"]) == 0
     assert said(capsys) == answer(model, turns, 7, Sampling(1.5, 1.0, [4]))
@@ -128,14 +52,14 @@ def test_options_of_an_answer(run, place, clip, model, capsys):
     )
 
 
-def test_several_clips_come_before_the_question(run, place, clip, model, tones, capsys):
+def test_several_clips_come_before_the_question(run, folder_with_run, clip, model, tones, capsys):
     other = tones / "recordings/01.flac"
     assert main(["ask", str(clip), str(other), QUESTION]) == 0
     codes = [codes_of(run, one) for one in (clip, other)]
     assert said(capsys) == answer(model, [Turn("user", [codes[0], "\n", codes[1], "\n", QUESTION])])
 
 
-def test_without_a_question_it_is_a_conversation(run, place, clip, model, capsys, monkeypatch):
+def test_without_a_question_it_is_a_conversation(run, folder_with_run, clip, model, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{QUESTION}\nIs it loud?\n\nnever read\n"))
     assert main(["ask", str(clip), "--max-new-tokens=9"]) == 0
     turns = [Turn("user", [codes_of(run, clip), f"\n{QUESTION}"])]
@@ -147,11 +71,11 @@ def test_without_a_question_it_is_a_conversation(run, place, clip, model, capsys
     assert "too long" in capsys.readouterr().err
 
 
-def test_sounds_are_the_model_s_and_each_hangs_on_its_seed(run, place, model, capsys):
+def test_sounds_are_the_model_s_and_each_hangs_on_its_seed(run, folder_with_run, model, capsys):
     words = ["generate", "a low sound", "--seconds-max=2", "--temperature=1.2", "--top-p=0.9", "--guidance=2"]
     assert main([*words, "--out=a.wav", "--n=3", "--seed=5", "--spectrogram"]) == 0
     names = ["a-1.png", "a-1.wav", "a-2.png", "a-2.wav", "a-3.png", "a-3.wav"]
-    assert sorted(path.name for path in place.iterdir() if path.name != "runs") == names
+    assert sorted(path.name for path in folder_with_run.iterdir() if path.name != "runs") == names
     tokenizer = SoundTokenizer.from_pretrained(run / "tokenizer")
     rendered = [
         model.vocabulary.render([Turn("user", [model.prompts.text_to_sound[0].format(caption=text)])], generate=True)
@@ -184,7 +108,7 @@ def test_sounds_are_the_model_s_and_each_hangs_on_its_seed(run, place, model, ca
     assert "temperature: at 0 all 2 sounds would be the same" in capsys.readouterr().err
 
 
-def test_the_best_of_several_is_the_one_under_which_the_caption_is_most_probable(run, place, model, capsys):
+def test_the_best_of_several_is_the_one_under_which_the_caption_is_most_probable(run, folder_with_run, model, capsys):
     """Drawn one by one, and scored one by one."""
     options = {"seconds_max": 2, "temperature": HOT, "guidance": 2, "top_k": 4, "seed": 3}
     words = ["generate", "a low sound", *(f"--{key}={value}" for key, value in options.items())]
@@ -212,7 +136,7 @@ def test_the_best_of_several_is_the_one_under_which_the_caption_is_most_probable
     assert "at 0 all 2 sounds to choose from would be the same" in capsys.readouterr().err
 
 
-def test_what_was_cut_is_said_and_what_ended_is_not(run, place, clip, model, capsys):
+def test_what_was_cut_is_said_and_what_ended_is_not(run, folder_with_run, clip, model, capsys):
     turns = [Turn("user", [codes_of(run, clip), f"\n{QUESTION}"])]
     seed, length = an_answer_that_ends(model, turns)
     hot = [f"--temperature={HOT}", f"--seed={seed}", "--experiment=used"]
@@ -249,7 +173,7 @@ def an_answer_that_ends(model: trained_model.TrainedModel, turns: list[Turn]) ->
     raise AssertionError("no answer ends")
 
 
-def test_codes_go_to_a_file_and_back(run, place, clip, capsys):
+def test_codes_go_to_a_file_and_back(run, folder_with_run, clip, capsys):
     assert main(["encode", str(clip), "--out=codes.json"]) == 0
     found = json.loads(Path("codes.json").read_text())
     tokenizer = SoundTokenizer.from_pretrained(run / "tokenizer")
@@ -311,7 +235,7 @@ MISTAKES = {
 }  # fmt: skip
 
 
-def test_the_order_of_words_and_an_empty_caption(run, place, clip, capsys):
+def test_the_order_of_words_and_an_empty_caption(run, folder_with_run, clip, capsys):
     assert main(["ask", QUESTION, str(clip)]) == 1
     assert f'stage ask {clip} "{QUESTION}"' in capsys.readouterr().err
     assert main(["ask", str(clip.parent), QUESTION]) == 1
@@ -323,28 +247,30 @@ def test_the_order_of_words_and_an_empty_caption(run, place, clip, capsys):
 
 
 @pytest.mark.parametrize("words", MISTAKES)
-def test_a_mistake_is_one_clear_error(words: str, place: Path, clip: Path, capsys):
+def test_a_mistake_is_one_clear_error(words: str, folder_with_run: Path, clip: Path, capsys):
     Path("note.txt").write_text("no sound")
-    before = sorted(place.rglob("*"))
+    before = sorted(folder_with_run.rglob("*"))
     assert main([str(clip) if word == "CLIP" else word for word in words.split()]) == 1
     found = capsys.readouterr().err
     assert MISTAKES[words] in found and found.count("stage: ") == 1
-    assert sorted(place.rglob("*")) == before
+    assert sorted(folder_with_run.rglob("*")) == before
 
 
-def test_of_several_experiments_one_is_named_and_the_default_is_taken(place: Path, run: Path, clip: Path, capsys):
-    (place / "runs/second").symlink_to(run)
+def test_of_several_experiments_one_is_named_and_the_default_is_taken(
+    folder_with_run: Path, run: Path, clip: Path, capsys
+):
+    (folder_with_run / "runs/second").symlink_to(run)
     assert main(["ask", str(clip), QUESTION]) == 1
     assert "several experiments are trained in runs/: second, used. Type --experiment=" in capsys.readouterr().err
-    (place / "runs/main").symlink_to(run)
+    (folder_with_run / "runs/main").symlink_to(run)
     assert main(["ask", str(clip), QUESTION]) == 0
     assert "experiment" not in capsys.readouterr().err
 
 
-def test_caption_is_used_where_openaqa_is_not_there(place: Path, run: Path):
+def test_caption_is_used_where_openaqa_is_not_there(folder_with_run: Path, run: Path):
     for name in ("latents", "tokenizer", "caption"):
-        (place / "runs/half").mkdir(exist_ok=True)
-        (place / "runs/half" / name).symlink_to(run / name)
+        (folder_with_run / "runs/half").mkdir(exist_ok=True)
+        (folder_with_run / "runs/half" / name).symlink_to(run / name)
     assert find_model.find("runs", "main", "half", None) == find_model.ModelFolders(
         Path("runs/half/caption"), Path("runs/half/tokenizer")
     )
@@ -352,157 +278,14 @@ def test_caption_is_used_where_openaqa_is_not_there(place: Path, run: Path):
     os.chdir("runs/half/caption")
     for name in (".", "../caption"):
         assert find_model.find("runs", "main", None, name).tokenizer.resolve() == (run / "tokenizer").resolve()
-    os.chdir(place)
+    os.chdir(folder_with_run)
     receipt = json.loads((run / "tokenizer/receipt.json").read_text())
-    (place / "runs/half/tokenizer").unlink()
-    (place / "runs/half/tokenizer").mkdir()
+    (folder_with_run / "runs/half/tokenizer").unlink()
+    (folder_with_run / "runs/half/tokenizer").mkdir()
     with pytest.raises(
         ValueError, match=r"trained with the tokenizer .* is not finished. Train again:   stage run all"
     ):
         find_model.find("runs", "main", "half", None)
-    (place / "runs/half/tokenizer/receipt.json").write_text(json.dumps(receipt | {"artifact_hash": "1" * 64}))
+    (folder_with_run / "runs/half/tokenizer/receipt.json").write_text(json.dumps(receipt | {"artifact_hash": "1" * 64}))
     with pytest.raises(ValueError, match=r"is another one \(111111111111\)"):
         find_model.find("runs", "main", "half", None)
-
-
-def block(folder: Path, codes: list[int]) -> str:
-    """The code of an export's README, with the codes of a sound."""
-    (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
-    code = re.sub(r"^question = .*", f"question = {QUESTION!r}", code, flags=re.MULTILINE)
-    return re.sub(r"^codes = \[.*?\]", f"codes = {codes}", code, flags=re.MULTILINE)
-
-
-def outside(folder: Path, *codes: str, path: str = "") -> list[str]:
-    """What each code prints, one after another in a fresh process, in the folder, with nothing of ours to import unless `path` says so."""
-    own = "" if path else "import sys\nassert not {'stages', 'models', 'datamodules', 'conf'} & set(sys.modules)\n"
-    words = [sys.executable, "-P", "-c", f"print({BORDER!r})\n".join(code + own for code in codes)]
-    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})
-    assert done.returncode == 0, done.stderr
-    return [text.strip() for text in done.stdout.split(BORDER)]
-
-
-def test_a_merged_export_is_plain_transformers_and_ours(place, run, clip, model, capsys):
-    assert main(["export", "--to=out"]) == 0
-    codes = codes_of(run, clip)
-    wanted = answer(model, [Turn("user", [codes, f"\n{QUESTION}"])])
-    text = (place / "out/README.md").read_text()
-    assert receipts.read(run / "openaqa")["artifact_hash"][:12] in text and "license_name: FILL-IN" in text
-    assert "base_model" not in text, "random:tiny is not on the hub"
-    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    shown = {name: json.loads(re.findall(rf"^{name} = (.*)$", code, re.MULTILINE)[0]) for name in ("codes", "question")}
-    tests = {cut.id: cut for cut in chunks.read(run / "cache/chunks").of_split("test")}
-    cut = tests[re.findall(r"the codes of (\S+), a test recording", code)[0]]
-    assert shown["codes"] == list(cut.custom["codes"])
-    asked = [said.custom["question"] for said in cut.supervisions if said.custom["task"] == "question"]
-    assert shown["question"] in asked
-    turns = [Turn("user", [codes, f"\n{QUESTION}"])]
-    *answers, printed = outside(place / "out", block(place / "out", codes), code, block(place / "out", codes) + SCORES)
-    assert answers == [wanted, answer(model, [Turn("user", [shown["codes"], f"\n{shown['question']}"])])]
-    assert json.loads(printed.splitlines()[-1]) == pytest.approx(scores(model, turns), abs=1e-3)
-    capsys.readouterr()
-    assert main(["ask", str(clip), QUESTION, "--model=out"]) == 0
-    assert said(capsys) == wanted
-    for source in ("--model=out", "--experiment=used"):
-        assert (
-            main(["generate", "a low sound", f"--out={source[2:].replace('=', '-')}.wav", source, "--seconds-max=1"])
-            == 0
-        )
-    assert Path("model-out.wav").read_bytes() == Path("experiment-used.wav").read_bytes()
-    assert main(["encode", str(clip), "--model=out", "--out=codes.json"]) == 0
-    assert main(["decode", "codes.json", "--out=back.wav"]) == 0, "the export's tokenizer is the run's"
-    assert main(["export", "--to=out"]) == 1
-    assert "out exists already" in capsys.readouterr().err
-    assert main(["export", "--to=out", "--adapter", "--force"]) == 0
-    assert not (place / "out/model.safetensors").exists()
-    assert main(["export", "--to=again", "--model=out"]) == 1
-    assert "is an export already" in capsys.readouterr().err
-    assert sorted(path.name for path in place.iterdir() if path.name.startswith(".")) == []
-
-
-def test_a_base_model_is_a_hub_id_and_nothing_else(place: Path):
-    (place / "models/vicuna").mkdir(parents=True)
-    sources = [
-        "lmsys/vicuna-7b-v1.5",
-        "models/vicuna",
-        "/models/x",
-        "./x/y",
-        "../y",
-        "smollm2-135m-instruct",
-        "a/b.gguf",
-    ]
-    assert [model_card._is_hub_id(source) for source in (*sources, "random:tiny")] == [True, *[False] * 7]
-
-
-def test_a_card_shows_the_scores_before_the_losses(place: Path):
-    receipt = {
-        "stage": "openaqa",
-        "artifact_hash": "a" * 64,
-        "metrics": {"val/text_loss": 0.5, "val/audio_loss": math.nan},
-    }
-    assert model_card._metrics(place / "x/openaqa", receipt).startswith("Not evaluated on held-out sound.\n")
-    (place / "x/evaluate/artifact").mkdir(parents=True)
-    (place / "x/evaluate/receipt.json").write_text(json.dumps({"parents": {"openaqa": "a" * 64}}))
-    (place / "x/evaluate/artifact/report.md").write_text("# x: held-out scores\n\n## Questions\n")
-    found = model_card._metrics(place / "x/openaqa", receipt)
-    assert found.startswith("### x: held-out scores\n\n#### Questions\n") and "audio_loss" not in found
-    assert (
-        found.index("#### Questions")
-        < found.index("### At the end of the training")
-        < found.index("- val/text_loss: 0.5")
-    )
-
-
-def test_an_adapter_is_peft_s_and_ours(place, run, clip, model, capsys):
-    assert main(["export", "--to=out", "--adapter"]) == 0
-    names = {name.rpartition(".")[2] for name in load_file("out/adapter_model.safetensors")}
-    assert names == {"weight", "trainable_tokens_delta"}
-    base, _ = weights.load_language_model("random:tiny", None, "float32")
-    base.resize_token_embeddings(model.vocabulary.size, mean_resizing=False)
-    peft = PeftModel.from_pretrained(base, "out")
-    ids = torch.tensor([model.vocabulary.render([Turn("user", [codes_of(run, clip), "?"])]).input_ids])
-    with torch.no_grad():
-        torch.testing.assert_close(peft(ids).logits, model.lm(ids).logits, atol=1e-5, rtol=1e-4)
-    codes = codes_of(run, clip)
-    wanted = answer(model, [Turn("user", [codes, f"\n{QUESTION}"])])
-    code = IN_A_NEW_PROCESS + block(place / "out", codes)  # random:tiny is made there once more
-    assert outside(place / "out", code, path=str(Path(__file__).parents[3])) == [wanted]
-    capsys.readouterr()
-    assert main(["ask", str(clip), QUESTION, "--model=out"]) == 0
-    assert said(capsys) == wanted
-
-
-def test_levels_untied_rows_and_ltu_are_exported_too(stage, tones: Path, whole: Path, place: Path, monkeypatch):
-    """Blocks of two levels, an LLM with a head of its own, and a prompt that is no chat template of the LLM's."""
-    monkeypatch.chdir(tones)
-    words = ["--experiment=blocks", "--runs=runs_of_verbs"]
-    shutil.copytree(whole / "latents", tones / "runs_of_verbs/blocks/latents")
-    assert stage("run", "tokenizer", *words, "--quantizer.kind=residual", "--quantizer.strides=[2,1]") == 0
-    assert stage("run", "cache", *words) == 0
-    assert stage("run", "caption", *words, *TAUGHT, "--model.source=random:tiny-untied", "--prompts.format=ltu") == 0
-    monkeypatch.chdir(place)
-    run = tones / "runs_of_verbs/blocks"
-    assert main(["export", "--to=out", f"--model={run / 'caption'}"]) == 0
-    from_run = load_model("runs", str(run / "caption"))
-    codes = list(next(iter(chunks.read(run / "cache/chunks"))).custom["codes"])
-    turns = [Turn("user", [codes, f"\n{QUESTION}"])]
-    text, printed = outside(place / "out", block(place / "out", codes), block(place / "out", codes) + SCORES)
-    assert text == answer(from_run, turns)
-    assert json.loads(printed.splitlines()[-1]) == pytest.approx(scores(from_run, turns), abs=1e-3)
-    exported = trained_model.load_export(Path("out"))
-    assert exported.vocabulary.render([Turn("user", [codes])]) == from_run.vocabulary.render([Turn("user", [codes])])
-    assert main(["generate", "rain", "--out=a.wav", "--model=out", "--seconds-max=1"]) == 0
-
-
-def test_a_tokenizer_that_numbers_otherwise_is_not_exported(model: trained_model.TrainedModel):
-    """A hole among the ids is filled first: the sounds would have other ids than those that were trained."""
-    _, tokenizer = weights.load_language_model("random:tiny", None, "float32")
-    sound_tokens_as_text.add_sound_tokens(tokenizer, model.vocabulary)
-    assert tokenizer.convert_tokens_to_ids(model.vocabulary.token_names()) == list(model.vocabulary.new_ids)
-    with pytest.raises(ValueError, match=r"has a token <\|sound_start\|> already"):
-        sound_tokens_as_text.add_sound_tokens(tokenizer, model.vocabulary)
-    _, tokenizer = weights.load_language_model("random:tiny", None, "float32")
-    words = model.vocabulary
-    holed = type(words).__new__(type(words))
-    vars(holed).update(vars(words) | {"text_size": words.text_size + 3, "size": words.size + 3})
-    with pytest.raises(ValueError, match=r"would call <\|sound_start\|> 259, and the model was trained with 262"):
-        sound_tokens_as_text.add_sound_tokens(tokenizer, holed)
