@@ -70,9 +70,9 @@ class Strike(L.Callback):
 def struck(name: str, order: str, how: str, batch: str, place: str, rank: str, *words: str) -> int:
     """`stage run name words`, with a Strike."""
     module, _, attribute = STAGES[name].target.partition(":")
-    found = getattr(importlib.import_module(module), attribute)
-    callbacks = found.callbacks
-    found.callbacks = lambda self: [*callbacks(self), Strike(Path(order), how, int(batch), place, int(rank))]
+    module_class = getattr(importlib.import_module(module), attribute)
+    callbacks = module_class.callbacks
+    module_class.callbacks = lambda self: [*callbacks(self), Strike(Path(order), how, int(batch), place, int(rank))]
     return stage(["run", name, *words])
 
 
@@ -113,9 +113,9 @@ def compared(mine: Path, other: Path, name: str) -> str:
     if not (mine / name / "receipt.json").is_file():
         return "did not end"
     (steps, weights), (wanted, others) = trained(mine / name), trained(other / name)
-    found = ["steps"] if (steps, wanted) != (STEPS, STEPS) else []
-    found += ["order"] if order(mine / "order") != order(other / "order") else []
-    return " ".join(found + (["weights"] if not all(weights[key].equal(others[key]) for key in others) else []))
+    actual = ["steps"] if (steps, wanted) != (STEPS, STEPS) else []
+    actual += ["order"] if order(mine / "order") != order(other / "order") else []
+    return " ".join(actual + (["weights"] if not all(weights[key].equal(others[key]) for key in others) else []))
 
 
 def cell(name: str, workers: int, ranks: int, how: str, moment: int, seed: int) -> str:
@@ -140,10 +140,10 @@ def cell(name: str, workers: int, ranks: int, how: str, moment: int, seed: int) 
     if status not in STATUS[how]:
         return f"status {status}"
     again = run(mine, "none")
-    found = (
+    actual = (
         f"the second run's status {again}" if again else compared(Path("runs") / mine, Path("runs") / undisturbed, name)
     )
-    return f"{found} (batch {batch}, {place}, rank {rank})" if found else ""
+    return f"{actual} (batch {batch}, {place}, rank {rank})" if actual else ""
 
 
 def main() -> int:
@@ -173,10 +173,10 @@ def main() -> int:
             for workers in arguments.workers:
                 row = []
                 for how in arguments.signals:
-                    found = [cell(name, workers, ranks, how, n, arguments.seed) for n in range(arguments.moments)]
-                    wrong = [each for each in found if each]
+                    actual = [cell(name, workers, ranks, how, n, arguments.seed) for n in range(arguments.moments)]
+                    wrong = [each for each in actual if each]
                     differing += len(wrong)
-                    row.append("; ".join(wrong) or f"equal {len(found)}/{len(found)}")
+                    row.append("; ".join(wrong) or f"equal {len(actual)}/{len(actual)}")
                 print(f"| {name} | {workers} | {ranks} | " + " | ".join(row) + " |", flush=True)
     print(f"{time.monotonic() - began:.0f} s, {differing} differ")
     if arguments.folder is None:

@@ -98,8 +98,8 @@ def main() -> None:
             )
             if done.returncode:
                 raise SystemExit(done.stderr)
-            found = json.loads(done.stdout.splitlines()[-1])
-            print(f"| {entries:,} | {row} | {workers} | " + " | ".join(str(value) for value in found), flush=True)
+            actual = json.loads(done.stdout.splitlines()[-1])
+            print(f"| {entries:,} | {row} | {workers} | " + " | ".join(str(value) for value in actual), flush=True)
         print(f"{options.entries:,} entries take {_megabytes(folder / str(options.entries))}")
 
 
@@ -109,7 +109,7 @@ def measure(options: argparse.Namespace, row: str, workers: int) -> list[Any]:
     words = Vocabulary(tokenizer, CODEBOOK, [0], "ltu", None)
 
     def encode(talks: list[list[Turn]]) -> list[Encoded]:
-        return [Encoded(*found) for found in words.render_all([[ChatTurn(*turn) for turn in talk] for talk in talks])]
+        return [Encoded(*row) for row in words.render_all([[ChatTurn(*turn) for turn in talk] for talk in talks])]
 
     folder, few = options.folder / str(options.entries), options.folder / str(options.distinct)
     if row != "first start" and options.entries > options.distinct:
@@ -234,13 +234,13 @@ def _cut(number: int, seed: int, seconds: float, words: list[str]) -> dict[str, 
         "origin": f"source:{number}", "labels": [], "metadata": {"dataset": "as_2m"}, "size": 1, "sha256": f"{number:064x}",
     }  # fmt: skip
 
-    def said(least: int, most: int) -> str:
+    def sentence(least: int, most: int) -> str:
         begin = chance.randrange(len(words) - most)
         return " ".join(words[begin : begin + chance.randrange(least, most)])
 
-    sups: list[dict[str, Any]] = [{"text": said(6, 20), "custom": {"task": "caption"}}]
+    sups: list[dict[str, Any]] = [{"text": sentence(6, 20), "custom": {"task": "caption"}}]
     for kind in ("open-ended question", "cla_label"):
-        asked = {"task": "question", "kind": kind, "question": f"{said(5, 16)}?", "answer": said(3, 40)}
+        asked = {"task": "question", "kind": kind, "question": f"{sentence(5, 16)}?", "answer": sentence(3, 40)}
         sups.append({"custom": asked})
     for n, sup in enumerate(sups):
         sup |= {"id": f"{name}-{n}", "recording_id": name, "start": 0, "duration": seconds, "channel": 0}

@@ -59,7 +59,7 @@ def measure(folder: Path, records: int, clips: int, missing: float) -> None:
         raise SystemExit(done.stderr)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     receipt = json.loads((folder / "data" / "openaqa" / "receipt.json").read_text())
-    told = receipt["datasets"]["as_2m"]
+    given = receipt["datasets"]["as_2m"]
     print(
         f"records {records:,} ({file.stat().st_size / 1e6:.0f} MB) about {clips:,} clips and as many that are missing as chance names"
     )
@@ -68,7 +68,7 @@ def measure(folder: Path, records: int, clips: int, missing: float) -> None:
     )
     print(f"peak memory {used.ru_maxrss / 1024:.0f} MiB")
     print(
-        f"found {told['found']:,}, missing {told['missing']:,}, said twice {receipt['repeated']:,}, cuts {receipt['recordings']:,}"
+        f"found {given['found']:,}, missing {given['missing']:,}, said twice {receipt['repeated']:,}, cuts {receipt['recordings']:,}"
     )
 
 
@@ -106,8 +106,8 @@ def corpus(out: Path, clips: int) -> None:
                 "clip": clip,
                 "labels": [],
             }
-            found = Inspection(f"{clip}.flac", None, 10.0, 1, 16000, 160000, 1, None)
-            add(writer.make_cut(writer.AnnotatedRecording(f"audioset-{clip}", f"{clip}.flac", custom, []), found))
+            inspected = Inspection(f"{clip}.flac", None, 10.0, 1, 16000, 160000, 1, None)
+            add(writer.make_cut(writer.AnnotatedRecording(f"audioset-{clip}", f"{clip}.flac", custom, []), inspected))
     (out / "receipt.json").write_text(json.dumps({"root": str(out.resolve())}))
 
 

@@ -94,7 +94,7 @@ def _our_loss(model: nn.Module, latents: Tensor) -> Callable[[], Tensor]:
 
 
 def _peer_loss(model: nn.Module, latents: Tensor, tokens: int) -> Callable[[], Tensor]:
-    told = torch.randn(len(latents), tokens, model.config.cross_attention_input_dim, device=latents.device)
+    given = torch.randn(len(latents), tokens, model.config.cross_attention_input_dim, device=latents.device)
     whole = torch.zeros(len(latents), 1, model.config.global_states_input_dim, device=latents.device)
     mask = torch.ones(latents.shape[:2], dtype=torch.bool, device=latents.device)
     generator = torch.Generator(device=latents.device).manual_seed(0)
@@ -105,7 +105,7 @@ def _peer_loss(model: nn.Module, latents: Tensor, tokens: int) -> Callable[[], T
         x_t, target = flow.interpolate(noise, latents, t)
         rotary = _rotary(model, latents.shape[1] + 1, latents.device)
         velocity = model(
-            x_t.transpose(1, 2), t, encoder_hidden_states=told, global_hidden_states=whole, rotary_embedding=rotary
+            x_t.transpose(1, 2), t, encoder_hidden_states=given, global_hidden_states=whole, rotary_embedding=rotary
         ).sample.transpose(1, 2)
         return flow.masked_mean_square(velocity, target, mask)
 

@@ -204,8 +204,8 @@ def test_batches_hold_every_window_once_and_never_cross_a_chunk(tmp_path: Path, 
             assert all(not window[:, count:].any() for window, count in rows)
             path = tmp_path / cut.custom["corpus"] / cut.recording.sources[0].source
             source = torch.from_numpy(soundfile.read(path, dtype="float32")[0])
-            found = torch.cat([window[:, :count] for window, count in rows], 1)
-            torch.testing.assert_close(found, source.expand(2, -1), rtol=0, atol=0)
+            actual = torch.cat([window[:, :count] for window, count in rows], 1)
+            torch.testing.assert_close(actual, source.expand(2, -1), rtol=0, atol=0)
 
 
 def test_windows_of_like_length_share_a_batch(tmp_path: Path):
@@ -262,9 +262,9 @@ def test_a_part_of_a_recording_is_that_part_of_the_whole(tmp_path: Path, name: s
     cut = cut_of(tmp_path, name, noise(3 * rate + 17, 2), rate)
     whole = load_sound(cut, tmp_path, RATE, 2)
     parts = [load_windows(cut, tmp_path, RATE, 2, RULE, HOP, first, 2) for first in range(0, 12, 2)]
-    found = torch.cat([joined(part) for part in parts], 1)
-    assert found.shape == whole.shape
-    torch.testing.assert_close(found, whole, rtol=0, atol=2e-6)
+    actual = torch.cat([joined(part) for part in parts], 1)
+    assert actual.shape == whole.shape
+    torch.testing.assert_close(actual, whole, rtol=0, atol=2e-6)
 
 
 def test_rates_with_little_in_common_are_read_whole(tmp_path: Path):

@@ -28,12 +28,12 @@ def test_every_item_once_in_equal_steps_within_the_budget(world: int, count: int
         for one in ranks:
             one.set_epoch(epoch)
         batches = [list(one) for one in ranks]
-        assert {len(found) for found in batches} == {len(ranks[0])}
-        seen = np.concatenate([numbers for found in batches for numbers in found])
+        assert {len(actual) for actual in batches} == {len(ranks[0])}
+        seen = np.concatenate([numbers for actual in batches for numbers in actual])
         assert set(seen) == set(range(count))
         repeated = len(seen) - count
         assert repeated < world and (repeated == 0 or count < world or max(lengths) > BUDGET // 2)
-        for numbers in (numbers for found in batches for numbers in found):
+        for numbers in (numbers for actual in batches for numbers in actual):
             assert len(numbers) and len(numbers) * max(lengths[n] for n in numbers) <= BUDGET
 
 

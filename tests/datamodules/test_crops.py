@@ -17,15 +17,15 @@ RATE, CROP = 8000, 800
 @pytest.fixture
 def cuts(tmp_path: Path) -> list[MonoCut]:
     """Ramps: a sample's value says where it lies. 0.05 s (shorter than a crop), then 0.5 s and longer."""
-    found = []
+    actual = []
     for number in range(9):
         length = 400 if number == 0 else 4000 + 100 * number
         soundfile.write(tmp_path / f"{number}.wav", np.arange(length) / 8192, RATE, subtype="FLOAT")
         recording = Recording.from_file(tmp_path / f"{number}.wav", recording_id=str(number))
         recording.sources[0].source = f"{number}.wav"
         custom = {"corpus": "mine", "split": "validation" if number == 8 else "train"}
-        found.append(MonoCut(f"mine-{number}", 0, recording.duration, 0, recording=recording, custom=custom))
-    return found
+        actual.append(MonoCut(f"mine-{number}", 0, recording.duration, 0, recording=recording, custom=custom))
+    return actual
 
 
 def data(cuts: list[MonoCut], root: Path, workers: int = 0, seed: int = 0, channels: int = 1) -> CropDataModule:
@@ -39,12 +39,12 @@ def epoch(module: CropDataModule, number: int) -> dict[str, torch.Tensor]:
 
 
 def test_a_crop_is_what_lies_there(cuts: list[MonoCut], tmp_path: Path):
-    found = epoch(data(cuts, tmp_path), 0)
-    assert set(found) == {cut.id for cut in cuts[:8]}
-    for name, sound in found.items():
+    actual = epoch(data(cuts, tmp_path), 0)
+    assert set(actual) == {cut.id for cut in cuts[:8]}
+    for name, sound in actual.items():
         if name != "mine-0":
             torch.testing.assert_close(sound[0].diff() * 8192, torch.ones(CROP - 1), atol=1e-3, rtol=0)
-    assert len({round(sound[0, 0].item() * 8192) for sound in found.values()}) > 5, "not all from one place"
+    assert len({round(sound[0, 0].item() * 8192) for sound in actual.values()}) > 5, "not all from one place"
 
 
 def test_a_short_recording_is_followed_by_silence(cuts: list[MonoCut], tmp_path: Path):

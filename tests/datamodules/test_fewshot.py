@@ -33,9 +33,9 @@ def test_an_episode_hangs_on_seed_and_number_alone():
 
 
 def test_no_class_and_no_place_is_the_answer_more_often():
-    found = episodes(SOUNDS, 3, 1, 90, 0)
-    assert Counter(episode.answer for episode in found) == {"bell": 30, "dog": 30, "rain": 30}
-    assert Counter(episode.labels.index(episode.answer) for episode in found) == {0: 30, 1: 30, 2: 30}
+    actual = episodes(SOUNDS, 3, 1, 90, 0)
+    assert Counter(episode.answer for episode in actual) == {"bell": 30, "dog": 30, "rain": 30}
+    assert Counter(episode.labels.index(episode.answer) for episode in actual) == {0: 30, 1: 30, 2: 30}
 
 
 @pytest.mark.parametrize(
@@ -81,9 +81,9 @@ def test_the_controls_break_what_they_say_and_nothing_else():
 
 def test_the_prompt_is_uniaudios():
     episode = Episode(0, 1, ["bell", "dog"], [Shot("a", "dog"), Shot("b", "bell")], "c", "dog")
-    found = prompt(episode, {"a": [1, 2], "b": [3], "c": [4]}, repeats=2, induction=True)
+    actual = prompt(episode, {"a": [1, 2], "b": [3], "c": [4]}, repeats=2, induction=True)
     shots = [["###\nInput: < ", [1, 2], " >\nOutput: dog\n"], ["###\nInput: < ", [3], " >\nOutput: bell\n"]]
     induction = "For each of the following input output pairs, output is one of ['bell' or 'dog']\n"
-    assert found.head == [[induction], *shots, *shots]
-    assert found.query == ["###\nInput: < ", [4], " >\nOutput:"]
+    assert actual.head == [[induction], *shots, *shots]
+    assert actual.query == ["###\nInput: < ", [4], " >\nOutput:"]
     assert prompt(episode, {"a": [1, 2], "b": [3], "c": [4]}, repeats=1, induction=False).head == shots

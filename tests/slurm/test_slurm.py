@@ -36,9 +36,9 @@ LONG = (  # a stage that is still training when its interruption comes
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[slurm.Cluster]:
-    with slurm.Cluster() as found:
-        found.environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        yield found
+    with slurm.Cluster() as cluster:
+        cluster.environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        yield cluster
 
 
 class Bench:
@@ -88,9 +88,11 @@ def bench(tones: Path, cluster: slurm.Cluster) -> Bench:
 @pytest.fixture(scope="module")
 def chain(bench: Bench) -> str:
     """The whole chain, submitted at once and run to its end; some stages with two tasks. Returns what submit said."""
-    said = bench.stage("submit", "all", "--experiment=chain", "--slurm.time=1:00:00", "--slurm.comment=it's here", *TWO)
+    message = bench.stage(
+        "submit", "all", "--experiment=chain", "--slurm.time=1:00:00", "--slurm.comment=it's here", *TWO
+    )
     bench.end(bench.job("chain", "evaluate"))
-    return said
+    return message
 
 
 def test_the_chain_runs_as_dependent_jobs_to_its_end(bench: Bench, chain: str):
@@ -98,11 +100,11 @@ def test_the_chain_runs_as_dependent_jobs_to_its_end(bench: Bench, chain: str):
     stages = list(jobs)
     assert {"latents", "tokenizer", "reconstruct", "cache", "caption", "openaqa", "evaluate"} <= set(stages)
     facts = {name: bench.facts(job) for name, job in jobs.items()}
-    assert {name: found["JobState"] for name, found in facts.items()} == dict.fromkeys(stages, "COMPLETED"), chain
+    assert {name: job["JobState"] for name, job in facts.items()} == dict.fromkeys(stages, "COMPLETED"), chain
     for name in stages:
         for parent in STAGES[name].parents:
             assert facts[parent]["EndTime"] <= facts[name]["StartTime"], f"{name} began before {parent} had ended"
-    shapes = {name: (int(found["NumNodes"]), int(found["NumTasks"])) for name, found in facts.items()}  # nodes, tasks
+    shapes = {name: (int(job["NumNodes"]), int(job["NumTasks"])) for name, job in facts.items()}  # nodes, tasks
     two = {"tokenizer": (1, 2), "cache": (2, 2), "caption": (2, 2)}
     assert shapes == dict.fromkeys(stages, (1, 1)) | two
     for name in two:
@@ -116,9 +118,9 @@ def test_the_chain_runs_as_dependent_jobs_to_its_end(bench: Bench, chain: str):
 
 
 def test_what_is_done_is_not_submitted_again(bench: Bench, chain: str):
-    said = bench.stage("submit", "all", "--experiment=chain", *TWO)
-    assert "job" not in said
-    assert said.count(" done (") == len(bench.jobs("chain"))
+    message = bench.stage("submit", "all", "--experiment=chain", *TWO)
+    assert "job" not in message
+    assert message.count(" done (") == len(bench.jobs("chain"))
 
 
 @pytest.fixture(scope="module")
@@ -149,9 +151,9 @@ def test_interrupted_in_the_middle_it_ends_with_the_same_weights(
     assert bench.end(job)["JobState"] == "COMPLETED", bench.log(experiment, stage)
 
     assert how == "requeue" or "== not finished: queued again" in bench.log(experiment, stage)
-    found, expected = bench.weights(experiment, stage), undisturbed[stage]
-    assert found.keys() == expected.keys()
-    assert all(found[key].equal(expected[key]) for key in expected)  # type: ignore[attr-defined]
+    actual, expected = bench.weights(experiment, stage), undisturbed[stage]
+    assert actual.keys() == expected.keys()
+    assert all(actual[key].equal(expected[key]) for key in expected)  # type: ignore[attr-defined]
 
 
 def test_a_waiting_job_is_named_and_what_needs_it_waits_with_it(bench: Bench, chain: str):
@@ -159,8 +161,8 @@ def test_a_waiting_job_is_named_and_what_needs_it_waits_with_it(bench: Bench, ch
     bench.stage("submit", "tokenizer", *words, "--slurm.hold")
     job = bench.job("held", "tokenizer")
     assert "JobHeldUser" in bench.facts(job)["Reason"]
-    said = bench.stage("submit", "tokenizer", *words, status=1)
-    assert f"tokenizer has a job already: job {job} queued (JobHeldUser)" in said
+    message = bench.stage("submit", "tokenizer", *words, status=1)
+    assert f"tokenizer has a job already: job {job} queued (JobHeldUser)" in message
     assert f"after {job}" in bench.stage("submit", "cache", *words)
     after = bench.job("held", "cache")
     assert bench.facts(after)["Dependency"].startswith(f"afterok:{job}")
@@ -172,19 +174,19 @@ def test_a_waiting_job_is_named_and_what_needs_it_waits_with_it(bench: Bench, ch
 
 
 def test_what_sbatch_refuses_is_said(bench: Bench, chain: str):
-    said = bench.stage(
+    message = bench.stage(
         "submit", "tokenizer", "--experiment=refused", "--parents.latents=chain", "--slurm.partition=none", status=1
     )
-    assert "sbatch refuses runs/refused/slurm/tokenizer.sbatch" in said
-    assert "partition" in said
-    assert "Traceback" not in said
+    assert "sbatch refuses runs/refused/slurm/tokenizer.sbatch" in message
+    assert "partition" in message
+    assert "Traceback" not in message
 
 
 def test_a_job_without_srun_is_refused(bench: Bench, chain: str):
     """One task for two devices, and two tasks of which srun started none."""
     words = ("run", "tokenizer", "--experiment=alone", "--parents.latents=chain", "--trainer.devices=2", *SMOKE)
     command = " ".join([sys.executable, "-m", "stages.cli.main", *words])
-    for tasks, said in (
+    for tasks, message in (
         ("--ntasks=1", "2 processes were asked for"),
         ("--ntasks-per-node=2", "srun did not start this process"),
     ):
@@ -193,7 +195,7 @@ def test_a_job_without_srun_is_refused(bench: Bench, chain: str):
             "sbatch", "--parsable", tasks, f"--chdir={bench.place}", f"--output={log}", f"--wrap={command}"
         )
         assert bench.end(name)["JobState"] == "FAILED"
-        assert said in log.read_text()
+        assert message in log.read_text()
     assert not (bench.place / "runs/alone").exists()
 
 

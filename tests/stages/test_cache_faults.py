@@ -71,7 +71,7 @@ def whole(folder: Path, expected: Path) -> None:
         assert (folder / name).read_bytes() == (expected / name).read_bytes(), name
 
 
-def said(capsys: pytest.CaptureFixture[str]) -> str:
+def printed(capsys: pytest.CaptureFixture[str]) -> str:
     error = capsys.readouterr().err
     lines = [line for line in error.splitlines() if line.startswith("stage: ")]
     assert len(lines) == 1 and "Traceback" not in error, error
@@ -90,7 +90,7 @@ def test_a_manifest_that_was_cut_off(stage, apart: Path, capsys: pytest.CaptureF
     path = apart / "data/tones/cuts.jsonl.gz"
     path.write_bytes(path.read_bytes()[:-200])
     assert stage("run", "latents", "--experiment=cut-off") == 1
-    error = said(capsys)
+    error = printed(capsys)
     assert "data/tones/cuts.jsonl.gz is cut off, damaged" in error and "Prepare tones again" in error
     assert not (apart / "runs/cut-off/latents/chunks").exists()
 
@@ -102,7 +102,7 @@ def test_a_chunk_that_was_cut_off(stage, tones: Path, made: Path, capsys: pytest
     path = folder / name / "arrays.npy"
     path.write_bytes(path.read_bytes()[:-20])
     assert stage("run", "cache", "--experiment=cut-chunk") == 1
-    error = said(capsys)
+    error = printed(capsys)
     assert f"{name} is cut off or damaged" in error
     assert f"Remove runs/cut-chunk/latents/chunks/{name} and runs/cut-chunk/latents/receipt.json, and run" in error
     shutil.rmtree(folder / name)  # as it says
@@ -118,7 +118,7 @@ def test_a_manifest_that_leaves_its_root(stage, apart: Path, place: str, capsys:
     cuts[3]["recording"]["sources"][0]["source"] = place
     path.write_bytes(gzip.compress("".join(json.dumps(cut) + "\n" for cut in cuts).encode()))
     assert stage("run", "latents", "--experiment=leaves") == 1
-    assert f"is the file {place!r}; a file under the corpus' root is allowed" in said(capsys)
+    assert f"is the file {place!r}; a file under the corpus' root is allowed" in printed(capsys)
 
 
 def test_a_table_that_leaves_its_root(tones: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -135,7 +135,7 @@ def test_a_table_that_leaves_its_root(tones: Path, tmp_path: Path, capsys: pytes
             "--name=out",
         ]
         assert main([*words, f"--data.root={tmp_path / 'data'}"]) == 1
-        assert f"{place!r} lies outside" in said(capsys)
+        assert f"{place!r} lies outside" in printed(capsys)
 
 
 def test_a_recording_twice(stage, apart: Path, capsys: pytest.CaptureFixture[str]):
@@ -143,7 +143,7 @@ def test_a_recording_twice(stage, apart: Path, capsys: pytest.CaptureFixture[str
     lines = gzip.decompress(path.read_bytes()).splitlines(keepends=True)
     path.write_bytes(gzip.compress(b"".join([*lines, lines[2]])))
     assert stage("run", "latents", "--experiment=twice") == 1
-    assert "comes twice in the prepared corpora" in said(capsys)
+    assert "comes twice in the prepared corpora" in printed(capsys)
 
 
 def test_the_same_bytes_under_two_names_are_encoded_once(stage, tones: Path, made: Path):
@@ -195,7 +195,7 @@ def test_two_runs_of_one_cache(stage, tones: Path, made: Path, capsys: pytest.Ca
         for more in ((), ("--restart",)):
             capsys.readouterr()
             assert stage(words[0], *words[1:], *more) == 1
-            assert f"runs/two/cache is being written by another run (process {first.pid} on " in said(capsys)
+            assert f"runs/two/cache is being written by another run (process {first.pid} on " in printed(capsys)
     finally:
         (tones / "go on").touch()
     assert first.wait().status == 0

@@ -126,12 +126,12 @@ def test_what_there_is_too_little_of_has_no_number():
     assert distances[CAPTION]["fad"] is None and distances[CAPTION]["kad"] is not None  # 8 dimensions, 5 clips
     assert all(row["seeds"] is None and row["kind"] is None for row in report["diversity"])  # one clip a kind
     assert all(row["kad"] == {} for row in report["kinds"])
-    said = "\n".join(generation_table.body({
+    printed = "\n".join(generation_table.body({
         **report, "llm": "it", "corpora": ["c"], "codes_max": 20, "embedder": "e-1", "expected": 25, "scored": 25,
         "settings": {"temperature": 0.0, "top_p": 1.0, "guidance": 1.0, "seeds": 1, "seconds_max": 1.0},
     }))  # fmt: skip
-    assert f"| {generation_table.NAMES[CAPTION]} | {ABSENT} | {ABSENT} |" in said
-    assert "KAD[e-1] x 100 | FAD[e-1]" in said and "over seeds |" not in said.splitlines()[-7]
+    assert f"| {generation_table.NAMES[CAPTION]} | {ABSENT} | {ABSENT} |" in printed
+    assert "KAD[e-1] x 100 | FAD[e-1]" in printed and "over seeds |" not in printed.splitlines()[-7]
 
 
 @pytest.fixture

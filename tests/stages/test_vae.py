@@ -38,8 +38,8 @@ def test_it_learns(stage, tones: Path, capsys: pytest.CaptureFixture[str]):
     metrics = receipt(run / "vae")["metrics"]
     assert metrics["mel_distance"] < metrics["untrained_mel_distance"] / 2, metrics
     assert metrics["stft_distance"] < metrics["untrained_stft_distance"]
-    said = re.search(r"held-out mel distance: ([\d.]+) untrained, ([\d.]+) trained", printed)
-    assert said and float(said[2]) == pytest.approx(metrics["mel_distance"], abs=1e-3)
+    message = re.search(r"held-out mel distance: ([\d.]+) untrained, ([\d.]+) trained", printed)
+    assert message and float(message[2]) == pytest.approx(metrics["mel_distance"], abs=1e-3)
     assert re.search(r"\d+ of 24 recordings are shorter", printed) is None, "the shortest has 0.7 s"
     assert AutoencoderOobleck.from_pretrained(run / "vae/artifact").hop_length == 64
 
@@ -139,9 +139,9 @@ def test_run_all_trains_one_only_where_it_is_asked_for(monkeypatch: pytest.Monke
         ("--codec.source=nowhere/at/all", r"no Oobleck VAE at 'nowhere/at/all'"),
     ],
 )
-def test_a_mistake_is_named_before_anything_is_written(stage, tones: Path, capsys, override: str, said: str):
+def test_a_mistake_is_named_before_anything_is_written(stage, tones: Path, capsys, override: str, message: str):
     assert stage("run", "vae", "--experiment=mistake", override) == 1
-    assert re.search(said, capsys.readouterr().err)
+    assert re.search(message, capsys.readouterr().err)
     assert not (tones / "runs/mistake").exists()
 
 

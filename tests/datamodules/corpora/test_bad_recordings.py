@@ -45,10 +45,10 @@ BAD: dict[str, tuple[str, Callable[[Path], Any]]] = {  # name -> (words of the r
 def test_a_bad_recording_has_its_reason(tmp_path: Path, name: str):
     reason, make = BAD[name]
     make(tmp_path / name)
-    (found,) = inspect.inspect([tmp_path / name], workers=1)
-    assert found.reason is not None
+    (actual,) = inspect.inspect([tmp_path / name], workers=1)
+    assert actual.reason is not None
     with pytest.raises(ValueError, match=f"{name}: .*{reason}"):
-        inspect.refuse([inspect.BadRecording(name, found.reason)], 1, "error")
+        inspect.refuse([inspect.BadRecording(name, actual.reason)], 1, "error")
 
 
 def test_a_good_recording_has_none(tmp_path: Path):
@@ -56,8 +56,8 @@ def test_a_good_recording_has_none(tmp_path: Path):
     paths = [sound(tmp_path / f"a.{suffix}", 1.0) for suffix in FORMATS]
     soundfile.write(tmp_path / "late.wav", np.r_[np.zeros(8000), tone(0.1, 8000)[:, 0]], 8000)
     soundfile.write(tmp_path / "odd.wav", tone(0.1, 8010)[:801], 8010, subtype="PCM_U8")
-    found = inspect.inspect([*paths, tmp_path / "late.wav", tmp_path / "odd.wav"], workers=1)
-    assert [item.reason for item in found] == [None] * 6
+    actual = inspect.inspect([*paths, tmp_path / "late.wav", tmp_path / "odd.wav"], workers=1)
+    assert [item.reason for item in actual] == [None] * 6
 
 
 def test_all_bad_recordings_are_named_and_counted_in_one_error(tmp_path: Path):

@@ -88,8 +88,8 @@ def test_the_split_column_knows_the_usual_names(tmp_path: Path):
         "validation": ["val", "valid", "validation", "dev"],
         "test": ["test", "eval"],
     }
-    found = {split: [cuts[f"{name}.wav"].custom["split"] for name in names] for split, names in wanted.items()}
-    assert found == {split: [split] * len(names) for split, names in wanted.items()}
+    actual = {split: [cuts[f"{name}.wav"].custom["split"] for name in names] for split, names in wanted.items()}
+    assert actual == {split: [split] * len(names) for split, names in wanted.items()}
 
 
 def test_the_validation_share_goes_by_source_and_hangs_on_nothing_else(tmp_path: Path):
@@ -128,13 +128,15 @@ def test_what_the_split_column_says_is_never_moved(tmp_path: Path):
     """Not a recording that it calls train, nor another one of its source; those it says nothing of are shared out."""
     for number in range(20):
         sound(tmp_path / f"{number}.wav", 0.05)
-    said = [{"path": f"{number}.wav", "split": "train" if number < 15 else "test"} for number in range(20)]
-    report, _ = prepared(tmp_path, said, validation_fraction=0.5)
+    listed = [{"path": f"{number}.wav", "split": "train" if number < 15 else "test"} for number in range(20)]
+    report, _ = prepared(tmp_path, listed, validation_fraction=0.5)
     assert report.splits == {"train": 15, "validation": 0, "test": 5}
-    mixed = [row | {"source": f"s{n % 10}", "split": row["split"] if n in (0, 1) else ""} for n, row in enumerate(said)]
+    mixed = [
+        row | {"source": f"s{n % 10}", "split": row["split"] if n in (0, 1) else ""} for n, row in enumerate(listed)
+    ]
     _, cuts = prepared(tmp_path, mixed, validation_fraction=0.9)
-    held = {int(path.split(".")[0]) for path, cut in cuts.items() if cut.custom["split"] == "validation"}
-    assert held and not held & {0, 1, 10, 11}
+    validation = {int(path.split(".")[0]) for path, cut in cuts.items() if cut.custom["split"] == "validation"}
+    assert validation and not validation & {0, 1, 10, 11}
 
 
 def test_ids_are_unique_and_plain(tmp_path: Path):
@@ -161,7 +163,7 @@ def test_a_table_with_tabs_and_one_with_a_byte_order_mark(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "text, said",
+    "text, reason",
     [
         ("file,caption\na.wav,x\n", r"no column 'path'\. It has file, caption; known are path, caption"),
         ("", r"no column 'path'\. It has none"),
@@ -175,11 +177,11 @@ def test_a_table_with_tabs_and_one_with_a_byte_order_mark(tmp_path: Path):
         ("path,split\na.wav,train\na.wav,test\n", r"a\.wav is in the splits test and train"),
     ],
 )
-def test_a_table_that_cannot_be_read_so(tmp_path: Path, text: str, said: str):
+def test_a_table_that_cannot_be_read_so(tmp_path: Path, text: str, reason: str):
     sound(tmp_path / "a.wav")
     metadata = tmp_path / "m.csv"
     metadata.write_text(text)
-    with pytest.raises(ValueError, match=rf"m\.csv.*{said}"):
+    with pytest.raises(ValueError, match=rf"m\.csv.*{reason}"):
         folder.prepare_folder(tmp_path, metadata, tmp_path / "out", **DEFAULTS)
     assert not (tmp_path / "out").exists()
 
@@ -206,14 +208,14 @@ def test_folders_and_columns_that_are_not_there(tmp_path: Path):
 def test_nothing_of_a_row_is_lost_or_guessed(tmp_path: Path):
     """An unquoted comma, a column that comes twice, another encoding, lines that no number of rows gives."""
     sound(tmp_path / "a.wav")
-    for text, said in (
+    for text, reason in (
         ("path,caption\na.wav,rain, then thunder\n", "line 2: 3 fields under 2 columns.*in quotes"),
         ('path,caption\n\na.wav,"two\nlines"\na.wav\n', "line 5: 1 fields under 2 columns"),
         ("path,caption,caption\na.wav,x,y\n", "column 'caption' comes 2 times"),
         ("path,caption\na.wav,Stra\xdfe\n", "is not UTF-8"),
     ):
         (tmp_path / "m.csv").write_bytes(text.encode("latin-1"))
-        with pytest.raises(ValueError, match=rf"m\.csv.*{said}"):
+        with pytest.raises(ValueError, match=rf"m\.csv.*{reason}"):
             folder.prepare_folder(tmp_path, tmp_path / "m.csv", tmp_path / "out", **DEFAULTS)
 
 
@@ -238,13 +240,13 @@ def test_objects_a_line_are_read_as_well(tmp_path: Path):
         tmp_path, metadata, tmp_path / "out", **DEFAULTS | {"split_by": "fold", "test": ["4"]}
     ).report
     assert report.splits["test"] == 1
-    for text, said in (
+    for text, reason in (
         ('{"path"', "line 1: no JSON"),
         ('["a.wav"]', "one object a line"),
         ('{"file": 1}', "no column 'path'"),
     ):
         metadata.write_text(text)
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=reason):
             folder.prepare_folder(tmp_path, metadata, tmp_path / "out", **DEFAULTS)
 
 
@@ -257,8 +259,8 @@ def test_objects_a_line_are_read_as_well(tmp_path: Path):
         ({"split_by": "fold", "test": ["1"], "validation": ["1"]}, "'1' is in --test and in --validation"),
     ],
 )
-def test_a_split_that_cannot_be_meant_is_refused(tmp_path: Path, changes: dict[str, Any], said: str):
-    with pytest.raises(ValueError, match=said):
+def test_a_split_that_cannot_be_meant_is_refused(tmp_path: Path, changes: dict[str, Any], reason: str):
+    with pytest.raises(ValueError, match=reason):
         prepared(tmp_path, [{"path": "a.wav", "fold": "1"}, {"path": "b.wav", "fold": "2"}], **changes)
 
 
@@ -333,10 +335,10 @@ def test_conversations_name_their_sounds_by_path_and_carry_their_ids(tmp_path: P
     _, cuts = prepared(tmp_path, rows)
     first, second = cuts["a.wav"], cuts["in/b.wav"]
     assert [sup.custom.get("kind") for sup in first.supervisions] == ["order", "question", None]
-    told = first.supervisions[-1].custom
-    assert told["task"] == "conversation"
-    assert told["turns"][0] == {"role": "user", "content": [{"sound": "self"}, {"sound": second.id}, "Which?"]}
-    assert told["turns"][1] == {"role": "assistant", "content": ["the first"]}
+    given = first.supervisions[-1].custom
+    assert given["task"] == "conversation"
+    assert given["turns"][0] == {"role": "user", "content": [{"sound": "self"}, {"sound": second.id}, "Which?"]}
+    assert given["turns"][1] == {"role": "assistant", "content": ["the first"]}
     assert second.supervisions[0].custom["turns"][0]["content"][0] == {"sound": first.id}
     assert "conversation" not in first.custom["metadata"] and "kind" not in first.custom["metadata"]
 

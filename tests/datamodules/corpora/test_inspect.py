@@ -21,8 +21,8 @@ def noise(samples: int, channels: int = 1) -> np.ndarray:
 
 
 def reason(path: Path) -> str | None:
-    (found,) = inspect([path], workers=1)
-    return found.reason
+    (actual,) = inspect([path], workers=1)
+    return actual.reason
 
 
 def wav(declared_riff: int, declared_data: int, payload: bytes, tail: bytes = b"") -> bytes:
@@ -54,8 +54,8 @@ TAIL = b"LIST" + struct.pack("<I", 10) + b"INFO" + bytes(6)
 def test_a_wav_whose_sound_is_whole_is_good(tmp_path: Path, content: bytes):
     path = tmp_path / "a.wav"
     path.write_bytes(content)
-    (found,) = inspect([path], workers=1)
-    assert found == (str(path), None, 0.2, len(content), RATE, 4_410, 1, hashlib.sha256(content).hexdigest())
+    (actual,) = inspect([path], workers=1)
+    assert actual == (str(path), None, 0.2, len(content), RATE, 4_410, 1, hashlib.sha256(content).hexdigest())
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
@@ -82,10 +82,10 @@ def test_an_ogg_that_ends_in_a_tag_is_whole(tmp_path: Path):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("place", [0, 300_000, 599_999])
-def test_one_sample_that_is_no_number_is_found(tmp_path: Path, value: float, place: int):
+@pytest.mark.parametrize("sample", [0, 300_000, 599_999])
+def test_one_sample_that_is_no_number_is_found(tmp_path: Path, value: float, sample: int):
     sound = noise(600_000, 2)
-    sound[place, 1] = value
+    sound[sample, 1] = value
     soundfile.write(tmp_path / "a.wav", sound, RATE, subtype="FLOAT")
     assert reason(tmp_path / "a.wav") == "has NaN or infinite samples"
 
@@ -127,8 +127,8 @@ def test_a_header_says_what_decoding_finds(tmp_path: Path, workers: int):
     for path in paths:
         soundfile.write(path, noise(RATE, int(path.stem)), RATE)
     (tmp_path / "none.wav").touch()
-    found = [AudioHeader(item.sample_rate, item.num_samples, item.num_channels) for item in inspect(paths, workers=1)]
-    assert declared([*paths, tmp_path / "none.wav", tmp_path / "gone.wav"], workers) == [*found, None, None]
+    actual = [AudioHeader(item.sample_rate, item.num_samples, item.num_channels) for item in inspect(paths, workers=1)]
+    assert declared([*paths, tmp_path / "none.wav", tmp_path / "gone.wav"], workers) == [*actual, None, None]
 
 
 def test_inspecting_needs_no_torch():

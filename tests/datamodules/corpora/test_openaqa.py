@@ -69,7 +69,7 @@ def made(
     return done, {cut.recording.sources[0].source: cut for cut in cuts}
 
 
-def said(cut: Any) -> list[tuple[str, ...]]:
+def exchanges(cut: Any) -> list[tuple[str, ...]]:
     return [
         ("caption", sup.text)
         if sup.custom["task"] == "caption"
@@ -97,20 +97,23 @@ def test_all_that_is_asked_about_a_sound_stands_on_its_cut(tmp_path: Path, jsonl
     done, cuts = made(data, records, jsonl)
     assert done.root == tmp_path / "audio"
     first, second, third = cuts["audioset/LZq4Neh-oWU.wav"], cuts["audioset/-xxxxxxxxxx.wav"], cuts["fsd50k/17.wav"]
-    assert said(first) == [
+    assert exchanges(first) == [
         ("open-ended question", "Why?", "Because."),
         ("caption", "Rain: and wind"),
         ("question", "When?", "Now."),
     ]
     assert first.custom["metadata"] == {"dataset": ["as_20k", "as_strong_train"]}
-    assert said(second) == [("question", "And?\nwhat was spoken", "It is.")]
-    assert said(third) == [("cla_label", closed, "Label(s): Dog; Bark, loud")]
+    assert exchanges(second) == [("question", "And?\nwhat was spoken", "It is.")]
+    assert exchanges(third) == [("cla_label", closed, "Label(s): Dog; Bark, loud")]
     assert third.custom["labels"] == ["Dog", "Bark, loud"]
     assert (done.repeated, done.missing, third.custom["split"], first.custom["split"]) == (1, 0, "validation", "train")
     for path, cut in cuts.items():
         assert cut.recording.with_path_prefix(done.root).load_audio().shape == (1, cut.num_samples), path
     _, cuts = made(data, records, closed_prefix="strip", tasks=["cla_label"])
-    assert said(cuts["fsd50k/17.wav"]) == [("cla_label", "What is it?", "Label(s): Dog; Bark, loud")] and len(cuts) == 1
+    assert (
+        exchanges(cuts["fsd50k/17.wav"]) == [("cla_label", "What is it?", "Label(s): Dog; Bark, loud")]
+        and len(cuts) == 1
+    )
 
 
 def test_what_is_missing_is_counted_listed_and_refused(tmp_path: Path):
@@ -160,7 +163,7 @@ def test_a_number_of_one_subset_is_not_that_of_another(tmp_path: Path):
     records = [record("1234", "?", "a", dataset="sound_bible"), record("1234", "!", "b", dataset="freesound_10s")]
     done, cuts = made(data, records, on_bad="skip")
     assert (done.datasets["sound_bible"].missing, done.datasets["freesound_10s"].found) == (1, 1)
-    assert said(*cuts.values()) == [("question", "!", "b")]
+    assert exchanges(*cuts.values()) == [("question", "!", "b")]
 
 
 def test_what_others_test_on_is_not_trained_on(tmp_path: Path):
@@ -224,6 +227,6 @@ def test_thousands_of_shuffled_records_lose_none(tmp_path: Path):
     assert {path.removesuffix(".flac"): len(cut.supervisions) for path, cut in cuts.items()} == {
         clip: count for clip, count in expected.items() if clip[0] == "_"
     }
-    told = done.datasets["as_2m"]
-    assert told.missing == sum(count for clip, count in expected.items() if clip[0] == "-") and told.records == 4000
+    given = done.datasets["as_2m"]
+    assert given.missing == sum(count for clip, count in expected.items() if clip[0] == "-") and given.records == 4000
     assert done.missing == sum(clip[0] == "-" for clip in expected)

@@ -62,11 +62,11 @@ def test_a_publishers_layout_becomes_cuts(tmp_path: Path, name: str):
     lay, expected = TREES[name]
     lay(tmp_path / "in")
     _, cuts = made(name, tmp_path / "in", tmp_path / "data" / name)
-    found = {
+    actual = {
         path: (cut.custom["split"], cut.custom["origin"], captions(cut), cut.custom["labels"], len(asked(cut)))
         for path, cut in cuts.items()
     }
-    assert found == expected
+    assert actual == expected
     for path, cut in cuts.items():
         assert cut.custom["corpus"] == name
         assert cut.recording.with_path_prefix(tmp_path / "in").load_audio().shape == (1, cut.num_samples), path
@@ -175,21 +175,21 @@ def test_training_recordings_of_anothers_test_split(tmp_path: Path):
 
 def test_the_details_that_only_one_publisher_has(tmp_path: Path):
     """Times of strong labels, choices, speakers, aspects, and the word that WavCaps' subsets go by."""
-    found = {}
+    actual = {}
     for name in ("audioset", "mmau", "vctk", "musiccaps", "wavcaps"):
         TREES[name][0](tmp_path / name)
-        found |= made(name, tmp_path / name, tmp_path / "data" / name, contamination="keep")[1]
-    times, heard = asked(found["balanced_train/Y--PJHxphWEs.wav"])
+        actual |= made(name, tmp_path / name, tmp_path / "data" / name, contamination="keep")[1]
+    times, heard = asked(actual["balanced_train/Y--PJHxphWEs.wav"])
     assert (times["kind"], times["answer"]) == ("times", "Speech from 0.5 to 1.2 s; Gush from 2.0 to 10.0 s")
     assert (heard["kind"], heard["question"], heard["answer"]) == ("labels", "What sounds are heard?", "Speech; Gush")
-    (choice,) = asked(found["test-mini-audios/3fe64f3d.wav"])
+    (choice,) = asked(actual["test-mini-audios/3fe64f3d.wav"])
     assert (choice["kind"], choice["answer"], choice["choices"]) == ("sound", "Cat", ["Dog", "Cat"])
     assert choice["question"] == "Which came first? Choose one of: Dog; Cat."
-    read = found["wav48_silence_trimmed/p225/p225_001_mic2.flac"]
+    read = actual["wav48_silence_trimmed/p225/p225_001_mic2.flac"]
     assert asked(read)[0]["answer"] == "Please call Stella."
     assert read.custom["metadata"] == {"speaker": "p225", "age": "23", "gender": "F", "accent": "English"}
-    assert found["wav/[-0Gj8-vB1q4]-[30-40].wav"].custom["metadata"]["aspects"] == ["sad", "it's slow"]
-    assert found["SoundBible_flac/2219.flac"].custom["metadata"]["subset"] == "SoundBible"
+    assert actual["wav/[-0Gj8-vB1q4]-[30-40].wav"].custom["metadata"]["aspects"] == ["sad", "it's slow"]
+    assert actual["SoundBible_flac/2219.flac"].custom["metadata"]["subset"] == "SoundBible"
 
 
 BROKEN = {
@@ -284,10 +284,10 @@ def test_the_command_prepares_lists_and_joins(
     assert "openaqa: 1 training recordings are in a test split and are left out" in printed.err
     receipt = json.loads(Path("data/openaqa/receipt.json").read_text())
     assert (receipt["recordings"], receipt["missing"], receipt["contaminated"]) == (2, 1, 1)
-    found = corpora.recordings(
+    actual = corpora.recordings(
         "latents", conf.compose("latents", overrides=["data.corpora=[audioset,fsd50k,openaqa]"]).conf.data
     )
-    assert len(found.cuts) == 3 + 3 + 2
+    assert len(actual.cuts) == 3 + 3 + 2
     assert main(["prepare", "openaqa"]) == 1
     assert "ROOT is not given" in capsys.readouterr().err
 

@@ -26,9 +26,9 @@ def test_questions_of_a_scene_worked_out_by_hand() -> None:
         "word": {"tiger"},
     }
     for seed in range(20):
-        found = questions([Scene("train", 0, 5.0, (bell, rain, man, violin))], seed)[0]
-        assert {q.kind for q in found} == set(allowed) and all(q.answer in allowed[q.kind] for q in found)
-        for q in found:
+        actual = questions([Scene("train", 0, 5.0, (bell, rain, man, violin))], seed)[0]
+        assert {q.kind for q in actual} == set(allowed) and all(q.answer in allowed[q.kind] for q in actual)
+        for q in actual:
             named = sorted((name for name in KINDS if f"the {name}" in q.question), key=q.question.index)
             if q.kind == "order":
                 assert q.answer == min(named, key=["bell", "rain", "man", "violin"].index) and len(named) == 2
@@ -41,9 +41,9 @@ def test_questions_of_a_scene_worked_out_by_hand() -> None:
 
 def test_captions_name_every_event_in_order() -> None:
     rain, man = event("rain", 0.5), event("man", 2.0, word="tiger")
-    found = {text for seed in range(40) for text in captions(Scene("test", 0, 5.0, (rain, man)), seed)}
-    assert 'Rain falls, then a man says "tiger".' in found and len(TEMPLATES) >= 6 and len(found) > 20
-    assert all(text.lower().index("rain") < text.index("tiger") for text in found)
+    actual = {text for seed in range(40) for text in captions(Scene("test", 0, 5.0, (rain, man)), seed)}
+    assert 'Rain falls, then a man says "tiger".' in actual and len(TEMPLATES) >= 6 and len(actual) > 20
+    assert all(text.lower().index("rain") < text.index("tiger") for text in actual)
     for scene in plan(0, "train", 100, [5.0]):
         texts = captions(scene, 0)
         assert len(set(texts)) == 3 and all(text.endswith(".") and "{" not in text for text in texts)
@@ -56,17 +56,17 @@ def ask(split: str, scenes: int) -> list[Question]:
 def test_yes_and_no_are_asked_equally_often_about_every_kind_and_every_count_equally_often() -> None:
     asked, scenes = questions(plan(0, "test", 300, [5.0]), 0), plan(0, "test", 300, [5.0])
     answers: dict[str, Counter] = {kind: Counter() for kind in KINDS}
-    for scene, found in zip(scenes, asked, strict=True):
+    for scene, actual in zip(scenes, asked, strict=True):
         present = {e.kind for e in scene.events}
-        assert Counter(q.answer for q in found if q.kind == "presence") == {"yes": 1, "no": 1}
-        for q in (q for q in found if q.kind == "presence"):
+        assert Counter(q.answer for q in actual if q.kind == "presence") == {"yes": 1, "no": 1}
+        for q in (q for q in actual if q.kind == "presence"):
             kind = next(k for k in KINDS if KINDS[k].phrases.noun in q.question)
             assert (kind in present) == (q.answer == "yes")
             answers[kind][q.answer] += 1
     assert all(count["yes"] == count["no"] for count in answers.values())
-    counts = Counter(q.answer for found in asked for q in found if q.kind == "count")
+    counts = Counter(q.answer for actual in asked for q in actual if q.kind == "count")
     assert set(counts) == {"one", "two", "three", "four"} and len(set(counts.values())) == 1
-    assert all(len(q.answer.split()) <= 2 for found in asked for q in found)
+    assert all(len(q.answer.split()) <= 2 for actual in asked for q in actual)
 
 
 def test_answers_cannot_be_guessed_from_the_text() -> None:
@@ -91,7 +91,7 @@ def test_scenes_hold_only_the_kinds_that_were_asked_for() -> None:
     only = ["bell", "rain", "violin", "man", "drums"]
     scenes = plan(0, "train", 200, [5.0], only)
     assert {event.kind for scene in scenes for event in scene.events} == set(only)
-    asked = [q for found in questions(scenes, 0) for q in found if q.kind == "what"]
+    asked = [q for actual in questions(scenes, 0) for q in actual if q.kind == "what"]
     assert {q.answer for q in asked} == set(only)
     with pytest.raises(ValueError, match="kinds: zebra not among bell"):
         plan(0, "train", 1, [5.0], ["zebra", *only])

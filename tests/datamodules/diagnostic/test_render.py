@@ -55,16 +55,20 @@ def test_the_manifest_keeps_the_contract(corpus: Path) -> None:
         assert cut.custom["labels"] == [e["kind"] for e in cut.custom["metadata"]["events"]]
         tasks = Counter(s.custom["task"] for s in cut.supervisions)
         assert tasks["caption"] == 3 and tasks["question"] >= 3
-        for k, said in enumerate(cut.supervisions):
-            assert said.id == f"{cut.id}-{k}" and said.duration == 4.0 and said.channel == [0, 1]
-            fields = {"task"} if said.custom["task"] == "caption" else {"task", "kind", "question", "answer"}
-            assert set(said.custom) == fields and (said.text is None) == (said.custom["task"] == "question")
+        for k, supervision in enumerate(cut.supervisions):
+            assert supervision.id == f"{cut.id}-{k}" and supervision.duration == 4.0 and supervision.channel == [0, 1]
+            fields = {"task"} if supervision.custom["task"] == "caption" else {"task", "kind", "question", "answer"}
+            assert set(supervision.custom) == fields and (supervision.text is None) == (
+                supervision.custom["task"] == "question"
+            )
 
 
 def test_processes_write_the_same_bytes(corpus: Path, tmp_path: Path, sound_font: Path) -> None:
-    told: list[tuple[int, int]] = []
-    render(tmp_path, **SIZES, sound_font=sound_font, workers=2, progress=lambda done, total: told.append((done, total)))
-    assert told == [(k, 10) for k in range(1, 11)]
+    given: list[tuple[int, int]] = []
+    render(
+        tmp_path, **SIZES, sound_font=sound_font, workers=2, progress=lambda done, total: given.append((done, total))
+    )
+    assert given == [(k, 10) for k in range(1, 11)]
     assert files(tmp_path) == files(corpus)
 
 

@@ -43,7 +43,7 @@ def test_kinds_of_effect_are_told_apart_by_the_nearest_centroid() -> None:
     kinds = list(effects.KINDS)
     assert len(kinds) >= 20
     lengths = np.random.default_rng(0).uniform(0.8, 2, 24)
-    found = np.array(
+    actual = np.array(
         [
             [
                 log_mel_statistics(effects.KINDS[kind].synthesize(np.random.default_rng(s), RATE, x))
@@ -52,8 +52,8 @@ def test_kinds_of_effect_are_told_apart_by_the_nearest_centroid() -> None:
             for kind in kinds
         ]
     )
-    found /= found[:, :16].std((0, 1)) + 1e-6
-    distances = ((found[:, 16:, None] - found[:, :16].mean(1)) ** 2).sum(-1)
+    actual /= actual[:, :16].std((0, 1)) + 1e-6
+    distances = ((actual[:, 16:, None] - actual[:, :16].mean(1)) ** 2).sum(-1)
     assert (distances.argmin(-1) == np.arange(len(kinds))[:, None]).mean() >= 0.9
 
 

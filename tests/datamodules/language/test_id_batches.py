@@ -25,13 +25,13 @@ NOTHING = Mixture(0, 0, 0, 0, 0)
 def make_cut(number: int, captions: int = 1, questions: int = 0) -> MonoCut:
     """Codes begin with 0, which is a sound as any other."""
     cut = MonoCut(f"cut-{number}", 0, 1.0, 0, custom={"codes": [0, number, number + 1], "source": f"source-{number}"})
-    said = [(f"caption {k} of {number}", {"task": "caption"}) for k in range(captions)]
-    said += [
+    texts = [(f"caption {k} of {number}", {"task": "caption"}) for k in range(captions)]
+    texts += [
         (None, {"task": "question", "question": f"q{k}?", "answer": f"a{k}", "kind": "count"}) for k in range(questions)
     ]
     cut.supervisions = [
         SupervisionSegment(f"cut-{number}-{k}", cut.id, 0, 1.0, text=text, custom=custom)
-        for k, (text, custom) in enumerate(said)
+        for k, (text, custom) in enumerate(texts)
     ]
     return cut
 
@@ -100,11 +100,11 @@ def test_a_caption_with_braces_is_taken_as_it_is():
 @pytest.mark.parametrize("together", [1, 2, 3, 10])
 def test_several_questions_go_together(together: int):
     """Seven questions, `together` to a sequence: each asked once with its own answer, as a talk of its own."""
-    found = make([make_cut(1, captions=0, questions=7)], Mixture(0, 0, 1, 0, 0), together)
-    assert len(found) == math.ceil(7 / together)
-    assert len({item.id for item in found}) == len(found)
+    actual = make([make_cut(1, captions=0, questions=7)], Mixture(0, 0, 1, 0, 0), together)
+    assert len(actual) == math.ceil(7 / together)
+    assert len({item.id for item in actual}) == len(actual)
     asked = []
-    for item in found:
+    for item in actual:
         for (user, (codes, question)), (assistant, (answer,)) in item.dialogues:
             assert (user, assistant, codes) == ("user", "assistant", [0, 1, 2])
             asked.append((question.strip(), answer))
@@ -120,8 +120,8 @@ def test_only_the_kinds_that_are_named_are_asked():
         ((), ["q0?", "q1?", "q2?"]),
         (("when",), []),
     ):
-        found = conversations([cut], Mixture(0, 0, 1, 0, 0), Prompts(TO_TEXT, TO_SOUND, 1, kinds))
-        assert sorted(item.dialogues[0][0][1][1].strip() for item in found) == asked
+        actual = conversations([cut], Mixture(0, 0, 1, 0, 0), Prompts(TO_TEXT, TO_SOUND, 1, kinds))
+        assert sorted(item.dialogues[0][0][1][1].strip() for item in actual) == asked
 
 
 def test_pack_writes_the_shared_beginning_once():
@@ -143,8 +143,8 @@ def test_each_talk_can_be_read_back_from_its_pack():
     for _ in range(50):
         talks = []
         for _ in range(generator.integers(1, 5)):
-            said = generator.integers(1, 3, generator.integers(1, 8)).tolist()
-            ids = [7, 7, 7, *said, 9]
+            reply = generator.integers(1, 3, generator.integers(1, 8)).tolist()
+            ids = [7, 7, 7, *reply, 9]
             talks.append(Encoded(ids, [-100] * (len(ids) - 1) + [9], [0] * (len(ids) - 1) + [1]))
         packed = pack(talks)
         for number, talk in enumerate(talks, 1):
@@ -319,6 +319,6 @@ def render(words: Vocabulary, talks: list[list[Turn]]) -> list[Encoded]:
 @pytest.mark.parametrize("lengths", [[10] * 7, [10, 10, 10, 11], [4]])
 def test_few_different_lengths_make_batches_all_the_same(lengths: list[int]):
     data = module(lengths, budget=30)
-    found = [batch.ids for batch in data.train_dataloader()]
-    assert sorted(name for batch in found for name in batch) == sorted(f"item-{n}" for n in range(len(lengths)))
-    assert all(len(batch) <= 3 or lengths == [4] for batch in found)
+    actual = [batch.ids for batch in data.train_dataloader()]
+    assert sorted(name for batch in actual for name in batch) == sorted(f"item-{n}" for n in range(len(lengths)))
+    assert all(len(batch) <= 3 or lengths == [4] for batch in actual)

@@ -38,10 +38,10 @@ def cuts(count: int) -> list[MonoCut]:
         custom = {"split": SPLITS[n % 5], "corpus": corpus, "source": f"s{n}", "metadata": {}}
         cut = MonoCut(f"{corpus}-{n}", 0, 1.0, 0, custom=custom)
         question = {"task": "question", "kind": "which", "question": f"q{n}?", "answer": f"a{n}"}
-        said = [(f"caption of {n}, é", {"task": "caption"}), (None, question)]
+        texts = [(f"caption of {n}, é", {"task": "caption"}), (None, question)]
         cut.supervisions = [
             SupervisionSegment(f"{cut.id}-{k}", cut.id, 0, 1.0, text=text, custom=custom)
-            for k, (text, custom) in enumerate(said)
+            for k, (text, custom) in enumerate(texts)
         ]
         made.append(cut)
     return made
@@ -66,20 +66,20 @@ def write(folder: Path, count: int, kind: str, big: int = 0) -> Path:
 
 @pytest.mark.parametrize(("big", "dtype"), [(65535, "uint16"), (65536, "int32"), (1 << 20, "int32")])
 def test_what_was_written_is_read_anywhere(tmp_path: Path, big: int, dtype: str):
-    found, wanted = read(write(tmp_path, 30, "codes", big)), cuts(30)
+    actual, wanted = read(write(tmp_path, 30, "codes", big)), cuts(30)
     assert np.load(next(tmp_path.glob("*/codes.npy"))).dtype == dtype
     for n in (29, 0, 17, 8, 7):
-        assert found[n].custom == wanted[n].custom | {"codes": [*codes(n), big]}
-        assert found[n].supervisions == wanted[n].supervisions
-    assert [cut.id for cut in found] == [cut.id for cut in wanted]
-    assert [cut.id for cut in found[5:20:3]] == [cut.id for cut in wanted[5:20:3]]
-    train = found.of_split("train")
+        assert actual[n].custom == wanted[n].custom | {"codes": [*codes(n), big]}
+        assert actual[n].supervisions == wanted[n].supervisions
+    assert [cut.id for cut in actual] == [cut.id for cut in wanted]
+    assert [cut.id for cut in actual[5:20:3]] == [cut.id for cut in wanted[5:20:3]]
+    train = actual.of_split("train")
     assert [cut.id for cut in train] == [cut.id for cut in wanted if cut.custom["split"] == "train"]
     sounds = CachedCodes(train)
     assert sounds["one-2"] == [*codes(2), big] and "two-3" not in sounds and "none" not in sounds
     again = pickle.loads(pickle.dumps(train))
     assert [cut.id for cut in again] == [cut.id for cut in train] and again.digest() == train.digest()
-    assert train.digest() != found.digest()
+    assert train.digest() != actual.digest()
 
 
 def test_a_chunk_that_was_cut_off_is_named(tmp_path: Path):
@@ -154,7 +154,7 @@ def test_a_conversation_reads_only_the_sounds_that_it_names(tmp_path: Path, monk
     assert len(lines) <= 3
 
 
-def data(folder: Path, place: Path | None, counted: list[int], *overrides: str, num_workers: int = 0):
+def data(folder: Path, where: Path | None, counted: list[int], *overrides: str, num_workers: int = 0):
     chosen = ["data.corpora=[one,two]", f"data.num_workers={num_workers}", "mixture.text_to_sound=1", *overrides]
     configuration = conf.compose("openaqa", overrides=chosen).conf
     _, tokenizer = load_language_model("random:tiny", None, "float32")
@@ -167,16 +167,16 @@ def data(folder: Path, place: Path | None, counted: list[int], *overrides: str, 
         counted.append(len(talks))
         return [Encoded(*one) for one in words.render_all([[Turn(*turn) for turn in talk] for talk in talks])]
 
-    return language_data.data("test", configuration, read(folder), encode, words.pad_id, words.fingerprint(), place)
+    return language_data.data("test", configuration, read(folder), encode, words.pad_id, words.fingerprint(), where)
 
 
 def test_lengths_are_measured_once(tmp_path: Path):
     """A second start calls the tokenizer for nothing; another mixture, prompt or cache measures again."""
-    folder, place, counted = write(tmp_path / "chunks", 40, "codes"), tmp_path / "measured", []
-    first = data(folder, place, counted)
-    assert sum(counted) == 32 * 3 and len(list(place.iterdir())) == 2
+    folder, where, counted = write(tmp_path / "chunks", 40, "codes"), tmp_path / "measured", []
+    first = data(folder, where, counted)
+    assert sum(counted) == 32 * 3 and len(list(where.iterdir())) == 2
     counted.clear()
-    second = data(folder, place, counted)
+    second = data(folder, where, counted)
     assert counted == [] and second.fingerprint() == first.fingerprint()
     batches = [(batch.ids, batch.input_ids.tolist()) for batch in first.train_dataloader()]
     assert batches == [(batch.ids, batch.input_ids.tolist()) for batch in second.train_dataloader()]
@@ -184,9 +184,9 @@ def test_lengths_are_measured_once(tmp_path: Path):
     assert batches == [(batch.ids, batch.input_ids.tolist()) for batch in kept.train_dataloader()]
     for changed in ("mixture.question=2", "prompts.sound_to_text=[Say it.]", "corpus_weights.two=2"):
         counted.clear()
-        assert data(folder, place, counted, changed).fingerprint() != first.fingerprint() and counted, changed
+        assert data(folder, where, counted, changed).fingerprint() != first.fingerprint() and counted, changed
     counted.clear()
-    other = data(write(tmp_path / "other", 41, "codes"), place, counted)
+    other = data(write(tmp_path / "other", 41, "codes"), where, counted)
     assert counted and other.fingerprint() != first.fingerprint()
     assert first.train_items.__len__() == 1 and len(first.train_items[0]) == 24 * 3
 
@@ -234,16 +234,18 @@ def test_the_tokenizer_sees_every_window_as_often_as_its_corpus_weighs(tmp_path:
     for weight in (0.25, 2, 2.25):
         module = LatentDataModule(folder, WindowRule(FRAMES), 16, 0, 0, {"two": weight})
         epoch = windows(module)
-        found = Counter(name for batch in epoch for name in batch)
-        assert {name for name in found if name.startswith("one")} == {name for name in wanted if name.startswith("one")}
-        assert all(found[name] == 1 for name in found if name.startswith("one"))
-        two = [found[name] for name in wanted if name.startswith("two")]
+        actual = Counter(name for batch in epoch for name in batch)
+        assert {name for name in actual if name.startswith("one")} == {
+            name for name in wanted if name.startswith("one")
+        }
+        assert all(actual[name] == 1 for name in actual if name.startswith("one"))
+        two = [actual[name] for name in wanted if name.startswith("two")]
         assert set(two) <= {int(weight), int(weight) + (weight % 1 > 0)}
         assert abs(sum(two) / len(two) - weight) < 0.15
         assert windows(module, epoch=0, skip=7) == epoch[7:] and windows(module, epoch=1) != epoch
         ranks = [windows(module, rank, 2) for rank in range(2)]
         assert len(ranks[0]) == len(ranks[1])
-        assert Counter(name for rank in ranks for batch in rank for name in batch) == found
+        assert Counter(name for rank in ranks for batch in rank for name in batch) == actual
     assert module.fingerprint() != LatentDataModule(folder, WindowRule(FRAMES), 16, 0, 0).fingerprint()
     batch = module.dataset[np.arange(3)]
     assert batch.latents[0, 0, 0] == 0 and batch.num_frames.tolist() == [1, 2, 3]

@@ -16,12 +16,12 @@ def test_items_come_in_order_and_few_wait():
             made.append(number)
             yield number
 
-    found = []
+    actual = []
     for item in ReadAhead(source(), depth=2):
-        found.append(item)
+        actual.append(item)
         time.sleep(0.002)
-        assert len(made) <= len(found) + 4  # two wait, one is handed over, one is being made
-    assert found == list(range(20))
+        assert len(made) <= len(actual) + 4  # two wait, one is handed over, one is being made
+    assert actual == list(range(20))
 
 
 def test_the_next_item_is_made_while_one_is_used():
@@ -42,11 +42,11 @@ def test_an_error_is_raised_where_the_items_are_used():
         yield 0
         raise ValueError("b.wav cannot be read")
 
-    found = []
+    actual = []
     with pytest.raises(ValueError, match=r"b\.wav cannot be read"):
         for item in ReadAhead(source()):
-            found.append(item)
-    assert found == [0]
+            actual.append(item)
+    assert actual == [0]
 
 
 def test_nothing_is_left_running_when_the_user_leaves():

@@ -67,15 +67,15 @@ def test_labels_at_the_beginning_alone_have_the_loss_and_gradients_of_the_beginn
     cut = labels.clone()
     cut[:, half:] = -100
 
-    def found(model: SoundLanguageModel, *data: Tensor) -> list[Tensor]:
+    def actual(model: SoundLanguageModel, *data: Tensor) -> list[Tensor]:
         model.zero_grad()
         loss = model.loss(*data, **WEIGHTS).loss
         loss.backward()
         return [loss.detach(), *(p.grad.clone() for p in model.parameters() if p.requires_grad)]
 
     other = torch.cat([ids[:, :half], ids[:, half:].flip(1)], 1)
-    whole, changed = found(model, ids, mask, cut, kinds), found(model, other, mask, cut, kinds)
-    short = found(model, *(tensor[:, :half] for tensor in (ids, mask, labels, kinds)))
+    whole, changed = actual(model, ids, mask, cut, kinds), actual(model, other, mask, cut, kinds)
+    short = actual(model, *(tensor[:, :half] for tensor in (ids, mask, labels, kinds)))
     for one, two, three in zip(whole, changed, short, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(one, three, rtol=1e-9, atol=1e-12)

@@ -19,7 +19,7 @@ from models.language.vocabulary import Turn
 from stages.cli.main import main
 from stages.hub import model_card, sound_tokens_as_text, trained_model, weights
 from stages.runs import receipts
-from tests.stages.cli.trained_run import QUESTION, TAUGHT, answer, codes_of, load_model, said
+from tests.stages.cli.trained_run import QUESTION, TAUGHT, answer, codes_of, load_model, output
 
 BORDER = "=" * 20  # between what two codes print
 SCORES = "\nprint(model(**inputs).logits[0, -1].tolist())\n"  # of the first id of the answer
@@ -59,7 +59,7 @@ def test_a_merged_export_is_plain_transformers_and_ours(folder_with_run, run, cl
     tests = {cut.id: cut for cut in chunks.read(run / "cache/chunks").of_split("test")}
     cut = tests[re.findall(r"the codes of (\S+), a test recording", code)[0]]
     assert shown["codes"] == list(cut.custom["codes"])
-    asked = [said.custom["question"] for said in cut.supervisions if said.custom["task"] == "question"]
+    asked = [entry.custom["question"] for entry in cut.supervisions if entry.custom["task"] == "question"]
     assert shown["question"] in asked
     turns = [Turn("user", [codes, f"\n{QUESTION}"])]
     *answers, printed = outside(
@@ -72,7 +72,7 @@ def test_a_merged_export_is_plain_transformers_and_ours(folder_with_run, run, cl
     assert json.loads(printed.splitlines()[-1]) == pytest.approx(scores(model, turns), abs=1e-3)
     capsys.readouterr()
     assert main(["ask", str(clip), QUESTION, "--model=out"]) == 0
-    assert said(capsys) == wanted
+    assert output(capsys) == wanted
     for source in ("--model=out", "--experiment=used"):
         assert (
             main(["generate", "a low sound", f"--out={source[2:].replace('=', '-')}.wav", source, "--seconds-max=1"])
@@ -114,12 +114,12 @@ def test_a_card_shows_the_scores_before_the_losses(folder_with_run: Path):
     (folder_with_run / "x/evaluate/artifact").mkdir(parents=True)
     (folder_with_run / "x/evaluate/receipt.json").write_text(json.dumps({"parents": {"openaqa": "a" * 64}}))
     (folder_with_run / "x/evaluate/artifact/report.md").write_text("# x: held-out scores\n\n## Questions\n")
-    found = model_card._metrics(folder_with_run / "x/openaqa", receipt)
-    assert found.startswith("### x: held-out scores\n\n#### Questions\n") and "audio_loss" not in found
+    actual = model_card._metrics(folder_with_run / "x/openaqa", receipt)
+    assert actual.startswith("### x: held-out scores\n\n#### Questions\n") and "audio_loss" not in actual
     assert (
-        found.index("#### Questions")
-        < found.index("### At the end of the training")
-        < found.index("- val/text_loss: 0.5")
+        actual.index("#### Questions")
+        < actual.index("### At the end of the training")
+        < actual.index("- val/text_loss: 0.5")
     )
 
 
@@ -140,7 +140,7 @@ def test_an_adapter_is_peft_s_and_ours(folder_with_run, run, clip, model, capsys
     ) == [wanted]
     capsys.readouterr()
     assert main(["ask", str(clip), QUESTION, "--model=out"]) == 0
-    assert said(capsys) == wanted
+    assert output(capsys) == wanted
 
 
 def test_levels_untied_rows_and_ltu_are_exported_too(

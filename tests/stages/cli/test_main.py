@@ -71,12 +71,12 @@ MISTAKES = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_has_one_clear_error(folder: Path, capsys: pytest.CaptureFixture[str], mistake: str):
-    words, said = MISTAKES[mistake]
+    words, message = MISTAKES[mistake]
     before = left(folder)
     assert main(words.split()) == 1
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.startswith("stage: ") and printed.err.count("stage: ") == 1
-    assert re.search(said, printed.err), printed.err
+    assert re.search(message, printed.err), printed.err
     assert left(folder) == before, "nothing half-written"
 
 
@@ -92,17 +92,17 @@ def test_run_all_on_a_fresh_machine_says_what_is_missing_and_where_it_is(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ):
     assert main(["run", "all"]) == 1
-    said = capsys.readouterr().err
+    message = capsys.readouterr().err
     for name in ("openaqa", "wavcaps", "fma"):
-        assert f"corpus {name} (not in data/): " in said and f"stage prepare {name} ROOT" in said
+        assert f"corpus {name} (not in data/): " in message and f"stage prepare {name} ROOT" in message
     assert (
-        "github.com/YuanGongND/ltu" in said
-        and "huggingface.co/datasets/cvssp/WavCaps" in said
-        and "github.com/mdeff/fma" in said
+        "github.com/YuanGongND/ltu" in message
+        and "huggingface.co/datasets/cvssp/WavCaps" in message
+        and "github.com/mdeff/fma" in message
     )
-    assert "stabilityai/stable-audio-open-1.0" in said and "lmsys/vicuna-7b-v1.5" in said
-    assert said.startswith("stage: 5 things are missing") and said.count("\n  - ") == 5
-    assert said.rstrip().endswith("stage run all --preset demo")
+    assert "stabilityai/stable-audio-open-1.0" in message and "lmsys/vicuna-7b-v1.5" in message
+    assert message.startswith("stage: 5 things are missing") and message.count("\n  - ") == 5
+    assert message.rstrip().endswith("stage run all --preset demo")
     assert left(folder) == [], "nothing half-written"
 
 
@@ -147,13 +147,15 @@ def test_a_corpus_under_another_data_root_is_pointed_to(folder: Path, capsys: py
     recordings(folder)
     words = ["run", stage, "--preset", "smoke", "--data.corpora=mine"]
     assert main(words) == 1
-    said = capsys.readouterr().err
-    assert "mine (not in data/smoke/): " in said and "--name=mine --data.root=data/smoke " in said
+    message = capsys.readouterr().err
+    assert "mine (not in data/smoke/): " in message and "--name=mine --data.root=data/smoke " in message
     assert main([*PREPARE, "--data.root=data"]) == 0
     assert main(words) == 1
-    said = capsys.readouterr().err
-    assert re.search(r"mine \(not in data/smoke/\): .*\n    it is in data/:   --data\.root=data\n", f"{said}\n"), said
-    assert "stage prepare" not in said
+    message = capsys.readouterr().err
+    assert re.search(r"mine \(not in data/smoke/\): .*\n    it is in data/:   --data\.root=data\n", f"{message}\n"), (
+        message
+    )
+    assert "stage prepare" not in message
     assert main(["run", stage, "--preset", "demo", "--data.corpora=mine", "--data.root=elsewhere/deep"]) == 1
     assert "--data.root=data\n" in f"{capsys.readouterr().err}\n", "data/ is always looked in"
     (folder / "data").rename(folder / "smoke")
@@ -203,10 +205,10 @@ def test_run_all_asks_first_whether_every_stage_has_something(
     before = left(folder)
     capsys.readouterr()
     assert main([*ALL, *words]) == 1
-    said = capsys.readouterr().err
+    message = capsys.readouterr().err
     assert re.search(
-        "\n  - ".join(["mine cannot go through the whole chain:", *lacks]) + "\nWhere the CSV changes", said
-    ), said
+        "\n  - ".join(["mine cannot go through the whole chain:", *lacks]) + "\nWhere the CSV changes", message
+    ), message
     assert left(folder) == before, "no stage was begun"
 
 

@@ -33,14 +33,14 @@ SPOILED = {
 
 @pytest.mark.parametrize("name", SPOILED)
 def test_bad_recordings_are_refused_whole(folder: Path, capsys: pytest.CaptureFixture[str], name: str):
-    spoil, said = SPOILED[name]
+    spoil, output = SPOILED[name]
     recordings(folder)
     spoil(folder / "in")
     before = left(folder)
     assert main(PREPARE) == 1
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.startswith("stage: ") and "Traceback" not in printed.err
-    assert re.search(said, printed.err), printed.err
+    assert re.search(output, printed.err), printed.err
     assert left(folder) == before, "nothing half-written"
 
 
@@ -148,17 +148,17 @@ def test_a_recording_of_another_length_is_found_before_anything_is_written(
     assert main(PREPARE) == 0
     if rendered:
         forget_sizes(folder / "data" / "mine" / "cuts.jsonl.gz")
-    spoil, said = REPLACED[how]
+    spoil, output = REPLACED[how]
     spoil(folder / "in" / "0.wav")
     capsys.readouterr()
     before = left(folder)
     words = ["run", "latents", "--preset", "smoke", "--data.root=data", "--data.corpora=mine"]
     assert main(words) == 1
     printed = capsys.readouterr().err
-    assert re.search(rf"1 of 3 recordings cannot be used:\n.*0\.wav: {said}\n", printed), printed
+    assert re.search(rf"1 of 3 recordings cannot be used:\n.*0\.wav: {output}\n", printed), printed
     assert left(folder) == before
     skipped = corpora.recordings("latents", conf.compose("latents", overrides=[*SKIP]).conf.data)
-    assert re.search(rf"1 of 3 recordings are left out.*\n.*0\.wav: {said}\n", capsys.readouterr().err)
+    assert re.search(rf"1 of 3 recordings are left out.*\n.*0\.wav: {output}\n", capsys.readouterr().err)
     assert [cut.id for cut in skipped.cuts] == ["mine-1", "mine-2"]
 
 
@@ -180,14 +180,14 @@ def test_a_receipt_counts_what_is_said(folder: Path):
         "path,caption,label,question,answer,split\n0.wav,a,low,,,train\n0.wav,b,,Is it?,yes,train\n1.wav,,,,,test\n"
     )
     assert main(PREPARE) == 0
-    said = json.loads((folder / "data" / "mine" / "receipt.json").read_text())["contents"]
-    assert said["train"] == {
+    output = json.loads((folder / "data" / "mine" / "receipt.json").read_text())["contents"]
+    assert output["train"] == {
         "recordings": 1,
         "captions": 2,
         "questions": {"class": 1, "question": 1},
         "conversations": 0,
     }
-    assert said["test"] == {"recordings": 1, "captions": 0, "questions": {}, "conversations": 0}
+    assert output["test"] == {"recordings": 1, "captions": 0, "questions": {}, "conversations": 0}
 
 
 @pytest.mark.parametrize("splits", [("train", "train", "train"), ("train", "val", "test"), ("", "", "test")], ids=str)

@@ -22,7 +22,7 @@ from stages.hub import find_model, language_model, trained_model
 from stages.hub.sound_tokenizer import SoundTokenizer
 from stages.hub.text_to_sound import candidate_seed, text_to_sound
 from stages.runs import receipts
-from tests.stages.cli.trained_run import QUESTION, answer, codes_of, said
+from tests.stages.cli.trained_run import QUESTION, answer, codes_of, output
 
 HOT = 100.0  # a temperature at which each id is about as likely as the others, whatever was learned
 
@@ -30,12 +30,12 @@ HOT = 100.0  # a temperature at which each id is about as likely as the others, 
 def test_an_answer_is_the_model_s_to_the_cached_codes(run, folder_with_run, clip, model, capsys):
     wanted = answer(model, [Turn("user", [codes_of(run, clip), f"\n{QUESTION}"])]).strip()
     assert main(["ask", str(clip), QUESTION]) == 0
-    found = capsys.readouterr()
-    assert found.out.strip() == wanted
-    assert found.err.splitlines()[0] == "experiment used, the only one in runs/ that is trained"
+    actual = capsys.readouterr()
+    assert actual.out.strip() == wanted
+    assert actual.err.splitlines()[0] == "experiment used, the only one in runs/ that is trained"
     for words in (["--experiment=used"], ["--model=runs/used/openaqa"], ["--model", "runs/used"], ["--runs=runs"]):
         assert main(["ask", str(clip), QUESTION, *words]) == 0
-        assert said(capsys) == wanted
+        assert output(capsys) == wanted
     loaded, _ = language_model.load(run / "openaqa/artifact")
     assert torch.equal(next(loaded.parameters()), next(model.lm.parameters()))
 
@@ -43,7 +43,7 @@ def test_an_answer_is_the_model_s_to_the_cached_codes(run, folder_with_run, clip
 def test_options_of_an_answer(run, folder_with_run, clip, model, capsys):
     turns = [Turn("user", [codes_of(run, clip), f"\n{QUESTION}"])]
     assert main(["ask", str(clip), QUESTION, "--temperature=1.5", "--seed", "4", "--max-new-tokens=7"]) == 0
-    assert said(capsys) == answer(model, turns, 7, Sampling(1.5, 1.0, [4]))
+    assert output(capsys) == answer(model, turns, 7, Sampling(1.5, 1.0, [4]))
     assert main(["ask", str(clip), QUESTION, "--temperature=hot"]) == 1
     assert "temperature: Value 'hot'" in capsys.readouterr().err
     assert main(["ask", str(clip), QUESTION, "--max-new-tokens=5000"]) == 1
@@ -56,7 +56,7 @@ def test_several_clips_come_before_the_question(run, folder_with_run, clip, mode
     other = tones / "recordings/01.flac"
     assert main(["ask", str(clip), str(other), QUESTION]) == 0
     codes = [codes_of(run, one) for one in (clip, other)]
-    assert said(capsys) == answer(model, [Turn("user", [codes[0], "\n", codes[1], "\n", QUESTION])])
+    assert output(capsys) == answer(model, [Turn("user", [codes[0], "\n", codes[1], "\n", QUESTION])])
 
 
 def test_without_a_question_it_is_a_conversation(run, folder_with_run, clip, model, capsys, monkeypatch):
@@ -81,12 +81,12 @@ def test_sounds_are_the_model_s_and_each_hangs_on_its_seed(run, folder_with_run,
         model.vocabulary.render([Turn("user", [model.prompts.text_to_sound[0].format(caption=text)])], generate=True)
         for text in ("a low sound", "")
     ]
-    told, free = (pad_left([one.input_ids], model.vocabulary.pad_id) for one in rendered)
+    given, free = (pad_left([one.input_ids], model.vocabulary.pad_id) for one in rendered)
     room = tokenizer.num_codes(2.0) + 2
-    found = generate(
-        model.lm, model.vocabulary, *told, room, "audio", Sampling(1.2, 0.9, [6]), Guidance(2.0, *free)
+    actual = generate(
+        model.lm, model.vocabulary, *given, room, "audio", Sampling(1.2, 0.9, [6]), Guidance(2.0, *free)
     )  # fmt: skip
-    codes = model.vocabulary.codes(found[0])
+    codes = model.vocabulary.codes(actual[0])
     wanted = tokenizer.decode([codes], seed=6)[0]
     sound, rate = soundfile.read("a-2.wav", dtype="float32")
     assert rate == tokenizer.sample_rate and len(sound) == min(wanted.shape[1], 2 * rate)
@@ -155,8 +155,10 @@ def test_what_was_cut_is_said_and_what_ended_is_not(run, folder_with_run, clip, 
         codes = text_to_sound(model, ["low"] * 3, most, [5, 6, 7], settings)
         reached.append(sum(len(one) == most for one in codes))
         assert main([*words, f"--seconds-max={seconds}", "--experiment=used", "--force"]) == 0
-        said = f"{reached[-1]} of 3 sounds reached --seconds_max={seconds:g}\n" if reached[-1] else ""
-        assert [line for line in capsys.readouterr().err.splitlines(True) if "reached" in line] == [said][: bool(said)]
+        printed = f"{reached[-1]} of 3 sounds reached --seconds_max={seconds:g}\n" if reached[-1] else ""
+        assert [line for line in capsys.readouterr().err.splitlines(True) if "reached" in line] == [printed][
+            : bool(printed)
+        ]
     assert reached[0] == 3 and reached[1] < 3
 
 
@@ -175,19 +177,19 @@ def an_answer_that_ends(model: trained_model.TrainedModel, turns: list[Turn]) ->
 
 def test_codes_go_to_a_file_and_back(run, folder_with_run, clip, capsys):
     assert main(["encode", str(clip), "--out=codes.json"]) == 0
-    found = json.loads(Path("codes.json").read_text())
+    actual = json.loads(Path("codes.json").read_text())
     tokenizer = SoundTokenizer.from_pretrained(run / "tokenizer")
-    assert found["codes"] == codes_of(run, clip)
-    assert found["tokenizer"] == receipts.read(run / "tokenizer")["artifact_hash"]
-    assert (found["codebook_size"], found["levels"], found["sample_rate"]) == (tokenizer.codebook_size, [0], 44100)
+    assert actual["codes"] == codes_of(run, clip)
+    assert actual["tokenizer"] == receipts.read(run / "tokenizer")["artifact_hash"]
+    assert (actual["codebook_size"], actual["levels"], actual["sample_rate"]) == (tokenizer.codebook_size, [0], 44100)
     assert main(["decode", "codes.json", "--out=back.flac", "--spectrogram"]) == 0
     sound, rate = soundfile.read("back.flac", dtype="float32")
-    assert (rate, len(sound)) == (44100, found["num_samples"]) and Path("back.png").is_file()
+    assert (rate, len(sound)) == (44100, actual["num_samples"]) and Path("back.png").is_file()
     source = soundfile.info(clip)
-    assert abs(source.duration - found["num_samples"] / rate) < 2 / source.samplerate
+    assert abs(source.duration - actual["num_samples"] / rate) < 2 / source.samplerate
     capsys.readouterr()
     assert main(["encode", str(clip)]) == 0
-    assert json.loads(capsys.readouterr().out) == found
+    assert json.loads(capsys.readouterr().out) == actual
     assert main(["encode", str(clip), "--out=codes.json"]) == 1
     assert "codes.json exists" in capsys.readouterr().err
 
@@ -195,12 +197,12 @@ def test_codes_go_to_a_file_and_back(run, folder_with_run, clip, capsys):
         ({"tokenizer": "0" * 64}, "was made by the tokenizer 000000000000, and runs/used/tokenizer is "),
         ({"codes": [0, 99]}, "holds 99; one or more codes from 0 to 15"),
         ({"codes": []}, "has 0 codes"),
-        ({"codes": found["codes"] * 2}, "codes stand for"),
+        ({"codes": actual["codes"] * 2}, "codes stand for"),
         ({"num_samples": -5}, "says -5 samples at 44100 Hz"),
         ({"num_samples": 99_999_999}, "says 99999999 samples"),
         ({"sample_rate": 8000}, "at 8000 Hz"),
     ):
-        Path("other.json").write_text(json.dumps(found | change))
+        Path("other.json").write_text(json.dumps(actual | change))
         assert main(["decode", "other.json", "--out=x.wav"]) == 1
         assert message in capsys.readouterr().err
     for text, message in (
@@ -251,8 +253,8 @@ def test_a_mistake_is_one_clear_error(words: str, folder_with_run: Path, clip: P
     Path("note.txt").write_text("no sound")
     before = sorted(folder_with_run.rglob("*"))
     assert main([str(clip) if word == "CLIP" else word for word in words.split()]) == 1
-    found = capsys.readouterr().err
-    assert MISTAKES[words] in found and found.count("stage: ") == 1
+    actual = capsys.readouterr().err
+    assert MISTAKES[words] in actual and actual.count("stage: ") == 1
     assert sorted(folder_with_run.rglob("*")) == before
 
 

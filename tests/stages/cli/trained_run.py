@@ -34,5 +34,5 @@ def answer(
     return model.vocabulary.decode(generate(model.lm, model.vocabulary, ids, mask, most, "text", sampling)[0])
 
 
-def said(capsys: pytest.CaptureFixture[str]) -> str:
+def output(capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out.strip()

@@ -53,10 +53,10 @@ class Raises(L.Callback):
         module.training_step = raising
 
 
-def failed(place: Path, error: str, *words: str, rank: int = 0) -> Ended:
+def failed(where: Path, error: str, *words: str, rank: int = 0) -> Ended:
     """`stage run tokenizer`, in whose step 6 a rank raises."""
     before = partial(add_callback, "tokenizer", partial(Raises, error, 6, rank))
-    return zygote.run(["run", "tokenizer", "--parents.latents=whole", *words, *SMOKE], place, before)
+    return zygote.run(["run", "tokenizer", "--parents.latents=whole", *words, *SMOKE], where, before)
 
 
 def test_a_bug_keeps_its_traceback_and_the_next_run_that_ends_well_has_none(stage, tones: Path, whole: Path):

@@ -56,10 +56,10 @@ class Failure(L.Callback):
                 os.kill(child.pid, signal.SIGKILL)
 
 
-def broken(place: Path, failure: str, at: set[int], *words: str, rank: int = 0) -> Ended:
+def broken(where: Path, failure: str, at: set[int], *words: str, rank: int = 0) -> Ended:
     """`stage run tokenizer`, in which `failure` happens."""
     before = partial(add_callback, "tokenizer", partial(Failure, failure, at, rank))
-    return zygote.run(["run", "tokenizer", "--parents.latents=whole", *words, *SMOKE], place, before)
+    return zygote.run(["run", "tokenizer", "--parents.latents=whole", *words, *SMOKE], where, before)
 
 
 def same_weights(one: Path, other: Path) -> bool:
@@ -75,8 +75,8 @@ def test_a_truncated_checkpoint_is_passed_over(stage, tones: Path, whole: Path, 
     os.truncate(last, last.stat().st_size // 2)
     (folder / "checkpoints/.part-1-step-00000012.ckpt").write_bytes(b"killed in a save")
     assert stage("run", "tokenizer", "--experiment=truncated", "--parents.latents=whole") == 0
-    said = "step-00000008.ckpt is cut short; going on from step-00000004.ckpt"
-    assert capfd.readouterr().err.count(said) == 1
+    printed = "step-00000008.ckpt is cut short; going on from step-00000004.ckpt"
+    assert capfd.readouterr().err.count(printed) == 1
     assert same_weights(whole, tones / "runs/truncated")
     assert not list((folder / "checkpoints").glob(".*"))
 
@@ -205,8 +205,8 @@ def test_a_rank_that_dies_is_named_and_the_other_ends(tones: Path, whole: Path, 
     began = time.monotonic()
     ended = broken(tones, "die", {6}, f"--experiment=dead-{rank}", *TWO_RANKS, rank=rank)
     assert ended.status == (-signal.SIGKILL if rank == 0 else 1)
-    said = "rank 0 died" if rank == 0 else r"rank 1 \(pid \d+\) was killed by SIGKILL"
-    assert re.search(rf"stage: tokenizer: {said}.*the same command goes on", ended.stderr), ended.stderr[-3000:]
+    printed = "rank 0 died" if rank == 0 else r"rank 1 \(pid \d+\) was killed by SIGKILL"
+    assert re.search(rf"stage: tokenizer: {printed}.*the same command goes on", ended.stderr), ended.stderr[-3000:]
     assert "Traceback" not in ended.stderr
     assert time.monotonic() - began < 240  # of it, a minute after the death: the rest is the start, on a busy machine
     assert not ended.survivors()
@@ -242,8 +242,8 @@ def test_a_data_folder_that_vanishes_is_one_line(tones: Path, copy_of_whole, wor
 )
 def test_gpus_that_are_not_here_are_said_in_one_line(stage, tones: Path, whole: Path, words: list[str], capsys):
     assert stage("run", "tokenizer", "--experiment=gpus", "--parents.latents=whole", *words) == 1
-    said = capsys.readouterr().err
-    assert "there is no GPU here; for " in said and said.rstrip().endswith("--trainer.accelerator=cpu")
+    printed = capsys.readouterr().err
+    assert "there is no GPU here; for " in printed and printed.rstrip().endswith("--trainer.accelerator=cpu")
     assert not (tones / "runs/gpus/tokenizer/checkpoints").exists()
 
 

@@ -51,9 +51,9 @@ def test_a_curriculum_killed_in_its_second_entry_ends_with_the_same_weights(
     stage, tones: Path, taught: list[str], capsys
 ):
     assert stage("run", "openaqa", "--experiment=taught", *taught) == 0
-    said = capsys.readouterr().err
+    printed = capsys.readouterr().err
     for number, (name, steps) in enumerate((("rows", 4), ("closed", 7), ("all", 4)), 1):
-        assert f"openaqa: curriculum: {name} (entry {number} of 3), step 0 of {steps}, " in said
+        assert f"openaqa: curriculum: {name} (entry {number} of 3), step 0 of {steps}, " in printed
     interrupt(tones, "openaqa", 9, "--experiment=killed-taught", *taught)
     run = tones / "runs/killed-taught/openaqa"
     newest = newest_checkpoint(run)
@@ -176,7 +176,7 @@ def test_the_position_in_a_curriculum():
         for name, steps in (("a", 3), ("b", 1), ("c", 2))
     ]
     positions = [language_data.position(entries, step) for step in range(7)]
-    assert [(place.name, place.step) for place in positions] == [
+    assert [(where.name, where.step) for where in positions] == [
         ("a", 0),
         ("a", 1),
         ("a", 2),

@@ -38,7 +38,7 @@ def test_a_limit_of_time_stops_a_prediction_and_the_chain_it_is_of(stage, tones:
     words = ["--experiment=limited-all", "--limits.seconds=1.5"]
     ended = interrupt(tones, "all", 1, *words, "--data.num_workers=1", sent=0)
     assert ended.status == STOPPED, ended.output
-    said = r"^latents +stopped at (the beginning|chunk [01] of \d+) by limits.seconds=1.5; the same command goes on$"
-    assert re.search(said, ended.output, re.M), ended.output
+    message = r"^latents +stopped at (the beginning|chunk [01] of \d+) by limits.seconds=1.5; the same command goes on$"
+    assert re.search(message, ended.output, re.M), ended.output
     assert [path.name for path in (tones / "runs/limited-all").iterdir()] == ["latents"]
     assert stage("run", "latents", "--experiment=limited-all") == 0

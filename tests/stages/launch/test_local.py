@@ -29,9 +29,9 @@ def folder_of_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_folder_that_a_stage_runs_in_hides_no_module_of_ours(folder_of_a_user: Path, capfd):
     with Stop(None, 0, time.monotonic()) as stop, pytest.raises(SystemExit) as ended:
         local.run_in_process("latents", ["--data.corpora=gone"], restart=False, stop=stop)
-    said = capfd.readouterr().err
+    printed = capfd.readouterr().err
     assert ended.value.code == 1
-    assert said.startswith("stage: ") and "gone (not in data/)" in said and "somebody else" not in said
+    assert printed.startswith("stage: ") and "gone (not in data/)" in printed and "somebody else" not in printed
 
 
 def test_a_child_elsewhere_finds_what_a_checkout_imports(folder_of_a_user: Path):

@@ -24,24 +24,24 @@ def submit(stage, capsys: pytest.CaptureFixture[str]):
     return run
 
 
-def script(said: str, stage: str) -> list[str]:
+def script(message: str, stage: str) -> list[str]:
     """The lines of one script that --dry-run printed."""
-    return said.split(f"/slurm/{stage}.sbatch\n#!", 1)[1].split("\n# sbatch", 1)[0].splitlines()
+    return message.split(f"/slurm/{stage}.sbatch\n#!", 1)[1].split("\n# sbatch", 1)[0].splitlines()
 
 
 def test_dry_run_prints_the_chain_and_leaves_nothing(submit, tones: Path):
-    status, said = submit(
+    status, message = submit(
         "all", "--dry-run", "--experiment=dry", "--slurm.partition=gpu", "--slurm.time=1:00:00", "--slurm.exclusive"
     )
     assert status == 0
     assert not (tones / "runs/dry").exists()
     line = r"^# sbatch --parsable (?:--dependency=(\S+) --kill-on-invalid-dep=yes )?runs/dry/slurm/(\w+)\.sbatch$"
-    waits = {name: parents for parents, name in re.findall(line, said, re.MULTILINE)}
+    waits = {name: parents for parents, name in re.findall(line, message, re.MULTILINE)}
     assert waits["latents"] == ""
     assert waits["tokenizer"] == "afterok:<latents>"
     assert waits["reconstruct"] == "afterok:<latents>:<tokenizer>:<tokenizer_mse>"
     assert "vae" not in waits
-    lines = script(said, "tokenizer")
+    lines = script(message, "tokenizer")
     for line in ("--partition=gpu", "--time=1:00:00", "--exclusive", "--nodes=1", "--ntasks-per-node=1", "--signal=USR1@120", "--requeue",
                  "--open-mode=append", "--output=runs/dry/slurm/tokenizer.log", f"--chdir={tones}", "--job-name=dry/tokenizer"):  # fmt: skip
         assert f"#SBATCH {line}" in lines
@@ -77,9 +77,9 @@ def test_the_script_asks_for_a_task_and_a_gpu_a_device(submit):
         "--trainer.accelerator=gpu",
         "--data.num_workers=4",
     )
-    status, said = submit("latents", *words)
+    status, message = submit("latents", *words)
     assert status == 0
-    lines = script(said, "latents")
+    lines = script(message, "latents")
     for line in ("--nodes=2", "--ntasks-per-node=8", "--gpus-per-node=8", "--cpus-per-task=5"):
         assert f"#SBATCH {line}" in lines
     (srun,) = [line for line in lines if line.startswith("srun")]
@@ -94,8 +94,8 @@ def test_the_script_asks_for_a_task_and_a_gpu_a_device(submit):
 def test_words_reach_the_command_as_they_were_typed(submit, tmp_path: Path):
     """Through the shell that runs the script."""
     strange = 'it\'s $HOME; a "b"'
-    _, said = submit("latents", "--dry-run", f"--experiment={strange}", "--caption.seed=3", "--latents.seed=4")
-    lines = script(said, "latents")
+    _, message = submit("latents", "--dry-run", f"--experiment={strange}", "--caption.seed=3", "--latents.seed=4")
+    lines = script(message, "latents")
     (srun,) = [line for line in lines if line.startswith("srun")]
     words = subprocess.run(
         ["bash", "-c", srun.replace("srun", "printf '%s\\n'", 1)], capture_output=True, text=True
@@ -108,22 +108,22 @@ def test_words_reach_the_command_as_they_were_typed(submit, tmp_path: Path):
 def test_a_file_may_say_it_for_every_job(submit, tmp_path: Path):
     mine = tmp_path / "cluster.yaml"
     mine.write_text("slurm:\n  partition: long\n  further: {qos: high, exclusive: ''}\nseed: 3\n")
-    status, said = submit("latents", "--dry-run", "--experiment=dry", "--conf", str(mine), "--slurm.partition=short")
+    status, message = submit("latents", "--dry-run", "--experiment=dry", "--conf", str(mine), "--slurm.partition=short")
     assert status == 0
-    lines = script(said, "latents")
+    lines = script(message, "latents")
     assert {"#SBATCH --partition=short", "#SBATCH --qos=high", "#SBATCH --exclusive"} <= set(lines)
     mine.write_text("slurm:\n  time: 1:00:00\n  account: 007\n  further: {qos: on}\n")
-    status, said = submit("latents", "--dry-run", "--experiment=dry", "--conf", str(mine))
+    status, message = submit("latents", "--dry-run", "--experiment=dry", "--conf", str(mine))
     assert status == 0
-    assert {"#SBATCH --time=1:00:00", "#SBATCH --account=007", "#SBATCH --qos=on"} <= set(script(said, "latents"))
+    assert {"#SBATCH --time=1:00:00", "#SBATCH --account=007", "#SBATCH --qos=on"} <= set(script(message, "latents"))
 
 
 def test_what_was_typed_is_what_the_job_types(submit, tmp_path: Path):
     """As the shell reads the script; sbatch has signs of its own in the name of a log, and a comment is one line."""
     typed = ["--experiment=2024_01_05 a%b #2", f"--runs={tmp_path}/'1.10'", "--parents.vae=0x10\nrm x"]
-    status, said = submit("latents", "--dry-run", *typed)
+    status, message = submit("latents", "--dry-run", *typed)
     assert status == 0
-    text = "\n".join(script(said, "latents"))
+    text = "\n".join(script(message, "latents"))
     (srun,) = re.findall(r"^srun .*?(?=\ncode=)", text, re.MULTILINE | re.DOTALL)
     assert set(typed) <= set(shlex.split(srun))
     assert f"--output='{tmp_path}/'\"'\"'1.10'\"'\"'/2024_01_05 a%%b #2/slurm/latents.log'" in text
@@ -146,10 +146,10 @@ def test_what_was_typed_is_what_the_job_types(submit, tmp_path: Path):
         (["--trainer.device=1"], "Did you mean: 'devices'?"),
     ],
 )  # fmt: skip
-def test_mistakes_are_told_before_anything_is_written(submit, tones: Path, words: list[str], said: str):
-    status, found = submit("latents", "--experiment=submit-mistakes", "--dry-run", *words)
+def test_mistakes_are_reported_before_anything_is_written(submit, tones: Path, words: list[str], message: str):
+    status, actual = submit("latents", "--experiment=submit-mistakes", "--dry-run", *words)
     assert status == 1
-    assert said in found
+    assert message in actual
     assert not (tones / "runs/submit-mistakes").exists()
 
 
@@ -160,17 +160,17 @@ def test_run_takes_no_key_of_slurm(stage, capsys: pytest.CaptureFixture[str]):
 
 def test_without_sbatch_it_says_so(submit, tones: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PATH", "/nowhere")
-    status, said = submit("latents", "--experiment=submit-mistakes")
+    status, message = submit("latents", "--experiment=submit-mistakes")
     assert status == 1
-    assert "sbatch is not here" in said
+    assert "sbatch is not here" in message
     assert not (tones / "runs/submit-mistakes").exists()
     assert submit("latents", "--experiment=submit-mistakes", "--dry-run")[0] == 0
 
 
 def test_a_parent_that_nobody_makes_is_named(submit):
-    status, said = submit("tokenizer", "--experiment=submit-mistakes", "--dry-run")
+    status, message = submit("tokenizer", "--experiment=submit-mistakes", "--dry-run")
     assert status == 1
-    assert "stage run latents" in said
+    assert "stage run latents" in message
 
 
 def test_logs_without_a_job_say_what_to_type(stage, capsys: pytest.CaptureFixture[str], tones: Path):
@@ -185,11 +185,11 @@ def test_status_and_logs_of_a_job_that_slurm_forgot(
 ):
     from stages.cli.main import main
 
-    place = tones / "runs/forgotten/slurm"
-    place.mkdir(parents=True)
-    jobs.note(place, "tokenizer", "12")
-    jobs.note(place, "cache", "13")
-    jobs.log_file(place, "tokenizer").write_text("loss 1\n")
+    where = tones / "runs/forgotten/slurm"
+    where.mkdir(parents=True)
+    jobs.note(where, "tokenizer", "12")
+    jobs.note(where, "cache", "13")
+    jobs.log_file(where, "tokenizer").write_text("loss 1\n")
     monkeypatch.setenv("PATH", "/nowhere")
     assert main(["status", "--experiment=forgotten"]) == 0
     assert re.search(r"tokenizer +missing +not started   \[job 12 has left the queue\]", capsys.readouterr().out)

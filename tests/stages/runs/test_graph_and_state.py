@@ -148,8 +148,10 @@ def test_an_artifact_that_is_gone_is_said(house: WrittenExperiment):
 
 def test_a_missing_parent_names_the_command_that_makes_it(house: WrittenExperiment):
     house.corpus("first")
-    said = r"tokenizer needs latents, and .*not started.*\n.*stage run latents --experiment=demo\n.*--parents\.latents="
-    with pytest.raises(ValueError, match=said):
+    message = (
+        r"tokenizer needs latents, and .*not started.*\n.*stage run latents --experiment=demo\n.*--parents\.latents="
+    )
+    with pytest.raises(ValueError, match=message):
         graph.parents("tokenizer", house.conf("tokenizer"))
     house.make("latents", "a")
     house.checkpoint("tokenizer", 120)
@@ -170,8 +172,10 @@ def test_parents_of_two_tokenizers_are_refused_by_name(house: WrittenExperiment)
     """The codes in a cache mean nothing to another tokenizer's decoder."""
     house.make_all()
     house.make("tokenizer", "other weights")
-    said = r"caption cannot join tokenizer and cache: they come from different runs of 'tokenizer'.*\n.*stage run cache"
-    with pytest.raises(ValueError, match=said):
+    message = (
+        r"caption cannot join tokenizer and cache: they come from different runs of 'tokenizer'.*\n.*stage run cache"
+    )
+    with pytest.raises(ValueError, match=message):
         graph.parents("caption", house.conf("caption"))
 
 
@@ -198,21 +202,21 @@ def test_the_cure_of_parents_that_do_not_fit_is_named_and_cures(house: WrittenEx
 def test_a_parent_elsewhere_that_is_not_there_names_those_that_are(house: WrittenExperiment):
     house.make_all()
     house.make("latents", "a", "experiment=other")
-    said = r"runs/dmeo/{} has no finished run \(not started\): is dmeo misspelt\? {}$"
-    with pytest.raises(ValueError, match=said.format("latents", "There are: demo, other")):
+    message = r"runs/dmeo/{} has no finished run \(not started\): is dmeo misspelt\? {}$"
+    with pytest.raises(ValueError, match=message.format("latents", "There are: demo, other")):
         graph.parents("tokenizer", house.conf("tokenizer", "experiment=p", "parents.latents=dmeo"))
     (house.root / "runs" / "demo" / "vae" / "receipt.json").unlink()
-    with pytest.raises(ValueError, match=said.format("vae", r"No experiment in .*runs/ has a finished vae")):
+    with pytest.raises(ValueError, match=message.format("vae", r"No experiment in .*runs/ has a finished vae")):
         graph.parents("latents", house.conf("latents", "codec.kind=trained", "parents.vae=dmeo"))
-    with pytest.raises(ValueError, match=said.format("tokenizer_mse", "There are: demo")):
+    with pytest.raises(ValueError, match=message.format("tokenizer_mse", "There are: demo")):
         graph.parents("reconstruct", house.conf("reconstruct", "parents.tokenizer_mse=dmeo"))
 
 
 def test_a_parent_may_come_from_another_experiment_or_folder(house: WrittenExperiment):
     house.make_all()
     folder = house.root / "runs" / "demo" / "latents"
-    for place in ("demo", str(folder)):
-        parents = graph.parents("tokenizer", house.conf("tokenizer", "experiment=other", f"parents.latents={place}"))
+    for where in ("demo", str(folder)):
+        parents = graph.parents("tokenizer", house.conf("tokenizer", "experiment=other", f"parents.latents={where}"))
         assert parents["latents"].folder == folder
 
 

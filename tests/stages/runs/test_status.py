@@ -28,7 +28,7 @@ def lines(house: WrittenExperiment, capsys: pytest.CaptureFixture[str], *words: 
     capsys.readouterr()
     assert main(["status", "--experiment=p", f"--runs={house.root / 'runs'}", *words]) == 0
     printed = [line.split(None, 1) for line in capsys.readouterr().out.splitlines()[1:]]
-    return {stage: " ".join(said.split()) for stage, said in printed}
+    return {stage: " ".join(line.split()) for stage, line in printed}
 
 
 OTHERS = [stage for stage in STAGES if stage not in ("vae", "latents", "tokenizer")]

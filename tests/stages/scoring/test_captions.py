@@ -56,17 +56,17 @@ def theirs():
 
     tokenizer = PTBTokenizer()
     truth = tokenizer.tokenize({n: [{"caption": text} for text in texts] for n, texts in enumerate(REFERENCES)})
-    said = tokenizer.tokenize({n: [{"caption": text}] for n, text in enumerate(CAPTIONS)})
-    scores = {name: scorer.compute_score(truth, said) for name, scorer in
+    answers = tokenizer.tokenize({n: [{"caption": text}] for n, text in enumerate(CAPTIONS)})
+    scores = {name: scorer.compute_score(truth, answers) for name, scorer in
               (("bleu", Bleu(4)), ("cider_d", Cider()), ("rouge_l", Rouge()), ("meteor", Meteor()))}  # fmt: skip
-    return truth, said, scores
+    return truth, answers, scores
 
 
 @needs_java
 def test_scores_and_tokens_are_pycocoevalcaps(theirs):
-    truth, said, scores = theirs
+    truth, answers, scores = theirs
     words = coco.tokens(package(), CAPTIONS, REFERENCES)
-    assert words.captions == [said[n][0] for n in range(len(CAPTIONS))]
+    assert words.captions == [answers[n][0] for n in range(len(CAPTIONS))]
     assert words.references == [truth[n] for n in range(len(CAPTIONS))]
     actual = {"cider_d": coco.cider_d(words), "rouge_l": coco.rouge_l(words)}
     for name, ours in actual.items():
