@@ -34,7 +34,7 @@ class NewestCheckpoints(Checkpoint):
                 part.unlink()
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         if trainer.global_step % self.every_n_steps == 0:
             self.save(trainer)
@@ -67,7 +67,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
         super().__init__()
         self.whole_file = whole_file
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: object = None) -> None:
         """Raises TrainingError where it cannot be written."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)

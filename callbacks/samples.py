@@ -24,7 +24,7 @@ class Samples(L.Callback):
 
     @torch.no_grad()
     def on_validation_batch_end(
-        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self, trainer: L.Trainer, pl_module: Any, outputs: object, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         if batch_idx or not trainer.is_global_zero or trainer.logger is None or not self.clips:
             return

@@ -5,8 +5,6 @@ Lightning stores no generator state; seeding each batch anew makes that state un
 noise).
 """
 
-from typing import Any
-
 import lightning as L
 import torch
 
@@ -23,6 +21,6 @@ class StepSeed(L.Callback):
         self.seed = seed
 
     def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int
     ) -> None:
         torch.manual_seed(position_seed(self.seed, trainer.fit_loop.epoch_loop.total_batch_idx, trainer.global_rank))

@@ -6,7 +6,6 @@ which is apart because the command imports it without torch).
 """
 
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import torch
@@ -30,7 +29,7 @@ class StopTraining(L.Callback):
             raise Stopped(reason)
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         if trainer.global_step == self.step or trainer.global_step >= trainer.max_steps:
             return  # gradients are accumulated, or it is done
@@ -55,7 +54,7 @@ class StopPrediction(L.Callback):
         self.file.unlink(missing_ok=True)
 
     def on_predict_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         self._look()
         if self.reason or self.file.exists():
@@ -65,8 +64,8 @@ class StopPrediction(L.Callback):
         self,
         trainer: L.Trainer,
         pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
+        outputs: object,
+        batch: object,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:

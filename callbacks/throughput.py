@@ -53,7 +53,7 @@ class ThroughputLog(L.Callback):
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
             self.norm = torch.nn.utils.get_total_norm(gradients) if gradients else None
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: object, batch: Any, batch_idx: int) -> None:
         self.batch_ended = time.monotonic()
         if not trainer.is_global_zero:
             return

@@ -20,7 +20,7 @@ class TrainingProgress(L.Callback):
         self.line.start(trainer.global_step)
 
     def on_train_batch_end(
-        self, trainer: Any, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Any, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         assert self.line is not None
         if (

@@ -37,7 +37,7 @@ def expand_home(section: Any) -> None:
             setattr(section, key.name, _expanded(value))
 
 
-def _expanded(value: Any) -> Any:
+def _expanded(value: object) -> object:
     if isinstance(value, list):
         return [_expanded(item) for item in value]
     if isinstance(value, dict):

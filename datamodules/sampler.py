@@ -21,7 +21,7 @@ from datamodules.errors import DataError
 T = TypeVar("T")
 
 
-class ResumableSampler(Sampler[Any]):
+class ResumableSampler(Sampler[object]):
     """Batches with a position: `seek` to a batch of an epoch.
 
     The position stays for every iterator until another epoch is set: Lightning makes one before it names the epoch, and
@@ -41,7 +41,7 @@ class ResumableSampler(Sampler[Any]):
             self._first = 0
         self.batches.set_epoch(epoch)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[object]:
         return self.batches.from_batch(self._first)
 
 
@@ -52,7 +52,7 @@ class ResumableDataModule(L.LightningDataModule):
     makes a batch of what the samplers give.
     """
 
-    dataset: Dataset[Any]
+    dataset: Dataset[object]
 
     def __init__(self, seed: int, num_workers: int) -> None:
         super().__init__()

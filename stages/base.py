@@ -118,7 +118,7 @@ class ChunkStage(PredictingStage):
         super().__init__(stage, conf, parents, folder)
         self.store = folder / "chunks"
 
-    def cache_key(self) -> dict[str, Any]:
+    def cache_key(self) -> dict[str, object]:
         """What made the chunks."""
         raise NotImplementedError
 

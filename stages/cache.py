@@ -7,7 +7,6 @@ was added or with another experiment's tokenizer, is encoded from its sound by t
 import itertools
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -48,7 +47,7 @@ class Cache(ChunkStage):
         self.codec: LatentCodec | None = None
         self.codes: dict[str, list[int]] = {}  # of the chunk that is encoded, by window
 
-    def cache_key(self) -> dict[str, Any]:
+    def cache_key(self) -> dict[str, object]:
         tokenizer = self.parents["tokenizer"].receipt["artifact_hash"]
         return {"tokenizer": tokenizer} | {name: self.facts[name] for name in self.rule.facts() if name in self.facts}
 

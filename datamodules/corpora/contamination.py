@@ -61,7 +61,7 @@ def refuse_shared(shared: Sequence[Shared], contamination: str) -> None:
         )
 
 
-def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     """Writes one JSON object a line over an earlier file; without rows no file is left."""
     path.unlink(missing_ok=True)
     file = None

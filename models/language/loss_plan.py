@@ -4,7 +4,7 @@ A mask decides sizes: how many positions have a label, up to where a row is need
 all that is queued; here they are known before the batch is copied.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,7 +42,9 @@ class LossPlan(NamedTuple):
     z_loss_weight: float
 
     def to(self, device: torch.device) -> "LossPlan":
-        return LossPlan(*(part.to(device, non_blocking=True) if isinstance(part, Tensor) else part for part in self))
+        tensors = {name: part for name, part in self._asdict().items() if isinstance(part, Tensor)}
+        moved: dict[str, Any] = {name: part.to(device, non_blocking=True) for name, part in tensors.items()}
+        return self._replace(**moved)
 
 
 def plan_loss(

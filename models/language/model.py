@@ -141,8 +141,9 @@ class SoundLanguageModel(nn.Module):
         Raises ModelError where no position has one.
         """
         weights = LossWeights(audio_weight, text_weight, prompt_weight, z_loss_weight)
-        parts = (input_ids, attention_mask, labels, label_kinds, positions, branches)
-        plan = plan_loss(*(None if part is None else part.cpu() for part in parts), weights)
+        ids, mask, targets, kinds = (part.cpu() for part in (input_ids, attention_mask, labels, label_kinds))
+        shared = [None if part is None else part.cpu() for part in (positions, branches)]
+        plan = plan_loss(ids, mask, targets, kinds, shared[0], shared[1], weights)
         return self.planned_loss(plan.to(input_ids.device))
 
     def planned_loss(self, plan: LossPlan) -> LanguageLoss:

@@ -3,7 +3,7 @@
 import argparse
 import logging
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import conf
 from conf.errors import UsageError
@@ -13,6 +13,8 @@ from stages import BY_NAME, STAGES
 from stages.runs import graph
 
 log = logging.getLogger(__name__)
+
+Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # what add_subparsers makes
 
 
 def configurations(units: list[str], arguments: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:

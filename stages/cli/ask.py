@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from conf.errors import UsageError
 from conf.sections.evaluation import AskConf
 from stages.cli import model_verbs
-from stages.cli.arguments import refuse
+from stages.cli.arguments import Subparsers, refuse
 
 if TYPE_CHECKING:
     from models.language.vocabulary import Turn
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def add(subparsers: Any) -> None:
+def add(subparsers: Subparsers) -> None:
     verb = subparsers.add_parser("ask", parents=[model_verbs.computes()], help="a question about a sound")
     verb.add_argument(
         "words", nargs="+", metavar="CLIP", help="one clip or several, then the question; without one a conversation"

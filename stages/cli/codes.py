@@ -8,13 +8,13 @@ from typing import Any
 
 from conf.errors import UsageError
 from stages.cli import model_verbs
-from stages.cli.arguments import refuse
+from stages.cli.arguments import Subparsers, refuse
 from stages.runs.files import write_whole
 
 FIELDS = ("codes", "token_rate", "codebook_size", "levels", "num_samples", "sample_rate", "tokenizer")
 
 
-def add(subparsers: Any) -> None:
+def add(subparsers: Subparsers) -> None:
     verb = subparsers.add_parser("encode", parents=[model_verbs.computes()], help="a sound to codes, as JSON")
     verb.add_argument("clip", metavar="CLIP")
     verb.add_argument("--out", type=os.path.expanduser, metavar="FILE", help="else they are printed")

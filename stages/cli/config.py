@@ -9,12 +9,12 @@ from conf.errors import UsageError
 from conf.reasons import reasons
 from conf.schema import UNITS
 from stages import STAGES
-from stages.cli.arguments import configurations, refuse
+from stages.cli.arguments import Subparsers, configurations, refuse
 from stages.cli.data import CORPORA
 from stages.runs import status
 
 
-def add(subparsers: Any, layers: argparse.ArgumentParser) -> None:
+def add(subparsers: Subparsers, layers: argparse.ArgumentParser) -> None:
     verb = subparsers.add_parser("list", help="the stages and corpora, in their order")
     verb.set_defaults(verb=list_verb)
     verb = subparsers.add_parser("show", parents=[layers], help="every value of a stage and the layer that set it")

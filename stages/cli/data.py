@@ -2,13 +2,12 @@
 
 import argparse
 import textwrap
-from typing import Any
 
 import conf
 from conf.errors import UsageError
 from conf.schema import keys
 from datamodules.corpora import published
-from stages.cli.arguments import refuse
+from stages.cli.arguments import Subparsers, refuse
 
 CORPORA = {  # what `stage prepare` makes -> its unit of the configuration
     "folder": "folder",
@@ -24,7 +23,7 @@ keys of the others    `stage show format` (lhotse, webdataset, huggingface), `st
 """
 
 
-def add(subparsers: Any, layers: argparse.ArgumentParser) -> None:
+def add(subparsers: Subparsers, layers: argparse.ArgumentParser) -> None:
     verb = subparsers.add_parser(
         "prepare", parents=[layers], help="a corpus, to Lhotse cuts",
         epilog=_keys_of_folder() + PREPARE_OTHERS, formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -3,14 +3,13 @@
 import argparse
 import os
 from pathlib import Path
-from typing import Any
 
 from stages.cli import model_verbs
-from stages.cli.arguments import refuse
+from stages.cli.arguments import Subparsers, refuse
 from stages.hub import export_format
 
 
-def add(subparsers: Any) -> None:
+def add(subparsers: Subparsers) -> None:
     verb = subparsers.add_parser(
         "export", parents=[model_verbs.reads_model()], help="what plain transformers, or peft, loads"
     )

@@ -2,18 +2,17 @@
 
 import argparse
 import logging
-from typing import Any
 
 from conf.errors import UsageError
 from conf.sections.evaluation import GenerateConf
 from stages.cli import model_verbs
-from stages.cli.arguments import refuse
+from stages.cli.arguments import Subparsers, refuse
 
 log = logging.getLogger(__name__)
 BATCH = 8  # sounds generated at a time
 
 
-def add(subparsers: Any) -> None:
+def add(subparsers: Subparsers) -> None:
     verb = subparsers.add_parser("generate", parents=[model_verbs.writes_sound()], help="sound from words")
     verb.add_argument("caption", metavar="CAPTION")
     model_verbs.add_keys(verb, "generate")

@@ -19,6 +19,7 @@ from conf.errors import UsageError
 from datamodules.errors import DataError
 from models.errors import ModelError
 from stages.cli import ask, codes, config, data, export_model, generate, logs, plan, run, score, submit
+from stages.cli.arguments import Subparsers
 from stages.cli.hints import with_hint
 from stages.runs import failures
 
@@ -87,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--debug", action="store_true", help="the traceback of a mistake too; goes behind the verb as well"
     )
-    subparsers = parser.add_subparsers(required=True, metavar="VERB")
+    subparsers: Subparsers = parser.add_subparsers(required=True, metavar="VERB", parser_class=_Parser)
     layers = argparse.ArgumentParser(add_help=False)
     layers.add_argument(
         "--preset",

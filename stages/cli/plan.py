@@ -1,17 +1,17 @@
 """`stage plan STAGE|all`: memory, hours and disk of a run before it starts. No torch."""
 
 import argparse
-from typing import Any
 
 import conf
 from conf.schema import UNITS
 from stages import BY_NAME, STAGES
+from stages.cli.arguments import Subparsers
 from stages.launch import plan
 from stages.launch.gpus import GPUS
 from stages.runs import graph
 
 
-def add(subparsers: Any, layers: argparse.ArgumentParser) -> None:
+def add(subparsers: Subparsers, layers: argparse.ArgumentParser) -> None:
     verb = subparsers.add_parser(
         "plan", parents=[layers], help="parameters, memory, hours and disk, from the configuration alone"
     )

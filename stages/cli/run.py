@@ -9,14 +9,14 @@ from conf import evaluation_tasks
 from conf.errors import UsageError
 from conf.sections.common import StageConf
 from stages import BY_NAME, READ_SOUND, STAGES
-from stages.cli.arguments import chain, configurations, typed_words, warn_of_presets
+from stages.cli.arguments import Subparsers, chain, configurations, typed_words, warn_of_presets
 from stages.launch.plan import require_fit
 from stages.runs import corpora, graph, receipts
 from stages.runs.ranks import rank
 from stages.runs.state import run_folder, state_of
 
 
-def add(subparsers: Any, layers: argparse.ArgumentParser) -> None:
+def add(subparsers: Subparsers, layers: argparse.ArgumentParser) -> None:
     verb = subparsers.add_parser("run", parents=[layers], help="run or resume a stage, or all of them")
     verb.add_argument("stage", choices=[*STAGES, "all"], metavar="STAGE", help=" | ".join([*STAGES, "all"]))
     verb.add_argument("--restart", action="store_true", help="begin again; the earlier run is moved aside")

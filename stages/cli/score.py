@@ -6,12 +6,11 @@ The formats are those of stages/scoring/prediction_files.py.
 import argparse
 import os
 from pathlib import Path
-from typing import Any
 
 from conf import evaluation_tasks
 from conf.errors import UsageError
 from conf.sections.tasks import EvaluationTask
-from stages.cli.arguments import refuse
+from stages.cli.arguments import Subparsers, refuse
 from stages.scoring import metric_registry
 from stages.scoring.answer_rows import Row
 from stages.scoring.prediction_files import read_predictions
@@ -19,7 +18,7 @@ from stages.scoring.prediction_files import read_predictions
 SAMPLES, SEED = 1000, 0  # of the bootstrap
 
 
-def add(subparsers: Any) -> None:
+def add(subparsers: Subparsers) -> None:
     verb = subparsers.add_parser(
         "evaluate", help="score a file of predictions, without a model",
         description="Scores predictions that were made before: JSONL or a JSON list, as `stage run evaluate`, LTU, GAMA and MMAU write them.",

@@ -2,18 +2,17 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import conf
 from conf.errors import UsageError
 from conf.schema import UNITS
 from stages import READ_SOUND, STAGES
-from stages.cli.arguments import chain, configurations, typed_words, warn_of_presets
+from stages.cli.arguments import Subparsers, chain, configurations, typed_words, warn_of_presets
 from stages.launch import slurm
 from stages.runs import corpora, jobs
 
 
-def add(subparsers: Any, layers: argparse.ArgumentParser) -> None:
+def add(subparsers: Subparsers, layers: argparse.ArgumentParser) -> None:
     verb = subparsers.add_parser(
         "submit", parents=[layers], help="as run, in jobs of SLURM",
         epilog="--slurm.KEY=VALUE is any option of sbatch, as --slurm.partition=gpu or --slurm.exclusive (`stage show slurm`)",

@@ -1,6 +1,7 @@
 """Artifacts on disk: safetensors and a config.json, and how each kind is built again from them."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from models.tokenizer.tokenizer import LatentTokenizer
 from stages.hub import weights
 
 
-def save(folder: Path, config: dict[str, Any], state: dict[str, Tensor]) -> None:
+def save(folder: Path, config: Mapping[str, object], state: dict[str, Tensor]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=1))
     save_file(

@@ -11,7 +11,7 @@ from stages.scoring.intervals import Interval
 ABSENT = "\N{EN DASH}"  # where a table has no number because none can exist
 
 
-def write_report(folder: Path, report: Mapping[str, Any], text: str) -> None:
+def write_report(folder: Path, report: Mapping[str, object], text: str) -> None:
     """report.json, and report.md with the text."""
     (folder / "report.json").write_text(json.dumps(report, indent=1))
     (folder / "report.md").write_text(text)

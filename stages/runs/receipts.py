@@ -140,7 +140,7 @@ def finish(
     return receipt
 
 
-def _json_numbers(value: Any) -> Any:
+def _json_numbers(value: object) -> object:
     """The value with null for numbers that JSON does not have: NaN, which was not measured, and infinities."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None

@@ -2,12 +2,12 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 
-def append(folder: Path, rank: int, rows: Iterable[dict[str, Any]]) -> None:
+def append(folder: Path, rank: int, rows: Iterable[Mapping[str, object]]) -> None:
     with _path(folder, rank).open("a") as file:
         file.write("".join(json.dumps(row) + "\n" for row in rows))
 

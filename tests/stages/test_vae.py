@@ -131,7 +131,7 @@ def test_run_all_trains_one_only_where_it_is_asked_for(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("--crop_samples=1000", r"crop_samples 1000 is no multiple of the model's hop 256: --crop_samples=1024"),
         ("--codec.oobleck.encoder_hidden_size=12", r"12 is not 2 x decoder_input_channels = 16"),

@@ -251,7 +251,7 @@ def test_objects_a_line_are_read_as_well(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "reason"),
     [
         ({"test": ["4"]}, "say which, as --split_by=fold"),
         ({"split_by": "fold"}, "needs --test=VALUE, --validation=VALUE or both. The column holds 1, 2$"),

@@ -133,7 +133,7 @@ def test_what_was_typed_is_what_the_job_types(submit, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--trainer.devices=auto"], "latents: trainer.devices is auto; a job is for so many devices a node: type --trainer.devices=8"),
         (["--slurm.p=gpu"], "slurm.p: no option of sbatch is written so"),
