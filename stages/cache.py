@@ -7,6 +7,7 @@ was added or with another experiment's tokenizer, is encoded from its sound by t
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch

@@ -72,14 +72,14 @@ def test_its_end_is_waited_for_with_that_of_its_children(tmp_path: Path):
     assert not process.wait().survivors() and time.monotonic() - began >= 1
 
 
-def real(place: Path, *words: str) -> None:
+def real(where: Path, *words: str) -> None:
     """The command in a new process of Python, whose other ranks Lightning starts."""
     environment = os.environ | {"PYTHONPATH": str(zygote.ROOT)}
     start = ["-m", "stages.cli.main"]
     if other_luck.ALL:
         start = ["-c", f"{other_luck.IN_A_NEW_PROCESS}from stages.cli.main import main; raise SystemExit(main())"]
     command = [sys.executable, *start, *words, *SMOKE]
-    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=where, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -122,5 +122,5 @@ def test_a_new_process_that_is_killed_goes_on(tones: Path, whole: Path, stage: s
     if stage == "tokenizer":
         assert same_weights(whole / stage, folder)
     else:
-        found, expected = (chunks.read(run / "chunks") for run in (folder, whole / "cache"))
-        assert [(cut.id, cut.custom["codes"]) for cut in found] == [(cut.id, cut.custom["codes"]) for cut in expected]
+        actual, expected = (chunks.read(run / "chunks") for run in (folder, whole / "cache"))
+        assert [(cut.id, cut.custom["codes"]) for cut in actual] == [(cut.id, cut.custom["codes"]) for cut in expected]

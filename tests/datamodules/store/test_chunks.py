@@ -83,9 +83,9 @@ def test_codes_are_joined_to_the_cut_and_latents_stay_where_they_are(tmp_path: P
         writer.add_codes(cut.id, [0, number])
         writer.add_codes(cut.id, np.array([8195]))
     writer.finish()
-    found = read(tmp_path / "codes")
-    assert [cut.custom["codes"] for cut in found] == [[0, 0, 8195], [0, 1, 8195], [0, 2, 8195]]
-    assert all(set(cut.custom) == {"split", "corpus", "codes"} for cut in found)
+    actual = read(tmp_path / "codes")
+    assert [cut.custom["codes"] for cut in actual] == [[0, 0, 8195], [0, 1, 8195], [0, 2, 8195]]
+    assert all(set(cut.custom) == {"split", "corpus", "codes"} for cut in actual)
 
 
 def test_an_id_that_comes_twice_is_refused(tmp_path: Path):
@@ -118,11 +118,11 @@ def test_cuts_of_one_sound_share_one_recording_and_keep_their_order(tmp_path: Pa
                 else:
                     writer.add_codes(cut.id, [int(cut.id[-1])])
             writer.finish()
-    found = read(tmp_path / "latents")
-    assert [cut.id for cut in found] == [cut.id for cut in cuts]
+    actual = read(tmp_path / "latents")
+    assert [cut.id for cut in actual] == [cut.id for cut in cuts]
     for number, source in enumerate((0, 1, 2, 3, 1, 5, 2)):
-        np.testing.assert_array_equal(load_array(found[number]), latents(cuts[source]))
-        np.testing.assert_array_equal(stored_std(found[number]), latents(cuts[source]) / 8)
+        np.testing.assert_array_equal(load_array(actual[number]), latents(cuts[source]))
+        np.testing.assert_array_equal(stored_std(actual[number]), latents(cuts[source]) / 8)
     assert [cut.custom["codes"] for cut in read(tmp_path / "codes")] == [[0], [1], [2], [3], [1], [5], [2]]
     stored = np.load(next((tmp_path / "latents").glob("000000-*")) / "arrays.npy")
     assert len(stored) == len(latents(cuts[0])) + len(latents(cuts[1]))
@@ -225,8 +225,8 @@ def test_equal_results_are_equal_bytes(tmp_path: Path, monkeypatch: pytest.Monke
     for file in ("index.npy", "arrays.npy"):
         one, two = ((tmp_path / name / planned[0].id / file).read_bytes() for name in ("one", "two"))
         assert one == two
-    found = np.load(tmp_path / "one" / planned[0].id / "arrays.npy")
-    np.save(tmp_path / "same.npy", found)
+    actual = np.load(tmp_path / "one" / planned[0].id / "arrays.npy")
+    np.save(tmp_path / "same.npy", actual)
     assert (tmp_path / "same.npy").read_bytes() == (tmp_path / "one" / planned[0].id / "arrays.npy").read_bytes()
 
 
