@@ -35,7 +35,7 @@ MISTAKES = {
     "its parent": ("run openaqa --experiment=x", r"openaqa needs tokenizer.*\n.*stage run tokenizer --experiment=x"),
     "missing parent, all that was typed": (
         "run cache --preset smoke --preset demo --experiment=x --data.root=d --batch_size=3 --tokenizer.seed=4 --latents.seed=5",
-        r"stage run latents --preset smoke --preset demo --experiment=x --data\.root=d --batch_size=3 --latents\.seed=5\n",
+        r"stage run tokenizer --preset smoke --preset demo --experiment=x --data\.root=d --batch_size=3 --tokenizer\.seed=4\n",
     ),
     "a parent elsewhere": (
         "run tokenizer --preset demo --parents.latents=x",
