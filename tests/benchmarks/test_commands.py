@@ -47,6 +47,10 @@ COMMANDS = {  # name -> its smallest arguments, and what it prints
     "text_stays": ("--runs small", "| small | openaqa |"),
     "throughput": ("--size tiny --batch 1 --frames 8 --steps 1", ""),
     "voice": ("--preset smoke --run runs/small --steps 1 --captions 2 --sweep --change 'LoRA 2e-3'", "| LoRA 2e-3 |"),
+    "vocoder": (
+        "--preset smoke --clips 1 --fit 4 --iterations 1 --embedder logmel-64 --images pictures",
+        "| iterations 1 |",
+    ),
     "windows": ("--seconds 1 --rates 16000", "| 1 | 16000 |"),
 }
 PEERS = {"language": "trl", "quantizer": "vector_quantize_pytorch", "throughput": "diffusers"}

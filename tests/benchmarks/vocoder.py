@@ -53,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--clips", type=int, default=32, help="windows a group")
     parser.add_argument("--fit", type=int, default=300, help="training recordings, at even distances")
     parser.add_argument("--iterations", type=int, nargs="*", default=[0, 8], help="beside those of the preset")
+    parser.add_argument("--decoders", nargs="+", default=None, help="rows, as before now; all by default")
     parser.add_argument("--preset", default="demo")
     parser.add_argument("--embedder", default="aisfx-0.1.2", help="of KAD")
     parser.add_argument("--images", type=Path, default=None)
@@ -87,6 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         windows = [waveform for cut in members[: options.clips] for waveform in sounds(cut)][: options.clips]
         real = torch.stack([embed(waveform[0], codec.sample_rate) for waveform in windows])
         for name, decode in _decoders(codec, options.iterations).items():
+            if options.decoders is not None and name not in options.decoders:
+                continue
             print(f"| {group} | {len(windows)} | {name} | {_score(codec, decode, windows, real, embed)} |", flush=True)
         if options.images is not None:
             _draw(codec, group, windows[:2], options.images)
