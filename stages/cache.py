@@ -102,7 +102,7 @@ class Cache(ChunkStage):
         """Latents as the stage `latents` stores them, in float16; the windows of a recording come in their order."""
         assert self.codec is not None
         num_frames = -(-group.num_samples // self.codec.hop_length)
-        latents = self.codec.encode(group.waveform).mean.float().to(torch.float16).float()
+        latents = self.codec.encode(group.waveform).stored_mean
         latents = latents[:, : int(num_frames.max())]
         outside = torch.arange(latents.shape[1], device=latents.device) >= num_frames[:, None]
         encoded = self.tokenizer.encode(latents.masked_fill(outside[..., None], 0), num_frames)

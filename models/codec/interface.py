@@ -2,6 +2,7 @@
 
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -13,6 +14,11 @@ class Posterior(NamedTuple):
 
     mean: Tensor  # (B, F, D)
     std: Tensor  # (B, F, D)
+
+    @property
+    def stored_mean(self) -> Tensor:
+        """The mean as the cache keeps it and codes are made of it: values of float16, in float32."""
+        return self.mean.to(torch.float16).float()
 
 
 class Context(NamedTuple):

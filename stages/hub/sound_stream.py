@@ -78,7 +78,7 @@ class SoundStream:
             return []
         first = max(0, len(self.latents) - self.context.before)
         part = self.samples[None, :, first * self.hop :].to(self.device)
-        new = self.codec.encode(part).mean[0, len(self.latents) - first : frames - first].cpu()
+        new = self.codec.encode(part).stored_mean[0, len(self.latents) - first : frames - first].cpu()
         self.latents = torch.cat([self.latents, new])
         num_frames = torch.tensor([frames], device=self.device)
         codes = self.tokenizer.encode(self.latents[None].to(self.device), num_frames)

@@ -235,7 +235,7 @@ class SoundTokenizer:
             length = self.window.padded_samples(max(counts)) if is_long else self.window.window_samples
             waveform = torch.stack([F.pad(windows[n], (0, length - windows[n].shape[1])) for n in chosen])
             num_frames = torch.tensor([-(-count // self.codec.hop_length) for count in counts])
-            latents = self.codec.encode(waveform.to(self.device)).mean[:, : int(num_frames.max())]
+            latents = self.codec.encode(waveform.to(self.device)).stored_mean[:, : int(num_frames.max())]
             encoded = self.tokenizer.encode(latents, num_frames.to(self.device))
             for n, row, count in zip(chosen, encoded.codes.tolist(), encoded.num_codes.tolist(), strict=True):
                 codes[n] = row[:count]

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import soundfile
@@ -43,6 +44,23 @@ def test_the_cache_holds_them_in_every_precision(stage, run: Path):
     half = chunks.read(run.parent / "half-precision/cache/chunks")
     expected = chunks.read(run / "cache/chunks")
     assert [cut.custom["codes"] for cut in half] == [cut.custom["codes"] for cut in expected]
+
+
+def test_codes_are_of_the_latents_that_a_cache_can_hold(tokenizer: SoundTokenizer, monkeypatch: pytest.MonkeyPatch):
+    """Of float16's values: others fall to another code where two are nearly as near."""
+    seen: list[Tensor] = []
+    encode = tokenizer.tokenizer.encode
+
+    def noted(latents: Tensor, num_frames: Tensor) -> Any:
+        seen.append(latents)
+        return encode(latents, num_frames)
+
+    monkeypatch.setattr(tokenizer.tokenizer, "encode", noted)
+    tokenizer.encode([sound(1.0)], 44100)
+    stream = tokenizer.stream()
+    stream.push(sound(1.0))
+    stream.finish()
+    assert len(seen) >= 2 and all(torch.equal(latents, latents.half().float()) for latents in seen)
 
 
 def test_an_array_is_as_good_as_a_tensor(tokenizer: SoundTokenizer):
