@@ -18,7 +18,9 @@ class ReceiptMetrics(L.Callback):
     def __init__(self) -> None:
         self.values: dict[str, float] = {}
         self.trained = False
-        self._begin(-1)
+        self.names: list[str] = []
+        self.sums: Tensor | None = None  # (2, len(names)): of the values, and how many
+        self.began = -1
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.trained = True
@@ -66,9 +68,7 @@ class ReceiptMetrics(L.Callback):
 
     def _begin(self, step: int) -> None:
         """A new interval."""
-        self.began = step
-        self.names: list[str] = []
-        self.sums: Tensor | None = None  # (2, len(names)): of the values, and how many
+        self.began, self.names, self.sums = step, [], None
 
     def _over_ranks(self, trainer: L.Trainer) -> Tensor | None:
         """The sums of all ranks, and their means into `values`. A collective: every rank must call it."""

@@ -113,7 +113,8 @@ class Sound:
             source = mpeg_audio.with_declared_length_of(data) or io.BytesIO(data)
         self.file = soundfile.SoundFile(source)
         self.channel = part.channel
-        self.first, self.num_samples = part.samples or (0, self.file.frames)
+        samples: tuple[int, int] = part.samples or (0, self.file.frames)
+        self.first, self.num_samples = samples
         self.sample_rate: int = self.file.samplerate
         self.num_channels: int = 1 if self.channel is not None else self.file.channels
         self.notes: str = self.file.extra_info if part.samples is None else ""

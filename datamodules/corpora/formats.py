@@ -34,7 +34,8 @@ def read_webdataset(pattern: str, columns: Columns) -> FormatRows:
     Raises DataError for a tar that cannot be read in place, and for a key without a sound or with several.
     """
     paths = _expand(pattern)
-    root, rows = _common(paths), []
+    rows: list[MetadataRow] = []
+    root = _common(paths)
     for path in paths:
         name = os.path.relpath(path, root)
         for key, members in _samples(path):
@@ -65,7 +66,8 @@ def read_parquet(folder: str, audio: str, columns: Columns) -> FormatRows:
     paths = sorted(place.rglob("*.parquet")) if place.is_dir() else _expand(folder)
     if not paths:
         raise DataError(f"{folder}: no .parquet is in it")
-    root, rows = _common(paths), []
+    rows: list[MetadataRow] = []
+    root = _common(paths)
     for path in paths:
         file, name = open_parquet(path).file, os.path.relpath(path, root)
         others = [column for column in file.schema_arrow.names if column != audio]

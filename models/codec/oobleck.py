@@ -149,7 +149,8 @@ def random_oobleck(filters: int = 2, posterior_std: float = 0.1) -> Any:
         for conv in _convolutions(model.encoder):
             conv.bias.zero_()
         # diffusers has one number for the first width of the encoder and for the width of what it gives
-        model.encoder.conv2 = last = nn.Conv1d(model.encoder.conv2.in_channels, 128, 3, padding=1)
+        last: Any = nn.Conv1d(model.encoder.conv2.in_channels, 128, 3, padding=1)
+        model.encoder.conv2 = last
         last.weight[64:], last.bias[:64] = 0.0, 0.0
         last.bias[64:] = math.log(math.expm1(posterior_std))  # its softplus is taken
         latents = model.encoder(0.02 * torch.randn(1, 2, 64 * model.hop_length))[:, :64]

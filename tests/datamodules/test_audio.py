@@ -249,10 +249,10 @@ def test_nothing_pending_is_no_batch(tmp_path: Path):
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_what_cannot_be_read_ends_the_run_with_its_message(tmp_path: Path, num_workers: int):
-    chunks = make_chunks(tmp_path, [1] * 6, 2)
+    make_chunks(tmp_path, [1] * 6, 2)
     (tmp_path / "two" / "5.wav").unlink()
     with pytest.raises(ValueError, match=r"5\.wav cannot be read as the .* that were prepared"):
-        predict(data(tmp_path, chunks, 2, num_workers))
+        predict(data(tmp_path, 2, num_workers))
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3"])
