@@ -8,7 +8,7 @@ import numpy as np
 from datamodules.errors import DataError
 
 SAMPLE = 20_011  # seed of the one order of validation
-BLOCK, GROUP = 4096, 64  # items that lie side by side, and blocks whose items are shuffled together, of a local order
+BLOCK, GROUP = 4096, 32  # items that lie side by side, and blocks whose items are shuffled together, of a local order
 
 T = TypeVar("T")
 

@@ -4,7 +4,9 @@ import os
 import threading
 from collections import OrderedDict
 
-MOST = 128  # open files of a thread
+MOST = (
+    400  # open files of a thread: the chunks that an order in blocks reads at a time (batches.py), mean and deviation
+)
 
 
 class OpenFiles:

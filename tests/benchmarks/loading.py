@@ -41,7 +41,7 @@ from stages.hub.weights import load_language_model
 
 PER_CHUNK = 1000  # the base configuration's
 CODEBOOK = 8196
-CODE_RATE, FRAME_RATE, LATENT_DIM = 17.69, 21.53, 64  # Hz, Hz, channels of the paper's latents
+CODE_RATE = 17.69  # Hz
 WORDS = (
     "a",
     "dog",
@@ -89,9 +89,7 @@ def main() -> None:
         rows = [(few, "first start", options.measuring), *((options.entries, *row) for row in ROWS)]
         for entries, row, workers in rows:
             if not chunks.is_planned(folder / str(entries) / "chunks"):
-                write(
-                    folder / str(entries) / "chunks", entries, options.processes, options.distinct // PER_CHUNK, "codes"
-                )
+                write(folder / str(entries) / "chunks", entries, options.processes, options.distinct // PER_CHUNK)
             command = [sys.executable, "-m", "tests.benchmarks.loading", *sys.argv[1:], "--folder", str(folder)]
             done = subprocess.run(
                 [*command, "--entries", str(entries), "--measure", row, str(workers)], capture_output=True, text=True
@@ -176,10 +174,8 @@ def processor(process: psutil.Process) -> float:
     return sum(process.cpu_times()[:4]) + sum(sum(child.cpu_times()[:2]) for child in process.children())
 
 
-def write(folder: Path, entries: int, processes: int, distinct: int, kind: str) -> None:
-    """As the stages leave it, without their Lhotse objects in between, which take most of the time. kind: codes, or
-    latents, of which a chunk is written once for all that repeat it (a link).
-    """
+def write(folder: Path, entries: int, processes: int, distinct: int) -> None:
+    """As the stages leave it, without their Lhotse objects in between, which take most of the time."""
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was broken off
     folder.mkdir(parents=True)
     numbers = range(-(-entries // PER_CHUNK))
@@ -187,28 +183,16 @@ def write(folder: Path, entries: int, processes: int, distinct: int, kind: str) 
         jobs = [(number, number % distinct, min(PER_CHUNK, entries - number * PER_CHUNK)) for number in numbers]
         manifest.write(folder, (line for lines in pool.map(_lines, jobs, chunksize=4) for line in lines), {})
     chunks.open_cache(folder, {})
-    first: dict[int, Path] = {}
     for number, chunk in enumerate(chunks.plan(folder, PER_CHUNK)):
-        _write_chunk(folder / chunk.id, chunk, number % distinct, kind, first)
-
-
-def _write_chunk(path: Path, chunk: chunks.Chunk, seed: int, kind: str, first: dict[int, Path]) -> None:
-    seconds, generator = _seconds(seed, len(chunk.rows)), np.random.default_rng(seed)
-    recordings = np.zeros(len(chunk.rows), index.RECORDING)
-    recordings["sound"] = chunk.sounds
-    recordings["length"] = (seconds * (CODE_RATE if kind == "codes" else FRAME_RATE)).astype(int)
-    recordings["offset"] = np.cumsum(recordings["length"]) - recordings["length"]
-    steps = int(recordings["length"].sum())
-    path.mkdir()
-    np.save(path / "index.npy", recordings)
-    if seed in first and len(chunk.rows) == PER_CHUNK:
-        (path / "arrays.npy").hardlink_to(first[seed] / "arrays.npy")
-    elif kind == "codes":
-        np.save(path / "codes.npy", generator.integers(0, CODEBOOK, steps, dtype=np.uint16))
-    else:
-        np.save(path / "arrays.npy", generator.normal(size=(steps, LATENT_DIM)).astype(np.float16))
-        if len(chunk.rows) == PER_CHUNK:
-            first[seed] = path
+        seed = number % distinct
+        recordings = np.zeros(len(chunk.rows), index.RECORDING)
+        recordings["sound"] = chunk.sounds
+        recordings["length"] = (_seconds(seed, len(recordings)) * CODE_RATE).astype(int)
+        recordings["offset"] = np.cumsum(recordings["length"]) - recordings["length"]
+        codes = np.random.default_rng(seed).integers(0, CODEBOOK, int(recordings["length"].sum()), dtype=np.uint16)
+        (folder / chunk.id).mkdir()
+        np.save(folder / chunk.id / "index.npy", recordings)
+        np.save(folder / chunk.id / "codes.npy", codes)
 
 
 def _seconds(seed: int, count: int) -> np.ndarray:

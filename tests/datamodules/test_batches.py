@@ -60,7 +60,7 @@ def make_at(lengths: list[int], epoch: int) -> NumberedBatches:
 
 @pytest.mark.parametrize("world", [1, 3])
 def test_many_items_come_in_an_order_that_is_random_in_blocks(world: int):
-    """Each once an epoch, entered anywhere; a batch is of some 60 places, and few blocks are read at a time."""
+    """Each once an epoch, entered anywhere; a batch is of many places, and few blocks are read at a time."""
     count = BLOCK * GROUP * 2 + 1234
     ranks = [
         NumberedBatches(np.ones(count, np.int8), [1], [256], shuffle=True, seed=1, rank=rank, world=world, local=True)
