@@ -25,6 +25,7 @@ from stages.launch.stage_plan import (
 )
 
 KERNELS = 68  # of a layer that is asked for one token, under autocast and with LoRA not merged; counted in the tests
+ROWS = 64  # that stages.hub.text_to_sound draws in one pass
 SCORES = 5  # float32 copies of the scores of the next token: processors, noise
 KINDS = 5  # of question that a test split has, where none is named: OpenAQA's closed ones and the open one
 ROW_BYTES = 2000  # of a row of JSON: texts, codes, an embedding
@@ -37,6 +38,10 @@ class _Writing(NamedTuple):
     flops: float
     traffic: float
     kernels: float
+
+    def times(self, passes: float) -> "_Writing":
+        """One pass after the other."""
+        return self._replace(flops=passes * self.flops, traffic=passes * self.traffic, kernels=passes * self.kernels)
 
 
 def plan_latents(planned: Planned) -> StagePlan | None:
@@ -130,7 +135,7 @@ def plan_fewshot(planned: Planned) -> StagePlan | None:
     memory = {"weights": llm.weights + 4.0 * planned.tokenizer.parameters + 4.0 * stable_audio().parameters}
     memory |= reading.memory | {"KV cache": 3 * reading.memory["KV cache"]}  # the prefix, and a copy for each query
     passes = 3 if conf.calibrated else 2  # the query, the empty one, and each class behind it
-    again = again._replace(traffic=passes * again.traffic, kernels=passes * again.kernels)
+    again = again.times(passes)._replace(flops=again.flops)  # what follows the prefix is short
     steps = len(conf.shots) * conf.episodes * (1 + len(conf.controls)) / planned.ranks
     return _asked(planned, llm, memory, steps, again, ROW_BYTES * steps * planned.ranks)
 
@@ -142,8 +147,13 @@ def plan_generation(planned: Planned) -> StagePlan | None:
     if llm is None:
         return None
     share = conf.seconds_max / CLIP_SECONDS
-    rows = conf.batch_size * (1 if conf.guidance == 1 else 2)
+    drawn = conf.batch_size * conf.best_of
+    rows, passes = min(drawn, ROWS) * (1 if conf.guidance == 1 else 2), ceil(drawn / ROWS)
     writing = _writing(llm, rows, TEXT_TOKENS, share * planned.sound_tokens, planned.narrow)
+    writing = writing.times((conf.seeds * passes + 1) / (conf.seeds + 1))  # without a caption nothing is chosen
+    if conf.best_of > 1:  # the LLM reads each sound again, for its caption
+        heard = _writing(llm, drawn, TEXT_TOKENS + share * planned.sound_tokens, 0, planned.narrow)
+        writing = writing._replace(flops=writing.flops + heard.flops, traffic=writing.traffic + heard.traffic)
     written, decoded = conf.captions * (conf.seeds + 1), conf.captions * (2 * conf.seeds + 1)
     steps = ceil(written / conf.batch_size) / planned.ranks
     memory = {"weights": llm.weights, **writing.memory}

@@ -12,7 +12,8 @@ import conf
 from conf.errors import UsageError
 from stages import STAGES
 from stages.engine import devices
-from stages.launch import plan
+from stages.hub import text_to_sound
+from stages.launch import plan, prediction_plans
 from stages.launch.gpus import GPUS, USABLE
 
 H100 = GPUS["h100"]
@@ -57,6 +58,15 @@ def test_writing_is_bound_by_what_is_read_for_each_token():
 def test_guidance_doubles_keys_and_values():
     plain, guided = (planned("generation", (), f"guidance={weight}") for weight in (1, 3))
     assert guided.memory["KV cache"] == 2 * plain.memory["KV cache"]
+
+
+def test_sounds_to_choose_from_are_drawn_in_passes():
+    one, eight = (planned("generation", (), f"best_of={count}", "batch_size=16", "embedder=null") for count in (1, 8))
+    assert text_to_sound.ROWS == prediction_plans.ROWS == 64
+    assert eight.memory["KV cache"] == 4 * one.memory["KV cache"]  # 64 of 128 at a time, beside 16
+    assert (
+        eight.kernels == (2 * 2 + 1) / (2 + 1) * one.kernels
+    )  # two passes for each of two seeds, one without a caption
 
 
 def test_sizes_of_a_parent_are_those_of_its_configuration():
