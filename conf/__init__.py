@@ -134,7 +134,12 @@ def _layers(
         if not Path(name).is_file():
             raise UsageError(f"--conf {name}: no such file")
         values, written = yaml_files.load_with_text(Path(name), name)
-        for_stages = {key: value for key, value in values.items() if key not in UNITS}
+        plain_keys = {field.name for field in fields(UNITS[unit].schema) if not is_dataclass(field.type)}
+        for_stages = {
+            key: value
+            for key, value in values.items()
+            if key not in UNITS or (key in plain_keys and not isinstance(value, dict))
+        }
         if unit != "slurm":
             yield _as_written(unit, name, for_stages, {key: written.get(key) for key in for_stages})
         if unit in values:

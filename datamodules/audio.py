@@ -2,7 +2,8 @@
 VAE takes.
 
 Any rate is resampled. Windows are those of the whole recording resampled: one that is resampled by itself would
-differ at its edges. Mono is doubled for a stereo codec, stereo is averaged for a mono one. Nothing is dropped, and
+differ at its edges. Mono is doubled for a stereo codec, stereo is averaged for a mono one, and 3 to
+5.1 channels are mixed down to stereo before. Nothing is dropped, and
 nothing padded. Of hours of sound only the windows that are asked for are read.
 """
 
@@ -22,6 +23,13 @@ from datamodules.errors import DataError
 from datamodules.sound_files import UNREADABLE, Sound
 from datamodules.windows import WindowRule
 
+HALF = 0.5**0.5  # -3 dB
+DOWNMIX = {  # channels of a wav, flac or aiff -> weights of left and right by ITU-R BS.775-4, annex 4; LFE is not mixed
+    3: [[1.0, 0.0, HALF], [0.0, 1.0, HALF]],  # left, right, centre
+    4: [[1.0, 0.0, HALF, 0.0], [0.0, 1.0, 0.0, HALF]],  # left, right, and both behind
+    5: [[1.0, 0.0, HALF, HALF, 0.0], [0.0, 1.0, HALF, 0.0, HALF]],  # left, right, centre, and both behind
+    6: [[1.0, 0.0, HALF, 0.0, HALF, 0.0], [0.0, 1.0, HALF, 0.0, 0.0, HALF]],  # 5.1
+}
 LARGEST_KERNEL = 1 << 20  # entries of a resampling filter; 44099 to 44100 Hz would need 2 x 10^9
 
 
@@ -162,6 +170,9 @@ def _with_channels(sound: Tensor, channels: int, path: str) -> Tensor:
     """(C, T): averaged for a mono codec; a mono sound stays one channel, to be expanded when all else is done."""
     if len(sound) in (1, channels):
         return sound
+    if len(sound) in DOWNMIX:
+        sound = torch.tensor(DOWNMIX[len(sound)]) @ sound
+        return sound if channels == 2 else _with_channels(sound, channels, path)
     if channels == 1 and len(sound) == 2:
         return sound.mean(0, keepdim=True)
     raise DataError(

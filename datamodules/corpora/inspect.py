@@ -13,6 +13,8 @@ from datamodules import sound_files
 from datamodules.errors import DataError
 from datamodules.sound_files import UNREADABLE, Part, Sound, content_hash
 
+LOUD = 4.0  # peak; a float of full scale is 1, and integers that were not scaled are far above
+DOWNMIXED = (3, 4, 5, 6)  # channels that are mixed down to stereo (datamodules/audio.py)
 SILENCE = 1e-4  # peak; -80 dB
 DURATION_TOLERANCE = 0.025  # seconds between what a header declares and what is decoded
 LISTED = 20
@@ -36,13 +38,15 @@ class Inspection(NamedTuple):
     num_samples: int  # a channel
     num_channels: int
     sha256: str | None  # of the file's bytes: the same recording under another name; of a bad one it may be None
+    peak: float = 1.0  # largest absolute sample; 1 is full scale
+    mono_peak: float = 1.0  # of the mean of the channels: 0 where stereo cancels itself
 
 
 def inspect(paths: Sequence[Path], workers: int) -> list[Inspection]:
     """Decodes each file whole; in the order given.
 
-    Missing, empty, undecodable, truncated, silent and non-finite recordings, and those with more than two channels,
-    carry their reason.
+    Missing, empty, undecodable, truncated, silent and non-finite recordings, and those with channels that cannot be
+    mixed down, carry their reason.
     """
     if workers <= 1 or len(paths) < 64:
         return [_inspect(path) for path in paths]
@@ -96,10 +100,19 @@ def _inspect(path: Path) -> Inspection:
     def result(reason: str | None, rate: int = 0, frames: int = 0, channels: int = 0) -> Inspection:
         seconds = frames / rate if rate else 0.0
         return Inspection(
-            str(path), reason, seconds, size, rate, frames, channels, None if reason else content_hash(path)
+            str(path),
+            reason,
+            seconds,
+            size,
+            rate,
+            frames,
+            channels,
+            None if reason else content_hash(path),
+            peak,
+            mono_peak,
         )
 
-    size = 0
+    size, peak, mono_peak, frames = 0, 0.0, 0.0, 0
     try:
         bytes_ = sound_files.size(path)
     except UNREADABLE as error:
@@ -109,15 +122,16 @@ def _inspect(path: Path) -> Inspection:
     size = bytes_
     if size == 0:
         return result("empty file")
-    peak, frames = 0.0, 0
     try:
         with Sound(path) as sound:
             declared, rate, channels, notes = sound.num_samples, sound.sample_rate, sound.num_channels, sound.notes
+            is_vorbis = sound.file.format == "OGG"  # whose channels come in another order
             while len(block := sound.read(BLOCK)):
                 highest = max(block.max(), -block.min())  # NaN stays NaN
                 if not np.isfinite(highest):
                     return result("has NaN or infinite samples", rate, 0, channels)
                 peak, frames = max(peak, float(highest)), frames + len(block)
+                mono_peak = max(mono_peak, float(np.abs(block.mean(1)).max()))
     except UNREADABLE as error:
         return result(f"cannot be decoded ({_last_words(error)})")
     reason = None
@@ -127,8 +141,8 @@ def _inspect(path: Path) -> Inspection:
         reason = f"truncated: {frames / rate:.2f} of {declared / rate:.2f} s"
     elif frames == 0:
         reason = "has no samples"
-    elif channels > 2:
-        reason = f"has {channels} channels; mono and stereo are taken"
+    elif channels > 2 and (channels not in DOWNMIXED or is_vorbis):
+        reason = f"has {channels} channels; mono, stereo and, in wav, flac or aiff, 3 to 5.1 are taken"
     elif peak < SILENCE:
         reason = f"silent (peak {peak:.1e})"
     return result(reason, rate, frames, channels)

@@ -287,8 +287,8 @@ def _keys(stems: set[str]) -> set[str]:
 
 
 def _without_blanks(stem: str) -> str:
-    """` A bell (loud)` -> `A_bell_loud`: what copying a corpus to other file systems makes of a name."""
-    return re.sub(r"\W+", "_", stem).strip("_")
+    """` A bell (loud)` -> `~A_bell_loud`: what copying a corpus to other file systems makes of a name, apart from ids."""
+    return "~" + re.sub(r"\W+", "_", stem).strip("_")
 
 
 def _insert(db: sqlite3.Connection, table: str, rows: list[tuple[Any, ...]]) -> None:

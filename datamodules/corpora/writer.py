@@ -16,7 +16,7 @@ from lhotse import AudioSource, Recording, SupervisionSegment
 
 from datamodules.atomic_files import whole_file
 from datamodules.corpora.contamination import Shared, refuse_shared, tested
-from datamodules.corpora.inspect import BadRecording, Inspection, inspect, refuse
+from datamodules.corpora.inspect import LOUD, SILENCE, BadRecording, Inspection, inspect, refuse
 from datamodules.cuts import SPLITS, Cut
 from datamodules.errors import DataError
 from datamodules.hashing import digest
@@ -33,6 +33,8 @@ class Report(NamedTuple):
     splits: dict[str, int]
     skipped: list[BadRecording]
     short: int  # recordings shorter than SHORT
+    loud: Sequence[str] = ()  # paths whose peak is above LOUD: integers that were not scaled
+    cancelling: Sequence[str] = ()  # paths of stereo that is silent for a mono codec
     contaminated: Sequence[Shared] = ()  # training recordings whose bytes are in a test split
 
 
@@ -126,7 +128,9 @@ def write(
     counts = Counter(recording.custom["split"] for recording, _ in good)
     splits = {split: counts[split] for split in SPLITS}
     short = sum(item.seconds < SHORT for _, item in good)
-    return Report(len(good), sum(item.seconds for _, item in good), splits, bad, short, contaminated)
+    loud = [recording.path for recording, item in good if item.peak > LOUD]
+    cancelling = [recording.path for recording, item in good if item.mono_peak < min(SILENCE, item.peak)]
+    return Report(len(good), sum(item.seconds for _, item in good), splits, bad, short, loud, cancelling, contaminated)
 
 
 def _contaminated(good: Sequence[tuple[AnnotatedRecording, Inspection]], out: Path) -> list[Shared]:

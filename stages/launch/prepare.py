@@ -146,6 +146,7 @@ def _read_published(corpus: str, name: str, configuration: PublishedConf) -> dic
     if done.repeated:
         log.info("%s: %d rows repeat an earlier one; they count once", name, done.repeated)
     prepare_folder.warn_of_short(name, report.short)
+    prepare_folder.warn_of_levels(name, report)
     for taken, others in list(done.several.items())[:1]:
         text = "%s: %d clips have several files; one is taken, as %s and not %s"
         log.info(text, name, len(done.several), taken, others[0])

@@ -82,6 +82,7 @@ def summarize(name: str, out: Path, done: "PreparedFolder") -> dict[str, Any]:
             lines.append(f"  and {more} more, listed in {out / 'missing.jsonl'}")
         log.warning("\n".join(lines))
     warn_of_short(name, report.short)
+    warn_of_levels(name, report)
     if done.labels_joined:
         log.info(f"{name}: {done.labels_joined} recordings have several labels: one question each, all its answer")
     return counts(report, report.skipped) | {
@@ -113,6 +114,19 @@ def closing(report: dict[str, Any], configuration: FolderConf | FormatConf) -> I
         unasked = split == "validation" and not configuration.validation_fraction  # 0 was typed
         if not report["splits"][split] and not unasked:
             yield f"no recording is for {split}: {meaning}"
+
+
+def warn_of_levels(name: str, report: "Report") -> None:
+    if report.loud:
+        log.warning(
+            f"{name}: {len(report.loud)} recordings have a peak far above 1, the first {report.loud[0]}: floats of "
+            "integers that were not scaled? Divide them by 32768, or write them as integers"
+        )
+    if report.cancelling:
+        log.warning(
+            f"{name}: {len(report.cancelling)} stereo recordings are silent in mono, the first {report.cancelling[0]}: "
+            "their channels are of opposite phase, and a mono codec hears nothing. Invert one channel"
+        )
 
 
 def warn_of_short(name: str, count: int) -> None:

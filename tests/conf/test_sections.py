@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+from pathlib import Path
 
 import lightning
 import pytest
@@ -101,8 +102,19 @@ def test_entries_of_a_curriculum_have_names_of_their_own_and_steps():
 
 
 def test_no_schema_key_is_the_name_of_a_unit():
-    """Else `--tokenizer.x=1` and a section of a --conf FILE would mean two things."""
-    assert not {unit: keys for unit, (owner, _) in schema.UNITS.items() if (keys := names(owner) & set(schema.UNITS))}
+    """Else `--tokenizer.x=1` and a section of a --conf FILE would mean two things. The column `caption` of `format` is a
+    text, and no section.
+    """
+    shared = {unit: keys for unit, (owner, _) in schema.UNITS.items() if (keys := names(owner) & set(schema.UNITS))}
+    assert shared == {"format": {"caption"}}
+
+
+def test_a_column_that_is_called_as_a_stage_is_a_text(tmp_path: Path):
+    (tmp_path / "x.yaml").write_text("caption: text.en\n")
+    (tmp_path / "y.yaml").write_text("caption: {mixture: {question: 1.0}}\n")
+    assert conf.compose("format", overrides=["caption=text.en"]).conf.caption == "text.en"
+    assert conf.compose("format", files=[str(tmp_path / "x.yaml")]).conf.caption == "text.en"
+    assert conf.compose("format", files=[str(tmp_path / "y.yaml")]).conf.caption is None
 
 
 def test_schema_has_no_defaults():

@@ -88,10 +88,22 @@ def test_mono_is_doubled_and_stereo_averaged(tmp_path: Path):
 
 
 def test_channels_are_never_dropped(tmp_path: Path):
-    cut = cut_of(tmp_path, "a.wav", noise(100, 6), RATE)
+    cut = cut_of(tmp_path, "a.wav", noise(100, 8), RATE)
     for channels in (1, 2):
-        with pytest.raises(ValueError, match=r"a\.wav has 6 channels; the codec takes"):
+        with pytest.raises(ValueError, match=r"a\.wav has 8 channels; the codec takes"):
             load_windows(cut, tmp_path, RATE, channels, RULE, HOP)
+
+
+def test_surround_is_mixed_down_by_the_standards_weights(tmp_path: Path):
+    """ITU-R BS.775: left = L + 0.7071 C + 0.7071 Ls, likewise right; the channel of low effects is not mixed."""
+    wave = noise(100, 6)
+    left, right, centre, _, left_behind, right_behind = wave.T
+    cut = cut_of(tmp_path, "a.wav", wave, RATE)
+    (stereo,) = load_windows(cut, tmp_path, RATE, 2, RULE, HOP)
+    expected = np.stack([left + 0.70710678 * (centre + left_behind), right + 0.70710678 * (centre + right_behind)])
+    torch.testing.assert_close(stereo, torch.from_numpy(expected))
+    (mono,) = load_windows(cut, tmp_path, RATE, 1, RULE, HOP)
+    torch.testing.assert_close(mono, torch.from_numpy(expected.mean(0, keepdims=True)))
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3"])

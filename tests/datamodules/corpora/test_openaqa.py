@@ -32,14 +32,23 @@ DEFAULTS: dict[str, Any] = dict(
 )
 
 
-def corpus(data: Path, name: str, *clips: str, split: str = "train", subset: str = "", seconds: float = 0.1) -> None:
-    """A prepared corpus of real tones; its clips' origins are their names."""
+def corpus(
+    data: Path, name: str, *clips: str, split: str = "train", subset: str = "", seconds: float = 0.1, sha256: str = ""
+) -> None:
+    """A prepared corpus of real tones; its clips' origins are their names. sha256: the first one's."""
     root = data.parent / "audio" / name
     with writer.cut_writer(data / name) as add:
         for number, clip in enumerate(clips):
             path = sound(root / subset / f"{clip}.wav", seconds + number / 100, 8000)
             kept = Inspection(
-                str(path), None, 0, path.stat().st_size, 8000, round(8000 * (seconds + number / 100)), 1, None
+                str(path),
+                None,
+                0,
+                path.stat().st_size,
+                8000,
+                round(8000 * (seconds + number / 100)),
+                1,
+                sha256 if sha256 and not number else None,
             )
             custom = {
                 "split": split, "corpus": name, "source": f"youtube:{clip}", "origin": f"youtube:{clip}", "clip": clip, "labels": [],
@@ -230,3 +239,38 @@ def test_thousands_of_shuffled_records_lose_none(tmp_path: Path):
     given = done.datasets["as_2m"]
     assert given.missing == sum(count for clip, count in expected.items() if clip[0] == "-") and given.records == 4000
     assert done.missing == sum(clip[0] == "-" for clip in expected)
+
+
+@pytest.mark.parametrize(
+    ("clip", "written"),
+    [
+        ("Distorted AM Radio noise", "Distorted_AM_Radio_noise"),
+        (" leading blank", "leading_blank"),
+        (" leading blank", "_leading_blank"),
+        ("Rain (loud), then thunder", "Rain_loud_then_thunder"),
+        ("Rain (loud)", "Rain (loud)"),
+    ],
+)
+def test_a_name_with_blanks_is_found_as_it_is_copied(tmp_path: Path, clip: str, written: str):
+    """OpenAQA writes Clotho's with underscores."""
+    data = tmp_path / "data"
+    corpus(data, "clotho", clip, "another bell")
+    done, cuts = made(data, [record(written, "What?", "A bell.", dataset="clotho")], corpora={"clotho": ["clotho"]})
+    assert done.missing == 0 and list(cuts) == [f"{clip}.wav"]
+
+
+def test_ids_of_videos_are_never_likened(tmp_path: Path):
+    """ab-cd_fgh12 and ab_cd_fgh12 are two videos; a recording with a blank in its name is neither."""
+    data = tmp_path / "data"
+    corpus(data, "audioset", "ab-cd_fgh12", "ab cd fgh12")
+    with pytest.raises(ValueError, match="no sound of its records"):
+        made(data, [record("ab_cd_fgh12", "What?", "A bell.", dataset="as_20k")])
+
+
+def test_the_bytes_of_a_test_clip_are_contamination(tmp_path: Path):
+    data = tmp_path / "data"
+    corpus(data, "audioset", "aaaaaaaaaaa", "bbbbbbbbbbb", sha256="1")
+    corpus(data, "mine", "x", split="test", sha256="1")
+    records = [record(clip, "What?", "A bell.", dataset="as_20k") for clip in ("aaaaaaaaaaa", "bbbbbbbbbbb")]
+    done, cuts = made(data, records)
+    assert done.contaminated == 1 and list(cuts) == ["bbbbbbbbbbb.wav"]

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 from lhotse import CutSet
 
 import conf
@@ -311,3 +313,33 @@ def test_a_name_that_leaves_the_data_root_is_refused(tmp_path: Path):
     for name in ("../x", "..", "a b"):
         with pytest.raises(ValueError, match=r"--name=.*letters, digits"):
             prepare_published("esc50", tmp_path / "in", tmp_path / "out", name=name, **DEFAULTS)
+
+
+def test_names_that_begin_with_a_blank(tmp_path: Path):
+    """Three of Clotho's do; their row in the metadata is found too."""
+    clotho(tmp_path)
+    (tmp_path / "development/Distorted, development.wav").rename(tmp_path / "development/ Distorted.wav")
+    for name in ("captions", "metadata"):
+        table = tmp_path / f"clotho_{name}_development.csv"
+        text = table.read_text(encoding="latin-1").replace('"Distorted, development.wav"', " Distorted.wav")
+        table.write_text(text, encoding="latin-1")
+    _, cuts = made("clotho", tmp_path, tmp_path / "out")
+    assert cuts["development/ Distorted.wav"].custom["origin"] == "freesound:07"
+
+
+@pytest.mark.parametrize("name", ["{}_30.0-40.0.wav", "{}_30-40.flac", "Y{}.opus", "{}_30000_40000.ogg", "{}.caf"])
+def test_the_downloaders_names_of_a_clip(tmp_path: Path, name: str):
+    """audioset-download writes seconds with a point; others write Opus."""
+    path = tmp_path / "clips" / name.format("-0xzrMun0Rs")
+    path.parent.mkdir()
+    suffix = path.suffix
+    wave = np.sin(np.arange(4800) / 10)
+    if suffix == ".opus":
+        soundfile.write(path, wave, 48_000, format="OGG", subtype="OPUS")
+    else:
+        soundfile.write(path, wave, 48_000)
+    header, row = "audiocap_id,youtube_id,start_time,caption\n", "1,-0xzrMun0Rs,30,Rain\n"
+    for part in ("train", "val", "test"):
+        (tmp_path / f"{part}.csv").write_text(header + (row if part == "train" else ""))
+    done, cuts = made("audiocaps", tmp_path, tmp_path / "out")
+    assert list(cuts) == [f"clips/{path.name}"] and not done.report.skipped

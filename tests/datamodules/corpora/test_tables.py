@@ -7,12 +7,14 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 from lhotse import CutSet
 
 from datamodules.corpora import folder
 from datamodules.errors import DataError
-from tests.datamodules.recordings import DEFAULTS, prepared, sound
+from tests.datamodules.recordings import DEFAULTS, prepared, sound, table, tone
 
 
 def read(root: Path, name: str, text: str, **changes: Any) -> dict[str, Any]:
@@ -161,6 +163,26 @@ def test_the_same_bytes_in_train_and_test_are_contamination(tmp_path: Path):
     assert list(prepared(tmp_path, rows, contamination="keep")[1]) == ["a.wav", "b.wav", "copy.wav"]
     with pytest.raises(DataError, match="1 training recordings are in a test split:\n  mine-a: sha256:"):
         prepared(tmp_path, rows, contamination="error")
+
+
+def test_the_same_bytes_in_another_corpus_are_contamination(tmp_path: Path):
+    sound(tmp_path / "a.wav")
+    read(tmp_path, "m.csv", "path,split\na.wav,test\nb.wav,train\n")
+    shutil.move(tmp_path / "out", tmp_path / "data/one")
+    (tmp_path / "data/one/receipt.json").write_text("{}")
+    metadata = table(tmp_path / "n.csv", [{"path": "a.wav", "split": "train"}, {"path": "c.wav", "split": "train"}])
+    settings = DEFAULTS | {"contamination": "drop"}
+    report = folder.prepare_folder(tmp_path, metadata, tmp_path / "data/two", **settings).report
+    assert [(row.id, row.test_of) for row in report.contaminated] == [("mine-a", "one")] and report.recordings == 1
+
+
+def test_levels_that_a_codec_cannot_use_are_named(tmp_path: Path):
+    wave = tone(0.1, 8000, 1)
+    soundfile.write(tmp_path / "opposite.wav", np.concatenate([wave, -wave], 1), 8000, subtype="FLOAT")
+    soundfile.write(tmp_path / "loud.wav", wave * 32768, 8000, subtype="FLOAT")
+    sound(tmp_path / "plain.wav", channels=2)
+    report, _ = prepared(tmp_path, [{"path": f"{name}.wav"} for name in ("opposite", "loud", "plain")])
+    assert (report.loud, report.cancelling) == (["loud.wav"], ["opposite.wav"])
 
 
 def test_what_is_written_is_ascii_whatever_the_locale(tmp_path: Path):
