@@ -22,6 +22,14 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def hash_folder(folder: Path) -> str:
+    """SHA-256 over the names and contents of a folder's files, 64 hexadecimal digits."""
+    content = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        content.update(f"{path.relative_to(folder)}\0".encode() + bytes.fromhex(file_digest(path)))
+    return content.hexdigest()
+
+
 def hash_number(text: str) -> int:
     """A number in [0, 2^64), uniform over texts."""
     return int(digest(text)[:16], 16)

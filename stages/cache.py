@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from conf.sections.tokenizer import CacheConf
+from datamodules.atomic_files import write_whole
 from datamodules.latents import ChunkBatch
 from datamodules.pending_sounds import PendingSounds
 from datamodules.store import chunks, manifest
@@ -24,7 +25,6 @@ from stages.base import ChunkStage, Exported, Parents
 from stages.hub import artifacts
 from stages.hub.sound_tokenizer import latents_of
 from stages.runs import corpora
-from stages.runs.files import write_whole
 
 
 class Cache(ChunkStage):

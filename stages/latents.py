@@ -22,7 +22,9 @@ from callbacks.progress import ProgressLine
 from conf import plain
 from conf.errors import UsageError
 from conf.sections.codec import LatentsConf
+from datamodules.atomic_files import write_whole
 from datamodules.cuts import SPLITS
+from datamodules.hashing import hash_folder
 from datamodules.store import chunks, manifest
 from datamodules.store.index import CachedCuts
 from datamodules.store.overlap import ReadAhead
@@ -38,7 +40,6 @@ from models.codec.mel import MelCodec
 from stages.base import ChunkStage, Exported, Parents
 from stages.hub import artifacts
 from stages.runs import corpora
-from stages.runs.files import hash_folder, write_whole
 
 log = logging.getLogger(__name__)
 STATISTICS = "statistics.safetensors"

@@ -79,6 +79,7 @@ def prepare_folder(
     root: Path,
     metadata: Path,
     out: Path,
+    rows: list[MetadataRow] | None = None,
     *,
     name: str,
     split_by: str | None,
@@ -94,6 +95,7 @@ def prepare_folder(
     split (contamination: drop, keep, or error); out/missing.jsonl where recordings are left out, or more are bad than an
     error lists. An earlier receipt in `out` goes before its cuts do.
 
+    rows: of another format; `metadata` is then where they are from, for messages. None reads the table `metadata`.
     split_by: a column whose values in `test` and `validation` decide the split, all others train; None takes the
     column `split`, and train where that is empty. Where no recording is for validation, `validation_fraction` of the
     training sources, chosen by hash, is; those whose column `split` is train stay. A source is what the column
@@ -101,31 +103,7 @@ def prepare_folder(
     recordings unless on_bad is skip.
     """
     check_name(name)
-    return prepare_rows(
-        read_table(root, metadata), root, metadata, out, name=name, split_by=split_by, test=test,
-        validation=validation, validation_fraction=validation_fraction, label_question=label_question,
-        contamination=contamination, on_bad=on_bad, workers=workers,
-    )  # fmt: skip
-
-
-def prepare_rows(
-    rows: list[MetadataRow],
-    root: Path,
-    metadata: Path,
-    out: Path,
-    *,
-    name: str,
-    split_by: str | None,
-    test: Sequence[str],
-    validation: Sequence[str],
-    validation_fraction: float,
-    label_question: str,
-    contamination: str,
-    on_bad: str,
-    workers: int,
-) -> PreparedFolder:
-    """The corpus of a table's rows, as `prepare_folder` describes it. metadata: where they are from, for messages."""
-    check_name(name)
+    rows = read_table(root, metadata) if rows is None else rows
     recordings = _recordings(rows, root, metadata, name, SplitRule(split_by, test, validation))
     recordings = hold_out(recordings, validation_fraction)
     conversations = _conversations(recordings, root, metadata)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from conf.errors import UsageError
+from datamodules.atomic_files import write_whole
 from stages.cli import model_verbs
 from stages.cli.arguments import Subparsers, refuse
-from stages.runs.files import write_whole
 
 FIELDS = ("codes", "token_rate", "codebook_size", "levels", "num_samples", "sample_rate", "tokenizer")
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from conf.sections.common import StageConf, TrainerConf
 from conf.sections.language import LanguageConf
 from conf.sections.tokenizer import TokenizerConf
-from stages.runs.files import write_whole
+from datamodules.atomic_files import write_whole
 
 log = logging.getLogger(__name__)
 

@@ -15,6 +15,7 @@ from conf import plain
 from conf.errors import UsageError
 from conf.sections.language import CurriculumEntryConf, LanguageConf
 from conf.suggest import allowed
+from datamodules.atomic_files import write_whole
 from datamodules.cuts import Cut
 from datamodules.language import conversations, packing
 from datamodules.language.conversation_sources import (
@@ -29,7 +30,6 @@ from datamodules.language.lengths import TooLong
 from datamodules.language.packing import Encoded
 from datamodules.store.index import CachedCuts
 from stages.engine.optim import Phase
-from stages.runs.files import write_whole
 
 log = logging.getLogger(__name__)
 MANY = 20_000  # entries: below it no line says how far the measuring is

@@ -23,12 +23,13 @@ from torch.nn import functional as F
 
 from conf import from_plain
 from conf.errors import UsageError
+from datamodules.atomic_files import write_whole
 from datamodules.audio import split_windows
+from datamodules.hashing import hash_folder
 from datamodules.windows import WindowFormat, WindowRule
 from stages.hub import artifacts
 from stages.hub.sound_stream import SoundStream
 from stages.runs import receipts
-from stages.runs.files import hash_folder, write_whole
 from stages.runs.state import run_folder
 
 MANIFEST = "sound_tokenizer.json"

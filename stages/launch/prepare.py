@@ -12,11 +12,11 @@ from typing import Any
 import conf
 from conf.errors import UsageError
 from conf.sections.corpora import CorpusConf, DiagnosticConf, FolderConf, FormatConf, PublishedConf, QuestionsConf
+from datamodules.atomic_files import write_whole
 from datamodules.corpora import published
 from stages.hub import weights
 from stages.launch import corpus_contents, prepare_folder
 from stages.runs import receipts
-from stages.runs.files import write_whole
 from stages.runs.identity import fingerprint
 
 log = logging.getLogger(__name__)

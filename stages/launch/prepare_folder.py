@@ -12,6 +12,7 @@ from datamodules.corpora import FOLDER
 if TYPE_CHECKING:
     from datamodules.corpora.folder import PreparedFolder
     from datamodules.corpora.inspect import BadRecording
+    from datamodules.corpora.tables import MetadataRow
     from datamodules.corpora.writer import Report
 
 log = logging.getLogger(__name__)
@@ -30,25 +31,15 @@ def require(configuration: FolderConf) -> None:
 
 def read(name: str, configuration: FolderConf) -> dict[str, Any]:
     """Its part of the receipt."""
-    from datamodules.corpora import folder
-
     assert configuration.root is not None and configuration.metadata is not None, "`require` has seen to it"
-    out = Path(configuration.data.root) / name
-    done = folder.prepare_folder(
-        Path(configuration.root), Path(configuration.metadata), out, name=name,
-        split_by=configuration.split_by, test=configuration.test, validation=configuration.validation,
-        validation_fraction=configuration.validation_fraction, label_question=configuration.label_question,
-        contamination=configuration.contamination,
-        on_bad=configuration.data.on_bad, workers=max(configuration.data.num_workers, 1),
-    )  # fmt: skip
-    return summarize(name, out, done)
+    return _prepare(name, configuration, Path(configuration.root), Path(configuration.metadata), None)
 
 
 def read_format(kind: str, name: str, configuration: FormatConf) -> tuple[str, dict[str, Any]]:
     """The root of a corpus in a format of the field, and its part of the receipt."""
-    from datamodules.corpora import folder, formats
+    from datamodules.corpora import formats
 
-    given, out = configuration.root, Path(configuration.data.root) / name
+    given = configuration.root
     assert given is not None, "checked before"
     columns = {
         column: getattr(configuration, column)
@@ -60,14 +51,23 @@ def read_format(kind: str, name: str, configuration: FormatConf) -> tuple[str, d
         read_rows = formats.read_webdataset(given, columns)
     else:
         read_rows = formats.read_parquet(given, configuration.audio, columns)
-    done = folder.prepare_rows(
-        read_rows.rows, read_rows.root, Path(given), out, name=name,
+    return str(read_rows.root), _prepare(name, configuration, read_rows.root, Path(given), read_rows.rows)
+
+
+def _prepare(
+    name: str, configuration: FolderConf | FormatConf, root: Path, metadata: Path, rows: "list[MetadataRow] | None"
+) -> dict[str, Any]:
+    from datamodules.corpora import folder
+
+    out = Path(configuration.data.root) / name
+    done = folder.prepare_folder(
+        root, metadata, out, rows, name=name,
         split_by=configuration.split_by, test=configuration.test, validation=configuration.validation,
         validation_fraction=configuration.validation_fraction, label_question=configuration.label_question,
         contamination=configuration.contamination,
         on_bad=configuration.data.on_bad, workers=max(configuration.data.num_workers, 1),
     )  # fmt: skip
-    return str(read_rows.root), summarize(name, out, done)
+    return summarize(name, out, done)
 
 
 def summarize(name: str, out: Path, done: "PreparedFolder") -> dict[str, Any]:

@@ -20,9 +20,9 @@ import conf as configuration
 from conf.errors import UsageError
 from conf.sections.cluster import SlurmConf
 from conf.sections.common import StageConf
+from datamodules.atomic_files import write_whole
 from stages.launch import local
 from stages.runs import graph, jobs
-from stages.runs.files import write_whole
 from stages.runs.graph import TypedWords
 from stages.runs.progress import PRODUCTS
 from stages.runs.state import begin_run, check_unfinished, run_folder, state_of

@@ -15,7 +15,7 @@ from conf.errors import UsageError
 from conf.schema import OPERATIONAL, OPERATIONAL_OF_CHUNKS
 from conf.sections.common import StageConf
 from conf.sections.corpora import CorpusConf
-from stages.runs.files import write_whole
+from datamodules.atomic_files import write_whole
 
 FILE = "run.json"
 Configuration = StageConf | CorpusConf | dict[str, Any]  # typed, or the mapping of a receipt or a conf.yaml

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from conf.errors import UsageError
 from conf.sections.common import StageConf
-from stages.runs.files import write_whole
+from datamodules.atomic_files import write_whole
 
 QUEUED = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SUSPENDED", "RESIZING", "SPECIAL_EXIT")
 RUNNING = ("RUNNING", "CONFIGURING", "COMPLETING", "STAGE_OUT", "SIGNALING", "STOPPED")

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple, NotRequired, TypedDict, cast
 from conf import from_plain, plain
 from conf.errors import UsageError
 from conf.sections.common import StageConf
+from datamodules.atomic_files import write_whole
+from datamodules.hashing import hash_folder
 from stages import READ_CORPORA, STAGES
-from stages.runs.files import hash_folder, write_whole
 from stages.runs.identity import Identity, code_commit, fingerprint, read_identity
 
 FILE = "receipt.json"

@@ -20,8 +20,8 @@ from omegaconf import OmegaConf
 from conf import plain
 from conf.errors import UsageError
 from conf.sections.common import StageConf
+from datamodules.atomic_files import write_whole
 from stages.runs import receipts
-from stages.runs.files import write_whole
 from stages.runs.identity import Identity, differences, fingerprint, read_identity, write_identity
 from stages.runs.progress import progress
 

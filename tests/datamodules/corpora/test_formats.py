@@ -42,7 +42,7 @@ def in_files(clips: Path, out: Path) -> list[Any]:
 
 
 def prepared(read: formats.FormatRows, out: Path) -> list[Any]:
-    folder.prepare_rows(read.rows, read.root, Path("format"), out, **DEFAULTS)
+    folder.prepare_folder(read.root, Path("format"), out, read.rows, **DEFAULTS)
     return list(CutSet.from_file(out / "cuts.jsonl.gz"))
 
 

@@ -8,9 +8,9 @@ from omegaconf import OmegaConf
 
 import conf
 from conf.schema import OPERATIONAL
+from datamodules.hashing import hash_folder
 from stages import STAGES
 from stages.runs import graph, receipts
-from stages.runs.files import hash_folder
 from stages.runs.identity import differences, fingerprint
 from stages.runs.progress import newest_checkpoint
 from stages.runs.state import State, begin_run
