@@ -19,7 +19,10 @@ class ModelConf:
     source: str = about("the LLM: a hub id, a folder, a GGUF file, or a name of stages/hub/weights", path=True)
     revision: str | None = about("commit, tag or branch of a hub id; null: its newest")
     dtype: Literal["float32", "bfloat16"] = about("number format of the frozen weights")
-    attention: Literal["sdpa", "eager"] | None = about("how attention is computed; null: transformers chooses")
+    attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] | None = about(
+        "how attention is computed; flash_attention_2 needs the package flash-attn, a GPU and bfloat16, flex_attention a C "
+        "compiler; null: transformers chooses"
+    )
     activation_checkpointing: bool = about(
         "keep only what enters a layer and compute the layer again in the backward pass: less memory, more time"
     )
@@ -29,6 +32,8 @@ class ModelConf:
 
     def laws(self) -> Iterable[Problem]:
         yield from compile_problems(self.compile)
+        if self.attention == "flash_attention_2" and self.dtype != "bfloat16":
+            yield Problem("dtype", f"{self.dtype}; flash_attention_2 computes in bfloat16. Type --model.attention=sdpa")
 
 
 @dataclass
@@ -183,6 +188,12 @@ class LanguageConf(TrainingStageConf):
         yield from super().laws()
         yield from weights_of_corpora(self.corpus_weights, self.data.corpora)
         yield from self._laws_of_curriculum()
+        if self.model.attention == "flash_attention_2" and self.batching.questions_together > 1:
+            yield Problem(
+                "batching.questions_together",
+                f"{self.batching.questions_together}; 1 is allowed with model.attention=flash_attention_2, which takes no "
+                "mask between the questions of a sound. flex_attention does",
+            )
         mixtures = [self.mixture, *(entry.mixture for entry in self.curriculum)]
         if self.text.files and not any(mixture.text for mixture in mixtures):
             yield Problem("text.files", "no mixture takes them: give mixture.text a weight, as --mixture.text=0.1")

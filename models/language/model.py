@@ -21,8 +21,11 @@ from models.language.generation import Guidance, Sampling, generate
 from models.language.lora import attach_lora, without_lora
 from models.language.loss_plan import LossPlan, LossWeights, plan_loss
 from models.language.new_tokens import Initialization, attach_sound_tokens, check_supported
-from models.language.prefix_mask import attention_masks
+from models.language.prefix_mask import Mask, attention_masks
 from models.language.vocabulary import Vocabulary
+
+# kernels of a GPU: what is asked of an LLM while it is on the CPU is asked with sdpa; the first takes no mask of branches
+FUSED = ("flash_attention_2", "flex_attention")
 
 
 class LanguageLoss(NamedTuple):
@@ -78,8 +81,13 @@ class SoundLanguageModel(nn.Module):
         self.eval()
         self.supports_shared_prefix = False
         if verify:
+            attention = model.config._attn_implementation
+            if attention in FUSED:
+                model.set_attn_implementation("sdpa")
             self.check_equivalence()
-            self.supports_shared_prefix = self._keeps_branches_apart()
+            self.supports_shared_prefix = self._keeps_branches_apart() and attention != "flash_attention_2"
+            if attention in FUSED:
+                model.set_attn_implementation(attention)
         if activation_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
 
@@ -250,7 +258,7 @@ class SoundLanguageModel(nn.Module):
         return self._run(input_ids, attention_masks(self.lm, branches, positions, attention_mask), positions)
 
     def _run(
-        self, input_ids: Tensor, masks: Tensor | dict[str, Tensor] | None = None, positions: Tensor | None = None
+        self, input_ids: Tensor, masks: Mask | dict[str, Mask] | None = None, positions: Tensor | None = None
     ) -> Tensor:
         return self.lm.base_model(
             input_ids=input_ids, attention_mask=masks, position_ids=positions, use_cache=False

@@ -16,7 +16,7 @@ from conf import from_plain, plain
 from conf.errors import UsageError
 from conf.sections.language import LanguageConf, PromptsConf
 from models.language.merging import merge_where_it_agrees
-from models.language.model import SoundLanguageModel
+from models.language.model import FUSED, SoundLanguageModel
 from models.language.vocabulary import Turn, Vocabulary
 from stages.hub import artifacts, weights
 
@@ -80,6 +80,8 @@ def load(artifact: Path, trained: bool = True) -> tuple[SoundLanguageModel, Voca
     config, state = artifacts.load(artifact)
     _check_has_base(artifact, config)
     conf = replace(configuration_of(config), embedding_initialization="random" if trained else "mean")
+    if conf.model.attention in FUSED:  # for long batches: a token at a time flex would be compiled for each length anew
+        conf = replace(conf, model=replace(conf.model, attention="sdpa"))
     model, vocabulary, base = build(conf, config["facts"], None, verify=False)
     check_base(artifact, config, base, conf)
     if trained:

@@ -3,6 +3,7 @@ refused by name.
 """
 
 import hashlib
+import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,7 +25,7 @@ class LanguageModel(NamedTuple):
 def load_language_model(source: str, revision: str | None, dtype: str, attention: str | None = None) -> LanguageModel:
     """A causal LM on the CPU, in evaluation mode, and its tokenizer.
 
-    source: see the package; dtype: float32 or bfloat16; attention: sdpa or eager, None takes what transformers takes
+    source: see the package; dtype: float32 or bfloat16; attention: as in `ModelConf`, None takes what transformers takes
     for this model. A GGUF file becomes safetensors once (gguf.py). Raises UsageError where nothing can be loaded, and
     for an encoder-decoder, a multimodal wrapper or quantised weights.
     """
@@ -33,6 +34,8 @@ def load_language_model(source: str, revision: str | None, dtype: str, attention
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    if attention == "flash_attention_2":
+        _check_flash_attention(dtype)
     kind = getattr(torch, dtype)
     resolved = resolve(source)
     if isinstance(resolved, str) and resolved.startswith("random:"):
@@ -66,6 +69,21 @@ def load_language_model(source: str, revision: str | None, dtype: str, attention
     if refused:
         raise UsageError(f"{source} is {refused}")
     return LanguageModel(model.eval(), tokenizer)
+
+
+def _check_flash_attention(dtype: str) -> None:
+    """Raises UsageError for what flash-attn cannot compute on."""
+    import torch
+
+    instead = "Type --model.attention=sdpa, which takes torch's own flash kernel where no mask is needed"
+    if importlib.util.find_spec("flash_attn") is None:
+        raise UsageError(
+            f"model.attention=flash_attention_2: pip install flash-attn --no-build-isolation. Or: {instead}"
+        )
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 0):
+        raise UsageError(f"model.attention=flash_attention_2 needs a GPU of Ampere or later. {instead}")
+    if dtype != "bfloat16":
+        raise UsageError(f"model.attention=flash_attention_2 computes in bfloat16, model.dtype is {dtype}. {instead}")
 
 
 def fingerprint(model: "PreTrainedModel") -> str:

@@ -1,13 +1,19 @@
 """How layers are computed changes no number: checkpointing, attention, compile. Options of chat templates."""
 
 import functools
+import importlib.util
+import shutil
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention import flex_attention
 
+from conf import compose
+from conf.errors import UsageError
 from models.errors import RewrittenTurns, SharedPrefixUnsupported
 from models.language.model import SoundLanguageModel
+from models.language.prefix_mask import block_mask, branch_mask
 from models.language.vocabulary import IGNORED, SOUND, Turn, Vocabulary
 from stages.hub.weights import load_language_model
 from tests.models.language.small_model import CONVERSATIONS, WEIGHTS, batch, build
@@ -91,6 +97,73 @@ def test_branches_are_apart_in_either_attention(attention: str):
     hidden = model._hidden(ids, mask, positions, branches)
     alone = model._hidden(ids[:, [0, 1, 4]], mask[:, :3])
     torch.testing.assert_close(hidden[:, 4], alone[:, 2])
+
+
+def test_flex_attention_keeps_branches_apart_as_sdpa_does(monkeypatch: pytest.MonkeyPatch):
+    """torch's own products in place of the kernel that would be compiled for them."""
+
+    def products(query: Tensor, key: Tensor, value: Tensor, training: bool, **rest: object) -> Tensor:
+        return flex_attention.flex_attention(query, key, value, **rest)
+
+    monkeypatch.setattr("transformers.integrations.flex_attention.compile_friendly_flex_attention", products)
+    plain, flex = build("random:tiny"), build("random:tiny", attention="flex_attention")
+    assert flex.lm.config._attn_implementation == "flex_attention" and flex.supports_shared_prefix
+    ids, mask = torch.tensor([[5, 6, 7, 8, 9]]), torch.ones(1, 5).long()
+    branches, positions = torch.tensor([[0, 0, 1, 1, 2]]), torch.tensor([[0, 1, 2, 3, 2]])
+    with torch.no_grad():
+        expected, actual = (model._hidden(ids, mask, positions, branches) for model in (plain, flex))
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_flex_attention_has_the_logits_of_sdpa():
+    plain, flex = build("random:tiny"), build("random:tiny", attention="flex_attention")
+    ids, mask, *_ = batch(plain)
+    with torch.no_grad():
+        torch.testing.assert_close(flex.logits(ids, mask), plain.logits(ids, mask), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("window", [None, 2])
+def test_the_blocks_of_flex_attention_see_what_the_mask_of_sdpa_lets_through(window: int | None):
+    branches, mask = torch.tensor([[0, 0, 1, 1, 2], [0, 1, 1, 2, 0]]), torch.tensor([[1] * 5, [1, 1, 1, 1, 0]])
+    positions = torch.tensor([[0, 1, 2, 3, 2], [0, 1, 2, 1, 0]])
+    expected = branch_mask(branches, mask)
+    if window:
+        expected = expected & (positions[:, :, None] - positions[:, None, :] < window)[:, None]
+    sees = block_mask(branches, mask, positions, window).mask_mod
+    rows, places = torch.arange(2)[:, None, None, None], torch.arange(5)
+    assert torch.equal(sees(rows, torch.tensor(0), places[:, None], places), expected)
+
+
+@pytest.mark.parametrize(
+    ("installed", "capability", "dtype", "message"),
+    [
+        (False, (9, 0), "bfloat16", "pip install flash-attn"),
+        (True, None, "bfloat16", "needs a GPU of Ampere or later"),
+        (True, (7, 5), "bfloat16", "needs a GPU of Ampere or later"),
+        (True, (9, 0), "float32", "computes in bfloat16, model.dtype is float32"),
+    ],
+)
+def test_flash_attention_is_refused_where_it_cannot_compute(
+    installed: bool, capability: tuple[int, int] | None, dtype: str, message: str, monkeypatch: pytest.MonkeyPatch
+):
+    find = importlib.util.find_spec
+    spec = find("torch") if installed else None
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: spec if name == "flash_attn" else find(name, *a))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    with pytest.raises(UsageError, match=f"{message}.*--model.attention=sdpa"):
+        load_language_model("random:tiny", None, dtype, "flash_attention_2")
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["model.dtype=float32", "batching.questions_together=1"], "flash_attention_2 computes in bfloat16"),
+    (["batching.questions_together=4"], "1 is allowed with model.attention=flash_attention_2"),
+])  # fmt: skip
+def test_a_configuration_that_flash_attention_cannot_compute_is_refused(words: list[str], message: str):
+    with pytest.raises(UsageError, match=message):
+        compose("openaqa", overrides=["model.attention=flash_attention_2", *words])
 
 
 def test_a_model_that_keeps_no_branches_apart_refuses_them_alone():
