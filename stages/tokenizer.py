@@ -46,6 +46,7 @@ class Tokenizer(TrainingStage):
         self.tokenizer = artifacts.build_tokenizer(conf, self.facts)
         self.tokenizer.set_latent_statistics(statistics["mean"], statistics["std"])
         self.decoder_average = RunningAverage(self.tokenizer.decoder, conf.ema_decay)
+        distributed.not_broadcast(self, "reservoir")  # 10 MB at the paper's sizes, and gathered alike on all ranks
         self.latent_error = LatentError(statistics["std"])
         self.codebook_use = CodebookUse(self.tokenizer.quantizer.codebook_size, self.tokenizer.quantizer.levels)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from models.errors import ModelError, RewrittenTurns
 from models.language.vocabulary import Turn, Vocabulary
 
 BATCH = 64  # answers in one pass
@@ -28,7 +29,8 @@ class Prefix(NamedTuple):
 @torch.no_grad()
 def read_prefix(lm: Any, ids: Sequence[int], prefix: Prefix | None = None) -> Prefix:
     """prefix, then ids, one or more. lm: a causal LM of transformers with a cache; `prefix` is not changed."""
-    assert ids, "there are no ids to read"
+    if not ids:
+        raise ModelError("there are no ids to read: the prompt is empty")
     cache = copy.deepcopy(prefix.cache) if prefix else None
     batch = torch.tensor([list(ids)], device=lm.device)
     output = lm(input_ids=batch, past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -81,7 +83,10 @@ def answer_scores(lm: Any, vocabulary: Vocabulary, turns: Sequence[Turn], answer
     """
     prompt = vocabulary.render(turns, generate=True).input_ids
     rendered = vocabulary.render_all([[*turns, Turn("assistant", [answer])] for answer in answers])
-    assert all(one.input_ids[: len(prompt)] == prompt for one in rendered), "a conversation begins with its prompt"
+    if not all(one.input_ids[: len(prompt)] == prompt for one in rendered):
+        raise RewrittenTurns(
+            "the chat template writes a conversation otherwise than its prompt (one for thoughts does so)"
+        )
     candidates = [_to_stop(one.input_ids[len(prompt) :], vocabulary.stop_ids) for one in rendered]
     prefix = read_prefix(lm, prompt)
     return log_likelihoods(lm, prefix, candidates, _text_ids(lm, vocabulary, prefix))

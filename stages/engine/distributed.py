@@ -9,7 +9,8 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from models.quantizer.distributed import is_distributed
 
@@ -24,6 +25,12 @@ def shares(weights: Tensor) -> Tensor:
     total = weights.clone()
     dist.all_reduce(total)
     return weights * dist.get_world_size() / total
+
+
+def not_broadcast(module: nn.Module, name: str) -> None:
+    """Buffers of this name are equal on all ranks anyway: DDP does not send those of rank 0 with each batch."""
+    ignored = [path for path, _ in module.named_buffers() if path.rpartition(".")[2] == name]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, ignored)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from models.errors import ModelError
 from models.language.generation import TextOnly
 from models.language.likelihood import log_likelihoods, read_prefix, text_scores
 from models.language.vocabulary import Turn
@@ -56,6 +57,11 @@ def test_the_scores_of_a_text_are_those_of_a_pass_over_each_conversation(sounds:
         log_p = TextOnly(vocabulary)(torch.zeros(len(ids), 0), logits).double().log_softmax(-1)
         expected.append(float(sum(log_p[n - 1, ids[n]] for n in range(len(prompt), end + 1))))
     assert text_scores(model.lm, vocabulary, asked) == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_prompt_without_ids_is_named():
+    with pytest.raises(ModelError, match="the prompt is empty"):
+        read_prefix(weights.load_language_model("random:tiny", None, "float32").model, [])
 
 
 def test_the_nearest_histogram_counts_codes_and_forgets_their_order():
