@@ -12,6 +12,7 @@ What stands behind `::` is a part only where no file has the whole name. A path 
 
 import hashlib
 import io
+import os
 import re
 import threading
 from functools import lru_cache
@@ -28,7 +29,7 @@ PART = re.compile(
     r"(?:samples=(?P<first>\d+)\+(?P<samples>\d+)&?)?(?:channel=(?P<channel>\d+))?"
 )
 REMOTE = re.compile(r"([a-z][a-z0-9+]+):/+(.*)")
-LOCK = threading.Lock()
+LOCK = threading.Lock()  # pyarrow's readers are not for several threads
 UNREADABLE = (soundfile.SoundFileError, RuntimeError, ValueError, OSError)
 
 
@@ -184,16 +185,17 @@ class Parquet(NamedTuple):
         return group, self.ends[group - 1] if group else 0
 
 
-@lru_cache(maxsize=16)
 def open_parquet(path: Path) -> Parquet:
-    """Raises ImportError where pyarrow is missing."""
+    """An open file of this process: what was opened before a fork is opened again. Raises ImportError where pyarrow is
+    missing.
+    """
+    return _opened(path, os.getpid())
+
+
+@lru_cache(maxsize=16)
+def _opened(path: Path, process: int) -> Parquet:
     import pyarrow.parquet as pq
 
-    with LOCK:
-        return _open_parquet(pq, path)
-
-
-def _open_parquet(pq: Any, path: Path) -> Parquet:
     file = pq.ParquetFile(open_binary(path) if url(path) else path)
     sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
     return Parquet(file, [int(end) for end in np.cumsum(sizes)])
@@ -208,5 +210,6 @@ def read_parquet_column(path: Path, column: str) -> list[Any]:
 
 @lru_cache(maxsize=2)
 def _column(path: Path, group: int, column: str) -> Any:
-    with LOCK:  # threads that look at headers share the file
-        return open_parquet(path).file.read_row_group(group, columns=[column]).column(0)
+    file = open_parquet(path).file
+    with LOCK:
+        return file.read_row_group(group, columns=[column], use_threads=False).column(0)

@@ -78,6 +78,7 @@ class Language(TrainingStage):
             self.vocabulary.fingerprint(),
             _folder_of_lengths(cuts, folder),
             parents["rehearsal"].artifact / "texts.jsonl" if "rehearsal" in parents else None,
+            len(self.vocabulary.levels),
         )  # here, so that data without a conversation is refused before anything is written
         self.gap = CaptionGap(
             caption_pairs(cuts.of_split("validation"), conf.caption_gap_clips if _takes_captions(conf) else 0),

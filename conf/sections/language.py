@@ -131,7 +131,9 @@ class LossWeightsConf:
 class BatchingConf:
     tokens_per_batch: int = about("of a batch on each device, padding included, at most")
     num_buckets: int = about("groups of items of similar length; a batch is of one of them", 1, 10_000)
-    max_tokens: int = about("of an item; longer ones are left out, counted and reported", 1, 1 << 30)
+    max_tokens: int = about(
+        "of an item; longer ones give a window of their sound, or are left out, counted and reported", 1, 1 << 30
+    )
     questions_together: int = about(
         "questions about one sound that share its tokens in one sequence, without seeing each other", 1, 10_000
     )

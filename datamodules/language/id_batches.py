@@ -6,9 +6,10 @@ conversation_sources.py   cuts and lines of text, opened and not loaded
           └► packing.py   conversations, encoded ──► ids, labels, kinds ──► LanguageBatch
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,7 +35,9 @@ class DataPart(NamedTuple):
 class LanguageDataModule(ResumableDataModule):
     """Conversations bucketed by token count, a token budget a batch.
 
-    A conversation above the `max_tokens` of its part is left out, listed in `too_long` and never cut. train: one part,
+    A conversation above the `max_tokens` of its part gives a window of its sound, another one each epoch
+    (sound_windows.py); where no window fits it is left out and listed in `too_long`. Text is never cut. frame: codes of
+    a frame of sound. train: one part,
     or the entries of a curriculum in their order, each with its number of batches. encode: dialogues to ids. progress:
     called with the number of entries that are measured, where lengths are measured for the first time.
     """
@@ -52,6 +55,7 @@ class LanguageDataModule(ResumableDataModule):
         seed: int,
         num_workers: int,
         progress: Callable[[int], None] = lambda done: None,
+        frame: int = 1,
     ) -> None:
         super().__init__(seed=seed, num_workers=num_workers)
         self.tokens_per_batch, self.num_buckets = tokens_per_batch, num_buckets
@@ -68,12 +72,14 @@ class LanguageDataModule(ResumableDataModule):
                     num_workers,
                     part.folder,
                     _counting_from(done, progress),
+                    frame,
                 )
             )
             done += len(part.source)
         self.train_items, self.validation_items = measured[:-1], measured[-1]
         self.too_long = [item for items in measured for item in items.too_long]
-        self.dataset = _BatchEncoder(measured, encode, pad_id)
+        self.num_windows = sum(items.num_windows for items in measured)
+        self.dataset = _BatchEncoder(measured, encode, pad_id, seed, frame)
 
     def train_sampler(self, rank: int, world: int) -> NumberedBatches | CurriculumBatches:
         samplers = [
@@ -99,24 +105,40 @@ class LanguageDataModule(ResumableDataModule):
         ends = bucket_ends(lengths, self.num_buckets)
         sizes = [max(1, int(self.tokens_per_batch // length)) for length in ends]
         numbers = np.arange(self.dataset.starts[part], self.dataset.starts[part + 1])
-        return NumberedBatches(
-            lengths, ends, sizes, shuffle=shuffle, seed=seed, rank=rank, world=world, numbers=numbers
-        )
+        windows = shuffle and self.dataset.parts[part].num_windows
+        kind = partial(_EpochBatches, int(self.dataset.starts[-1])) if windows else NumberedBatches
+        return kind(lengths, ends, sizes, shuffle=shuffle, seed=seed, rank=rank, world=world, numbers=numbers)
 
 
 def _counting_from(before: int, progress: Callable[[int], None]) -> Callable[[int], None]:
     return lambda count: progress(before + count)
 
 
-class _BatchEncoder(torch.utils.data.Dataset[LanguageBatch]):
-    """Numbers of items (B), counted through all parts -> LanguageBatch."""
+class _EpochBatches(NumberedBatches):
+    """Numbers that say their epoch: epoch * total + number."""
 
-    def __init__(self, parts: Sequence[MeasuredItems], encode: Encode, pad_id: int) -> None:
-        self.parts, self.encode, self.pad_id = parts, encode, pad_id
+    def __init__(self, total: int, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.total = total
+
+    def from_batch(self, batch: int) -> Iterator[np.ndarray]:
+        batches, offset = super().from_batch(batch), self.epoch * self.total
+        return (numbers + offset for numbers in batches)
+
+
+class _BatchEncoder(torch.utils.data.Dataset[LanguageBatch]):
+    """Numbers of items (B), counted through all parts, plus a total for each epoch -> LanguageBatch."""
+
+    def __init__(self, parts: Sequence[MeasuredItems], encode: Encode, pad_id: int, seed: int, frame: int) -> None:
+        self.parts, self.encode, self.pad_id, self.seed, self.frame = parts, encode, pad_id, seed, frame
         self.starts = np.cumsum([0, *map(len, parts)])
 
     def __getitem__(self, numbers: np.ndarray) -> LanguageBatch:
+        epochs, numbers = np.divmod(numbers, self.starts[-1])
         owners = np.searchsorted(self.starts, numbers, side="right") - 1
-        items = [self.parts[part][number - self.starts[part]] for part, number in zip(owners, numbers, strict=True)]
+        items = [
+            self.parts[part].of_epoch(int(number - self.starts[part]), int(epoch), self.seed, self.frame)
+            for part, number, epoch in zip(owners, numbers, epochs, strict=True)
+        ]
         encoded = iter(self.encode([dialogue for item in items for dialogue in item.dialogues]))
         return collate([(item.id, pack([next(encoded) for _ in item.dialogues])) for item in items], self.pad_id)

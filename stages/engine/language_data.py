@@ -17,7 +17,7 @@ from conf.sections.language import CurriculumEntryConf, LanguageConf
 from conf.suggest import allowed
 from datamodules.atomic_files import write_whole
 from datamodules.cuts import Cut
-from datamodules.language import conversations, packing
+from datamodules.language import conversations, packing, sound_windows
 from datamodules.language.conversation_sources import (
     ConversationSource,
     CutConversations,
@@ -53,9 +53,10 @@ def data(
     written: str,
     folder: Path | None,
     texts: Path | None = None,
+    frame: int = 1,
 ) -> LanguageDataModule:
     """written: hash of how text becomes ids. texts: of the stage `rehearsal`, where conf names no files. folder: where the items' lengths are
-    kept, so that they are measured once; None keeps nothing.
+    kept, so that they are measured once; None keeps nothing. frame: codes of a frame, of which windows of long sounds are made.
 
     Raises UsageError for filters that the corpora know nothing of, and for a part without a conversation.
     """
@@ -68,7 +69,9 @@ def data(
     def part(entry: Entry, split: str, batches: int | None) -> DataPart:
         most = (entry.max_tokens if isinstance(entry, CurriculumEntryConf) else None) or batching.max_tokens
         entries, settings = _entries(conf, entry, cuts.of_split(split), split, files)
-        key = hashlib.sha256(json.dumps([written, _code(), entries.digest(), settings, most]).encode()).hexdigest()
+        key = hashlib.sha256(
+            json.dumps([written, _code(), entries.digest(), settings, most, frame]).encode()
+        ).hexdigest()
         return DataPart(entries, most, batches, folder / key[:32] if folder else None)
 
     parts = [part(entry, "train", entry.steps * accumulate_) for entry in conf.curriculum]
@@ -80,7 +83,7 @@ def data(
     made = LanguageDataModule(
         parts, validation, encode, pad_id,
         tokens_per_batch=batching.tokens_per_batch, num_buckets=batching.num_buckets,
-        seed=conf.seed, num_workers=conf.data.num_workers, progress=line.update,
+        seed=conf.seed, num_workers=conf.data.num_workers, progress=line.update, frame=frame,
     )  # fmt: skip
     line.stop()
     entries: Sequence[Entry] = conf.curriculum or [conf]
@@ -95,6 +98,9 @@ def data(
                 f"{stage}: {where} of {', '.join(conf.data.corpora)} gives no conversation. It takes captions, questions with answers, "
                 f"conversations, or texts; mixture is {plain(entry.mixture)}, max_tokens {made_from.max_tokens}, too long {_counts(made.too_long) or 0}."
             )
+    if made.num_windows:
+        text = "%s: %d conversations longer than max_tokens=%d, or their entry's own, give a window of their sound, another one each epoch"
+        log.info(text, stage, made.num_windows, batching.max_tokens)
     if made.too_long:
         text, counts = "%s: longer than max_tokens=%d, or its entry's own, and left out: %s", _counts(made.too_long)
         log.info(text, stage, batching.max_tokens, counts)
@@ -148,7 +154,7 @@ def _entries(
 def _code() -> str:
     """Of what makes conversations, and counts their ids: lengths that other code measured are measured again."""
     return hashlib.sha256(
-        b"".join(Path(str(code.__file__)).read_bytes() for code in (conversations, packing))
+        b"".join(Path(str(code.__file__)).read_bytes() for code in (conversations, packing, sound_windows))
     ).hexdigest()
 
 
