@@ -11,6 +11,7 @@ import json
 import logging
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -172,22 +173,28 @@ class Latents(ChunkStage):
         rows = np.flatnonzero(cuts.rows["split"] == SPLITS.index("train"))
         rows = rows[:: -(-len(rows) // self.conf.fit_recordings)] if len(rows) else rows  # at even distances
         train = [cuts.cut(int(row)) for row in rows]
-        line = ProgressLine("vae", len(train), "recordings")
+        self._accumulate(train, codec.accumulate)
+        codec.fit()
+        # how latents are decoded, and no latent: half of the recordings do
+        self._accumulate(train[::2], codec.accumulate_detail)
+        codec.fit_detail()
+        text = "vae            %d components keep %.1f %% of the log-mel variance"
+        log.info(text, codec.latent_dim, 100 * float(codec.explained_variance))
+
+    def _accumulate(self, recordings: list[Any], accumulate: Callable[[torch.Tensor, torch.Tensor], None]) -> None:
+        line = ProgressLine("vae", len(recordings), "recordings")
         line.start()
         dataset = self._dataset()
-        each = enumerate(recording_spans(cut, dataset.window, dataset.batch_size) for cut in train)
+        each = enumerate(recording_spans(cut, dataset.window, dataset.batch_size) for cut in recordings)
         loaded = ReadAhead(
             (number + (span is spans[-1]), dataset.stack(dataset.read(span)))
             for number, spans in each
             for span in spans
         )
         for done, windows in loaded:
-            codec.accumulate(windows.waveform, -(-windows.num_samples // codec.hop_length))
+            accumulate(windows.waveform, -(-windows.num_samples // self.codec.hop_length))
             line.update(done)
-        codec.fit()
         line.stop()
-        text = "vae            %d components keep %.1f %% of the log-mel variance"
-        log.info(text, codec.latent_dim, 100 * float(codec.explained_variance))
 
 
 def _windows(cuts: CachedCuts, rule: WindowRule) -> dict[str, int]:

@@ -4,6 +4,7 @@ waveform ──magnitudes, mel bands, log──► frames of one latent, joined 
 waveform ◄──Griffin-Lim── magnitudes ◄──ridge regression── log-mel ◄──components──────┘
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from models.codec import phases
 from models.codec.interface import Context, Posterior, check_waveform, pad_to_hop
 from models.codec.linear_spectrum import LinearSpectrum
+from models.codec.lost_detail import LostDetail
 from models.errors import ModelError
 from models.exact_float32 import exact_float32
 from models.mel_spectrum import magnitudes, mel_filterbank
@@ -38,7 +40,8 @@ class MelCodec(nn.Module):
 
     `accumulate` the training corpus, then `fit`; both are exact, whatever the batches were. Magnitudes below
     `log_floor` are silence: 1e-5 is -100 dB of a sine of full scale. `fit` also learns to decode, which no latent
-    depends on; a codec that was fitted before it did decodes by the pseudo-inverse of the mel filters.
+    depends on; a codec that was fitted before it did decodes by the pseudo-inverse of the mel filters. A second pass,
+    `accumulate_detail` and `fit_detail`, learns what the components lose.
     """
 
     fitted: Tensor  # () bool
@@ -95,6 +98,7 @@ class MelCodec(nn.Module):
         inverse = torch.linalg.pinv(filters.double()).float()
         self.register_buffer("inverse_filters", inverse, persistent=False)
         self.linear_spectrum = LinearSpectrum(filters)
+        self.lost_detail = LostDetail(latent_dim, width)
 
         self.register_buffer("fitted", torch.tensor(False))
         self.register_buffer("components", torch.zeros(latent_dim, width))
@@ -149,6 +153,21 @@ class MelCodec(nn.Module):
         self.fitted.fill_(True)
 
     @torch.no_grad()
+    def accumulate_detail(self, waveform: Tensor, num_frames: Tensor) -> None:
+        """Adds the first num_frames (B) latent frames of each clip of waveform (B, 1, T) to what `fit_detail` reads.
+
+        Raises ModelError before `fit`.
+        """
+        latents, spectra = self.encode(waveform).mean, self._log_mel(waveform)
+        valid = torch.arange(spectra.shape[1], device=spectra.device) < num_frames.to(spectra.device)[:, None]
+        self.lost_detail.accumulate(latents, spectra - self._components_to_spectra(latents), valid)
+
+    @torch.no_grad()
+    def fit_detail(self) -> None:
+        """What the components lose, from the latents around. It changes how latents are decoded, and no latent."""
+        self.lost_detail.fit()
+
+    @torch.no_grad()
     def encode(self, waveform: Tensor) -> Posterior:
         """waveform (B, 1, T) -> (B, F, D). std is 0: nothing is random. Raises ModelError before `fit`."""
         self._check_fitted()
@@ -179,7 +198,10 @@ class MelCodec(nn.Module):
 
     def magnitudes(self, latents: Tensor) -> Tensor:
         """latents (B, F, D) -> magnitudes of the short-time spectrum (B, F * hop_length / mel_hop, bins)."""
-        spectra = (latents.float() * self.scale) @ self.components + self.mean
+        latents = latents.float()
+        spectra = self._components_to_spectra(latents)
+        if self.lost_detail.fitted:
+            spectra = (spectra + self.lost_detail(latents)).clamp(min=math.log(self.log_floor))
         log_mel = spectra.unflatten(-1, (-1, self.mel_bands)).flatten(1, 2)
         if self.linear_spectrum.fitted:
             spectrum = self.linear_spectrum(log_mel)
@@ -188,6 +210,10 @@ class MelCodec(nn.Module):
         # what lay at the floor was silence: its power is taken away
         power = spectrum.clamp(min=0).square() - self.log_floor**2
         return power.clamp(min=0).sqrt() * self.window.sum() / 2
+
+    def _components_to_spectra(self, latents: Tensor) -> Tensor:
+        """latents (B, F, D) -> log-mel frames of a latent frame (B, F, W)."""
+        return (latents * self.scale) @ self.components + self.mean
 
     def _log_mel(self, waveform: Tensor) -> Tensor:
         """waveform (B, 1, T) -> (B, F, W): log-mel frames of a latent frame, each centred in its mel_hop samples."""

@@ -53,8 +53,9 @@ def load_codec(folder: Path) -> LatentCodec:
     codec = build_codec(config, folder / "vae")
     assert isinstance(codec, nn.Module)
     if config.kind == "mel":
-        # a codec that was fitted before it learned to decode has no `linear_spectrum`
-        decoding = {key: value for key, value in codec.state_dict().items() if key.startswith("linear_spectrum.")}
+        # a codec that was fitted before it learned to decode has none of these
+        learned = ("linear_spectrum.", "lost_detail.")
+        decoding = {key: value for key, value in codec.state_dict().items() if key.startswith(learned)}
         codec.load_state_dict(decoding | load_file(folder / "model.safetensors"))
     return codec.eval().requires_grad_(False)
 

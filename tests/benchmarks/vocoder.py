@@ -72,10 +72,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return [window[None] for window in load_windows(cut, root, codec.sample_rate, 1, rule, codec.hop_length)]
 
     train = [cut for cut in cuts if cut.custom["split"] == "train"]
-    for cut in train[:: -(-len(train) // options.fit)]:
-        for waveform in sounds(cut):
-            codec.accumulate(waveform, torch.tensor([-(-waveform.shape[-1] // codec.hop_length)]))
-    codec.fit()
+    train = train[:: -(-len(train) // options.fit)]
+    passes = ((train, codec.accumulate, codec.fit), (train[::2], codec.accumulate_detail, codec.fit_detail))
+    for recordings, accumulate, fit in passes:
+        for waveform in (waveform for cut in recordings for waveform in sounds(cut)):
+            accumulate(waveform, torch.tensor([-(-waveform.shape[-1] // codec.hop_length)]))
+        fit()
 
     groups: dict[str, list[Any]] = {}
     for cut in sorted(cuts, key=lambda cut: digest(cut.id)):

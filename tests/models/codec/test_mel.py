@@ -184,6 +184,34 @@ def test_the_spectrum_is_nearer_than_by_the_pseudo_inverse():
     assert errors[0] < errors[1]
 
 
+def test_what_the_components_lose_is_learned_and_changes_no_latent():
+    """On tones, whose harmonics follow from each other; nearer to their log-mel frames, as the codec has them."""
+    codec = MelCodec(**SETTINGS)  # type: ignore[arg-type]
+    pitches = torch.linspace(150, 900, 40 * HOP) + torch.linspace(0, 400, 6)[:, None]
+    phases = (2 * math.pi * pitches / RATE).cumsum(1)
+    waveform = 0.2 * sum(((number * phases).sin() / number for number in (1, 2, 3)), torch.zeros(1))[:, None]
+    codec.accumulate(waveform, torch.full((6,), 40))
+    codec.fit()
+    latents, true = codec.encode(waveform).mean, codec._log_mel(waveform)
+    codec.accumulate_detail(waveform[:4], torch.full((4,), 40))
+    codec.accumulate_detail(waveform[4:], torch.tensor([40, 30]))
+    codec.fit_detail()
+    assert torch.equal(codec.encode(waveform).mean, latents)
+    spectra = codec._components_to_spectra(latents)
+    decoded = (spectra, spectra + codec.lost_detail(latents))
+    errors = [(x - true)[:, 1:-1].square().mean() for x in decoded]  # the ends begin and break off
+    assert errors[1] < 0.95 * errors[0]
+
+
+def test_a_pass_over_clips_without_inner_frames_learns_nothing():
+    codec = fitted()
+    latents = codec.encode(sounds(4 * HOP, 1)).mean
+    before = codec.decode(latents)
+    codec.accumulate_detail(sounds(2 * HOP, 3), torch.tensor([2, 1, 2]))
+    codec.fit_detail()
+    assert not codec.lost_detail.fitted and torch.equal(codec.decode(latents), before)
+
+
 def test_a_batch_equals_its_items():
     codec, waveform = fitted(), sounds(10 * HOP, 3)
     latents = codec.encode(waveform).mean
