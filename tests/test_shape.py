@@ -71,7 +71,7 @@ class Seen(L.Callback):
         self._write(trainer, module, "validation", batch)
 
     def _write(self, trainer: L.Trainer, module: Any, part: str, batch: Any) -> None:
-        row: dict[str, Any] = {"part": part, "ids": batch.ids}
+        row: dict[str, Any] = {"part": part, "ids": list(batch.ids)}
         if module.stage.startswith("tokenizer"):
             row |= {"shortest": int(batch.num_frames.min()), "longest": int(batch.num_frames.max())}
             row["valid"] = float(batch.num_frames.sum()) / batch.latents[..., 0].numel()
