@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import soundfile
 
-from datamodules import mpeg_audio
+from datamodules import containers, mpeg_audio
 
 PART = re.compile(
     r"(?P<file>.+)::(?:(?:bytes=(?P<first_byte>\d+)\+(?P<bytes>\d+)|row=(?P<row>\d+)&column=(?P<column>[^&]+))&?)?"
@@ -112,7 +112,7 @@ class Sound:
         else:
             data = _bytes(part)
             source = mpeg_audio.with_declared_length_of(data) or io.BytesIO(data)
-        self.file = soundfile.SoundFile(source)
+        self.file: Any = _open(source, part)
         self.channel = part.channel
         samples: tuple[int, int] = part.samples or (0, self.file.frames)
         self.first, self.num_samples = samples
@@ -139,6 +139,17 @@ class Sound:
         block = self.file.read(count, dtype="float32", always_2d=True)
         self.position += len(block)
         return block if self.channel is None else block[:, self.channel : self.channel + 1]
+
+
+def _open(source: Any, part: Part) -> Any:
+    """By libsndfile; what it does not know, by torchcodec."""
+    try:
+        return soundfile.SoundFile(source)
+    except soundfile.SoundFileError:
+        is_archived = part.bytes is not None or part.row is not None
+        if part.file.suffix.lower() not in containers.CONTAINERS and not (is_archived and containers.is_installed()):
+            raise
+        return containers.open_container(source)
 
 
 def _exists(path: Path) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from datamodules.containers import CONTAINERS
 from datamodules.corpora.published.records import SOUNDS
 from datamodules.corpora.tables import MetadataRow, texts_of
 from datamodules.errors import DataError
@@ -41,6 +42,8 @@ def read_webdataset(pattern: str, columns: Columns) -> FormatRows:
         for key, members in _samples(path):
             where = f"{path}, {key}"
             sounds = [member for member in members if _suffix(member.name) in SOUNDS]
+            if len(sounds) > 1:  # a sound beside the video that it is of
+                sounds = [member for member in sounds if _suffix(member.name) not in CONTAINERS]
             if len(sounds) != 1:
                 raise DataError(
                     f"{where}: {len(sounds)} sounds beside {', '.join(m.name for m in members)}; one is read"

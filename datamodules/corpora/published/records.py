@@ -8,12 +8,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
+from datamodules.containers import CONTAINERS
 from datamodules.corpora.tables import CsvLine, csv_lines
 from datamodules.errors import DataError
 
-SOUNDS = (  # of libsndfile
+SOUNDS = (  # of libsndfile, and of torchcodec
     ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64",
-    ".rf64", ".bwf", ".avr", ".voc", ".nist", ".sph", ".iff", ".svx", ".wve",
+    ".rf64", ".bwf", ".avr", ".voc", ".nist", ".sph", ".iff", ".svx", ".wve", *CONTAINERS,
 )  # fmt: skip
 NOTHING: Mapping[str, str | list[str]] = MappingProxyType({})
 
@@ -120,6 +121,7 @@ class Files:
         strict: only files in such folders. Without any, the path that was expected; strict, "".
         """
         paths = [path for stem in dict.fromkeys(stems) for path in self.by_stem.get(stem, [])]
+        paths.sort(key=lambda path: path.lower().endswith(CONTAINERS))  # a sound before the video that it is of
         preferred = [path for path in paths if _is_in(path, folders)]
         taken = preferred or ([] if strict else paths)
         if len(taken) > 1:
