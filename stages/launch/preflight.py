@@ -3,10 +3,13 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from filelock import FileLock
+
 import conf
 from conf.errors import UsageError
 from conf.sections.codec import LatentsConf
 from conf.sections.common import StageConf
+from conf.sections.corpora import DiagnosticConf
 from conf.sections.evaluation import FewShotConf
 from conf.sections.language import LanguageConf, RehearsalConf
 from stages.hub import weights
@@ -33,12 +36,9 @@ def require(
     missing = []
     data = confs["latents"].data
     for name in data.corpora:
-        receipt = receipts.read_corpus(Path(data.root) / name)
         if name == "diagnostic":
-            composed = conf.compose("diagnostic", presets, files, overrides, shared=True).conf
-            if receipt is None or receipt["conf_hash"] != fingerprint(composed):
-                prepare("diagnostic", composed)
-        elif receipt is None:
+            _render_once(conf.compose("diagnostic", presets, files, overrides, shared=True).conf)
+        elif receipts.read_corpus(Path(data.root) / name) is None:
             missing.append(f"corpus {corpora.where_from(name, Path(data.root))}")
     if not missing:
         corpus_contents.check(corpora.corpora(data), Path(data.root), confs)
@@ -50,6 +50,21 @@ def require(
         + "\n  - ".join(missing)
         + "\nThe whole chain, small, with nothing to find or download by hand:   stage run all --preset demo"
     )
+
+
+def _render_once(composed: DiagnosticConf) -> None:
+    """Where two commands begin side by side, the second waits for the first's scenes and finds them as it wants them."""
+    root = Path(composed.data.root)
+
+    def rendered() -> bool:
+        receipt = receipts.read_corpus(root / "diagnostic")
+        return receipt is not None and receipt["conf_hash"] == fingerprint(composed)
+
+    if not rendered():
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / ".diagnostic.lock"):
+            if not rendered():
+                prepare("diagnostic", composed)
 
 
 def _pretrained(confs: dict[str, StageConf], lacking: Callable[..., list[str]]) -> list[str]:
