@@ -32,10 +32,10 @@ class RunningAverage(nn.Module):
         if self._updates is None:
             self._updates = int(self.n_averaged)
         decay = min(self.decay, (1 + self._updates) / (10 + self._updates))
-        own: list[Tensor] = list(self.module.parameters())
+        averages: list[Tensor] = list(self.module.parameters())
         others = [parameter.detach() for parameter in model.parameters()]
-        if own:
-            torch._foreach_lerp_(own, others, 1 - decay)
+        if averages:
+            torch._foreach_lerp_(averages, others, 1 - decay)
         for buffer, other in zip(self.module.buffers(), model.buffers(), strict=True):
             buffer.copy_(other)
         self._updates += 1

@@ -61,12 +61,12 @@ def read_parquet(folder: str, audio: str, columns: Columns) -> FormatRows:
     folder: of the files, or one file, or a pattern. Raises DataError for a column that is missing.
     """
     is_of_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", folder) and not Path(folder).exists()
-    place = Path(_download(folder) if is_of_hub else folder)
+    files = Path(_download(folder) if is_of_hub else folder)
     try:
         import pyarrow  # noqa: F401
     except ImportError:
         raise DataError("parquet needs pyarrow: pip install 'make-some-noise[parquet]'") from None
-    paths = sorted(place.rglob("*.parquet")) if place.is_dir() else _expand(folder)
+    paths = sorted(files.rglob("*.parquet")) if files.is_dir() else _expand(folder)
     if not paths:
         raise DataError(f"{folder}: no .parquet is in it")
     rows: list[MetadataRow] = []

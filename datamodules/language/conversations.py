@@ -119,7 +119,7 @@ def _of_turns(
         yield Conversation(f"{supervision.id}-turns-{copy}", "conversation", cut.custom["source"], [dialogue])
 
 
-def _dialogue(supervision: Supervision, own: list[int], sounds: Mapping[str, Sequence[int]]) -> list[Turn]:
+def _dialogue(supervision: Supervision, self_codes: list[int], sounds: Mapping[str, Sequence[int]]) -> list[Turn]:
     turns: list[Turn] = []
     for turn in supervision.custom["turns"]:
         segments: list[Segment] = []
@@ -128,7 +128,7 @@ def _dialogue(supervision: Supervision, own: list[int], sounds: Mapping[str, Seq
                 segments.append(part)
                 continue
             # `get` reads the sound from the cache once, `in` would read it too
-            codes = own if part["sound"] == SELF else sounds.get(part["sound"])
+            codes = self_codes if part["sound"] == SELF else sounds.get(part["sound"])
             if codes is None:
                 raise DataError(
                     f"{supervision.id}: its conversation names the sound {part['sound']!r}, which this split of the "

@@ -38,12 +38,12 @@ STEPS = 12
 class Strike(L.Callback):
     """Writes the ids of each batch, and strikes once."""
 
-    def __init__(self, order: Path, how: str, batch: int, place: str, rank: int) -> None:
-        self.order, self.how, self.at, self.rank = order, how, (batch, place), rank
+    def __init__(self, order: Path, how: str, batch: int, hook: str, rank: int) -> None:
+        self.order, self.how, self.at, self.rank = order, how, (batch, hook), rank
 
-    def _here(self, place: str, trainer: L.Trainer) -> None:
-        batch = trainer.fit_loop.epoch_loop.total_batch_idx + (place == "on_train_batch_start")
-        if self.how == "none" or trainer.global_rank != self.rank or (batch, place) != self.at:
+    def _here(self, hook: str, trainer: L.Trainer) -> None:
+        batch = trainer.fit_loop.epoch_loop.total_batch_idx + (hook == "on_train_batch_start")
+        if self.how == "none" or trainer.global_rank != self.rank or (batch, hook) != self.at:
             return
         if self.how == "limit":
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -67,12 +67,12 @@ class Strike(L.Callback):
         self._here("on_train_batch_end", trainer)
 
 
-def struck(name: str, order: str, how: str, batch: str, place: str, rank: str, *words: str) -> int:
+def struck(name: str, order: str, how: str, batch: str, hook: str, rank: str, *words: str) -> int:
     """`stage run name words`, with a Strike."""
     module, _, attribute = STAGES[name].target.partition(":")
     module_class = getattr(importlib.import_module(module), attribute)
     callbacks = module_class.callbacks
-    module_class.callbacks = lambda self: [*callbacks(self), Strike(Path(order), how, int(batch), place, int(rank))]
+    module_class.callbacks = lambda self: [*callbacks(self), Strike(Path(order), how, int(batch), hook, int(rank))]
     return stage(["run", name, *words])
 
 
@@ -108,42 +108,44 @@ def trained(folder: Path) -> tuple[int, dict[str, Any]]:
     return json.loads((folder / "receipt.json").read_text())["steps"], load_file(folder / "artifact/model.safetensors")
 
 
-def compared(mine: Path, other: Path, name: str) -> str:
+def compared(struck_run: Path, other: Path, name: str) -> str:
     """What differs; "" where nothing does."""
-    if not (mine / name / "receipt.json").is_file():
+    if not (struck_run / name / "receipt.json").is_file():
         return "did not end"
-    (steps, weights), (wanted, others) = trained(mine / name), trained(other / name)
+    (steps, weights), (wanted, others) = trained(struck_run / name), trained(other / name)
     actual = ["steps"] if (steps, wanted) != (STEPS, STEPS) else []
-    actual += ["order"] if order(mine / "order") != order(other / "order") else []
+    actual += ["order"] if order(struck_run / "order") != order(other / "order") else []
     return " ".join(actual + (["weights"] if not all(weights[key].equal(others[key]) for key in others) else []))
 
 
 def cell(name: str, workers: int, ranks: int, how: str, moment: int, seed: int) -> str:
     """One interruption and its end; what differs from the undisturbed run."""
     chance = random.Random(f"{seed} {name} {workers} {ranks} {how} {moment}")
-    batch, place, rank = chance.randrange(1, STEPS - 1), chance.choice(PLACES), chance.randrange(ranks)
+    batch, hook, rank = chance.randrange(1, STEPS - 1), chance.choice(PLACES), chance.randrange(ranks)
     parents = [parent for parent in ("latents", "tokenizer", "cache", "caption") if parent != name]
     more = ["--trainer.devices=2", "--trainer.strategy=ddp"] if ranks == 2 else []
     words = [*(f"--parents.{parent}=whole" for parent in parents), f"--data.num_workers={workers}", *more, *SMOKE]
-    undisturbed, mine = f"{name}-{workers}-{ranks}", f"{name}-{workers}-{ranks}-{how}-{moment}"
-    shutil.rmtree(Path("runs") / mine, ignore_errors=True)
-    for experiment in (undisturbed, mine):
+    undisturbed, struck_run = f"{name}-{workers}-{ranks}", f"{name}-{workers}-{ranks}-{how}-{moment}"
+    shutil.rmtree(Path("runs") / struck_run, ignore_errors=True)
+    for experiment in (undisturbed, struck_run):
         (Path("runs") / experiment / "order").mkdir(parents=True, exist_ok=True)
 
     def run(experiment: str, how: str) -> int:
-        place_ = (str(Path("runs") / experiment / "order"), how, str(batch), place, str(rank))
-        return start(Path("runs") / experiment / "log", name, *place_, f"--experiment={experiment}", *words)
+        hook_ = (str(Path("runs") / experiment / "order"), how, str(batch), hook, str(rank))
+        return start(Path("runs") / experiment / "log", name, *hook_, f"--experiment={experiment}", *words)
 
     if not (Path("runs") / undisturbed / name / "receipt.json").is_file() and run(undisturbed, "none"):
         return f"the undisturbed run failed: {Path('runs') / undisturbed / 'log'}"
-    status = run(mine, how)
+    status = run(struck_run, how)
     if status not in STATUS[how]:
         return f"status {status}"
-    again = run(mine, "none")
+    again = run(struck_run, "none")
     actual = (
-        f"the second run's status {again}" if again else compared(Path("runs") / mine, Path("runs") / undisturbed, name)
+        f"the second run's status {again}"
+        if again
+        else compared(Path("runs") / struck_run, Path("runs") / undisturbed, name)
     )
-    return f"{actual} (batch {batch}, {place}, rank {rank})" if actual else ""
+    return f"{actual} (batch {batch}, {hook}, rank {rank})" if actual else ""
 
 
 def main() -> int:

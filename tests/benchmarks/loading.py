@@ -115,53 +115,53 @@ def measure(options: argparse.Namespace, row: str, workers: int) -> list[Any]:
     process = psutil.Process()
     before, started, worked = process.memory_info().rss, time.monotonic(), processor(process)
     cuts = chunks.read(folder / "chunks")
-    place = folder / "measured"
+    measured = folder / "measured"
     if row == "first start":
-        shutil.rmtree(place, ignore_errors=True)
-    data = language_data.data("loading", conf, cuts, encode, words.pad_id, words.fingerprint(), place)
+        shutil.rmtree(measured, ignore_errors=True)
+    data = language_data.data("loading", conf, cuts, encode, words.pad_id, words.fingerprint(), measured)
     if row == "middle of an epoch":
         data._position = (1, int(data.train_items[0].lengths.sum()) // conf.batching.tokens_per_batch // 2)
     batches = iter(data.train_dataloader())
     next(batches)
     first, first_worked = time.monotonic() - started, processor(process) - worked
-    cuts, tokens, places, held = 0, 0, 0, []
+    cuts, tokens, places, batches_read = 0, 0, 0, []
     worked = processor(process)
     for number, batch in enumerate(batches, 1):
         cuts, tokens = cuts + len(batch.ids), tokens + int(batch.attention_mask.sum())
         places += batch.attention_mask.numel()
-        held.append((batch.ids, batch.attention_mask.sum(1).tolist()))
+        batches_read.append((batch.ids, batch.attention_mask.sum(1).tolist()))
         if number == options.batches:
             break
     seconds = processor(process) - worked
-    _hold(data, held, options.entries)
-    own = (process.memory_info().rss - before) / 2**20
+    _hold(data, batches_read, options.entries)
+    memory = (process.memory_info().rss - before) / 2**20
     each = max((child.memory_full_info().uss / 2**20 for child in process.children()), default=0.0)
     return [
         round(first, 2), round(first_worked, 2), round(cuts / seconds), round(tokens / seconds),
-        round(100 - 100 * tokens / places, 2), round(own), round(each),
+        round(100 - 100 * tokens / places, 2), round(memory), round(each),
     ]  # fmt: skip
 
 
 def _repeated(
-    few: Path, distinct: int, entries: Any, max_tokens: int, lengths: Any, workers: int, place: Path, *_: Any
+    few: Path, distinct: int, entries: Any, max_tokens: int, lengths: Any, workers: int, measured: Path, *_: Any
 ) -> stored_lengths.MeasuredItems:
     """Stands in for `measure` where nothing is stored yet: the lengths of the first `distinct` entries, as often as they come."""
-    if not (place / "rows.npy").is_file():
+    if not (measured / "rows.npy").is_file():
         split = "train" if len(entries) > distinct // 2 else "validation"
         stored_rows = [np.load(path) for path in few.glob("*/rows.npy")]
         rows = (max if split == "train" else min)(stored_rows, key=len)
         per = distinct - distinct // 1000 if split == "train" else distinct // 1000
         times = -(-len(entries) // per)
         whole = np.concatenate([rows + np.array([n * per, 0, 0], np.int32) for n in range(times)])
-        stored_lengths.store(place, whole[whole[:, 0] < len(entries)], [])
-    return stored_lengths.measure(entries, max_tokens, lengths, workers, place)
+        stored_lengths.store(measured, whole[whole[:, 0] < len(entries)], [])
+    return stored_lengths.measure(entries, max_tokens, lengths, workers, measured)
 
 
-def _hold(data: Any, held: list[tuple[list[str], list[int]]], entries: int) -> None:
+def _hold(data: Any, batches_read: list[tuple[list[str], list[int]]], entries: int) -> None:
     """Every item that was read is as long as was stored: its number follows from its id."""
     items = data.train_items[0]
     starts = np.searchsorted(items.rows[:, 0], np.arange(entries))
-    for names, lengths in held:
+    for names, lengths in batches_read:
         for name, length in zip(names, lengths, strict=True):
             number = int(name.split("-")[1])
             entry = number - number // 1000

@@ -154,11 +154,11 @@ def _row(options: argparse.Namespace, judge: Judge, change: str) -> None:
         for values in SWEEP:
             settings = dataclasses.replace(base, **values)
             began = time.process_time()
-            found = share(settings)
-            each = (time.process_time() - began) / found.count
+            shared = share(settings)
+            each = (time.process_time() - began) / shared.count
             print(
                 f"| {settings.temperature:g} | {settings.top_k or ''} | {settings.guidance:g} | {settings.best_of} | "
-                f"{_text(found)} | {each:.2f} |",
+                f"{_text(shared)} | {each:.2f} |",
                 flush=True,
             )
 

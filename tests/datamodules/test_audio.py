@@ -201,9 +201,9 @@ def test_batches_hold_every_window_once_and_never_cross_a_chunk(tmp_path: Path, 
     batches = predict(data(tmp_path, batch_size, num_workers))
     assert [batch.chunk for batch in batches] == sorted(batch.chunk for batch in batches)
     for number, chunk in enumerate(chunks):
-        mine = [batch for batch in batches if batch.chunk == number]
-        assert [batch.closes_chunk for batch in mine] == [False] * (len(mine) - 1) + [True]
-        groups = [group for batch in mine for group in batch.groups]
+        of_chunk = [batch for batch in batches if batch.chunk == number]
+        assert [batch.closes_chunk for batch in of_chunk] == [False] * (len(of_chunk) - 1) + [True]
+        groups = [group for batch in of_chunk for group in batch.groups]
         assert max(len(group.cut_ids) for group in groups) <= batch_size
         assert {name for group in groups for name in group.cut_ids} == {cut.id for cut in chunk.recordings}
         for cut in chunk.recordings:

@@ -44,18 +44,18 @@ def cluster() -> Iterator[slurm.Cluster]:
 class Bench:
     """The command `stage` where the corpus `tones` is, with the cluster at hand."""
 
-    def __init__(self, place: Path, cluster: slurm.Cluster) -> None:
-        self.place, self.cluster = place, cluster
+    def __init__(self, folder: Path, cluster: slurm.Cluster) -> None:
+        self.folder, self.cluster = folder, cluster
 
     def stage(self, *words: str, status: int = 0) -> str:
         verbs = SMOKE if words[0] in ("run", "submit") else ()
         command = [sys.executable, "-m", "stages.cli.main", *words, *verbs]
-        done = subprocess.run(command, cwd=self.place, env=self.cluster.environment, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=self.folder, env=self.cluster.environment, capture_output=True, text=True)
         assert done.returncode == status, done.stdout[-3000:] + done.stderr[-3000:]
         return done.stdout + done.stderr
 
     def jobs(self, experiment: str) -> dict[str, str]:
-        noted = json.loads((self.place / "runs" / experiment / "slurm/jobs.json").read_text())
+        noted = json.loads((self.folder / "runs" / experiment / "slurm/jobs.json").read_text())
         return {stage: entry["job"] for stage, entry in noted.items()}
 
     def job(self, experiment: str, stage: str) -> str:
@@ -73,11 +73,11 @@ class Bench:
         return self.facts(job)
 
     def log(self, experiment: str, stage: str) -> str:
-        path = self.place / "runs" / experiment / "slurm" / f"{stage}.log"
+        path = self.folder / "runs" / experiment / "slurm" / f"{stage}.log"
         return path.read_text() if path.is_file() else ""
 
     def weights(self, experiment: str, stage: str) -> dict[str, object]:
-        return load_file(self.place / "runs" / experiment / stage / "artifact/model.safetensors")
+        return load_file(self.folder / "runs" / experiment / stage / "artifact/model.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def test_interrupted_in_the_middle_it_ends_with_the_same_weights(
     experiment = f"{how}-{stage}"
     words = LONG[:4] if stage == "tokenizer" else LONG
     bench.stage("submit", stage, f"--experiment={experiment}", f"--trainer.devices={tasks}", *words)
-    job, run = bench.job(experiment, stage), bench.place / "runs" / experiment / stage
+    job, run = bench.job(experiment, stage), bench.folder / "runs" / experiment / stage
     assert slurm.until(lambda: list(run.glob("checkpoints/step-*.ckpt")), PATIENCE), bench.log(experiment, stage)
     if how == "requeue":
         bench.cluster.ask("scontrol", "requeue", job)
@@ -190,13 +190,13 @@ def test_a_job_without_srun_is_refused(bench: Bench, chain: str):
         ("--ntasks=1", "2 processes were asked for"),
         ("--ntasks-per-node=2", "srun did not start this process"),
     ):
-        log = bench.place / f"alone{tasks}.log"
+        log = bench.folder / f"alone{tasks}.log"
         name = bench.cluster.ask(
             "sbatch", "--parsable", tasks, f"--chdir={bench.place}", f"--output={log}", f"--wrap={command}"
         )
         assert bench.end(name)["JobState"] == "FAILED"
         assert message in log.read_text()
-    assert not (bench.place / "runs/alone").exists()
+    assert not (bench.folder / "runs/alone").exists()
 
 
 def test_a_stage_that_never_gets_further_is_not_queued_for_ever(bench: Bench, chain: str):
@@ -215,9 +215,9 @@ def test_a_stage_that_fails_ends_the_chain(bench: Bench, chain: str, tmp_path: P
     bench.stage("submit", "tokenizer", *words, "--slurm.hold")
     job = bench.job("failed", "tokenizer")
     bench.stage("submit", "cache", *words)
-    (bench.place / "runs/failed/tokenizer").write_text("in the way")  # a file where the run folder would be
+    (bench.folder / "runs/failed/tokenizer").write_text("in the way")  # a file where the run folder would be
     bench.cluster.ask("scontrol", "release", job)
     assert bench.end(job)["JobState"] == "FAILED"
     assert bench.end(bench.job("failed", "cache"))["JobState"] == "CANCELLED"
-    os.unlink(bench.place / "runs/failed/tokenizer")
+    os.unlink(bench.folder / "runs/failed/tokenizer")
     assert f"[job {job} failed]" in bench.stage("status", "--experiment=failed")

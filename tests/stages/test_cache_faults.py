@@ -31,8 +31,8 @@ def made(copy_of_whole: Callable[..., Path]) -> Path:
 PARENTS = ("--parents.latents=faults", "--parents.tokenizer=faults")
 
 
-def run(place: Path, *words: str, before: Callable[[], object] | None = None) -> zygote.Ended:
-    return zygote.run([*words, *SMOKE], place, before)
+def run(where: Path, *words: str, before: Callable[[], object] | None = None) -> zygote.Ended:
+    return zygote.run([*words, *SMOKE], where, before)
 
 
 def at_chunk(does: Callable[..., None]) -> None:
@@ -111,21 +111,21 @@ def test_a_chunk_that_was_cut_off(stage, tones: Path, made: Path, capsys: pytest
     whole(tones / "runs/cut-chunk/latents/chunks", made / "latents/chunks")
 
 
-@pytest.mark.parametrize("place", ["../../etc/passwd", "/etc/passwd"])
-def test_a_manifest_that_leaves_its_root(stage, apart: Path, place: str, capsys: pytest.CaptureFixture[str]):
+@pytest.mark.parametrize("where", ["../../etc/passwd", "/etc/passwd"])
+def test_a_manifest_that_leaves_its_root(stage, apart: Path, where: str, capsys: pytest.CaptureFixture[str]):
     path = apart / "data/tones/cuts.jsonl.gz"
     cuts = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
-    cuts[3]["recording"]["sources"][0]["source"] = place
+    cuts[3]["recording"]["sources"][0]["source"] = where
     path.write_bytes(gzip.compress("".join(json.dumps(cut) + "\n" for cut in cuts).encode()))
     assert stage("run", "latents", "--experiment=leaves") == 1
-    assert f"is the file {place!r}; a file under the corpus' root is allowed" in printed(capsys)
+    assert f"is the file {where!r}; a file under the corpus' root is allowed" in printed(capsys)
 
 
 def test_a_table_that_leaves_its_root(tones: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     from stages.cli.main import main
 
-    for place in ("../secret.wav", "/etc/passwd"):
-        (tmp_path / "table.csv").write_text(f"path,caption\n{place},secret\n")
+    for where in ("../secret.wav", "/etc/passwd"):
+        (tmp_path / "table.csv").write_text(f"path,caption\n{where},secret\n")
         words = [
             "prepare",
             "folder",
@@ -135,7 +135,7 @@ def test_a_table_that_leaves_its_root(tones: Path, tmp_path: Path, capsys: pytes
             "--name=out",
         ]
         assert main([*words, f"--data.root={tmp_path / 'data'}"]) == 1
-        assert f"{place!r} lies outside" in printed(capsys)
+        assert f"{where!r} lies outside" in printed(capsys)
 
 
 def test_a_recording_twice(stage, apart: Path, capsys: pytest.CaptureFixture[str]):

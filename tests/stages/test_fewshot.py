@@ -59,8 +59,8 @@ def given(answer: list[int]) -> Callable[[torch.Tensor, bool], None]:
     """Each id of the answer is likely behind the one before, whatever the prompt."""
 
     def write(logits: torch.Tensor, is_prompt: bool) -> None:
-        for place, token in enumerate(answer[:1] if is_prompt else answer[1:]):
-            logits[:, -1 if is_prompt else place, token] = 9.0
+        for at, token in enumerate(answer[:1] if is_prompt else answer[1:]):
+            logits[:, -1 if is_prompt else at, token] = 9.0
 
     return write
 

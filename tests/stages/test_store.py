@@ -129,6 +129,9 @@ def test_lhotse_alone_opens_a_corpus_its_latents_and_its_codes(corpora: Path, to
     )
     assert done.returncode == 0, done.stderr
     sound, latents, codes = json.loads(done.stdout.splitlines()[-1])
-    own = [chunks.read(Path(f"runs/one/{name}/chunks"))[0] for name in ("latents", "cache")]
-    assert sound == [1, own[0].recording.num_samples]
-    assert np.array_equal(np.array(latents, np.float16), chunks.load_array(own[0])) and codes == own[1].custom["codes"]
+    first_cuts = [chunks.read(Path(f"runs/one/{name}/chunks"))[0] for name in ("latents", "cache")]
+    assert sound == [1, first_cuts[0].recording.num_samples]
+    assert (
+        np.array_equal(np.array(latents, np.float16), chunks.load_array(first_cuts[0]))
+        and codes == first_cuts[1].custom["codes"]
+    )

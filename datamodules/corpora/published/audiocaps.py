@@ -21,7 +21,7 @@ ABOUT = About(
 def records(root: Path, options: Options) -> Iterator[Record]:
     files = options.files
     for part, split in PUBLISHED_SPLITS.items():
-        path = first(root, [f"{place}{part}.csv" for place in ("dataset/", "", "dataset2.0/")], ABOUT)
+        path = first(root, [f"{folder}{part}.csv" for folder in ("dataset/", "", "dataset2.0/")], ABOUT)
         lines, numbers = list(table(path, ["audiocap_id", "youtube_id", "start_time", "caption"])), defaultdict(list)
         for _, row in lines:
             numbers[row["youtube_id"]].append(row["audiocap_id"])  # each caption of a clip has its own

@@ -80,8 +80,8 @@ def test_a_publishers_layout_becomes_cuts(tmp_path: Path, name: str):
 def test_a_file_that_is_missing_is_counted_listed_and_refused(tmp_path: Path, name: str):
     lay, expected = TREES[name]
     lay(tmp_path / "in")
-    there = list(expected)
-    (tmp_path / "in" / there[0]).unlink()
+    paths = list(expected)
+    (tmp_path / "in" / paths[0]).unlink()
     with pytest.raises(
         ValueError, match=r"(?s)recordings cannot be used.*: missing.*--data\.on_bad=skip.*missing\.jsonl"
     ):
@@ -90,7 +90,7 @@ def test_a_file_that_is_missing_is_counted_listed_and_refused(tmp_path: Path, na
     done, cuts = made(name, tmp_path / "in", tmp_path / "out", on_bad="skip")
     listed = [json.loads(line) for line in (tmp_path / "out" / "missing.jsonl").read_text().splitlines()]
     assert len(listed) == len(done.report.skipped) >= 1 and {row["reason"] for row in listed} == {"missing"}
-    assert set(cuts) == set(expected) - {there[0]}
+    assert set(cuts) == set(expected) - {paths[0]}
 
 
 @pytest.mark.parametrize("name", [name for name in TREES if name != "fsdd"])

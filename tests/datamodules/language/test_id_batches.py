@@ -148,10 +148,10 @@ def test_each_talk_can_be_read_back_from_its_pack():
             talks.append(Encoded(ids, [-100] * (len(ids) - 1) + [9], [0] * (len(ids) - 1) + [1]))
         packed = pack(talks)
         for number, talk in enumerate(talks, 1):
-            own = [n for n, branch in enumerate(packed.branches) if branch in (0, number)]
-            assert [packed.input_ids[n] for n in own] == talk.input_ids
-            assert [packed.labels[n] for n in own] == talk.labels
-            assert [packed.positions[n] for n in own] == list(range(len(own)))
+            branch_positions = [n for n, branch in enumerate(packed.branches) if branch in (0, number)]
+            assert [packed.input_ids[n] for n in branch_positions] == talk.input_ids
+            assert [packed.labels[n] for n in branch_positions] == talk.labels
+            assert [packed.positions[n] for n in branch_positions] == list(range(len(branch_positions)))
 
 
 @pytest.mark.parametrize("weight", [0, 1, 2])

@@ -289,11 +289,11 @@ def test_half_written_folders_go_when_their_process_has_gone(tmp_path: Path):
     planned = planned_in(tmp_path, make_cuts(2), 2, KEY)
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    alive, dead, own = (tmp_path / f".tmp-{planned[0].id}-{pid}" for pid in (os.getppid(), gone.pid, os.getpid()))
-    for folder in (alive, dead, own):
+    alive, dead, ours = (tmp_path / f".tmp-{planned[0].id}-{pid}" for pid in (os.getppid(), gone.pid, os.getpid()))
+    for folder in (alive, dead, ours):
         folder.mkdir()
     open_cache(tmp_path, KEY)
-    assert alive.is_dir() and not dead.exists() and not own.exists()
+    assert alive.is_dir() and not dead.exists() and not ours.exists()
 
 
 def test_another_producer_is_refused_by_name(tmp_path: Path):

@@ -41,8 +41,8 @@ def block(folder: Path, codes: list[int]) -> str:
 
 def outside(folder: Path, *codes: str, path: str = "") -> list[str]:
     """What each code prints, one after another in a fresh process, in the folder, with nothing of ours to import unless `path` says so."""
-    own = "" if path else "import sys\nassert not {'stages', 'models', 'datamodules', 'conf'} & set(sys.modules)\n"
-    words = [sys.executable, "-P", "-c", f"print({BORDER!r})\n".join(code + own for code in codes)]
+    check = "" if path else "import sys\nassert not {'stages', 'models', 'datamodules', 'conf'} & set(sys.modules)\n"
+    words = [sys.executable, "-P", "-c", f"print({BORDER!r})\n".join(code + check for code in codes)]
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})
     assert done.returncode == 0, done.stderr
     return [text.strip() for text in done.stdout.split(BORDER)]

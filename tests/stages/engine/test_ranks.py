@@ -76,10 +76,10 @@ def record(stage: str, items: int) -> None:
 def test_a_global_batch_is_the_same_on_one_rank_and_on_two(tones: Path, whole: Path, stage_name: str):
     """Losses to rounding, and the same items in the same steps. Ranks are of unlike weight: windows and conversations are of unlike length."""
     parents = [f"--parents.{name}=whole" for name in ("latents", "tokenizer", "cache") if name != stage_name]
-    own = ["--lora.dropout=0"] if stage_name == "caption" else []
+    no_dropout = ["--lora.dropout=0"] if stage_name == "caption" else []
     for world, more in ((1, []), (2, list(TWO_RANKS))):
         size = [] if stage_name == "caption" else [f"--batch_size={4 // world}"]
-        words = ["run", stage_name, f"--experiment=ranks-{world}", *parents, *own, *size, *more]
+        words = ["run", stage_name, f"--experiment=ranks-{world}", *parents, *no_dropout, *size, *more]
         run_smoke(tones, *words, before=partial(record, stage_name, 4))
     (one,), two = (
         [json.loads((tones / f"recorded-{stage_name}-{world}-{rank}.json").read_text()) for rank in range(world)]

@@ -61,12 +61,12 @@ def test_attention_that_a_model_has_not_is_refused_by_name(tmp_path: Path):
 
 def test_a_fingerprint_tells_weights_apart_and_no_dtype():
     model = weights.load_language_model("random:tiny", None, "float32").model
-    own = weights.fingerprint(model)
-    assert own == weights.fingerprint(weights.load_language_model("random:tiny", None, "bfloat16").model)
-    assert own != weights.fingerprint(weights.load_language_model("random:tiny-untied", None, "float32").model)
+    of_model = weights.fingerprint(model)
+    assert of_model == weights.fingerprint(weights.load_language_model("random:tiny", None, "bfloat16").model)
+    assert of_model != weights.fingerprint(weights.load_language_model("random:tiny-untied", None, "float32").model)
     with torch.no_grad():
         model.model.layers[1].mlp.down_proj.weight.mul_(1.02)
-    assert own != weights.fingerprint(model)
+    assert of_model != weights.fingerprint(model)
 
 
 @pytest.mark.parametrize("preset", [name for name in presets() if name.startswith(("llama", "qwen"))])

@@ -53,13 +53,13 @@ def test_dry_run_prints_the_chain_and_leaves_nothing(submit, tones: Path):
 @pytest.mark.parametrize(("requeue", "asked"), [("true", True), ("false", False)])
 def test_a_stopped_job_is_queued_again_only_where_it_may_be(submit, tmp_path: Path, requeue: str, asked: bool):
     """The script itself, with an srun that ends as a stage that was stopped, and an scontrol that notes what it is asked."""
-    status, said = submit("latents", "--dry-run", "--experiment=requeue", f"--slurm.requeue={requeue}")
+    status, message = submit("latents", "--dry-run", "--experiment=requeue", f"--slurm.requeue={requeue}")
     assert status == 0
     for name, body in (("srun", "exit 75"), ("scontrol", 'echo "$@" >> asked; exit 1')):
         (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
         (tmp_path / name).chmod(0o755)
     (tmp_path / "runs/requeue/slurm").mkdir(parents=True)
-    job = "\n".join(["#!" + script(said, "latents")[0], *script(said, "latents")[1:]])
+    job = "\n".join(["#!" + script(message, "latents")[0], *script(message, "latents")[1:]])
     path = f"{tmp_path}:{os.environ['PATH']}"
     environment = {"PATH": path, "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n1"}
     ended = subprocess.run(["bash", "-c", job], cwd=tmp_path, env=environment, capture_output=True, text=True)
@@ -106,14 +106,14 @@ def test_words_reach_the_command_as_they_were_typed(submit, tmp_path: Path):
 
 
 def test_a_file_may_say_it_for_every_job(submit, tmp_path: Path):
-    mine = tmp_path / "cluster.yaml"
-    mine.write_text("slurm:\n  partition: long\n  further: {qos: high, exclusive: ''}\nseed: 3\n")
-    status, message = submit("latents", "--dry-run", "--experiment=dry", "--conf", str(mine), "--slurm.partition=short")
+    file = tmp_path / "cluster.yaml"
+    file.write_text("slurm:\n  partition: long\n  further: {qos: high, exclusive: ''}\nseed: 3\n")
+    status, message = submit("latents", "--dry-run", "--experiment=dry", "--conf", str(file), "--slurm.partition=short")
     assert status == 0
     lines = script(message, "latents")
     assert {"#SBATCH --partition=short", "#SBATCH --qos=high", "#SBATCH --exclusive"} <= set(lines)
-    mine.write_text("slurm:\n  time: 1:00:00\n  account: 007\n  further: {qos: on}\n")
-    status, message = submit("latents", "--dry-run", "--experiment=dry", "--conf", str(mine))
+    file.write_text("slurm:\n  time: 1:00:00\n  account: 007\n  further: {qos: on}\n")
+    status, message = submit("latents", "--dry-run", "--experiment=dry", "--conf", str(file))
     assert status == 0
     assert {"#SBATCH --time=1:00:00", "#SBATCH --account=007", "#SBATCH --qos=on"} <= set(script(message, "latents"))
 
