@@ -11,7 +11,6 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor
 from conf.errors import UsageError
 from conf.sections.evaluation import GenerationConf
 from datamodules.audio import load_sound
+from datamodules.cuts import Cut
 from datamodules.generation import (
     CAPTION,
     NOTHING,
@@ -83,10 +83,10 @@ class Generation(RowStage[str]):
         lm, prompts = self.language.lm, model.conf.prompts
         self.model = trained_model.TrainedModel(lm, vocabulary, prompts, trained_model.context(lm))
 
-    def _of_named_corpora(self, cuts: Iterable[Any]) -> Iterator[Any]:
+    def _of_named_corpora(self, cuts: Iterable[Cut]) -> Iterator[Cut]:
         return (cut for cut in cuts if cut.custom["corpus"] in self.roots)
 
-    def _probe(self, train: Iterable[Any]) -> KindProbe | None:
+    def _probe(self, train: Iterable[Cut]) -> KindProbe | None:
         """None where the training split has no two labels."""
         if not self.conf.probe_recordings:
             return None
@@ -180,7 +180,7 @@ class Generation(RowStage[str]):
         return f"{source.source} " + ("untrained" if self.conf.after == "none" else f"after {self.conf.after}")
 
 
-def _clip(cut: Any) -> CaptionedClip:
+def _clip(cut: Cut) -> CaptionedClip:
     return CaptionedClip(cut.id, cut.custom["source"], kind_of(cut), label_of(cut), caption_of(cut) or "")
 
 

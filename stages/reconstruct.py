@@ -20,6 +20,7 @@ from torchmetrics import Metric
 
 from conf.errors import UsageError
 from conf.sections.tokenizer import ReconstructConf
+from datamodules.cuts import Cut
 from datamodules.hashing import choose_by_hash
 from datamodules.latents import collate_latents, latent_windows
 from datamodules.reconstruction import ReconstructionDataModule, SoundBatch, choose_windows
@@ -266,7 +267,7 @@ class Reconstruct(RowStage[int]):
             accuracies[corpus] = row
         return accuracies
 
-    def _histograms(self, tokenizer: LatentTokenizer, cuts: Sequence[Any]) -> Tensor:
+    def _histograms(self, tokenizer: LatentTokenizer, cuts: Sequence[Cut]) -> Tensor:
         """(len(cuts), codes): log(1 + count) of each code of a recording, level by level."""
         quantizer, rows = tokenizer.quantizer, []
         for start in range(0, len(cuts), self.conf.batch_size):
@@ -280,7 +281,7 @@ class Reconstruct(RowStage[int]):
         return torch.stack(rows)
 
 
-def _pooled(cut: Any) -> Tensor:
+def _pooled(cut: Cut) -> Tensor:
     """Mean and standard deviation over the frames of a recording's latents (2 D)."""
     latents = torch.from_numpy(chunks.load_array(cut).astype("float32"))
     return torch.cat([latents.mean(0), latents.std(0, correction=0)])
