@@ -82,7 +82,7 @@ def size(path: Path) -> int | None:
     if part.bytes is not None:
         return part.bytes[1] if _exists(part.file) else None
     if part.row is not None:
-        return len(_bytes(part)) if _exists(part.file) else None
+        return _size_of_row(part) if _exists(part.file) else None
     if not _exists(part.file):
         return None
     return part.file.stat().st_size if url(part.file) is None else len(_bytes(part))
@@ -174,6 +174,21 @@ def _bytes(part: Part) -> bytes:
     if len(data) < count:
         raise OSError(f"{part.file} ends within a member")
     return data
+
+
+def _size_of_row(part: Part) -> int | None:
+    try:
+        return len(_bytes(part))
+    except OSError:
+        return None
+
+
+def holds_bytes(path: Path, column: str) -> bool:
+    """Whether a parquet holds its sounds, or their paths alone; by its first row."""
+    try:
+        return not open_parquet(path).ends or len(_parquet_bytes(path, 0, column)) >= 0
+    except OSError:
+        return False
 
 
 def _parquet_bytes(path: Path, row: int, column: str) -> bytes:

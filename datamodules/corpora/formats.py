@@ -16,7 +16,7 @@ from datamodules.containers import CONTAINERS
 from datamodules.corpora.published.records import SOUNDS
 from datamodules.corpora.tables import MetadataRow, texts_of
 from datamodules.errors import DataError
-from datamodules.sound_files import open_binary, open_parquet, read_parquet_column, url
+from datamodules.sound_files import Part, holds_bytes, open_binary, open_parquet, read_parquet_column, url
 
 Columns = Mapping[str, str | None]  # column of a table -> the field that is it; None: the one of its name
 SPLIT_NAME = re.compile(r"(?:^|[/_.-])(train|training|validation|valid|val|dev|test|eval)(?:[/_.-]|$)", re.IGNORECASE)
@@ -79,6 +79,7 @@ def read_parquet(folder: str, audio: str, columns: Columns) -> FormatRows:
         names = _class_names(file.schema_arrow.metadata)
         split = SPLIT_NAME.search(name)
         paths_inside = read_parquet_column(path, f"{audio}.path")
+        is_external = not holds_bytes(path, audio)  # `datasets` writes the path alone of files that it was given
         table = file.read(columns=others).to_pylist()
         for number, fields in enumerate(table):
             for column, classes in names.items():
@@ -86,10 +87,21 @@ def read_parquet(folder: str, audio: str, columns: Columns) -> FormatRows:
                     fields[column] = classes[fields[column]]
             if split and not columns.get("split") and "split" not in fields:
                 fields["split"] = split[1].lower()
-            fields["path"] = f"{name}::row={number}&column={audio}"
             inside = paths_inside[number] or f"{os.path.splitext(name)[0]}/{number}"
+            fields["path"] = f"{path if url(path) else path.absolute()}::row={number}&column={audio}"
+            if is_external:
+                fields["path"] = str(_beside(inside, path, root))
             rows += _rows(fields, columns, f"{path}, row {number}", inside, len(rows))
+    root = _common([Path(row.values["path"].partition("::")[0]) for row in rows])
+    for row in rows:
+        row.values["path"] = os.path.relpath(row.values["path"], root)
     return FormatRows(root, rows)
+
+
+def _beside(name: str, parquet: Path, root: Path) -> Path:
+    """A file that a parquet names: beside it, under the root, or from here."""
+    candidates = [folder / name for folder in (parquet.parent, root, Path())]
+    return next((path for path in candidates if path.is_file()), candidates[0]).absolute()
 
 
 def read_lhotse(path: Path, columns: Columns) -> FormatRows:
@@ -156,8 +168,7 @@ def _sound_of(cut: Any, manifest: Path) -> tuple[Path, str]:
             f"{len(recording.transforms or ())} transforms; one file that is not changed is read. Save it with "
             "`lhotse shar export`, or cut_set.save_audios()"
         )
-    file = Path(source.source)
-    file = file if file.is_absolute() or file.is_file() else manifest.parent / file
+    file = _of_manifest(Path(source.source), manifest)
     part = []
     if cut.start or abs(cut.duration - recording.duration) > 1e-6:
         part.append(f"samples={round(cut.start * recording.sampling_rate)}+{cut.num_samples}")
@@ -167,6 +178,15 @@ def _sound_of(cut: Any, manifest: Path) -> tuple[Path, str]:
             raise DataError(f"{where}: {len(channels)} of {recording.num_channels} channels; one or all are read")
         part.append(f"channel={recording.channel_ids.index(channels[0])}")
     return file, f"::{'&'.join(part)}" if part else ""
+
+
+def _of_manifest(file: Path, manifest: Path) -> Path:
+    """A manifest's file: absolute, from here, beside the manifest, or under the root of a corpus of this project."""
+    roots = [Path(), manifest.parent]
+    if (receipt := manifest.parent / "receipt.json").is_file():
+        roots.append(Path(json.loads(receipt.read_text(encoding="utf-8")).get("root", "")))
+    candidates = [root / file for root in roots]
+    return next((path for path in candidates if Part.parse(path).file.is_file()), candidates[1])
 
 
 def _cut_rows(cut: Any, fields: dict[str, Any], columns: Columns, where: str, number: int) -> list[MetadataRow]:
@@ -265,6 +285,8 @@ def _expand(pattern: str) -> list[Path]:
     path = Path(pattern)
     if url(path) or path.is_file():
         return [path]
+    if path.is_dir():
+        pattern = f"{pattern}/*.tar"
     paths = [Path(name) for name in sorted(glob.glob(pattern))]
     if not paths:
         raise DataError(f"{pattern}: no such file. Patterns: 'shards-{{000..099}}.tar', 'shards/*.tar'")

@@ -20,6 +20,11 @@ from stages.runs import receipts
 from stages.runs.identity import fingerprint
 
 log = logging.getLogger(__name__)
+FORMAT_ROOTS = {
+    "lhotse": "stage prepare lhotse cuts.jsonl.gz, or the folder of a Shar",
+    "webdataset": "stage prepare webdataset 'shards-{000..099}.tar'",
+    "huggingface": "stage prepare huggingface FOLDER_OR_ID",
+}
 LISTED = 100  # of the skipped recordings in a receipt
 
 
@@ -32,7 +37,9 @@ def prepare(corpus: str, configuration: CorpusConf) -> None:
     elif isinstance(configuration, PublishedConf | QuestionsConf):
         _check_root(corpus, configuration)
     elif isinstance(configuration, FormatConf) and configuration.root is None:
-        raise UsageError(f"prepare {corpus}: ROOT is not given. `stage show format` says what it is")
+        raise UsageError(
+            f"prepare {corpus}: ROOT is not given: {FORMAT_ROOTS[corpus]}. `stage show format` has all keys"
+        )
     name = _name(corpus, configuration)
     folder = Path(data.root) / name
     replaced = _earlier(folder) if corpus != "diagnostic" else None

@@ -169,3 +169,53 @@ def test_an_archive_that_is_gone_or_shorter_is_missing(clips: Path, tmp_path: Pa
     (tmp_path / "tars/shard-01.tar").write_bytes((tmp_path / "gone.tar").read_bytes()[:2000])
     with pytest.raises(DataError, match="ends within a member"):
         prepared(read, tmp_path / "out")
+
+
+def test_a_parquet_that_names_its_files_is_read_from_them(clips: Path, tmp_path: Path):
+    """As `datasets` writes one whose sounds were given as files."""
+    (tmp_path / "parquet").mkdir()
+    columns = {"audio": [{"bytes": None, "path": f"../clips/{row['path']}"} for row in ROWS]}
+    columns |= {key: [row[key] for row in ROWS] for key in ("caption", "label", "split")}
+    pq.write_table(pa.table(columns), tmp_path / "parquet/all.parquet")
+    cuts = prepared(formats.read_parquet(str(tmp_path / "parquet"), "audio", {}), tmp_path / "data/parquet")
+    files = in_files(clips, tmp_path / "data/files")
+    assert [cut.custom["sha256"] for cut in cuts] == [cut.custom["sha256"] for cut in files]
+    shutil.rmtree(clips)
+    with pytest.raises(DataError, match="holds none of the 3 recordings"):
+        prepared(formats.read_parquet(str(tmp_path / "parquet"), "audio", {}), tmp_path / "data/parquet")
+
+
+def test_a_corpus_that_was_prepared_is_a_manifest_too(clips: Path, tmp_path: Path):
+    """Of tars: its recordings are parts of them, relative to the root of its receipt. A folder of tars is a pattern."""
+    webdataset(clips, tmp_path / "tars")
+    read = formats.read_webdataset(str(tmp_path / "tars"), {})
+    cuts = prepared(read, tmp_path / "data/one")
+    (tmp_path / "data/one/receipt.json").write_text(json.dumps({"root": str(read.root)}))
+    again = prepared(formats.read_lhotse(tmp_path / "data/one/cuts.jsonl.gz", {}), tmp_path / "data/two")
+    captions = [[sup.text for sup in cut.supervisions] for cut in cuts]
+    assert [[sup.text for sup in cut.supervisions] for cut in again] == captions
+    assert [cut.custom["sha256"] for cut in again] == [cut.custom["sha256"] for cut in cuts]
+    assert [cut.custom["labels"] for cut in again] == [cut.custom["labels"] for cut in cuts]
+
+
+@pytest.mark.parametrize("kind", ["webdataset", "huggingface"])
+def test_what_fsspec_reads_is_read(clips: Path, tmp_path: Path, kind: str):
+    """In an object store, here fsspec's own in memory: nothing is copied to this machine."""
+    import fsspec
+
+    store = fsspec.filesystem("memory")
+    written = webdataset(clips, tmp_path / "w") if kind == "webdataset" else parquet(clips, tmp_path / "w")
+    for path in Path(written).parent.glob("*.tar") if kind == "webdataset" else Path(written).glob("*.parquet"):
+        store.pipe(f"/bucket-{kind}/{path.name}", path.read_bytes())
+    shutil.rmtree(tmp_path / "w")
+    if kind == "webdataset":
+        read = formats.read_webdataset("memory://bucket-webdataset/shard-{00..01}.tar", {})
+    else:
+        address = "memory://bucket-huggingface/{train,test}-00000-of-00001.parquet"
+        read = formats.read_parquet(address, "audio", {"caption": "text"})
+    cuts = prepared(read, tmp_path / "data/remote")
+    assert contents(cuts) == contents(in_files(clips, tmp_path / "data/files"))
+    of_files = {
+        cut.id: load_sound(cut, clips, RATE, 1) for cut in CutSet.from_file(tmp_path / "data/files/cuts.jsonl.gz")
+    }
+    assert all(load_sound(cut, read.root, RATE, 1).equal(of_files[cut.id]) for cut in cuts)
