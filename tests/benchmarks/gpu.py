@@ -149,28 +149,21 @@ class Bench:
         return [torch.tensor([column] * rows, device=self.device) for column in columns]
 
     def language_step(self, language: SoundLanguageModel, batch: list[torch.Tensor]) -> Callable[[], torch.Tensor]:
-        optimizer = torch.optim.AdamW([p for p in language.parameters() if p.requires_grad], 1e-4, fused=self.is_cuda)
         weights = {"audio_weight": 10.0, "text_weight": 1.0, "prompt_weight": 0.0, "z_loss_weight": 1e-4}
-
-        def step() -> torch.Tensor:
-            with self.autocast():
-                loss = language.loss(*batch, **weights).loss
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            return loss.detach()
-
-        return step
+        return self._step(language, lambda: language.loss(*batch, **weights).loss)
 
     def tokenizer_step(self, tokenizer: LatentTokenizer) -> Callable[[], torch.Tensor]:
         latents, lengths = self.latents()
         generator = torch.Generator(device=self.device).manual_seed(0)
-        trained = [parameter for parameter in tokenizer.parameters() if parameter.requires_grad]
+        return self._step(tokenizer, lambda: tokenizer.training_loss(latents, lengths, generator).loss)
+
+    def _step(self, model: torch.nn.Module, loss_of: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, 1e-4, fused=self.is_cuda)
 
         def step() -> torch.Tensor:
             with self.autocast():
-                loss = tokenizer.training_loss(latents, lengths, generator).loss
+                loss = loss_of()
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()

@@ -2,7 +2,6 @@
 one, and nothing changes when nothing should.
 """
 
-import copy
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -11,12 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from models.quantizer import Quantizer, ResidualQuantizer, VectorQuantizer, gather, kmeans, nearest
 from models.quantizer.nearest_code import far
 from tests import zygote
+from tests.models.quantizer.quantizers import assert_equal, state
 
 DIM, SIZE = 6, 8
 SETTINGS = {
@@ -50,15 +50,6 @@ def trained(steps: int, **changes: float) -> VectorQuantizer:
     for step in range(steps):
         model(*batch(step), update=True)
     return model
-
-
-def state(model: nn.Module) -> dict[str, Tensor]:
-    return copy.deepcopy(model.state_dict())
-
-
-def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
-    assert one.keys() == other.keys()
-    assert not [name for name in one if not torch.equal(one[name], other[name])]
 
 
 def test_running_means_equal_a_slow_loop():
