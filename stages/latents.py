@@ -98,7 +98,11 @@ class Latents(ChunkStage):
             )
             log.info(text, len(now), len(before))
         shutil.copyfile(earlier.artifact / STATISTICS, self.folder / STATISTICS)
-        shutil.copytree(earlier.folder / "codec", self.folder / "codec", dirs_exist_ok=True)
+        part, codec = self.folder / ".codec", self.folder / "codec"
+        for folder in (part, codec):
+            shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(earlier.folder / "codec", part)
+        part.rename(codec)  # whole, or not there
         return True
 
     def cache_key(self) -> dict[str, Any]:
