@@ -7,6 +7,8 @@ a bug (its traceback), 2 wrong usage, 75 stopped by SIGUSR1, SIGTERM or `limits`
 """
 
 import argparse
+import codecs
+import locale
 import os
 import sys
 import traceback
@@ -36,6 +38,8 @@ examples        stage run all --preset demo          the whole chain, small, on 
 
 
 def main(words: Sequence[str] | None = None) -> int:
+    if words is None:
+        _use_utf8()
     words = list(sys.argv[1:] if words is None else words)
     debug = [word for word in words if word == "--debug"]  # before the verb or behind it
     arguments, rest = _parser().parse_known_args([*debug, *(word for word in words if word != "--debug")])
@@ -63,6 +67,15 @@ def main(words: Sequence[str] | None = None) -> int:
         goes_on = "; the same command goes on from what is saved" if arguments.verb is run.run_verb else ""
         print(f"stage: interrupted{goes_on}", file=sys.stderr)
         return 130
+
+
+def _use_utf8() -> None:
+    """Starts the command again in Python's UTF-8 mode where the locale has another encoding: tables, reports and the
+    names of files are UTF-8 whatever it is.
+    """
+    is_utf8 = codecs.lookup(locale.getpreferredencoding(False)).name == "utf-8"
+    if not is_utf8 and os.environ.get("PYTHONUTF8") != "1":
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "PYTHONUTF8": "1"})
 
 
 def _report(error: Exception, text: str, debug: bool) -> None:

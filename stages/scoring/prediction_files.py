@@ -7,6 +7,7 @@ MMAU           {id, question, choices, answer, model_output | model_prediction, 
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,7 @@ def _record(line: str, where: str) -> Any:
 
 
 def _row(record: Row, where: str) -> Row:
+    record = {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in record.items()}
     name = next((str(record[key]) for key in ("id", "audio_id") if record.get(key)), None)
     if name is None:
         raise UsageError(f"{where}: no id (or audio_id); it has {', '.join(record)}")
@@ -90,6 +92,10 @@ def _row(record: Row, where: str) -> Row:
             f"{where}: no prediction; one of {', '.join(PREDICTIONS)} is expected, and it has {', '.join(record)}"
         )
     prediction = next((record[key] for key in PREDICTIONS if record.get(key) is not None), None)
+    if prediction is not None and not isinstance(prediction, str):
+        raise UsageError(
+            f"{where}: the prediction is {json.dumps(prediction)[:60]}; a text is expected, in quotes, or null"
+        )
     references: Any = next((record[key] for key in REFERENCES if record.get(key) is not None), [])
     texts = [str(text) for text in (references if isinstance(references, list) else [references])]
     if "pred" in record or "scene_caption" in record:  # LTU's and GAMA's keep the training's heads
@@ -104,7 +110,7 @@ def _row(record: Row, where: str) -> Row:
         "question": str(record.get("question") or record.get("instruction") or record.get("prompt") or ""),
         "references": texts,
         "choices": [str(choice) for choice in record.get("choices") or ()],
-        "prediction": None if prediction is None else str(prediction),
+        "prediction": prediction,
         "task": "" if mmau else record.get("task", ""),
         "clip": clip,
         **({"scores": record["scores"]} if "scores" in record else {}),

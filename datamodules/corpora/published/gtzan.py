@@ -32,7 +32,7 @@ def records(root: Path, options: Options) -> Iterator[Record]:
         )
     if lists:
         for split, name in LISTS.items():
-            for number, line in enumerate((root / name).read_text().splitlines(), 1):
+            for number, line in enumerate((root / name).read_text(encoding="utf-8").splitlines(), 1):
                 if line.strip():
                     stem = Path(line.strip()).with_suffix("")
                     paths = [folder / f"{stem}{suffix}" for suffix in (".wav", ".au")]
