@@ -45,6 +45,12 @@ CHANGES = {
     "batches of 200 tokens": ("batching.tokens_per_batch=200",),
     "no caption dropped": ("caption_dropout=0",),
     "a longer prompt": ('prompts.text_to_sound=["Generate a sound: {caption}"]',),
+    "rows 1e-2, LoRA 2e-3, text to sound alone": (
+        "embedding_learning_rate=1e-2",
+        "optimizer.learning_rate=2e-3",
+        "mixture.sound_to_text=0",
+        "mixture.text=0",
+    ),
     "text to sound alone": ("mixture.sound_to_text=0", "mixture.text=0"),
 }
 SWEEP = (
@@ -68,11 +74,13 @@ class Judge(NamedTuple):
     """What reads the kind of written codes, and what is asked for."""
 
     probe: KindProbe
-    asked: list[Cut]  # one label each
+    asked: list[Cut]  # one label each; of a corpus that has none, any
     most: int  # codes of a sound
 
-    def share(self, sounds: list[list[int]]) -> Interval:
-        """sounds: one or more for each of `asked`, clip after clip."""
+    def share(self, sounds: list[list[int]]) -> Interval | None:
+        """sounds: one or more for each of `asked`, clip after clip. None where there are no two kinds, or none is asked for."""
+        if len(set(self.probe.labels)) < 2 or not all(map(label_of, self.asked)):
+            return None
         repeated = [cut for cut in self.asked for _ in range(len(sounds) // len(self.asked))]
         right = [kind == label_of(cut) for kind, cut in zip(self.probe.read(sounds), repeated, strict=True)]
         return bootstrap(right, [cut.id for cut in repeated], 1000, 0)
@@ -82,6 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--after", choices=("caption", "openaqa"), help="ask this one, train nothing")
+    parser.add_argument("--start", choices=("caption", "openaqa"), help="training goes on from this one")
     parser.add_argument("--steps", type=int, default=110)
     parser.add_argument("--change", action="append", choices=CHANGES, help="this one alone; again for more")
     parser.add_argument("--set", action="append", default=[], help="for all, as batching.tokens_per_batch=200")
@@ -110,8 +119,8 @@ def _row(options: argparse.Namespace, judge: Judge, change: str) -> None:
     conf = _configuration(options, CHANGES.get(change, ()))
     L.seed_everything(conf.seed, verbose=False)
     module = Language("caption", conf, graph.parents("caption", conf), options.run)
-    if options.after:
-        module.language.load_trainable_state(artifacts.load(options.run / options.after / "artifact")[1])
+    if start := options.after or options.start:
+        module.language.load_trainable_state(artifacts.load(options.run / start / "artifact")[1])
     trainer = L.Trainer(
         **plain(conf.trainer) | {"precision": precision(conf, options.run).value}, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,
@@ -133,7 +142,7 @@ def _row(options: argparse.Namespace, judge: Judge, change: str) -> None:
     model = trained_model.TrainedModel(lm, module.vocabulary, conf.prompts, trained_model.context(lm))
     base: GenerateConf = compose("generate", overrides=[f"guidance={options.guidance}"]).conf
 
-    def share(settings: GenerateConf, blind: bool = False) -> Interval:
+    def share(settings: GenerateConf, blind: bool = False) -> Interval | None:
         seeds = range(options.seeds)
         captions = [(caption_of(cut) or "") * (not blind) for cut in judge.asked for _ in seeds]
         numbers = [options.seeds * row + seed for row in range(len(judge.asked)) for seed in seeds]
@@ -155,7 +164,7 @@ def _row(options: argparse.Namespace, judge: Judge, change: str) -> None:
             settings = dataclasses.replace(base, **values)
             began = time.process_time()
             shared = share(settings)
-            each = (time.process_time() - began) / shared.count
+            each = (time.process_time() - began) / (len(judge.asked) * options.seeds)
             print(
                 f"| {settings.temperature:g} | {settings.top_k or ''} | {settings.guidance:g} | {settings.best_of} | "
                 f"{_text(shared)} | {each:.2f} |",
@@ -180,16 +189,16 @@ def _judge(run: Path, captions: int) -> Judge:
     assert facts is not None, f"{run}/tokenizer is not finished"
     learnt = [cut for cut in cuts.of_split("train") if label_of(cut) is not None]
     codes, labels = [list(cut.custom["codes"]) for cut in learnt], [str(label_of(cut)) for cut in learnt]
-    asked = choose_by_hash(
-        (cut for cut in cuts.of_split("test") if label_of(cut) is not None and caption_of(cut)),
-        captions,
-        lambda cut: cut.id,
-    )
+    captioned = [cut for cut in cuts.of_split("test") if caption_of(cut)]
+    labelled = [cut for cut in captioned if label_of(cut) is not None]
+    asked = choose_by_hash(labelled or captioned, captions, lambda cut: cut.id)
     probe = KindProbe(codes, labels, facts["facts"]["codebook_size"], facts["facts"]["levels"])
     return Judge(probe, asked, max(map(len, codes)))
 
 
-def _text(interval: Interval) -> str:
+def _text(interval: Interval | None) -> str:
+    if interval is None:
+        return "no kinds"
     return f"{100 * interval.value:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
 
 
