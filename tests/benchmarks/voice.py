@@ -36,7 +36,7 @@ from stages.scoring.generation_scores import KindProbe
 from stages.scoring.intervals import Interval, bootstrap
 
 CHANGES = {
-    "as the preset": (),
+    "as it is": (),
     "captions of all scenes": ("text_to_sound_labels=null",),
     "audio weight 10": ("loss.audio_weight=10",),
     "rows 1e-2": ("embedding_learning_rate=1e-2",),
@@ -53,6 +53,7 @@ CHANGES = {
     ),
     "text to sound alone": ("mixture.sound_to_text=0", "mixture.text=0"),
 }
+RECIPE = ("mixture.text_to_sound=1", "mixture.sound_to_text=0.08")  # in place of the preset's mixture
 SWEEP = (
     [{"guidance": weight} for weight in (1.0, 1.5, 2.0, 3.0, 5.0)]
     + [{"guidance": 3.0, "temperature": value} for value in (0.7, 0.85)]
@@ -101,6 +102,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--preset", nargs="+", default=["demo", "voice"])
     parser.add_argument("--save", type=Path, help="folder for the adapter of the last change")
+    parser.add_argument("--adapter", type=Path, help="ask this one, which --save wrote; train nothing")
     options = parser.parse_args()
     _quiet()
     torch.set_num_threads(options.threads)
@@ -111,7 +113,7 @@ def main() -> None:
         "| change | seconds | gap, nats | ceiling | kind found, % | without a caption |\n|---|---|---|---|---|---|",
         flush=True,
     )
-    for change in ["none"] if options.after else options.change or list(CHANGES):
+    for change in ["none"] if options.after or options.adapter else options.change or list(CHANGES):
         _row(options, judge, change)
 
 
@@ -119,8 +121,9 @@ def _row(options: argparse.Namespace, judge: Judge, change: str) -> None:
     conf = _configuration(options, CHANGES.get(change, ()))
     L.seed_everything(conf.seed, verbose=False)
     module = Language("caption", conf, graph.parents("caption", conf), options.run)
-    if start := options.after or options.start:
-        module.language.load_trainable_state(artifacts.load(options.run / start / "artifact")[1])
+    start = options.after or options.start
+    if folder := options.adapter or (options.run / start / "artifact" if start else None):
+        module.language.load_trainable_state(artifacts.load(folder)[1])
     trainer = L.Trainer(
         **plain(conf.trainer) | {"precision": precision(conf, options.run).value}, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,
@@ -128,7 +131,7 @@ def _row(options: argparse.Namespace, judge: Judge, change: str) -> None:
         callbacks=[PrintedGap()],
     )  # fmt: skip
     began = time.process_time()
-    if not options.after:
+    if change != "none":
         trainer.fit(module, datamodule=module.datamodule())
     else:
         trainer.validate(module, datamodule=module.datamodule(), verbose=False)
@@ -179,7 +182,9 @@ def _configuration(options: argparse.Namespace, change: tuple[str, ...]) -> Lang
         receipt = graph.receipts.read(options.run / options.after)
         assert receipt is not None, f"{options.run}/{options.after} is not finished"
         words.append(f"prompts.text_to_sound={json.dumps(receipt['conf']['prompts']['text_to_sound'])}")
-    words += [*steps, f"threads={options.threads}", *change, *options.set]
+    if (options.run / "rehearsal").is_dir():
+        words.append("mixture.text=0.7")
+    words += [*RECIPE, *steps, f"threads={options.threads}", *change, *options.set]
     conf: LanguageConf = compose("caption", options.preset, [], words).conf
     return conf
 
