@@ -1,10 +1,10 @@
 """What teaches the LLM to write the sound that a caption names, one change at a time; and how it is best asked for it.
 
-    python -m tests.benchmarks.voice --run runs/demo [--steps 110] [--change NAME] [--guidance 3]
+    python -m tests.benchmarks.voice --run runs/demo --start openaqa [--steps 110] [--change NAME] [--guidance 3]
     python -m tests.benchmarks.voice --run runs/demo --after openaqa --sweep
 
---run: a finished demo, for its tokenizer and codes. Trains the stage `caption` with each change, or, with --after, asks the
-LLM of that stage of the run. Prints the caption gap on validation clips, in nats a clip, and the share of sounds of test
+--run: a finished demo, for its tokenizer and codes. Trains text to sound with each change, from nothing or (--start) from a
+stage of the run on; with --after it asks the LLM of that stage. Prints the caption gap on validation clips, in nats a clip, and the share of sounds of test
 captions of one kind whose kind the probe of codes reads, with the 95 % interval by clip. --sweep: that share for several
 ways to draw.
 """
