@@ -7,16 +7,17 @@ import importlib.util
 import io
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np  # the names of containers are known to `stage --help`, which imports nothing heavy
 
 CONTAINERS = (".m4a", ".mp4", ".aac", ".webm", ".mkv", ".mka", ".mov", ".wma", ".avi", ".3gp")
 INSTALL = "pip install 'make-some-noise[containers]'; torchcodec needs FFmpeg's libraries, 4 to 8"
 
 
 class Decoded(NamedTuple):
-    wave: np.ndarray  # (T, C) float32
+    wave: "np.ndarray"  # (T, C) float32
     sample_rate: int  # Hz
 
 
@@ -33,7 +34,7 @@ class DecodedFile:
     def seek(self, sample: int) -> None:
         self.position = sample
 
-    def read(self, count: int, dtype: str, always_2d: bool) -> np.ndarray:
+    def read(self, count: int, dtype: str, always_2d: bool) -> "np.ndarray":
         block = self.wave[self.position : self.position + count]
         self.position += len(block)
         return block
@@ -65,4 +66,4 @@ def _decode(source: str | bytes) -> Decoded:
     except (ImportError, RuntimeError, OSError) as error:
         raise ValueError(f"read by torchcodec alone, which cannot be imported; {INSTALL}") from error
     samples = AudioDecoder(source).get_all_samples()
-    return Decoded(np.ascontiguousarray(samples.data.numpy().T), int(samples.sample_rate))
+    return Decoded(samples.data.T.contiguous().numpy(), int(samples.sample_rate))
