@@ -162,8 +162,8 @@ def test_what_is_no_tokenizer_and_no_sound_is_refused(tokenizer: SoundTokenizer,
         SoundTokenizer.from_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"sound 1 has shape \(1, 0\)"):
         tokenizer.encode([sound(1.0), torch.zeros(1, 0)], 44100)
-    with pytest.raises(ValueError, match="sound 0 has 3 channels"):
-        tokenizer.encode([torch.zeros(3, 100)], 44100)
+    with pytest.raises(ValueError, match="sound 0 has 7 channels"):
+        tokenizer.encode([torch.zeros(7, 100)], 44100)
     with pytest.raises(ValueError, match="length 0"):
         tokenizer.decode([[1], []])
     with pytest.raises(ValueError, match=r"\(1, T\) at 44100 Hz is allowed"):
