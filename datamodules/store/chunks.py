@@ -215,6 +215,8 @@ def _places(folder: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
         if len(places) != count:
             raise ValueError(f"it has {len(places)} cuts of {count}")
     except (OSError, EOFError, ValueError) as error:
+        if not folder.is_dir():  # gone with its disk: there is nothing to remove
+            raise
         raise DataError(
             f"{folder / 'plan.npy'} is cut off or damaged ({error}). Remove {folder / 'plan.json'} and "
             f"{folder.parent / 'receipt.json'}, and run its stage again: no sound is encoded for it"

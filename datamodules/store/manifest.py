@@ -57,6 +57,8 @@ class Manifest:
             if size != about["bytes"] or len(self.rows) != about["cuts"]:
                 raise DataError(f"cuts.jsonl has {size} bytes of {about['bytes']}, cuts.npy {len(self.rows)} cuts")
         except (OSError, EOFError, ValueError, KeyError) as error:
+            if not folder.is_dir():  # gone with its disk: there is nothing to remove
+                raise
             raise DataError(
                 f"{folder} is cut off or damaged ({error}). Remove {folder / 'cuts.json'} and "
                 f"{folder.parent / 'receipt.json'}, and run its stage again: no sound is encoded for it"

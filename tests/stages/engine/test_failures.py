@@ -231,7 +231,7 @@ def test_a_data_folder_that_vanishes_is_one_line(tones: Path, copy_of_whole, wor
     shutil.rmtree(tones / "vanished")
     assert ended.status == 1 and "Traceback" not in ended.stderr, ended.stderr[-2000:]
     assert re.search(
-        r"stage: tokenizer: .*No such file or directory.*(cuts.jsonl|arrays.npy).*the same command goes on",
+        r"stage: tokenizer: .*No such file or directory.*(cuts.jsonl|cuts.json|plan.npy|arrays.npy).*the same command goes on",
         ended.stderr,
     )
 
