@@ -95,14 +95,15 @@ def test_a_new_process_trains_to_the_weights_of_a_forked_one(tones: Path, whole:
 
 @pytest.mark.slow
 def test_two_ranks_that_lightning_starts_end_as_two_that_are_forked(tones: Path, whole: Path):
-    words = ("run", "all", *TWO_RANKS)
-    real(tones, *words, "--experiment=real-two")
-    assert zygote.run([*words, "--experiment=forked-two", *SMOKE], tones).status == 0
+    for stage, parents in (("tokenizer", ["--parents.latents=whole"]), ("cache", []), ("caption", [])):
+        words = ["run", stage, *parents, *TWO_RANKS]
+        real(tones, *words, "--experiment=real-two")
+        assert zygote.run([*words, "--experiment=forked-two", *SMOKE], tones).status == 0
     new, forked = (tones / f"runs/{name}" for name in ("real-two", "forked-two"))
     assert [cut.custom["codes"] for cut in chunks.read(new / "cache/chunks")] == [
         cut.custom["codes"] for cut in chunks.read(forked / "cache/chunks")
     ]
-    assert all(same_weights(new / stage, forked / stage) for stage in ("tokenizer", "caption", "openaqa"))
+    assert all(same_weights(new / stage, forked / stage) for stage in ("tokenizer", "caption"))
 
 
 @pytest.mark.slow

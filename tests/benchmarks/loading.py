@@ -64,7 +64,7 @@ COLUMNS = (
     "padding, %", "main process, MiB", "a worker, MiB",
 )  # fmt: skip
 PROMPT = "prompts.sound_to_text=[Write a caption for this sound.]"
-ROWS = (("start", 0), ("start", 2), ("middle of an epoch", 0), ("middle of an epoch", 2))
+ROWS = ("start", "middle of an epoch")
 
 
 def main() -> None:
@@ -77,6 +77,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2, help="that write the cache")
     parser.add_argument("--folder", type=Path, help="the cache, which is kept; one that is there is taken")
     parser.add_argument("--measure", nargs=2, metavar=("ROW", "WORKERS"), help="one row, in this process")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="of the data, a row each")
     parser.add_argument("--measuring", type=int, default=2, help="workers of the first start, which measures")
     options = parser.parse_args()
     if options.measure:
@@ -86,7 +87,10 @@ def main() -> None:
         folder = options.folder or Path(scratch)
         print(f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|")
         few = min(options.entries, options.distinct)
-        rows = [(few, "first start", options.measuring), *((options.entries, *row) for row in ROWS)]
+        rows = [
+            (few, "first start", options.measuring),
+            *((options.entries, row, workers) for row in ROWS for workers in options.workers),
+        ]
         for entries, row, workers in rows:
             if not chunks.is_planned(folder / str(entries) / "chunks"):
                 write(folder / str(entries) / "chunks", entries, options.processes, options.distinct // PER_CHUNK)

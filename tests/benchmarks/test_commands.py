@@ -24,7 +24,7 @@ COMMANDS = {  # name -> its smallest arguments, and what it prints
     "language_memory": ("--vocabulary 9000 --tokens 8 --dim 16 --runs 1 --steps 1", ""),
     "latent_loading": ("--entries 1000 --batches 2 --batch-size 8", "| 1,000 | 1 |"),
     "loading": (
-        "--entries 1000 --distinct 1000 --model random:tiny --batches 2 --processes 1 --measuring 0",
+        "--entries 1000 --distinct 1000 --model random:tiny --batches 2 --processes 1 --measuring 0 --workers 1",
         "first start",
     ),
     "lora": (
