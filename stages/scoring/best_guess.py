@@ -27,26 +27,32 @@ class BestGuess:
 
     def __init__(self, train: Iterable[tuple[str, str, str]]) -> None:
         """train: (kind, question, answer) of the training split."""
-        asked = [(kind, normalise(question), normalise(answer)) for kind, question, answer in train]
-        kinds: dict[str, Counter[str]] = defaultdict(Counter)
+        asked: dict[str, list[tuple[str, str]]] = defaultdict(list)
         words: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-        for kind, question, answer in asked:
-            kinds[kind][answer] += 1
+        for kind, *texts in train:
+            question, answer = map(normalise, texts)
+            asked[kind].append((question, answer))
             words[kind, question][answer] += 1
+        kinds = {kind: Counter(answer for _, answer in pairs) for kind, pairs in asked.items()}
         self.answers = {kind: frozenset(answers) for kind, answers in kinds.items()}
         self.by_kind = {kind: _best_two(answers) for kind, answers in kinds.items()}
         self.by_words = {key: _best_two(answers) for key, answers in words.items()}
         self.strategies: dict[str, str] = {}
         self.named: dict[str, float] = {}  # mean of 1 / answers named, over questions that name theirs and another
-        for kind in self.answers:
-            pairs = [(question, answer) for other, question, answer in asked if other == kind]
+        for kind, pairs in asked.items():
+            named = {question: self._named(kind, question) for question, _ in pairs}  # up to 1,000 searches: once
             scores = {
-                strategy: sum(self._answer(strategy, kind, question, answer) == answer for question, answer in pairs)
+                strategy: sum(
+                    self._answer(strategy, kind, question, named[question], answer) == answer
+                    for question, answer in pairs
+                )
                 for strategy in STRATEGIES
             }
             self.strategies[kind] = max(STRATEGIES, key=lambda strategy: scores[strategy])
-            named = [(self._named(kind, question), answer) for question, answer in pairs]
-            choices = [len(answers) for answers, answer in named if answer in answers and len(answers) > 1]
+            choices = [
+                len(named[question]) for question, answer in pairs
+                if answer in named[question] and len(named[question]) > 1
+            ]  # fmt: skip
             if len(choices) > 0.9 * len(pairs):
                 self.named[kind] = sum(1 / count for count in choices) / len(choices)
 
@@ -54,7 +60,8 @@ class BestGuess:
         """An empty string for a kind that training has not seen."""
         if kind not in self.strategies:
             return ""
-        return self._answer(self.strategies[kind], kind, normalise(question), None)
+        question = normalise(question)
+        return self._answer(self.strategies[kind], kind, question, self._named(kind, question), None)
 
     def chance(self, kind: str) -> float:
         """Share right when drawing among the answers that the question names, or else among the kind's training
@@ -64,10 +71,10 @@ class BestGuess:
             return float("nan")
         return self.named.get(kind, 1 / len(self.answers[kind]))
 
-    def _answer(self, strategy: str, kind: str, question: str, left_out: str | None) -> str:
+    def _answer(self, strategy: str, kind: str, question: str, named: list[str], left_out: str | None) -> str:
         if strategy == "words" and (answer := _best(self.by_words.get((kind, question), []), left_out)):
             return answer
-        if strategy in ("first", "last") and (named := self._named(kind, question)):
+        if strategy in ("first", "last") and named:
             return named[0] if strategy == "first" else named[-1]
         return _best(self.by_kind[kind], left_out)
 
