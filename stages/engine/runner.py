@@ -271,6 +271,7 @@ def _quiet() -> None:
         ".*`isinstance.treespec.*",
         ".*srun. command is available.*",  # one machine of a cluster, used by hand
         ".*predict returned None.*",
+        ".*overridden `on_before_batch_transfer` in.*",  # the module plans its loss there, and the data has no hook
         ".*duration mismatch tolerance.*",
         ".*Total length of `.*` across ranks is zero.*",
         ".*eagerly read CutSet.*",
