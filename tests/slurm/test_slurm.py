@@ -192,7 +192,7 @@ def test_a_job_without_srun_is_refused(bench: Bench, chain: str):
     ):
         log = bench.folder / f"alone{tasks}.log"
         name = bench.cluster.ask(
-            "sbatch", "--parsable", tasks, f"--chdir={bench.place}", f"--output={log}", f"--wrap={command}"
+            "sbatch", "--parsable", tasks, f"--chdir={bench.folder}", f"--output={log}", f"--wrap={command}"
         )
         assert bench.end(name)["JobState"] == "FAILED"
         assert message in log.read_text()
