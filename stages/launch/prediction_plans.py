@@ -55,7 +55,7 @@ def plan_latents(planned: Planned) -> StagePlan | None:
         {"weights": 4.0 * oobleck.parameters, "activations": samples * oobleck.encoder.alive},
         corpus.seconds * 44100 / samples / planned.ranks,
         samples * oobleck.encoder.flops, samples * oobleck.encoder.traffic, True,
-        4 * frames * LATENT_DIM, 5 * max(1, corpus.clips / conf.recordings_per_chunk),
+        4 * frames * LATENT_DIM, 3 * max(1, corpus.clips / conf.recordings_per_chunk),
     )  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def plan_cache(planned: Planned) -> StagePlan:
         planned.stage, sizes.parameters, 0, {"weights": 4 * sizes.parameters, "activations": kept},
         corpus.seconds / CLIP_SECONDS / conf.batch_size / planned.ranks,
         conf.batch_size * sizes.encoding(FRAMES), 4 * kept * sizes.encoder.depth, True,
-        2 * tokens + 1000 * corpus.clips, 3 * max(1, corpus.clips / conf.recordings_per_chunk),
+        2 * tokens + 1000 * corpus.clips, 2 * max(1, corpus.clips / conf.recordings_per_chunk),
     )  # fmt: skip
 
 

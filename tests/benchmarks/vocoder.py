@@ -5,7 +5,7 @@
 In the current folder (data/): the embedded corpus and, with --real, FOLDER/esc10 and FOLDER/fsdd as `table_one` takes them. One
 codec is fitted on training recordings of all; held-out windows are encoded and decoded:
 
-before             pseudo-inverse of the mel filters, Griffin-Lim from phases of zero, as it was until regression and phases came
+before             pseudo-inverse of the mel filters, 32 iterations of Griffin-Lim from phases of zero: as it was
 pseudo-inverse     its magnitudes, less the floor, with the phases of now
 now                what `MelCodec.decode` does
 iterations N       the same with other numbers of Griffin-Lim's iterations
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--real", type=Path, default=None)
     parser.add_argument("--clips", type=int, default=32, help="windows a group")
     parser.add_argument("--fit", type=int, default=300, help="training recordings, at even distances")
-    parser.add_argument("--iterations", type=int, nargs="*", default=[0, 8], help="beside those of the preset")
+    parser.add_argument("--iterations", type=int, nargs="*", default=[0, 32], help="beside those of the preset")
     parser.add_argument("--decoders", nargs="+", default=None, help="rows, as before now; all by default")
     parser.add_argument("--preset", default="demo")
     parser.add_argument("--embedder", default="aisfx-0.1.2", help="of KAD")
@@ -141,7 +141,7 @@ def zero_phase_griffin_lim(codec: MelCodec, magnitudes: Tensor) -> Tensor:
     """magnitudes (1, M, bins) -> (1, 1, M * mel_hop), as the codec had it."""
     padded = F.pad(magnitudes.transpose(1, 2), (1, 1), mode="replicate")
     waveform = AF.griffinlim(
-        padded, codec.window, codec.fft_size, codec.mel_hop, codec.fft_size, power=1.0, n_iter=codec.griffin_lim_iterations,
+        padded, codec.window, codec.fft_size, codec.mel_hop, codec.fft_size, power=1.0, n_iter=32,
         momentum=phases.MOMENTUM, length=(padded.shape[-1] - 1) * codec.mel_hop, rand_init=False,
     )  # fmt: skip
     start = codec.mel_hop // 2
