@@ -16,12 +16,14 @@ HEAVY = ("torch", "numpy", "lightning", "lhotse", "transformers")
 QUICK = [
     ["--help"],
     *[[verb, "--help"] for verb in ("list", "show", "status", "prepare", "run", "submit", "logs")],
+    *[[verb, "--help"] for verb in ("compare", "clean")],
     *[[verb, "--help"] for verb in ("ask", "generate", "encode", "decode", "export", "evaluate", "metrics")],
     ["show", "generate"],
     ["show", "slurm"],
     ["list"],
     ["prepare", "--list"],
     ["metrics"],
+    ["runs"],
     ["show", "tokenizer"],
 ]
 

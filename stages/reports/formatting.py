@@ -4,9 +4,10 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from stages.scoring.intervals import Interval
+if TYPE_CHECKING:  # it imports torch
+    from stages.scoring.intervals import Interval
 
 ABSENT = "\N{EN DASH}"  # where a table has no number because none can exist
 
@@ -31,22 +32,22 @@ def percent(value: float | None) -> str:
     return number(None if value is None else 100 * value, 1)
 
 
-def percent_interval(row: Mapping[str, Any] | Interval) -> str:
+def percent_interval(row: "Mapping[str, Any] | Interval") -> str:
     """`86.2 [82.5, 89.9]` for a share; row: an Interval, or one as a report has it."""
     value, low, high = _ends(row)
     return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def number_interval(row: Mapping[str, Any] | Interval) -> str:
+def number_interval(row: "Mapping[str, Any] | Interval") -> str:
     """`4.750 [3.130, 6.380]`, without the ends where there are none."""
     value, low, high = _ends(row)
     return number(value) if math.isnan(value) or math.isnan(low) else f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def _ends(row: Mapping[str, Any] | Interval) -> tuple[float, float, float]:
-    if isinstance(row, Interval):
-        return row.value, row.low, row.high
-    return row["value"], row["low"], row["high"]
+def _ends(row: "Mapping[str, Any] | Interval") -> tuple[float, float, float]:
+    if isinstance(row, Mapping):
+        return row["value"], row["low"], row["high"]
+    return row.value, row.low, row.high
 
 
 def _line(cells: Sequence[object]) -> str:

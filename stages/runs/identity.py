@@ -55,18 +55,18 @@ def code_commit() -> str | None:
 
 def fingerprint(conf: Configuration) -> str:
     """Hash of the keys that decide the result, 64 hexadecimal digits."""
-    return hashlib.sha256(json.dumps(_deciding(conf), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(deciding(conf), sort_keys=True).encode()).hexdigest()
 
 
 def differences(old: Configuration, new: Configuration) -> list[str]:
     """ "key: old -> new" for each key that decides the result."""
-    before, after = _deciding(old), _deciding(new)
+    before, after = deciding(old), deciding(new)
     keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
     return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys]
 
 
-def _deciding(conf: Configuration) -> dict[str, Any]:
-    """ "key.key" -> value, without the operational keys: devices, folders, how often to save."""
+def deciding(conf: Configuration) -> dict[str, Any]:
+    """ "key.key" -> value of the keys that decide the result: not those of folders, workers, how often to save."""
     values = conf if isinstance(conf, dict) else plain(conf)
     return _flat(values, OPERATIONAL + (OPERATIONAL_OF_CHUNKS if "recordings_per_chunk" in values else ()))
 

@@ -70,7 +70,7 @@ def check_unfinished(stage: str, conf: StageConf, identity: Identity | None = No
     """
     folder = run_folder(conf, stage)
     stored = stored_conf(folder) or {}
-    done = progress(folder, _max_steps(stored))
+    done = progress(folder, max_steps(stored))
     if done is None or receipts.read(folder) is not None:
         return
     begun = read_identity(folder)
@@ -130,7 +130,7 @@ def stored_conf(folder: Path) -> dict[str, Any] | None:
 
 def _unfinished(folder: Path, conf: StageConf, compare: bool) -> State:
     stored = stored_conf(folder) or {}
-    done = progress(folder, _max_steps(stored))
+    done = progress(folder, max_steps(stored))
     if done is None:
         return State("missing", "not started")
     begun = read_identity(folder)
@@ -158,7 +158,8 @@ def _changed_inputs(conf: StageConf, parents: dict[str, str], corpora: dict[str,
     return changed
 
 
-def _max_steps(stored: dict[str, Any]) -> int | None:
+def max_steps(stored: dict[str, Any]) -> int | None:
+    """Of a stored configuration; None for a stage that does not train."""
     return stored.get("trainer", {}).get("max_steps")
 
 
