@@ -9,8 +9,6 @@ import conf
 from conf.errors import UsageError
 from conf.suggest import allowed
 from stages.cli.arguments import Subparsers, refuse
-from stages.reports.formatting import markdown_table
-from stages.reports.runs_table import comparison, experiments_table
 from stages.runs.leftovers import Leftover, freed, leftovers
 from stages.runs.lock import claimed
 
@@ -36,12 +34,16 @@ def add(subparsers: Subparsers, layers: argparse.ArgumentParser) -> None:
 
 def runs_verb(arguments: argparse.Namespace, overrides: list[str]) -> int:
     refuse(overrides, ("runs",))
+    from stages.reports.runs_table import experiments_table
+
     print("\n".join(experiments_table(_runs(arguments))))
     return 0
 
 
 def compare_verb(arguments: argparse.Namespace, overrides: list[str]) -> int:
     refuse(overrides, ("all", "runs"))
+    from stages.reports.runs_table import comparison
+
     runs = _runs(arguments)
     first, second = (runs / _existing(runs, name) for name in (arguments.first, arguments.second))
     print("\n".join(comparison(first, second, arguments.all)))
@@ -51,6 +53,8 @@ def compare_verb(arguments: argparse.Namespace, overrides: list[str]) -> int:
 def clean_verb(arguments: argparse.Namespace, overrides: list[str]) -> int:
     """Says what would go and what stays before anything is removed."""
     refuse(overrides, ("yes", "runs"))
+    from stages.reports.formatting import markdown_table
+
     runs = _runs(arguments)
     names = [_existing(runs, name) for name in arguments.experiments] or _experiments(runs)
     every = leftovers(runs, names)
