@@ -6,7 +6,6 @@ import conf
 from conf.schema import UNITS
 from stages import BY_NAME, STAGES
 from stages.cli.arguments import Subparsers
-from stages.launch import plan
 from stages.launch.gpus import GPUS
 from stages.runs import graph
 
@@ -23,6 +22,8 @@ def add(subparsers: Subparsers, layers: argparse.ArgumentParser) -> None:
 
 def _plan(arguments: argparse.Namespace, overrides: list[str]) -> int:
     """A row for every stage, or for one; the sizes of what a stage reads come from the same words, or from the presets alone."""
+    from stages.launch import plan
+
     several = arguments.stage == "all"
     if several:
         conf.check_shared(UNITS, overrides)

@@ -10,7 +10,6 @@ from conf.errors import UsageError
 from conf.sections.common import StageConf
 from stages import BY_NAME, READ_SOUND, STAGES
 from stages.cli.arguments import Subparsers, chain, configurations, typed_words, warn_of_presets
-from stages.launch.plan import require_fit
 from stages.runs import corpora, graph, receipts
 from stages.runs.ranks import rank
 from stages.runs.state import run_folder, state_of
@@ -64,6 +63,7 @@ def _require_fit(left: dict[str, StageConf], confs: dict[str, StageConf]) -> Non
     if not left:
         return
     from stages.engine import devices
+    from stages.launch.plan import require_fit
 
     for stage, configuration in left.items():
         if stage not in configuration.parents and (memory := devices.memory(configuration)):
@@ -94,6 +94,7 @@ def _run_stage(stage: str, configuration: StageConf, arguments: argparse.Namespa
         print(f"{stage:<14} {state.word}: {state.detail}")
     with _stop(configuration, arguments) as stop:
         from stages.engine import devices, runner
+        from stages.launch.plan import require_fit
 
         if memory := devices.memory(configuration):
             size, name = memory

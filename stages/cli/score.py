@@ -11,7 +11,6 @@ from conf import evaluation_tasks
 from conf.errors import UsageError
 from conf.sections.tasks import EvaluationTask
 from stages.cli.arguments import Subparsers, refuse
-from stages.scoring import metric_registry
 from stages.scoring.answer_rows import Row
 from stages.scoring.prediction_files import read_predictions
 
@@ -101,6 +100,7 @@ def _scored(task: EvaluationTask, rows: list[Row]) -> Row:
 def metrics(arguments: argparse.Namespace, overrides: list[str]) -> int:
     refuse(overrides)
     from stages.hub import weights
+    from stages.scoring import metric_registry
 
     for of in ("captions", "answers", "sound"):
         print(f"of {of}")

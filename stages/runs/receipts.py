@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple, NotRequired, TypedDict, cast
 
@@ -169,6 +168,8 @@ def _read(folder: Path) -> dict[str, Any] | None:
 
 
 def _version(name: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version  # 40 ms, and only here
+
     try:
         return version(name)
     except PackageNotFoundError:
