@@ -19,11 +19,11 @@ from callbacks.errors import TrainingError
 
 class NewestCheckpoints(Checkpoint):
     """Saves step-00000120.ckpt every `every_n_steps` optimizer steps, right after the step, and keeps the last
-    `keep`: an old one goes after the new one is whole.
+    `keep`: an old one goes after the new one is whole. Saves and keeps that of step `kept` beside them; None: no step.
     """
 
-    def __init__(self, folder: Path, every_n_steps: int, keep: int) -> None:
-        self.folder, self.every_n_steps, self.keep = folder, every_n_steps, keep
+    def __init__(self, folder: Path, every_n_steps: int, keep: int, kept: int | None = None) -> None:
+        self.folder, self.every_n_steps, self.keep, self.kept = folder, every_n_steps, keep, kept
         self.saved = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -36,7 +36,7 @@ class NewestCheckpoints(Checkpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        if trainer.global_step % self.every_n_steps == 0:
+        if trainer.global_step % self.every_n_steps == 0 or trainer.global_step == self.kept:
             self.save(trainer)
 
     def save(self, trainer: L.Trainer) -> None:
@@ -51,7 +51,8 @@ class NewestCheckpoints(Checkpoint):
             # not of those with more steps, which a run that goes on from an earlier one could not read
             known = sorted(path for path in self.folder.glob("step-*.ckpt") if path.name <= newest)
             for old in known[: -self.keep]:
-                old.unlink()
+                if self.kept is None or old.name != f"step-{self.kept:08d}.ckpt":
+                    old.unlink()
 
 
 class WholeCheckpointIO(TorchCheckpointIO):

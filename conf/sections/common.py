@@ -71,13 +71,24 @@ class AutomaticTrainerConf(FitTrainerConf):
 
 @dataclass
 class OptimizerConf:
-    """AdamW: a linear warm-up, then a half cosine down to the final rate."""
+    """AdamW: a linear warm-up, then down to the final rate."""
 
     learning_rate: float = about("at the end of the warm-up")
     final_learning_rate: float = about("at the last step")
     warmup_steps: int = about("optimizer steps in which the rate rises from 0")
+    schedule: Literal["cosine", "wsd"] = about(
+        "after the warm-up: cosine falls until trainer.max_steps, which cannot be moved then; wsd (warm-up, stable, "
+        "decay) stays, and falls in the last decay_steps, so that trainer.max_steps can be raised later"
+    )
+    decay_steps: int | None = about("wsd: last steps, in which the rate falls; null: a tenth of all", 1)
     weight_decay: float = about("of matrices; norms, biases and single vectors have none")
     betas: list[float] = about("decay of AdamW's two moments, as [0.9, 0.95]")
+
+    def decay_start(self, max_steps: int) -> int:
+        """Step at which the rate begins to fall, in a training (or a part of one) of max_steps."""
+        if self.schedule == "cosine":
+            return self.warmup_steps
+        return max(self.warmup_steps, max_steps - (self.decay_steps or -(-max_steps // 10)))
 
 
 @dataclass
@@ -129,3 +140,19 @@ class TrainingStageConf(StageConf):
 
     trainer: FitTrainerConf = about("arguments of lightning.Trainer")
     checkpoints: CheckpointsConf = about("what an interrupted training goes on from")
+
+    def laws(self) -> Iterable[Problem]:
+        yield from super().laws()
+        for name, optimizer in self.optimizers().items():
+            needed = optimizer.warmup_steps + (optimizer.decay_steps or 0)
+            if optimizer.schedule == "wsd" and needed > self.trainer.max_steps:
+                yield Problem(
+                    f"{name}.decay_steps",
+                    f"{optimizer.decay_steps}: with {optimizer.warmup_steps} of warm-up that is more than "
+                    f"trainer.max_steps={self.trainer.max_steps}; at most "
+                    f"{max(0, self.trainer.max_steps - optimizer.warmup_steps)} is allowed, or null for a tenth of all",
+                )
+
+    def optimizers(self) -> dict[str, OptimizerConf]:
+        """Key -> section."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, OptimizerConf)}

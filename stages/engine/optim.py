@@ -1,4 +1,9 @@
-"""AdamW with warm-up and cosine decay, the same for every stage that trains."""
+"""AdamW with warm-up and decay, the same for every stage that trains.
+
+cosine   Loshchilov and Hutter 2017, arXiv:1608.03983: the end decides every rate
+wsd      warm-up, stable, decay, Hu et al. 2024, arXiv:2404.06395: the end decides those of the decay alone, so that it can
+         be moved (stages/runs/moved_end.py). Falls as 1 - sqrt, after Haegele et al. 2024, arXiv:2405.18392
+"""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -65,14 +70,16 @@ def _shares(peaks: list[float], phases: Sequence[Phase], optimizer: OptimizerCon
         phase = phases[number]
         floor = optimizer.final_learning_rate / phase.learning_rate if phase.learning_rate else 0.0
         within = step - (ends[number] - phase.steps)
-        return peaks[number] / (max(peaks) or 1.0) * factor(within, optimizer.warmup_steps, phase.steps, floor)
+        return peaks[number] / (max(peaks) or 1.0) * factor(within, optimizer, phase.steps, floor)
 
     return share
 
 
-def factor(step: int, warmup_steps: int, max_steps: int, floor: float) -> float:
-    """Share of the peak rate at a step: linear from 0 over the warm-up, then a half cosine down to `floor` at `max_steps`."""
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    progress = min(1.0, (step - warmup_steps) / max(1, max_steps - warmup_steps))
-    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+def factor(step: int, optimizer: OptimizerConf, max_steps: int, floor: float) -> float:
+    """Share of the peak rate at a step: linear from 0 over the warm-up, then 1, then down to `floor` at `max_steps`."""
+    if step < optimizer.warmup_steps:
+        return (step + 1) / optimizer.warmup_steps
+    begin = optimizer.decay_start(max_steps)
+    progress = min(1.0, max(0.0, (step - begin) / max(1, max_steps - begin)))
+    left = 0.5 * (1 + math.cos(math.pi * progress)) if optimizer.schedule == "cosine" else 1 - math.sqrt(progress)
+    return floor + (1 - floor) * left

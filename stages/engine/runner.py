@@ -36,6 +36,7 @@ from stages.engine import devices, failures
 from stages.engine.distributed import long_barrier
 from stages.runs import failures as run_failures
 from stages.runs import graph, lock, receipts
+from stages.runs.moved_end import last_step_before_decay
 from stages.runs.progress import damaged_checkpoints, newest_checkpoint
 from stages.runs.receipts import Receipt
 from stages.runs.state import begin_run, check_unfinished, run_folder, state_of
@@ -168,7 +169,9 @@ def _trainer(
     logger: TensorBoardLogger | bool = False
     if isinstance(conf, TrainingStageConf):
         logger = TensorBoardLogger(folder, name="tensorboard", version="")
-        checkpoints = NewestCheckpoints(folder / "checkpoints", **plain(conf.checkpoints))
+        checkpoints = NewestCheckpoints(
+            folder / "checkpoints", **plain(conf.checkpoints), kept=last_step_before_decay(conf)
+        )
         callbacks += [
             module.receipt_metrics,
             StepSeed(conf.seed),

@@ -61,8 +61,13 @@ def fingerprint(conf: Configuration) -> str:
 def differences(old: Configuration, new: Configuration) -> list[str]:
     """ "key: old -> new" for each key that decides the result."""
     before, after = deciding(old), deciding(new)
-    keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
-    return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys]
+    return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in changed_keys(old, new)]
+
+
+def changed_keys(old: Configuration, new: Configuration) -> list[str]:
+    """Keys that decide the result, and have another value."""
+    before, after = deciding(old), deciding(new)
+    return [key for key in {**before, **after} if before.get(key) != after.get(key)]
 
 
 def deciding(conf: Configuration) -> dict[str, Any]:

@@ -24,7 +24,7 @@ class Progress(NamedTuple):
 def progress(folder: Path, max_steps: int | None = None) -> Progress | None:
     """What an unfinished run has saved; None where it has nothing. max_steps: of its configuration."""
     if newest := newest_checkpoint(folder):
-        return Progress(_step(newest), "step", max_steps)
+        return Progress(checkpoint_step(newest), "step", max_steps)
     if rows := sum(path.read_bytes().count(b"\n") for path in folder.glob("predictions-*.jsonl")):
         return Progress(rows, "row")
     chunks = [path for path in folder.glob("chunks/*") if path.is_dir() and not path.name.startswith(".")]
@@ -36,22 +36,22 @@ def progress(folder: Path, max_steps: int | None = None) -> Progress | None:
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The whole checkpoint with the most steps, or None."""
-    whole = [path for path in folder.glob("checkpoints/step-*.ckpt") if _is_whole(path)]
-    return max(whole, key=_step, default=None)
+    return max(whole_checkpoints(folder), key=checkpoint_step, default=None)
+
+
+def whole_checkpoints(folder: Path) -> list[Path]:
+    """By their steps."""
+    paths = sorted(folder.glob("checkpoints/step-*.ckpt"), key=checkpoint_step)
+    return [path for path in paths if zipfile.is_zipfile(path)]  # its directory is at its end: a truncated one has none
 
 
 def damaged_checkpoints(folder: Path) -> list[Path]:
     """Checkpoints with more steps than the newest whole one."""
     newest = newest_checkpoint(folder)
-    least = _step(newest) if newest else -1
-    return sorted(path for path in folder.glob("checkpoints/step-*.ckpt") if _step(path) > least)
+    least = checkpoint_step(newest) if newest else -1
+    return sorted(path for path in folder.glob("checkpoints/step-*.ckpt") if checkpoint_step(path) > least)
 
 
-def _step(path: Path) -> int:
+def checkpoint_step(path: Path) -> int:
     match = re.search(r"step-(\d+)", path.name)
     return int(match.group(1)) if match else 0
-
-
-def _is_whole(path: Path) -> bool:
-    """A zip file ends with its directory: a truncated checkpoint has none."""
-    return zipfile.is_zipfile(path)

@@ -22,7 +22,9 @@ from conf.errors import UsageError
 from conf.sections.common import StageConf
 from datamodules.atomic_files import write_whole
 from stages.runs import receipts
-from stages.runs.identity import Identity, differences, fingerprint, read_identity, write_identity
+from stages.runs.identity import FILE as IDENTITY
+from stages.runs.identity import Identity, changed_keys, differences, fingerprint, read_identity, write_identity
+from stages.runs.moved_end import check_moved_end, drop_decay, moved_end, why_not
 from stages.runs.progress import progress
 
 log = logging.getLogger(__name__)
@@ -49,7 +51,7 @@ def state_of(stage: str, conf: StageConf, compare: bool = False) -> State:
     folder = run_folder(conf, stage)
     receipt = receipts.read(folder)
     if receipt is None:
-        return _unfinished(folder, conf, compare)
+        return _unfinished(stage, folder, conf, compare)
     if not (folder / "artifact").is_dir():
         return State("stale", "its artifact folder is gone")
     for name in receipt["parents"]:
@@ -58,6 +60,11 @@ def state_of(stage: str, conf: StageConf, compare: bool = False) -> State:
     if changed := _changed_inputs(conf, receipt["parents"], receipt["corpora"]):
         return State("stale", changed[0])
     if compare and fingerprint(conf) != fingerprint(receipt["conf"]):
+        moved = moved_end(stage, folder, receipt["conf"], conf, finished=True)
+        if moved and moved.step is not None:
+            return State(
+                "partial", f"{moved.before} steps are done; from step {moved.step} it goes on to {moved.after}"
+            )
         return State("stale", "its configuration changed: " + ", ".join(differences(receipt["conf"], conf)))
     steps = f"{receipt['steps']} steps, " if receipt["steps"] else ""
     return State("done", f"{steps}{receipt['seconds']:.0f} s")
@@ -79,27 +86,41 @@ def check_unfinished(stage: str, conf: StageConf, identity: Identity | None = No
         changed += [f"its parent {name} is new" for name in identity.parents if name not in begun.parents]
         changed += [f"its parent {name} is no longer read" for name in begun.parents if name not in identity.parents]
         changed += [f"the corpus {name} is new" for name in identity.corpora if name not in begun.corpora]
-    if stored:
+    hint = ""
+    if stored and (moved := moved_end(stage, folder, stored, conf, finished=False)):
+        check_moved_end(folder, moved)
+    elif stored:
         changed += differences(stored, conf)
+        hint = why_not(changed_keys(stored, conf), conf)
     if changed:
         raise UsageError(
             f"{folder} holds an unfinished run ({done}), begun with something else:\n  "
             + "\n  ".join(changed)
+            + hint
             + "\nGive the old values and parents to go on with it, --restart to begin again (the old run is kept), "
             "or another --experiment=NAME."
         )
 
 
 def begin_run(stage: str, conf: StageConf, restart: bool, identity: Identity | None = None) -> Path:
-    """The stage's run folder, ready to start or to go on. A finished or restarted run is moved to `runs/<experiment>/.old/`.
+    """The stage's run folder, ready to start or to go on. A finished or restarted run is moved to `runs/<experiment>/.old/`;
+    of one that is made longer, its artifact and receipt alone.
 
     identity: of the run, which is kept until it ends; None where it is not known yet, and nothing is made.
     Raises UsageError where the folder has part of a run that was begun with something else.
     """
     folder, earlier = run_folder(conf, stage), None
+    if not restart:
+        _keep_finished_before_longer(stage, folder, conf)
     if restart or receipts.read(folder) is not None:
         earlier = _move_aside(folder)
     check_unfinished(stage, conf, identity)
+    stored = stored_conf(folder)
+    moved = moved_end(stage, folder, stored, conf, finished=False) if stored else None
+    if moved and moved.step is not None:
+        drop_decay(folder, moved)
+        if identity:  # before conf.yaml: until both are written, the end is moved again
+            write_identity(folder, identity)
     folder.mkdir(parents=True, exist_ok=True)
     if earlier and not restart and (earlier / "chunks").is_dir():
         write_whole(folder / EARLIER, earlier.name)
@@ -128,14 +149,15 @@ def stored_conf(folder: Path) -> dict[str, Any] | None:
     return {str(key): value for key, value in values.items()} if isinstance(values, dict) else None
 
 
-def _unfinished(folder: Path, conf: StageConf, compare: bool) -> State:
+def _unfinished(stage: str, folder: Path, conf: StageConf, compare: bool) -> State:
     stored = stored_conf(folder) or {}
     done = progress(folder, max_steps(stored))
     if done is None:
         return State("missing", "not started")
     begun = read_identity(folder)
     changed = _changed_inputs(conf, begun.parents, begun.corpora) if begun else []
-    if compare and stored:
+    moved = moved_end(stage, folder, stored, conf, finished=False) if compare and stored else None
+    if compare and stored and (moved is None or moved.step is None):
         changed += differences(stored, conf)
     return (
         State("stale", f"{done}, begun with something else: {', '.join(changed)}")
@@ -167,10 +189,37 @@ def _move_aside(folder: Path) -> Path | None:
     """Where it was moved to; None where there is no such folder."""
     if not folder.exists():
         return None
-    old = folder.parent / OLD
-    old.mkdir(exist_ok=True)
-    number = 1 + max((int(path.name.rsplit("-", 1)[1]) for path in old.glob(f"{folder.name}-*")), default=0)
-    target = old / f"{folder.name}-{number}"
+    target = _free_old(folder)
     shutil.move(folder, target)
     log.info("%s: the earlier run was moved to %s", folder.name, target)
     return target
+
+
+def _keep_finished_before_longer(stage: str, folder: Path, conf: StageConf) -> None:
+    """Where a finished run is made longer, moves what made it a finished one aside, its artifact and then its receipt: its
+    checkpoints stay, to be gone on from. Raises UsageError where it would have to begin again for it.
+    """
+    receipt = receipts.read(folder)
+    if receipt is None or _changed_inputs(conf, receipt["parents"], receipt["corpora"]):
+        return
+    moved = moved_end(stage, folder, receipt["conf"], conf, finished=True)
+    if moved is None:
+        return
+    check_moved_end(folder, moved)
+    target = _free_old(folder)
+    target.mkdir()
+    for name in ("conf.yaml", IDENTITY):
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, target / name)
+    for name in ("artifact", receipts.FILE):
+        if (folder / name).exists():
+            (folder / name).rename(target / name)
+    log.info("%-14s its artifact and receipt of before were moved to %s", folder.name, target)
+
+
+def _free_old(folder: Path) -> Path:
+    """A path in `.old` that is not taken."""
+    old = folder.parent / OLD
+    old.mkdir(exist_ok=True)
+    number = 1 + max((int(path.name.rsplit("-", 1)[1]) for path in old.glob(f"{folder.name}-*")), default=0)
+    return old / f"{folder.name}-{number}"

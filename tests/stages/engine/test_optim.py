@@ -1,5 +1,7 @@
 """The learning rate by step: one schedule, or several one after the other."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -8,8 +10,10 @@ from conf.sections.common import OptimizerConf
 from stages.engine.optim import Phase, configure, factor
 
 OPTIMIZER = OptimizerConf(
-    learning_rate=1e-3, final_learning_rate=1e-5, warmup_steps=3, weight_decay=0.1, betas=[0.9, 0.95]
-)
+    learning_rate=1e-3, final_learning_rate=1e-5, warmup_steps=3, schedule="cosine", decay_steps=None, weight_decay=0.1,
+    betas=[0.9, 0.95],
+)  # fmt: skip
+WSD = replace(OPTIMIZER, schedule="wsd", decay_steps=5)
 
 
 def rates(built: dict, steps: int) -> list[list[float]]:
@@ -28,7 +32,7 @@ def named() -> list[tuple[str, nn.Parameter]]:
 def test_one_schedule_warms_up_and_decays():
     built = configure(named(), OPTIMIZER, 20, {"new_rows": 3e-3})
     for step, (lora, rows) in enumerate(rates(built, 20)):
-        assert lora == pytest.approx(1e-3 * factor(step, 3, 20, 0.01)) and rows == pytest.approx(3 * lora)
+        assert lora == pytest.approx(1e-3 * factor(step, OPTIMIZER, 20, 0.01)) and rows == pytest.approx(3 * lora)
     assert [group["weight_decay"] for group in built["optimizer"].param_groups] == [0.1, 0.1]
 
 
@@ -44,7 +48,7 @@ def test_phases_are_schedules_one_after_the_other():
     for phase in phases:
         floor = 1e-5 / phase.learning_rate if phase.learning_rate else 0.0
         for step in range(phase.steps):
-            share = factor(step, 3, phase.steps, floor)
+            share = factor(step, OPTIMIZER, phase.steps, floor)
             assert scheduled[begin + step] == pytest.approx(
                 [phase.learning_rate * share, phase.learning_rates["new_rows"] * share]
             )
@@ -56,3 +60,12 @@ def test_a_phase_alone_is_the_plain_schedule():
     assert rates(configure(named(), OPTIMIZER, 20, phases=phases), 20) == rates(
         configure(named(), OPTIMIZER, 20, {"new_rows": 3e-3}), 20
     )
+
+
+def test_wsd_stays_at_its_peak_whatever_its_end():
+    """Up to the decay, its first step included, the same to the last bit; at the last step, the final rate."""
+    short, long = ([rate for (rate,) in rates(configure(named(), WSD, steps), steps + 1)] for steps in (20, 40))
+    assert short[:16] == long[:16] and short[16] < long[16]
+    assert short[3:16] == pytest.approx([1e-3] * 13) and short[20] == pytest.approx(1e-5)
+    assert short[17] == pytest.approx(1e-5 + (1e-3 - 1e-5) * (1 - 0.4**0.5))
+    assert WSD.decay_start(20) == 15 and replace(WSD, decay_steps=None).decay_start(41) == 36
