@@ -1,6 +1,19 @@
 """The stages in their order, as strings: `stage --help` and `stage list` import no torch."""
 
+from importlib.util import find_spec
+from pathlib import Path
 from typing import NamedTuple
+
+ROOMS = ("callbacks", "conf", "datamodules", "models")  # packages beside this one, with names that others use too
+for room in ROOMS:
+    spec = find_spec(room)
+    origin = Path(spec.origin or ".") if spec else None
+    if origin is None or origin.absolute().parent.parent != Path(__file__).absolute().parents[1]:
+        raise ImportError(
+            f"`import {room}` gives {origin or 'nothing'}, where Make Some Noise has a package of that name: another one stands "
+            "before it on Python's path. Type `stage` in place of `python -m stages.cli.main`, or python -P, or call yours otherwise",
+            name=room,
+        )
 
 
 class Stage(NamedTuple):

@@ -19,7 +19,11 @@ def add(subparsers: Subparsers, layers: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     verb.add_argument("stage", choices=[*STAGES, "all"], metavar="STAGE", help=" | ".join([*STAGES, "all"]))
     verb.add_argument("--dry-run", action="store_true", help="print the scripts, submit nothing")
-    verb.add_argument("--restart", action="store_true", help="begin again; the earlier run is moved aside now")
+    verb.add_argument(
+        "--restart",
+        action="store_true",
+        help="begin again; the earlier run is moved aside as soon as sbatch has accepted the jobs",
+    )
     verb.add_argument(
         "--without", action="append", default=[], choices=["tokenizer_mse"], help="leave an optional stage out of `all`"
     )

@@ -4,6 +4,7 @@ import importlib
 import logging
 import os
 import shutil
+import tempfile
 import time
 import warnings
 from contextlib import ExitStack
@@ -42,6 +43,7 @@ from stages.runs.receipts import Receipt
 from stages.runs.state import begin_run, check_unfinished, run_folder, state_of
 
 log = logging.getLogger(__name__)
+SOCKET_PATH = 108  # sizeof(sockaddr_un.sun_path) on Linux, with a 0 at its end
 
 
 def run(stage: str, conf: StageConf, stop: Stop, restart: bool = False) -> Receipt | None:
@@ -50,6 +52,7 @@ def run(stage: str, conf: StageConf, stop: Stop, restart: bool = False) -> Recei
     Raises UsageError for a missing or foreign parent, or bad data; Stopped where `stop` has a reason, when everything is saved.
     """
     _quiet()
+    _check_sockets(stage, conf)
     folder = run_folder(conf, stage)
     with ExitStack() as contexts:
         if _is_first():
@@ -146,6 +149,18 @@ def _run(stage: str, conf: StageConf, stop: Stop, restart: bool) -> Receipt | No
             )
     watch.finish()
     return receipt
+
+
+def _check_sockets(stage: str, conf: StageConf) -> None:
+    """Raises UsageError where workers could not hand over their data: they would be waited for, and never come."""
+    folder = os.fsencode(tempfile.gettempdir())
+    length = len(folder) + len("/pymp-01234567/listener-01234567")  # what multiprocessing appends
+    if conf.data.num_workers and length >= SOCKET_PATH:
+        raise UsageError(
+            f"{stage}: TMPDIR is {len(folder)} bytes long, and workers need a socket in it, whose path ends at {SOCKET_PATH} "
+            f"bytes: at most {len(folder) - (length - SOCKET_PATH) - 1} are allowed. Type TMPDIR=/tmp before the command, or "
+            "--data.num_workers=0"
+        )
 
 
 def _is_first() -> bool:

@@ -12,6 +12,7 @@ from conf import from_plain, plain
 from conf.errors import UsageError
 from conf.sections.codec import CodecConf
 from conf.sections.tokenizer import TokenizerConf
+from datamodules.atomic_files import whole_file, write_whole
 from models.codec.interface import LatentCodec
 from models.codec.mel import MelCodec
 from models.codec.oobleck import Oobleck, random_oobleck
@@ -24,11 +25,11 @@ from stages.hub import weights
 
 
 def save(folder: Path, config: Mapping[str, object], state: dict[str, Tensor]) -> None:
+    """Weights first: where there is a config.json, all is there, whatever was killed or filled the disk."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config, indent=1))
-    save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, folder / "model.safetensors"
-    )
+    with whole_file(folder / "model.safetensors") as part:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, part)
+    write_whole(folder / "config.json", json.dumps(config, indent=1))
 
 
 def load(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

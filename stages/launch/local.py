@@ -10,6 +10,8 @@ from pathlib import Path
 
 from callbacks.stop import Stop
 
+PATIENCE = 60.0  # seconds for a child to end after a second Ctrl-C
+
 
 def command(stage: str, words: Sequence[str], restart: bool = False) -> list[str]:
     """The command line that runs a stage with this Python. words: its configuration."""
@@ -48,7 +50,12 @@ def run_in_process(stage: str, words: Sequence[str], restart: bool, stop: Stop) 
                 passed = True
             time.sleep(0.2)
     except KeyboardInterrupt:
-        process.wait(timeout=60)
+        # a terminal's goes to the child too, which ends at once
+        try:
+            process.wait(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
         raise
     if code := process.returncode:
         raise SystemExit(code if code > 0 else 128 - code)

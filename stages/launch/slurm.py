@@ -14,6 +14,7 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import NamedTuple
 
 import conf as configuration
@@ -22,7 +23,7 @@ from conf.sections.cluster import SlurmConf
 from conf.sections.common import StageConf
 from datamodules.atomic_files import write_whole
 from stages.launch import local
-from stages.runs import graph, jobs
+from stages.runs import graph, jobs, lock
 from stages.runs.graph import TypedWords
 from stages.runs.progress import PRODUCTS
 from stages.runs.state import begin_run, check_unfinished, run_folder, state_of
@@ -42,7 +43,7 @@ MOST_IDLE = 3  # starts one after the other that save nothing: its time is too s
 BODY = r"""# Written by:   {written_by}
 export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{threads}}} PYTHONUNBUFFERED=1{variables}
 echo "== job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, $(date +%FT%T), start $((${{SLURM_RESTART_COUNT:-0}} + 1))"
-saved() {{  # what it goes on from
+{setup}saved() {{  # what it goes on from
   find {run} -type f \( {products} \) -printf '%p %s\n' 2> /dev/null | sort | cksum
 }}
 before=$(saved)
@@ -63,6 +64,7 @@ if [ "$code" -eq 75 ] || [ "$code" -eq 138 ]; then  # stopped; 138: by SIGUSR1, 
 fi
 exit "$code"
 """
+SETUP_FAILED = 'status=$?; [ "$status" -eq 0 ] || {{ echo "== slurm.setup ended with $status:" {line}; exit 1; }}'
 
 
 class Planned(NamedTuple):
@@ -76,7 +78,7 @@ def options(files: Sequence[str], overrides: Sequence[str]) -> SlurmConf:
 
     Raises UsageError for a key that no option of sbatch can be, or that is not the user's.
     """
-    known = vars(configuration.compose("slurm").conf).keys() - {"further"}
+    known = vars(configuration.compose("slurm").conf).keys() - {"further"}  # `setup` is ours, and no option of sbatch
     typed = []
     for item in overrides:
         key, value = item.removeprefix("slurm.").split("=", 1)
@@ -89,8 +91,9 @@ def options(files: Sequence[str], overrides: Sequence[str]) -> SlurmConf:
     for key in composed.conf.further:
         _check_key(key)
     for key, value in {**vars(composed.conf), **composed.conf.further}.items():
-        if isinstance(value, str) and re.search(r"[\r\n]", value):
-            raise UsageError(f"slurm.{key}: a value is one line, here {value!r}")
+        for line in value if isinstance(value, list) else [value]:
+            if isinstance(line, str) and re.search(r"[\r\n]", line):
+                raise UsageError(f"slurm.{key}: a value is one line, here {line!r}")
     return composed.conf
 
 
@@ -152,6 +155,7 @@ def script(stage: str, conf: StageConf, options: SlurmConf, words: Sequence[str]
         "partition": options.partition,
         "account": options.account,
         "time": options.time,
+        "mem": options.mem,
         "nodes": str(conf.trainer.num_nodes),
         "ntasks-per-node": str(tasks),
         "cpus-per-task": str(max(conf.threads, 1) + workers),  # itself and its data workers
@@ -173,6 +177,7 @@ def script(stage: str, conf: StageConf, options: SlurmConf, words: Sequence[str]
         if value is not None
     ]
     body = BODY.format(
+        setup="".join(f"{line}\n{SETUP_FAILED.format(line=shlex.quote(line))}\n" for line in options.setup),
         written_by=shlex.join(["stage", "submit", stage, *words]).replace("\n", "\n# "),
         threads=conf.threads or max(1, int(cpus or 1) - workers),
         cpus=f" --cpus-per-task={cpus}" if cpus else "",
@@ -195,7 +200,10 @@ def submit(
     restart: bool,
     dry: bool,
 ) -> None:
-    """Writes and submits the scripts, each with its dependencies; `dry` prints them. Raises UsageError with what sbatch says."""
+    """Writes and submits the scripts, each with its dependencies; `dry` prints them. Raises UsageError with what sbatch says.
+
+    restart: the jobs wait (--hold) until sbatch has accepted them all and the earlier runs are moved aside.
+    """
     texts = {
         planned.stage: script(planned.stage, confs[planned.stage], options, typed(planned.stage)) for planned in going
     }
@@ -204,19 +212,21 @@ def submit(
         folder = jobs.jobs_folder(confs[stage])
         path = folder / f"{stage}.sbatch"
         dependencies = [*waits, *(made.get(name, f"<{name}>") for name in after)]
-        command = ["sbatch", "--parsable", *_dependency(dependencies, options), str(path)]
+        hold = ["--hold"] if restart else []
+        command = ["sbatch", "--parsable", *hold, *_dependency(dependencies, options), str(path)]
         if dry:
             print(f"# {path}\n{texts[stage]}\n# {' '.join(command)}\n")
             continue
         folder.mkdir(parents=True, exist_ok=True)
-        if restart:
-            begin_run(stage, confs[stage], restart=True)  # here and once: a requeued job goes on
         write_whole(path, texts[stage])
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             before = (
                 f"\nSubmitted before it: {', '.join(f'{name} {job}' for name, job in made.items())}." if made else ""
             )
+            if restart:
+                _scancel(made)
+                before = "\nNothing was submitted, and the earlier runs are where they were."
             raise UsageError(f"{stage}: sbatch refuses {path}: {done.stderr.strip()}{before}")
         made[stage] = done.stdout.strip().split(";")[0]  # ID;CLUSTER on a federation
         jobs.note(folder, stage, made[stage])
@@ -224,6 +234,35 @@ def submit(
             f"{stage:<14} job {made[stage]}" + (f", after {', '.join(dependencies)}" if dependencies else ""),
             flush=True,
         )
+    if restart and made:
+        _begin_again(made, confs, "hold" in options.further)
+
+
+def _begin_again(made: dict[str, str], confs: dict[str, StageConf], stays_held: bool) -> None:
+    """Moves the earlier runs aside, here and once (a requeued job goes on), and lets the jobs begin. made: stage -> job."""
+    try:
+        with ExitStack() as claims:
+            for stage in made:
+                claims.enter_context(lock.claimed(stage, confs[stage]))  # none is moved where one is being written
+            for stage in made:
+                begin_run(stage, confs[stage], restart=True)
+    except BaseException:
+        _scancel(made)
+        raise
+    for stage, job in made.items():
+        if stays_held:
+            continue
+        done = subprocess.run(["scontrol", "release", job], capture_output=True, text=True)
+        if done.returncode:
+            raise UsageError(
+                f"{stage}: job {job} waits and cannot be released: {done.stderr.strip()}. scontrol release {job}"
+            )
+
+
+def _scancel(made: dict[str, str]) -> None:
+    """Ends jobs that still wait."""
+    if made:
+        subprocess.run(["scancel", *made.values()], capture_output=True)
 
 
 def check_there(dry: bool) -> None:
