@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import SoftFileLock, Timeout
-
 from conf.errors import UsageError
 from conf.sections.common import StageConf
 from stages.runs.state import run_folder
@@ -84,6 +82,8 @@ def _locked(path: Path, folder: Path) -> Callable[[], None]:
 
 
 def _softly_locked(path: Path, folder: Path) -> Callable[[], None]:
+    from filelock import SoftFileLock, Timeout  # imported where it is needed: rarely
+
     soft = path.with_suffix(".softlock")
     owner = path.read_text(encoding="utf-8").strip()
     job = _job()
