@@ -42,6 +42,7 @@ class EvaluationItem(NamedTuple):
     task: str = ""  # of conf/tasks; empty: asked because the corpora have it
     choices: tuple[str, ...] = ()
     by_likelihood: bool = False  # the LLM scores label by label; else it writes an answer
+    fields: dict[str, str] = {}  # what else the publisher says of the question; never changed
 
 
 def question_items(cuts: Sequence[Cut], per_kind: int, kinds: Sequence[str]) -> list[EvaluationItem]:
@@ -111,6 +112,7 @@ class _Entry(NamedTuple):
     question: str
     references: list[str]
     choices: tuple[str, ...]
+    fields: dict[str, str] = {}
 
 
 def _conditions(task: Task, entries: Sequence[_Entry], index: int, labels: Sequence[str]) -> Iterator[EvaluationItem]:
@@ -125,6 +127,8 @@ def _conditions(task: Task, entries: Sequence[_Entry], index: int, labels: Seque
             choices = tuple(sorted(choices, key=lambda text: digest(f"{entry.id}>{text}")))
         question = (task.prompt or entry.question).replace("{question}", entry.question)
         question = question.replace("{labels}", "; ".join(choices or labels))
+        lettered = [f"{chr(ord('A') + number)}. {choice}" for number, choice in enumerate(choices)]
+        question = question.replace("{lettered}", "\n".join(lettered))
         yield EvaluationItem(
             f"{task.name}:{entry.id}:{condition}",
             entry.cut.custom["source"],
@@ -136,6 +140,7 @@ def _conditions(task: Task, entries: Sequence[_Entry], index: int, labels: Seque
             task.name,
             choices,
             task.reading == "likelihood",
+            entry.fields,
         )
 
 
@@ -157,7 +162,8 @@ def _entries(task: Task, cut: Cut, kinds: Sequence[str], prompt: str, one_label:
             yield _Entry(cut.id, cut, "label", asked[0] if asked else prompt, labels, ())
     else:
         with_choices = task.ask == "choices"
-        for item in questions(cut, task.kinds or kinds):
+        # a benchmark is asked whole, whatever kinds of question the LLM was trained on
+        for item in questions(cut, task.kinds or ([] if with_choices else kinds)):
             choices = tuple(item.custom.get("choices") or ())
             question = item.custom["question"]
             if with_choices:
@@ -165,7 +171,8 @@ def _entries(task: Task, cut: Cut, kinds: Sequence[str], prompt: str, one_label:
                     continue
                 question = question.removesuffix(f" Choose one of: {'; '.join(choices)}.")
             references = [item.custom["answer"]]
-            yield _Entry(item.id, cut, item.custom["kind"], question, references, choices if with_choices else ())
+            own = item.custom.get("fields") or {}
+            yield _Entry(item.id, cut, item.custom["kind"], question, references, choices if with_choices else (), own)
 
 
 def _other(entries: Sequence[_Entry], index: int) -> Cut | None:

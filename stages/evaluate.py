@@ -5,6 +5,7 @@ anew from that file, and `stage evaluate --predictions FILE` does them alone.
 """
 
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,11 @@ from stages.reports.formatting import write_report
 from stages.scoring import task_scores
 from stages.scoring.answer_reader import AnswerReader
 from stages.scoring.best_guess import BestGuess
+from stages.scoring.captions.caption_scores import Tools
 from stages.scoring.captions.torchmetrics_scores import torchmetrics_scores
 from stages.scoring.question_accuracy import question_accuracy
+
+log = logging.getLogger(__name__)
 
 
 class Evaluate(RowStage[str]):
@@ -77,6 +81,7 @@ class Evaluate(RowStage[str]):
             count = counts[task.ask == "captions"]
             items = task_items(task, self.test_cuts, count, kinds, prompt, self.labels[name])
             task_scores.require(task, sum(item.condition == "sound" for item in items))
+            _check_answers(task, items, self.labels[name])
             self.items += items
         self.expected = [item.id for item in self.items]
         config = self.language.lm.config.get_text_config()
@@ -253,6 +258,20 @@ class Evaluate(RowStage[str]):
 
     def _stage_asked(self) -> str:
         return "openaqa" if self.conf.after == "openaqa" else "caption"
+
+
+def _check_answers(task: EvaluationTask, items: list[EvaluationItem], labels: list[str]) -> None:
+    """Raises UsageError, before anything is asked, where an answer could not be read: two labels that are one, or an
+    answer that is none of a task's labels.
+    """
+    if task.ask != "labels":
+        return
+    reader = AnswerReader(task, labels, Tools())
+    if "mean_average_precision" not in task.metrics:
+        for item in items:
+            reader.reference(item._asdict())
+    if reader.exact:
+        log.info("task %s: signs and a leading article are read too, for without them two labels are one", task.name)
 
 
 def _score(rows: list[dict[str, Any]]) -> dict[str, float]:

@@ -8,6 +8,8 @@ from conf.laws import Problem, about
 
 CHOOSES_LABEL = ("whole_word", "nearest", "named", "likelihood", "ltu")  # readings that choose among labels
 
+CHOOSES_CHOICE = ("choice", "likelihood", "mmau", "mmsu")
+
 
 @dataclass
 class EvaluationTask:
@@ -18,13 +20,17 @@ class EvaluationTask:
     corpora: list[str] | None = about("prepared corpora that it is about; null: any")
     ask: Literal["captions", "labels", "questions", "choices"] = about("what is asked of a recording")
     kinds: list[str] = about("kinds of question; []: all")
+    groups: list[str] = about(
+        "fields of the publisher's records, as difficulty: accuracy is reported for each value too"
+    )
     prompt: str | None = about(
-        "the request, with {labels} or {question} in it; null: that of the training, or the corpus' question"
+        "the request, with {question}, and {labels} or {lettered} (A. ..., B. ..., a line each) in it; null: that of the "
+        "training, or the corpus' question"
     )
     labels: Any = about("null; corpus: all that the prepared corpora have; a list; or label -> other ways to say it")
-    reading: Literal["exact", "whole_word", "choice", "nearest", "named", "likelihood", "ltu", "mmau", "none"] = about(
-        "how an answer becomes a label: stages/scoring/reading_rules.py"
-    )
+    reading: Literal[
+        "exact", "whole_word", "choice", "nearest", "named", "likelihood", "ltu", "mmau", "mmsu", "none"
+    ] = about("how an answer becomes a label: stages/scoring/reading_rules.py")
     encoder: str | None = about("encoder of sentences, for the readings nearest and ltu")
     template: str = about("text that answer and label are put into, at {}, before they are embedded")
     cut: Literal["none", "colon", "colon_drop", "caption"] = about(
@@ -42,8 +48,8 @@ class EvaluationTask:
             yield Problem("labels", "a list, names with aliases, or corpus for what the corpus has")
         if ask == "labels" and reading not in CHOOSES_LABEL and reading != "exact":
             yield Problem("reading", f"{reading!r}; labels are read by exact, {', '.join(CHOOSES_LABEL)}")
-        if ask == "choices" and reading not in ("choice", "mmau", "likelihood"):
-            yield Problem("reading", f"{reading!r}; choices are read by choice, likelihood or mmau")
+        if ask == "choices" and reading not in CHOOSES_CHOICE:
+            yield Problem("reading", f"{reading!r}; choices are read by {', '.join(CHOOSES_CHOICE)}")
         if ask == "questions" and reading not in ("exact", "nearest", "whole_word"):
             yield Problem("reading", f"{reading!r}; questions are read by exact, whole_word or nearest")
         if reading in ("nearest", "ltu") and not self.encoder:

@@ -74,9 +74,13 @@ def caption(text: str) -> Annotation:
     return text, {"task": "caption"}
 
 
-def question(kind: str, question: str, answer: str, choices: Sequence[str] = ()) -> Annotation:
-    fields = {"task": "question", "kind": kind, "question": question, "answer": answer}
-    return None, fields | ({"choices": list(choices)} if choices else {})
+def question(
+    kind: str, question: str, answer: str, choices: Sequence[str] = (), fields: Iterable[tuple[str, str]] = ()
+) -> Annotation:
+    """fields: what else its publisher says of it."""
+    custom: dict[str, Any] = {"task": "question", "kind": kind, "question": question, "answer": answer}
+    custom |= {"choices": list(choices)} if choices else {}
+    return None, custom | ({"fields": dict(fields)} if fields else {})
 
 
 def merged(parts: Iterable[Mapping[str, str | list[str]]]) -> dict[str, str | list[str]]:

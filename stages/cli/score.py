@@ -13,6 +13,7 @@ from conf.sections.tasks import EvaluationTask
 from stages.cli.arguments import Subparsers, refuse
 from stages.scoring.answer_rows import Row
 from stages.scoring.prediction_files import read_predictions
+from stages.scoring.prediction_writers import LAYOUTS, write_predictions
 
 SAMPLES, SEED = 1000, 0  # of the bootstrap
 
@@ -20,20 +21,21 @@ SAMPLES, SEED = 1000, 0  # of the bootstrap
 def add(subparsers: Subparsers) -> None:
     verb = subparsers.add_parser(
         "evaluate", help="score a file of predictions, without a model",
-        description="Scores predictions that were made before: JSONL or a JSON list, as `stage run evaluate`, LTU, GAMA and MMAU write them.",
+        description="Scores predictions that were made before: JSONL or a JSON list, as `stage run evaluate`, LTU, GAMA, MMAU, MMAR, MMSU, "
+        "MMAU-Pro, AIR-Bench, NeMo-Skills, Kimi-Audio-Evalkit and lmms-eval write them.",
     )  # fmt: skip
     verb.add_argument(
         "--predictions",
         type=os.path.expanduser,
         metavar="FILE",
         required=True,
-        help="{id, prediction, reference} a line, or LTU's, GAMA's, MMAU's",
+        help="{id, prediction, reference} a line, or another's format",
     )
     verb.add_argument(
         "--references",
         type=os.path.expanduser,
         metavar="FILE",
-        help="{id, reference} a line: what is expected; a prediction that is missing failed",
+        help="{id, reference} a line, or a benchmark's own file: what is expected; a prediction that is missing failed",
     )
     verb.add_argument(
         "--task", action="append", default=[], metavar="NAME", help="of conf/tasks, or a YAML; ours name their own"
@@ -43,6 +45,9 @@ def add(subparsers: Subparsers) -> None:
         type=os.path.expanduser,
         metavar="DIR",
         help="report.json and report.md; else the table is printed alone",
+    )
+    verb.add_argument(
+        "--write", choices=LAYOUTS, help="the answers with the sound as this one reads them, a file a task in --out"
     )
     verb.set_defaults(verb=evaluate)
     verb = subparsers.add_parser("metrics", help="metrics and tasks, and what each needs")
@@ -54,6 +59,8 @@ def evaluate(arguments: argparse.Namespace, overrides: list[str]) -> int:
         raise UsageError(
             f"this verb takes no configuration, here {overrides[0]!r}; the LLM is asked by   stage run evaluate"
         )
+    if arguments.write and not arguments.out:
+        raise UsageError(f"--write={arguments.write}: --out says in which folder")
     rows = read_predictions(Path(arguments.predictions), Path(arguments.references) if arguments.references else None)
     names = arguments.task or sorted({row["task"] for row in rows if row.get("task")})
     if not names:
@@ -77,16 +84,22 @@ def evaluate(arguments: argparse.Namespace, overrides: list[str]) -> int:
         expected = sum(row["expected"] for row in reports.values())
         report = {"tasks": reports, "expected": expected, "scored": expected - failed, "failed": failed}
         write_report(folder, report, text)
+        for task in tasks if arguments.write else ():
+            print(write_predictions(_of_task(task, rows), folder, task.name, arguments.write))
     if failed:
         raise UsageError(f"{failed} items have no prediction and count as wrong")
     return 0
 
 
+def _of_task(task: EvaluationTask, rows: list[Row]) -> list[Row]:
+    """A file of `stage run evaluate` has the answers to several tasks."""
+    return [row for row in rows if row["task"] == task.name] or rows
+
+
 def _scored(task: EvaluationTask, rows: list[Row]) -> Row:
     from stages.scoring import task_scores
 
-    # a file of `stage run evaluate` has the answers to several tasks
-    answers = [row for row in rows if row.get("task") == task.name] or rows
+    answers = _of_task(task, rows)
     if task.ask == "choices" and (bare := next((row["id"] for row in answers if not row.get("choices")), None)):
         raise UsageError(f"task {task.name}: {bare} has no choices")
     labels = task.labels or []

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from stages.reports.answer_examples import kind_of
-from stages.scoring.exact_match import normalise
+from stages.scoring.english import label_key
 
 MAX_LABELS = 60  # that a person can read
 OTHER = "another answer"
@@ -29,7 +29,7 @@ def of_kind(predictions: Sequence[Mapping[str, Any]], kind: str) -> ConfusionMat
     rows an answer.
     """
     pairs = [
-        (normalise(row["references"][0]), normalise(row["prediction"] or ""))
+        (label_key(row["references"][0]), label_key(row["prediction"] or ""))
         for row in predictions
         if kind_of(row) == kind and row["condition"] == "sound"
     ]

@@ -13,13 +13,14 @@ NAMES = {
     "other_sound": "with another clip's sound",
     "shuffled_choices": "with the sound, choices in another order",
     "best_guess": "best text-only guess",
+    "needs_sound": "share of the accuracy that needs the sound",
     "above_both": "interval above the baselines",
     "latent_nmse": "latent error",
     "kad": "KAD x 100",
     "stft": "STFT",
     **SIGNAL,
 }
-SHARES = ("accuracy", "macro_f1", "mean_average_precision")  # from 0 to 1: drawn, in percent
+SHARES = ("accuracy", "macro_f1", "mean_average_precision", "needs_sound")  # from 0 to 1: drawn, in percent
 
 
 class MetricBars(NamedTuple):
@@ -43,7 +44,7 @@ class TaskSection(NamedTuple):
 
 def task_section(task: Mapping[str, Any]) -> TaskSection:
     """task: what stages/scoring/task_scores.py returned."""
-    groups = {"": task} | task.get("kinds", {})
+    groups = {"": task} | task.get("groups", {})
     metrics = [one for kind, group in groups.items() for one in _metrics(kind, group)]
     with_sound: Mapping[str, Any] = task["conditions"].get("with_sound", {})
     notes = {key: task[key] for key in ("version", "source", "reading", "expected", "scored", "failed")}
@@ -85,4 +86,7 @@ def _metrics(kind: str, group: Mapping[str, Any]) -> list[MetricBars]:
         name = f"{kind}: {name_of(metric)}" if kind else name_of(metric)
         drawn = [score for score in scores if not math.isnan(score[1]["value"])]
         metrics.append(MetricBars(name, first[metric]["count"], drawn, metric in SHARES))
+    if (share := group.get("needs_sound")) and not math.isnan(share["value"]):
+        name = f"{kind}: {name_of('needs_sound')}" if kind else name_of("needs_sound")
+        metrics.append(MetricBars(name, share["count"], [("needs_sound", share)], True))
     return metrics

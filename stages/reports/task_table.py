@@ -13,7 +13,8 @@ def document(title: str, reports: Mapping[str, Mapping[str, Any]]) -> str:
     head = [
         f"# {title}", "",
         "Each value with its 95 % interval by clip (bootstrap; Wilson's where all are right, or all wrong). Coverage: the share of answers "
-        "that were read; unread ones are wrong.", "",
+        "that were read; unread ones are wrong. Needs the sound: the share of the accuracy that is lost without the clip's sound, with none or "
+        "with another clip's, whichever is better.", "",
     ]  # fmt: skip
     return "\n".join([*head, *(line for name, report in reports.items() for line in _task(name, report))])
 
@@ -22,11 +23,13 @@ def _task(name: str, report: Mapping[str, Any]) -> list[str]:
     reader = "Not read"
     if report["reading"] != "none":
         reader = f"Read by `{report['reading']}`" + (f" with {report['encoder']}" if report["encoder"] else "")
-    groups = {"all": report} | report.get("kinds", {})
+    groups = {"all": report} | report.get("groups", {})
     conditions = list(dict.fromkeys(key for group in groups.values() for key in group["conditions"]))
     baselines = list(dict.fromkeys(key for group in groups.values() for key in group["baselines"]))
-    headings = ["", "n", *(key.replace("_", " ") for key in (*conditions, *baselines)), "coverage"]
-    rows = [row for kind, group in groups.items() for row in _rows(kind, group, conditions, baselines)]
+    asked_without = any("needs_sound" in group for group in groups.values())
+    headings = ["", "n", *(key.replace("_", " ") for key in (*conditions, *baselines))]
+    headings += ["needs the sound", "coverage"] if asked_without else ["coverage"]
+    rows = [row for kind, group in groups.items() for row in _rows(kind, group, conditions, baselines, asked_without)]
     return [
         f"## {report['title']} (`{name}`, version {report['version']})",
         "",
@@ -37,8 +40,10 @@ def _task(name: str, report: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _rows(kind: str, group: Mapping[str, Any], conditions: list[str], baselines: list[str]) -> list[list[object]]:
-    """A row a metric: over all kinds of question, or over one."""
+def _rows(
+    kind: str, group: Mapping[str, Any], conditions: list[str], baselines: list[str], asked_without: bool
+) -> list[list[object]]:
+    """A row a metric: over all questions, or over a group of them."""
     first: Mapping[str, Any] = next(iter(group["conditions"].values()), {})
     rows: list[list[object]] = []
     for metric in [key for key in first if key not in ("coverage", "unread", "confusion")]:
@@ -47,6 +52,7 @@ def _rows(kind: str, group: Mapping[str, Any], conditions: list[str], baselines:
             first[metric]["count"],
             *(_cell(group["conditions"].get(key, {}).get(metric)) for key in conditions),
             *(_cell(group["baselines"].get(key)) if metric in WITH_BASELINES else "" for key in baselines),
+            *([_cell(group.get("needs_sound")) if metric == "accuracy" else ""] if asked_without else []),
             _cell(first["coverage"]) if metric == "accuracy" else "",
         ])  # fmt: skip
     return rows

@@ -1,15 +1,14 @@
 """Reads the answers to a task as the task says, and judges them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from conf.errors import UsageError
 from conf.sections.tasks import EvaluationTask
 from stages.scoring.answer_rows import Row
 from stages.scoring.captions.caption_scores import Tools
-from stages.scoring.english import label_key, refusal, words
-from stages.scoring.exact_match import is_right
-from stages.scoring.published_protocols import cut, mmau_official
-from stages.scoring.reading_rules import EMPTY, READ, REFUSAL, RULES, Label, Reading, labelled, named, nearest
+from stages.scoring.english import differ_in_signs, key_among, label_key, refusal, words
+from stages.scoring.published_protocols import cut, mmau_official, mmsu_official
+from stages.scoring.reading_rules import EMPTY, NONE, READ, REFUSAL, RULES, Label, Reading, labelled, named, nearest
 
 
 class AnswerReader:
@@ -20,7 +19,9 @@ class AnswerReader:
         self.task, self.tools = task, tools
         given = task.labels
         self.labels = labelled(given if isinstance(given, dict) else list(labels))
-        self.names = {label_key(label.name): label.name for label in self.labels}
+        texts = tuple(name for label in self.labels for name in (label.name, *label.aliases))
+        self.exact, self.key = differ_in_signs(texts), key_among(texts)
+        self.names = {self.key(label.name): label.name for label in self.labels}
 
     def __call__(self, row: Row) -> Reading:
         text = cut(row["prediction"] or "", self.task.cut)
@@ -30,6 +31,9 @@ class AnswerReader:
             return Reading(None, EMPTY)
         if rule == "mmau":
             return Reading(text, READ)  # its match is of words with words, and reads no label
+        if rule == "mmsu":
+            number = mmsu_official(text, len(labels))
+            return Reading(None, NONE) if number is None else Reading(labels[number].name, READ)
         if rule == "likelihood":
             return RULES["exact"](text, labels)
         if rule == "ltu":
@@ -37,14 +41,14 @@ class AnswerReader:
         if rule == "nearest":
             return nearest(text, labels, lambda answer, names: self._cosines(answer, names, self.task.template))
         if not labels:  # an open question
-            return Reading(None, REFUSAL) if refusal(text) and not _is_reference(text, row) else Reading(text, READ)
+            return Reading(None, REFUSAL) if refusal(text) and not matches(text, row) else Reading(text, READ)
         return RULES[rule](text, labels)
 
     def is_right(self, row: Row) -> bool:
         if self.task.reading == "mmau":
             return mmau_official(row["prediction"] or "", row["references"][0], row["choices"])
         label = self(row).label
-        return label is not None and matches(label, row)
+        return label is not None and matches(label, row, self.key)
 
     def scores(self, row: Row) -> dict[str, float]:
         """Label -> score, for the average precision."""
@@ -60,12 +64,12 @@ class AnswerReader:
     def reference(self, row: Row) -> str:
         """The label that is right. Raises UsageError for one that the task does not have."""
         answer: str = row["references"][0]
-        if label_key(answer) not in self.names:
+        if self.key(answer) not in self.names:
             raise UsageError(
                 f"task {self.task.name}: the corpus has the label {answer!r}, which the task has not. Add it to a copy of the task's YAML, "
                 f"and type --tasks=[FILE.yaml]. It has: {', '.join(list(self.names.values())[:12])}, ..."
             )
-        return self.names[label_key(answer)]
+        return self.names[self.key(answer)]
 
     def _cosines(self, text: str, names: Sequence[str], template: str) -> list[float]:
         assert self.task.encoder is not None, "a law of the task"
@@ -76,10 +80,10 @@ class AnswerReader:
         return labels[max(range(len(labels)), key=cosines.__getitem__)].name
 
 
-def matches(text: str, row: Row) -> bool:
-    """Whether a text is one of the row's references, but for case, articles and punctuation."""
-    return _is_reference(text, row) or any(is_right(text, answer) for answer in row["references"])
+def matches(text: str, row: Row, key: Callable[[str], str] = label_key) -> bool:
+    """Whether a text is one of the row's references, but for case, articles and punctuation.
 
-
-def _is_reference(text: str, row: Row) -> bool:
-    return any(label_key(text) == label_key(answer) for answer in row["references"])
+    key: what texts of one label share; of a row with choices, that of these.
+    """
+    key = key_among(row["choices"]) if row.get("choices") else key
+    return bool(key(text)) and any(key(text) == key(answer) for answer in row["references"])

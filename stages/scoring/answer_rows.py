@@ -4,6 +4,7 @@ id, source      of the question, and of the clip; clips of one source are resamp
 task, kind      of conf/tasks, and of question (caption, label, ...)
 condition       sound | other (another clip's) | text (no sound) | shuffled (the choices)
 question, references, choices
+fields          what else the publisher says of the question: its id, its difficulty, ...
 prediction      None where it failed, which counts as wrong
 scores          where there are any: the LLM's log-probability of each label
 """

@@ -9,7 +9,7 @@ from conf.sections.tasks import EvaluationTask
 from stages.scoring.answer_reader import matches
 from stages.scoring.answer_rows import Row
 from stages.scoring.best_guess import BestGuess
-from stages.scoring.english import label_key
+from stages.scoring.english import key_among
 from stages.scoring.intervals import bootstrap
 
 BLIND: dict[str, Callable[[Sequence[str]], str]] = {
@@ -31,16 +31,17 @@ def label_baselines(
     train: (kind, question, answer). Chance of the average precision: the mean share of positives, above which few clips
     lie even without any skill: what the LLM scores with another clip's sound is the fairer floor.
     """
+    key = key_among(labels)
     if "mean_average_precision" in task.metrics:
-        given = [[label_key(name) for name in row["references"]] for row in rows]
+        given = [[key(name) for name in row["references"]] for row in rows]
         names = {name for keys in given for name in keys}
         shares = [sum(name in keys for keys in given) / len(given) for name in names]
         return {"chance": sum(shares) / len(shares) if shares else math.nan}
-    counts = Counter(label_key(answer) for kind, _, answer in train if kind == "label")
+    counts = Counter(key(answer) for kind, _, answer in train if kind == "label")
     split = "train" if counts else "test"
-    counts = counts or Counter(label_key(row["references"][0]) for row in rows)
+    counts = counts or Counter(key(row["references"][0]) for row in rows)
     majority = min(counts, key=lambda name: (-counts[name], name)) if counts else ""
-    right = [label_key(row["references"][0]) == majority for row in rows]
+    right = [key(row["references"][0]) == majority for row in rows]
     return {
         "chance": 1 / len(labels) if labels else math.nan,
         "majority": _share(right, rows, samples, seed) | {"label": majority, "of": split},
@@ -52,7 +53,9 @@ def question_baselines(rows: Sequence[Row], guess: BestGuess, samples: int, seed
     choose.
     """
     chances = [
-        1 / len({label_key(choice) for choice in row["choices"]}) if row.get("choices") else guess.chance(row["kind"])
+        1 / len(set(map(key_among(row["choices"]), row["choices"])))
+        if row.get("choices")
+        else guess.chance(row["kind"])
         for row in rows
     ]
     baselines: Row = {"chance": sum(chances) / len(chances) if chances else math.nan}

@@ -8,7 +8,7 @@ import heapq
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
-from stages.scoring.exact_match import normalise
+from stages.scoring.english import label_key
 
 STRATEGIES = ("words", "kind", "first", "last")
 MAX_CHOICES = 1000  # answers of a kind of question that is still a choice, and not free text
@@ -30,7 +30,7 @@ class BestGuess:
         asked: dict[str, list[tuple[str, str]]] = defaultdict(list)
         words: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
         for kind, *texts in train:
-            question, answer = map(normalise, texts)
+            question, answer = map(label_key, texts)
             asked[kind].append((question, answer))
             words[kind, question][answer] += 1
         kinds = {kind: Counter(answer for _, answer in pairs) for kind, pairs in asked.items()}
@@ -60,7 +60,7 @@ class BestGuess:
         """An empty string for a kind that training has not seen."""
         if kind not in self.strategies:
             return ""
-        question = normalise(question)
+        question = label_key(question)
         return self._answer(self.strategies[kind], kind, question, self._named(kind, question), None)
 
     def chance(self, kind: str) -> float:

@@ -1,7 +1,8 @@
 """English as answers use it: words, plurals, negation and refusals, and the labels that a text mentions. No torch here."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache, partial
 from typing import NamedTuple, Protocol
 
 ARTICLES = ("a", "an", "the")
@@ -41,6 +42,9 @@ CLAUSE = re.compile(
     r"[.;:!?\n]|\bbut\b|\bhowever\b|\binstead\b(?! of)|\bit is\b|\bit's\b|\bthis is\b|\bthere is\b|,", re.IGNORECASE
 )
 LIST_GOES_ON = re.compile(r",\s*(?:(?:a|an|the)\s+)?\w+(?:\s+\w+){0,2}\s*(?:,[^.;:!?]*)?\b(?:or|nor)\b", re.IGNORECASE)
+# sharps and flats belong to a note, a minus to the number behind it
+WORD = re.compile(r"(?:(?<![^\W_])-(?=\d))?[^\W_]+(?:(?:'|[#\u266d]+)[^\W_]+)*[#\u266d]*")
+SIGNED_WORD = re.compile(r"(?:(?![.,;:!?'\"()\[\]{}*_])\S)(?:\S*(?![.,;:!?'\"()\[\]{}*_])\S)?")
 
 
 class Named(Protocol):
@@ -66,16 +70,32 @@ class _Word(NamedTuple):
     end: int
 
 
-def words(text: str) -> list[str]:
-    """Lower case, without punctuation, without a leading article."""
-    tokens = _split(text)
-    article = len(tokens) > 1 and tokens[0].text in ARTICLES and text[tokens[0].end].isspace()  # "(A) cat" has none
-    return [word.text for word in tokens[article:]]
+def words(text: str, exact: bool = False) -> list[str]:
+    """Lower case, without punctuation, without a leading article; signs that make another word of it stay: C#, -3.
+
+    exact: all signs stay, and the article: what stands between blanks, but for punctuation at its ends.
+    """
+    tokens = _split(text, exact)
+    if exact or not _begins_with_article(text, tokens):
+        return [word.text for word in tokens]
+    return [word.text for word in tokens[1:]]
 
 
-def label_key(text: str) -> str:
+def label_key(text: str, exact: bool = False) -> str:
     """What two texts of the same label share."""
-    return " ".join(words(text))
+    return " ".join(words(text, exact))
+
+
+@lru_cache(maxsize=256)
+def differ_in_signs(labels: tuple[str, ...]) -> bool:
+    """Whether two of these labels would be one without their signs or a leading article: then they are read `exact`."""
+    keys: dict[str, str] = {}
+    return any(keys.setdefault(label_key(label), label_key(label, True)) != label_key(label, True) for label in labels)
+
+
+def key_among(labels: Iterable[str]) -> Callable[[str], str]:
+    """Text -> what two texts of the same one of these labels share."""
+    return partial(label_key, exact=differ_in_signs(tuple(labels)))
 
 
 def refusal(text: str) -> bool:
@@ -99,28 +119,29 @@ def statements(text: str, keep_questions: bool = False) -> str:
 
 def mentions(text: str, labels: Sequence[Named], negation: bool = True) -> list[Mention]:
     """Labels, aliases and their plurals in whole words, the longest where one lies inside another, in the order of the
-    text.
+    text. Labels that differ in signs alone are told apart by these; "B major" does not mention "A major".
     """
-    tokens = _split(text)
-    spans = (
-        negated_spans(text, {word for label in labels for form in _forms(label) for word in form}) if negation else []
-    )
+    exact = differ_in_signs(tuple(name for label in labels for name in (label.name, *label.aliases)))
+    tokens = _split(text, exact)
+    forms = [(label.name, form) for label in labels for form in _forms(label, exact)]
+    spans = negated_spans(text, {word for _, form in forms for word in form.words}) if negation else []
     first: dict[str, list[int]] = {}
     for index, token in enumerate(tokens):
         for singular in singulars(token.text):
             first.setdefault(singular, []).append(index)
     all_mentions = []
-    for label in labels:
-        for form in _forms(label):
-            for begin in first.get(form[0], []) if form else []:
-                end = begin + len(form)
-                if end <= len(tokens) and all(
-                    wanted in singulars(token.text) for wanted, token in zip(form, tokens[begin:end], strict=True)
-                ):
-                    position = tokens[begin].begin
-                    denied = any(low <= position < high for low, high in spans)
-                    denied |= negation and bool(DENIED_AFTER.match(straight(text), tokens[end - 1].end))
-                    all_mentions.append(Mention(label.name, begin, end, denied))
+    for name, form in forms:
+        for begin in first.get(form.words[0], []):
+            end = begin + len(form.words)
+            if form.had_article and begin and len(tokens[begin - 1].text) == 1 and tokens[begin - 1].text != "a":
+                continue
+            if end <= len(tokens) and all(
+                wanted in singulars(token.text) for wanted, token in zip(form.words, tokens[begin:end], strict=True)
+            ):
+                position = tokens[begin].begin
+                denied = any(low <= position < high for low, high in spans)
+                denied |= negation and bool(DENIED_AFTER.match(straight(text), tokens[end - 1].end))
+                all_mentions.append(Mention(name, begin, end, denied))
     longest = [
         one
         for one in all_mentions
@@ -169,18 +190,35 @@ def singulars(word: str) -> set[str]:
     return forms
 
 
-def _forms(label: Named) -> list[list[str]]:
-    return [form for text in (label.name, *label.aliases) if (form := words(text))]
+class _Form(NamedTuple):
+    words: tuple[str, ...]
+    had_article: bool  # which is not among them
 
 
-def _split(text: str) -> list[_Word]:
+def _forms(label: Named, exact: bool) -> list[_Form]:
+    """The ways to say a label that have a word in them."""
+    return [form for name in (label.name, *label.aliases) if (form := _form(name, exact)).words]
+
+
+@lru_cache(maxsize=1 << 14)
+def _form(name: str, exact: bool) -> _Form:
+    had_article = not exact and _begins_with_article(name, _split(name, False))
+    return _Form(tuple(words(name, exact)), had_article)
+
+
+def _begins_with_article(text: str, tokens: Sequence[_Word]) -> bool:
+    """ "(A) cat" does not."""
+    return len(tokens) > 1 and tokens[0].text in ARTICLES and text[tokens[0].end].isspace()
+
+
+def _split(text: str, exact: bool) -> list[_Word]:
     """Words with their positions; an apostrophe inside a word belongs to it, `'s` at its end does not."""
     return [
         _Word(re.sub(r"'s?$", "", match.group(0).lower()), match.start(), match.end())
-        for match in re.finditer(r"[^\W_]+(?:'[^\W_]+)*", straight(text))
+        for match in (SIGNED_WORD if exact else WORD).finditer(straight(text))
     ]
 
 
 def straight(text: str) -> str:
-    """With the typewriter's apostrophe, character for character."""
-    return text.replace("\u2019", "'")
+    """With the typewriter's apostrophe and minus, character for character."""
+    return text.translate({0x2019: "'", 0x2212: "-", 0x266F: "#"})

@@ -1,14 +1,8 @@
 """Short answers compared word for word, but for case, articles and punctuation. No torch here."""
 
-import re
-
-
-def normalise(answer: str) -> str:
-    """Lower case, without article, punctuation and doubled spaces: what counts when two answers are compared."""
-    words = re.sub(r"[^\w\s]", " ", answer.lower()).split()
-    return " ".join(words[1:] if words[:1] and words[0] in ("a", "an", "the") else words)
+from stages.scoring.english import label_key
 
 
 def is_right(prediction: str, answer: str) -> bool:
-    """Exact match after `normalise`; an empty prediction is wrong."""
-    return bool(normalise(prediction)) and normalise(prediction) == normalise(answer)
+    """Whether two answers are the same label; an empty prediction is wrong."""
+    return bool(label_key(prediction)) and label_key(prediction) == label_key(answer)

@@ -12,7 +12,15 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from conf.errors import UsageError
-from stages.scoring.english import label_key, mentions, negated_spans, refusal, statements, words
+from stages.scoring.english import (
+    differ_in_signs,
+    key_among,
+    mentions,
+    negated_spans,
+    refusal,
+    statements,
+    words,
+)
 
 EMPTY, REFUSAL, NONE, SEVERAL, NEGATED = "empty", "refusal", "no label", "several labels", "negated"
 READ = "read"
@@ -33,10 +41,9 @@ Rule = Callable[[str, Sequence[Label]], Reading]
 
 def exact(text: str, labels: Sequence[Label]) -> Reading:
     """The whole answer is a label, an alias or a plural of one, but for case, punctuation and a leading article."""
-    tokens = words(text)
-    if not tokens:
+    if not words(text):
         return Reading(None, EMPTY)
-    label = _whole(tokens, labels)
+    label = _whole(text, labels)
     return Reading(label, READ) if label else Reading(None, REFUSAL if refusal(text) else NONE)
 
 
@@ -59,8 +66,11 @@ def choice(text: str, choices: Sequence[Label]) -> Reading:
     """A choice of a question: its letter ("B", "(B)", "B.", "answer: B"), or the one choice that the answer names; both
     must agree.
 
-    Choices that are the same text are one choice: they are compared by what they say, not by where they stand.
+    Choices that are the same text are one choice: they are compared by what they say, not by where they stand. An
+    answer that is a choice's text, to the letter, is that choice: of the notes C, D and A, "A" is the third.
     """
+    if verbatim := [one.name for one in choices if one.name.strip().casefold() == text.strip().casefold()]:
+        return Reading(verbatim[0], READ)
     letters, denied = _letters(statements(text, keep_questions=True), len(choices))
     if len(letters) > 1:
         return Reading(None, SEVERAL)
@@ -70,7 +80,8 @@ def choice(text: str, choices: Sequence[Label]) -> Reading:
     chosen = choices[letters.pop()].name
     if named.label is None:
         return named if named.why in (NEGATED, REFUSAL) else Reading(chosen, READ)
-    return named if label_key(named.label) == label_key(chosen) else Reading(None, SEVERAL)
+    key = key_among(one.name for one in choices)
+    return named if key(named.label) == key(chosen) else Reading(None, SEVERAL)
 
 
 def nearest(
@@ -91,20 +102,25 @@ def nearest(
 
 def named(text: str, labels: Sequence[Label]) -> set[str]:
     """All labels that an answer affirms, for recordings with several."""
-    if not words(text) or (refusal(text) and not _whole(words(text), labels)):
+    if not words(text) or (refusal(text) and not _whole(text, labels)):
         return set()
     return {mention.name for mention in mentions(statements(text), labels) if not mention.denied}
 
 
 def labelled(given: Sequence[str] | dict[str, Any]) -> list[Label]:
-    """Labels of a task file: a list of names, or names with their aliases. Raises UsageError where two share a text."""
+    """Labels of a task file: a list of names, or names with their aliases. Raises UsageError where two share a text, or
+    one has no word.
+    """
     pairs = given.items() if isinstance(given, dict) else ((name, ()) for name in given)
     labels = [Label(str(name), tuple(map(str, aliases or ()))) for name, aliases in pairs]
+    key = key_among(text for label in labels for text in (label.name, *label.aliases))
     owner: dict[str, str] = {}
     for label in labels:
         for text in (label.name, *label.aliases):
-            if owner.setdefault(label_key(text), label.name) != label.name:
-                raise UsageError(f"the labels {owner[label_key(text)]!r} and {label.name!r} are both called {text!r}")
+            if not key(text):
+                raise UsageError(f"the label {text!r} has no letter and no digit: no answer can be read as it")
+            if owner.setdefault(key(text), label.name) != label.name:
+                raise UsageError(f"the labels {owner[key(text)]!r} and {label.name!r} are both called {text!r}")
     return labels
 
 
@@ -113,17 +129,17 @@ RULES: dict[str, Rule] = {"exact": exact, "whole_word": whole_word, "choice": ch
 
 def _obvious(text: str, labels: Sequence[Label]) -> Reading | None:
     """The reading of an answer that is empty, a label or a refusal; None for any other."""
-    tokens = words(text)
-    if not tokens:
+    if not words(text):
         return Reading(None, EMPTY)
-    if label := _whole(tokens, labels):
+    if label := _whole(text, labels):
         return Reading(label, READ)
     return Reading(None, REFUSAL) if refusal(text) else None
 
 
 def _named(text: str, labels: Sequence[Label]) -> Reading:
     mentioned = mentions(text, labels)
-    affirmed = {label_key(mention.name): mention.name for mention in mentioned if not mention.denied}
+    key = key_among(label.name for label in labels)
+    affirmed = {key(mention.name): mention.name for mention in mentioned if not mention.denied}
     if len(affirmed) > 1:
         return Reading(None, SEVERAL)
     if affirmed:
@@ -131,13 +147,15 @@ def _named(text: str, labels: Sequence[Label]) -> Reading:
     return Reading(None, NEGATED if mentioned else NONE)
 
 
-def _whole(tokens: Sequence[str], labels: Sequence[Label]) -> str | None:
+def _whole(text: str, labels: Sequence[Label]) -> str | None:
+    names = [name for label in labels for name in (label.name, *label.aliases)]
+    tokens = words(text, differ_in_signs(tuple(names)))
     whole = {
         mention.name
         for mention in mentions(" ".join(tokens), labels, negation=False)
         if mention.end - mention.begin == len(tokens)
     }
-    return whole.pop() if len({label_key(name) for name in whole}) == 1 else None
+    return min(whole) if len(set(map(key_among(names), whole))) == 1 else None
 
 
 def _conclusion(text: str) -> str:

@@ -10,6 +10,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
+from typing import NamedTuple
 
 import torch
 
@@ -23,9 +24,10 @@ from stages.scoring.baselines import label_baselines, question_baselines
 from stages.scoring.best_guess import BestGuess
 from stages.scoring.captions.caption_scores import Tools, caption_scores
 from stages.scoring.captions.coco import CaptionScore
-from stages.scoring.english import label_key
 from stages.scoring.intervals import Interval, bootstrap, percentile_interval, resample_counts, resampled
+from stages.scoring.needs_sound import share_that_needs_sound
 from stages.scoring.published_protocols import cut
+from stages.scoring.reading_rules import Reading
 from stages.scoring.requirements import cache_path, package_folder
 
 CONDITIONS = {"sound": "with_sound", "other": "other_sound", "text": "without_sound", "shuffled": "shuffled_choices"}
@@ -75,33 +77,67 @@ def score(
         conditions = {name: _captions(task, some, tools, samples, seed) for name, some in asked.items()}
         return report | {"conditions": conditions, "baselines": {}}
     reader = AnswerReader(task, labels, tools)
+    judged = {name: [Judged(row, reader(row), reader.is_right(row)) for row in some] for name, some in asked.items()}
     train = list(train)
     if task.ask == "labels":
-        return report | {
+        report |= {
             "labels": len(labels),
-            "conditions": {name: _labels(task, some, reader, samples, seed) for name, some in asked.items()},
+            "conditions": {name: _labels(task, some, reader, samples, seed) for name, some in judged.items()},
             "baselines": label_baselines(task, asked.get("with_sound", []), labels, train, samples, seed),
         }
+        return report if "mean_average_precision" in task.metrics else report | _needs_sound(judged, samples, seed)
     guess = BestGuess(train)
     groups: dict[str, Row] = {}
-    for kind in (None, *sorted({row["kind"] for row in rows})):
-        some = {name: [row for row in part if kind in (None, row["kind"])] for name, part in asked.items()}
-        groups[kind or "all"] = {
-            "conditions": {name: _answers(task, part, reader, samples, seed) for name, part in some.items()},
-            "baselines": question_baselines(some.get("with_sound", []), guess, samples, seed),
-        }
-    return report | groups.pop("all") | {"kinds": groups}
+    for name in (None, *sorted({one.row["kind"] for part in judged.values() for one in part}), *_values(task, rows)):
+        some = {key: [one for one in part if name in (None, *_groups(task, one.row))] for key, part in judged.items()}
+        with_sound = [one.row for one in some.get("with_sound", [])]
+        groups[name or "all"] = {
+            "conditions": {key: _answers(task, part, reader, samples, seed) for key, part in some.items()},
+            "baselines": question_baselines(with_sound, guess, samples, seed),
+        } | _needs_sound(some, samples, seed)
+    return report | groups.pop("all") | {"groups": groups}
 
 
-def _labels(task: EvaluationTask, rows: Sequence[Row], reader: AnswerReader, samples: int, seed: int) -> Row:
+class Judged(NamedTuple):
+    row: Row
+    reading: Reading
+    right: bool
+
+
+def _groups(task: EvaluationTask, row: Row) -> list[str]:
+    """Those that a row is in: its kind, and the values of its publisher's fields."""
+    fields = row.get("fields") or {}
+    return [row["kind"], *(f"{name}: {fields[name]}" for name in task.groups if fields.get(name))]
+
+
+def _values(task: EvaluationTask, rows: Sequence[Row]) -> list[str]:
+    """The groups that are no kinds, field by field."""
+    names = {name for row in rows for name in _groups(task, row)[1:]}
+    return sorted(names, key=lambda name: (task.groups.index(name.partition(": ")[0]), name))
+
+
+def _needs_sound(judged: Mapping[str, Sequence[Judged]], samples: int, seed: int) -> Row:
+    """{needs_sound: interval}, the share of the accuracy that the LLM loses without the clip's sound: {} where it was not
+    asked without.
+    """
+    counted = {
+        name: [(one.row["source"], one.right) for one in judged[name]]
+        for name in ("with_sound", "other_sound", "without_sound")
+        if judged.get(name)
+    }
+    return {"needs_sound": asdict(share_that_needs_sound(counted, samples, seed))} if len(counted) > 1 else {}
+
+
+def _labels(task: EvaluationTask, judged: Sequence[Judged], reader: AnswerReader, samples: int, seed: int) -> Row:
+    rows = [one.row for one in judged]
     sources = [row["source"] for row in rows]
     names = list(reader.names.values())
     if "mean_average_precision" in task.metrics:
         ranked = [reader.scores(row) for row in rows]
-        right = [[reader.names.get(label_key(name), name) for name in row["references"]] for row in rows]
+        right = [[reader.names.get(reader.key(name), name) for name in row["references"]] for row in rows]
         return {"mean_average_precision": _mean_average_precision(ranked, right, names, sources, samples, seed)}
-    scores = _answers(task, rows, reader, samples, seed)
-    read = [reader(row).label for row in rows]
+    scores = _answers(task, judged, reader, samples, seed)
+    read = [one.reading.label for one in judged]
     answers = [reader.reference(row) for row in rows]
     if "macro_f1" in task.metrics:
         scores["macro_f1"] = asdict(_macro_f1(read, answers, sources, samples, seed))
@@ -110,10 +146,10 @@ def _labels(task: EvaluationTask, rows: Sequence[Row], reader: AnswerReader, sam
     return scores
 
 
-def _answers(task: EvaluationTask, rows: Sequence[Row], reader: AnswerReader, samples: int, seed: int) -> Row:
-    readings = [reader(row) for row in rows]
-    unread = Counter(reading.why for reading in readings if reading.label is None)
-    right = [reader.is_right(row) for row in rows]
+def _answers(task: EvaluationTask, judged: Sequence[Judged], reader: AnswerReader, samples: int, seed: int) -> Row:
+    rows = [one.row for one in judged]
+    unread = Counter(one.reading.why for one in judged if one.reading.label is None)
+    right = [one.right for one in judged]
     scores: Row = {
         "accuracy": asdict(bootstrap(right, [row["source"] for row in rows], samples, seed)),
         "coverage": 1 - sum(unread.values()) / len(rows) if rows else math.nan,

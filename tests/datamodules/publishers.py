@@ -222,6 +222,47 @@ def mmau(root: Path) -> None:
     sounds(root, "test-mini-audios/3fe64f3d.wav", "test-mini-audios/b1.wav")
 
 
+def mmar(root: Path) -> None:
+    one = {
+        "id": "v_1", "audio_path": "./audio/v_1.wav", "question": "Who?", "choices": ["Owl", "Man"], "answer": "Man", "modality": "mix-sound-speech",
+        "category": "Signal Layer", "sub-category": "Order", "source": "youtube", "url": "https://www.youtube.com/watch?v=-0Gj8-vB1q4&t=3",
+    }  # fmt: skip
+    other = {**one, "id": "BV1", "audio_path": "./audio/BV1.wav", "answer": "Owl\nMan", "url": "https://b23.tv/BV1"}
+    sounds(root, "audio/v_1.wav", "audio/BV1.wav")
+    (root / "MMAR-meta.json").write_text(json.dumps([one, other]))
+
+
+def mmsu(root: Path) -> None:
+    one = {
+        "id": "a_1", "audio_path": "./audio/a_1.wav", "question": "Who?", "choice_a": 2, "choice_b": "None", "choice_c": None, "answer_gt": "None",
+        "task_name": "counting", "category": "Perception", "sub-category": "Linguistics",
+    }  # fmt: skip
+    lines = [one, {**one, "id": "a_2", "audio_path": "/audio/a_2.wav"}]
+    sounds(root, "audio/a_1.wav", "audio/a_2.mp3")
+    (root / "question").mkdir()
+    (root / "question/mmsu.jsonl").write_text("\n".join(map(json.dumps, lines)))
+
+
+def mmau_pro(root: Path) -> None:
+    one = {
+        "id": "p1",
+        "question": "Who?",
+        "choices": ["Owl", "Man"],
+        "answer": "Man",
+        "audio_path": ["data/p1.wav"],
+        "category": "music",
+    }
+    others = [
+        {"category": "open", "choices": None},
+        {"audio_path": ["data/p1.wav", "data/p2.wav"], "category": "multi"},
+    ]
+    rows = [one, *({**one, "id": f"x{number}", **other} for number, other in enumerate(others))]
+    sounds(root, "data/p1.wav", "data/p2.wav")
+    (root / "test.jsonl").write_text(
+        "\n".join(map(json.dumps, [*rows, {**one, "id": "p2", "audio_path": "data/p2.wav"}]))
+    )
+
+
 TREES: dict[str, tuple[Callable[[Path], None], dict[str, tuple[str, str, list[str], list[str], int]]]] = {
     # path -> split, origin, captions, labels, how many questions
     "esc50": (
@@ -349,5 +390,20 @@ TREES: dict[str, tuple[Callable[[Path], None], dict[str, tuple[str, str, list[st
             "test-mini-audios/3fe64f3d.wav": ("test", "mmau:3fe64f3d", [], [], 1),
             "test-mini-audios/b1.wav": ("test", "mmau:b1", [], [], 1),
         },
+    ),
+    "mmar": (
+        mmar,
+        {
+            "audio/v_1.wav": ("test", "youtube:-0Gj8-vB1q4", [], [], 1),
+            "audio/BV1.wav": ("test", "mmar:BV1", [], [], 1),
+        },
+    ),
+    "mmsu": (
+        mmsu,
+        {"audio/a_1.wav": ("test", "mmsu:a_1", [], [], 1), "audio/a_2.mp3": ("test", "mmsu:a_2", [], [], 1)},
+    ),
+    "mmau-pro": (
+        mmau_pro,
+        {"data/p1.wav": ("test", "mmau-pro:p1", [], [], 1), "data/p2.wav": ("test", "mmau-pro:p2", [], [], 1)},
     ),
 }

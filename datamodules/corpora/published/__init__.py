@@ -23,6 +23,9 @@ NAMES = (
     "fma",
     "vctk",
     "mmau",
+    "mmar",
+    "mmsu",
+    "mmau-pro",
 )
 
 OPENAQA = About(  # datamodules/corpora/openaqa.py
@@ -40,7 +43,7 @@ class Corpus(NamedTuple):
 
 
 def corpus(name: str) -> Corpus:
-    module = importlib.import_module(f"datamodules.corpora.published.{name}")
+    module = importlib.import_module(f"datamodules.corpora.published.{name.replace('-', '_')}")
     return Corpus(module.ABOUT, module.records)
 
 

@@ -2,12 +2,13 @@
 test-mini have answers.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from datamodules.corpora.published.records import About, Options, QuestionAnswer, Record, first
+from datamodules.corpora.published.choice_questions import choice_question
+from datamodules.corpora.published.records import About, Options, Record, first
 from datamodules.errors import DataError
+from datamodules.json_records import read_json_records
 
 ABOUT = About(
     "1,000 questions with choices (test-mini), to be tested on alone",
@@ -19,27 +20,14 @@ ABOUT = About(
 
 
 def records(root: Path, options: Options) -> Iterator[Record]:
-    path = first(root, ["mmau-test-mini.json"], ABOUT)
-    try:
-        items = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}: no JSON ({error})") from None
-    for number, item in enumerate(items, 1):
-        where = f"{path}, record {number}"
-        if lacking := [key for key in ("id", "audio_id", "question", "choices", "answer", "task") if not item.get(key)]:
-            raise DataError(f"{where}: no {lacking[0]}; it has {', '.join(item)}")
-        choices, answer = tuple(map(str, item["choices"])), str(item["answer"])
-        if answer not in choices:
+    for where, item in read_json_records(first(root, ["mmau-test-mini.json"], ABOUT)):
+        question = choice_question(
+            item, where, "task", item.get("choices") or (), item.get("answer"), ("id", "audio_id")
+        )
+        if question.answer not in question.choices:
             raise DataError(
-                f"{where}: the answer {answer!r} is none of its choices. "
+                f"{where}: the answer {question.answer!r} is none of its choices. "
                 "Version 05.15.25 has no such record: take that one"
             )
-        question = f"{item['question'].strip()} Choose one of: {'; '.join(choices)}."
-        yield Record(
-            item["audio_id"],
-            item["id"],
-            "test",
-            where,
-            questions=(QuestionAnswer(item["task"], question, answer, choices),),
-            metadata={key: str(item.get(key, "")) for key in ("category", "sub-category", "difficulty", "dataset")},
-        )
+        metadata = {key: str(item.get(key, "")) for key in ("category", "sub-category", "difficulty", "dataset")}
+        yield Record(item["audio_id"], item["id"], "test", where, questions=(question,), metadata=metadata)

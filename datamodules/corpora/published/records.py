@@ -33,6 +33,7 @@ class QuestionAnswer(NamedTuple):
     question: str
     answer: str
     choices: tuple[str, ...] = ()
+    fields: tuple[tuple[str, str], ...] = ()  # what else the publisher says of it: its id, its difficulty, ...
 
 
 class Record(NamedTuple):

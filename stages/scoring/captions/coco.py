@@ -16,6 +16,9 @@ from torch import Tensor
 from conf.errors import UsageError
 from stages.scoring.captions.java_programs import METEOR, PTB, Meteor, tokenize
 
+# columns of METEOR's counts of a caption
+LENGTHS, CHUNKS, MATCHED = slice(0, 2), 20, slice(21, 23)  # of caption and reference; words matched, of both
+
 
 class CaptionScore(NamedTuple):
     corpus: float
@@ -104,13 +107,17 @@ def rouge_l(words: Tokens) -> CaptionScore:
 
 
 def meteor(package: Path, words: Tokens, times: Tensor | None = None) -> CaptionScore:
-    """times (samples, captions): how often each caption comes in a resample."""
+    """times (samples, captions): how often each caption comes in a resample. METEOR sums the chunks of captions that are
+    not a reference, word for word: those of a perfect match count as none.
+    """
     with Meteor(package / "meteor" / METEOR) as scorer:
         counted = scorer.counted(words.captions, words.references)
         corpus, items = scorer.evaluate(counted)
         if times is None or not counted:
             return CaptionScore(corpus, items)
         numbers = torch.tensor([[float(word) for word in line.split()] for line in counted], dtype=torch.float64)
+        perfect = (numbers[:, CHUNKS] == 1) & (numbers[:, MATCHED] == numbers[:, LENGTHS]).all(1)
+        numbers[perfect, CHUNKS] = 0
         sums = [" ".join(map(str, row)) for row in (times @ numbers).tolist()]
         return CaptionScore(corpus, items, torch.tensor(scorer.evaluate(sums)[1], dtype=torch.float64))
 

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 
 from torchmetrics.text import BLEUScore, ROUGEScore
 
-from stages.scoring.exact_match import normalise
+from stages.scoring.english import label_key
 
 
 def torchmetrics_scores(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
     """predictions: one a clip; references: all captions of that clip. Shares of 1; NaN where there are no clips."""
     if not predictions:
         return {"torchmetrics_bleu4": float("nan"), "torchmetrics_rouge_l": float("nan")}
-    cleaned = [normalise(text) for text in predictions]
-    targets = [[normalise(text) for text in texts] for texts in references]
+    cleaned = [label_key(text) for text in predictions]
+    targets = [[label_key(text) for text in texts] for texts in references]
     rouge = ROUGEScore(rouge_keys="rougeL", accumulate="best")(cleaned, targets)
     return {
         "torchmetrics_bleu4": float(BLEUScore(n_gram=4)(cleaned, targets)),

@@ -178,7 +178,7 @@ def test_training_recordings_of_anothers_test_split(tmp_path: Path):
 def test_the_details_that_only_one_publisher_has(tmp_path: Path):
     """Times of strong labels, choices, speakers, aspects, and the word that WavCaps' subsets go by."""
     actual = {}
-    for name in ("audioset", "mmau", "vctk", "musiccaps", "wavcaps"):
+    for name in ("audioset", "mmau", "mmar", "mmsu", "vctk", "musiccaps", "wavcaps"):
         TREES[name][0](tmp_path / name)
         actual |= made(name, tmp_path / name, tmp_path / "data" / name, contamination="keep")[1]
     times, heard = asked(actual["balanced_train/Y--PJHxphWEs.wav"])
@@ -187,6 +187,14 @@ def test_the_details_that_only_one_publisher_has(tmp_path: Path):
     (choice,) = asked(actual["test-mini-audios/3fe64f3d.wav"])
     assert (choice["kind"], choice["answer"], choice["choices"]) == ("sound", "Cat", ["Dog", "Cat"])
     assert choice["question"] == "Which came first? Choose one of: Dog; Cat."
+    assert (choice["fields"]["id"], choice["fields"]["difficulty"]) == ("3fe64f3d", "easy")
+    (strange,) = asked(actual["audio/BV1.wav"])
+    assert (strange["kind"], strange["answer"], strange["choices"]) == ("mix-sound-speech", "Owl\nMan", ["Owl", "Man"])
+    (two,) = asked(actual["audio/a_1.wav"])
+    assert (two["kind"], two["choices"], two["answer"]) == ("counting", ["2", "None"], "None")
+    assert two["fields"] == {
+        "id": "a_1", "audio_path": "./audio/a_1.wav", "task_name": "counting", "category": "Perception", "sub-category": "Linguistics",
+    }  # fmt: skip
     read = actual["wav48_silence_trimmed/p225/p225_001_mic2.flac"]
     assert asked(read)[0]["answer"] == "Please call Stella."
     assert read.custom["metadata"] == {"speaker": "p225", "age": "23", "gender": "F", "accent": "English"}
@@ -215,9 +223,20 @@ BROKEN = {
     "fma": ("fma_metadata/tracks.csv", "a,b\nc,d\n", r"tracks\.csv: its three header lines"),
     "mmau": (
         "mmau-test-mini.json",
-        '[{"id": "a", "audio_id": "a.wav", "question": "?", "choices": ["x"], "answer": "y", "task": "sound"}]',
+        '[{"id": "a", "audio_id": "a.wav", "question": "?", "choices": ["x", "z"], "answer": "y", "task": "sound"}]',
         r"record 1: the answer 'y' is none of its choices",
     ),
+    "mmar": (
+        "MMAR-meta.json",
+        '[{"id": "a", "audio_path": "a.wav", "question": "?", "choices": "[1, 2]", "answer": "y", "modality": "sound"}]',
+        r"record 1: choices is '\[1, 2\]'; a list of texts is expected",
+    ),
+    "mmsu": (
+        "question/mmsu.jsonl",
+        '{"id": "a", "audio_path": "a.wav", "question": "?", "choice_a": "x", "choice_b": "z", "answer_gt": "y", "task_name": "t"}',
+        r"record 1: the answer 'y' is none of x, z",
+    ),
+    "mmau-pro": ("test.jsonl", '{"id": "a",\n', r"line 1: no JSON"),
 }
 
 
@@ -229,6 +248,12 @@ def test_a_broken_table_is_named_with_its_line(tmp_path: Path, name: str):
     with pytest.raises(ValueError, match=message):
         made(name, tmp_path / "in", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_mmau_pro_asks_without_choices_or_of_several_recordings_is_counted(tmp_path: Path, caplog):
+    TREES["mmau-pro"][0](tmp_path / "in")
+    made("mmau-pro", tmp_path / "in", tmp_path / "out")
+    assert "questions that are left out: 1 about 2 recordings, 1 without choices" in caplog.text
 
 
 def test_all_of_a_corpus_in_one_split(tmp_path: Path):

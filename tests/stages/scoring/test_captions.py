@@ -80,9 +80,11 @@ def test_scores_and_tokens_are_pycocoevalcaps(theirs):
 @needs_java
 @pytest.mark.slow
 def test_clips_that_are_drawn_again_score_as_a_corpus_of_them_does():
-    """Its first clip twice, its last not at all, then every one once: what the scorers say of such a corpus itself."""
-    words = coco.tokens(package(), CAPTIONS, REFERENCES)
-    count = len(CAPTIONS)
+    """Its first clip twice, its last not at all, then every one once: what the scorers say of such a corpus itself. The
+    first is a reference, word for word.
+    """
+    words = coco.tokens(package(), [REFERENCES[0][0], *CAPTIONS], [REFERENCES[0], *REFERENCES])
+    count = len(words.captions)
     times = torch.ones(2, count, dtype=torch.float64)
     times[0, 0], times[0, -1] = 2, 0
     chosen = [0, *range(count - 1)]
