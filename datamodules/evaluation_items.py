@@ -42,7 +42,7 @@ class EvaluationItem(NamedTuple):
     task: str = ""  # of conf/tasks; empty: asked because the corpora have it
     choices: tuple[str, ...] = ()
     by_likelihood: bool = False  # the LLM scores label by label; else it writes an answer
-    fields: dict[str, str] = {}  # what else the publisher says of the question; never changed
+    fields: dict[str, str] | None = None  # what else the publisher says of the question
 
 
 def question_items(cuts: Sequence[Cut], per_kind: int, kinds: Sequence[str]) -> list[EvaluationItem]:
@@ -112,7 +112,7 @@ class _Entry(NamedTuple):
     question: str
     references: list[str]
     choices: tuple[str, ...]
-    fields: dict[str, str] = {}
+    fields: dict[str, str] | None = None
 
 
 def _conditions(task: Task, entries: Sequence[_Entry], index: int, labels: Sequence[str]) -> Iterator[EvaluationItem]:
@@ -171,7 +171,7 @@ def _entries(task: Task, cut: Cut, kinds: Sequence[str], prompt: str, one_label:
                     continue
                 question = question.removesuffix(f" Choose one of: {'; '.join(choices)}.")
             references = [item.custom["answer"]]
-            own = item.custom.get("fields") or {}
+            own = item.custom.get("fields")
             yield _Entry(item.id, cut, item.custom["kind"], question, references, choices if with_choices else (), own)
 
 

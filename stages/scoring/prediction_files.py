@@ -137,7 +137,7 @@ def _row(record: Row, where: str) -> Row:
         "prediction": _prediction(record, where),
         "task": record.get("task", "") if ours or not choices else "",
         "clip": str(name) if _first(record, IDS[:-1]) is None else "",
-        "fields": record.get("fields", fields),
+        "fields": (record["fields"] or {}) if "fields" in record else fields,
         **({"scores": record["scores"]} if "scores" in record else {}),
     }
 
