@@ -27,6 +27,7 @@ UNITS = {
     "rehearsal": Unit(RehearsalConf, ("", "model", "rehearsal")),
     "caption": Unit(LanguageConf, ("", "model", "language", "caption")),
     "openaqa": Unit(LanguageConf, ("", "model", "language", "openaqa")),
+    "text_to_sound": Unit(LanguageConf, ("", "model", "language", "text_to_sound")),
     "fewshot": Unit(FewShotConf, ("", "model", "fewshot")),
     "generation": Unit(GenerationConf, ("", "generation")),
     "evaluate": Unit(EvaluateConf, ("", "evaluate")),

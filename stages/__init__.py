@@ -59,6 +59,12 @@ STAGES = {
     "openaqa": Stage(
         "stages.language:Language", ("tokenizer", "cache", "caption"), ("rehearsal",), "LoRA on questions and answers"
     ),
+    "text_to_sound": Stage(
+        "stages.language:Language",
+        ("tokenizer", "cache", "openaqa"),
+        ("rehearsal",),
+        "LoRA that only writes sound, from openaqa's: a second adapter; read where `after` names it",
+    ),
     "fewshot": Stage(
         "stages.fewshot:FewShot",
         ("tokenizer",),
@@ -80,7 +86,7 @@ STAGES = {
     ),
 }
 
-ON_DEMAND = ("vae", "rehearsal")  # made and read only where a configuration asks for them: stages.runs.graph.required
+ON_DEMAND = ("vae", "rehearsal", "text_to_sound")  # where a configuration asks for them: stages.runs.graph.required
 READ_SOUND = ("vae", "latents", "fewshot", "generation")  # the corpora' recordings, which are prepared before
 READ_CORPORA = (
     *READ_SOUND,

@@ -14,7 +14,7 @@ import torch
 
 from conf import compose, evaluation_tasks
 from conf.errors import UsageError
-from conf.sections.evaluation import EvaluateConf
+from conf.sections.evaluation import EvaluateConf, language_stage
 from conf.sections.tasks import EvaluationTask
 from datamodules.evaluation_items import (
     EvaluationDataModule,
@@ -56,7 +56,7 @@ class Evaluate(RowStage[str]):
         self.tasks = {task.name: task for task in map(evaluation_tasks.task, conf.tasks or [])}
         for task in self.tasks.values():
             task_scores.require(task, None)  # before anything is loaded or asked
-        model = parents[self._stage_asked()]
+        model = parents[language_stage(conf.after)]
         self.language, self.vocabulary = language_model.load(model.artifact, trained=conf.after != "none")
         cuts = chunks.read(parents["cache"].folder / "chunks")
         self.train_cuts = cuts.of_split("train")
@@ -218,10 +218,11 @@ class Evaluate(RowStage[str]):
         return report
 
     def _caption_gap(self) -> dict[str, float | None] | None:
-        """Of the LLM that is asked, at the last validation of its training; None where that measured none."""
-        if self.conf.after == "none":
+        """Of the LLM that writes, at the last validation of its training; None where that measured none."""
+        writer = self._writer()
+        if writer == "none":
             return None
-        metrics = self.parents[self.conf.after].receipt["metrics"]
+        metrics = self.parents[writer].receipt["metrics"]
         gap = metrics.get("val/caption_gap")
         return None if gap is None else {"nats": gap, "ceiling": metrics.get("val/caption_gap_ceiling")}
 
@@ -239,16 +240,14 @@ class Evaluate(RowStage[str]):
 
     def _write_sounds(self) -> dict[str, list[WrittenSound]]:
         """As `stage generate` does it, from captions of one event where the recordings' labels tell them."""
-        examples, parent = self.conf.examples, self.parents[self._stage_asked()]
+        examples = self.conf.examples
         captioned = [cut for cut in self.test_cuts if caption_of(cut)]
         cuts = in_turn([cut for cut in captioned if label_of(cut)] or captioned, examples.written)
         if not cuts:
             return {}
         tokenizer = SoundTokenizer.from_pretrained(self.parents["tokenizer"].folder)
         most = min(tokenizer.num_codes(examples.seconds), max(len(cut.custom["codes"]) for cut in cuts))
-        lm = self.language.lm
-        model = trained_model.TrainedModel(lm, self.vocabulary, parent.conf.prompts, trained_model.context(lm))
-        captions = [caption_of(cut) or "" for cut in cuts]
+        model, captions = self._writing_model(), [caption_of(cut) or "" for cut in cuts]
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():
             codes = text_to_sound(model, captions, most, [self.conf.seed] * len(cuts), compose("generate").conf)
         return {
@@ -256,8 +255,15 @@ class Evaluate(RowStage[str]):
             for cut, caption, one in zip(cuts, captions, codes, strict=True)
         }
 
-    def _stage_asked(self) -> str:
-        return "openaqa" if self.conf.after == "openaqa" else "caption"
+    def _writer(self) -> str:
+        return self.conf.examples.after or self.conf.after
+
+    def _writing_model(self) -> trained_model.TrainedModel:
+        device = self.trainer.strategy.root_device  # which Lightning has taken the module from
+        if self._writer() != self.conf.after:
+            return trained_model.load(self.parents[self._writer()].folder, device)
+        lm, prompts = self.language.to(device).lm, self.parents[language_stage(self.conf.after)].conf.prompts
+        return trained_model.TrainedModel(lm, self.vocabulary, prompts, trained_model.context(lm))
 
 
 def _check_answers(task: EvaluationTask, items: list[EvaluationItem], labels: list[str]) -> None:

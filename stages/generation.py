@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from conf.errors import UsageError
-from conf.sections.evaluation import GenerationConf
+from conf.sections.evaluation import GenerationConf, language_stage
 from datamodules.audio import load_sound
 from datamodules.cuts import Cut
 from datamodules.generation import (
@@ -78,7 +78,7 @@ class Generation(RowStage[str]):
         self.most = min(self.sound_tokenizer.num_codes(conf.seconds_max), longest)  # codes of a sound
         self.samples = max(1, int(conf.seconds_max * self.sound_tokenizer.sample_rate))
         self.probe = self._probe(train)
-        model = parents["openaqa" if conf.after == "openaqa" else "caption"]
+        model = parents[language_stage(conf.after)]
         self.language, vocabulary = language_model.load(model.artifact, trained=conf.after != "none")
         lm, prompts = self.language.lm, model.conf.prompts
         self.model = trained_model.TrainedModel(lm, vocabulary, prompts, trained_model.context(lm))
@@ -176,7 +176,7 @@ class Generation(RowStage[str]):
         return Exported(self.parents["tokenizer"].facts, metrics)
 
     def language_name(self) -> str:
-        source = self.parents["openaqa" if self.conf.after == "openaqa" else "caption"].conf.model
+        source = self.parents[language_stage(self.conf.after)].conf.model
         return f"{source.source} " + ("untrained" if self.conf.after == "none" else f"after {self.conf.after}")
 
 

@@ -1,6 +1,7 @@
-"""Stages `caption` and `openaqa`: an LLM learns to read and to write sound tokens.
+"""Stages `caption`, `openaqa` and `text_to_sound`: an LLM learns to read and to write sound tokens.
 
-Both train the same adapter on cached codes; `openaqa` starts from `caption`'s. What differs is the mixture of conversations.
+Each trains an adapter on cached codes: `openaqa` goes on from `caption`'s, `text_to_sound` from `openaqa`'s. What differs is the
+mixture of conversations.
 """
 
 import logging
@@ -58,10 +59,10 @@ class Language(TrainingStage):
         }
         codebook = artifacts.load_tokenizer(parents["tokenizer"].artifact).quantizer.vectors
         self.language, self.vocabulary, self.base = build(conf, self.facts, codebook)
-        if "caption" in parents:
-            config, state = artifacts.load(parents["caption"].artifact)
-            _same_model(configuration_of(config), conf, parents["caption"].folder)
-            check_base(parents["caption"].folder, config, self.base, conf)
+        for start in [parents[name] for name in ("caption", "openaqa") if name in parents]:
+            config, state = artifacts.load(start.artifact)
+            _same_model(configuration_of(config), conf, start.folder)
+            check_base(start.folder, config, self.base, conf)
             self.language.load_trainable_state(state)
         self.entry: str | None = None  # of the curriculum, that is trained now
         self.flops_per_position = 0

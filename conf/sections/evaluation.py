@@ -12,6 +12,7 @@ from conf.sections.language import ModelConf
 from conf.suggest import allowed
 
 CONTROLS = ("shuffled_codes", "shuffled_labels")
+After = Literal["none", "caption", "openaqa", "text_to_sound"]
 AFTER = (
     "the stage whose LLM is used; none: that of caption before its training, its new rows noise around the text rows' "
     "mean"
@@ -36,6 +37,9 @@ class ExamplesConf:
         0,
         1000,
     )
+    after: Literal["caption", "openaqa", "text_to_sound"] | None = about(
+        "the stage whose LLM writes them; null: the LLM that answers"
+    )
     answers: int = about("right answers and wrong answers of each kind of question, to read", 0, 1000)
     seconds: float = about("length of what is heard of each recording, s", 0.1, 3600.0)
     megabytes: float = about(
@@ -45,7 +49,7 @@ class ExamplesConf:
 
 @dataclass
 class EvaluateConf(StageConf):
-    after: Literal["none", "caption", "openaqa"] = about(AFTER)
+    after: After = about(AFTER)
     tasks: list[str] | None = about(
         "names of conf/tasks/, or YAML files of your own; null: the questions and captions that the corpora have",
         path=True,
@@ -110,7 +114,7 @@ class FewShotConf(StageConf):
 class GenerationConf(StageConf):
     """Sound from the captions of the test split, measured beside recordings and controls."""
 
-    after: Literal["none", "caption", "openaqa"] = about(AFTER)
+    after: After = about(AFTER)
     captions: int = about("captions of the test split, one of a recording", 1)
     one_label: bool = about("only captions of recordings with one label, whose kind the classifier of codes can judge")
     seeds: int = about("sounds of each caption", 1, 1000)
@@ -175,6 +179,11 @@ class GenerateConf:
             yield Problem("temperature", f"at 0 all {self.n} sounds would be the same; more than 0, or --n=1")
         if problem := _choice_of_one(self):
             yield problem
+
+
+def language_stage(after: After) -> str:
+    """The stage whose artifact holds that LLM."""
+    return "caption" if after == "none" else after
 
 
 def _choice_of_one(settings: GenerationConf | GenerateConf) -> Problem | None:

@@ -25,7 +25,7 @@ def generate(arguments: argparse.Namespace, overrides: list[str]) -> int:
     if not arguments.caption.strip():
         raise UsageError('an empty caption; type what shall be heard, as   stage generate "a dog barks" --out dog.wav')
     targets = model_verbs.sound_targets(arguments, settings.n)
-    loaded = model_verbs.load(arguments)
+    loaded = model_verbs.load(arguments, writes=True)
     from callbacks.progress import ProgressLine
     from stages.hub.text_to_sound import text_to_sound
 

@@ -27,7 +27,7 @@ SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")  # of sound files that are written
 def reads_model() -> argparse.ArgumentParser:
     """Options that name the model, as a parent of a verb's parser."""
     options = argparse.ArgumentParser(add_help=False)
-    options.add_argument("--experiment", metavar="NAME", help="of a finished openaqa or caption")
+    options.add_argument("--experiment", metavar="NAME", help="of a finished language stage")
     options.add_argument(
         "--model",
         type=os.path.expanduser,
@@ -70,10 +70,10 @@ def settings(unit: str, arguments: argparse.Namespace) -> Any:
     return conf.compose(unit, overrides=[f"{key}={value}" for key, value in typed.items() if value is not None]).conf
 
 
-def find(arguments: argparse.Namespace, language: bool = True) -> find_model.ModelFolders:
+def find(arguments: argparse.Namespace, language: bool = True, writes: bool = False) -> find_model.ModelFolders:
     base = conf.compose("caption").conf
     runs = arguments.runs or base.runs
-    return find_model.find(runs, base.experiment, arguments.experiment, arguments.model, language)
+    return find_model.find(runs, base.experiment, arguments.experiment, arguments.model, language, writes)
 
 
 class LoadedModel(NamedTuple):
@@ -91,8 +91,8 @@ class LoadedModel(NamedTuple):
         return trained_model.load(self.folders.language, self.device)
 
 
-def load(arguments: argparse.Namespace, language: bool = True) -> LoadedModel:
-    folders = find(arguments, language)
+def load(arguments: argparse.Namespace, language: bool = True, writes: bool = False) -> LoadedModel:
+    folders = find(arguments, language, writes)
     # before the long imports, which these two make cheaper
     gc.set_threshold(100_000, 50, 100)  # else the collector takes a fifth of the import of transformers
     # idle threads sleep: on a busy machine they else spin for three times as long as they compute; read when torch is

@@ -1,4 +1,4 @@
-"""Finds the trained model that a command is about: a run of `openaqa` or `caption`, or a folder of `stage export`.
+"""Finds the trained model that a command is about: a run of a language stage, or a folder of `stage export`.
 
 Reads receipts and imports no torch, so that what is missing is refused at once; trained_model.py loads it.
 """
@@ -18,6 +18,7 @@ from stages.runs.state import run_folder
 
 log = logging.getLogger(__name__)
 LANGUAGE = ("openaqa", "caption")  # the better one first
+WRITERS = ("text_to_sound", *LANGUAGE)
 
 
 class ModelFolders(NamedTuple):
@@ -25,17 +26,20 @@ class ModelFolders(NamedTuple):
     tokenizer: Path  # what SoundTokenizer.from_pretrained reads
 
 
-def find(runs: str, default: str, experiment: str | None, model: str | None, language: bool = True) -> ModelFolders:
+def find(
+    runs: str, default: str, experiment: str | None, model: str | None, language: bool = True, writes: bool = False
+) -> ModelFolders:
     """The folders of a model: `model`, a folder, or else a finished experiment of `runs`.
 
     Without either: the experiment `default`, or the only finished one, which is printed. language: an LLM is needed,
-    not only a sound tokenizer. Raises UsageError with the command to type.
+    not only a sound tokenizer; writes: one that writes sound. Raises UsageError with the command to type.
     """
+    languages = WRITERS if writes else LANGUAGE
     if model is not None:
         if experiment is not None:
             raise UsageError("--experiment and --model both name a model; give one of them")
-        return _of_folder(Path(model), language)
-    stages = LANGUAGE if language else (*LANGUAGE, "tokenizer")
+        return _of_folder(Path(model), language, languages)
+    stages = languages if language else (*languages, "tokenizer")
     folder = Path(runs) / _experiment(runs, default, experiment, stages)
     stage = next(stage for stage in stages if receipts.read(folder / stage))
     return _of_run(folder / stage)
@@ -63,18 +67,18 @@ def _experiment(runs: str, default: str, experiment: str | None, stages: Sequenc
     return trained[0]
 
 
-def _of_folder(folder: Path, language: bool) -> ModelFolders:
+def _of_folder(folder: Path, language: bool, stages: Sequence[str]) -> ModelFolders:
     if export_format.is_export(folder):
         return ModelFolders(folder, folder / export_format.SOUND_TOKENIZER)
     receipt = receipts.read(folder)
-    if receipt is not None and receipt["stage"] in LANGUAGE:
+    if receipt is not None and receipt["stage"] in WRITERS:
         return _of_run(folder)
     if not language and (receipt is not None or (folder / "sound_tokenizer.json").is_file()):
         return ModelFolders(None, folder)  # SoundTokenizer refuses the run of another stage
-    for stage in LANGUAGE:
+    for stage in stages:
         if receipts.read(folder / stage):
             return _of_run(folder / stage)
-    allowed = f"a folder of `stage export --to DIR`, or a run folder of {' or '.join(LANGUAGE)}, as runs/demo/openaqa"
+    allowed = f"a folder of `stage export --to DIR`, or a run folder of {' or '.join(WRITERS)}, as runs/demo/openaqa"
     what = f"holds a run of {receipt['stage']}" if receipt else "holds no model" if folder.is_dir() else "is no folder"
     raise UsageError(f"--model {folder} {what}. Allowed: {allowed}{'' if language else ' or tokenizer'}")
 
@@ -87,7 +91,7 @@ def _of_run(folder: Path) -> ModelFolders:
         raise UsageError(
             f"{folder} has a receipt and no artifact/. Make it again:   stage run {receipt['stage']} --restart"
         )
-    if receipt["stage"] not in LANGUAGE:
+    if receipt["stage"] not in WRITERS:
         return ModelFolders(None, folder)
     absolute = Path(os.path.abspath(folder))  # which has parents where `folder` is "openaqa", "." or "../openaqa"
     runs = folder.parents[1] if len(folder.parents) > 2 and ".." not in folder.parts else absolute.parents[1]

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from conf import compose
 from conf.sections.common import StageConf, TrainerConf
+from conf.sections.evaluation import After, language_stage
 from conf.sections.language import LanguageConf, ModelConf
 from conf.sections.tokenizer import TokenizerConf
 from stages.launch import gpus
@@ -86,9 +87,9 @@ class Planned(NamedTuple):
         """Of a clip."""
         return CLIP_SECONDS * token_rate(self.parent("tokenizer"))
 
-    def llm(self, after: str) -> "Llm | None":
+    def llm(self, after: After) -> "Llm | None":
         """The LLM of a language stage, adapter and new rows with it; None where its sizes are not known."""
-        language: LanguageConf = self.parent("caption" if after == "none" else after)
+        language: LanguageConf = self.parent(language_stage(after))
         sizes = llm_sizes(language.model.source)
         added = sizes.lora(language.lora.rank) + sizes.new_rows(self.tokenizer.codes + 2) if sizes else 0
         return Llm(sizes, weight_bytes(language.model, self.narrow), added) if sizes else None

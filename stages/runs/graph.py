@@ -11,7 +11,7 @@ from pathlib import Path
 from conf.errors import UsageError
 from conf.sections.codec import LatentsConf
 from conf.sections.common import StageConf
-from conf.sections.evaluation import EvaluateConf, FewShotConf, GenerationConf
+from conf.sections.evaluation import EvaluateConf, FewShotConf, GenerationConf, language_stage
 from conf.sections.language import LanguageConf
 from stages import ON_DEMAND, STAGES
 from stages.runs import receipts
@@ -25,7 +25,8 @@ def required(stage: str, conf: StageConf) -> tuple[str, ...]:
     """The stages whose artifacts it must read.
 
     `vae` is a parent of latents where codec.kind is trained; `rehearsal` one of a language stage that mixes in texts and
-    names no files of them. `evaluate` and `generation` read the LLM of the stage that `after` names, `fewshot` of `llm`.
+    names no files of them. `evaluate` and `generation` read the LLM of the stage that `after` names, `fewshot` of `llm`;
+    `evaluate` that of `examples.after` too, for the sounds of its page.
     """
     on_demand: tuple[str, ...] = ()
     if isinstance(conf, LatentsConf) and conf.codec.kind == "trained":
@@ -36,9 +37,11 @@ def required(stage: str, conf: StageConf) -> tuple[str, ...]:
     names = (*on_demand, *STAGES[stage].parents)
     if isinstance(conf, FewShotConf) and conf.llm != "frozen":
         return (*names, conf.llm)
-    if isinstance(conf, EvaluateConf | GenerationConf) and conf.after != "openaqa":
-        return tuple("caption" if name == "openaqa" else name for name in names)
-    return names
+    if isinstance(conf, EvaluateConf | GenerationConf):
+        names = tuple(language_stage(conf.after) if name == "openaqa" else name for name in names)
+    if isinstance(conf, EvaluateConf) and conf.examples.after is not None:
+        names = (*names, conf.examples.after)
+    return tuple(dict.fromkeys(names))
 
 
 def optional(stage: str) -> tuple[str, ...]:

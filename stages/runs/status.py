@@ -100,4 +100,6 @@ def _latents(seen: dict[str, StageConf]) -> LatentsConf:
 def _why_not_needed(stage: str, seen: dict[str, StageConf]) -> str:
     if stage == "vae":
         return f"codec.kind is {_latents(seen).codec.kind}"
+    if stage == "text_to_sound":
+        return "no `after` names it"
     return "mixture.text is 0, or text.files are given"

@@ -46,7 +46,7 @@ COMMANDS = {  # name -> its smallest arguments, and what it prints
     "table_one": (f"--preset smoke --seeds 1 --steps 2 --clips 4 --embedder logmel-64 {SMALL}", "| linear probe |"),
     "text_stays": ("--runs small", "| small | openaqa |"),
     "throughput": ("--size tiny --batch 1 --frames 8 --steps 1", ""),
-    "voice": ("--preset smoke --run runs/small --steps 1 --captions 2 --sweep --change 'LoRA 2e-3'", "| LoRA 2e-3 |"),
+    "voice": ("--preset smoke --run runs/small --steps 1 --captions 2 --sweep --change 'LoRA 1e-3'", "| LoRA 1e-3 |"),
     "vocoder": (
         "--preset smoke --clips 1 --fit 4 --iterations 1 --embedder logmel-64 --images pictures",
         "| iterations 1 |",

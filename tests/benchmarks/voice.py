@@ -1,10 +1,10 @@
 """What teaches the LLM to write the sound that a caption names, one change at a time; and how it is best asked for it.
 
-    python -m tests.benchmarks.voice --run runs/demo --start openaqa [--steps 110] [--change NAME] [--guidance 3]
-    python -m tests.benchmarks.voice --run runs/demo --after openaqa --sweep
+    python -m tests.benchmarks.voice --run runs/demo --start openaqa [--steps 120] [--change NAME] [--guidance 3]
+    python -m tests.benchmarks.voice --run runs/demo --after text_to_sound --sweep
 
---run: a finished demo, for its tokenizer and codes. Trains text to sound with each change, from nothing or (--start) from a
-stage of the run on; with --after it asks the LLM of that stage. Prints the caption gap on validation clips, in nats a clip, and the share of sounds of test
+--run: a finished demo, for its tokenizer and codes. Trains the stage text_to_sound with each change, from nothing or
+(--start) from a stage of the run on; with --after it asks the LLM of that stage. Prints the caption gap on validation clips, in nats a clip, and the share of sounds of test
 captions of one kind whose kind the probe of codes reads, with the 95 % interval by clip. --sweep: that share for several
 ways to draw.
 """
@@ -39,21 +39,15 @@ CHANGES = {
     "as it is": (),
     "captions of all scenes": ("text_to_sound_labels=null",),
     "audio weight 10": ("loss.audio_weight=10",),
-    "rows 1e-2": ("embedding_learning_rate=1e-2",),
-    "LoRA 3e-4": ("optimizer.learning_rate=3e-4",),
-    "LoRA 2e-3": ("optimizer.learning_rate=2e-3",),
+    "rows 3e-3": ("embedding_learning_rate=3e-3",),
+    "LoRA 1e-3": ("optimizer.learning_rate=1e-3",),
+    "LoRA 4e-3": ("optimizer.learning_rate=4e-3",),
     "batches of 200 tokens": ("batching.tokens_per_batch=200",),
     "no caption dropped": ("caption_dropout=0",),
     "a longer prompt": ('prompts.text_to_sound=["Generate a sound: {caption}"]',),
-    "rows 1e-2, LoRA 2e-3, text to sound alone": (
-        "embedding_learning_rate=1e-2",
-        "optimizer.learning_rate=2e-3",
-        "mixture.sound_to_text=0",
-        "mixture.text=0",
-    ),
-    "text to sound alone": ("mixture.sound_to_text=0", "mixture.text=0"),
+    "questions among it": ("mixture.question=0.3", "kinds=[what,presence,count,order]"),
+    "captions among it": ("mixture.sound_to_text=0.1",),
 }
-RECIPE = ("mixture.text_to_sound=1", "mixture.sound_to_text=0.08")  # in place of the preset's mixture
 SWEEP = (
     [{"guidance": weight} for weight in (1.0, 1.5, 2.0, 3.0, 5.0)]
     + [{"guidance": 3.0, "temperature": value} for value in (0.7, 0.85)]
@@ -90,9 +84,9 @@ class Judge(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--after", choices=("caption", "openaqa"), help="ask this one, train nothing")
+    parser.add_argument("--after", choices=("caption", "openaqa", "text_to_sound"), help="ask this one, train nothing")
     parser.add_argument("--start", choices=("caption", "openaqa"), help="training goes on from this one")
-    parser.add_argument("--steps", type=int, default=110)
+    parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--change", action="append", choices=CHANGES, help="this one alone; again for more")
     parser.add_argument("--set", action="append", default=[], help="for all, as batching.tokens_per_batch=200")
     parser.add_argument("--sweep", action="store_true")
@@ -100,7 +94,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="sounds of each caption")
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--preset", nargs="+", default=["demo", "voice"])
+    parser.add_argument("--preset", nargs="+", default=["demo"])
     parser.add_argument("--save", type=Path, help="folder for the adapter of the last change")
     parser.add_argument("--adapter", type=Path, help="ask this one, which --save wrote; train nothing")
     options = parser.parse_args()
@@ -182,10 +176,8 @@ def _configuration(options: argparse.Namespace, change: tuple[str, ...]) -> Lang
         receipt = graph.receipts.read(options.run / options.after)
         assert receipt is not None, f"{options.run}/{options.after} is not finished"
         words.append(f"prompts.text_to_sound={json.dumps(receipt['conf']['prompts']['text_to_sound'])}")
-    if (options.run / "rehearsal").is_dir():
-        words.append("mixture.text=0.7")
-    words += [*RECIPE, *steps, f"threads={options.threads}", *change, *options.set]
-    conf: LanguageConf = compose("caption", options.preset, [], words).conf
+    words += [*steps, f"threads={options.threads}", *change, *options.set]
+    conf: LanguageConf = compose("text_to_sound", options.preset, [], words).conf
     return conf
 
 

@@ -67,8 +67,8 @@ def test_a_language_stage_mixes_them_in(stage, tones: Path, whole: Path, loss: s
 
 def test_nobody_reads_it_where_no_text_is_mixed_in(tones: Path):
     confs = {name: conf.compose(name, ["smoke"]).conf for name in ("latents", "caption", "openaqa")}
-    assert graph.unused(confs) == {"vae", "rehearsal"}
+    assert "rehearsal" in graph.unused(confs)
     mixed = {name: conf.compose(name, ["smoke"], [], ["mixture.text=1"]).conf for name in ("caption", "openaqa")}
-    assert graph.unused(confs | mixed) == {"vae"}
+    assert "rehearsal" not in graph.unused(confs | mixed)
     files = conf.compose("caption", ["smoke"], [], ["mixture.text=1", "text.files=[mine.jsonl]"]).conf
     assert "rehearsal" not in graph.required("caption", files)

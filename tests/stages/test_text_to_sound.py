@@ -1,0 +1,80 @@
+"""Stage `text_to_sound`: a second adapter that writes sound, beside openaqa's, which hears; who reads it, and who does not."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import conf
+from stages.hub import find_model
+from stages.runs import graph, receipts
+
+PARENTS = [f"--parents.{name}=whole" for name in ("tokenizer", "cache", "openaqa")]
+
+
+@pytest.fixture(scope="session")
+def spoken(tones: Path, copy_of_whole) -> Path:
+    """An experiment whose stages are all done, and this one."""
+    from stages.cli.main import main
+    from tests.conftest import SMOKE
+
+    folder = copy_of_whole("spoken")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tones)
+        assert main(["run", "text_to_sound", "--experiment=spoken", *SMOKE]) == 0
+    return folder
+
+
+def test_it_goes_on_from_openaqas_adapter_and_leaves_it(stage, tones: Path, whole: Path, spoken: Path):
+    words = ["--experiment=unmoved", *PARENTS, "--optimizer.learning_rate=0", "--embedding_learning_rate=0"]
+    assert stage("run", "text_to_sound", *words, "--trainer.max_steps=1", "--trainer.val_check_interval=1") == 0
+    start, hears, unmoved, writes = (
+        load_file(folder / "artifact/model.safetensors")
+        for folder in (
+            whole / "openaqa", spoken / "openaqa", tones / "runs/unmoved/text_to_sound", spoken / "text_to_sound",
+        )
+    )  # fmt: skip
+    assert start.keys() == unmoved.keys() and all(torch.equal(start[name], unmoved[name]) for name in start)
+    assert all(torch.equal(start[name], hears[name]) for name in start)
+    assert all(not torch.equal(start[name], writes[name]) for name in start)
+    receipt = receipts.read(spoken / "text_to_sound")
+    assert receipt and set(receipt["parents"]) == {"tokenizer", "cache", "openaqa"}
+    assert receipt["metrics"]["val/caption_gap"] is not None and receipt["metrics"]["val/text_loss"] is not None
+
+
+def test_sound_is_written_by_it_and_questions_are_answered_by_openaqa(stage, whole: Path, spoken: Path):
+    """The page's sounds and its caption gap are of the one, the answers of the other."""
+    assert stage("run", "evaluate", "--experiment=spoken", "--examples.after=text_to_sound") == 0
+    made, plain = (json.loads((run / "evaluate/artifact/report.json").read_text()) for run in (spoken, whole))
+    assert made["questions"] == plain["questions"] and made["captions"] == plain["captions"]
+    writes = receipts.read(spoken / "text_to_sound")
+    assert writes and made["caption_gap"]["nats"] == writes["metrics"]["val/caption_gap"]
+    assert made["caption_gap"] != plain["caption_gap"]
+    receipt = receipts.read(spoken / "evaluate")
+    assert receipt and receipt["parents"]["text_to_sound"] == writes["artifact_hash"]
+    page = (spoken / "evaluate/artifact/report.html").read_text()
+    assert page.count("<figcaption>written, ") == 1
+    runs = str(spoken.parent)
+    assert find_model.find(runs, "main", "spoken", None).language == spoken / "openaqa"
+    assert find_model.find(runs, "main", "spoken", None, writes=True).language == spoken / "text_to_sound"
+    assert find_model.find(runs, "main", "whole", None, writes=True).language == whole / "openaqa"
+    for writes in (False, True):
+        assert find_model.find(runs, "main", None, str(spoken / "text_to_sound"), writes=writes).language == (
+            spoken / "text_to_sound"
+        )
+
+
+def test_it_is_made_where_a_configuration_asks_for_it():
+    def asked(*overrides: str) -> bool:
+        confs = {name: conf.compose(name, [], [], overrides, True).conf for name in ("generation", "evaluate")}
+        return "text_to_sound" not in graph.unused(confs)
+
+    assert not asked() and asked("evaluate.examples.after=text_to_sound") and asked("generation.after=text_to_sound")
+    demo = conf.compose("evaluate", ["demo"]).conf
+    assert graph.required("evaluate", demo) == ("tokenizer", "cache", "openaqa", "text_to_sound")
+    alone = conf.compose("evaluate", ["demo"], [], ["after=text_to_sound"]).conf
+    assert graph.required("evaluate", alone) == ("tokenizer", "cache", "text_to_sound")
+    generation = conf.compose("generation", ["demo"]).conf
+    assert graph.required("generation", generation) == ("tokenizer", "cache", "text_to_sound")
