@@ -4,9 +4,9 @@
     python -m tests.benchmarks.voice --run runs/demo --after text_to_sound --sweep
 
 --run: a finished demo, for its tokenizer and codes. Trains the stage text_to_sound with each change, from nothing or
-(--start) from a stage of the run on; with --after it asks the LLM of that stage. Prints the caption gap on validation clips, in nats a clip, and the share of sounds of test
-captions of one kind whose kind the probe of codes reads, with the 95 % interval by clip. --sweep: that share for several
-ways to draw.
+(--start) from a stage of the run on; with --after it asks the LLM of that stage. Prints the caption gap on validation
+clips, in nats a clip, and the share of sounds of test captions of one kind whose kind the probe of codes reads, with the
+95 % interval by clip. --sweep: that share for several ways to draw.
 """
 
 import argparse
