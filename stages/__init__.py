@@ -86,6 +86,10 @@ STAGES = {
     ),
 }
 
+# in place of STAGES["tokenizer"].target where its configuration names a `source`; it reads no other stage
+PRETRAINED_TOKENIZER = "stages.pretrained_tokenizer:PretrainedTokenizerStage"
+READ_LATENTS = ("latents", "tokenizer_mse", "reconstruct")  # stages that `run all` then has no use for
+
 ON_DEMAND = ("vae", "rehearsal", "text_to_sound")  # where a configuration asks for them: stages.runs.graph.required
 READ_SOUND = ("vae", "latents", "fewshot", "generation")  # the corpora' recordings, which are prepared before
 READ_CORPORA = (

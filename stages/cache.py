@@ -22,7 +22,7 @@ from datamodules.windows import WindowFormat, WindowRule
 from models.codec.interface import LatentCodec
 from models.metrics.codebook_use import CodebookUse
 from stages.base import ChunkStage, Exported, Parents
-from stages.hub import artifacts
+from stages.hub import artifacts, pretrained_tokenizer
 from stages.hub.sound_tokenizer import latents_of
 from stages.runs import corpora
 
@@ -34,8 +34,11 @@ class Cache(ChunkStage):
         super().__init__(stage, conf, parents, folder)
         self.facts = parents["tokenizer"].facts
         self.rule = WindowRule.from_facts(self.facts)
-        self.tokenizer = artifacts.load_tokenizer(parents["tokenizer"].artifact)
-        self.latents = parents["latents"].folder / "chunks" if "latents" in parents else None
+        artifact = parents["tokenizer"].artifact
+        self.is_pretrained = pretrained_tokenizer.is_pretrained(artifact)
+        self.tokenizer: Any = (pretrained_tokenizer if self.is_pretrained else artifacts).load_tokenizer(artifact)
+        has_latents = "latents" in parents and not self.is_pretrained
+        self.latents = parents["latents"].folder / "chunks" if has_latents else None
         prepared = corpora.hashes(conf.data)
         stored = manifest.Manifest(self.latents).inputs if self.latents else None
         # the cuts of `latents`, whose files were compared there; or other ones
@@ -70,12 +73,16 @@ class Cache(ChunkStage):
         )
 
     def _reader(self) -> WaveformReader:
-        """Loads the VAE that the tokenizer was trained with."""
-        tokenizer = self.parents["tokenizer"]
+        """Loads the VAE that the tokenizer was trained with, if any."""
+        tokenizer, batch_size = self.parents["tokenizer"], self.conf.batch_size
+        if self.is_pretrained:
+            own = self.tokenizer
+            grid = WindowFormat(own.sample_rate, own.channels, own.hop_length, self.rule, 0)
+            return WaveformReader(self.roots, grid, batch_size)
         codec: Any = artifacts.load_codec(latents_of(tokenizer.folder, tokenizer.receipt) / "artifact" / "codec")
         self.codec = codec.to(self.device)
         grid = WindowFormat(codec.sample_rate, codec.channels, codec.hop_length, self.rule, codec.encoder_context.after)
-        return WaveformReader(self.roots, grid, self.conf.batch_size)
+        return WaveformReader(self.roots, grid, batch_size)
 
     def encode(self, batch: ChunkBatch | WaveformBatch, writer: chunks.ChunkWriter) -> None:
         if isinstance(batch, WaveformBatch):
@@ -100,6 +107,11 @@ class Cache(ChunkStage):
 
     def _encode_sound(self, group: WindowGroup, writer: chunks.ChunkWriter) -> None:
         """Latents as the stage `latents` stores them, in float16; the windows of a recording come in their order."""
+        if self.is_pretrained:
+            windows = [one[:, :count] for one, count in zip(group.waveform, group.num_samples.tolist(), strict=True)]
+            for cut_id, row in zip(group.cut_ids, self.tokenizer.encode_windows(windows), strict=True):
+                writer.add_codes(cut_id, row)
+            return
         assert self.codec is not None
         num_frames = -(-group.num_samples // self.codec.hop_length)
         latents = self.codec.encode(group.waveform).stored_mean

@@ -17,7 +17,7 @@ from datamodules.sampler import DealtBatches
 from models.language.likelihood import log_likelihoods, read_prefix
 from models.language.vocabulary import Vocabulary
 from models.metrics.probe import nearest_histogram
-from models.quantizer import LexicalQuantizer, whole_words
+from models.quantizer import whole_words
 from stages.base import Exported, Parents, Row, RowStage, write_rows
 from stages.hub import language_model, weights
 from stages.hub.sound_tokenizer import SoundTokenizer
@@ -101,10 +101,8 @@ class FewShot(RowStage[tuple[int, int, str]]):
             return model.lm, Sounds(vocabulary)
         chosen, facts = self.conf.model, self.parents["tokenizer"].facts
         lm, tokenizer = weights.load_language_model(chosen.source, chosen.revision, chosen.dtype, chosen.attention)
-        quantizer = self.sound_tokenizer.tokenizer.quantizer
-        if isinstance(quantizer, LexicalQuantizer):
-            words = quantizer.words
-        else:
+        words = self.sound_tokenizer.words
+        if words is None:
             wanted = facts["num_codebooks"] * facts["codebook_size"]
             words, _ = whole_words(tokenizer, wanted)
             if len(words) < wanted:

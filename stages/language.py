@@ -32,6 +32,7 @@ from stages.engine.accumulation import WeightedAccumulation
 from stages.engine.caption_gap import CaptionGap
 from stages.hub import artifacts
 from stages.hub.language_model import build, check_base, configuration_of
+from stages.hub.pretrained_tokenizer import codebook_of
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class Language(TrainingStage):
             key: parents["tokenizer"].facts[key]
             for key in ("codebook_size", "num_codebooks", "levels", "token_rate", "bitrate")
         }
-        codebook = artifacts.load_tokenizer(parents["tokenizer"].artifact).quantizer.vectors
+        codebook = codebook_of(parents["tokenizer"].artifact)
         self.language, self.vocabulary, self.base = build(conf, self.facts, codebook)
         for start in [parents[name] for name in ("caption", "openaqa") if name in parents]:
             config, state = artifacts.load(start.artifact)

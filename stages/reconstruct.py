@@ -5,21 +5,25 @@ sound          mel and multi-resolution STFT distance, kernel audio distance wit
 probe          accuracy of a linear classifier on the codes, and on the latents
 speed          real-time factors, in the receipt and not in the artifact: the same run has the same report, but never the same times
 references     the VAE alone (no tokenizer can be better), the mean latent, the tokens of another clip
+others         other tokenizers, ours or of `transformers`, each at its bitrate: their sound beside the same recordings
 """
 
 import zlib
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn import functional
 from torchmetrics import Metric
 
 from conf.errors import UsageError
 from conf.sections.tokenizer import ReconstructConf
+from datamodules.audio import resample
 from datamodules.cuts import Cut
 from datamodules.hashing import choose_by_hash
 from datamodules.latents import collate_latents, latent_windows
@@ -35,9 +39,12 @@ from models.metrics.signal_scores import SignalMetric
 from models.tokenizer.tokenizer import LatentTokenizer
 from stages.base import Exported, Parents, Row, RowStage
 from stages.hub import artifacts, weights
+from stages.hub.pretrained_tokenizer import is_pretrained
+from stages.hub.sound_tokenizer import SoundTokenizer
 from stages.reports import real_time_factor, reconstruction_table
 from stages.reports.formatting import write_report
-from stages.runs import corpora
+from stages.runs import corpora, receipts
+from stages.runs.state import run_folder
 from stages.scoring import metric_registry
 
 PROBE_RECORDINGS = 20_000  # counts of 8196 codes each: 0.7 GB
@@ -57,11 +64,11 @@ class Reconstruct(RowStage[int]):
         self.rule = WindowRule.from_facts(self.facts)
         self.statistics = load_file(latents.artifact / "statistics.safetensors")
         self.codec = artifacts.load_codec(latents.artifact / "codec")
-        tokenizers = {
-            DECODERS[name]: artifacts.load_tokenizer(parents[name].artifact) for name in DECODERS if name in parents
-        }
+        ours = [name for name in DECODERS if name in parents and not is_pretrained(parents[name].artifact)]
+        tokenizers = {DECODERS[name]: artifacts.load_tokenizer(parents[name].artifact) for name in ours}
         self.tokenizers: Any = nn.ModuleDict(tokenizers)
-        self.sampling = {DECODERS[name]: parents[name].facts["sampling"] for name in DECODERS if name in parents}
+        self.sampling = {DECODERS[name]: parents[name].facts["sampling"] for name in ours}
+        self.others = self._others()
         cuts = chunks.read(latents.folder / "chunks")
         self.train_cuts = cuts.of_split("train")
         self.test_cuts = cuts.of_split("test")
@@ -74,16 +81,46 @@ class Reconstruct(RowStage[int]):
         self.embedder = weights.load_embedder(conf.embedder) if conf.embedder else None
         self.groups = list(dict.fromkeys(window.group for window in self.chosen))
         self.scores: Any = nn.ModuleDict({_key(*row): nn.ModuleDict(self._metrics(*row)) for row in self._table_rows()})
-        self.codebooks: Any = nn.ModuleDict(
-            {
-                name: CodebookUse(tokenizer.quantizer.codebook_size, tokenizer.quantizer.levels)
-                for name, tokenizer in tokenizers.items()
-            }
-        )
+        books = {name: (one.quantizer.codebook_size, one.quantizer.levels) for name, one in tokenizers.items()}
+        books |= {name: (one.codebook_size, tuple(one.facts["levels"])) for name, one in self.others.items()}
+        self.codebooks: Any = nn.ModuleDict({name: CodebookUse(*book) for name, book in books.items()})
 
         roots = {name: Path(receipt["root"]) for name, receipt in corpora.corpora(conf.data).items()}
         self.data = ReconstructionDataModule(self.chosen, roots, self.facts, conf.batch_size, conf.data.num_workers)
         self.expected = range(len(self.data.batches))
+
+    def _others(self) -> dict[str, SoundTokenizer]:
+        """By the name of their row: the experiment's own tokenizer where it is another's, and those of the key `others`."""
+        folders = [self.parents["tokenizer"].folder] if is_pretrained(self.parents["tokenizer"].artifact) else []
+        for name in self.conf.others:
+            folder = run_folder(replace(self.conf, parents={"tokenizer": name}), "tokenizer")
+            if receipts.read(folder) is None:
+                raise UsageError(
+                    f"reconstruct: others names {name}, and {folder} has no finished tokenizer. Make it:   "
+                    f"stage run tokenizer --experiment={name} --source=kyutai/mimi"
+                )
+            folders.append(folder)
+        others: dict[str, SoundTokenizer] = {}
+        for folder in folders:
+            one = SoundTokenizer.from_pretrained(folder)
+            source = one.facts.get("source") or str(folder.absolute().parent)
+            # a key of torch's ModuleDict has no dot
+            name = f"{Path(source).name} x {len(one.facts['levels'])}".replace(".", "_")
+            others[name if name not in others else f"{name} ({len(others) + 1})"] = one
+        return others
+
+    def rows(self) -> dict[int, Row]:
+        """Those that were made with the same other tokenizers: a run that goes on makes the rest again."""
+        hashes = self._hashes()
+        return {key: row for key, row in super().rows().items() if row.get("others", {}) == hashes}
+
+    def _hashes(self) -> dict[str, str]:
+        return {name: one.hash for name, one in self.others.items()}
+
+    def on_predict_start(self) -> None:
+        super().on_predict_start()
+        for one in self.others.values():
+            one.to(self.device)
 
     def datamodule(self) -> ReconstructionDataModule:
         self.data.done = set(self.rows())
@@ -101,10 +138,12 @@ class Reconstruct(RowStage[int]):
             if self.conf.mean_of > 1 and tokenizer.objective == "flow":
                 rows += [(name, count, "mean") for count in steps]
             rows += [(name, steps[0], "shuffled tokens")]
-        return rows
+        return rows + [(name, 0, "sample") for name in self.others]
 
     def _metrics(self, decoder: str, steps: int, condition: str) -> dict[str, Any]:
-        metrics: dict[str, Any] = {"latent_nmse": LatentError(self.statistics["std"])}
+        metrics: dict[str, Any] = {}
+        if decoder not in self.others:
+            metrics["latent_nmse"] = LatentError(self.statistics["std"])
         if self._is_heard(decoder, steps, condition):
             metrics |= {"mel": MelDistance(self.facts["sample_rate"]), "stft": MultiResolutionStftDistance()}
             metrics |= {name: SignalMetric(name, self.facts["sample_rate"]) for name in self.conf.signal}
@@ -145,11 +184,28 @@ class Reconstruct(RowStage[int]):
             decoded = self._decode(name, tokenizer, others, frames, steps, f"{batch.number}-0")
             shuffled: Any = self.scores[_key(name, steps, "shuffled tokens")]
             shuffled["latent_nmse"].update(decoded, latents[:, : decoded.shape[1]], frames)
+        if self.conf.sound:
+            for name in self.others:
+                self._score_sound(batch, self.scores[_key(name, 0, "sample")], self._through(name, batch), real)
         scores = {
             key: {name: saved_state(metric) for name, metric in metrics.items()} for key, metrics in self.scores.items()
         }
         codebooks = {name: saved_state(metric) for name, metric in self.codebooks.items()}
-        return [{"batch": batch.number, "group": batch.group, "scores": scores, "codebooks": codebooks}]
+        row = {"batch": batch.number, "group": batch.group, "scores": scores, "codebooks": codebooks}
+        return [row | {"others": self._hashes()} if self.others else row]
+
+    def _through(self, name: str, batch: SoundBatch) -> Tensor:
+        """The sounds of a batch (B, C, T) through another tokenizer, at its rate and channels and back."""
+        one, rate, channels = self.others[name], self.facts["sample_rate"], self.facts["channels"]
+        counts = batch.num_samples.tolist()
+        codes = one.encode([sound[:, :n].cpu() for sound, n in zip(batch.waveform, counts, strict=True)], rate)
+        for row in codes:
+            ids = torch.tensor([row], device=self.device)
+            self.codebooks[name].update(ids, torch.ones_like(ids, dtype=torch.bool))
+        sounds = [resample(sound.cpu(), one.sample_rate, rate) for sound in one.decode(codes, seed=self.conf.seed)]
+        length = batch.waveform.shape[2]
+        sounds = [functional.pad(sound.expand(channels, -1), (0, length))[:, :length] for sound in sounds]
+        return torch.stack(sounds).to(self.device)
 
     def _decode(
         self, name: str, tokenizer: LatentTokenizer, codes: Any, num_frames: Tensor, steps: int, position: str
@@ -168,7 +224,10 @@ class Reconstruct(RowStage[int]):
         if "mel" not in metrics:
             return
         with torch.autocast(self.device.type, enabled=False):  # half the precision would be heard
-            sound = self.codec.decode(decoded.float())
+            self._score_sound(batch, metrics, self.codec.decode(decoded.float()), real)
+
+    def _score_sound(self, batch: SoundBatch, metrics: Any, sound: Tensor, real: Tensor | None) -> None:
+        with torch.autocast(self.device.type, enabled=False):
             for one, true, count in zip(sound, batch.waveform, batch.num_samples.tolist(), strict=True):
                 for name in ("mel", "stft", *self.conf.signal):
                     metrics[name].update(one[None, :, :count], true[None, :, :count])
@@ -217,6 +276,10 @@ class Reconstruct(RowStage[int]):
             "embedder": self.conf.embedder,
             "mean_of": self.conf.mean_of,
             "signal": self.conf.signal,
+            "others": {
+                name: {key: one.facts[key] for key in ("token_rate", "bitrate", "codebook_size")} | {"hash": one.hash}
+                for name, one in self.others.items()
+            },
             "probe": self._probe() if self.conf.probe else {},
         }
         text = reconstruction_table.markdown(report)

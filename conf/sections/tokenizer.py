@@ -136,7 +136,24 @@ class FlowSamplingConf:
 
 
 @dataclass
+class PretrainedTokenizerConf:
+    """`models.tokenizer.pretrained.PretrainedTokenizer`, where `source` is given."""
+
+    revision: str | None = about("commit, tag or branch of a hub id; null: its newest")
+    codebooks: int | None = about("levels that are used, from the first on; null: all that it has", 1, 1024)
+    window_seconds: float = about(
+        "length of a window, s, rounded up to whole frames; a recording longer by a quarter has several", 0.1, 3600.0
+    )
+
+
+@dataclass
 class TokenizerConf(TrainingStageConf):
+    source: str | None = about(
+        "another's sound tokenizer in place of one that is trained: a folder or hub id of Mimi, EnCodec, DAC or X-Codec "
+        "as transformers has them; the keys of training then have no effect. null: train one",
+        path=True,
+    )
+    pretrained: PretrainedTokenizerConf = about("what of `source` is used")
     trainer: AutomaticTrainerConf = about("arguments of lightning.Trainer")
     optimizer: OptimizerConf = about("AdamW, and its learning rate by step")
     rate: RateConf = about("how many tokens a second")
@@ -180,6 +197,10 @@ class ReconstructConf(StageConf):
     )
     embedder: str | None = about("of the kernel audio distance: a name of stages/hub/weights; null: not measured")
     probe: bool = about("accuracy of a linear classifier on the codes")
+    others: list[str] = about(
+        "experiments or run folders of finished tokenizers, ours or of `transformers`, whose sound is measured beside",
+        path=True,
+    )
     speed_repeats: int = about("repetitions of each measurement of speed; 0: none", 0, 1000)
 
     def laws(self) -> Iterable[Problem]:
@@ -188,6 +209,8 @@ class ReconstructConf(StageConf):
             yield Problem(
                 "signal", f"no metric of sound against sound is called {name!r}. {allowed(name, SIGNAL_METRICS)}"
             )
+        if self.others and not self.sound:
+            yield Problem("others", "other tokenizers are compared by their sound: type --sound=true")
         if self.signal and not self.sound:
             yield Problem("signal", f"{', '.join(self.signal)} need sound: type --sound=true, and --sound_steps=[10]")
 

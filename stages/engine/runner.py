@@ -31,7 +31,6 @@ from conf.errors import UsageError
 from conf.sections.common import StageConf, TrainerConf, TrainingStageConf
 from datamodules.atomic_files import whole_file
 from datamodules.sampler import end_workers
-from stages import STAGES
 from stages.base import Stage, TrainingStage
 from stages.engine import devices, failures
 from stages.engine.distributed import long_barrier
@@ -86,7 +85,7 @@ def _run(stage: str, conf: StageConf, stop: Stop, restart: bool) -> Receipt | No
     chosen = devices.precision(conf, folder, restart)
     if first and conf.trainer.precision == "auto":
         log.info("%-14s computes in %s: %s", stage, chosen.value, chosen.reason)
-    name, _, attribute = STAGES[stage].target.partition(":")
+    name, _, attribute = graph.target(stage, conf).partition(":")
     module: Stage = getattr(importlib.import_module(name), attribute)(stage, conf, parents, folder)
     watch = RankWatch(stage)
     trainer = _trainer(stage, conf, folder, module, stop, watch, chosen.value)
@@ -105,8 +104,8 @@ def _run(stage: str, conf: StageConf, stop: Stop, restart: bool) -> Receipt | No
         names, begin = ", ".join(path.name for path in damaged), newest.name if newest else "the beginning"
         log.warning("%-14s %s is cut short; going on from %s", stage, names, begin)
     try:
-        if isinstance(conf, TrainingStageConf):
-            assert isinstance(module, TrainingStage)
+        if isinstance(module, TrainingStage):
+            assert isinstance(conf, TrainingStageConf)
             data = module.datamodule()
             trainer.fit(module, datamodule=data, ckpt_path=newest, weights_only=True)
             if module.receipt_metrics.validation_due(trainer):
@@ -182,7 +181,7 @@ def _trainer(
         arguments["strategy"] = getattr(module, "strategy", arguments["strategy"])
     callbacks: list[Callback] = [*module.callbacks(), watch]
     logger: TensorBoardLogger | bool = False
-    if isinstance(conf, TrainingStageConf):
+    if isinstance(module, TrainingStage):
         logger = TensorBoardLogger(folder, name="tensorboard", version="")
         checkpoints = NewestCheckpoints(
             folder / "checkpoints", **plain(conf.checkpoints), kept=last_step_before_decay(conf)

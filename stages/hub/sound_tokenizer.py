@@ -1,4 +1,4 @@
-"""A trained sound tokenizer with its VAE, as one object: waveform to codes and back, of any length and rate.
+"""A sound tokenizer as one object: waveform to codes and back, of any length and rate. Ours, with its VAE, or another's.
 
     tokenizer = SoundTokenizer.from_pretrained("runs/main/tokenizer")     # or a saved folder, or a hub id
     codes = tokenizer.encode([waveform], sample_rate=48000)               # the codes that the stage `cache` writes
@@ -27,6 +27,7 @@ from datamodules.atomic_files import write_whole
 from datamodules.audio import split_windows
 from datamodules.hashing import hash_folder
 from datamodules.windows import WindowFormat, WindowRule
+from models.quantizer import LexicalQuantizer
 from stages.hub import artifacts
 from stages.hub.sound_stream import SoundStream
 from stages.runs import receipts
@@ -36,23 +37,31 @@ MANIFEST = "sound_tokenizer.json"
 
 
 class SoundTokenizer:
-    """A sound tokenizer and its VAE.
+    """A sound tokenizer and its VAE; one of `transformers`, which has none, is its child (pretrained_tokenizer.py).
 
-    Attributes: sample_rate (Hz, of decoded sound), channels, token_rate (Hz), bitrate (bits a second), codebook_size.
+    Attributes: sample_rate (Hz, of decoded sound), channels, hop_length (samples of a frame), token_rate (Hz), bitrate
+    (bits a second), codebook_size.
     """
+
+    tokenizer: Any  # LatentTokenizer, or models.tokenizer.pretrained.PretrainedTokenizer
 
     def __init__(self, tokenizer: Path, codec: Path, facts: dict[str, Any]) -> None:
         """tokenizer, codec: folders of artifacts; facts: of the stage `tokenizer`."""
         self.folders = {"tokenizer": tokenizer, "codec": codec}
         self.tokenizer = artifacts.load_tokenizer(tokenizer)
         self.codec = artifacts.load_codec(codec)
+        codec_ = self.codec
+        self._describe(facts, codec_.sample_rate, codec_.channels, codec_.hop_length, codec_.encoder_context.after)
+
+    def _describe(
+        self, facts: dict[str, Any], sample_rate: int, channels: int, hop_length: int, context_frames: int
+    ) -> None:
+        """What both kinds have; context_frames: see `WindowFormat`."""
         self.facts = facts
-        self.sample_rate, self.channels = self.codec.sample_rate, self.codec.channels
+        self.sample_rate, self.channels, self.hop_length = sample_rate, channels, hop_length
         self.token_rate, self.bitrate = facts["token_rate"], facts["bitrate"]
         self.codebook_size, self.rule = facts["codebook_size"], WindowRule.from_facts(facts)
-        self.window = WindowFormat(
-            self.sample_rate, self.channels, self.codec.hop_length, self.rule, self.codec.encoder_context.after
-        )
+        self.window = WindowFormat(sample_rate, channels, hop_length, self.rule, context_frames)
         self.device = torch.device("cpu")
 
     @classmethod
@@ -74,7 +83,17 @@ class SoundTokenizer:
         if not (folder / MANIFEST).is_file():
             raise UsageError(f"{folder} has no {MANIFEST} and no receipt.json: it holds no sound tokenizer")
         facts = json.loads((folder / MANIFEST).read_text())
-        return cls(folder / "tokenizer", folder / "codec", facts)
+        return cls._of(folder / "tokenizer", folder / "codec", facts)
+
+    @classmethod
+    def _of(cls, tokenizer: Path, codec: Path | None, facts: dict[str, Any]) -> "SoundTokenizer":
+        """codec: None where the tokenizer has none."""
+        from stages.hub import pretrained_tokenizer
+
+        if pretrained_tokenizer.is_pretrained(tokenizer):
+            return pretrained_tokenizer.PretrainedSoundTokenizer(tokenizer, facts)
+        assert codec is not None
+        return cls(tokenizer, codec, facts)
 
     @classmethod
     def _from_run(cls, folder: Path) -> "SoundTokenizer":
@@ -82,7 +101,8 @@ class SoundTokenizer:
         assert receipt is not None
         if not receipt["stage"].startswith("tokenizer"):
             raise UsageError(f"{folder} is a run of the stage {receipt['stage']}; one of tokenizer is allowed")
-        return cls(folder / "artifact", latents_of(folder, receipt) / "artifact" / "codec", receipt["facts"])
+        codec = latents_of(folder, receipt) / "artifact" / "codec" if "latents" in receipt["parents"] else None
+        return cls._of(folder / "artifact", codec, receipt["facts"])
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes all that `from_pretrained` reads; an Oobleck that came from a hub or folder stays a reference to it."""
@@ -97,16 +117,27 @@ class SoundTokenizer:
         """What the receipt of its run calls `artifact_hash`: codes of another hash mean nothing to it."""
         return hash_folder(self.folders["tokenizer"])
 
+    @property
+    def words(self) -> list[str] | None:
+        """The words of an LLM that its codes are; None where they are none."""
+        quantizer = self.tokenizer.quantizer
+        return quantizer.words if isinstance(quantizer, LexicalQuantizer) else None
+
+    def without_tokens(self, sound: Tensor) -> Tensor | None:
+        """A sound (C, T) at `sample_rate` through the VAE alone; None where there is none."""
+        latents = self.codec.encode(sound[None].to(self.device)).mean
+        return self.codec.decode(latents)[0, :, : sound.shape[1]]
+
     def num_codes(self, seconds: float) -> int:
         """Codes that a sound of so many seconds has, at most."""
         samples = max(1, int(seconds * self.sample_rate))
-        return self._codes_of(-(-samples // self.codec.hop_length))
+        return self._codes_of(-(-samples // self.hop_length))
 
     def num_samples(self, num_codes: int) -> tuple[int, int]:
         """Fewest and most samples of a sound that has so many codes, or, where no sound has, the most codes below."""
         most = self._most_frames(num_codes)
         fewer = self._most_frames(self._codes_of(most) - 1)
-        return fewer * self.codec.hop_length + 1, most * self.codec.hop_length
+        return fewer * self.hop_length + 1, most * self.hop_length
 
     def to(self, device: str | torch.device) -> "SoundTokenizer":
         self.device = torch.device(device)
@@ -204,7 +235,7 @@ class SoundTokenizer:
         """The codes of a sound by window. Where two lengths have as many codes and differ in their windows, num_samples
         decides; without it, the longer one. Codes that no sound has so many of are the last window's.
         """
-        num_frames = -(-(num_samples or 0) // self.codec.hop_length)
+        num_frames = -(-(num_samples or 0) // self.hop_length)
         if not num_frames or self._codes_of(num_frames) != len(codes):
             num_frames = max(1, self._most_frames(len(codes)))
         lengths = self.rule.lengths(num_frames)
@@ -217,7 +248,7 @@ class SoundTokenizer:
         for index, given in enumerate(sounds):
             sound = _checked(given, index)
             windows = split_windows(
-                sound.float(), sample_rate, self.sample_rate, self.channels, self.rule, self.codec.hop_length,
+                sound.float(), sample_rate, self.sample_rate, self.channels, self.rule, self.hop_length,
                 f"sound {index}",
             )  # fmt: skip
             for window in windows:

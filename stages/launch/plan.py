@@ -52,9 +52,13 @@ def plan(
 ) -> StagePlan | None:
     """parents: configurations of the stages that it reads; the base presets' stand for those that are not given.
 
-    None for a codec, or an LLM, whose sizes are not known here.
+    None for a codec, an LLM or another's tokenizer, whose sizes are not known here, and for what reads that.
     """
-    return PLANS[type(conf)](Planned(stage, conf, parents or {}, corpus))
+    planned = Planned(stage, conf, parents or {}, corpus)
+    tokenizer = conf if isinstance(conf, TokenizerConf) else planned.parent("tokenizer")
+    if tokenizer.source and not isinstance(conf, VaeConf | LatentsConf | RehearsalConf):
+        return None
+    return PLANS[type(conf)](planned)
 
 
 def corpus_of(conf: StageConf, clips: float = 2e6, clip_seconds: float = 10.0) -> Corpus:

@@ -12,6 +12,7 @@ from conf.sections.common import StageConf
 from conf.sections.corpora import DiagnosticConf
 from conf.sections.evaluation import FewShotConf
 from conf.sections.language import LanguageConf, RehearsalConf
+from conf.sections.tokenizer import TokenizerConf
 from stages.hub import weights
 from stages.launch import corpus_contents
 from stages.launch.prepare import prepare
@@ -34,7 +35,7 @@ def require(
     Raises UsageError that lists all that is missing, or the stages for which the corpora have no items.
     """
     missing = []
-    data = confs["latents"].data
+    data = confs["cache"].data
     for name in data.corpora:
         if name == "diagnostic":
             _render_once(conf.compose("diagnostic", presets, files, overrides, shared=True).conf)
@@ -73,16 +74,16 @@ def _pretrained(confs: dict[str, StageConf], lacking: Callable[..., list[str]]) 
     def due(stage: str) -> bool:
         return stage not in confs[stage].parents and state_of(stage, confs[stage]).word != "done"
 
-    lacks, latents = [], confs["latents"]
-    assert isinstance(latents, LatentsConf)
-    codec = latents.codec
-    if codec.kind == "oobleck" and codec.source and due("latents"):
+    lacks, latents, tokenizer = [], confs.get("latents"), confs["tokenizer"]
+    if isinstance(latents, LatentsConf) and latents.codec.kind == "oobleck" and latents.codec.source and due("latents"):
         lacks += lacking(
             "VAE",
-            codec.source,
+            latents.codec.source,
             CODEC_CURE,
-            "/".join(filter(None, (codec.subfolder, "config.json"))),
+            "/".join(filter(None, (latents.codec.subfolder, "config.json"))),
         )
+    if isinstance(tokenizer, TokenizerConf) and tokenizer.source and due("tokenizer"):
+        lacks += lacking("sound tokenizer", tokenizer.source, "--tokenizer.source=FOLDER_OR_HUB_ID")
     sources = {conf.model.source for stage, conf in confs.items() if isinstance(conf, ReadsModel) and due(stage)}
     for source in sorted(sources):
         lacks += lacking("LLM", source, "--model.source=FOLDER_OR_HUB_ID")

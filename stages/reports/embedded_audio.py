@@ -125,17 +125,13 @@ def _reconstructed(sound_tokenizer: SoundTokenizer, cut: Cut, sound: Tensor) -> 
     if len(sound) < sound_tokenizer.channels:
         sound = sound.expand(sound_tokenizer.channels, -1)
     samples = sound.shape[1]
-    latents = sound_tokenizer.codec.encode(sound[None].to(sound_tokenizer.device)).mean
-    alone = sound_tokenizer.codec.decode(latents)[0, :, :samples]
+    alone = sound_tokenizer.without_tokens(sound)
     codes = sound_tokenizer.encode([sound], sound_tokenizer.sample_rate)
     tokens = sound_tokenizer.decode(codes, [samples])[0]
     peak = float(sound.abs().max())
     note = ", ".join([group_of(cut), *cut.custom["labels"]])
-    names = ("recording", "VAE alone", f"{len(codes[0])} tokens")
-    tracks = [
-        _track(name, one, sound_tokenizer.sample_rate, peak)
-        for name, one in zip(names, (sound, alone, tokens), strict=True)
-    ]
+    versions = {"recording": sound, "VAE alone": alone, f"{len(codes[0])} tokens": tokens}
+    tracks = [_track(name, one, sound_tokenizer.sample_rate, peak) for name, one in versions.items() if one is not None]
     return AudioClip(cut.id, note, samples / sound_tokenizer.sample_rate, tracks)
 
 

@@ -17,6 +17,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     kad = f"; KAD: kernel audio distance[{report['embedder']}] x 100, to the recordings" if embedded else ""
     columns = {"latent_nmse": "latent error", "mel": "mel", "stft": "STFT"} | ({"kad": "KAD"} if embedded else {})
     columns |= {name: SIGNAL[name] for name in report["signal"]}
+    bitrates = {name: other["bitrate"] for name, other in report.get("others", {}).items()}
     lines = [
         f"# {report['experiment']}: reconstruction of held-out windows",
         "",
@@ -29,11 +30,17 @@ def markdown(report: Mapping[str, Any]) -> str:
     ]
     for group, windows in report["clips"].items():
         rows = [
-            [row["decoder"], row["steps"] or "", row["condition"], *(number(row.get(key, math.nan)) for key in columns)]
+            [
+                row["decoder"],
+                row["steps"] or "",
+                row["condition"],
+                *(number(row.get(key, math.nan)) for key in columns),
+                *([_kbps(row["decoder"], bitrates, facts)] if bitrates else []),
+            ]
             for row in report["rows"]
             if row["group"] == group
         ]
-        headings = ["decoder", "evaluations", "", *columns.values()]
+        headings = ["decoder", "evaluations", "", *columns.values(), *(["kbps"] if bitrates else [])]
         lines += ["", f"## {group}, {windows} windows", "", *markdown_table(headings, rows)]
     for corpus, row in report["probe"].items():
         scores = ", ".join(f"{name} {100 * row[name]:.1f}" for name in row if name not in ("train", "test", "classes"))
@@ -72,6 +79,8 @@ def latent_errors(report: Mapping[str, Any]) -> dict[tuple[str, int, str], float
     windows = report.get("clips", {})
     errors: dict[tuple[str, int, str], float] = {}
     for row in report.get("rows", []):
+        if "latent_nmse" not in row:
+            continue
         share = windows[row["group"]] / sum(windows.values())
         key = (row["decoder"], row["steps"], row["condition"])
         errors[key] = errors.get(key, 0.0) + share * row["latent_nmse"]
@@ -83,8 +92,13 @@ def codes_per_second(facts: Mapping[str, Any]) -> float:
     return float(facts["bitrate"] / math.log2(facts["codebook_size"]))
 
 
+def _kbps(decoder: str, others: Mapping[str, float], facts: Mapping[str, Any]) -> str:
+    if decoder in ("VAE alone", "mean latent"):
+        return ""
+    return f"{others.get(decoder, facts['bitrate']) / 1000:.3f}"
+
+
 def _codebook(report: Mapping[str, Any]) -> list[str]:
-    facts = report["facts"]
     headings = [
         "codebook on held-out sound", "perplexity", "used", "dead", "bits a code", "nominal", "entropy, kbps", "nominal",
     ]  # fmt: skip
@@ -100,6 +114,7 @@ def _codebook(report: Mapping[str, Any]) -> list[str]:
             f"{facts['bitrate'] / 1000:.3f}",
         ]
         for name, row in report["codebook"].items()
+        for facts in [report.get("others", {}).get(name, report["facts"])]
     ]
     return markdown_table(headings, rows)
 

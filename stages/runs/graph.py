@@ -13,7 +13,8 @@ from conf.sections.codec import LatentsConf
 from conf.sections.common import StageConf
 from conf.sections.evaluation import EvaluateConf, FewShotConf, GenerationConf, language_stage
 from conf.sections.language import LanguageConf
-from stages import ON_DEMAND, STAGES
+from conf.sections.tokenizer import TokenizerConf
+from stages import ON_DEMAND, PRETRAINED_TOKENIZER, READ_LATENTS, STAGES
 from stages.runs import receipts
 from stages.runs.receipts import FinishedRun, lineage
 from stages.runs.state import run_folder, state_of
@@ -21,13 +22,21 @@ from stages.runs.state import run_folder, state_of
 TypedWords = Callable[[str], list[str]]  # stage -> the words of the command line that configure it
 
 
+def target(stage: str, conf: StageConf) -> str:
+    """ "module:Class" that runs a stage."""
+    return PRETRAINED_TOKENIZER if _has_source(conf) else STAGES[stage].target
+
+
 def required(stage: str, conf: StageConf) -> tuple[str, ...]:
     """The stages whose artifacts it must read.
 
+    A tokenizer with a `source` reads none.
     `vae` is a parent of latents where codec.kind is trained; `rehearsal` one of a language stage that mixes in texts and
     names no files of them. `evaluate` and `generation` read the LLM of the stage that `after` names, `fewshot` of `llm`;
     `evaluate` that of `examples.after` too, for the sounds of its page.
     """
+    if _has_source(conf):
+        return ()
     on_demand: tuple[str, ...] = ()
     if isinstance(conf, LatentsConf) and conf.codec.kind == "trained":
         on_demand = ("vae",)
@@ -50,9 +59,15 @@ def optional(stage: str) -> tuple[str, ...]:
 
 
 def unused(confs: dict[str, StageConf]) -> set[str]:
-    """The stages on demand that none of these configurations asks for."""
-    asked = {name for stage in STAGES if stage in confs for name in required(stage, confs[stage])}
-    return set(ON_DEMAND) - asked
+    """The stages on demand that none of these configurations asks for, and those of latents where no stage needs any."""
+    without_latents = set(READ_LATENTS) if "tokenizer" in confs and _has_source(confs["tokenizer"]) else set()
+    read = [stage for stage in STAGES if stage in confs and stage not in without_latents]
+    asked = {name for stage in read for name in required(stage, confs[stage])}
+    return (set(ON_DEMAND) - asked) | without_latents
+
+
+def _has_source(conf: StageConf) -> bool:
+    return isinstance(conf, TokenizerConf) and conf.source is not None
 
 
 def parents(stage: str, conf: StageConf, typed: TypedWords | None = None) -> dict[str, FinishedRun]:

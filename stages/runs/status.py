@@ -102,4 +102,6 @@ def _why_not_needed(stage: str, seen: dict[str, StageConf]) -> str:
         return f"codec.kind is {_latents(seen).codec.kind}"
     if stage == "text_to_sound":
         return "no `after` names it"
-    return "mixture.text is 0, or text.files are given"
+    if stage == "rehearsal":
+        return "mixture.text is 0, or text.files are given"
+    return "the tokenizer is another's (its key `source`), which needs no latents"

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from conf.errors import UsageError
 from stages.hub.weights.llm import LanguageModel, fingerprint, load_language_model
 from stages.hub.weights.sentences import SENTENCES, load_fluency, load_sentences, sentences_missing
+from stages.hub.weights.sound_tokenizers import LoadedTokenizer, load_sound_tokenizer
 from stages.hub.weights.sources import ASSETS, EMBEDDERS, RANDOM, RANDOM_OOBLECK, missing, resolve, unreachable
 from stages.hub.weights.wheels import Wheel, cache_folder, cached_path, parse
 
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
     from models.metrics.sound_embedding import LogMelStatistics, SoundEffectsEmbedding
 
 __all__ = [
-    "ASSETS", "EMBEDDERS", "RANDOM", "RANDOM_OOBLECK", "SENTENCES", "LanguageModel", "Wheel", "cache_folder", "cached_path", "fingerprint", "load_embedder",
-    "load_fluency", "load_language_model", "load_sentences", "missing", "parse", "resolve", "sentences_missing",
-    "unreachable",
+    "ASSETS", "EMBEDDERS", "RANDOM", "RANDOM_OOBLECK", "SENTENCES", "LanguageModel", "LoadedTokenizer", "Wheel",
+    "cache_folder", "cached_path", "fingerprint", "load_embedder", "load_fluency", "load_language_model",
+    "load_sentences", "load_sound_tokenizer", "missing", "parse", "resolve", "sentences_missing", "unreachable",
 ]  # fmt: skip
 
 
