@@ -108,7 +108,7 @@ def test_a_saved_one_and_a_copy_of_it_are_the_same(folder: Path, tokenizer: Soun
 
 
 def test_what_is_no_sound_tokenizer_is_refused(tmp_path: Path):
-    LlamaConfig(hidden_size=8, num_hidden_layers=1).save_pretrained(tmp_path / "llama")
+    LlamaConfig(num_hidden_layers=1).save_pretrained(tmp_path / "llama")
     with pytest.raises(UsageError, match=r"of the kind llama.* mimi, encodec, dac, xcodec are allowed"):
         load_sound_tokenizer(str(tmp_path / "llama"), None)
     with pytest.raises(UsageError, match="does not exist"):
