@@ -1,9 +1,10 @@
-"""Files that appear whole or not at all, whatever is killed while they are written.
+"""Files that appear whole or not at all, whatever is killed while they are written; and files that grow by whole lines.
 
 The project's one atomic writer. It is here because rooms above may import this one; callbacks, which may not, are given
 it as an argument.
 """
 
+import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,3 +40,12 @@ def write_whole(path: Path, text: str) -> None:
     """Text in UTF-8."""
     with whole_file(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def mend_lines(path: Path) -> None:
+    """Takes away the line that a kill cut short, before more are appended."""
+    if path.is_file() and path.stat().st_size:
+        with path.open("r+b") as file:
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                whole = content.rfind(b"\n") + 1
+            file.truncate(whole)

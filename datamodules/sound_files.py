@@ -88,6 +88,32 @@ def size(path: Path) -> int | None:
     return part.file.stat().st_size if url(part.file) is None else len(_bytes(part))
 
 
+def stamp(path: Path) -> str | None:
+    """Size and time of change of the file or archive that holds the sound; of one that fsspec reads what it says that
+    changes with it. None where there is none: it has to be read.
+    """
+    file = Part.parse(path).file
+    address = url(file)
+    if address is not None:
+        return _remote_stamp(address)
+    try:
+        about = file.stat()
+    except OSError:
+        return None
+    return f"{about.st_size} {about.st_mtime_ns}"
+
+
+@lru_cache(maxsize=4096)  # of the members of an archive
+def _remote_stamp(address: str) -> str | None:
+    import fsspec
+
+    system, path = fsspec.core.url_to_fs(address)
+    try:
+        return str(system.ukey(path))
+    except OSError:
+        return None
+
+
 def content_hash(path: Path) -> str:
     """SHA-256 of the bytes of the sound's file or member; of a part of its samples, of that and which part."""
     part = Part.parse(path)

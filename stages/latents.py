@@ -217,15 +217,9 @@ def _training_sounds(store: Path) -> np.ndarray:
 
 
 def _statistics(train: CachedCuts) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation (D) of the latents of the training cuts, by channel: sums over recordings, each one read."""
-    total = squares = torch.zeros(())
-    count = 0
-    for row in train.selected.tolist():
-        stored = train.read("array", row, 0, int(train.lengths[row]))
-        assert stored is not None, "a cache of latents"
-        array = torch.from_numpy(stored.astype("float64"))
-        total, squares, count = total + array.sum(0), squares + array.square().sum(0), count + len(array)
-    if not count:
+    """Mean and standard deviation (D) of the latents of the training sounds, by channel."""
+    if not len(train):
         raise UsageError("latents: no recording is in the split 'train'")
-    mean = total / count
-    return mean.float(), (squares / count - mean.square()).clamp(min=1e-10).sqrt().float()
+    moments = train.moments()
+    deviation = np.sqrt(moments.variance.clip(min=1e-10))
+    return torch.from_numpy(moments.mean).float(), torch.from_numpy(deviation).float()

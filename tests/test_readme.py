@@ -58,6 +58,9 @@ def test_command_is_understood(name: str, command: str):
     arguments, rest = main._parser().parse_known_args(words)
     overrides = conf.parse_overrides(rest)
     unit = getattr(arguments, "stage", None) or getattr(arguments, "unit", None) or getattr(arguments, "corpus", None)
+    if unit == "prepare":  # stage submit prepare CORPUS ROOT
+        unit, arguments.root = arguments.corpus
+        overrides = [item for item in overrides if not item.startswith("slurm.")]
     unit = CORPORA.get(unit, unit) if hasattr(arguments, "corpus") else unit
     units = list(STAGES) if unit in (None, "all") else [unit]
     if getattr(arguments, "root", None):

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from datamodules.corpora.contamination import write_jsonl
 from datamodules.corpora.inspect import LISTED, BadRecording, BadRecordingsError
+from datamodules.corpora.inspection_record import Inspector
 from datamodules.corpora.tables import COLUMNS, MetadataRow, mistyped_columns, read_table
 from datamodules.corpora.turns import SELF, TurnFields, read_conversation, sounds_of
 from datamodules.corpora.writer import (
@@ -89,7 +90,7 @@ def prepare_folder(
     label_question: str,
     contamination: str,
     on_bad: str,
-    workers: int,
+    inspector: Inspector,
 ) -> PreparedFolder:
     """Writes out/cuts.jsonl.gz, or nothing; out/contaminated.jsonl for training recordings whose bytes are in a test
     split (contamination: drop, keep, or error); out/missing.jsonl where recordings are left out, or more are bad than an
@@ -112,7 +113,7 @@ def prepare_folder(
     missing = out / "missing.jsonl"
     try:
         check = partial(_require_sounds, conversations, metadata)
-        report = write(annotated, root, out, on_bad, workers, metadata, contamination, check)
+        report = write(annotated, root, out, on_bad, inspector, metadata, contamination, check)
     except BadRecordingsError as error:
         if len(error.bad) <= LISTED:  # the message lists them all: an earlier corpus stays as it is
             raise
@@ -126,6 +127,12 @@ def prepare_folder(
     translated = {} if split_by else _translated(good)
     joined = sum(len(_class_labels(recording.rows)) > 1 for recording in good)
     return PreparedFolder(report, _count_texts(good), joined, translated, mistyped_columns(rows, split_by))
+
+
+def recording_paths(root: Path, metadata: Path, rows: list[MetadataRow] | None) -> list[Path]:
+    """The recordings that a table names, in the order of their first rows: what shards have to inspect."""
+    rows = read_table(root, metadata) if rows is None else rows
+    return [root / path for path in _by_path(rows, root, metadata)]
 
 
 def _list_bad(path: Path, bad: Sequence[BadRecording]) -> None:
@@ -155,13 +162,12 @@ def _recordings(
 ) -> list[TableRecording]:
     """The recordings of a table, in the order of their first rows."""
     _check_rule(rows, metadata, rule)
-    groups: dict[str, list[MetadataRow]] = defaultdict(list)
     for row in rows:
         if bool(row.values.get("question")) != bool(row.values.get("answer")):
             raise DataError(
                 f"{metadata}, line {row.line}: a question and its answer go together, here only one of them is given"
             )
-        groups[path_in_root(row.values["path"], root, f"{metadata}, line {row.line}")].append(row)
+    groups = _by_path(rows, root, metadata)
     names = {path: group[0].name or path for path, group in groups.items()}
     if len(set(names.values())) < len(names):
         names = {path: path for path in groups}
@@ -179,6 +185,13 @@ def _recordings(
         )
     _check_sources(recordings, rows, metadata)
     return recordings
+
+
+def _by_path(rows: list[MetadataRow], root: Path, metadata: Path) -> dict[str, list[MetadataRow]]:
+    groups: dict[str, list[MetadataRow]] = defaultdict(list)
+    for row in rows:
+        groups[path_in_root(row.values["path"], root, f"{metadata}, line {row.line}")].append(row)
+    return groups
 
 
 def _check_sources(recordings: Sequence[TableRecording], rows: Sequence[MetadataRow], metadata: Path) -> None:

@@ -1,8 +1,10 @@
 """Which recordings cannot be used, and why: all are decoded whole, before anything is written or trained on."""
 
 import re
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +20,7 @@ DOWNMIXED = (3, 4, 5, 6)  # channels that are mixed down to stereo (datamodules/
 SILENCE = 1e-4  # peak; -80 dB
 DURATION_TOLERANCE = 0.025  # seconds between what a header declares and what is decoded
 LISTED = 20
+TASK = 4  # recordings that a process gets at a time: what is in its hands when it is killed is decoded again
 BLOCK = 1 << 18  # samples a channel decoded at a time: hours of sound take no more memory than seconds
 UNKNOWN_SIZE = 0x7FFFF000  # bytes; a WAV written to a pipe declares 2 or 4 GiB
 
@@ -40,6 +43,7 @@ class Inspection(NamedTuple):
     sha256: str | None  # of the file's bytes: the same recording under another name; of a bad one it may be None
     peak: float = 1.0  # largest absolute sample; 1 is full scale
     mono_peak: float = 1.0  # of the mean of the channels: 0 where stereo cancels itself
+    stamp: str | None = None  # size and time of change of its file, before it was read
 
 
 def inspect(paths: Sequence[Path], workers: int) -> list[Inspection]:
@@ -48,10 +52,37 @@ def inspect(paths: Sequence[Path], workers: int) -> list[Inspection]:
     Missing, empty, undecodable, truncated, silent and non-finite recordings, and those with channels that cannot be
     mixed down, carry their reason.
     """
+    inspections = dict(inspect_each(paths, workers))
+    return [inspections[number] for number in range(len(paths))]
+
+
+def inspect_each(paths: Sequence[Path], workers: int) -> Iterator[tuple[int, Inspection]]:
+    """Each file's position and what `inspect` says of it, as soon as it is known. Raises DataError that names some files
+    where a process ended while it decoded one of them.
+    """
     if workers <= 1 or len(paths) < 64:
-        return [_inspect(path) for path in paths]
+        yield from enumerate(map(_inspect, paths))
+        return
+    tasks = ((first, paths[first : first + TASK]) for first in range(0, len(paths), TASK))
+    running: dict[Future[list[Inspection]], int] = {}
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        return list(pool.map(_inspect, paths, chunksize=16))
+        while True:
+            for first, part in islice(tasks, 2 * workers - len(running)):
+                running[pool.submit(_inspect_all, part)] = first
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                first = running[future]
+                try:
+                    inspections = future.result()
+                except BrokenProcessPool as error:
+                    named = [str(path) for first in sorted(running.values()) for path in paths[first : first + TASK]]
+                    raise DataError(
+                        f"a process ended while it decoded one of these:\n{listed(named)}\nLook at them one by one "
+                        "(--data.num_workers=1), and take the one that does it out"
+                    ) from error
+                del running[future]
+                yield from enumerate(inspections, first)
 
 
 class AudioHeader(NamedTuple):
@@ -96,6 +127,10 @@ def listed(rows: Sequence[str]) -> str:
     return "\n".join(f"  {row}" for row in [*rows[:LISTED], *more])
 
 
+def _inspect_all(paths: Sequence[Path]) -> list[Inspection]:
+    return [_inspect(path) for path in paths]
+
+
 def _inspect(path: Path) -> Inspection:
     def result(reason: str | None, rate: int = 0, frames: int = 0, channels: int = 0) -> Inspection:
         seconds = frames / rate if rate else 0.0
@@ -110,8 +145,10 @@ def _inspect(path: Path) -> Inspection:
             None if reason else content_hash(path),
             peak,
             mono_peak,
+            stamp,
         )
 
+    stamp = sound_files.stamp(path)
     size, peak, mono_peak, frames = 0, 0.0, 0.0, 0
     try:
         bytes_ = sound_files.size(path)

@@ -16,7 +16,8 @@ from lhotse import AudioSource, Recording, SupervisionSegment
 
 from datamodules.atomic_files import whole_file
 from datamodules.corpora.contamination import Shared, refuse_shared, tested
-from datamodules.corpora.inspect import LOUD, SILENCE, BadRecording, Inspection, inspect, refuse
+from datamodules.corpora.inspect import LOUD, SILENCE, BadRecording, Inspection, refuse
+from datamodules.corpora.inspection_record import Inspector
 from datamodules.cuts import SPLITS, Cut
 from datamodules.errors import DataError
 from datamodules.hashing import digest
@@ -98,7 +99,7 @@ def write(
     root: Path,
     out: Path,
     on_bad: str,
-    workers: int,
+    inspector: Inspector,
     metadata: Path,
     contamination: str = "drop",
     check: Callable[[set[str]], None] = lambda good: None,
@@ -112,7 +113,7 @@ def write(
     publisher ships broken, which are left out unasked. Raises DataError for bad recordings unless on_bad is skip, and
     where none is good.
     """
-    inspections = inspect([root / recording.path for recording in recordings], workers)
+    inspections = inspector.inspect([root / recording.path for recording in recordings])
     pairs = list(zip(recordings, inspections, strict=True))
     bad = [BadRecording(recording.path, item.reason) for recording, item in pairs if item.reason]
     refuse([item for item in bad if PurePosixPath(item.path).stem not in known_bad], len(pairs), on_bad)

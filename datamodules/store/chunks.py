@@ -9,6 +9,7 @@ with the rest.
     <folder>/<chunk>/codes.npy     codes: (sum of N) uint16, or int32 where one is above 65535
     <folder>/<chunk>/arrays.npy    latents: (sum of F, D) float16
     <folder>/<chunk>/std.npy       standard deviation of their posterior, of the same shape, where it is not all zero
+    <folder>/<chunk>/sums.npy      latents: (recordings, 2, D) float64, the sum of each one's frames and of their squares
 
 A chunk knows no text and no cut: what it holds depends on sound alone. Cuts of the same sound share one recording, and
 a plan takes the recordings that finished chunks hold as they are, whatever was said about them when they were written.
@@ -32,6 +33,7 @@ from datamodules.errors import DataError
 from datamodules.hashing import digest
 from datamodules.store.index import RECORDING, CachedCuts
 from datamodules.store.manifest import Manifest, link_file, refuse_earlier_version
+from datamodules.store.sums import SUMS, sums
 
 SECONDS_PER_CHUNK = 24 * 3600  # of sound: a chunk's results are kept in memory, as latents of 21.5 Hz some 240 MB
 FLOAT16_MAX = float(np.finfo(np.float16).max)
@@ -289,6 +291,8 @@ class ChunkWriter:
         if self.codes:
             whole = whole.astype(np.uint16 if whole.max(initial=0) <= np.iinfo(np.uint16).max else np.int32)
         _save(part / ("codes.npy" if self.codes else "arrays.npy"), whole)
+        if self.arrays:
+            _save(part / SUMS, np.stack([sums(block) for block in blocks]))
         if self.stds:
             stds = np.concatenate([block for name in names for block in self.stds.get(name, [])])
             assert len(stds) == len(whole), "some windows have a standard deviation and some have none"

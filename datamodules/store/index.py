@@ -19,6 +19,7 @@ from datamodules.cuts import SPLITS, Cut
 from datamodules.errors import DataError
 from datamodules.store.manifest import Manifest, name_hash
 from datamodules.store.open_files import OpenFiles
+from datamodules.store.sums import Moments, moments
 
 # of a chunk's index.npy: hash of the recording's sound (manifest.py), and which steps of the chunk's arrays are its
 RECORDING = np.dtype([("sound", "S16"), ("offset", "<i8"), ("length", "<i4")])
@@ -115,6 +116,13 @@ class CachedCuts(Sequence[Cut]):
         position = np.searchsorted(available, sounds, sorter=self._by_sound)
         rows = self._by_sound[np.minimum(position, len(available) - 1)]
         return np.where(available[rows] == sounds, rows, -1)
+
+    def moments(self) -> Moments:
+        """Of the latents of the view, each different sound once."""
+        rows = self.selected
+        items = np.load(self.folder / "plan.npy", mmap_mode="r")["item"][rows]
+        paths = [chunk.path for chunk in self.chunks]
+        return moments(self.rows["sound"][rows], self.lengths[rows], self.chunk[rows], items, paths)
 
     def digest(self) -> str:
         """SHA-256 of what the view holds, text and sound, in its order."""

@@ -36,6 +36,7 @@ def add(subparsers: Subparsers, layers: argparse.ArgumentParser) -> None:
         help="folder of the recordings; of openaqa the JSON; of the formats the manifest, tars or parquet",
     )
     verb.add_argument("--list", action="store_true", help="what each corpus is, where people get it, what lies where")
+    verb.add_argument("--shard", metavar="I/N", help="inspect one part of N; the command without it joins them")
     verb.set_defaults(verb=prepare_verb)
 
 
@@ -49,9 +50,12 @@ def prepare_verb(arguments: argparse.Namespace, overrides: list[str]) -> int:
     if arguments.root is not None:
         overrides = [f"root={arguments.root}", *overrides]
     composed = conf.compose(CORPORA[arguments.corpus], arguments.preset, arguments.conf, overrides)
-    from stages.launch import prepare
+    from stages.launch import inspection, prepare
 
-    prepare.prepare(arguments.corpus, composed.conf)
+    if arguments.shard:
+        prepare.inspect_shard(arguments.corpus, composed.conf, inspection.parse_shard(arguments.shard))
+    else:
+        prepare.prepare(arguments.corpus, composed.conf)
     return 0
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 import conf
 from conf.errors import UsageError
 from conf.schema import UNITS
+from conf.sections.cluster import SlurmConf
 from stages import READ_SOUND, STAGES
+from stages.cli import data
 from stages.cli.arguments import Subparsers, chain, configurations, typed_words, warn_of_presets
 from stages.launch import slurm
 from stages.runs import corpora, jobs
@@ -17,7 +19,11 @@ def add(subparsers: Subparsers, layers: argparse.ArgumentParser) -> None:
         "submit", parents=[layers], help="as run, in jobs of SLURM",
         epilog="--slurm.KEY=VALUE is any option of sbatch, as --slurm.partition=gpu or --slurm.exclusive (`stage show slurm`)",
     )  # fmt: skip
-    verb.add_argument("stage", choices=[*STAGES, "all"], metavar="STAGE", help=" | ".join([*STAGES, "all"]))
+    verb.add_argument("stage", choices=[*STAGES, "all", "prepare"], metavar="STAGE", help=" | ".join([*STAGES, "all"]))
+    verb.add_argument(
+        "corpus", nargs="*", metavar="CORPUS ROOT",
+        help="of `submit prepare`, as of `stage prepare`; --slurm.array=0-31 inspects in 32 shards",
+    )  # fmt: skip
     verb.add_argument("--dry-run", action="store_true", help="print the scripts, submit nothing")
     verb.add_argument(
         "--restart",
@@ -36,8 +42,16 @@ def add(subparsers: Subparsers, layers: argparse.ArgumentParser) -> None:
 
 def submit_verb(arguments: argparse.Namespace, overrides: list[str]) -> int:
     """Corpora that this project renders are rendered here, before a job begins: its ranks, and its node without a network, find them."""
-    options = slurm.options(arguments.conf, [item for item in overrides if item.startswith("slurm.")])
+    allowed = ("array",) if arguments.stage == "prepare" else ()
+    options = slurm.options(arguments.conf, [item for item in overrides if item.startswith("slurm.")], allowed)
     overrides = [item for item in overrides if not item.startswith("slurm.")]
+    if arguments.stage == "prepare":
+        _submit_prepare(arguments, options, overrides)
+        return 0
+    if arguments.corpus:
+        raise UsageError(
+            f"submit {arguments.stage} takes no {' '.join(arguments.corpus)}; a corpus is of `submit prepare`"
+        )
     if options.nodes is not None:
         overrides = [f"trainer.num_nodes={options.nodes}", *overrides]
     stage = arguments.stage
@@ -66,6 +80,23 @@ def submit_verb(arguments: argparse.Namespace, overrides: list[str]) -> int:
         preflight.fetch(confs[planned.stage])
     slurm.submit(going, confs, options, typed, arguments.restart, arguments.dry_run)
     return 0
+
+
+def _submit_prepare(arguments: argparse.Namespace, options: SlurmConf, overrides: list[str]) -> None:
+    if arguments.restart or arguments.without:
+        raise UsageError("submit prepare takes no --restart and no --without: what was inspected is taken over")
+    corpus, *roots = arguments.corpus or [""]
+    if corpus not in data.CORPORA or len(roots) > 1:
+        raise UsageError(f"submit prepare CORPUS ROOT: which corpus? {', '.join(data.CORPORA)}")
+    overrides = [*(f"root={root}" for root in roots), *overrides]
+    composed = conf.compose(data.CORPORA[corpus], arguments.preset, arguments.conf, overrides)
+    from stages.launch import prepare_jobs
+
+    words = [word for name in arguments.preset for word in ("--preset", name)]
+    words += [word for name in arguments.conf for word in ("--conf", name)]
+    words += [f"--{item}" for item in overrides]
+    typed = ["stage", "submit", "prepare", corpus, *words]
+    prepare_jobs.submit(corpus, composed.conf, options, words, typed, arguments.dry_run)
 
 
 def logs_verb(arguments: argparse.Namespace, overrides: list[str]) -> int:

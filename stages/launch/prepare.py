@@ -14,8 +14,9 @@ from conf.errors import UsageError
 from conf.sections.corpora import CorpusConf, DiagnosticConf, FolderConf, FormatConf, PublishedConf, QuestionsConf
 from datamodules.atomic_files import write_whole
 from datamodules.corpora import published
+from datamodules.corpora.inspection_record import Inspector, Shard
 from stages.hub import weights
-from stages.launch import corpus_contents, prepare_folder
+from stages.launch import corpus_contents, inspection, prepare_folder
 from stages.runs import receipts
 from stages.runs.identity import fingerprint
 
@@ -30,8 +31,32 @@ LISTED = 100  # of the skipped recordings in a receipt
 
 def prepare(corpus: str, configuration: CorpusConf) -> None:
     """Makes `data/<corpus>/{cuts.jsonl.gz, receipt.json}`; the receipt last. Raises UsageError, and leaves no receipt, where the input is bad."""
-    started = time.monotonic()
-    data = configuration.data
+    name = require(corpus, configuration)
+    if isinstance(configuration, DiagnosticConf | QuestionsConf):  # whose sounds are rendered here, or decoded already
+        _prepare(corpus, name, configuration, Inspector(1))
+    else:
+        with inspection.inspector(name, configuration) as inspector:
+            _prepare(corpus, name, configuration, inspector)
+
+
+def inspect_shard(corpus: str, configuration: CorpusConf, shard: Shard) -> None:
+    """Inspects one part of a corpus; the run without --shard takes over what all have recorded. Bad recordings are counted:
+    that run names them.
+    """
+    name = require(corpus, configuration)
+    paths = recording_paths(corpus, name, configuration)
+    with inspection.inspector(name, configuration, shard) as decode:
+        inspections = decode.inspect(paths)
+    bad = sum(item.reason is not None for item in inspections)
+    print(
+        f"{name:<14} shard {shard.number}/{shard.count}: {len(inspections)} of {len(paths)} recordings are inspected"
+        + (f", {bad} cannot be used" if bad else "")
+        + ". The same command without --shard joins them"
+    )
+
+
+def require(corpus: str, configuration: CorpusConf) -> str:
+    """The corpus' name. Raises UsageError for what `prepare` needs and was not given."""
     if isinstance(configuration, FolderConf):
         prepare_folder.require(configuration)
     elif isinstance(configuration, PublishedConf | QuestionsConf):
@@ -40,22 +65,38 @@ def prepare(corpus: str, configuration: CorpusConf) -> None:
         raise UsageError(
             f"prepare {corpus}: ROOT is not given: {FORMAT_ROOTS[corpus]}. `stage show format` has all keys"
         )
-    name = _name(corpus, configuration)
-    folder = Path(data.root) / name
+    return _name(corpus, configuration)
+
+
+def recording_paths(corpus: str, name: str, configuration: CorpusConf) -> list[Path]:
+    """The recordings that a corpus names: what shards inspect. Raises UsageError where none is decoded."""
+    if isinstance(configuration, FolderConf | FormatConf):
+        from datamodules.corpora.folder import recording_paths
+
+        return recording_paths(*prepare_folder.table(corpus, configuration))
+    if isinstance(configuration, PublishedConf):
+        from datamodules.corpora.published.prepare import recording_paths
+
+        return recording_paths(corpus, _root(configuration), name, configuration.split, configuration.fold)
+    raise UsageError(f"prepare {corpus} decodes no recordings of a table, so it has no shards: leave --shard out")
+
+
+def _prepare(corpus: str, name: str, configuration: CorpusConf, inspector: Inspector) -> None:
+    started = time.monotonic()
+    folder = Path(configuration.data.root) / name
     replaced = _earlier(folder) if corpus != "diagnostic" else None
     root = ""
     if isinstance(configuration, DiagnosticConf):
         report = _render(configuration)
     elif isinstance(configuration, QuestionsConf):
         root, report = _read_openaqa(name, configuration)
-    elif isinstance(configuration, FolderConf):
-        root, report = str(_root(configuration).resolve()), prepare_folder.read(name, configuration)
-        _warn_of_contaminated(name, folder, report["contaminated"], configuration.contamination)
-    elif isinstance(configuration, FormatConf):
-        root, report = prepare_folder.read_format(corpus, name, configuration)
+    elif isinstance(configuration, FolderConf | FormatConf):
+        table = prepare_folder.table(corpus, configuration)
+        report = prepare_folder.read(name, configuration, table, inspector)
+        root = str(table.root.resolve() if isinstance(configuration, FolderConf) else table.root)
         _warn_of_contaminated(name, folder, report["contaminated"], configuration.contamination)
     elif isinstance(configuration, PublishedConf):
-        root, report = str(_root(configuration).resolve()), _read_published(corpus, name, configuration)
+        root, report = str(_root(configuration).resolve()), _read_published(corpus, name, configuration, inspector)
     receipt = {
         "corpus": name,
         "root": root or str(folder.resolve()),
@@ -137,7 +178,7 @@ def _render(configuration: DiagnosticConf) -> dict[str, Any]:
     }
 
 
-def _read_published(corpus: str, name: str, configuration: PublishedConf) -> dict[str, Any]:
+def _read_published(corpus: str, name: str, configuration: PublishedConf, inspector: Inspector) -> dict[str, Any]:
     from datamodules.corpora.published.prepare import prepare_published
 
     out = Path(configuration.data.root) / name
@@ -145,7 +186,7 @@ def _read_published(corpus: str, name: str, configuration: PublishedConf) -> dic
         corpus, _root(configuration), out, name=name, split=configuration.split, fold=configuration.fold,
         validation_fraction=configuration.validation_fraction, label_question=configuration.label_question,
         contamination=configuration.contamination, on_bad=configuration.data.on_bad,
-        workers=max(configuration.data.num_workers, 1),
+        inspector=inspector,
     )  # fmt: skip
     report = done.report
     if report.skipped:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from conf.errors import UsageError
 from conf.sections.corpora import FolderConf, FormatConf
@@ -12,6 +12,7 @@ from datamodules.corpora import FOLDER
 if TYPE_CHECKING:
     from datamodules.corpora.folder import PreparedFolder
     from datamodules.corpora.inspect import BadRecording
+    from datamodules.corpora.inspection_record import Inspector
     from datamodules.corpora.tables import MetadataRow
     from datamodules.corpora.writer import Report
 
@@ -29,18 +30,23 @@ def require(configuration: FolderConf) -> None:
             raise UsageError(f"prepare folder: {key} is not given: give {missing}, as\n  {FOLDER.format(name)}")
 
 
-def read(name: str, configuration: FolderConf) -> dict[str, Any]:
-    """Its part of the receipt."""
-    assert configuration.root is not None and configuration.metadata is not None, "`require` has seen to it"
-    return _prepare(name, configuration, Path(configuration.root), Path(configuration.metadata), None)
+class Table(NamedTuple):
+    """A table of recordings, or what a format of the field has in its place."""
+
+    root: Path  # that their paths are relative to
+    metadata: Path  # what messages name
+    rows: "list[MetadataRow] | None"  # None: they are read from `metadata`
 
 
-def read_format(kind: str, name: str, configuration: FormatConf) -> tuple[str, dict[str, Any]]:
-    """The root of a corpus in a format of the field, and its part of the receipt."""
+def table(kind: str, configuration: FolderConf | FormatConf) -> Table:
+    """What says which recordings there are. kind: folder, or one of the formats."""
     from datamodules.corpora import formats
 
     given = configuration.root
     assert given is not None, "checked before"
+    if isinstance(configuration, FolderConf):
+        assert configuration.metadata is not None, "`require` has seen to it"
+        return Table(Path(given), Path(configuration.metadata), None)
     columns = {
         column: getattr(configuration, column)
         for column in ("caption", "label", "question", "answer", "split", "source")
@@ -51,21 +57,20 @@ def read_format(kind: str, name: str, configuration: FormatConf) -> tuple[str, d
         read_rows = formats.read_webdataset(given, columns)
     else:
         read_rows = formats.read_parquet(given, configuration.audio, columns)
-    return str(read_rows.root), _prepare(name, configuration, read_rows.root, Path(given), read_rows.rows)
+    return Table(read_rows.root, Path(given), read_rows.rows)
 
 
-def _prepare(
-    name: str, configuration: FolderConf | FormatConf, root: Path, metadata: Path, rows: "list[MetadataRow] | None"
-) -> dict[str, Any]:
+def read(name: str, configuration: FolderConf | FormatConf, source: Table, inspector: "Inspector") -> dict[str, Any]:
+    """Its part of the receipt."""
     from datamodules.corpora import folder
 
     out = Path(configuration.data.root) / name
     done = folder.prepare_folder(
-        root, metadata, out, rows, name=name,
+        source.root, source.metadata, out, source.rows, name=name,
         split_by=configuration.split_by, test=configuration.test, validation=configuration.validation,
         validation_fraction=configuration.validation_fraction, label_question=configuration.label_question,
         contamination=configuration.contamination,
-        on_bad=configuration.data.on_bad, workers=max(configuration.data.num_workers, 1),
+        on_bad=configuration.data.on_bad, inspector=inspector,
     )  # fmt: skip
     return summarize(name, out, done)
 

@@ -13,8 +13,9 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import NamedTuple
 
 import conf as configuration
@@ -73,23 +74,23 @@ class Planned(NamedTuple):
     waits: tuple[str, ...]  # jobs that were submitted earlier
 
 
-def options(files: Sequence[str], overrides: Sequence[str]) -> SlurmConf:
+def options(files: Sequence[str], overrides: Sequence[str], allowed: Sequence[str] = ()) -> SlurmConf:
     """The section `slurm`: conf/slurm/base.yaml, the --conf files, the command line ("slurm.KEY=VALUE").
 
-    Raises UsageError for a key that no option of sbatch can be, or that is not the user's.
+    Raises UsageError for a key that no option of sbatch can be, or that is not the user's, unless it is `allowed`.
     """
     known = vars(configuration.compose("slurm").conf).keys() - {"further"}  # `setup` is ours, and no option of sbatch
     typed = []
     for item in overrides:
         key, value = item.removeprefix("slurm.").split("=", 1)
-        _check_key(key.removeprefix("further."))
+        _check_key(key.removeprefix("further."), allowed)
         if key in ("requeue", "no_requeue") and not value:
             key, value = "requeue", str(key == "requeue").lower()
         key = key if key in known or key.startswith("further.") else f"further.{key}"
         typed.append(f"slurm.{key}={value}")
     composed = configuration.compose("slurm", files=files, overrides=typed)
     for key in composed.conf.further:
-        _check_key(key)
+        _check_key(key, allowed)
     for key, value in {**vars(composed.conf), **composed.conf.further}.items():
         for line in value if isinstance(value, list) else [value]:
             if isinstance(line, str) and re.search(r"[\r\n]", line):
@@ -151,7 +152,7 @@ def script(stage: str, conf: StageConf, options: SlurmConf, words: Sequence[str]
     directives: dict[str, str | None] = {
         "job-name": f"{conf.experiment}/{stage}",
         "chdir": os.getcwd(),
-        "output": str(jobs.log_file(jobs.jobs_folder(conf), stage)).replace("%", "%%"),  # %b is a number to sbatch
+        "output": log_pattern(jobs.log_file(jobs.jobs_folder(conf), stage)),
         "partition": options.partition,
         "account": options.account,
         "time": options.time,
@@ -171,11 +172,6 @@ def script(stage: str, conf: StageConf, options: SlurmConf, words: Sequence[str]
     cpus = directives["cpus-per-task"]
     if cpus is not None and not cpus.isdigit():
         raise UsageError(f"slurm.cpus-per-task is {cpus!r}; a number is allowed")
-    lines = [
-        f"#SBATCH --{key}" + (f"={shlex.quote(value)}" if value else "")
-        for key, value in directives.items()
-        if value is not None
-    ]
     body = BODY.format(
         setup="".join(f"{line}\n{SETUP_FAILED.format(line=shlex.quote(line))}\n" for line in options.setup),
         written_by=shlex.join(["stage", "submit", stage, *words]).replace("\n", "\n# "),
@@ -189,7 +185,21 @@ def script(stage: str, conf: StageConf, options: SlurmConf, words: Sequence[str]
         most=MOST_IDLE,
         requeues=str(options.requeue).lower(),  # a command of the shell
     )
-    return "\n".join(["#!/usr/bin/env bash", *lines, body])
+    return "\n".join(["#!/usr/bin/env bash", *directive_lines(directives), body])
+
+
+def directive_lines(directives: Mapping[str, str | None]) -> list[str]:
+    """Option of sbatch -> its value, "" for one without, None for one that is left out: the head of a script."""
+    return [
+        f"#SBATCH --{key}" + (f"={shlex.quote(value)}" if value else "")
+        for key, value in directives.items()
+        if value is not None
+    ]
+
+
+def log_pattern(path: Path) -> str:
+    """As sbatch reads the name of a log: %b is a number to it."""
+    return str(path).replace("%", "%%")
 
 
 def submit(
@@ -212,23 +222,19 @@ def submit(
         folder = jobs.jobs_folder(confs[stage])
         path = folder / f"{stage}.sbatch"
         dependencies = [*waits, *(made.get(name, f"<{name}>") for name in after)]
-        hold = ["--hold"] if restart else []
-        command = ["sbatch", "--parsable", *hold, *_dependency(dependencies, options), str(path)]
+        command = sbatch_command(path, dependencies, options, *(["--hold"] if restart else []))
         if dry:
             print(f"# {path}\n{texts[stage]}\n# {' '.join(command)}\n")
             continue
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(path, texts[stage])
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            before = (
-                f"\nSubmitted before it: {', '.join(f'{name} {job}' for name, job in made.items())}." if made else ""
-            )
-            if restart:
-                _scancel(made)
-                before = "\nNothing was submitted, and the earlier runs are where they were."
-            raise UsageError(f"{stage}: sbatch refuses {path}: {done.stderr.strip()}{before}")
-        made[stage] = done.stdout.strip().split(";")[0]  # ID;CLUSTER on a federation
+        try:
+            made[stage] = run_sbatch(stage, command, {} if restart else made)
+        except UsageError as error:
+            if not restart:
+                raise
+            _scancel(made)
+            raise UsageError(f"{error}\nNothing was submitted, and the earlier runs are where they were.") from None
         jobs.note(folder, stage, made[stage])
         print(
             f"{stage:<14} job {made[stage]}" + (f", after {', '.join(dependencies)}" if dependencies else ""),
@@ -265,6 +271,20 @@ def _scancel(made: dict[str, str]) -> None:
         subprocess.run(["scancel", *made.values()], capture_output=True)
 
 
+def sbatch_command(path: Path, after: Sequence[str], options: SlurmConf, *further: str) -> list[str]:
+    """after: jobs that have to end well before this one begins; further: options of sbatch."""
+    return ["sbatch", "--parsable", *further, *_dependency(after, options), str(path)]
+
+
+def run_sbatch(name: str, command: Sequence[str], made: Mapping[str, str]) -> str:
+    """The job's id. made: jobs that were submitted with it, for the message. Raises UsageError with what sbatch says."""
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        before = f"\nSubmitted before it: {', '.join(f'{one} {job}' for one, job in made.items())}." if made else ""
+        raise UsageError(f"{name}: sbatch refuses {command[-1]}: {done.stderr.strip()}{before}")
+    return done.stdout.strip().split(";")[0]  # ID;CLUSTER on a federation
+
+
 def check_there(dry: bool) -> None:
     if not dry and shutil.which("sbatch") is None:
         raise UsageError(
@@ -272,13 +292,13 @@ def check_there(dry: bool) -> None:
         )
 
 
-def _check_key(key: str) -> None:
+def _check_key(key: str, allowed: Sequence[str]) -> None:
     name = key.replace("-", "_")
     if not re.fullmatch(r"[a-z][a-z0-9]+(_[a-z0-9]+)*", name):
         raise UsageError(
             f"slurm.{key}: no option of sbatch is written so; its long name is taken, as --slurm.qos=high or --slurm.exclusive"
         )
-    if name in OURS:
+    if name in OURS and name not in allowed:
         raise UsageError(f"slurm.{key} is not yours to say; what decides it: {OURS[name]}")
 
 

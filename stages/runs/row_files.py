@@ -1,10 +1,11 @@
 """Rows of a prediction that a kill does not lose: each rank appends to a file of its own, <folder>/predictions-<rank>.jsonl, and all are read."""
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from datamodules.atomic_files import mend_lines
 
 
 def append(folder: Path, rank: int, rows: Iterable[Mapping[str, object]]) -> None:
@@ -14,9 +15,7 @@ def append(folder: Path, rank: int, rows: Iterable[Mapping[str, object]]) -> Non
 
 def mend(folder: Path, rank: int) -> None:
     """Before a rank appends: takes away the line of its own file that a kill cut short. Another rank may be writing by now."""
-    path = _path(folder, rank)
-    if path.is_file():
-        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+    mend_lines(_path(folder, rank))
 
 
 def rows(folder: Path) -> Iterator[dict[str, Any]]:

@@ -9,6 +9,7 @@ import soundfile
 from lhotse import CutSet
 
 from datamodules.corpora import folder
+from datamodules.corpora.inspection_record import Inspector
 
 FORMATS = {"wav": "PCM_16", "flac": "PCM_16", "ogg": "VORBIS", "mp3": "MPEG_LAYER_III"}
 DEFAULTS: dict[str, Any] = dict(
@@ -20,7 +21,7 @@ DEFAULTS: dict[str, Any] = dict(
     label_question="What is it?",
     contamination="keep",  # many tests write one tone under several names
     on_bad="error",
-    workers=1,
+    inspector=Inspector(1),
 )
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeVar
 from datamodules.corpora import writer
 from datamodules.corpora.contamination import Shared, refuse_shared, tested, write_jsonl
 from datamodules.corpora.inspect import BadRecording, BadRecordingsError
+from datamodules.corpora.inspection_record import Inspector
 from datamodules.corpora.published import corpus
 from datamodules.corpora.published.records import Files, Options, Record
 from datamodules.errors import DataError
@@ -44,7 +45,7 @@ def prepare_published(
     label_question: str | None,
     contamination: str,
     on_bad: str,
-    workers: int,
+    inspector: Inspector,
 ) -> PreparedCorpus:
     """Writes out/cuts.jsonl.gz, or nothing; out/missing.jsonl and out/contaminated.jsonl where there is something to
     list.
@@ -53,17 +54,8 @@ def prepare_published(
     contamination: of training recordings whose origin or content is in a test split, of this corpus or of another beside `out`:
     drop, keep, or error. Raises DataError.
     """
-    writer.check_name(name)
-    if not root.is_dir():
-        raise DataError(
-            f"{root}: no such folder. It is where the files of {kind} lie; `stage prepare --list` says which"
-        )
-    about, read = corpus(kind)
-    files = Files(root)
-    records = list(read(root, Options(files, fold)))
-    if not records:
-        raise DataError(f"{root}: no recordings. {kind} is expected as `stage prepare --list` says")
-    recordings, repeated = _join(records, root, name, kind, split)
+    about, files = corpus(kind).about, Files(root)
+    recordings, repeated = _read(kind, root, files, name, split, fold)
     recordings = writer.hold_out(recordings, validation_fraction)
     recordings, contaminated = _without_tested(recordings, out, contamination)
     writer.require_any(recordings, root, Path(kind))
@@ -71,7 +63,7 @@ def prepare_published(
     annotated = [_annotated(recording, name, question) for recording in recordings]
     missing = out / "missing.jsonl"
     try:
-        report = writer.write(annotated, root, out, on_bad, workers, root, contamination, known_bad=about.known_bad)
+        report = writer.write(annotated, root, out, on_bad, inspector, root, contamination, known_bad=about.known_bad)
     except BadRecordingsError as error:
         _list_bad(missing, error.bad, recordings)
         raise DataError(f"{error}\nAll of them: {missing}") from None
@@ -80,6 +72,27 @@ def prepare_published(
     contaminated += [row for row in report.contaminated if row.id not in seen]
     write_jsonl(out / "contaminated.jsonl", (row._asdict() for row in contaminated))
     return PreparedCorpus(report, repeated, files.several, contaminated)
+
+
+def recording_paths(kind: str, root: Path, name: str, split: str | None, fold: int) -> list[Path]:
+    """The recordings of a corpus: what shards have to inspect."""
+    recordings, _ = _read(kind, root, Files(root), name, split, fold)
+    return [root / recording.path for recording in recordings]
+
+
+def _read(
+    kind: str, root: Path, files: Files, name: str, split: str | None, fold: int
+) -> tuple[list[PublishedRecording], int]:
+    """The recordings, and how many records repeat another one."""
+    writer.check_name(name)
+    if not root.is_dir():
+        raise DataError(
+            f"{root}: no such folder. It is where the files of {kind} lie; `stage prepare --list` says which"
+        )
+    records = list(corpus(kind).records(root, Options(files, fold)))
+    if not records:
+        raise DataError(f"{root}: no recordings. {kind} is expected as `stage prepare --list` says")
+    return _join(records, root, name, kind, split)
 
 
 def _list_bad(path: Path, bad: Iterable[BadRecording], recordings: Iterable[PublishedRecording]) -> None:

@@ -13,6 +13,7 @@ from lhotse import CutSet
 
 import conf
 from datamodules.corpora import published
+from datamodules.corpora.inspection_record import Inspector
 from datamodules.corpora.published.prepare import PreparedCorpus, prepare_published
 from stages.cli.main import main
 from stages.runs import corpora
@@ -33,7 +34,13 @@ from tests.datamodules.publishers import (
 from tests.datamodules.recordings import sound
 
 DEFAULTS: dict[str, Any] = dict(
-    split=None, fold=5, validation_fraction=0.0, label_question=None, contamination="drop", on_bad="error", workers=1
+    split=None,
+    fold=5,
+    validation_fraction=0.0,
+    label_question=None,
+    contamination="drop",
+    on_bad="error",
+    inspector=Inspector(1),
 )
 
 FOLDERS = ("fsdd", "gtzan")  # have no table: what is there is the list
