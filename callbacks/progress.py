@@ -21,9 +21,13 @@ SECONDS_BETWEEN_LINES = 60.0  # at most, where no tenth is reached
 
 
 class ProgressLine:
-    """A progress line with a unit ("steps", "clips"); silent where `visible` is False (ranks other than 0)."""
+    """A progress line with a unit ("steps", "clips"); silent where `visible` is False (ranks other than 0).
 
-    def __init__(self, name: str, total: int, unit: str, visible: bool = True) -> None:
+    every_tenth: a line at each tenth, however quick; else one a minute.
+    """
+
+    def __init__(self, name: str, total: int, unit: str, visible: bool = True, every_tenth: bool = True) -> None:
+        self.every_tenth = every_tenth
         self.name, self.total, self.unit, self.visible = name, total, unit, visible
         self.console = Console()
         self.live: tuple[Progress, TaskID] | None = None
@@ -54,7 +58,7 @@ class ProgressLine:
             live.update(task, completed=done, note=note)
         elif self.visible and not self.console.is_terminal:
             tenth, now = 10 * done // max(self.total, 1), time.monotonic()
-            if tenth > self.printed_tenth or now - self.printed_at >= SECONDS_BETWEEN_LINES:
+            if (self.every_tenth and tenth > self.printed_tenth) or now - self.printed_at >= SECONDS_BETWEEN_LINES:
                 self.printed_tenth, self.printed_at = tenth, now
                 seconds = now - self.began
                 line = f"{self.name:<14} {done:>6}/{self.total} {self.unit}  {seconds:6.1f} s  {note}"

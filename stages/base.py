@@ -9,6 +9,7 @@ corpora before the first product (runs/identity.py), so that whatever is in the 
 """
 
 import json
+import logging
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -28,6 +29,7 @@ from stages.runs.ranks import rank
 from stages.runs.receipts import FinishedRun
 from stages.runs.state import earlier_run
 
+log = logging.getLogger(__name__)
 Parents = Mapping[str, FinishedRun]
 Row = dict[str, Any]
 Key = TypeVar("Key", bound=Hashable)
@@ -149,7 +151,7 @@ class ChunkStage(PredictingStage):
     def prepare_data(self) -> None:
         """On rank 0."""
         chunks.open_cache(self.store, self.cache_key())
-        if not chunks.is_planned(self.store):
+        if not chunks.is_planned(self.store) or manifest.inputs(self.store) != self.inputs:
             self.write_manifest()
             if earlier := self.comparable_run():
                 chunks.take_over(self.store, earlier.folder / "chunks")
@@ -170,6 +172,10 @@ class ChunkStage(PredictingStage):
         self.rank_chunks: Sequence[chunks.Chunk] = data.rank_chunks
         self.writer: chunks.ChunkWriter | None = None
         self.behind = WriteBehind()
+        if self.global_rank == 0:
+            pending, whole = data.pending_seconds, self.planned.seconds()
+            text = "%-14s %.1f s of sound are encoded, %.1f of %.1f s are stored"
+            log.info(text, self.stage, pending, whole - pending, whole)
         self.start_line(data.finished_cuts)
 
     def predict_step(self, batch: Any, batch_idx: int) -> None:
@@ -188,13 +194,14 @@ class ChunkStage(PredictingStage):
 
     def exported(self, artifact: Path, cuts: CachedCuts) -> dict[str, Any]:
         """Writes what Lhotse opens by itself; returns what every receipt of such a stage counts."""
-        planned = chunks.Plan(self.store)
+        planned, earlier = chunks.Plan(self.store), self.comparable_run()
+        taken_over = chunks.taken_over(self.store, earlier.folder / "chunks") if earlier else []
         write_lhotse_manifest(self.folder / "cuts.jsonl.gz", cuts)
         return {
             "recordings": len(cuts),
             "duplicates": planned.duplicates,
             "skipped": len(planned.manifest.skipped),
-            "encoded_seconds": round(planned.encoded_seconds, 3),
+            "encoded_seconds": round(planned.seconds(without={path.name for path in taken_over}), 3),
         }
 
 

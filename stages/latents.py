@@ -23,7 +23,7 @@ from callbacks.progress import ProgressLine
 from conf import plain
 from conf.errors import UsageError
 from conf.sections.codec import LatentsConf
-from datamodules.atomic_files import write_whole
+from datamodules.atomic_files import whole_file, write_whole
 from datamodules.cuts import SPLITS
 from datamodules.hashing import hash_folder
 from datamodules.store import chunks, manifest
@@ -44,6 +44,7 @@ from stages.runs import corpora
 
 log = logging.getLogger(__name__)
 STATISTICS = "statistics.safetensors"
+TRAINING_SOUNDS = "training_sounds.npy"  # hashes of those that the codec was fitted on, or that kept statistics are of
 
 
 class Latents(ChunkStage):
@@ -61,10 +62,12 @@ class Latents(ChunkStage):
         """On rank 0: fits the codec on the training split, once, or keeps the earlier run's; then plans."""
         codec = self.folder / "codec"
         self.write_manifest()
+        self._discard_codec_of_other_sounds()
         if not (codec / "config.json").is_file() and not self._keep_codec():
             if isinstance(self.codec, MelCodec):
                 self._fit(self.codec)
                 artifacts.save(codec, plain(self.conf.codec), self.codec.state_dict())
+                self._note_training_sounds(_training_sounds(self.store))
             else:
                 codec.mkdir(parents=True, exist_ok=True)
             if self.vae:
@@ -74,6 +77,25 @@ class Latents(ChunkStage):
 
     def plan(self) -> chunks.Plan:
         return chunks.plan(self.store, self.conf.recordings_per_chunk)
+
+    def _discard_codec_of_other_sounds(self) -> None:
+        """An unfinished run goes on with other corpora. Where training sounds are gone that its codec was fitted on, or that
+        the statistics are of, both are made anew; and so are its latents, where the codec becomes another.
+        """
+        noted = self.folder / TRAINING_SOUNDS
+        if not noted.is_file() or np.isin(np.load(noted), _training_sounds(self.store)).all():
+            return
+        log.info("latents: training sounds are gone that its codec and statistics are of: both are made anew")
+        if isinstance(self.codec, MelCodec):
+            chunks.clear(self.store)
+        (self.folder / STATISTICS).unlink(missing_ok=True)
+        (self.folder / "codec/config.json").unlink(missing_ok=True)  # its mark
+        shutil.rmtree(self.folder / "codec", ignore_errors=True)
+        noted.unlink()
+
+    def _note_training_sounds(self, sounds: np.ndarray) -> None:
+        with whole_file(self.folder / TRAINING_SOUNDS) as part:
+            np.save(part, sounds)
 
     def _keep_codec(self) -> bool:
         """Takes the codec and the statistics of the earlier run, where it was configured alike and each of its training
@@ -97,6 +119,7 @@ class Latents(ChunkStage):
                 "--restart makes both anew, from all"
             )
             log.info(text, len(now), len(before))
+        self._note_training_sounds(before)
         shutil.copyfile(earlier.artifact / STATISTICS, self.folder / STATISTICS)
         part, codec = self.folder / ".codec", self.folder / "codec"
         for folder in (part, codec):

@@ -21,7 +21,7 @@ a run may go on with another W.
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -56,6 +56,11 @@ class Chunk:
     def sounds(self) -> np.ndarray:
         """Their hashes, S16."""
         return self._manifest.rows["sound"][self.rows]
+
+    @property
+    def seconds(self) -> float:
+        """Of sound that is encoded."""
+        return float(self._manifest.rows["seconds"][self.rows].sum(dtype=np.float64))
 
 
 class Plan(Sequence[Chunk]):
@@ -92,11 +97,10 @@ class Plan(Sequence[Chunk]):
         """Cuts whose sound another cut has, too."""
         return self.num_cuts - len(np.unique(self.manifest.rows["sound"]))
 
-    @property
-    def encoded_seconds(self) -> float:
-        """Seconds of sound in the chunks that this cache has not taken over."""
-        new = [chunk for chunk, about in zip(self, self.chunks, strict=True) if not about["reused"]]
-        return sum(float(self.manifest.rows["seconds"][chunk.rows].sum(dtype=np.float64)) for chunk in new)
+    def seconds(self, without: Container[str] = ()) -> float:
+        """Seconds of sound in the chunks, each sound once, but for the chunks `without`."""
+        counted = [self[number] for number, about in enumerate(self.chunks) if about["id"] not in without]
+        return sum((chunk.seconds for chunk in counted), 0.0)
 
 
 def open_cache(folder: Path, key: dict[str, Any]) -> None:
@@ -122,14 +126,18 @@ def open_cache(folder: Path, key: dict[str, Any]) -> None:
             shutil.rmtree(part, ignore_errors=True)
 
 
+def clear(folder: Path) -> None:
+    """Removes the finished chunks and their key: what made them is gone."""
+    for chunk in finished(folder):
+        shutil.rmtree(chunk)
+    (folder / "key.json").unlink(missing_ok=True)
+
+
 def take_over(folder: Path, earlier: Path) -> None:
     """The finished chunks of an earlier cache of the same key become this one's too, without a second copy on the disk
     where the file system allows it.
     """
-    path = earlier / "key.json"
-    if not path.is_file() or json.loads(path.read_text()) != json.loads((folder / "key.json").read_text()):
-        return
-    for chunk in finished(earlier):
+    for chunk in taken_over(folder, earlier):
         part = folder / f".tmp-{chunk.name}-{os.getpid()}"
         if not (folder / chunk.name).is_dir():
             shutil.rmtree(part, ignore_errors=True)
@@ -137,6 +145,15 @@ def take_over(folder: Path, earlier: Path) -> None:
             for file in chunk.iterdir():
                 link_file(file, part / file.name)
             part.rename(folder / chunk.name)
+
+
+def taken_over(folder: Path, earlier: Path) -> list[Path]:
+    """The finished chunks of an earlier cache, where it has the same key."""
+    keys = [path / "key.json" for path in (folder, earlier)]
+    if not all(path.is_file() for path in keys):
+        return []
+    own, other = (json.loads(path.read_text()) for path in keys)
+    return finished(earlier) if own == other else []
 
 
 def plan(folder: Path, recordings_per_chunk: int, apart: np.ndarray | None = None) -> Plan:

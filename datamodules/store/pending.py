@@ -13,12 +13,13 @@ class PendingChunks(L.LightningDataModule):
     it does.
 
     planned: as rank 0 has written it; rank_chunks: the pending ones of this rank; finished_cuts: cuts in the chunks that
-    were finished. All are set by `setup`.
+    were finished; pending_seconds: of sound in those that were not. All are set by `setup`.
     """
 
     planned: chunks.Plan
     rank_chunks: list[chunks.Chunk]
     finished_cuts: int
+    pending_seconds: float
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -32,3 +33,4 @@ class PendingChunks(L.LightningDataModule):
         pending = [chunk for chunk in self.planned if chunk.id in pending_ids]
         self.rank_chunks = pending[trainer.global_rank :: trainer.world_size]
         self.finished_cuts = self.planned.num_cuts - sum(chunk.num_cuts for chunk in pending)
+        self.pending_seconds = sum((chunk.seconds for chunk in pending), 0.0)

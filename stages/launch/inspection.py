@@ -23,7 +23,7 @@ def inspector(name: str, configuration: CorpusConf, shard: Shard | None = None) 
         if not lines:
             if done:
                 log.info("%-14s %d of %d recordings were inspected before", name, done, total)
-            lines.append(ProgressLine(name, total, "recordings", visible=done < total))
+            lines.append(ProgressLine(name, total, "recordings", visible=done < total, every_tenth=False))
             lines[0].start(done)
         else:
             lines[0].update(done)

@@ -81,16 +81,17 @@ def check_unfinished(stage: str, conf: StageConf, identity: Identity | None = No
     if done is None or receipts.read(folder) is not None:
         return
     begun = read_identity(folder)
-    changed = _changed_inputs(conf, begun.parents, begun.corpora) if begun else []
+    changed = _changed_since(begun, conf)
     if begun and identity:
         changed += [f"its parent {name} is new" for name in identity.parents if name not in begun.parents]
         changed += [f"its parent {name} is no longer read" for name in begun.parents if name not in identity.parents]
-        changed += [f"the corpus {name} is new" for name in identity.corpora if name not in begun.corpora]
+        if not _is_stored_by_content(conf):
+            changed += [f"the corpus {name} is new" for name in identity.corpora if name not in begun.corpora]
     hint = ""
     if stored and (moved := moved_end(stage, folder, stored, conf, finished=False)):
         check_moved_end(folder, moved)
     elif stored:
-        changed += differences(stored, conf)
+        changed += _changed_conf(stored, conf)
         hint = why_not(changed_keys(stored, conf), conf)
     if changed:
         raise UsageError(
@@ -128,6 +129,9 @@ def begin_run(stage: str, conf: StageConf, restart: bool, identity: Identity | N
     begun = read_identity(folder)
     if identity and (begun is None or progress(folder) is None):
         write_identity(folder, identity)
+    elif begun and identity and begun.corpora != identity.corpora:  # `check_unfinished` has passed it
+        log.info("%-14s goes on with corpora that have changed: what is stored is looked up by its sound", stage)
+        write_identity(folder, begun._replace(corpora=identity.corpora))
     elif begun and identity and begun.commit != identity.commit:
         text = "%-14s was begun by the code of commit %s, and goes on by that of %s"
         log.warning(text, stage, begun.commit, identity.commit)
@@ -154,16 +158,33 @@ def _unfinished(stage: str, folder: Path, conf: StageConf, compare: bool) -> Sta
     done = progress(folder, max_steps(stored))
     if done is None:
         return State("missing", "not started")
-    begun = read_identity(folder)
-    changed = _changed_inputs(conf, begun.parents, begun.corpora) if begun else []
+    changed = _changed_since(read_identity(folder), conf)
     moved = moved_end(stage, folder, stored, conf, finished=False) if compare and stored else None
     if compare and stored and (moved is None or moved.step is None):
-        changed += differences(stored, conf)
+        changed += _changed_conf(stored, conf)
     return (
         State("stale", f"{done}, begun with something else: {', '.join(changed)}")
         if changed
         else State("partial", str(done))
     )
+
+
+def _changed_since(begun: Identity | None, conf: StageConf) -> list[str]:
+    """What an unfinished run was begun with and is another now: parents and corpora."""
+    if begun is None:
+        return []
+    return _changed_inputs(conf, begun.parents, {} if _is_stored_by_content(conf) else begun.corpora)
+
+
+def _changed_conf(stored: dict[str, Any], conf: StageConf) -> list[str]:
+    """The same of its configuration."""
+    free = _is_stored_by_content(conf)
+    return [text for text in differences(stored, conf) if not (free and text.startswith("data.corpora:"))]
+
+
+def _is_stored_by_content(conf: StageConf) -> bool:
+    """Whether what the stage makes is looked up by its sound: then other corpora may go on with a part of it."""
+    return hasattr(conf, "recordings_per_chunk")
 
 
 def _changed_inputs(conf: StageConf, parents: dict[str, str], corpora: dict[str, str]) -> list[str]:

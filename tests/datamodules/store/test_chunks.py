@@ -160,7 +160,7 @@ def test_recordings_that_come_or_go_encode_what_is_new_alone(tmp_path: Path, now
     """Before, between and behind the others, in another order, fewer, or none of the others."""
     encode(tmp_path, planned_in(tmp_path, hashed_cuts(*"abcde"), 2))
     planned = planned_in(tmp_path, hashed_cuts(*now), 2)
-    seconds = planned.encoded_seconds
+    seconds = sum(chunk.seconds for chunk in chunks.pending(tmp_path, planned))
     encoded = encode(tmp_path, planned)
     assert encoded == [letter for letter in dict.fromkeys(now) if letter not in "abcde"] and seconds == len(encoded)
     assert stored_codes(tmp_path) == now

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import re
 import signal
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from callbacks import progress
 from stages.cli.main import main
 from tests import zygote
 
@@ -106,6 +108,22 @@ def test_another_caption_or_split_decodes_nothing(recordings: Path, capsys: pyte
     assert "a bell" in cuts(recordings) and 'sound 3"' not in cuts(recordings)
 
 
+def test_a_line_a_minute_says_the_rate_and_the_time_left(
+    recordings: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    assert main(PREPARE) == 0
+    assert "recordings/s" not in capsys.readouterr().err, "it took less"
+    (recordings / "data/mine/inspected.jsonl").unlink()
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    assert main(PREPARE) == 0
+    lines = re.findall(
+        r"^mine +(\d+)/12 recordings +[\d.]+ s +[\d.e+]+ recordings/s, 0 min left$",
+        capsys.readouterr().err,
+        re.MULTILINE,
+    )
+    assert list(map(int, lines)) == list(range(1, COUNT))
+
+
 def test_shards_inspect_and_the_command_without_them_joins(recordings: Path, capsys: pytest.CaptureFixture[str]):
     (recordings / "in/07.wav").write_bytes(b"")
     for shard in ("0/2", "1/2"):
@@ -132,8 +150,6 @@ def test_shards_inspect_and_the_command_without_them_joins(recordings: Path, cap
 def test_a_shard_is_one_of_several(
     recordings: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ):
-    import re
-
     assert main(words) == 1
     assert re.search(message, capsys.readouterr().err)
     assert not (recordings / "data").exists()
