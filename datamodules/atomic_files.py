@@ -37,8 +37,8 @@ def to_disk(path: Path) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Text in UTF-8."""
-    with whole_file(path) as part:
+    """Text in UTF-8, on the disk before it is there: receipts, keys and plans say that other files count."""
+    with whole_file(path, durable=True) as part:
         part.write_text(text, encoding="utf-8")
 
 

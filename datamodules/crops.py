@@ -20,6 +20,7 @@ from datamodules.batches import SAMPLE, Batches, require_batch
 from datamodules.cuts import Cut
 from datamodules.errors import DataError
 from datamodules.sampler import ResumableDataModule
+from datamodules.store.manifest import CutsOfSplit, Manifest
 
 
 class Crop(NamedTuple):
@@ -108,14 +109,16 @@ class CropReader(torch.utils.data.Dataset[CropBatch]):
 class CropDataModule(ResumableDataModule):
     """Random crops of the split train; of the split validation, the beginning of each recording, always the same.
 
-    Raises DataError where the training split is empty.
+    folder: of the manifest of the cuts, which `setup` maps; it raises DataError where the training split is empty.
     """
 
     dataset: CropReader
+    train_cuts: CutsOfSplit
+    validation_cuts: CutsOfSplit
 
     def __init__(
         self,
-        cuts: Sequence[Cut],
+        folder: Path,
         roots: Mapping[str, Path],
         sample_rate: int,
         channels: int,
@@ -125,11 +128,12 @@ class CropDataModule(ResumableDataModule):
         num_workers: int,
     ) -> None:
         super().__init__(seed=seed, num_workers=num_workers)
-        self.batch_size, self.crop_seconds = batch_size, crop_samples / sample_rate
+        self.folder, self.batch_size, self.crop_seconds = folder, batch_size, crop_samples / sample_rate
         self.dataset = CropReader(roots, sample_rate, channels, crop_samples)
-        self.train_cuts, self.validation_cuts = (
-            [cut for cut in cuts if cut.custom["split"] == split] for split in ("train", "validation")
-        )
+
+    def setup(self, stage: str) -> None:
+        manifest = Manifest(self.folder)
+        self.train_cuts, self.validation_cuts = manifest.of_split("train"), manifest.of_split("validation")
         if not self.train_cuts:
             raise DataError("no recording is in the split 'train'")
 
@@ -146,10 +150,15 @@ class CropDataModule(ResumableDataModule):
         """The first `limit` validation batches, all of them in this process."""
         return (self.dataset[crops] for crops in islice(self.validation_sampler(0, 1) or (), limit))
 
+    def count_short(self) -> int:
+        """Training and validation recordings that are shorter than a crop."""
+        cuts = (self.train_cuts, self.validation_cuts)
+        return sum(int((one.manifest.rows["seconds"][one.rows] < self.crop_seconds).sum()) for one in cuts)
+
     def fingerprint(self) -> str:
         """SHA-256 of the ids and durations of the training cuts, in their order."""
+        rows = self.train_cuts.manifest.rows
         digest = hashlib.sha256()
-        for cut in self.train_cuts:
-            digest.update(f"{cut.id}\0{cut.duration}\0".encode())
-        digest.update(b"\1")
+        for name in ("name", "seconds"):
+            digest.update(rows[name][self.train_cuts.rows].tobytes())
         return digest.hexdigest()

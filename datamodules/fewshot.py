@@ -15,9 +15,9 @@ balanced, and an episode depends on (seed, number) alone.
 """
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from datamodules.errors import DataError
 
@@ -57,6 +57,52 @@ class EpisodePrompt(NamedTuple):
     empty: list[Piece]  # the query without content
 
 
+class DisturbedEpisode(NamedTuple):
+    """An episode under a condition."""
+
+    shots: list[Shot]
+    shown: dict[str, str]  # sound -> the one whose codes are shown
+
+
+class DrawnEpisodes(NamedTuple):
+    """All that is asked, as one process draws it and the others read it from a file."""
+
+    episodes: list[Episode]
+    conditions: list[dict[str, DisturbedEpisode]]  # of each episode
+    recordings: int  # that they are drawn from
+    classes: int
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> "DrawnEpisodes":
+        """From JSON of `_asdict()`, whose tuples are lists."""
+        drawn = [Episode(*one)._replace(shots=[Shot(*shot) for shot in one[3]]) for one in values["episodes"]]
+        conditions = [
+            {name: DisturbedEpisode([Shot(*shot) for shot in shots], shown) for name, (shots, shown) in one.items()}
+            for one in values["conditions"]
+        ]
+        return cls(drawn, conditions, values["recordings"], values["classes"])
+
+
+def draw_episodes(
+    sounds: Sequence[LabelledSound],
+    ways: int,
+    shots: Sequence[int],
+    count: int,
+    conditions: Sequence[str],
+    seed: int,
+) -> DrawnEpisodes:
+    """`episodes` for each of `shots`, and what `disturb` makes of each under each condition."""
+    ids = [sound.id for sound in sounds]
+    drawn = [one for number in shots for one in episodes(sounds, ways, number, count, seed)]
+    disturbed = [{name: disturb(one, name, ids, seed) for name in conditions} for one in drawn]
+    return DrawnEpisodes(
+        drawn,
+        [{name: DisturbedEpisode(other.shots, shown) for name, (other, shown) in one.items()} for one in disturbed],
+        len(sounds),
+        len({sound.label for sound in sounds}),
+    )
+
+
 def episodes(sounds: Sequence[LabelledSound], ways: int, shots: int, count: int, seed: int) -> list[Episode]:
     """`count` episodes of `ways` classes with `shots` examples each. The answer stands at each position of `labels`
     equally often, and its class is drawn evenly. Raises DataError where the sounds are too few.
@@ -70,9 +116,9 @@ def episodes(sounds: Sequence[LabelledSound], ways: int, shots: int, count: int,
             f"{', '.join(classes) or 'none'}"
         )
     fewest, label, source = min(
-        (sum(other.source != sound.source for other in members), label, sound.source)
+        (len(members) - count, label, source)
         for label, members in classes.items()
-        for sound in members
+        for source, count in Counter(sound.source for sound in members).items()
     )
     if fewest < shots:
         raise DataError(
@@ -110,7 +156,7 @@ def disturb(episode: Episode, condition: str, ids: Sequence[str], seed: int) -> 
     sounds = [shot.sound for shot in episode.shots] + [episode.query]
     shown = {sound: sound for sound in sounds}
     if condition == "shuffled_codes":
-        shown = {sound: draw.choice([other for other in ids if other != sound]) for sound in sounds}
+        shown = {sound: _another(sound, ids, draw) for sound in sounds}
     elif condition == "shuffled_labels":
         labels = [shot.label for shot in episode.shots]
         draw.shuffle(labels)
@@ -119,6 +165,11 @@ def disturb(episode: Episode, condition: str, ids: Sequence[str], seed: int) -> 
     else:
         assert condition == "codes", condition
     return episode, shown
+
+
+def _another(sound: str, ids: Sequence[str], draw: random.Random) -> str:
+    number = draw.randrange(len(ids) - 1)
+    return ids[number + (number >= ids.index(sound))]
 
 
 def prompt(episode: Episode, codes: Mapping[str, list[int]], repeats: int, induction: bool) -> EpisodePrompt:

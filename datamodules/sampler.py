@@ -8,7 +8,7 @@ import atexit
 import multiprocessing
 import multiprocessing.util
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import lightning as L
@@ -120,15 +120,16 @@ class ResumableDataModule(L.LightningDataModule):
 
 
 class DealtBatches(L.LightningDataModule, Generic[T]):
-    """Batches to predict, rank r taking every world-th, as they are."""
+    """Batches to predict, rank r taking every world-th, as they are; or what gives them when the stage is set up."""
 
-    def __init__(self, batches: Sequence[T]) -> None:
+    def __init__(self, batches: Sequence[T] | Callable[[], Sequence[T]]) -> None:
         super().__init__()
-        self.batches = list(batches)
+        self.batches = batches
 
     def predict_dataloader(self) -> DataLoader[T]:
         rank, world = ranks_of(self)
-        batches: Any = self.batches[rank::world]  # a list is a map-style dataset, too
+        given = self.batches() if callable(self.batches) else self.batches
+        batches: Any = list(given)[rank::world]  # a list is a map-style dataset, too
         return DataLoader(batches, batch_size=None, collate_fn=unchanged)
 
 

@@ -43,9 +43,15 @@ class Exported(NamedTuple):
 
 
 class Stage(L.LightningModule):
-    """One stage of the chain, as engine/runner.py runs it. `strategy`, where it has one, replaces Lightning's `ddp`."""
+    """One stage of the chain, as engine/runner.py runs it. `strategy`, where it has one, replaces Lightning's `ddp`.
+
+    A stage that reads recordings has their cuts in `store` (datamodules/store/manifest.py): rank 0 writes them, all map them.
+    """
 
     trains: bool
+    store: Path
+    inputs: dict[str, str]
+    skipped: list[corpora.Skipped] | None  # None where this process has not compared them
     watch: tuple[str, ...] = ()  # logged values that the progress line shows
 
     def __init__(self, stage: str, conf: StageConf, parents: Parents, folder: Path) -> None:
@@ -61,6 +67,23 @@ class Stage(L.LightningModule):
 
     def callbacks(self) -> list[Callback]:
         return []
+
+    def check_corpora(self, inputs: dict[str, str]) -> None:
+        """On rank 0, before an earlier run is moved aside: compares the recordings with what was prepared. A run that goes
+        on has done so. inputs: corpus -> hash of its cuts.
+        """
+        self.inputs, self.skipped = inputs, None
+        goes_on = manifest.inputs(self.store) == inputs and receipts.read(self.folder) is None
+        if rank() == 0 and not goes_on:
+            self.skipped = corpora.check(self.stage, self.conf.data)
+
+    def write_manifest(self) -> None:
+        """The cuts with their text (datamodules/store/manifest.py), where they are not written yet."""
+        if manifest.inputs(self.store) == self.inputs:
+            return
+        skipped = corpora.check(self.stage, self.conf.data) if self.skipped is None else self.skipped
+        kept = corpora.lines(self.conf.data, {one.id for one in skipped})
+        manifest.write(self.store, kept, self.inputs, [(one.recording.path, one.recording.reason) for one in skipped])
 
     def export(self, artifact: Path) -> Exported:
         """Writes the artifact, on rank 0, into an empty folder that appears whole."""
@@ -113,9 +136,6 @@ class ChunkStage(PredictingStage):
 
     unit = "recordings"
 
-    inputs: dict[str, str]
-    skipped: list[corpora.Skipped] | None  # None where this process has not compared them
-
     def __init__(self, stage: str, conf: StageConf, parents: Parents, folder: Path) -> None:
         super().__init__(stage, conf, parents, folder)
         self.store = folder / "chunks"
@@ -123,23 +143,6 @@ class ChunkStage(PredictingStage):
     def cache_key(self) -> dict[str, object]:
         """What made the chunks."""
         raise NotImplementedError
-
-    def check_corpora(self, inputs: dict[str, str]) -> None:
-        """On rank 0, before an earlier run is moved aside: compares the recordings with what was prepared. A run that goes
-        on has done so. inputs: corpus -> hash of its cuts.
-        """
-        self.inputs, self.skipped = inputs, None
-        goes_on = manifest.inputs(self.store) == inputs and receipts.read(self.folder) is None
-        if rank() == 0 and not goes_on:
-            self.skipped = corpora.check(self.stage, self.conf.data)
-
-    def write_manifest(self) -> None:
-        """The cuts with their text (datamodules/store/manifest.py), where they are not written yet."""
-        if manifest.inputs(self.store) == self.inputs:
-            return
-        skipped = corpora.check(self.stage, self.conf.data) if self.skipped is None else self.skipped
-        kept = corpora.lines(self.conf.data, {one.id for one in skipped})
-        manifest.write(self.store, kept, self.inputs, [(one.recording.path, one.recording.reason) for one in skipped])
 
     def plan(self) -> chunks.Plan:
         raise NotImplementedError

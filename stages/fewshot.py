@@ -4,16 +4,21 @@ UniAudio 1.5's protocol (Yang et al. 2024, arXiv:2406.10056) over the codes of a
 different. Each class is scored by its log-likelihood, the episode read once. Rows are appended as they come: a killed run goes on.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, Protocol
 
+from conf import plain
 from conf.errors import UsageError
 from conf.sections.evaluation import FewShotConf
+from datamodules.atomic_files import write_whole
 from datamodules.audio import load_sound
-from datamodules.fewshot import Episode, LabelledSound, Piece, disturb, episodes, prompt
+from datamodules.fewshot import DrawnEpisodes, Episode, LabelledSound, Piece, draw_episodes, prompt
 from datamodules.sampler import DealtBatches
+from datamodules.store.manifest import Manifest
 from models.language.likelihood import log_likelihoods, read_prefix
 from models.language.vocabulary import Vocabulary
 from models.metrics.probe import nearest_histogram
@@ -24,7 +29,10 @@ from stages.hub.sound_tokenizer import SoundTokenizer
 from stages.reports import fewshot_table
 from stages.reports.formatting import write_report
 from stages.runs import corpora
+from stages.runs.ranks import rank
 from stages.scoring.fewshot_scores import fewshot_scores
+
+EPISODES = "episodes.json"  # of the run folder: drawn by rank 0, read by all
 
 
 class Writer(Protocol):
@@ -74,24 +82,13 @@ class FewShot(RowStage[tuple[int, int, str]]):
     def __init__(self, stage: str, conf: FewShotConf, parents: Parents, folder: Path) -> None:
         super().__init__(stage, conf, parents, folder)
         self.sound_tokenizer = SoundTokenizer.from_pretrained(parents["tokenizer"].folder)
-        recordings = corpora.recordings(stage, conf.data)
-        self.roots = recordings.roots
-        self.cuts = {
-            cut.id: cut
-            for cut in recordings.cuts
-            if cut.custom["split"] in conf.splits and len(cut.custom["labels"]) == 1
-        }
-        if not self.cuts:
-            raise UsageError(
-                f"fewshot: no recording of {', '.join(conf.data.corpora)} in the splits {', '.join(conf.splits)} has one label. "
-                "Prepare the corpus with a column `label`, or type --splits=[train,test]"
-            )
-        sounds = [LabelledSound(cut.id, cut.custom["source"], cut.custom["labels"][0]) for cut in self.cuts.values()]
-        self.episodes = [
-            episode for shots in conf.shots for episode in episodes(sounds, conf.ways, shots, conf.episodes, conf.seed)
-        ]
+        self.store, self.roots = folder / "cuts", corpora.roots(conf.data)
+        self.check_corpora(corpora.hashes(conf.data))
         self.conditions = ["codes", *conf.controls]
-        self.expected = [key for episode in self.episodes for key in self._keys(episode)]
+        self.expected = list(product(conf.shots, range(conf.episodes), self.conditions))
+        # rank 0 draws the episodes before anything is moved or written: what cannot be asked is refused here
+        stored = self._read_episodes() if self.skipped is None else None
+        self.drawn = stored or self._draw_episodes() if rank() == 0 else None
         self.lm, self.writer = self._llm()
         self.codes: dict[str, list[int]] = {}
 
@@ -112,9 +109,63 @@ class FewShot(RowStage[tuple[int, int, str]]):
                 )
         return lm.requires_grad_(False), Words(tokenizer, words, facts["levels"], facts["codebook_size"])
 
+    def prepare_data(self) -> None:
+        """On rank 0."""
+        self.write_manifest()
+        assert self.drawn is not None, "drawn by this rank"
+        key = {"inputs": self.inputs, "asked": self._asked_for()}
+        write_whole(self.folder / EPISODES, json.dumps(key | self.drawn._asdict()))
+
+    def setup(self, stage: str) -> None:
+        drawn = self.drawn or self._read_episodes()
+        assert drawn is not None, "written by rank 0"
+        self.manifest = Manifest(self.store)
+        self.episodes = drawn.episodes
+        self.disturbed = {one.id: conditions for one, conditions in zip(drawn.episodes, drawn.conditions, strict=True)}
+
+    def _asked_for(self) -> dict[str, Any]:
+        """What the episodes depend on, beside the recordings."""
+        names = ("splits", "ways", "shots", "episodes", "seed", "controls")
+        return {name: plain(self.conf)[name] for name in names}
+
+    def _read_episodes(self) -> DrawnEpisodes | None:
+        """Those that this run has written; None where there are none, or of other recordings."""
+        path = self.folder / EPISODES
+        if not path.is_file():
+            return None
+        stored = json.loads(path.read_text())
+        if (stored.pop("inputs"), stored.pop("asked")) != (self.inputs, self._asked_for()):
+            return None
+        return DrawnEpisodes.from_plain(stored)
+
+    def _draw_episodes(self) -> DrawnEpisodes:
+        conf = self.conf
+        customs = ((cut["id"], cut["custom"]) for cut in self._cuts())
+        sounds = [
+            LabelledSound(name, custom["source"], custom["labels"][0])
+            for name, custom in customs
+            if custom["split"] in conf.splits and len(custom["labels"]) == 1
+        ]
+        if not sounds:
+            raise UsageError(
+                f"fewshot: no recording of {', '.join(conf.data.corpora)} in the splits {', '.join(conf.splits)} has one label. "
+                "Prepare the corpus with a column `label`, or type --splits=[train,test]"
+            )
+        return draw_episodes(sounds, conf.ways, conf.shots, conf.episodes, self.conditions, conf.seed)
+
+    def _cuts(self) -> Iterator[dict[str, Any]]:
+        """Those of the manifest: of a run that goes on it is written."""
+        if self.skipped is None:
+            stored = Manifest(self.store)
+            return (stored.fields(row) for row in range(len(stored)))
+        return map(json.loads, corpora.lines(self.conf.data, {one.id for one in self.skipped}))
+
     def datamodule(self) -> DealtBatches[Episode]:
+        return DealtBatches(self._unfinished)
+
+    def _unfinished(self) -> list[Episode]:
         saved = self.rows()
-        return DealtBatches([one for one in self.episodes if any(key not in saved for key in self._keys(one))])
+        return [one for one in self.episodes if any(key not in saved for key in self._keys(one))]
 
     def _keys(self, episode: Episode) -> list[tuple[int, int, str]]:
         return [(episode.shots_per_class, episode.number, condition) for condition in self.conditions]
@@ -131,7 +182,8 @@ class FewShot(RowStage[tuple[int, int, str]]):
 
     def ask(self, episode: Episode, condition: str) -> Row:
         """One row: of each class the log-likelihood (nats) after the query, its number of ids, and, to calibrate, the log-likelihood after an empty query."""
-        asked, shown = disturb(episode, condition, list(self.cuts), self.conf.seed)
+        shots, shown = self.disturbed[episode.id][condition]
+        asked = episode._replace(shots=shots)
         codes = {sound: self._codes(other) for sound, other in shown.items()}
         blocks = prompt(asked, codes, self.conf.repeats, self.conf.induction)
         tokenizer, answers = self.writer.tokenizer, [self._answer(label) for label in asked.labels]
@@ -167,7 +219,9 @@ class FewShot(RowStage[tuple[int, int, str]]):
     def _codes(self, sound: str) -> list[int]:
         """Of the first `max_codes` of a recording."""
         if sound not in self.codes:
-            cut, tokenizer = self.cuts[sound], self.sound_tokenizer
+            row, tokenizer = self.manifest.row_of(sound), self.sound_tokenizer
+            assert row is not None, "the episodes are of these cuts"
+            cut = self.manifest.cut(row)
             wave = load_sound(cut, self.roots[cut.custom["corpus"]], tokenizer.sample_rate, tokenizer.channels)
             self.codes[sound] = tokenizer.encode([wave], tokenizer.sample_rate)[0]
         return self.codes[sound][: self.conf.max_codes]
@@ -181,14 +235,15 @@ class FewShot(RowStage[tuple[int, int, str]]):
             )
 
     def export(self, artifact: Path) -> Exported:
+        assert self.drawn is not None, "drawn by this rank"
         rows = list(self.rows().values())
         report = {
             "experiment": self.conf.experiment,
             "llm": self.conf.model.source if self.conf.llm == "frozen" else self.conf.llm,
             "codes_are": "words" if isinstance(self.writer, Words) else "sound tokens",
             "corpora": self.conf.data.corpora,
-            "recordings": len(self.cuts),
-            "classes": len({cut.custom["labels"][0] for cut in self.cuts.values()}),
+            "recordings": self.drawn.recordings,
+            "classes": self.drawn.classes,
             "ways": self.conf.ways,
             "expected": len(self.expected),
             "scored": len(rows),

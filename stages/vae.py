@@ -42,7 +42,8 @@ class Vae(TrainingStage):
     def __init__(self, stage: str, conf: VaeConf, parents: Parents, folder: Path) -> None:
         super().__init__(stage, conf, parents, folder)
         self.automatic_optimization = False
-        self.recordings = corpora.recordings(stage, conf.data)
+        self.store, self.roots = folder / "cuts", corpora.roots(conf.data)
+        self.check_corpora(corpora.hashes(conf.data))
         codec = conf.codec
         if codec.source is None:
             self.vae = oobleck.build(**plain(codec.oobleck))
@@ -64,14 +65,9 @@ class Vae(TrainingStage):
         self.register_buffer("untrained", torch.full((2,), float("nan")))  # held-out distances before the first step
 
     def datamodule(self) -> CropDataModule:
-        cuts, seconds = self.recordings.cuts, self.conf.crop_samples / self.sample_rate
-        short = sum(cut.duration < seconds for cut in cuts)
-        if short:
-            text = "vae: %d of %d recordings are shorter than a crop of %.2f s: silence follows"
-            log.warning(text, short, len(cuts), seconds)
         self.data = CropDataModule(
-            cuts,
-            self.recordings.roots,
+            self.store,
+            self.roots,
             self.sample_rate,
             self.channels,
             self.conf.crop_samples,
@@ -80,6 +76,15 @@ class Vae(TrainingStage):
             num_workers=self.conf.data.num_workers,
         )
         return self.data
+
+    def prepare_data(self) -> None:
+        """On rank 0."""
+        self.write_manifest()
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit" and self.global_rank == 0 and (short := self.data.count_short()):
+            text = "vae: %d recordings are shorter than a crop of %.2f s: silence follows"
+            log.warning(text, short, self.data.crop_seconds)
 
     def callbacks(self) -> list[Callback]:
         return [VaeSamples(self.conf.sample_clips, self.sample_rate)]

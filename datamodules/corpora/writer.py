@@ -156,7 +156,7 @@ def cut_writer(out: Path) -> Iterator[Callable[[Cut], object]]:
     It is ASCII, as JSON may be: whoever reads it needs no encoding. Raises DataError for text that is no Unicode.
     """
     out.mkdir(parents=True, exist_ok=True)
-    with whole_file(out / "cuts.jsonl.gz") as part:
+    with whole_file(out / "cuts.jsonl.gz", durable=True) as part:
         with gzip.open(part, "wt", encoding="ascii") as file:
             yield lambda cut: file.write(f"{_json(cut)}\n")
         (out / "receipt.json").unlink(missing_ok=True)

@@ -17,7 +17,7 @@ import numpy as np
 
 from datamodules.cuts import SPLITS, Cut
 from datamodules.errors import DataError
-from datamodules.store.manifest import Manifest, name_hash
+from datamodules.store.manifest import Manifest
 from datamodules.store.open_files import OpenFiles
 from datamodules.store.sums import Moments, moments
 
@@ -45,7 +45,7 @@ class CachedCuts(Sequence[Cut]):
             stored = opened.recordings(item[cuts], self.rows["sound"][cuts])
             self.offsets[cuts], self.lengths[cuts] = stored["offset"], stored["length"]
         self.selected = np.arange(len(manifest))  # rows of this view
-        self._by_name: tuple[np.ndarray, np.ndarray] | None = None  # hashes of ids, ascending, and their positions
+        self._in_view: np.ndarray | None = None  # (cuts) bool
         self._by_sound: np.ndarray | None = None  # rows, ascending by the hash of their sound
         self._files = OpenFiles()
 
@@ -59,7 +59,9 @@ class CachedCuts(Sequence[Cut]):
     def __getitem__(self, index: int | slice) -> "Cut | CachedCuts":
         if isinstance(index, slice):
             return self._view(self.selected[index])
-        row = int(self.selected[index])
+        return self._cut(int(self.selected[index]))
+
+    def _cut(self, row: int) -> Cut:
         cut = self.manifest.cut(row)
         cut.custom |= self.arrays_of(row)
         return cut
@@ -99,14 +101,11 @@ class CachedCuts(Sequence[Cut]):
 
     def find(self, cut_id: str) -> Cut | None:
         """The cut of this id in this view, None where there is none."""
-        if self._by_name is None:
-            names = self.rows["name"][self.selected]
-            order = np.argsort(names)
-            self._by_name = names[order], order
-        names, order = self._by_name
-        name = np.uint64(name_hash(cut_id))
-        first, last = np.searchsorted(names, name), np.searchsorted(names, name, side="right")
-        return next((cut for position in order[first:last] if (cut := self[int(position)]).id == cut_id), None)
+        if self._in_view is None:
+            self._in_view = np.zeros(len(self.manifest), bool)
+            self._in_view[self.selected] = True
+        row = self.manifest.row_of(cut_id)
+        return None if row is None or not self._in_view[row] else self._cut(row)
 
     def rows_of(self, sounds: np.ndarray) -> np.ndarray:
         """The row that has each of these sounds (S16), -1 where there is none."""
@@ -137,7 +136,7 @@ class CachedCuts(Sequence[Cut]):
 
     def _view(self, selected: np.ndarray) -> "CachedCuts":
         view = object.__new__(CachedCuts)
-        view.__dict__ |= {**self.__dict__, "selected": selected, "_by_name": None}
+        view.__dict__ |= {**self.__dict__, "selected": selected, "_in_view": None}
         return view
 
     def __getstate__(self) -> dict[str, object]:

@@ -12,9 +12,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from lhotse.serialization import deserialize_item
@@ -68,6 +68,7 @@ class Manifest:
         self.skipped: list[list[str]] = about["skipped"]
         self.digest: str = about["digest"]
         self._files = OpenFiles()
+        self._by_name: np.ndarray | None = None  # rows, ascending by the hash of their id
 
     def __reduce__(self) -> tuple[type["Manifest"], tuple[Path]]:
         return Manifest, (self.folder,)
@@ -83,6 +84,36 @@ class Manifest:
     def cut(self, row: int) -> Cut:
         cut: Cut = deserialize_item(self.fields(row))
         return cut
+
+    def row_of(self, cut_id: str) -> int | None:
+        """The row of the cut of this id, None where there is none."""
+        names, name = self.rows["name"], np.uint64(name_hash(cut_id))
+        if self._by_name is None:
+            self._by_name = np.argsort(names, kind="stable")
+        first, last = (int(np.searchsorted(names, name, side, self._by_name)) for side in ("left", "right"))
+        return next((int(row) for row in self._by_name[first:last] if self.fields(row)["id"] == cut_id), None)
+
+    def of_split(self, split: str) -> "CutsOfSplit":
+        return CutsOfSplit(self, np.flatnonzero(self.rows["split"] == SPLITS.index(split)))
+
+
+class CutsOfSplit(Sequence[Cut]):
+    """Cuts of a manifest, read when they are asked for; 8 bytes each. rows: of the manifest."""
+
+    def __init__(self, manifest: Manifest, rows: np.ndarray) -> None:
+        self.manifest, self.rows = manifest, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Cut: ...
+    @overload
+    def __getitem__(self, index: slice) -> "CutsOfSplit": ...
+    def __getitem__(self, index: int | slice) -> "Cut | CutsOfSplit":
+        if isinstance(index, slice):
+            return CutsOfSplit(self.manifest, self.rows[index])
+        return self.manifest.cut(int(self.rows[index]))
 
 
 def write(

@@ -17,7 +17,7 @@ from datamodules.corpora import published
 from datamodules.corpora.inspection_record import Inspector, Shard
 from stages.hub import weights
 from stages.launch import corpus_contents, inspection, prepare_folder
-from stages.runs import receipts
+from stages.runs import lock, receipts
 from stages.runs.identity import fingerprint
 
 log = logging.getLogger(__name__)
@@ -32,11 +32,14 @@ LISTED = 100  # of the skipped recordings in a receipt
 def prepare(corpus: str, configuration: CorpusConf) -> None:
     """Makes `data/<corpus>/{cuts.jsonl.gz, receipt.json}`; the receipt last. Raises UsageError, and leaves no receipt, where the input is bad."""
     name = require(corpus, configuration)
-    if isinstance(configuration, DiagnosticConf | QuestionsConf):  # whose sounds are rendered here, or decoded already
-        _prepare(corpus, name, configuration, Inspector(1))
-    else:
-        with inspection.inspector(name, configuration) as inspector:
-            _prepare(corpus, name, configuration, inspector)
+    with lock.claimed_corpus(Path(configuration.data.root) / name):
+        if isinstance(
+            configuration, DiagnosticConf | QuestionsConf
+        ):  # sounds that are rendered here, or decoded already
+            _prepare(corpus, name, configuration, Inspector(1))
+        else:
+            with inspection.inspector(name, configuration) as inspector:
+                _prepare(corpus, name, configuration, inspector)
 
 
 def inspect_shard(corpus: str, configuration: CorpusConf, shard: Shard) -> None:
@@ -45,7 +48,8 @@ def inspect_shard(corpus: str, configuration: CorpusConf, shard: Shard) -> None:
     """
     name = require(corpus, configuration)
     paths = recording_paths(corpus, name, configuration)
-    with inspection.inspector(name, configuration, shard) as decode:
+    claimed = lock.claimed_corpus(Path(configuration.data.root) / name, f"-{shard.number}-of-{shard.count}")
+    with claimed, inspection.inspector(name, configuration, shard) as decode:
         inspections = decode.inspect(paths)
     bad = sum(item.reason is not None for item in inspections)
     print(

@@ -1,4 +1,4 @@
-"""One run at a time writes a stage's folder: a lock that its process holds, and that a kill lets go.
+"""One run at a time writes a stage's folder, one `prepare` a corpus: a lock that its process holds, and that a kill lets go.
 
 Some file systems have no record locks (Lustre without `flock`, NFS without its lock daemon). There a file stands for the
 lock, as `filelock.SoftFileLock` makes it. A kill leaves that file: where its owner ran on this machine, filelock sees that
@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from conf.errors import UsageError
 from conf.sections.common import StageConf
@@ -25,32 +26,58 @@ PATIENCE = 300.0  # seconds for a file server to let go what a job had whose mac
 POLL = 5.0  # seconds
 
 
+class _Writer(NamedTuple):
+    """What an error says of those that write a folder."""
+
+    name: str
+    another: str  # key that has it write another folder
+    elsewhere: str  # key that has it write on another disk
+
+
+RUN = _Writer("run", "--experiment=NAME", "--runs=FOLDER")
+PREPARE = _Writer("`stage prepare`", "--name=NAME", "--data.root=FOLDER")
+
+
 @contextmanager
 def claimed(stage: str, conf: StageConf) -> Iterator[None]:
     """Meanwhile the stage's run folder is this process' (and its ranks'); a kill ends that too.
 
     Raises UsageError where another process has it, or nothing can be written there.
     """
-    path = run_folder(conf, stage).with_name(f".{stage}.lock")  # beside the folder, which may be moved aside
-    made = [folder for folder in (path.parent, path.parent.parent) if not folder.exists()]
+    folder = run_folder(conf, stage)
+    with _claimed(folder.with_name(f".{stage}.lock"), folder, RUN):  # beside the folder, which may be moved aside
+        yield
+
+
+@contextmanager
+def claimed_corpus(folder: Path, part: str = "") -> Iterator[None]:
+    """As `claimed`, of a corpus that is prepared; part: of the record of one of its shards."""
+    with _claimed(folder.with_name(f".{folder.name}{part}.lock"), folder, PREPARE):
+        yield
+
+
+@contextmanager
+def _claimed(path: Path, folder: Path, writer: _Writer) -> Iterator[None]:
+    made = [parent for parent in (path.parent, path.parent.parent) if not parent.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        release = _locked(path, run_folder(conf, stage))
+        release = _locked(path, folder, writer)
     except OSError as error:
         raise UsageError(
-            f"{path.parent} cannot be written: {error.strerror}. Give it room and leave to write, or write elsewhere: --runs=FOLDER"
+            f"{path.parent} cannot be written: {error.strerror}. Give it room and leave to write, or write elsewhere: "
+            f"{writer.elsewhere}"
         ) from error
     try:
         yield
     finally:
         path.unlink(missing_ok=True)
         release()
-        for folder in made:
-            if not any(folder.iterdir()):
-                folder.rmdir()
+        for parent in made:
+            if not any(parent.iterdir()):
+                parent.rmdir()
 
 
-def _locked(path: Path, folder: Path) -> Callable[[], None]:
+def _locked(path: Path, folder: Path, writer: _Writer) -> Callable[[], None]:
     """Takes the lock; returns what releases it."""
     restarts = int(os.environ.get("SLURM_RESTART_COUNT") or 0)
     deadline = time.monotonic() + (PATIENCE if restarts else 0)
@@ -66,14 +93,14 @@ def _locked(path: Path, folder: Path) -> Callable[[], None]:
                 time.sleep(POLL)
                 continue
             raise UsageError(
-                f"{folder} is being written by another run ({owner}). Wait for it or stop it, "
-                "or give this one another --experiment=NAME"
+                f"{folder} is being written by another {writer.name} ({owner}). Wait for it or stop it, "
+                f"or give this one another {writer.another}"
             ) from None
         except OSError as error:
             file.close()
             if error.errno not in NO_LOCKS:
                 raise
-            return _softly_locked(path, folder)
+            return _softly_locked(path, folder, writer)
         if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:  # else its holder has just ended
             file.truncate(0)
             print(_owner(), file=file, flush=True)
@@ -81,7 +108,7 @@ def _locked(path: Path, folder: Path) -> Callable[[], None]:
         file.close()
 
 
-def _softly_locked(path: Path, folder: Path) -> Callable[[], None]:
+def _softly_locked(path: Path, folder: Path, writer: _Writer) -> Callable[[], None]:
     from filelock import SoftFileLock, Timeout  # imported where it is needed: rarely
 
     soft = path.with_suffix(".softlock")
@@ -94,8 +121,8 @@ def _softly_locked(path: Path, folder: Path) -> Callable[[], None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise UsageError(
-            f"{folder} is being written by another run ({owner or 'unknown'}). Wait for it or stop it, or give this one "
-            f"another --experiment=NAME. This file system has no locks, so that a run that was killed cannot be known from "
+            f"{folder} is being written by another {writer.name} ({owner or 'unknown'}). Wait for it or stop it, or give "
+            f"this one another {writer.another}. This file system has no locks, so that a run that was killed cannot be known from "
             f"one that goes on: where you know that it is gone, type   rm {soft}"
         ) from None
     log.warning("%-14s %s is on a file system without locks: %s stands for one", folder.name, folder.parent, soft.name)

@@ -1,5 +1,6 @@
 """Crops are a function of seed, epoch and recording; what they hold is what lies there."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from lhotse import CutSet, MonoCut, Recording
 from lhotse.dataset.sampling import SimpleCutSampler
 
 from datamodules.crops import CropBatches, CropDataModule
+from datamodules.store import manifest
 
 RATE, CROP = 8000, 800
 
@@ -29,7 +31,12 @@ def cuts(tmp_path: Path) -> list[MonoCut]:
 
 
 def data(cuts: list[MonoCut], root: Path, workers: int = 0, seed: int = 0, channels: int = 1) -> CropDataModule:
-    return CropDataModule(cuts, {"mine": root}, RATE, channels, CROP, batch_size=4, seed=seed, num_workers=workers)
+    folder = root / "cuts"
+    manifest.write(folder, (json.dumps(cut.to_dict()).encode() for cut in cuts), {})
+    roots = {"mine": root}
+    module = CropDataModule(folder, roots, RATE, channels, CROP, batch_size=4, seed=seed, num_workers=workers)
+    module.setup("fit")
+    return module
 
 
 def epoch(module: CropDataModule, number: int) -> dict[str, torch.Tensor]:
@@ -120,6 +127,10 @@ def test_held_out_crops_are_always_the_same(cuts: list[MonoCut], tmp_path: Path)
     assert batch.ids == ["mine-8"] and batch.waveform[0, 0, 0] == 0
     (again,) = module.validation_batches(3)
     assert torch.equal(again.waveform, batch.waveform)
+
+
+def test_short_recordings_are_counted(cuts: list[MonoCut], tmp_path: Path):
+    assert data(cuts, tmp_path).count_short() == 1
 
 
 def test_no_training_split_is_refused(cuts: list[MonoCut], tmp_path: Path):

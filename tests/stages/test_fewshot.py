@@ -35,7 +35,10 @@ def fewshot(*words: str) -> FewShot:
     composed = conf.compose(
         "fewshot", ["smoke"], [], ["data.root=data", "data.corpora=[tones]", "experiment=heard", *words]
     ).conf
-    return FewShot("fewshot", composed, graph.parents("fewshot", composed), run_folder(composed, "fewshot"))
+    module = FewShot("fewshot", composed, graph.parents("fewshot", composed), run_folder(composed, "fewshot"))
+    module.prepare_data()
+    module.setup("predict")
+    return module
 
 
 class Scores(torch.nn.Module):

@@ -4,6 +4,8 @@ import gzip
 import os
 import re
 import signal
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -153,3 +155,20 @@ def test_a_shard_is_one_of_several(
     assert main(words) == 1
     assert re.search(message, capsys.readouterr().err)
     assert not (recordings / "data").exists()
+
+
+@pytest.mark.parametrize("words", [PREPARE, ["prepare", "diagnostic", "--preset", "smoke", "--train_scenes=1"]])
+def test_a_corpus_is_prepared_by_one_process_at_a_time(
+    recordings: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+):
+    name = "diagnostic" if "diagnostic" in words else "mine"
+    hold = f"from pathlib import Path; from stages.runs import lock\nwith lock.claimed_corpus(Path('data/{name}')): print(flush=True); input()"
+    other = subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdin and other.stdout and other.stdout.readline()
+    assert main(words) == 1
+    assert f"data/{name} is being written by another `stage prepare` (process {other.pid} on" in capsys.readouterr().err
+    if name == "mine":
+        assert main([*words, "--shard=0/2"]) == 0, "shards inspect beside it"
+    other.communicate("\n")
+    if name == "mine":
+        assert main(words) == 0
