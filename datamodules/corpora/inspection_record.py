@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import IO, NamedTuple, TypeVar
 
 from datamodules.atomic_files import mend_lines
 from datamodules.corpora.inspect import Inspection, inspect_each
@@ -27,11 +27,11 @@ class Shard(NamedTuple):
     """One of several processes that inspect a corpus, each its part."""
 
     number: int  # from 0 on
-    count: int
+    total: int
 
     def part(self, items: Sequence[T]) -> Sequence[T]:
         """Neighbours, which lie in the same archives."""
-        first, end = (number * len(items) // self.count for number in (self.number, self.number + 1))
+        first, end = (number * len(items) // self.total for number in (self.number, self.number + 1))
         return items[first:end]
 
 
@@ -73,7 +73,7 @@ class Inspector:
         if self.folder is None:
             return None
         return self.folder / (
-            f"inspected-{self.shard.number}-of-{self.shard.count}.jsonl" if self.shard else "inspected.jsonl"
+            f"inspected-{self.shard.number}-of-{self.shard.total}.jsonl" if self.shard else "inspected.jsonl"
         )
 
     def _recorded(self, paths: Sequence[Path]) -> dict[str, Inspection]:
@@ -112,7 +112,8 @@ class _Appender:
     """Appends good recordings to the record, each as soon as it is known; without a file, nothing."""
 
     def __init__(self, path: Path | None) -> None:
-        self.path, self.file = path, None
+        self.path = path
+        self.file: IO[bytes] | None = None
 
     def __enter__(self) -> Callable[[Inspection], None]:
         return self._append

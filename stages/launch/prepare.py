@@ -48,12 +48,12 @@ def inspect_shard(corpus: str, configuration: CorpusConf, shard: Shard) -> None:
     """
     name = require(corpus, configuration)
     paths = recording_paths(corpus, name, configuration)
-    claimed = lock.claimed_corpus(Path(configuration.data.root) / name, f"-{shard.number}-of-{shard.count}")
+    claimed = lock.claimed_corpus(Path(configuration.data.root) / name, f"-{shard.number}-of-{shard.total}")
     with claimed, inspection.inspector(name, configuration, shard) as decode:
         inspections = decode.inspect(paths)
     bad = sum(item.reason is not None for item in inspections)
     print(
-        f"{name:<14} shard {shard.number}/{shard.count}: {len(inspections)} of {len(paths)} recordings are inspected"
+        f"{name:<14} shard {shard.number}/{shard.total}: {len(inspections)} of {len(paths)} recordings are inspected"
         + (f", {bad} cannot be used" if bad else "")
         + ". The same command without --shard joins them"
     )
