@@ -26,6 +26,8 @@ from stages.hub import artifacts, pretrained_tokenizer
 from stages.hub.sound_tokenizer import latents_of
 from stages.runs import corpora
 
+COUNTED = 4096  # recordings whose codes are counted at a time
+
 
 class Cache(ChunkStage):
     conf: CacheConf
@@ -127,8 +129,9 @@ class Cache(ChunkStage):
         use = CodebookUse(
             self.facts["codebook_size"], self.facts["levels"], sync_on_compute=False
         )  # export is of one rank
-        for row in range(len(cuts)):
-            codes = torch.from_numpy(np.array(cuts.codes(row), np.int64))
+        for first in range(0, len(cuts), COUNTED):  # a recording has whole blocks of codes, and so have several
+            rows = range(first, min(first + COUNTED, len(cuts)))
+            codes = torch.from_numpy(np.concatenate([np.array(cuts.codes(row), np.int64) for row in rows]))
             use.update(codes, torch.ones_like(codes, dtype=torch.bool))
         write_whole(artifact / "cuts.json", json.dumps(self.cache_key() | {"cuts": cuts.digest()}))
         metrics = {name: float(value) for name, value in use.compute().items()}
