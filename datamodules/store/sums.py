@@ -47,9 +47,9 @@ def _of_block(rows: np.ndarray, chunks: np.ndarray, items: np.ndarray, paths: li
     order = np.argsort(chunks[rows], kind="stable")
     numbers, begins = np.unique(chunks[rows][order], return_index=True)
     parts = np.split(order, begins[1:])
-    found = [_sums_of(paths[number], items[rows[part]]) for number, part in zip(numbers, parts, strict=True)]
-    ordered = np.empty((len(rows), *found[0].shape[1:]))
-    ordered[order] = np.concatenate(found)
+    values = np.concatenate([_sums_of(paths[n], items[rows[part]]) for n, part in zip(numbers, parts, strict=True)])
+    ordered = np.empty_like(values)
+    ordered[order] = values
     return ordered
 
 

@@ -29,9 +29,11 @@ def inspector(name: str, configuration: CorpusConf, shard: Shard | None = None) 
             lines[0].update(done)
 
     data = configuration.data
-    yield Inspector(max(data.num_workers, 1), Path(data.root) / name, shard, show)
-    for line in lines:
-        line.stop()
+    try:
+        yield Inspector(max(data.num_workers, 1), Path(data.root) / name, shard, show)
+    finally:
+        for line in lines:
+            line.stop()
 
 
 def parse_shard(text: str) -> Shard:

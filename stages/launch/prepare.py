@@ -33,9 +33,8 @@ def prepare(corpus: str, configuration: CorpusConf) -> None:
     """Makes `data/<corpus>/{cuts.jsonl.gz, receipt.json}`; the receipt last. Raises UsageError, and leaves no receipt, where the input is bad."""
     name = require(corpus, configuration)
     with lock.claimed_corpus(Path(configuration.data.root) / name):
-        if isinstance(
-            configuration, DiagnosticConf | QuestionsConf
-        ):  # sounds that are rendered here, or decoded already
+        # their sounds are rendered here, or decoded already
+        if isinstance(configuration, DiagnosticConf | QuestionsConf):
             _prepare(corpus, name, configuration, Inspector(1))
         else:
             with inspection.inspector(name, configuration) as inspector:
