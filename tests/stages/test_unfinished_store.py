@@ -104,6 +104,7 @@ def test_captions_are_mended_and_clips_come(folder: Path, capsys: pytest.Capture
     np.testing.assert_allclose(actual["std"], deviation, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_clips_are_taken_away(folder: Path, capsys: pytest.CaptureFixture[str]):
     """Training sounds that the codec was fitted on are gone: it is fitted anew, and all is as of a run that never saw them."""
     assert killed(folder, "latents", 2)
