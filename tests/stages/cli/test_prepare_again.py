@@ -157,7 +157,7 @@ def test_a_shard_is_one_of_several(
     assert not (recordings / "data").exists()
 
 
-@pytest.mark.parametrize("words", [PREPARE, ["prepare", "diagnostic", "--preset", "smoke", "--train_scenes=1"]])
+@pytest.mark.parametrize("words", [PREPARE, ["prepare", "diagnostic", "--data.root=data"]])
 def test_a_corpus_is_prepared_by_one_process_at_a_time(
     recordings: Path, capsys: pytest.CaptureFixture[str], words: list[str]
 ):
