@@ -26,7 +26,7 @@ SHARDS, PREPARE = "shards", "prepare"  # names of the jobs
 BODY = """
 # Written by:   {written_by}
 export OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1{variables}
-exec {command}
+{setup}exec {command}
 """
 
 
@@ -83,6 +83,7 @@ def _script(title: str, job: _Job, workers: int, options: SlurmConf, written_by:
         "partition": options.partition,
         "account": options.account,
         "time": options.time,
+        "mem": options.mem,
         "array": job.array,
         "nodes": "1",
         "ntasks": "1",
@@ -91,7 +92,10 @@ def _script(title: str, job: _Job, workers: int, options: SlurmConf, written_by:
         "requeue" if options.requeue else "no-requeue": "",
     }
     variables = "".join(f" {key}={shlex.quote(value)}" for key, value in local.environment().items())
-    body = BODY.format(written_by=written_by.replace("\n", "\n# "), variables=variables, command=job.command)
+    body = BODY.format(
+        written_by=written_by.replace("\n", "\n# "), variables=variables, setup=slurm.setup_lines(options),
+        command=job.command,
+    )  # fmt: skip
     return "\n".join(["#!/usr/bin/env bash", *slurm.directive_lines({**directives, **further}), body])
 
 

@@ -173,7 +173,7 @@ def script(stage: str, conf: StageConf, options: SlurmConf, words: Sequence[str]
     if cpus is not None and not cpus.isdigit():
         raise UsageError(f"slurm.cpus-per-task is {cpus!r}; a number is allowed")
     body = BODY.format(
-        setup="".join(f"{line}\n{SETUP_FAILED.format(line=shlex.quote(line))}\n" for line in options.setup),
+        setup=setup_lines(options),
         written_by=shlex.join(["stage", "submit", stage, *words]).replace("\n", "\n# "),
         threads=conf.threads or max(1, int(cpus or 1) - workers),
         cpus=f" --cpus-per-task={cpus}" if cpus else "",
@@ -195,6 +195,11 @@ def directive_lines(directives: Mapping[str, str | None]) -> list[str]:
         for key, value in directives.items()
         if value is not None
     ]
+
+
+def setup_lines(options: SlurmConf) -> str:
+    """slurm.setup as lines of a script, each of which ends it where it fails."""
+    return "".join(f"{line}\n{SETUP_FAILED.format(line=shlex.quote(line))}\n" for line in options.setup)
 
 
 def log_pattern(path: Path) -> str:

@@ -131,7 +131,7 @@ def begin_run(stage: str, conf: StageConf, restart: bool, identity: Identity | N
         write_identity(folder, identity)
     elif begun and identity and begun.corpora != identity.corpora:  # `check_unfinished` has passed it
         log.info("%-14s goes on with corpora that have changed: what is stored is looked up by its sound", stage)
-        write_identity(folder, begun._replace(corpora=identity.corpora))
+        write_identity(folder, identity._replace(commit=begun.commit))
     elif begun and identity and begun.commit != identity.commit:
         text = "%-14s was begun by the code of commit %s, and goes on by that of %s"
         log.warning(text, stage, begun.commit, identity.commit)

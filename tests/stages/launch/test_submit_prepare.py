@@ -33,7 +33,7 @@ def test_an_array_inspects_and_the_last_job_waits_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     recordings(tmp_path)
-    options = ["--slurm.array=0-1%4", "--slurm.partition=cpu", "--slurm.mem=8G"]
+    options = ["--slurm.array=0-1%4", "--slurm.partition=cpu", "--slurm.mem=8G", "--slurm.setup=[true]"]
     assert main([*SUBMIT, *options, "--dry-run"]) == 0
     printed = capsys.readouterr().out
     assert not (tmp_path / "data").exists()
