@@ -182,9 +182,9 @@ class FewShot(RowStage[tuple[int, int, str]]):
 
     def ask(self, episode: Episode, condition: str) -> Row:
         """One row: of each class the log-likelihood (nats) after the query, its number of ids, and, to calibrate, the log-likelihood after an empty query."""
-        shots, shown = self.disturbed[episode.id][condition]
-        asked = episode._replace(shots=shots)
-        codes = {sound: self._codes(other) for sound, other in shown.items()}
+        disturbed = self.disturbed[episode.id][condition]
+        asked = episode._replace(shots=disturbed.shots)
+        codes = {sound: self._codes(other) for sound, other in disturbed.shown.items()}
         blocks = prompt(asked, codes, self.conf.repeats, self.conf.induction)
         tokenizer, answers = self.writer.tokenizer, [self._answer(label) for label in asked.labels]
         head = [tokenizer.bos_token_id] if tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id] else []

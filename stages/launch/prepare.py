@@ -74,13 +74,14 @@ def require(corpus: str, configuration: CorpusConf) -> str:
 def recording_paths(corpus: str, name: str, configuration: CorpusConf) -> list[Path]:
     """The recordings that a corpus names: what shards inspect. Raises UsageError where none is decoded."""
     if isinstance(configuration, FolderConf | FormatConf):
-        from datamodules.corpora.folder import recording_paths
+        from datamodules.corpora import folder
 
-        return recording_paths(*prepare_folder.table(corpus, configuration))
+        return folder.recording_paths(*prepare_folder.table(corpus, configuration))
     if isinstance(configuration, PublishedConf):
-        from datamodules.corpora.published.prepare import recording_paths
+        from datamodules.corpora.published import prepare as published_corpus
 
-        return recording_paths(corpus, _root(configuration), name, configuration.split, configuration.fold)
+        split, fold = configuration.split, configuration.fold
+        return published_corpus.recording_paths(corpus, _root(configuration), name, split, fold)
     raise UsageError(f"prepare {corpus} decodes no recordings of a table, so it has no shards: leave --shard out")
 
 
