@@ -47,7 +47,7 @@ def answer_text(answer: str, choices: Sequence[str]) -> str:
 
 
 def _without_letter(text: str, number: int) -> str:
-    """`text` behind the letter of a place among the choices; "" where that is not before it."""
+    """What follows the letter of choice `number` in a text; "" where the text does not begin with it."""
     letter = chr(ord("A") + number)
     match = re.fullmatch(rf"\s*(?:\({letter}\)|{letter}[).:])\s*(\S.*)", text, re.IGNORECASE | re.DOTALL)
     return match[1] if match else ""

@@ -119,7 +119,7 @@ def statements(text: str, keep_questions: bool = False) -> str:
 
 def mentions(text: str, labels: Sequence[Named], negation: bool = True) -> list[Mention]:
     """Labels, aliases and their plurals in whole words, the longest where one lies inside another, in the order of the
-    text. Labels that differ in signs alone are told apart by these; "B major" does not mention "A major".
+    text. Labels that differ in signs alone are read by these; "B major" does not mention "A major".
     """
     exact = differ_in_signs(tuple(name for label in labels for name in (label.name, *label.aliases)))
     tokens = _split(text, exact)

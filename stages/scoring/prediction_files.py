@@ -76,7 +76,7 @@ def read_predictions(path: Path, references: Path | None = None) -> list[Row]:
         )
     strange = [row["id"] for row in rows if row["choices"] and not _is_a_choice(row)]
     if strange:
-        text = "%s: %d questions have an answer that is none of their choices, as %s; a letter or a choice cannot be right there"
+        text = "%s: %d questions have an answer that is none of their choices, as %s; by letter or by choice they cannot be right"
         log.warning(text, references or path, len(strange), strange[0])
     return rows
 
@@ -170,5 +170,5 @@ def _of_lmms_eval(record: Row) -> Row:
 
 
 def _first(record: Row, keys: Sequence[str]) -> Any:
-    """The first of these that is there and not empty: 0 is an index."""
+    """The value of the first of these keys that has one: 0 is an index, "" and [] are none."""
     return next((record[key] for key in keys if record.get(key) not in (None, "", [])), None)

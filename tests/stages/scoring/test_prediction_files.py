@@ -95,8 +95,8 @@ def test_what_only_one_publisher_has(tmp_path: Path):
     """MMAR's `source` is a site; Kimi's "null" without a prompt is no answer; AIR-Bench's chat has no choices."""
     (row,) = read_predictions(written(tmp_path / "p.jsonl", {**MMAR, "model_prediction": "A"}))
     assert row["source"] == "./audio/BV1.wav" and row["fields"]["source"] == "youtube"
-    missing, said = {"prediction": "null", "real_prompt": ""}, {"index": 1, "prediction": "null"}
-    rows = read_predictions(written(tmp_path / "p.jsonl", {**KIMI, **missing}, {**KIMI, **said}))
+    missing, answered = {"prediction": "null", "real_prompt": ""}, {"index": 1, "prediction": "null"}
+    rows = read_predictions(written(tmp_path / "p.jsonl", {**KIMI, **missing}, {**KIMI, **answered}))
     assert [row["prediction"] for row in rows] == [None, "null"]
     chat = {key: value for key, value in AIR.items() if not key.startswith("choice_")}
     (row,) = read_predictions(written(tmp_path / "p.jsonl", {**chat, "meta_info": "a man", "response": "A man."}))
@@ -142,7 +142,7 @@ def test_what_cannot_be_read_says_why(records: list[dict[str, Any]], message: st
         read_predictions(written(tmp_path / "p.jsonl", *records))
 
 
-def test_an_answer_that_is_no_choice_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_an_answer_that_is_no_choice_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     """Four of MMAR's are; its authors' match reads the answer's words and needs no choice."""
     strange = {**MMAR, "answer": "Man\nWoman", "model_prediction": "man, woman"}
     with caplog.at_level(logging.WARNING):
