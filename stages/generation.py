@@ -35,6 +35,7 @@ from datamodules.generation import (
 )
 from datamodules.hashing import choose_by_hash
 from datamodules.store import chunks
+from models.language.model import SoundLanguageModel
 from stages.base import Exported, Parents, Row, RowStage, write_rows
 from stages.hub import language_model, trained_model, weights
 from stages.hub.sound_tokenizer import SoundTokenizer
@@ -78,10 +79,16 @@ class Generation(RowStage[str]):
         self.most = min(self.sound_tokenizer.num_codes(conf.seconds_max), longest)  # codes of a sound
         self.samples = max(1, int(conf.seconds_max * self.sound_tokenizer.sample_rate))
         self.probe = self._probe(train)
-        model = parents[language_stage(conf.after)]
-        self.language, vocabulary = language_model.load(model.artifact, trained=conf.after != "none")
-        lm, prompts = self.language.lm, model.conf.prompts
-        self.model = trained_model.TrainedModel(lm, vocabulary, prompts, trained_model.context(lm))
+        self.languages: list[SoundLanguageModel] = []
+        self.model = self._load(language_stage(conf.after), trained=conf.after != "none")
+        self.ear = self._load("openaqa") if conf.chooses_by_openaqa else None
+
+    def _load(self, stage: str, trained: bool = True) -> trained_model.TrainedModel:
+        language, vocabulary = language_model.load(self.parents[stage].artifact, trained)
+        self.languages.append(language)
+        self.add_module(f"language_after_{stage}", language)  # Lightning moves it to the device
+        lm, prompts = language.lm, self.parents[stage].conf.prompts
+        return trained_model.TrainedModel(lm, vocabulary, prompts, trained_model.context(lm))
 
     def _of_named_corpora(self, cuts: Iterable[Cut]) -> Iterator[Cut]:
         return (cut for cut in cuts if cut.custom["corpus"] in self.roots)
@@ -102,10 +109,11 @@ class Generation(RowStage[str]):
         return GenerationDataModule(self.items, set(self.rows()), self.conf.batch_size)
 
     def on_predict_start(self) -> None:
-        if self.trainer.precision == "bf16-mixed":
-            self.language.cast_frozen_linears_to_bf16()
-        with self.trainer.precision_plugin.forward_context():
-            language_model.merge_for_generation(self.language.lm, self.model.vocabulary)
+        for language in self.languages:
+            if self.trainer.precision == "bf16-mixed":
+                language.cast_frozen_linears_to_bf16()
+            with self.trainer.precision_plugin.forward_context():
+                language_model.merge_for_generation(language.lm, self.model.vocabulary)
         super().on_predict_start()
         self.sound_tokenizer.to(self.device)
 
@@ -128,7 +136,7 @@ class Generation(RowStage[str]):
         if condition == NOTHING:  # greedy, all of them would be one sound
             settings = replace(settings, guidance=1.0, best_of=1, temperature=settings.temperature or 1.0)
         seeds = [self._seed(item) for item in batch]
-        return text_to_sound(self.model, [item.caption for item in batch], self.most, seeds, settings)
+        return text_to_sound(self.model, [item.caption for item in batch], self.most, seeds, settings, self.ear)
 
     def _embedded(self, batch: list[GenerationItem], codes: list[list[int]]) -> list[str | None]:
         if self.embedder is None:

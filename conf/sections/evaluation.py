@@ -20,7 +20,10 @@ AFTER = (
 TEMPERATURE = "of sampling; 0 takes the most probable code each time (greedy)"
 TOP_P = "sample from the most probable codes that make up this probability; 1: from all"
 TOP_K = "sample from this many most probable codes; null: from all"
-BEST_OF = "sounds that are drawn for each that is kept: the one under which the LLM finds the caption most probable; 1: no choice"
+BEST_OF = (
+    "sounds that are drawn for each that is kept: the one under which the LLM finds the caption most probable, that of openaqa "
+    "where text_to_sound writes; 1: no choice"
+)
 GUIDANCE = "weight of the caption (classifier-free guidance): 0 ignores it, 1 is the plain model, above 1 stresses it"
 
 
@@ -133,6 +136,11 @@ class GenerationConf(StageConf):
         "training recordings with one label that the classifier of codes is trained on, at most; 0: none", 0, 1 << 24
     )
     bootstrap_samples: int = about("resamples of an interval")
+
+    @property
+    def chooses_by_openaqa(self) -> bool:
+        """text_to_sound only writes: what it wrote is heard by the LLM that it was made of."""
+        return self.best_of > 1 and self.after == "text_to_sound"
 
     def laws(self) -> Iterable[Problem]:
         yield from super().laws()

@@ -30,6 +30,7 @@ def generate(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from stages.hub.text_to_sound import text_to_sound
 
     tokenizer, model = loaded.tokenizer, loaded.language()
+    ear = loaded.ear() if settings.best_of > 1 else None
     seeds = [settings.seed + number for number in range(settings.n)]
     most = tokenizer.num_codes(settings.seconds_max)
     line = ProgressLine("generate", len(seeds), "sounds", len(seeds) > 1)
@@ -38,7 +39,7 @@ def generate(arguments: argparse.Namespace, overrides: list[str]) -> int:
     try:
         for start in range(0, len(seeds), BATCH):
             few = seeds[start : start + BATCH]
-            codes += text_to_sound(model, [arguments.caption] * len(few), most, few, settings)
+            codes += text_to_sound(model, [arguments.caption] * len(few), most, few, settings, ear)
             line.update(len(codes))
     finally:
         line.stop()

@@ -84,11 +84,18 @@ class LoadedModel(NamedTuple):
     device: "torch.device"
 
     def language(self) -> "TrainedModel":
+        assert self.folders.language is not None
+        return self._load(self.folders.language)
+
+    def ear(self) -> "TrainedModel | None":
+        """The LLM that hears, where it is another than the one that writes."""
+        return None if self.folders.ear is None else self._load(self.folders.ear)
+
+    def _load(self, folder: Path) -> "TrainedModel":
         from stages.hub import trained_model
 
-        assert self.folders.language is not None
         quiet()
-        return trained_model.load(self.folders.language, self.device)
+        return trained_model.load(folder, self.device)
 
 
 def load(arguments: argparse.Namespace, language: bool = True, writes: bool = False) -> LoadedModel:

@@ -24,6 +24,9 @@ WRITERS = ("text_to_sound", *LANGUAGE)
 class ModelFolders(NamedTuple):
     language: Path | None  # run folder of a language stage, or an export; None where only a tokenizer is trained
     tokenizer: Path  # what SoundTokenizer.from_pretrained reads
+    ear: Path | None = (
+        None  # run folder of openaqa, of which text_to_sound is made: an LLM that hears what this one writes
+    )
 
 
 def find(
@@ -84,7 +87,7 @@ def _of_folder(folder: Path, language: bool, stages: Sequence[str]) -> ModelFold
 
 
 def _of_run(folder: Path) -> ModelFolders:
-    """Raises UsageError where the tokenizer that the run was trained with is missing or another one."""
+    """Raises UsageError where a run that it was trained with, and that is needed with it, is missing or another one."""
     receipt = receipts.read(folder)
     assert receipt is not None
     if not (folder / "artifact").is_dir():
@@ -96,12 +99,14 @@ def _of_run(folder: Path) -> ModelFolders:
     absolute = Path(os.path.abspath(folder))  # which has parents where `folder` is "openaqa", "." or "../openaqa"
     runs = folder.parents[1] if len(folder.parents) > 2 and ".." not in folder.parts else absolute.parents[1]
     conf = from_plain(receipt["stage"], receipt["conf"])
-    tokenizer = run_folder(replace(conf, runs=str(runs), experiment=absolute.parent.name), "tokenizer")
-    actual, wanted = receipts.read(tokenizer), receipt["parents"]["tokenizer"]
-    if actual is None or actual["artifact_hash"] != wanted:
-        state = "is not finished" if actual is None else f"is another one ({actual['artifact_hash'][:12]})"
-        raise UsageError(
-            f"{folder} was trained with the tokenizer {wanted[:12]}, and {tokenizer} {state}. Train again:   "
-            f"stage run all --experiment={absolute.parent.name}"
-        )
-    return ModelFolders(folder, tokenizer)
+    conf = replace(conf, runs=str(runs), experiment=absolute.parent.name)
+    names = ("tokenizer", "openaqa") if receipt["stage"] == "text_to_sound" else ("tokenizer",)
+    for name in names:
+        actual, wanted, parent = receipts.read(run_folder(conf, name)), receipt["parents"][name], run_folder(conf, name)
+        if actual is None or actual["artifact_hash"] != wanted:
+            state = "is not finished" if actual is None else f"is another one ({actual['artifact_hash'][:12]})"
+            raise UsageError(
+                f"{folder} was trained with the {name} {wanted[:12]}, and {parent} {state}. Train again:   "
+                f"stage run all --experiment={absolute.parent.name}"
+            )
+    return ModelFolders(folder, *(run_folder(conf, name) for name in names))

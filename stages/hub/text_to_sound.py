@@ -1,6 +1,6 @@
 """Captions to codes, as `stage generate` and the stage `generation` ask a trained LLM for them.
 
-Several sounds may be drawn for each that is kept: the LLM itself says under which one the caption is most probable.
+Several sounds may be drawn for each that is kept: an LLM that hears says under which one the caption is most probable.
 """
 
 import zlib
@@ -23,9 +23,10 @@ def text_to_sound(
     max_codes: int,
     seeds: Sequence[int],
     settings: GenerateConf | GenerationConf,
+    ear: TrainedModel | None = None,
 ) -> list[list[int]]:
     """Captions to codes, `max_codes` at most, each drawn from its own seed; an empty caption asks for any sound.
-    settings: temperature, top_p, top_k, guidance, best_of.
+    settings: temperature, top_p, top_k, guidance, best_of. ear: the LLM that chooses; None: `model`.
 
     The prompt is the first of the wordings that the LLM was trained with.
     """
@@ -40,7 +41,7 @@ def text_to_sound(
         return sounds
     groups = [sounds[start : start + count] for start in range(0, len(sounds), count)]
     return [
-        _most_probable(model, caption, group) if caption else group[0]
+        _most_probable(ear or model, caption, group) if caption else group[0]
         for caption, group in zip(captions, groups, strict=True)
     ]
 

@@ -156,7 +156,7 @@ def plan_generation(planned: Planned) -> StagePlan | None:
         writing = writing._replace(flops=writing.flops + heard.flops, traffic=writing.traffic + heard.traffic)
     written, decoded = conf.captions * (conf.seeds + 1), conf.captions * (2 * conf.seeds + 1)
     steps = ceil(written / conf.batch_size) / planned.ranks
-    memory = {"weights": llm.weights, **writing.memory}
+    memory = {"weights": llm.weights * (2 if conf.chooses_by_openaqa else 1), **writing.memory}
     if conf.embedder is not None:
         samples, frames = conf.seconds_max * 44100, int(share * FRAMES)
         flow = planned.parent("tokenizer").sampling

@@ -48,6 +48,8 @@ def required(stage: str, conf: StageConf) -> tuple[str, ...]:
         return (*names, conf.llm)
     if isinstance(conf, EvaluateConf | GenerationConf):
         names = tuple(language_stage(conf.after) if name == "openaqa" else name for name in names)
+    if isinstance(conf, GenerationConf) and conf.chooses_by_openaqa:
+        names = (*names, "openaqa")
     if isinstance(conf, EvaluateConf) and conf.examples.after is not None:
         names = (*names, conf.examples.after)
     return tuple(dict.fromkeys(names))

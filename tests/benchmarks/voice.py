@@ -85,6 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--after", choices=("caption", "openaqa", "text_to_sound"), help="ask this one, train nothing")
+    parser.add_argument("--ear", choices=("openaqa", "text_to_sound"), default="openaqa", help="chooses in --sweep")
     parser.add_argument("--start", choices=("caption", "openaqa"), help="training goes on from this one")
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--change", action="append", choices=CHANGES, help="this one alone; again for more")
@@ -137,6 +138,8 @@ def _row(options: argparse.Namespace, judge: Judge, change: str) -> None:
     module.language.eval()
     lm = module.language.lm
     model = trained_model.TrainedModel(lm, module.vocabulary, conf.prompts, trained_model.context(lm))
+    hears = options.after == "text_to_sound" and options.sweep
+    ear = trained_model.load(options.run / options.ear, torch.device("cpu")) if hears else None
     base: GenerateConf = compose("generate", overrides=[f"guidance={options.guidance}"]).conf
 
     def share(settings: GenerateConf, blind: bool = False) -> Interval | None:
@@ -144,7 +147,7 @@ def _row(options: argparse.Namespace, judge: Judge, change: str) -> None:
         captions = [(caption_of(cut) or "") * (not blind) for cut in judge.asked for _ in seeds]
         numbers = [options.seeds * row + seed for row in range(len(judge.asked)) for seed in seeds]
         with torch.no_grad(), trainer.precision_plugin.forward_context():
-            return judge.share(text_to_sound(model, captions, judge.most, numbers, settings))
+            return judge.share(text_to_sound(model, captions, judge.most, numbers, settings, ear))
 
     ceiling = metrics.get("val/caption_gap_ceiling")
     print(

@@ -2,14 +2,17 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import conf
-from stages.hub import find_model
+from stages.cli.main import main
+from stages.hub import find_model, text_to_sound, trained_model
 from stages.runs import graph, receipts
+from tests.conftest import SMOKE
 
 PARENTS = [f"--parents.{name}=whole" for name in ("tokenizer", "cache", "openaqa")]
 
@@ -17,9 +20,6 @@ PARENTS = [f"--parents.{name}=whole" for name in ("tokenizer", "cache", "openaqa
 @pytest.fixture(scope="session")
 def spoken(tones: Path, copy_of_whole) -> Path:
     """An experiment whose stages are all done, and this one."""
-    from stages.cli.main import main
-    from tests.conftest import SMOKE
-
     folder = copy_of_whole("spoken")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tones)
@@ -78,3 +78,33 @@ def test_it_is_made_where_a_configuration_asks_for_it():
     assert graph.required("evaluate", alone) == ("tokenizer", "cache", "text_to_sound")
     generation = conf.compose("generation", ["demo"]).conf
     assert graph.required("generation", generation) == ("tokenizer", "cache", "text_to_sound")
+    chosen = conf.compose("generation", ["demo"], [], ["best_of=16"]).conf
+    assert graph.required("generation", chosen) == ("tokenizer", "cache", "text_to_sound", "openaqa")
+
+
+def test_openaqa_chooses_among_what_it_wrote(stage, tones: Path, spoken: Path, monkeypatch):
+    """The sounds are text_to_sound's, drawn from the candidates' seeds; the scores are of the LLM that hears."""
+    asked: list[trained_model.TrainedModel] = []
+    scores = text_to_sound.caption_scores
+
+    def seen(model: trained_model.TrainedModel, *rest: Any) -> list[float]:
+        asked.append(model)
+        return scores(model, *rest)
+
+    monkeypatch.setattr(text_to_sound, "caption_scores", seen)
+    monkeypatch.chdir(tones)
+    words = ["a low sound", "--experiment=spoken", "--out=low.wav", "--seconds_max=1", "--force"]
+    assert main(["generate", *words]) == 0 and not asked
+    assert main(["generate", *words, "--best_of=3"]) == 0 and len(asked) == 1
+    stage_words = ["--after=text_to_sound", "--best_of=2", "--captions=2", "--one_label=false", "--seeds=1"]
+    assert stage("run", "generation", "--experiment=spoken", *stage_words, "--embedder=null") == 0
+    assert len(asked) == 3
+    hears, writes = (load_file(spoken / name / "artifact/model.safetensors") for name in ("openaqa", "text_to_sound"))
+    (name,) = [name for name in hears if "layers.0" in name and "q_proj.lora_B" in name]
+    for model in asked:
+        (actual,) = [
+            values for key, values in model.lm.state_dict().items() if key.endswith(name.split("model.", 1)[1])
+        ]
+        assert torch.equal(actual, hears[name]) and not torch.equal(actual, writes[name])
+    receipt = receipts.read(spoken / "generation")
+    assert receipt and {"openaqa", "text_to_sound"} <= set(receipt["parents"])
