@@ -47,6 +47,7 @@ OPERATIONAL = (
     "runs",
     "threads",
     "parents",
+    "init_from",
     "data.root",
     "data.num_workers",
     "trainer.accelerator",

@@ -28,6 +28,7 @@ from stages.runs import corpora, receipts, row_files
 from stages.runs.ranks import rank
 from stages.runs.receipts import FinishedRun
 from stages.runs.state import earlier_run
+from stages.runs.warm_start import source_of
 
 log = logging.getLogger(__name__)
 Parents = Mapping[str, FinishedRun]
@@ -98,6 +99,7 @@ class TrainingStage(Stage):
     def __init__(self, stage: str, conf: StageConf, parents: Parents, folder: Path) -> None:
         super().__init__(stage, conf, parents, folder)
         self.receipt_metrics = ReceiptMetrics()
+        self.source = source_of(stage, conf)  # whose weights it starts from
 
     def logged(self) -> dict[str, float]:
         """The metrics of the receipt: callbacks/receipt_metrics.py."""

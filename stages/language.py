@@ -27,7 +27,7 @@ from models.language.loss_plan import LossPlan, LossWeights, plan_loss
 from models.language.vocabulary import LabelKind
 from models.language.vocabulary import Turn as ChatTurn
 from stages.base import Exported, Parents, TrainingStage
-from stages.engine import devices, distributed, language_data, optim
+from stages.engine import devices, distributed, language_data, optim, warm_start
 from stages.engine.accumulation import WeightedAccumulation
 from stages.engine.caption_gap import CaptionGap
 from stages.hub import artifacts
@@ -60,11 +60,18 @@ class Language(TrainingStage):
         }
         codebook = codebook_of(parents["tokenizer"].artifact)
         self.language, self.vocabulary, self.base = build(conf, self.facts, codebook)
-        for start in [parents[name] for name in ("caption", "openaqa") if name in parents]:
+        started_from = (
+            [self.source] if self.source else [parents[one] for one in ("caption", "openaqa") if one in parents]
+        )
+        for start in started_from:
             config, state = artifacts.load(start.artifact)
+            warm_start.check_same(start.folder, config["facts"], self.facts)
             _same_model(configuration_of(config), conf, start.folder)
             check_base(start.folder, config, self.base, conf)
             self.language.load_trainable_state(state)
+        if self.source and self.source.receipt["parents"]["tokenizer"] != parents["tokenizer"].receipt["artifact_hash"]:
+            text = "%s: %s learned the codes of another tokenizer: the rows of the sounds are to be learned anew"
+            log.warning(text, stage, self.source.folder)
         self.entry: str | None = None  # of the curriculum, that is trained now
         self.flops_per_position = 0
         batches = conf.trainer.accumulate_grad_batches

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from callbacks.samples import TokenizerSamples
 from callbacks.step_seed import position_seed
-from conf import plain
+from conf import from_plain, plain
 from conf.sections.tokenizer import TokenizerConf
+from datamodules.hashing import hash_folder
 from datamodules.latents import LatentBatch, LatentDataModule
 from datamodules.windows import WindowRule
 from models.metrics.codebook_use import CodebookUse
@@ -26,11 +27,19 @@ from models.metrics.reconstruction import LatentError
 from models.running_average import RunningAverage
 from models.tokenizer.tokenizer import Codes
 from stages.base import Exported, Parents, TrainingStage
-from stages.engine import devices, distributed, optim
+from stages.engine import devices, distributed, optim, warm_start
 from stages.hub import artifacts
+from stages.hub.sound_tokenizer import latents_of
+from stages.runs.receipts import FinishedRun
 
 log = logging.getLogger(__name__)
 GAP_TIMES = (0.1, 0.5, 0.9)
+# must be as they were where another run's weights are started from
+SAME_FACTS = (
+    "sample_rate", "hop_length", "channels", "latent_dim", "frame_rate", "token_rate", "codebook_size", "num_codebooks",
+    "levels", "objective",
+)  # fmt: skip
+SAME_QUANTIZER = ("kind", "code_dim", "variational", "strides", "levels", "words", "words_from")
 COLLAPSED = 0.005  # share of the codebook below which a perplexity is a collapse
 
 
@@ -45,10 +54,31 @@ class Tokenizer(TrainingStage):
         statistics = load_file(parents["latents"].artifact / "statistics.safetensors")
         self.tokenizer = artifacts.build_tokenizer(conf, self.facts)
         self.tokenizer.set_latent_statistics(statistics["mean"], statistics["std"])
+        if self.source:
+            self._start_from(self.source)
         self.decoder_average = RunningAverage(self.tokenizer.decoder, conf.ema_decay)
         distributed.not_broadcast(self, "reservoir")  # 10 MB at the paper's sizes, and gathered alike on all ranks
         self.latent_error = LatentError(statistics["std"])
         self.codebook_use = CodebookUse(self.tokenizer.quantizer.codebook_size, self.tokenizer.quantizer.levels)
+
+    def _start_from(self, source: FinishedRun) -> None:
+        """Its weights, codebook and latent statistics, and its averaged decoder as both; what counts steps begins anew."""
+        config, state = artifacts.load(source.artifact)
+        theirs = from_plain("tokenizer", config["conf"])
+        warm_start.check_same(source.folder, source.facts, self._described(), SAME_FACTS)
+        for section in ("encoder", "decoder", "quantizer"):
+            before, now = (plain(getattr(one, section)) for one in (theirs, self.conf))
+            if section == "quantizer":
+                before, now = ({key: one[key] for key in SAME_QUANTIZER} for one in (before, now))
+            named = ({f"{section}.{key}": value for key, value in one.items()} for one in (before, now))
+            warm_start.check_same(source.folder, *named)
+        if source.receipt["parents"]["latents"] != self.parents["latents"].receipt["artifact_hash"]:
+            codecs = [
+                hash_folder(folder / "artifact" / "codec")
+                for folder in (latents_of(source.folder, source.receipt), self.parents["latents"].folder)
+            ]
+            warm_start.check_same(source.folder, *({"codec": digest[:12]} for digest in codecs))
+        warm_start.load_weights(source.folder, self.tokenizer, state, counters=(".step",))
 
     def datamodule(self) -> LatentDataModule:
         return LatentDataModule(
@@ -175,15 +205,18 @@ class Tokenizer(TrainingStage):
 
     def export(self, artifact: Path) -> Exported:
         self.tokenizer.decoder.load_state_dict(self.decoder_average.module.state_dict())
-        grid, quantizer = self.tokenizer.grid, self.tokenizer.quantizer
-        facts = self.facts | {
+        facts = self._described() | {"sampling": plain(self.conf.sampling)}
+        artifacts.save_tokenizer(artifact, self.conf, self.facts, self.tokenizer)
+        return Exported(facts, self.logged() | {"trained_on": self.parents["latents"].receipt["corpora"]})
+
+    def _described(self) -> dict[str, Any]:
+        """The facts that the tokenizer's form decides."""
+        quantizer = self.tokenizer.quantizer
+        return self.facts | {
             "codebook_size": quantizer.codebook_size,
             "num_codebooks": quantizer.num_codebooks,
             "levels": list(quantizer.levels),
-            "token_rate": float(grid.token_rate),
+            "token_rate": float(self.tokenizer.grid.token_rate),
             "bitrate": float(self.tokenizer.bitrate),
             "objective": self.conf.flow.objective,
-            "sampling": plain(self.conf.sampling),
         }
-        artifacts.save_tokenizer(artifact, self.conf, self.facts, self.tokenizer)
-        return Exported(facts, self.logged() | {"trained_on": self.parents["latents"].receipt["corpora"]})

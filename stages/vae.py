@@ -25,7 +25,7 @@ from models.codec.spectral_loss import SpectralLoss
 from models.metrics.reconstruction import MelDistance, MultiResolutionStftDistance
 from models.running_average import RunningAverage
 from stages.base import Exported, Parents, TrainingStage
-from stages.engine import optim
+from stages.engine import optim, warm_start
 from stages.runs import corpora
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,14 @@ class Vae(TrainingStage):
         self.store, self.roots = folder / "cuts", corpora.roots(conf.data)
         self.check_corpora(corpora.hashes(conf.data))
         codec = conf.codec
-        if codec.source is None:
+        if self.source:
+            self.vae = oobleck.load(str(self.source.artifact), None, None)
+            sizes = plain(codec.oobleck)
+            theirs = {f"codec.oobleck.{key}": getattr(self.vae.config, key) for key in sizes}
+            warm_start.check_same(
+                self.source.folder, theirs, {f"codec.oobleck.{key}": one for key, one in sizes.items()}
+            )
+        elif codec.source is None:
             self.vae = oobleck.build(**plain(codec.oobleck))
         else:
             self.vae = oobleck.load(codec.source, codec.subfolder, codec.revision)

@@ -109,6 +109,13 @@ class VaeConf(TrainingStageConf):
     batch_size: int = about("crops of a batch on each device", 1, 1 << 20)
     sample_clips: int = about("validation clips whose sound and spectrogram go to TensorBoard")
 
+    def laws(self) -> Iterable[Problem]:
+        yield from super().laws()
+        if self.init_from and self.codec.source:
+            yield Problem(
+                "init_from", f"{self.init_from}: codec.source={self.codec.source} names weights too; give one of them"
+            )
+
 
 @dataclass
 class CodecConf:

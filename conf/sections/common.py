@@ -140,6 +140,11 @@ class TrainingStageConf(StageConf):
 
     trainer: FitTrainerConf = about("arguments of lightning.Trainer")
     checkpoints: CheckpointsConf = about("what an interrupted training goes on from")
+    init_from: str | None = about(
+        "finished run whose weights the training starts from, with a new optimizer: an experiment that has this stage, or a "
+        "run folder; null: none",
+        path=True,
+    )
 
     def laws(self) -> Iterable[Problem]:
         yield from super().laws()

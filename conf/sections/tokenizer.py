@@ -180,6 +180,10 @@ class TokenizerConf(TrainingStageConf):
         yield from super().laws()
         yield from compile_problems(self.compile)
         yield from weights_of_corpora(self.corpus_weights, self.data.corpora)
+        if self.init_from and self.source:
+            yield Problem(
+                "init_from", f"{self.init_from}: source={self.source} stands in place of a training; give one of them"
+            )
 
 
 @dataclass

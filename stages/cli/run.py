@@ -10,7 +10,7 @@ from conf.errors import UsageError
 from conf.sections.common import StageConf
 from stages import BY_NAME, READ_SOUND, STAGES
 from stages.cli.arguments import Subparsers, chain, configurations, typed_words, warn_of_presets
-from stages.runs import corpora, graph, receipts
+from stages.runs import corpora, graph, receipts, warm_start
 from stages.runs.ranks import rank
 from stages.runs.state import run_folder, state_of
 
@@ -20,6 +20,11 @@ def add(subparsers: Subparsers, layers: argparse.ArgumentParser) -> None:
     verb.add_argument("stage", choices=[*STAGES, "all"], metavar="STAGE", help=" | ".join([*STAGES, "all"]))
     verb.add_argument("--restart", action="store_true", help="begin again; the earlier run is moved aside")
     verb.add_argument(
+        "--checkpoint",
+        metavar="STEP",
+        help="of the last parent that trains, finished or not: its step, or last (as of tokenizer, for reconstruct)",
+    )
+    verb.add_argument(
         "--without", action="append", default=[], choices=["tokenizer_mse"], help="leave an optional stage out of `all`"
     )
     verb.set_defaults(verb=run_verb)
@@ -28,11 +33,26 @@ def add(subparsers: Subparsers, layers: argparse.ArgumentParser) -> None:
 def run_verb(arguments: argparse.Namespace, overrides: list[str]) -> int:
     arguments.began = time.monotonic()
     if arguments.stage == "all":
+        if arguments.checkpoint:
+            raise UsageError("--checkpoint is for one stage, as   stage run reconstruct --checkpoint=last")
         return run_chain(arguments, overrides)
+    if arguments.checkpoint:
+        overrides = [*overrides, _parent_at(arguments.stage, arguments, overrides)]
     confs = configurations([arguments.stage], arguments, overrides)
     warn_of_presets(arguments.stage, arguments.preset)
     _run_stage(arguments.stage, confs[arguments.stage], arguments, overrides)
     return 0
+
+
+def _parent_at(stage: str, arguments: argparse.Namespace, overrides: list[str]) -> str:
+    """The key that takes the stage's last parent that trains from a checkpoint."""
+    configuration = configurations([stage], arguments, overrides)[stage]
+    from stages.engine.checkpoint_run import run_at, trains
+
+    names = [name for name in graph.required(stage, configuration) if trains(name)]
+    if not names:
+        raise UsageError(f"--checkpoint: {stage} has no parent that trains")
+    return f"parents.{names[-1]}={run_at(run_folder(configuration, names[-1]), arguments.checkpoint)}"
 
 
 def run_chain(arguments: argparse.Namespace, overrides: list[str]) -> int:
@@ -88,6 +108,7 @@ def _run_stage(stage: str, configuration: StageConf, arguments: argparse.Namespa
         return
     # before the long imports
     parents = graph.parents(stage, configuration, lambda parent: typed_words(parent, arguments, overrides))
+    warm_start.source_of(stage, configuration)
     if stage in READ_SOUND:
         corpora.corpora(configuration.data)
     if state.word in ("partial", "stale") and rank() == 0:

@@ -40,6 +40,7 @@ from stages.runs.moved_end import last_step_before_decay
 from stages.runs.progress import damaged_checkpoints, newest_checkpoint
 from stages.runs.receipts import Receipt
 from stages.runs.state import begin_run, check_unfinished, run_folder, state_of
+from stages.runs.warm_start import source_of
 
 log = logging.getLogger(__name__)
 SOCKET_PATH = 108  # sizeof(sockaddr_un.sun_path) on Linux, with a 0 at its end
@@ -73,7 +74,8 @@ def run(stage: str, conf: StageConf, stop: Stop, restart: bool = False) -> Recei
 def _run(stage: str, conf: StageConf, stop: Stop, restart: bool) -> Receipt | None:
     started = time.monotonic()
     parents = graph.parents(stage, conf)
-    identity = receipts.identity_of(stage, conf, parents)
+    source = source_of(stage, conf)
+    identity = receipts.identity_of(stage, conf, parents, source)
     first = _is_first()
     folder = run_folder(conf, stage)
     if first and not restart:
@@ -100,6 +102,8 @@ def _run(stage: str, conf: StageConf, stop: Stop, restart: bool) -> Receipt | No
     _meet(trainer)
     # that of rank 0: another machine may see an older listing of the folder
     newest = trainer.strategy.broadcast(newest_checkpoint(folder))
+    if first and source and newest is None:
+        log.info("%-14s starts from the weights of %s, with a new optimizer", stage, source.folder)
     if first and (damaged := damaged_checkpoints(folder)):
         names, begin = ", ".join(path.name for path in damaged), newest.name if newest else "the beginning"
         log.warning("%-14s %s is cut short; going on from %s", stage, names, begin)

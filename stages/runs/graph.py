@@ -32,8 +32,8 @@ def required(stage: str, conf: StageConf) -> tuple[str, ...]:
 
     A tokenizer with a `source` reads none.
     `vae` is a parent of latents where codec.kind is trained; `rehearsal` one of a language stage that mixes in texts and
-    names no files of them. `evaluate` and `generation` read the LLM of the stage that `after` names, `fewshot` of `llm`;
-    `evaluate` that of `examples.after` too, for the sounds of its page.
+    names no files of them. With init_from, a language stage reads no other one. `evaluate` and `generation` read the LLM of
+    the stage that `after` names, `fewshot` of `llm`; `evaluate` that of `examples.after` too, for the sounds of its page.
     """
     if _has_source(conf):
         return ()
@@ -44,6 +44,8 @@ def required(stage: str, conf: StageConf) -> tuple[str, ...]:
         mixtures = [conf.mixture, *(entry.mixture for entry in conf.curriculum)]
         on_demand = ("rehearsal",) if any(mixture.text for mixture in mixtures) else ()
     names = (*on_demand, *STAGES[stage].parents)
+    if isinstance(conf, LanguageConf) and conf.init_from:
+        return tuple(name for name in names if name not in ("caption", "openaqa"))
     if isinstance(conf, FewShotConf) and conf.llm != "frozen":
         return (*names, conf.llm)
     if isinstance(conf, EvaluateConf | GenerationConf):

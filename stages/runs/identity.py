@@ -28,6 +28,7 @@ class Identity(NamedTuple):
     parents: dict[str, str]  # stage -> hash of its artifact
     corpora: dict[str, str]  # name -> hash of the prepared cuts, of a stage that reads sound
     commit: str | None  # of the code
+    init_from: str | None = None  # hash of the artifact that the training starts from
 
 
 def write_identity(folder: Path, identity: Identity) -> None:

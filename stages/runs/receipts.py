@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, NotRequired, TypedDict, cast
 
 from conf import from_plain, plain
 from conf.errors import UsageError
-from conf.sections.common import StageConf
+from conf.sections.common import StageConf, TrainingStageConf
 from datamodules.atomic_files import write_whole
 from datamodules.hashing import hash_folder
 from stages import READ_CORPORA, STAGES
@@ -44,6 +44,7 @@ class Receipt(TypedDict):
     artifact_hash: str
     steps: int  # 0 for a stage that does not train
     seconds: float  # of the last start
+    init_from: NotRequired[dict[str, str | None] | None]  # whose weights the training started from: run, artifact_hash
     precision: NotRequired[dict[str, str] | None]  # what it computed in, and why
     versions: dict[str, str]
     commit: str | None
@@ -93,13 +94,20 @@ def read_corpus(folder: Path) -> CorpusReceipt | None:
     return cast(CorpusReceipt | None, _read(folder))
 
 
-def identity_of(stage: str, conf: StageConf, parents: Mapping[str, FinishedRun]) -> Identity:
-    """What decides a run's products; parents that only its export reads may come later, and are left out."""
+def identity_of(
+    stage: str, conf: StageConf, parents: Mapping[str, FinishedRun], source: FinishedRun | None = None
+) -> Identity:
+    """What decides a run's products; parents that only its export reads may come later, and are left out.
+
+    source: the run whose weights it starts from.
+    """
     shown = STAGES[stage].shown
     read = {name: run.receipt["artifact_hash"] for name, run in parents.items() if name not in shown}
     prepared = {name: read_corpus(Path(conf.data.root) / name) for name in conf.data.corpora}
     corpora = {name: one["hash"] for name, one in prepared.items() if one} if stage in READ_CORPORA else {}
-    return Identity(fingerprint(conf), read, corpora, code_commit())
+    return Identity(
+        fingerprint(conf), read, corpora, code_commit(), source.receipt["artifact_hash"] if source else None
+    )
 
 
 def finish(
@@ -131,6 +139,7 @@ def finish(
         metrics=metrics,
         artifact_hash=hash_folder(folder / "artifact"),
         steps=steps,
+        init_from=_init_from(conf, identity),
         seconds=round(seconds, 1),
         precision=precision,
         versions={name: _version(name) for name in PACKAGES},
@@ -138,6 +147,12 @@ def finish(
     )
     write_whole(folder / FILE, json.dumps(_json_numbers(receipt), indent=1, allow_nan=False))
     return receipt
+
+
+def _init_from(conf: StageConf, identity: Identity) -> dict[str, str | None] | None:
+    if not isinstance(conf, TrainingStageConf) or identity.init_from is None:
+        return None
+    return {"run": conf.init_from, "artifact_hash": identity.init_from}
 
 
 def _json_numbers(value: object) -> object:

@@ -26,6 +26,7 @@ from stages.runs.identity import FILE as IDENTITY
 from stages.runs.identity import Identity, changed_keys, differences, fingerprint, read_identity, write_identity
 from stages.runs.moved_end import check_moved_end, drop_decay, moved_end, why_not
 from stages.runs.progress import progress
+from stages.runs.warm_start import changed_source
 
 log = logging.getLogger(__name__)
 OLD = ".old"  # of an experiment: earlier runs
@@ -59,6 +60,8 @@ def state_of(stage: str, conf: StageConf, compare: bool = False) -> State:
             return State("stale", f"its parent {name} is missing")
     if changed := _changed_inputs(conf, receipt["parents"], receipt["corpora"]):
         return State("stale", changed[0])
+    if compare and (changed := changed_source(stage, conf, (receipt.get("init_from") or {}).get("artifact_hash"))):
+        return State("stale", changed[0])
     if compare and fingerprint(conf) != fingerprint(receipt["conf"]):
         moved = moved_end(stage, folder, receipt["conf"], conf, finished=True)
         if moved and moved.step is not None:
@@ -82,6 +85,7 @@ def check_unfinished(stage: str, conf: StageConf, identity: Identity | None = No
         return
     begun = read_identity(folder)
     changed = _changed_since(begun, conf)
+    changed += changed_source(stage, conf, begun.init_from) if begun else []
     if begun and identity:
         changed += [f"its parent {name} is new" for name in identity.parents if name not in begun.parents]
         changed += [f"its parent {name} is no longer read" for name in begun.parents if name not in identity.parents]
@@ -158,7 +162,9 @@ def _unfinished(stage: str, folder: Path, conf: StageConf, compare: bool) -> Sta
     done = progress(folder, max_steps(stored))
     if done is None:
         return State("missing", "not started")
-    changed = _changed_since(read_identity(folder), conf)
+    begun = read_identity(folder)
+    changed = _changed_since(begun, conf)
+    changed += changed_source(stage, conf, begun.init_from) if begun and compare else []
     moved = moved_end(stage, folder, stored, conf, finished=False) if compare and stored else None
     if compare and stored and (moved is None or moved.step is None):
         changed += _changed_conf(stored, conf)
@@ -222,6 +228,8 @@ def _keep_finished_before_longer(stage: str, folder: Path, conf: StageConf) -> N
     """
     receipt = receipts.read(folder)
     if receipt is None or _changed_inputs(conf, receipt["parents"], receipt["corpora"]):
+        return
+    if changed_source(stage, conf, (receipt.get("init_from") or {}).get("artifact_hash")):
         return
     moved = moved_end(stage, folder, receipt["conf"], conf, finished=True)
     if moved is None:

@@ -1,6 +1,7 @@
 """A run that was stopped in the middle never goes on with another parent, corpus or configuration than it was begun with."""
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from stages.cli import logs
 from stages.runs import graph, receipts
 from stages.runs.identity import read_identity
 from stages.runs.state import State, begin_run, check_unfinished
+from stages.runs.warm_start import source_of
 from tests.interrupt import interrupt
 from tests.stages.runs.written_experiment import WrittenExperiment
 
@@ -154,3 +156,25 @@ def test_a_damaged_identity_is_named(written: WrittenExperiment):
     path.write_text("{")
     with pytest.raises(ValueError, match=r"run\.json is damaged.*--restart"):
         written.state("tokenizer")
+
+
+def test_the_run_that_it_starts_from_is_part_of_what_a_run_is(written: WrittenExperiment):
+    """Its weights, not its path: a source that is trained again, or another one, is refused."""
+    written.make("latents", "a")
+    source = written.make("tokenizer", "first")
+    moved = written.root / "moved"
+    written.root.joinpath("runs/demo/tokenizer").rename(moved)
+    conf = dataclasses.replace(written.conf("tokenizer"), init_from=str(moved))
+    identity = receipts.identity_of("tokenizer", conf, graph.parents("tokenizer", conf), source_of("tokenizer", conf))
+    assert identity.init_from == source["artifact_hash"]
+    begin_run("tokenizer", conf, False, identity)
+    written.checkpoint("tokenizer", 120, f"init_from={moved}")
+    assert moved.rename(written.root / "elsewhere")
+    same = dataclasses.replace(conf, init_from=str(written.root / "elsewhere"))
+    check_unfinished("tokenizer", same)
+    with pytest.raises(ValueError, match=r"the run of init_from: [0-9a-f]{12} -> none"):
+        check_unfinished("tokenizer", dataclasses.replace(conf, init_from=None))
+    receipt = json.loads((written.root / "elsewhere/receipt.json").read_text())
+    (written.root / "elsewhere/receipt.json").write_text(json.dumps({**receipt, "artifact_hash": "0" * 64}))
+    with pytest.raises(ValueError, match=r"the run of init_from: [0-9a-f]{12} -> 000000000000"):
+        check_unfinished("tokenizer", same)
