@@ -34,6 +34,9 @@ def reads_model() -> argparse.ArgumentParser:
         metavar="DIR",
         help="a folder of `stage export`, or a run folder as runs/demo/openaqa",
     )
+    options.add_argument(
+        "--checkpoint", metavar="STEP", help="of a training that may not be finished: its step, or last"
+    )
     options.add_argument("--runs", type=os.path.expanduser, metavar="DIR", help="where the experiments lie")
     return options
 
@@ -73,7 +76,15 @@ def settings(unit: str, arguments: argparse.Namespace) -> Any:
 def find(arguments: argparse.Namespace, language: bool = True, writes: bool = False) -> find_model.ModelFolders:
     base = conf.compose("caption").conf
     runs = arguments.runs or base.runs
-    return find_model.find(runs, base.experiment, arguments.experiment, arguments.model, language, writes)
+    model = arguments.model
+    if arguments.checkpoint is None:
+        return find_model.find(runs, base.experiment, arguments.experiment, model, language, writes)
+    folder = find_model.find_training(runs, base.experiment, arguments.experiment, model, language, writes)
+    from stages.engine.checkpoint_run import run_at  # seconds to import
+
+    quiet()
+    model = str(run_at(folder, arguments.checkpoint))
+    return find_model.find(runs, base.experiment, None, model, language, writes)
 
 
 class LoadedModel(NamedTuple):

@@ -48,6 +48,36 @@ def find(
     return _of_run(folder / stage)
 
 
+def find_training(
+    runs: str, default: str, experiment: str | None, model: str | None, language: bool = True, writes: bool = False
+) -> Path:
+    """The run folder with checkpoints, finished or not, that `find` would take if it were finished; without `language`, a
+    tokenizer's.
+    """
+    stages = (WRITERS if writes else LANGUAGE) if language else ("tokenizer",)
+    wanted = " or ".join(stages)
+    if model is not None and experiment is not None:
+        raise UsageError("--experiment and --model both name a model; give one of them")
+    if model is not None:
+        folders = [Path(model), *(Path(model) / stage for stage in stages)]
+        where, known = model, []
+    else:
+        paths = [path for stage in stages for path in Path(runs).glob(f"*/{stage}/checkpoints/step-*.ckpt")]
+        known = sorted({path.parents[2].name for path in paths})
+        names = [experiment] if experiment else [default] if default in known else known
+        if len(names) > 1:
+            raise UsageError(
+                f"several experiments in {runs}/ have checkpoints: {', '.join(names)}. Type --experiment={names[0]}"
+            )
+        folders = [Path(runs) / name / stage for name in names for stage in stages]
+        where = f"{runs}/{experiment}" if experiment else f"{runs}/"
+    for folder in folders:
+        if any(folder.glob("checkpoints/step-*.ckpt")):
+            return folder
+    available = f". Experiments that have one: {', '.join(known)}" if known else ""
+    raise UsageError(f"--checkpoint: no {wanted} with a checkpoint in {where}{available}")
+
+
 def _experiment(runs: str, default: str, experiment: str | None, stages: Sequence[str]) -> str:
     trained = sorted({path.parents[1].name for stage in stages for path in Path(runs).glob(f"*/{stage}/receipt.json")})
     wanted = " or ".join(stages)

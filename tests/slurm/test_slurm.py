@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -221,3 +222,16 @@ def test_a_stage_that_fails_ends_the_chain(bench: Bench, chain: str, tmp_path: P
     assert bench.end(bench.job("failed", "cache"))["JobState"] == "CANCELLED"
     os.unlink(bench.folder / "runs/failed/tokenizer")
     assert f"[job {job} failed]" in bench.stage("status", "--experiment=failed")
+
+
+def test_a_restart_moves_the_earlier_run_when_sbatch_has_accepted_it(bench: Bench, whole: Path):
+    words = ("--experiment=again", "--parents.latents=whole")
+    run = bench.folder / "runs/again/tokenizer"
+    shutil.copytree(whole / "tokenizer", run)
+    message = bench.stage("submit", "tokenizer", *words, "--restart", "--slurm.partition=none", status=1)
+    assert "the earlier runs are where they were" in message and (run / "receipt.json").exists()
+    setup = "--slurm.setup=['export MADE=here', 'echo set up $MADE']"
+    bench.stage("submit", "tokenizer", *words, "--restart", setup)
+    assert (run.parent / ".old/tokenizer-1/receipt.json").exists()
+    assert bench.end(bench.job("again", "tokenizer"))["JobState"] == "COMPLETED", bench.log("again", "tokenizer")
+    assert "set up here" in bench.log("again", "tokenizer") and (run / "receipt.json").exists()

@@ -266,3 +266,14 @@ def test_a_folder_that_is_read_only(stage, tones: Path, made: Path, mounted: Cal
     assert done.status == 1 and "Traceback" not in done.stderr, done.stderr
     assert "sealed/faults cannot be written: Read-only file system" in done.stderr
     assert "--runs=FOLDER" in done.stderr
+
+
+def test_a_codec_that_could_not_be_written_is_fitted_again(tones: Path, made: Path):
+    """It appears whole or not at all: its config.json, which says that it is fitted, comes last."""
+    size = (made / "latents/codec/model.safetensors").stat().st_size
+    words = ["run", "latents", "--experiment=half-codec"]
+    done = run(tones, *words, before=partial(limit_files, size - 1))
+    codec = tones / "runs/half-codec/latents/codec"
+    assert done.status == 1 and not (codec / "config.json").exists() and not list(codec.glob("model*")), done.stderr
+    assert run(tones, *words).status == 0
+    whole(tones / "runs/half-codec/latents/chunks", made / "latents/chunks")

@@ -7,6 +7,7 @@ import re
 import resource
 import shutil
 import signal
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -261,3 +262,14 @@ def test_a_validation_batch_of_one_clip_leaves_the_others_gap(stage, tones: Path
         assert metrics["val/items"] % 2 == 1, "no batch of one clip"
         gaps = [value for name, value in metrics.items() if "token_gap" in name]
         assert len(gaps) == 3 * measured and all(gap == gap for gap in gaps)
+
+
+def test_a_temporary_folder_too_long_for_sockets_ends_at_once(stage, whole: Path, tmp_path: Path, monkeypatch, capsys):
+    """Workers hand over through sockets in it, whose paths end at 108 bytes: without them they are waited for for ever."""
+    folder = tmp_path / ("x" * 76)
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    words = ["run", "tokenizer", "--experiment=long-tmp", "--parents.latents=whole"]
+    assert stage(*words, "--data.num_workers=1") == 1
+    assert re.search(r"TMPDIR is \d+ bytes long.*at most 75 are allowed\. Type TMPDIR=/tmp", capsys.readouterr().err)

@@ -51,3 +51,40 @@ def test_a_folder_that_is_not_on_the_path_is_named(monkeypatch: pytest.MonkeyPat
         assert local.environment() == {"PYTHONSAFEPATH": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}/theirs"}
     monkeypatch.setattr(sys, "path", ["", str(ROOT)])
     assert local.environment() == {"PYTHONSAFEPATH": "1"}
+
+
+def test_a_package_that_hides_ours_is_named(tmp_path: Path):
+    """Where Python was told to look there first, as `python -m` does."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/__init__.py").write_text("raise SystemExit('models of somebody else')")
+    path = os.pathsep.join(map(str, (tmp_path, ROOT)))
+    words = [sys.executable, "-m", "stages.cli.main", "list"]
+    done = subprocess.run(words, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1 and last.startswith("ImportError: `import models` gives ")
+    assert str(tmp_path / "models/__init__.py") in last and "python -P" in last
+
+
+def test_a_child_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """After a second Ctrl-C, when its patience is over."""
+    code = "import signal, time; [signal.signal(n, signal.SIG_IGN) for n in (2, 15)]; open('up', 'w'); time.sleep(600)"
+    monkeypatch.setattr(local, "command", lambda *_: [sys.executable, "-c", code])
+    monkeypatch.setattr(local, "PATIENCE", 0.2)
+    monkeypatch.chdir(tmp_path)
+
+    class Twice(Stop):
+        @property
+        def noted(self) -> int:
+            if (tmp_path / "up").exists():
+                raise KeyboardInterrupt
+            return 0
+
+        @noted.setter
+        def noted(self, _: int) -> None: ...
+
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        local.run_in_process("latents", [], restart=False, stop=Twice(None, 0, started))
+    assert time.monotonic() - started < 60
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
