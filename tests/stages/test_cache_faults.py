@@ -121,6 +121,17 @@ def test_a_manifest_that_leaves_its_root(stage, apart: Path, where: str, capsys:
     assert f"is the file {where!r}; a file under the corpus' root is allowed" in printed(capsys)
 
 
+def test_a_part_of_a_recording(stage, apart: Path, capsys: pytest.CaptureFixture[str]):
+    """Whole files are encoded: a cut's own start would be passed over."""
+    path = apart / "data/tones/cuts.jsonl.gz"
+    cuts = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+    cuts[3]["start"], cuts[3]["duration"] = 0.25, cuts[3]["duration"] - 0.25
+    path.write_bytes(gzip.compress("".join(json.dumps(cut) + "\n" for cut in cuts).encode()))
+    assert stage("run", "latents", "--experiment=part") == 1
+    error = printed(capsys)
+    assert "tones-03 is the part of" in error and "from 0.25 s on" in error and "whole recordings are allowed" in error
+
+
 def test_a_table_that_leaves_its_root(tones: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     from stages.cli.main import main
 
