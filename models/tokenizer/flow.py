@@ -56,11 +56,15 @@ def masked_mean_square(prediction: Tensor, target: Tensor, mask: Tensor) -> Tens
     return squares.sum() / (mask.sum() * prediction.shape[-1])
 
 
-def sample(velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, num_steps: int, solver: Solver) -> Tensor:
+def sample(
+    velocity: Callable[[Tensor, Tensor, Tensor], Tensor], noise: Tensor, num_steps: int, solver: Solver
+) -> Tensor:
     """Carries noise (B, F, D) from time 0 to time 1 in equal steps.
 
-    velocity(x_t (B, F, D), t (B)) -> (B, F, D). Errors fall with the first power of the step (euler, one evaluation a
-    step) or the second (midpoint and heun, two evaluations a step). Raises ModelError for no step, or another solver.
+    velocity(x_t (B, F, D), t (B), r (B)) -> (B, F, D): the velocity at t, or its mean from t to r where that is known.
+    Errors of the former fall with the first power of the step (euler, one evaluation a step) or the second (midpoint
+    and heun, two evaluations a step, at r = t). Of the latter, euler takes exact steps of any length.
+    Raises ModelError for no step, or another solver.
     """
     if num_steps < 1:
         raise ModelError(f"num_steps {num_steps}; at least 1 is allowed")
@@ -69,11 +73,28 @@ def sample(velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, num_step
     x, step = noise, 1 / num_steps
     times = torch.linspace(0, 1, num_steps + 1, device=noise.device, dtype=noise.dtype)
     for index in range(num_steps):
-        t = times[index].expand(len(noise))
-        v = velocity(x, t)
-        if solver == "midpoint":
-            v = velocity(x + step / 2 * v, t + step / 2)
-        elif solver == "heun":
-            v = (v + velocity(x + step * v, times[index + 1].expand(len(noise)))) / 2
+        t, r = times[index].expand(len(noise)), times[index + 1].expand(len(noise))
+        if solver == "euler":
+            v = velocity(x, t, r)
+        elif solver == "midpoint":
+            middle = t + step / 2
+            v = velocity(x + step / 2 * velocity(x, t, t), middle, middle)
+        else:
+            v = velocity(x, t, t)
+            v = (v + velocity(x + step * v, r, r)) / 2
         x = x + step * v
     return x
+
+
+def continued(
+    velocity: Callable[[Tensor, Tensor, Tensor], Tensor], noise: Tensor, known: Tensor, is_known: Tensor
+) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """A velocity that leads the known frames to their known values, so that the others are sampled as what goes on.
+
+    noise, known (B, F, D): where the known frames start and end, anything elsewhere; is_known (B, F) bool. At every
+    time the known frames are on their own straight path, as RePaint has them (Lugmayr et al. 2022, arXiv:2201.09865);
+    its velocity is constant, so that no solver leaves it. Where `noise` is what the known frames were sampled from, it
+    says at time 0 already what they will be: then one step from noise to data goes on from them, too.
+    """
+    own, chosen = known - noise, is_known[..., None]
+    return lambda x, t, r: torch.where(chosen, own, velocity(x, t, r))

@@ -6,6 +6,7 @@ It codes a VAE's latents; `stages.hub` puts the VAE before and behind it.
     latents (B, F, D) ◄──flow matching, or one regression (VQ-MSE)── (B, F, W) ◄──repeated── embeddings (B, N, W) ◄──┘
 """
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -169,6 +170,14 @@ class LatentTokenizer(nn.Module):
         w (v(tokens) - v(no tokens)). noise (B, F or more, D): standard normal. With the objective mse, num_steps,
         solver, guidance and noise have no effect. Raises ModelError where frames have no code.
         """
+        condition = self.condition(codes, num_codes, num_frames)
+        return self.sample(condition, num_frames, num_steps, solver, guidance, noise)
+
+    @torch.no_grad()
+    def condition(self, codes: Tensor, num_codes: Tensor, num_frames: Tensor) -> Tensor:
+        """codes (B, S), of which num_codes (B) are valid -> the decoder's condition (B, F, W), F the largest of
+        num_frames (B). Raises ModelError where frames have no code.
+        """
         needed = self.num_codes(num_frames)
         if (needed > num_codes).any() or int(num_codes.max()) > codes.shape[1]:
             raise ModelError(
@@ -176,35 +185,61 @@ class LatentTokenizer(nn.Module):
                 f"{num_codes.tolist()} came, in codes of shape {tuple(codes.shape)}. "
                 "num_frames(num_codes) says how many frames codes stand for"
             )
-        mask = _first(num_frames, int(num_frames.max()))
-        condition = self._condition(self.quantizer.decode(_without_padding(codes, num_codes)), mask.shape[1])
+        return self._condition(self.quantizer.decode(_without_padding(codes, num_codes)), int(num_frames.max()))
+
+    @torch.no_grad()
+    def sample(
+        self,
+        condition: Tensor,
+        num_frames: Tensor,
+        num_steps: int,
+        solver: flow.Solver,
+        guidance: float,
+        noise: Tensor,
+        known: Tensor | None = None,
+        num_known: Tensor | None = None,
+    ) -> Tensor:
+        """condition (B, F, W), of which num_frames (B) are valid -> latents (B, F, D), as `decode` has them.
+
+        known (B, F, D): latents whose first num_known (B) frames are given back as they are, and which the rest goes on
+        from (`flow.continued`). A condition may be that of the last frames of one clip and of the first of the next.
+        """
+        mask = _first(num_frames, condition.shape[1])
         shape = (*mask.shape, self.encoder.latent_dim)
+        is_known = _first(torch.zeros_like(num_frames) if num_known is None else num_known, shape[1])
         if self.objective == "mse":
-            zeros, t = condition.new_zeros(shape), condition.new_zeros(len(codes))
+            zeros, t = condition.new_zeros(shape), condition.new_zeros(len(condition))
             latents = self.decoder(zeros, t, condition, _key_mask(mask))
         else:
             if noise.shape[::2] != shape[::2] or noise.shape[1] < shape[1]:
                 raise ModelError(f"noise of shape {tuple(noise.shape)}; {shape}, or more frames, is allowed")
-            start = noise[:, : shape[1]].to(codes.device)
-            key_mask = _key_mask(mask)  # here, for it asks the device, and a step is not to wait for it
-            latents = flow.sample(
-                lambda x, t: self.velocity(x, t, condition, key_mask, guidance), start, num_steps, solver
-            )
-        return (latents * self.latent_std + self.latent_mean) * mask[..., None]
+            start = noise[:, : shape[1]].to(condition.device)
+            # the mask here, for it asks the device, and a step is not to wait for it
+            velocity = self.guided_velocity(condition, _key_mask(mask), guidance)
+            if known is not None:
+                velocity = flow.continued(velocity, start, self._standardized(known, is_known), is_known)
+            latents = flow.sample(velocity, start, num_steps, solver)
+        latents = (latents * self.latent_std + self.latent_mean) * mask[..., None]
+        return latents if known is None else torch.where(is_known[..., None], known, latents)
 
-    def velocity(self, x_t: Tensor, t: Tensor, condition: Tensor, mask: Tensor | None, guidance: float) -> Tensor:
-        """Guided velocity (B, F, D) of standardised latents x_t (B, F, D) at times t (B).
+    def guided_velocity(
+        self, condition: Tensor, mask: Tensor | None, guidance: float
+    ) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """velocity(x_t, t, r) of standardised latents (B, F, D), for a condition (B, F, W) of the decoder.
 
-        condition (B, F, W): of the decoder; mask (B, F) bool: valid frames, None where no frame is padding.
+        mask (B, F) bool: valid frames, None where no frame is padding.
         """
         if guidance == 1:
-            return self.decoder(x_t, t, condition, mask)
-        dropped = torch.arange(2 * len(x_t), device=x_t.device) >= len(x_t)
+            return lambda x, t, r: self.decoder(x, t, condition, mask)
+        dropped = torch.arange(2 * len(condition), device=condition.device) >= len(condition)
         both = self.decoder.without_tokens(condition.repeat(2, 1, 1), dropped)
         masks = None if mask is None else mask.repeat(2, 1)
-        velocities = self.decoder(x_t.repeat(2, 1, 1), t.repeat(2), both, masks)
-        conditional, unconditional = velocities.chunk(2)
-        return unconditional + guidance * (conditional - unconditional)
+
+        def velocity(x: Tensor, t: Tensor, r: Tensor) -> Tensor:
+            conditional, unconditional = self.decoder(x.repeat(2, 1, 1), t.repeat(2), both, masks).chunk(2)
+            return unconditional + guidance * (conditional - unconditional)
+
+        return velocity
 
     @torch.no_grad()
     def token_gap(self, latents: Tensor, num_frames: Tensor, codes: Codes, time: float, noise: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from datamodules.hashing import hash_folder
 from datamodules.windows import WindowFormat, WindowRule
 from models.quantizer import LexicalQuantizer
 from stages.hub import artifacts
+from stages.hub.latent_windows import LatentWindows, decode_next
 from stages.hub.sound_stream import SoundStream
 from stages.runs import receipts
 from stages.runs.state import run_folder
@@ -172,13 +173,14 @@ class SoundTokenizer:
         guidance: float | None = None,
         seed: int | Sequence[int] = 0,
         batch_size: int = 16,
+        overlap: int | None = None,
     ) -> list[Tensor]:
         """The codes of each sound -> waveforms (C, T) at `sample_rate`, T = num_samples, or all that the codes stand
         for.
 
         num_steps, guidance: of the sampler; None takes the training configuration's. A batch gives what its sounds give
-        one by one: the noise depends on `seed` (one for all, or one a sound) and the window's number alone. Raises
-        UsageError for codes that a tokenizer cannot have written.
+        one by one: the noise depends on `seed` (one for all, or one a sound) and the window's number alone. overlap: latent
+        frames that two windows share (latent_windows.py); None is a quarter of one, 0 leaves a seam behind each. Raises UsageError for codes that a tokenizer cannot have written.
         """
         seeds = [seed] * len(codes) if isinstance(seed, int) else list(seed)
         if len(seeds) != len(codes):
@@ -189,29 +191,22 @@ class SoundTokenizer:
         }
         if any(not len(one) for one in codes):
             raise UsageError("codes of length 0: a sound has at least one code")
-        parts = [
-            (index, number, part)
-            for index, one in enumerate(codes)
-            for number, part in enumerate(self._parts(one, None if num_samples is None else num_samples[index]))
-        ]
-        latents: list[list[Tensor]] = [[] for _ in codes]
-        for start in range(0, len(parts), batch_size):
-            batch = parts[start : start + batch_size]
-            num_codes = torch.tensor([len(part.codes) for _, _, part in batch])
-            padded = torch.tensor([part.codes + [0] * (int(num_codes.max()) - len(part.codes)) for _, _, part in batch])
-            num_frames = torch.tensor([part.num_frames for _, _, part in batch])
-            shape = (self.rule.frames, self.codec.latent_dim)
-            noise = torch.stack([_noise(shape, self.rule, seeds[index], number) for index, number, _ in batch])
-            decoded = self.tokenizer.decode(
-                padded.to(self.device), num_codes.to(self.device), num_frames.to(self.device),
-                noise=noise[:, : int(num_frames.max())].to(self.device), **sampling,
-            )  # fmt: skip
-            for (index, _, _), frames, one in zip(batch, num_frames.tolist(), decoded, strict=True):
-                latents[index].append(one[:frames])
-        sounds = [self.codec.decode(torch.cat(one)[None])[0] for one in latents]
+        waveforms: list[Tensor] = []
+        for start in range(0, len(codes), batch_size):
+            chosen = range(start, min(start + batch_size, len(codes)))
+            sounds = [LatentWindows(self.tokenizer, self.rule, self.device, seeds[index], overlap) for index in chosen]
+            for sound, index in zip(sounds, chosen, strict=True):
+                for part in self._parts(codes[index], None if num_samples is None else num_samples[index]):
+                    sound.add(part.codes, part.num_frames)
+                sound.end()
+            latents: list[list[Tensor]] = [[] for _ in sounds]
+            while any(sound.next_window() for sound in sounds):
+                for one, new in zip(latents, decode_next(sounds, sampling), strict=True):
+                    one.append(new)
+            waveforms += [self.codec.decode(torch.cat(one)[None])[0] for one in latents]
         if num_samples is None:
-            return sounds
-        return [sound[:, :count] for sound, count in zip(sounds, num_samples, strict=True)]
+            return waveforms
+        return [sound[:, :count] for sound, count in zip(waveforms, num_samples, strict=True)]
 
     def stream(self) -> SoundStream:
         """Encodes one sound piece by piece, as it comes, at `sample_rate` and with `channels`."""
@@ -295,14 +290,6 @@ def _checked(sound: Tensor | np.ndarray, index: int) -> Tensor:
     if tensor.dim() != 2 or not tensor.shape[1]:
         raise UsageError(f"sound {index} has shape {tuple(tensor.shape)}; (C, T) with T >= 1 is allowed")
     return tensor
-
-
-def _noise(shape: tuple[int, int], rule: WindowRule, seed: int, window: int) -> Tensor:
-    """Noise (F, D) of the longest window; its first frames, of a whole window, are of `shape` alone."""
-    generator = torch.Generator().manual_seed((seed * 1_000_003 + window) % (1 << 62))
-    return torch.cat(
-        [torch.randn(shape, generator=generator), torch.randn(rule.shortest - 1, shape[1], generator=generator)]
-    )
 
 
 def latents_of(folder: Path, receipt: receipts.Receipt) -> Path:

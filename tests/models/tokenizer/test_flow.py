@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.tokenizer.flow import interpolate, masked_mean_square, sample, stratified_times
+from models.tokenizer.flow import continued, interpolate, masked_mean_square, sample, stratified_times
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -67,7 +67,7 @@ def test_order_of_convergence_on_a_linear_equation(solver: str, order: int):
     s = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
     exact = noise + (s - s**2).exp().mean()
 
-    def velocity(x: Tensor, t: Tensor) -> Tensor:
+    def velocity(x: Tensor, t: Tensor, r: Tensor) -> Tensor:
         return (2 * t[:, None, None] - 1) * x + 1
 
     errors = [(sample(velocity, noise, steps, solver) - exact).abs().max().item() for steps in (32, 64, 128)]
@@ -80,7 +80,7 @@ def test_straight_paths_are_exact_and_cost_their_evaluations(solver: str, evalua
     x_0, x_1 = torch.randn(2, 3, 5, 4, dtype=torch.float64, generator=seeded(0))
     asked: list[Tensor] = []
 
-    def velocity(x: Tensor, t: Tensor) -> Tensor:
+    def velocity(x: Tensor, t: Tensor, r: Tensor) -> Tensor:
         asked.append(t)
         torch.testing.assert_close(x, interpolate(x_0, x_1, t).x_t)
         return x_1 - x_0
@@ -90,9 +90,43 @@ def test_straight_paths_are_exact_and_cost_their_evaluations(solver: str, evalua
     assert all(t.shape == (3,) and t.min() >= 0 and t.max() <= 1 for t in asked)
 
 
+@pytest.mark.parametrize("solver", ["euler", "midpoint", "heun"])
+@pytest.mark.parametrize("steps", [1, 5])
+def test_known_frames_end_where_they_are_known_and_are_on_their_path_until_then(solver: str, steps: int):
+    """And the velocity of the other frames sees them there, at every time."""
+    noise, known = torch.randn(2, 2, 6, 3, dtype=torch.float64, generator=seeded(0))
+    is_known = torch.arange(6) < torch.tensor([2, 4])[:, None]
+
+    def velocity(x: Tensor, t: Tensor, r: Tensor) -> Tensor:
+        torch.testing.assert_close(x[is_known], interpolate(noise, known, t).x_t[is_known])
+        return x.mean(1, keepdim=True).expand_as(x)
+
+    made = sample(continued(velocity, noise, known, is_known), noise, steps, solver)
+    torch.testing.assert_close(made[is_known], known[is_known])
+    if steps > 1:  # and the others heed them
+        other = sample(
+            continued(lambda x, t, r: x.mean(1, keepdim=True).expand_as(x), noise, 2 * known, is_known),
+            noise,
+            steps,
+            solver,
+        )
+        assert not torch.allclose(made[~is_known], other[~is_known], atol=1e-2)
+
+
+def test_a_mean_velocity_takes_steps_of_any_length():
+    """Of dx/dt = x it is x (e^(r - t) - 1) / (r - t): one step is exact, and so are three."""
+    noise = torch.randn(2, 3, 4, dtype=torch.float64, generator=seeded(0))
+
+    def mean_velocity(x: Tensor, t: Tensor, r: Tensor) -> Tensor:
+        return x * (torch.expm1(r - t) / (r - t))[:, None, None]
+
+    for steps in (1, 3):
+        torch.testing.assert_close(sample(mean_velocity, noise, steps, "euler"), math.e * noise)
+
+
 def test_refusals():
     noise = torch.zeros(1, 1, 1)
     with pytest.raises(ValueError, match="num_steps 0; at least 1"):
-        sample(lambda x, t: x, noise, 0, "euler")
+        sample(lambda x, t, r: x, noise, 0, "euler")
     with pytest.raises(ValueError, match="'rk4'; euler, midpoint and heun"):
-        sample(lambda x, t: x, noise, 1, "rk4")  # type: ignore[arg-type]
+        sample(lambda x, t, r: x, noise, 1, "rk4")  # type: ignore[arg-type]

@@ -152,13 +152,14 @@ def test_decode_a_batch_equals_its_items(objective: str):
     x_t, t = latents, torch.tensor([0.1, 0.5, 0.9])
     condition = model._condition(model.quantizer.decode(actual.codes), 24)
     with torch.no_grad():
-        velocity = model.velocity(x_t, t, condition, mask, 1.5)
+        velocity = model.guided_velocity(condition, mask, 1.5)(x_t, t, t)
         for i, frames in enumerate(num_frames.tolist()):
             one = slice(i, i + 1)
             alone = Codes(actual.codes[one, : actual.num_codes[i]], actual.num_codes[one])
             single = model.decode(*alone, num_frames[one], 3, "heun", 1.5, drawn[one])
             torch.testing.assert_close(single[0], decoded[i, :frames], atol=1e-4, rtol=1e-4)
-            single = model.velocity(x_t[one, :frames], t[one], condition[one, :frames], mask[one, :frames], 1.5)
+            alone_velocity = model.guided_velocity(condition[one, :frames], mask[one, :frames], 1.5)
+            single = alone_velocity(x_t[one, :frames], t[one], t[one])
             torch.testing.assert_close(single[0], velocity[i, :frames], atol=1e-4, rtol=1e-4)
 
 
@@ -170,7 +171,7 @@ def test_guidance_is_a_line_through_conditional_and_unconditional():
     t = torch.tensor([0.3, 0.8])
     with torch.no_grad():
         unconditional, conditional, guided = (
-            model.velocity(latents, t, condition, mask, guidance) for guidance in (0.0, 1.0, 3.0)
+            model.guided_velocity(condition, mask, guidance)(latents, t, t) for guidance in (0.0, 1.0, 3.0)
         )
         nothing = model.decoder.no_tokens.expand_as(condition)
         torch.testing.assert_close(unconditional, model.decoder(latents, t, nothing, mask), atol=1e-4, rtol=1e-4)
