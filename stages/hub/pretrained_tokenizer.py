@@ -88,8 +88,9 @@ class PretrainedSoundTokenizer(SoundTokenizer):
         guidance: float | None = None,
         seed: int | Sequence[int] = 0,
         batch_size: int = 16,
+        overlap: int | None = None,
     ) -> list[Tensor]:
-        """As the parent's; one sound at a time, and nothing is drawn: num_steps, guidance and seed have no effect."""
+        """As the parent's; one sound at a time, and nothing is drawn: num_steps, guidance, seed, overlap have no effect."""
         if any(not len(one) for one in codes):
             raise UsageError("codes of length 0: a sound has at least one code")
         sounds = [self._decoded(torch.tensor([list(one)], device=self.device)) for one in codes]

@@ -180,7 +180,8 @@ class SoundTokenizer:
 
         num_steps, guidance: of the sampler; None takes the training configuration's. A batch gives what its sounds give
         one by one: the noise depends on `seed` (one for all, or one a sound) and the window's number alone. overlap: latent
-        frames that two windows share (latent_windows.py); None is a quarter of one, 0 leaves a seam behind each. Raises UsageError for codes that a tokenizer cannot have written.
+        frames that two windows share (latent_windows.py); None is a quarter of one, 0 leaves a seam behind each.
+        Raises UsageError for codes that a tokenizer cannot have written.
         """
         seeds = [seed] * len(codes) if isinstance(seed, int) else list(seed)
         if len(seeds) != len(codes):
