@@ -21,6 +21,7 @@ from conf import from_plain, plain
 from conf.sections.tokenizer import TokenizerConf
 from datamodules.hashing import hash_folder
 from datamodules.latents import LatentBatch, LatentDataModule
+from datamodules.store.manifest import Manifest
 from datamodules.windows import WindowRule
 from models.metrics.codebook_use import CodebookUse
 from models.metrics.reconstruction import LatentError
@@ -28,7 +29,8 @@ from models.running_average import RunningAverage
 from models.tokenizer.tokenizer import Codes
 from stages.base import Exported, Parents, TrainingStage
 from stages.engine import devices, distributed, optim, warm_start
-from stages.hub import artifacts
+from stages.engine.language_losses import LanguageLosses, WeightedLoss, is_on, logged
+from stages.hub import artifacts, caption_features
 from stages.hub.sound_tokenizer import latents_of
 from stages.runs.receipts import FinishedRun
 
@@ -57,6 +59,8 @@ class Tokenizer(TrainingStage):
         if self.source:
             self._start_from(self.source)
         self.decoder_average = RunningAverage(self.tokenizer.decoder, conf.ema_decay)
+        losses = conf.language_losses
+        self.language_losses = LanguageLosses(losses, self.tokenizer) if is_on(losses) else None
         distributed.not_broadcast(self, "reservoir")  # 10 MB at the paper's sizes, and gathered alike on all ranks
         self.latent_error = LatentError(statistics["std"])
         self.codebook_use = CodebookUse(self.tokenizer.quantizer.codebook_size, self.tokenizer.quantizer.levels)
@@ -80,6 +84,14 @@ class Tokenizer(TrainingStage):
             warm_start.check_same(source.folder, *({"codec": digest[:12]} for digest in codecs))
         warm_start.load_weights(source.folder, self.tokenizer, state, counters=(".step",))
 
+    def prepare_data(self) -> None:
+        """On rank 0."""
+        losses = self.conf.language_losses
+        if losses.semantic:
+            manifest = Manifest(self.parents["latents"].folder / "chunks")
+            device = self.trainer.strategy.root_device
+            caption_features.write(self.folder / "captions", manifest, losses.texts_from, losses.layer, device)
+
     def datamodule(self) -> LatentDataModule:
         return LatentDataModule(
             self.parents["latents"].folder / "chunks",
@@ -100,6 +112,8 @@ class Tokenizer(TrainingStage):
         ]
 
     def on_fit_start(self) -> None:
+        if self.language_losses is not None and self.conf.language_losses.semantic:
+            self.language_losses.open(self.folder / "captions")
         if devices.compiles(self.conf.compile, self.device):
             for part in (self.tokenizer.encoder, self.tokenizer.decoder, self.decoder_average.module):
                 part.transformer.compile_blocks()  # type: ignore[union-attr,operator]
@@ -113,12 +127,18 @@ class Tokenizer(TrainingStage):
         losses = self.tokenizer.training_loss(latents, batch.num_frames, generator, batch.is_padded)
         for name in ("loss", "reconstruction", "prior", "commitment"):
             self.log(f"train/{name}", getattr(losses, name), batch_size=len(batch.ids))
+        added: list[WeightedLoss] = []
+        if self.language_losses is not None:
+            added = self.language_losses(batch, latents, self.tokenizer, losses, position)
+            for name, value in logged(added, self.conf.language_losses).items():
+                self.log(f"train/{name}", value, batch_size=len(batch.ids))
         if self.trainer.world_size == 1:
-            return losses.loss
-        weights = torch.stack([batch.num_frames.sum(), losses.code_mask.sum()]).float()
-        frames, codes = distributed.shares(weights)
+            return losses.loss + sum(one.loss for one in added)
+        weights = torch.stack([batch.num_frames.sum(), losses.code_mask.sum(), *(one.items for one in added)]).float()
+        frames, codes, *others = distributed.shares(weights)
         described = losses.reconstruction + self.conf.flow.prior_weight * losses.prior
-        return frames * described + codes * losses.commitment
+        total = frames * described + codes * losses.commitment
+        return total + sum(share * one.loss for share, one in zip(others, added, strict=True))
 
     @property
     def codes_per_second(self) -> float:
@@ -201,7 +221,10 @@ class Tokenizer(TrainingStage):
         return tokenizer.eval() if not self.training else tokenizer
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        return optim.configure(self.tokenizer.named_parameters(), self.conf.optimizer, self.conf.trainer.max_steps)
+        trained = [*self.tokenizer.named_parameters()]
+        if self.language_losses is not None:
+            trained += self.language_losses.named_parameters()
+        return optim.configure(trained, self.conf.optimizer, self.conf.trainer.max_steps)
 
     def export(self, artifact: Path) -> Exported:
         self.tokenizer.decoder.load_state_dict(self.decoder_average.module.state_dict())

@@ -136,6 +136,28 @@ class FlowSamplingConf:
 
 
 @dataclass
+class PredictorConf(TransformerConf):
+    """`models.tokenizer.prediction_loss.PredictionLoss`."""
+
+
+@dataclass
+class LanguageLossesConf:
+    """Losses that make the codes easy for an LLM; each is off at a weight of 0."""
+
+    semantic: float = about("weight of: which text is a sound's own, from the mean of its tokens", 0.0, 1e6)
+    prediction: float = about("weight of: the next token's codes, guessed by a small causal transformer", 0.0, 1e6)
+    consistency: float = about("weight of: a slice of a sound, with noise, has the tokens of the whole", 0.0, 1e6)
+    texts_from: str = about(
+        "semantic: the LLM whose hidden states stand for captions or labels, named as in model.source"
+    )
+    layer: float = about("semantic: which part of its layers they come after", 0.0, 1.0)
+    memory: int = about("semantic: other texts that a sound's own is told from, drawn at each step", 1, 1 << 20)
+    temperature: float = about("semantic: of the cosines", 1e-4, 1e4)
+    predictor: PredictorConf = about("prediction: the transformer")
+    noise: float = about("consistency: standard deviation of the noise, of a latent channel's", 0.0, 100.0)
+
+
+@dataclass
 class PretrainedTokenizerConf:
     """`models.tokenizer.pretrained.PretrainedTokenizer`, where `source` is given."""
 
@@ -161,6 +183,7 @@ class TokenizerConf(TrainingStageConf):
     quantizer: QuantizerConf = about("from tokens to codes")
     decoder: DecoderConf = about("the diffusion transformer from tokens to latents")
     flow: FlowConf = about("what the decoder is trained on")
+    language_losses: LanguageLossesConf = about("what the codes are trained on beside that, for an LLM's sake")
     sampling: FlowSamplingConf = about("how the decoder is sampled, in validation and later")
     sample_posterior: bool = about(
         "train on draws from the VAE's posterior, where it has a spread, instead of on its mean"

@@ -30,6 +30,9 @@ class TokenizerLoss(NamedTuple):
     commitment: Tensor  # ()
     codes: Tensor  # (B, S) long
     code_mask: Tensor  # (B, S) bool
+    tokens: Tensor  # (B, N, W) of the encoder
+    quantized: Tensor  # (B, N, W), with the gradient of the tokens
+    token_mask: Tensor  # (B, N) bool
 
 
 class Codes(NamedTuple):
@@ -136,7 +139,21 @@ class LatentTokenizer(nn.Module):
         reconstruction = flow.masked_mean_square(predicted, task.target, frame_mask)
         loss = reconstruction + self.prior_weight * prior + quantized.loss
         code_mask = _first(self.quantizer.num_codes(num_tokens), quantized.codes.shape[1])
-        return TokenizerLoss(loss, reconstruction, prior, quantized.loss, quantized.codes, code_mask)
+        return TokenizerLoss(
+            loss,
+            reconstruction,
+            prior,
+            quantized.loss,
+            quantized.codes,
+            code_mask,
+            tokens,
+            quantized.quantized,
+            token_mask,
+        )
+
+    def standardized(self, latents: Tensor, num_frames: Tensor) -> Tensor:
+        """latents (B, F, D), of which num_frames (B) are valid -> what the encoder takes; padding is 0."""
+        return self._standardized(latents, _first(num_frames, latents.shape[1]))
 
     @torch.no_grad()
     def encode(self, latents: Tensor, num_frames: Tensor) -> Codes:

@@ -85,6 +85,8 @@ def _pretrained(confs: dict[str, StageConf], lacking: Callable[..., list[str]]) 
     if isinstance(tokenizer, TokenizerConf) and tokenizer.source and due("tokenizer"):
         lacks += lacking("sound tokenizer", tokenizer.source, "--tokenizer.source=FOLDER_OR_HUB_ID")
     sources = {conf.model.source for stage, conf in confs.items() if isinstance(conf, ReadsModel) and due(stage)}
+    if isinstance(tokenizer, TokenizerConf) and tokenizer.language_losses.semantic and due("tokenizer"):
+        sources.add(tokenizer.language_losses.texts_from)
     for source in sorted(sources):
         lacks += lacking("LLM", source, "--model.source=FOLDER_OR_HUB_ID")
     return lacks
@@ -97,5 +99,7 @@ def fetch(configuration: StageConf) -> None:
     """
     if isinstance(configuration, ReadsModel):
         weights.resolve(configuration.model.source)
+    if isinstance(configuration, TokenizerConf) and configuration.language_losses.semantic:
+        weights.resolve(configuration.language_losses.texts_from)
     if source := weights.EMBEDDERS.get(getattr(configuration, "embedder", None) or ""):
         weights.resolve(source)

@@ -1,0 +1,149 @@
+"""Do the losses for an LLM's sake make codes that a language model predicts? A tokenizer of each, and what its codes are.
+
+    python -m tests.benchmarks.language_losses --latents demo [--seeds 1] [--steps 300] [--preset demo] [--set KEY=VALUE]
+
+In the current folder: runs/<latents>/latents, and data/. A row a tokenizer: none of the losses, each alone, all. Held-out
+recordings. `entropy`: bits of a code by how often it comes; `predicted`: bits a code of a small causal transformer that
+was trained on the training recordings' codes and reads those before it; `from the past`: the difference, which is what
+is left at equal entropy, for a codebook that has collapsed is predicted by its entropy alone; `probe`: accuracy of a
+linear classifier on counts of codes; `slice`: share of the codes that the second half of a sound has by itself as in the
+whole; `latent error`: of the stage's last validation.
+"""
+
+import argparse
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from datamodules.cuts import Cut
+from datamodules.latents import collate_latents, latent_windows
+from datamodules.store import chunks
+from datamodules.windows import WindowRule
+from models.metrics.codebook_use import code_histogram
+from models.metrics.probe import linear_probe
+from models.tokenizer.prediction_loss import PredictionLoss
+from models.tokenizer.tokenizer import LatentTokenizer
+from stages.hub import artifacts
+from tests.benchmarks.chain import run
+
+ROWS = {
+    "none": {},
+    "semantic": {"semantic": 0.3},
+    "prediction": {"prediction": 0.3},
+    "consistency": {"consistency": 0.3},
+    "all": {"semantic": 0.3, "prediction": 0.3, "consistency": 0.3},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--latents", required=True, help="an experiment")
+    parser.add_argument("--preset", default="demo")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=300, help="of each tokenizer")
+    parser.add_argument("--lm-steps", type=int, default=300, help="of the small language model")
+    parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS))
+    parser.add_argument("--set", action="append", default=[], help="for the tokenizers, as language_losses.noise=0.2")
+    options = parser.parse_args()
+    folder = Path("runs") / options.latents / "latents"
+    parts = {
+        name: [cut for cut in chunks.read(folder / "chunks") if cut.custom["split"] == name]
+        for name in ("train", "test")
+    }
+    print("| losses | seed | entropy | predicted | from the past | probe, % | slice, % | latent error |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name in options.rows:
+        for seed in range(options.seeds):
+            experiment = f"{options.latents}-losses-{name}-{seed}"
+            weights = [f"--language_losses.{key}={value}" for key, value in ROWS[name].items()]
+            receipt = run(
+                "tokenizer", experiment, "--preset", options.preset, "--data.root=data", f"--parents.latents={options.latents}",
+                "--threads=1", f"--seed={seed}", f"--quantizer.seed={seed}", f"--trainer.max_steps={options.steps}",
+                f"--quantizer.revive_until={options.steps * 7 // 10}", f"--trainer.val_check_interval={options.steps}",
+                "--sample_clips=0", *weights, *(f"--{word}" for word in options.set),
+            )  # fmt: skip
+            tokenizer = artifacts.load_tokenizer(Path("runs") / experiment / "tokenizer/artifact")
+            row = measured(tokenizer, parts["train"], parts["test"], options.lm_steps)
+            error = receipt["metrics"]["val/latent_nmse"]
+            cells = [f"{row[0]:.2f}", f"{row[1]:.2f}", f"{row[0] - row[1]:.2f}", f"{row[2]:.1f}", f"{row[3]:.1f}"]
+            print(f"| {name} | {seed} | {' | '.join(cells)} | {error:.3f} |", flush=True)
+
+
+def measured(
+    tokenizer: LatentTokenizer, train: list[Cut], test: list[Cut], steps: int
+) -> tuple[float, float, float, float]:
+    """Entropy and bits a code of the small LM (bits), accuracy of the probe and agreement of slices (percent)."""
+    coded, held_out = [codes_of(tokenizer, cut) for cut in train], [codes_of(tokenizer, cut) for cut in test]
+    quantizer = tokenizer.quantizer
+    counts = torch.stack([code_histogram(codes, quantizer.codebook_size, quantizer.levels) for codes in held_out])
+    shares = (counts.expm1().sum(0) / counts.expm1().sum()).clamp(min=1e-12)
+    entropy = -float((shares * shares.log2()).sum())
+    labelled = [
+        [
+            (codes, cut.custom["labels"][0])
+            for codes, cut in zip(rows, cuts, strict=True)
+            if len(cut.custom["labels"]) == 1
+        ]
+        for rows, cuts in ((coded, train), (held_out, test))
+    ]
+    features = [
+        torch.stack([code_histogram(codes, quantizer.codebook_size, quantizer.levels) for codes, _ in part])
+        for part in labelled
+    ]
+    labels = [[label for _, label in part] for part in labelled]
+    probe = 100 * linear_probe(features[0], labels[0], features[1], labels[1])
+    agreement = sum(slice_agreement(tokenizer, cut) for cut in test) / len(test)
+    return entropy, bits_predicted(tokenizer, coded, held_out, steps), probe, 100 * agreement
+
+
+@torch.no_grad()
+def codes_of(tokenizer: LatentTokenizer, cut: Cut) -> Tensor:
+    """(S) of the whole recording."""
+    batch = collate_latents(latent_windows(cut, WindowRule(1 << 20)))
+    return tokenizer.encode(batch.latents, batch.num_frames).codes[0]
+
+
+@torch.no_grad()
+def slice_agreement(tokenizer: LatentTokenizer, cut: Cut) -> float:
+    batch = collate_latents(latent_windows(cut, WindowRule(1 << 20)))
+    step = tokenizer.grid.step.denominator * tokenizer.quantizer.block
+    first = int(tokenizer.grid.num_tokens(batch.latents.shape[1])) // 2 // step * step
+    begin = tokenizer.grid.first_frame(first)
+    part = tokenizer.encode(batch.latents[:, begin:], batch.num_frames - begin).codes[0]
+    whole = codes_of(tokenizer, cut)[-len(part) :]
+    return float((part == whole).float().mean())
+
+
+def bits_predicted(tokenizer: LatentTokenizer, train: list[Tensor], test: list[Tensor], steps: int) -> float:
+    """Bits a code, of the codes behind a sound's first token, that a small causal transformer gives held-out sounds."""
+    quantizer, width = tokenizer.quantizer, 128
+    torch.manual_seed(0)
+    embedding = nn.Embedding(quantizer.num_codebooks * quantizer.codebook_size, width)
+    lm = PredictionLoss(width, quantizer.codebook_size, quantizer.levels, quantizer.block, width, 2, 4)
+    optimizer = torch.optim.AdamW([*embedding.parameters(), *lm.parameters()], 2e-3, weight_decay=0.1)
+    offsets = torch.arange(quantizer.num_codebooks) * quantizer.codebook_size
+
+    def loss(rows: list[Tensor]) -> Tensor:
+        codes = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        tokens = codes.shape[1] // len(quantizer.levels) * quantizer.block
+        counts = torch.tensor([len(row) // len(quantizer.levels) * quantizer.block for row in rows])
+        by_token, _ = lm.by_token(codes, tokens)
+        return lm(embedding(by_token + offsets).sum(2), codes, torch.arange(tokens) < counts[:, None])
+
+    generator = torch.Generator().manual_seed(0)
+    best = math.inf
+    for step in range(steps):
+        chosen = torch.randint(len(train), (min(32, len(train)),), generator=generator).tolist()
+        optimizer.zero_grad()
+        loss([train[number] for number in chosen]).backward()
+        optimizer.step()
+        if (step + 1) % max(1, steps // 6) == 0:  # a small corpus is learnt by heart: the best counts
+            with torch.no_grad():
+                best = min(best, float(loss(test)))
+    return best / math.log(2)
+
+
+if __name__ == "__main__":
+    main()
