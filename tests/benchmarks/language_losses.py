@@ -93,7 +93,8 @@ def measured(
         for part in labelled
     ]
     labels = [[label for _, label in part] for part in labelled]
-    probe = 100 * linear_probe(features[0], labels[0], features[1], labels[1])
+    several = len(set(labels[0])) > 1 and labels[1]
+    probe = 100 * linear_probe(features[0], labels[0], features[1], labels[1]) if several else math.nan
     agreement = sum(slice_agreement(tokenizer, cut) for cut in test) / len(test)
     return entropy, bits_predicted(tokenizer, coded, held_out, steps), probe, 100 * agreement
 

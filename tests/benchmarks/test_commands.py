@@ -21,6 +21,10 @@ COMMANDS = {  # name -> its smallest arguments, and what it prints
     "interruptions": ("--stages tokenizer --signals TERM --workers 0 --ranks 1 --moments 1", "equal 1/1"),
     "kills": ("--moments 1 --processes 1 --recordings 4", ""),
     "language": ("--preset smoke --run runs/small --steps 1 --turns 1 --questions 8", "| trl SFTTrainer + peft,"),
+    "language_losses": (
+        f"--preset smoke --latents small --steps 2 --lm-steps 2 {SMALL} --set language_losses.texts_from=random:tiny",
+        "| all | 0 |",
+    ),
     "language_memory": ("--vocabulary 9000 --tokens 8 --dim 16 --runs 1 --steps 1", ""),
     "latent_loading": ("--entries 1000 --batches 2 --batch-size 8", "| 1,000 | 1 |"),
     "loading": (

@@ -27,7 +27,7 @@ def test_the_semantic_loss_is_the_cross_entropy_of_a_sounds_own_text():
     # the second text of the memory is the first sound's own; the second sound has no text
     value = loss(quantized, mask, texts, torch.tensor([7, -1]), memory, torch.tensor([4, 7]))
     own, other = 2 * math.cos(math.pi / 4), 0.0
-    assert math.isclose(value, math.log(math.exp(own) + math.exp(other)) - own, rel_tol=1e-5)
+    assert math.isclose(value.item(), math.log(math.exp(own) + math.exp(other)) - own, rel_tol=1e-5)
     assert loss(quantized, mask, texts, torch.tensor([-1, -1]), memory, torch.tensor([4, 7])) == 0
 
 
@@ -47,7 +47,7 @@ def test_before_training_every_next_code_is_as_likely():
     loss = PredictionLoss(8, 16, (0,), 1, width=8, depth=1, heads=2)
     codes = torch.randint(16, (2, 5), generator=seeded())
     mask = torch.arange(5) < torch.tensor([[5], [3]])
-    assert math.isclose(loss(torch.randn(2, 5, 8), codes, mask), math.log(16), rel_tol=1e-5)
+    assert math.isclose(loss(torch.randn(2, 5, 8), codes, mask).item(), math.log(16), rel_tol=1e-5)
 
 
 def test_the_prediction_sees_the_past_alone_and_padding_changes_nothing():
