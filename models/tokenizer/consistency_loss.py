@@ -29,13 +29,12 @@ def draw_view(
 ) -> View:
     """latents (B, F, D) standardised by channel, of which num_frames (B) are valid -> the same from a token on.
 
-    It begins with a token whose first frame is whole, and with a block of codes: up to half of the sound is left out.
+    It begins with a token's first frame, and with a block of codes: up to half of the sound is left out.
     noise: standard deviation of what is added, of a channel's.
     """
-    step = grid.step.denominator * block
-    choices = grid.num_tokens(latents.shape[1]) // 2 // step + 1
+    choices = grid.num_tokens(latents.shape[1]) // 2 // block + 1
     drawn = torch.randint(choices, (), generator=generator, device=generator.device)
-    first = int(drawn) * step
+    first = int(drawn) * block
     begin = grid.first_frame(first)
     part = latents[:, begin:]
     disturbance = torch.randn(part.shape, generator=generator, device=generator.device).to(part)

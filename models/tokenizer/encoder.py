@@ -31,18 +31,22 @@ class CausalEncoder(nn.Module):
         positions = torch.arange(latents.shape[1], device=latents.device)
         return self.norm(self.transformer(self.input(latents).float(), positions, mask=None, modulation=None))
 
-    def forward(self, latents: Tensor, num_frames: Tensor, grid: TokenGrid) -> Tensor:
+    def forward(self, latents: Tensor, num_frames: Tensor, grid: TokenGrid, first_token: int = 0) -> Tensor:
         """latents (B, F, D), of which num_frames (B) are valid -> (B, N, W).
 
+        first_token: of a longer sound, of which these latents are the part from that token's first frame on.
         A token is a projection of the last of its valid frames and of their mean, which has what lasts all through.
         """
         frames = self.frames(latents)
-        tokens = torch.arange(grid.num_tokens(frames.shape[1]), device=frames.device)
+        begin = grid.first_frame(first_token)
+        tokens = torch.arange(first_token, grid.num_tokens(begin + frames.shape[1]), device=frames.device)
         offsets = torch.arange(math.ceil(grid.step), device=frames.device)
-        index = grid.first_frame(tokens)[:, None] + offsets  # (N, frames of a token)
-        inside = index <= grid.last_frame(tokens)[:, None]
+        index = grid.first_frame(tokens)[:, None] - begin + offsets  # (N, frames of a token)
+        inside = index <= grid.last_frame(tokens)[:, None] - begin
         valid = inside & (index < num_frames[:, None, None])  # (B, N, frames of a token)
         parts = frames[:, index.clamp(max=frames.shape[1] - 1)]
         mean = (parts * valid[..., None]).sum(2) / valid.sum(2).clamp(min=1)[..., None]
-        last = torch.minimum(grid.last_frame(tokens), num_frames[:, None] - 1)[..., None].expand(-1, -1, self.width)
+        last = torch.minimum(grid.last_frame(tokens) - begin, num_frames[:, None] - 1)[..., None].expand(
+            -1, -1, self.width
+        )
         return self.pool(torch.cat([frames.gather(1, last), mean], -1))

@@ -75,7 +75,7 @@ class LanguageLosses(nn.Module):
                 tokenizer.standardized(latents, batch.num_frames), batch.num_frames, tokenizer.grid,
                 tokenizer.quantizer.block, conf.noise, generator,
             )  # fmt: skip
-            seen = tokenizer.encoder(view.latents, view.num_frames, tokenizer.grid)
+            seen = tokenizer.encoder(view.latents, view.num_frames, tokenizer.grid, view.first_token)
             loss = consistency_loss(losses.tokens, mask, seen, view.first_token)
             result.append(WeightedLoss("consistency", conf.consistency * loss, mask[:, view.first_token :].sum()))
         return result

@@ -186,6 +186,7 @@ def _trainer(
     callbacks: list[Callback] = [*module.callbacks(), watch]
     logger: TensorBoardLogger | bool = False
     if isinstance(module, TrainingStage):
+        assert isinstance(conf, TrainingStageConf)
         logger = TensorBoardLogger(folder, name="tensorboard", version="")
         checkpoints = NewestCheckpoints(
             folder / "checkpoints", **plain(conf.checkpoints), kept=last_step_before_decay(conf)

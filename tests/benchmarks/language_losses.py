@@ -109,10 +109,11 @@ def codes_of(tokenizer: LatentTokenizer, cut: Cut) -> Tensor:
 @torch.no_grad()
 def slice_agreement(tokenizer: LatentTokenizer, cut: Cut) -> float:
     batch = collate_latents(latent_windows(cut, WindowRule(1 << 20)))
-    step = tokenizer.grid.step.denominator * tokenizer.quantizer.block
-    first = int(tokenizer.grid.num_tokens(batch.latents.shape[1])) // 2 // step * step
-    begin = tokenizer.grid.first_frame(first)
-    part = tokenizer.encode(batch.latents[:, begin:], batch.num_frames - begin).codes[0]
+    grid, quantizer = tokenizer.grid, tokenizer.quantizer
+    first = grid.num_tokens(batch.latents.shape[1]) // 2 // quantizer.block * quantizer.block
+    begin = grid.first_frame(first)
+    latents = tokenizer.standardized(batch.latents, batch.num_frames)[:, begin:]
+    part = quantizer(tokenizer.encoder(latents, batch.num_frames - begin, grid, first), None, update=False).codes[0]
     whole = codes_of(tokenizer, cut)[-len(part) :]
     return float((part == whole).float().mean())
 
