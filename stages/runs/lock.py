@@ -52,7 +52,7 @@ def claimed(stage: str, conf: StageConf) -> Iterator[None]:
 @contextmanager
 def claimed_corpus(folder: Path, part: str = "") -> Iterator[None]:
     """As `claimed`, of a corpus that is prepared; part: of the record of one of its shards."""
-    with _claimed(folder.with_name(f".{folder.name}{part}.lock"), folder, PREPARE):
+    with _claimed(folder.with_name(f".{folder.name}{part}.prepare.lock"), folder, PREPARE):
         yield
 
 
