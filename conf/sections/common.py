@@ -149,13 +149,12 @@ class TrainingStageConf(StageConf):
     def laws(self) -> Iterable[Problem]:
         yield from super().laws()
         for name, optimizer in self.optimizers().items():
-            needed = optimizer.warmup_steps + (optimizer.decay_steps or 0)
-            if optimizer.schedule == "wsd" and needed > self.trainer.max_steps:
+            steps, warmup, most = optimizer.decay_steps, optimizer.warmup_steps, self.trainer.max_steps
+            if optimizer.schedule == "wsd" and steps is not None and warmup + steps > most:
                 yield Problem(
                     f"{name}.decay_steps",
-                    f"{optimizer.decay_steps}: with {optimizer.warmup_steps} of warm-up that is more than "
-                    f"trainer.max_steps={self.trainer.max_steps}; at most "
-                    f"{max(0, self.trainer.max_steps - optimizer.warmup_steps)} is allowed, or null for a tenth of all",
+                    f"{steps}: with {warmup} of warm-up that is more than trainer.max_steps={most}; at most "
+                    f"{max(0, most - warmup)} is allowed, or null for a tenth of all",
                 )
 
     def optimizers(self) -> dict[str, OptimizerConf]:

@@ -64,7 +64,7 @@ def test_stages_and_verbs_take_a_checkpoint(stage, tones: Path, copy_of_whole, t
     assert receipt and receipt["parents"]["tokenizer"] == hash_of(folder / "tokenizer.step-00000008")
 
     folder = copy_of_whole("early-caption", *PARENTS)
-    interrupt(tones, "caption", 18, "--experiment=early-caption")
+    interrupt(tones, "caption", 9, "--experiment=early-caption")
     words = ["--experiment=early-caption", "--checkpoint=last"]
     assert main(["ask", str(tones / "recordings/07.flac"), "What?", *words]) == 0
     assert main(["generate", "rain", "--out", str(tmp_path / "rain.wav"), "--seconds-max=1", *words]) == 0
