@@ -89,7 +89,7 @@ def _lacks(stage: str, conf: StageConf, total: dict[str, Contents]) -> str | Non
                 )
             )
         if lack := _lacks_items(entry.mixture, entry.kinds, total["train"]):
-            return lack
+            return lack + ". --evaluate.examples.after=null does without this stage" * (stage == "text_to_sound")
     return None
 
 

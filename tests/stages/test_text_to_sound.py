@@ -9,8 +9,11 @@ import torch
 from safetensors.torch import load_file
 
 import conf
+from conf.errors import UsageError
+from stages import STAGES
 from stages.cli.main import main
 from stages.hub import find_model, text_to_sound, trained_model
+from stages.launch import corpus_contents
 from stages.runs import graph, receipts
 from tests.conftest import SMOKE
 
@@ -80,6 +83,17 @@ def test_it_is_made_where_a_configuration_asks_for_it():
     assert graph.required("generation", generation) == ("tokenizer", "cache", "text_to_sound")
     chosen = conf.compose("generation", ["demo"], [], ["best_of=16"]).conf
     assert graph.required("generation", chosen) == ("tokenizer", "cache", "text_to_sound", "openaqa")
+
+
+def test_a_corpus_without_captions_is_told_how_to_do_without_it():
+    words = ["data.corpora=labels", "evaluate.examples.after=text_to_sound"]
+    confs = {stage: conf.compose(stage, ["smoke"], [], words, True).conf for stage in STAGES if stage != "vae"}
+    contents = {"train": {"recordings": 9, "captions": 0, "questions": {"class": 9}, "conversations": 0}}
+    contents |= dict.fromkeys(("validation", "test"), contents["train"])
+    with pytest.raises(
+        UsageError, match=r"text_to_sound: .*column caption.* --evaluate\.examples\.after=null does without"
+    ):
+        corpus_contents.check({"labels": {"contents": contents}}, Path(), confs)  # type: ignore[typeddict-item]
 
 
 def test_openaqa_chooses_among_what_it_wrote(stage, tones: Path, spoken: Path, monkeypatch):

@@ -131,5 +131,8 @@ def test_command_prints_a_line_a_stage_without_torch(tmp_path: Path):
     lines = run.stdout.splitlines()
     stages = [line.split("|")[1].strip() for line in lines if line.startswith("|")]
     assert stages[2:] == list(STAGES), run.stderr
-    assert "not part of `stage run all` with this configuration: vae, rehearsal, text_to_sound, fewshot, generation" in lines
+    assert (
+        "not part of `stage run all` with this configuration: vae, rehearsal, text_to_sound, fewshot, generation"
+        in lines
+    )
     assert lines[-1] == "False"
