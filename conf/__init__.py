@@ -25,7 +25,7 @@ from conf.typed_values import as_written
 from conf.yaml_files import first_line
 
 __all__ = [
-    "COMMAND_LINE", "ROOT", "Composed", "check_shared", "compose", "concerns", "decides", "from_plain", "layer_files",
+    "COMMAND_LINE", "ROOT", "Composed", "check_shared", "compose", "concerns", "decides", "experiment_folder", "from_plain", "layer_files",
     "parse_overrides", "plain", "presets", "units_of",
 ]  # fmt: skip
 
@@ -75,6 +75,16 @@ def compose(
     for key, text in (*_unknown_parents(conf), *problems(conf)):
         raise UsageError(f"{_origin(origins, key)}: {key}: {text}")
     return Composed(conf, {key: _origin(origins, key) for key in _leaves(merged)})
+
+
+def experiment_folder(
+    unit: str, presets: Sequence[str], files: Sequence[str], overrides: Sequence[str], shared: bool = False
+) -> Path:
+    """<runs>/<experiment> of a command, without the rest of its configuration: what the experiment remembers completes it."""
+    values: dict[str, Any] = {}
+    for layer in _layers(unit, presets, files, overrides, shared):
+        values |= {key: layer.values[key] for key in ("runs", "experiment") if key in layer.values}
+    return Path(str(values["runs"])).expanduser() / str(values["experiment"])
 
 
 def plain(conf: Any) -> dict[str, Any]:

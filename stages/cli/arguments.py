@@ -2,19 +2,78 @@
 
 import argparse
 import logging
+import shlex
 from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import conf
 from conf.errors import UsageError
 from conf.schema import UNITS
+from conf.sections.common import StageConf
 from conf.suggest import did_you_mean
 from stages import BY_NAME, STAGES
-from stages.runs import graph
+from stages.runs import experiment_memory, graph
+from stages.runs.state import finished_otherwise, run_folder
 
 log = logging.getLogger(__name__)
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # what add_subparsers makes
+
+
+SHOWN = 12  # differences of a stage, at most
+
+
+def recall(
+    arguments: argparse.Namespace, overrides: list[str], stage: str | None = None, announced: bool = False
+) -> list[str]:
+    """The keys that a command runs with: those that its experiment remembers, and those that were typed, which win.
+
+    stage: the one that it is about; None for several. announced: says what was not typed. Adds the presets, files and stages left out to `arguments` too.
+    arguments.remember() keeps what was typed: to be called as soon as a stage has begun with it.
+    """
+    if stage is None:
+        conf.check_shared(UNITS, overrides)
+    folder = conf.experiment_folder(stage or "latents", arguments.preset, arguments.conf, overrides, stage is None)
+    without = tuple(getattr(arguments, "without", ()))
+    typed = experiment_memory.Typed(tuple(arguments.preset), tuple(arguments.conf), tuple(overrides), without)
+    remembered = experiment_memory.read(folder)
+    path = folder / experiment_memory.FILE
+    try:
+        conf.check_shared(UNITS, remembered.keys)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
+    for name in remembered.files:
+        if not Path(name).is_file():
+            raise UsageError(f"{path}: --conf {name}: no such file. Bring it back, or take it out of {path}")
+    arguments.typed_presets = list(arguments.preset)
+    arguments.remember = partial(experiment_memory.write, folder, experiment_memory.added(remembered, typed, stage))
+    whole = experiment_memory.together(remembered, typed, stage)
+    if announced and (words := experiment_memory.words_not_typed(whole, typed, stage)):
+        log.info("%s remembers   %s", path, shlex.join(words))
+    arguments.preset, arguments.conf, arguments.without = map(list, (whole.presets, whole.files, whole.without))
+    return list(whole.keys)
+
+
+def refuse_changed(confs: dict[str, StageConf], arguments: argparse.Namespace, overrides: list[str]) -> None:
+    """Raises UsageError with the differences where a finished stage would have to be begun again for its configuration."""
+    texts = []
+    for stage, one in confs.items():
+        changed = [] if stage in one.parents else finished_otherwise(stage, one)
+        if changed:
+            more = [f"and {len(changed) - SHOWN} more"] if len(changed) > SHOWN else []
+            command = shlex.join(["stage", "run", stage, "--restart", *typed_words(stage, arguments, overrides)])
+            head = f"{run_folder(one, stage)} is finished, and was begun with something else:"
+            texts.append(
+                "\n  ".join([head, *changed[:SHOWN], *more]) + f"\nTo begin it again (it is kept):   {command}"
+            )
+    if texts:
+        raise UsageError(
+            "\n".join(texts)
+            + "\nNothing was begun. Give the old values to keep what is finished, begin it again as shown, "
+            "or give another --experiment=NAME"
+        )
 
 
 def configurations(units: list[str], arguments: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from conf.errors import UsageError
 from conf.reasons import reasons
 from conf.schema import UNITS
 from stages import STAGES
-from stages.cli.arguments import Subparsers, configurations, refuse
+from stages.cli.arguments import Subparsers, configurations, recall, refuse
 from stages.cli.data import CORPORA
-from stages.runs import status
+from stages.runs import experiment_memory, status
 
 
 def add(subparsers: Subparsers, layers: argparse.ArgumentParser) -> None:
@@ -35,8 +35,12 @@ def list_verb(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def show_verb(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    typed = overrides
+    if arguments.unit in STAGES:
+        overrides = recall(arguments, overrides, arguments.unit)
     composed = conf.compose(arguments.unit, arguments.preset, arguments.conf, overrides)
-    rows = [(key, _value(conf.plain(composed.conf), key), origin) for key, origin in composed.origins.items()]
+    origins = {key: _origin(key, origin, arguments.unit, typed) for key, origin in composed.origins.items()}
+    rows = [(key, _value(conf.plain(composed.conf), key), origin) for key, origin in origins.items()]
     left, middle = (max(len(row[column]) for row in rows) for column in (0, 1))
     why = reasons(arguments.unit, arguments.preset, arguments.conf, composed.origins) if arguments.why else {}
     for key, value, origin in rows:
@@ -50,6 +54,7 @@ def status_verb(arguments: argparse.Namespace, overrides: list[str]) -> int:
     compare = bool(arguments.preset or arguments.conf or any(map(conf.decides, overrides)))
     conf.check_shared(UNITS, overrides)
     confs = configurations(list(STAGES), arguments, overrides)
+    typed = vars(arguments).copy()
     runs, experiment, root = confs["latents"].runs, confs["latents"].experiment, confs["latents"].data.root
     given = {item.split("=", 1)[0] for item in overrides}
     existing = sorted(path.name for path in Path(runs).glob("*") if path.is_dir())
@@ -60,9 +65,19 @@ def status_verb(arguments: argparse.Namespace, overrides: list[str]) -> int:
         print(f"no experiment in {runs}/. Start one:   stage run all --preset demo")
     for name in experiments:
         print(f"{runs}/{name}")
+        named = argparse.Namespace(**typed)
+        keys = recall(named, [*overrides, f"experiment={name}"])
+        confs = configurations(list(STAGES), named, keys)
         for line in status.report(confs, name, compare, root if "data.root" in given else None):
             print(f"  {line}")
     return 0
+
+
+def _origin(key: str, origin: str, unit: str, typed: list[str]) -> str:
+    """Of a value: what was typed now stands apart from what the experiment remembers."""
+    names = {item.split("=", 1)[0].removeprefix(f"{unit}.") for item in typed}
+    is_typed = any(key == name or key.startswith(f"{name}.") for name in names)
+    return experiment_memory.FILE if origin == conf.COMMAND_LINE and not is_typed else origin
 
 
 def _value(node: Any, key: str) -> str:

@@ -3,9 +3,8 @@
 import argparse
 
 import conf
-from conf.schema import UNITS
 from stages import BY_NAME, STAGES
-from stages.cli.arguments import Subparsers
+from stages.cli.arguments import Subparsers, recall
 from stages.launch.gpus import GPUS
 from stages.runs import graph
 
@@ -25,8 +24,7 @@ def _plan(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from stages.launch import plan
 
     several = arguments.stage == "all"
-    if several:
-        conf.check_shared(UNITS, overrides)
+    overrides = recall(arguments, overrides, None if several else arguments.stage)
     confs = {
         name: conf.compose(name, arguments.preset, arguments.conf, overrides, several).conf
         if several or name == arguments.stage

@@ -9,7 +9,15 @@ from conf import evaluation_tasks
 from conf.errors import UsageError
 from conf.sections.common import StageConf
 from stages import BY_NAME, READ_SOUND, STAGES
-from stages.cli.arguments import Subparsers, chain, configurations, typed_words, warn_of_presets
+from stages.cli.arguments import (
+    Subparsers,
+    chain,
+    configurations,
+    recall,
+    refuse_changed,
+    typed_words,
+    warn_of_presets,
+)
 from stages.runs import corpora, graph, receipts, warm_start
 from stages.runs.ranks import rank
 from stages.runs.state import run_folder, state_of
@@ -35,11 +43,12 @@ def run_verb(arguments: argparse.Namespace, overrides: list[str]) -> int:
     if arguments.stage == "all":
         if arguments.checkpoint:
             raise UsageError("--checkpoint is for one stage, as   stage run reconstruct --checkpoint=last")
-        return run_chain(arguments, overrides)
+        return run_chain(arguments, recall(arguments, overrides, announced=True))
+    overrides = recall(arguments, overrides, arguments.stage, announced=True)
     if arguments.checkpoint:
         overrides = [*overrides, _parent_at(arguments.stage, arguments, overrides)]
     confs = configurations([arguments.stage], arguments, overrides)
-    warn_of_presets(arguments.stage, arguments.preset)
+    warn_of_presets(arguments.stage, arguments.typed_presets)
     _run_stage(arguments.stage, confs[arguments.stage], arguments, overrides)
     return 0
 
@@ -58,6 +67,8 @@ def _parent_at(stage: str, arguments: argparse.Namespace, overrides: list[str]) 
 def run_chain(arguments: argparse.Namespace, overrides: list[str]) -> int:
     """What is not done, in order. One process where one device is asked for, one process a stage where there are more."""
     confs = chain(arguments, overrides)
+    if not arguments.restart:
+        refuse_changed(confs, arguments, overrides)
     from stages.launch import local, preflight
 
     preflight.require(confs, arguments.preset, arguments.conf, overrides)
@@ -73,8 +84,10 @@ def run_chain(arguments: argparse.Namespace, overrides: list[str]) -> int:
         elif confs[stage].trainer.devices == 1:
             _run_stage(stage, confs[stage], arguments, overrides)
         else:
+            arguments.remember()
             with _stop(confs[stage], arguments) as stop:
                 local.run_in_process(stage, typed_words(stage, arguments, overrides), arguments.restart, stop)
+    arguments.remember()
     return 0
 
 
@@ -96,6 +109,8 @@ def _run_stage(stage: str, configuration: StageConf, arguments: argparse.Namespa
         raise UsageError(
             f"parents.{stage} says where {stage} is taken from, so there is nothing to run; leave it out to make your own"
         )
+    if not arguments.restart:
+        refuse_changed({stage: configuration}, arguments, overrides)
     state = state_of(stage, configuration, compare=True)
     if state.word == "done" and not arguments.restart:
         if rank():
@@ -120,7 +135,7 @@ def _run_stage(stage: str, configuration: StageConf, arguments: argparse.Namespa
         if memory := devices.memory(configuration):
             size, name = memory
             require_fit(stage, configuration, size, name, {parent: run.conf for parent, run in parents.items()})
-        made = runner.run(stage, configuration, stop, arguments.restart)
+        made = runner.run(stage, configuration, stop, arguments.restart, arguments.remember)
     if made:  # on rank 0
         print(f"{stage:<14} done in {made['seconds']:.0f} s: {run_folder(configuration, stage)}", flush=True)
         _refuse_failed(made["metrics"])

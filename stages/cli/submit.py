@@ -9,7 +9,15 @@ from conf.schema import UNITS
 from conf.sections.cluster import SlurmConf
 from stages import READ_SOUND, STAGES
 from stages.cli import data
-from stages.cli.arguments import Subparsers, chain, configurations, typed_words, warn_of_presets
+from stages.cli.arguments import (
+    Subparsers,
+    chain,
+    configurations,
+    recall,
+    refuse_changed,
+    typed_words,
+    warn_of_presets,
+)
 from stages.launch import slurm
 from stages.runs import corpora, jobs
 
@@ -42,7 +50,10 @@ def add(subparsers: Subparsers, layers: argparse.ArgumentParser) -> None:
 
 def submit_verb(arguments: argparse.Namespace, overrides: list[str]) -> int:
     """Corpora that this project renders are rendered here, before a job begins: its ranks, and its node without a network, find them."""
-    allowed = ("array",) if arguments.stage == "prepare" else ()
+    stage = arguments.stage
+    if stage != "prepare":
+        overrides = recall(arguments, overrides, None if stage == "all" else stage, announced=True)
+    allowed = ("array",) if stage == "prepare" else ()
     options = slurm.options(arguments.conf, [item for item in overrides if item.startswith("slurm.")], allowed)
     overrides = [item for item in overrides if not item.startswith("slurm.")]
     if arguments.stage == "prepare":
@@ -54,15 +65,17 @@ def submit_verb(arguments: argparse.Namespace, overrides: list[str]) -> int:
         )
     if options.nodes is not None:
         overrides = [f"trainer.num_nodes={options.nodes}", *overrides]
-    stage = arguments.stage
     confs = chain(arguments, overrides) if stage == "all" else configurations([stage], arguments, overrides)
-    warn_of_presets(stage, arguments.preset if stage != "all" else ())
+    warn_of_presets(stage, arguments.typed_presets if stage != "all" else ())
     for name, one in confs.items():
         if options.nodes not in (None, one.trainer.num_nodes):
             raise UsageError(
                 f"{name}: trainer.num_nodes is {one.trainer.num_nodes} and slurm.nodes {options.nodes}; give one of them"
             )
     first = next(iter(confs.values()))
+
+    if not arguments.restart:
+        refuse_changed(confs, arguments, overrides)
 
     def typed(name: str) -> list[str]:
         return typed_words(name, arguments, overrides)
@@ -79,6 +92,8 @@ def submit_verb(arguments: argparse.Namespace, overrides: list[str]) -> int:
     for planned in () if arguments.dry_run else going:
         preflight.fetch(confs[planned.stage])
     slurm.submit(going, confs, options, typed, arguments.restart, arguments.dry_run)
+    if not arguments.dry_run:
+        arguments.remember()
     return 0
 
 

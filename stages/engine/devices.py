@@ -4,6 +4,8 @@ import importlib.util
 import json
 import logging
 import os
+import platform
+import re
 import shutil
 import statistics
 import time
@@ -14,7 +16,8 @@ import torch
 from lightning.pytorch.accelerators import MPSAccelerator
 from torch import Tensor
 
-from conf.sections.common import StageConf, TrainerConf
+from conf.sections.codec import VaeConf
+from conf.sections.common import StageConf, TrainerConf, TrainingStageConf
 from conf.sections.language import LanguageConf
 from conf.sections.tokenizer import TokenizerConf
 from datamodules.atomic_files import write_whole
@@ -75,6 +78,27 @@ def memory(conf: StageConf) -> tuple[float, str] | None:
         return None
     device = torch.cuda.get_device_properties(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     return float(device.total_memory), device.name
+
+
+def device_name(device: torch.device) -> str:
+    """Its maker's name."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    path = Path("/proc/cpuinfo")
+    text = path.read_text() if path.is_file() else ""
+    model = re.search(r"^model name\s*: (.+)$", text, re.MULTILINE)
+    return model.group(1) if model else platform.processor() or platform.machine()
+
+
+def global_batch(conf: StageConf, ranks: int) -> dict[str, int]:
+    """What an optimizer step sees on all ranks: items, or at most so many tokens; nothing where a stage does not train."""
+    if not isinstance(conf, TrainingStageConf):
+        return {}
+    batches = ranks * getattr(conf.trainer, "accumulate_grad_batches", 1)
+    if isinstance(conf, LanguageConf):
+        return {"tokens": conf.batching.tokens_per_batch * batches}
+    assert isinstance(conf, TokenizerConf | VaeConf)
+    return {"items": conf.batch_size * batches}
 
 
 def accelerator(trainer: TrainerConf) -> str:

@@ -3,10 +3,14 @@
 import importlib
 import logging
 import os
+import shlex
 import shutil
+import socket
+import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -34,20 +38,27 @@ from datamodules.sampler import end_workers
 from stages.base import Stage, TrainingStage
 from stages.engine import devices, failures
 from stages.engine.distributed import long_barrier
+from stages.hub import weights
 from stages.runs import failures as run_failures
-from stages.runs import graph, lock, receipts
+from stages.runs import graph, lock, receipts, starts
+from stages.runs.identity import code_commit
 from stages.runs.moved_end import last_step_before_decay
 from stages.runs.progress import damaged_checkpoints, newest_checkpoint
 from stages.runs.receipts import Receipt
-from stages.runs.state import begin_run, check_unfinished, run_folder, state_of
+from stages.runs.starts import Start
+from stages.runs.state import begin_run, check_finished, check_unfinished, run_folder, state_of
 from stages.runs.warm_start import source_of
 
 log = logging.getLogger(__name__)
 SOCKET_PATH = 108  # sizeof(sockaddr_un.sun_path) on Linux, with a 0 at its end
 
 
-def run(stage: str, conf: StageConf, stop: Stop, restart: bool = False) -> Receipt | None:
+def run(
+    stage: str, conf: StageConf, stop: Stop, restart: bool = False, begun: Callable[[], None] = lambda: None
+) -> Receipt | None:
     """Runs or resumes a stage to its end and returns its receipt; None on the ranks that do not write it.
+
+    begun: called on rank 0 when nothing is refused any more and the run folder is there.
 
     Raises UsageError for a missing or foreign parent, or bad data; Stopped where `stop` has a reason, when everything is saved.
     """
@@ -60,7 +71,7 @@ def run(stage: str, conf: StageConf, stop: Stop, restart: bool = False) -> Recei
             run_failures.clear(folder)
         contexts.enter_context(run_failures.kept(folder))
         try:
-            return _run(stage, conf, stop, restart)
+            return _run(stage, conf, stop, restart, begun)
         except Exception as error:
             end_workers()
             if explained := failures.explained(stage, conf, error):
@@ -71,7 +82,7 @@ def run(stage: str, conf: StageConf, stop: Stop, restart: bool = False) -> Recei
             raise
 
 
-def _run(stage: str, conf: StageConf, stop: Stop, restart: bool) -> Receipt | None:
+def _run(stage: str, conf: StageConf, stop: Stop, restart: bool, begun: Callable[[], None]) -> Receipt | None:
     started = time.monotonic()
     parents = graph.parents(stage, conf)
     source = source_of(stage, conf)
@@ -79,6 +90,7 @@ def _run(stage: str, conf: StageConf, stop: Stop, restart: bool) -> Receipt | No
     first = _is_first()
     folder = run_folder(conf, stage)
     if first and not restart:
+        check_finished(stage, conf)
         check_unfinished(stage, conf, identity)
     if conf.threads:
         torch.set_num_threads(conf.threads)
@@ -95,6 +107,8 @@ def _run(stage: str, conf: StageConf, stop: Stop, restart: bool) -> Receipt | No
     if first:
         # bad data has been refused by now: nothing is moved or written for it
         begin_run(stage, conf, restart, identity)
+        begun()
+        starts.note(folder, _start(conf, trainer, chosen.value))
         if conf.trainer.precision == "auto":
             devices.keep(folder, chosen)
         if not module.trains:
@@ -147,8 +161,9 @@ def _run(stage: str, conf: StageConf, stop: Stop, restart: bool) -> Receipt | No
             shutil.rmtree(artifact, ignore_errors=True)
             part.rename(artifact)
             seconds = time.monotonic() - started
+            steps, revisions = trainer.global_step, weights.revisions(conf)
             receipt = receipts.finish(
-                stage, conf, folder, parents, *exported, trainer.global_step, seconds, chosen._asdict()
+                stage, conf, folder, parents, *exported, steps, seconds, chosen._asdict(), revisions
             )
     watch.finish()
     return receipt
@@ -171,6 +186,20 @@ def _is_first() -> bool:
     if SLURMEnvironment.detect():
         return os.environ.get("SLURM_PROCID", "0") == "0"
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK"))
+
+
+def _start(conf: StageConf, trainer: L.Trainer, precision: str) -> Start:
+    return Start(
+        began=time.strftime("%FT%T%z"),
+        command=shlex.join(["stage", *sys.argv[1:]]),
+        host=socket.gethostname(),
+        device=devices.device_name(trainer.strategy.root_device),
+        ranks=trainer.world_size,
+        nodes=trainer.num_nodes,
+        precision=precision,
+        global_batch=devices.global_batch(conf, trainer.world_size),
+        commit=code_commit(),
+    )
 
 
 def _trainer(

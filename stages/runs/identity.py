@@ -45,13 +45,23 @@ def read_identity(folder: Path) -> Identity | None:
 
 
 def code_commit() -> str | None:
-    """The commit of the code that runs, with + where the tree has changes; None outside a checkout."""
-    words = ["git", "describe", "--always", "--dirty=+", "--abbrev=12"]
+    """The commit of the code that runs, with + where the tree has changes.
+
+    None outside a checkout of this project: where it is installed in a folder of another repository, that one's commit
+    says nothing.
+    """
+    root = Path(__file__).parents[2]
+    if _git(root, "rev-parse", "--show-toplevel") != str(root.resolve()):
+        return None
+    return _git(root, "describe", "--always", "--dirty=+", "--abbrev=12")
+
+
+def _git(folder: Path, *words: str) -> str | None:
     try:
-        described = subprocess.run(words, cwd=Path(__file__).parent, capture_output=True, text=True)
+        done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True)
     except FileNotFoundError:
         return None
-    return described.stdout.strip() or None
+    return done.stdout.strip() or None
 
 
 def fingerprint(conf: Configuration) -> str:

@@ -12,7 +12,9 @@ from conf.sections.common import StageConf, TrainingStageConf
 from datamodules.atomic_files import write_whole
 from datamodules.hashing import hash_folder
 from stages import READ_CORPORA, STAGES
+from stages.runs import starts
 from stages.runs.identity import Identity, code_commit, fingerprint, read_identity
+from stages.runs.starts import Start
 
 FILE = "receipt.json"
 PACKAGES = (
@@ -46,6 +48,8 @@ class Receipt(TypedDict):
     seconds: float  # of the last start
     init_from: NotRequired[dict[str, str | None] | None]  # whose weights the training started from: run, artifact_hash
     precision: NotRequired[dict[str, str] | None]  # what it computed in, and why
+    starts: NotRequired[list[Start]]  # on what, each time
+    revisions: NotRequired[dict[str, str]]  # hub id -> commit of the weights that were read
     versions: dict[str, str]
     commit: str | None
 
@@ -120,8 +124,12 @@ def finish(
     steps: int,
     seconds: float,
     precision: dict[str, str] | None = None,
+    revisions: Mapping[str, str] | None = None,
 ) -> Receipt:
-    """Writes the receipt beside the artifact: the last act of a stage. precision: what it computed in, and why."""
+    """Writes the receipt beside the artifact: the last act of a stage. precision: what it computed in, and why.
+
+    revisions: hub id -> commit of the weights that it read.
+    """
     ancestors: dict[str, str] = {}
     for name, parent in parents.items():
         ancestors |= lineage(name, parent.receipt)
@@ -142,6 +150,8 @@ def finish(
         init_from=_init_from(conf, identity),
         seconds=round(seconds, 1),
         precision=precision,
+        starts=starts.read(folder),
+        revisions=dict(revisions or {}),
         versions={name: _version(name) for name in PACKAGES},
         commit=code_commit(),
     )

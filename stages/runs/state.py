@@ -12,12 +12,13 @@ runs/<experiment>/<stage>/
 
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
-from conf import plain
+from conf import from_plain, plain
 from conf.errors import UsageError
 from conf.sections.common import StageConf
 from datamodules.atomic_files import write_whole
@@ -62,15 +63,42 @@ def state_of(stage: str, conf: StageConf, compare: bool = False) -> State:
         return State("stale", changed[0])
     if compare and (changed := changed_source(stage, conf, (receipt.get("init_from") or {}).get("artifact_hash"))):
         return State("stale", changed[0])
-    if compare and fingerprint(conf) != fingerprint(receipt["conf"]):
+    if compare and (different := _differences(stage, receipt["conf"], conf)):
         moved = moved_end(stage, folder, receipt["conf"], conf, finished=True)
         if moved and moved.step is not None:
             return State(
                 "partial", f"{moved.before} steps are done; from step {moved.step} it goes on to {moved.after}"
             )
-        return State("stale", "its configuration changed: " + ", ".join(differences(receipt["conf"], conf)))
+        return State("stale", "its configuration changed: " + ", ".join(different))
     steps = f"{receipt['steps']} steps, " if receipt["steps"] else ""
     return State("done", f"{steps}{receipt['seconds']:.0f} s")
+
+
+def finished_otherwise(stage: str, conf: StageConf) -> list[str]:
+    """ "key: old -> new" where a finished run of the stage would have to be begun again for its configuration.
+
+    Nothing where it is not finished, where it is made longer (moved_end.py), and for corpora that are added to those of a
+    stage that keeps what it has encoded.
+    """
+    folder = run_folder(conf, stage)
+    receipt = receipts.read(folder)
+    if receipt is None or moved_end(stage, folder, receipt["conf"], conf, finished=True):
+        return []
+    begun: StageConf = from_plain(stage, receipt["conf"])
+    if _is_stored_by_content(conf) and set(begun.data.corpora) <= set(conf.data.corpora):
+        begun = replace(begun, data=replace(begun.data, corpora=conf.data.corpora))
+    hint = why_not(changed_keys(begun, conf), conf).strip()
+    return [*differences(begun, conf), *([hint] if hint else [])]
+
+
+def check_finished(stage: str, conf: StageConf) -> None:
+    """Raises UsageError where a finished run of the stage would have to be begun again for its configuration."""
+    if changed := finished_otherwise(stage, conf):
+        raise UsageError(
+            f"{run_folder(conf, stage)} is finished, and was begun with something else:\n  "
+            + "\n  ".join(changed)
+            + "\nGive the old values to keep it, --restart to begin again (it is kept), or another --experiment=NAME."
+        )
 
 
 def check_unfinished(stage: str, conf: StageConf, identity: Identity | None = None) -> None:
@@ -95,8 +123,10 @@ def check_unfinished(stage: str, conf: StageConf, identity: Identity | None = No
     if stored and (moved := moved_end(stage, folder, stored, conf, finished=False)):
         check_moved_end(folder, moved)
     elif stored:
-        changed += _changed_conf(stored, conf)
+        changed += _changed_conf(stage, stored, conf)
         hint = why_not(changed_keys(stored, conf), conf)
+    elif begun and begun.conf_hash != fingerprint(conf):
+        changed.append("its configuration, and its conf.yaml is gone")
     if changed:
         raise UsageError(
             f"{folder} holds an unfinished run ({done}), begun with something else:\n  "
@@ -112,10 +142,11 @@ def begin_run(stage: str, conf: StageConf, restart: bool, identity: Identity | N
     of one that is made longer, its artifact and receipt alone.
 
     identity: of the run, which is kept until it ends; None where it is not known yet, and nothing is made.
-    Raises UsageError where the folder has part of a run that was begun with something else.
+    Raises UsageError where the folder has a run, finished or not, that was begun with something else.
     """
     folder, earlier = run_folder(conf, stage), None
     if not restart:
+        check_finished(stage, conf)
         _keep_finished_before_longer(stage, folder, conf)
     if restart or receipts.read(folder) is not None:
         earlier = _move_aside(folder)
@@ -167,7 +198,7 @@ def _unfinished(stage: str, folder: Path, conf: StageConf, compare: bool) -> Sta
     changed += changed_source(stage, conf, begun.init_from) if begun and compare else []
     moved = moved_end(stage, folder, stored, conf, finished=False) if compare and stored else None
     if compare and stored and (moved is None or moved.step is None):
-        changed += _changed_conf(stored, conf)
+        changed += _changed_conf(stage, stored, conf)
     return (
         State("stale", f"{done}, begun with something else: {', '.join(changed)}")
         if changed
@@ -182,15 +213,20 @@ def _changed_since(begun: Identity | None, conf: StageConf) -> list[str]:
     return _changed_inputs(conf, begun.parents, {} if _is_stored_by_content(conf) else begun.corpora)
 
 
-def _changed_conf(stored: dict[str, Any], conf: StageConf) -> list[str]:
+def _changed_conf(stage: str, stored: dict[str, Any], conf: StageConf) -> list[str]:
     """The same of its configuration."""
     free = _is_stored_by_content(conf)
-    return [text for text in differences(stored, conf) if not (free and text.startswith("data.corpora:"))]
+    return [text for text in _differences(stage, stored, conf) if not (free and text.startswith("data.corpora:"))]
 
 
 def _is_stored_by_content(conf: StageConf) -> bool:
     """Whether what the stage makes is looked up by its sound: then other corpora may go on with a part of it."""
     return hasattr(conf, "recordings_per_chunk")
+
+
+def _differences(stage: str, stored: dict[str, Any], conf: StageConf) -> list[str]:
+    """As `differences`; a key that the stored configuration did not have yet has the value of the base."""
+    return differences(from_plain(stage, stored), conf) if differences(stored, conf) else []
 
 
 def _changed_inputs(conf: StageConf, parents: dict[str, str], corpora: dict[str, str]) -> list[str]:

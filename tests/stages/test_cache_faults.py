@@ -186,7 +186,7 @@ def test_a_tokenizer_that_changed_under_a_cache(stage, tones: Path, made: Path, 
     assert before
     assert stage("run", "tokenizer", "--experiment=changed", PARENTS[0], "--seed=7") == 0
     capsys.readouterr()
-    assert stage("run", "cache", "--experiment=changed", PARENTS[0]) == 1
+    assert stage("run", "cache", "--experiment=changed", PARENTS[0], "--parents.tokenizer=changed") == 1
     error = capsys.readouterr().err
     assert "runs/changed/cache holds an unfinished run (chunk" in error and "--restart" in error
     assert re.search(r"its parent tokenizer .*changed", error)

@@ -76,7 +76,7 @@ def test_the_stages_after_it_run_on_it(stage, tones: Path, smoke: Path):
     trained = load_file(run / "vae" / WEIGHTS)
     assert all(kept[name].equal(value) for name, value in trained.items()), "latents carries the VAE with it"
 
-    assert stage("run", "vae", "--experiment=own", "--seed=1", "--trainer.max_steps=2") == 0
+    assert stage("run", "vae", "--experiment=own", "--restart", "--seed=1", "--trainer.max_steps=2") == 0
     assert state_of("latents", from_plain("latents", used["conf"])).detail == "its parent vae changed"
 
 

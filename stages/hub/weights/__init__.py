@@ -18,7 +18,16 @@ from conf.errors import UsageError
 from stages.hub.weights.llm import LanguageModel, fingerprint, load_language_model
 from stages.hub.weights.sentences import SENTENCES, load_fluency, load_sentences, sentences_missing
 from stages.hub.weights.sound_tokenizers import LoadedTokenizer, load_sound_tokenizer
-from stages.hub.weights.sources import ASSETS, EMBEDDERS, RANDOM, RANDOM_OOBLECK, missing, resolve, unreachable
+from stages.hub.weights.sources import (
+    ASSETS,
+    EMBEDDERS,
+    RANDOM,
+    RANDOM_OOBLECK,
+    missing,
+    resolve,
+    revisions,
+    unreachable,
+)
 from stages.hub.weights.wheels import Wheel, cache_folder, cached_path, parse
 
 if TYPE_CHECKING:
@@ -27,7 +36,8 @@ if TYPE_CHECKING:
 __all__ = [
     "ASSETS", "EMBEDDERS", "RANDOM", "RANDOM_OOBLECK", "SENTENCES", "LanguageModel", "LoadedTokenizer", "Wheel",
     "cache_folder", "cached_path", "fingerprint", "load_embedder", "load_fluency", "load_language_model",
-    "load_sentences", "load_sound_tokenizer", "missing", "parse", "resolve", "sentences_missing", "unreachable",
+    "load_sentences", "load_sound_tokenizer", "missing", "parse", "resolve", "revisions", "sentences_missing",
+    "unreachable",
 ]  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from conf.errors import UsageError
 from stages.hub.weights.wheels import fetch, parse
@@ -109,6 +109,29 @@ def in_hub_cache(name: str, file: str = "config.json") -> bool:
     from huggingface_hub import try_to_load_from_cache
 
     return isinstance(try_to_load_from_cache(name, file), str)
+
+
+def revisions(conf: Any) -> dict[str, str]:
+    """Hub id -> commit of the weights that a stage of this configuration reads, as they lie in this machine's cache."""
+    commits = {}
+    for section in filter(None, (getattr(conf, name, None) for name in ("model", "codec"))):
+        source, file = getattr(section, "source", None), "config.json"
+        if getattr(section, "subfolder", None):
+            file = f"{section.subfolder}/{file}"
+        if source and (commit := _commit(source, section.revision, file)):
+            commits[source] = commit
+    return commits
+
+
+def _commit(source: str, revision: str | None, file: str) -> str | None:
+    """Of a hub id; None for what is none, and for what is not in the cache."""
+    if ASSETS.get(source, source).startswith(("wheel:", "random:")) or Path(source).expanduser().exists():
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(source, file, revision=revision)
+    match = re.search(r"/snapshots/([^/]+)/", path) if isinstance(path, str) else None
+    return match.group(1) if match else None
 
 
 def language_model_names() -> str:

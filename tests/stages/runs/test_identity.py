@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -16,61 +15,7 @@ from stages.runs.warm_start import source_of
 from tests.interrupt import interrupt
 from tests.stages.runs.written_experiment import WrittenExperiment
 
-# stage, batches until it is killed, stages that are done before it, the parent that is made again, and how
-KILLED = [
-    ("tokenizer", 5, ("latents",), "latents", "--fit_recordings=2"),
-    ("cache", 2, ("latents", "tokenizer"), "tokenizer", "--seed=1"),
-    ("evaluate", 2, ("latents", "tokenizer", "cache", "caption", "openaqa"), "openaqa", "--seed=1"),
-]
-
-BEFORE_EVALUATE = ("latents", "tokenizer", "cache", "rehearsal", "caption", "openaqa")
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    """All but what a start that was refused says."""
-    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "error.txt"}
-
-
-@pytest.mark.parametrize(("name", "batches", "done", "parent", "change"), KILLED, ids=[case[0] for case in KILLED])
-def test_a_parent_that_was_made_again_is_refused_by_name(
-    stage, tones: Path, copy_of_whole, capsys, name: str, batches: int, done: tuple[str, ...], parent: str, change: str
-):
-    experiment = f"--experiment=again-{name}"
-    folder = copy_of_whole(f"again-{name}", *done) / name
-    interrupt(tones, name, batches, experiment)
-    assert stage("run", parent, experiment, change) == 0
-    before = files(folder)
-    capsys.readouterr()
-    assert stage("run", name, experiment) == 1
-    error = capsys.readouterr().err
-    assert f"{name} holds an unfinished run" in error and f"its parent {parent} changed" in error
-    assert "--restart" in error
-    assert files(folder) == before
-    assert stage("status", experiment) == 0
-    assert re.search(rf"{name} +stale .*its parent {parent} changed", capsys.readouterr().out)
-    assert stage("run", name, experiment, "--restart") == 0
-    receipt, made = receipts.read(folder), receipts.read(folder.parent / parent)
-    assert receipt and made and receipt["parents"][parent] == made["artifact_hash"]
-
-
-@pytest.mark.parametrize(
-    ("name", "done", "change"),
-    [
-        ("rehearsal", (), "seed"),
-        ("reconstruct", ("latents", "tokenizer"), "batch_size"),
-        ("evaluate", ("latents", "tokenizer", "cache", "caption", "openaqa"), "captions"),
-    ],
-)
-def test_rows_of_another_configuration_are_refused_by_key(
-    stage, tones: Path, copy_of_whole, capsys, name: str, done: tuple[str, ...], change: str
-):
-    experiment = f"--experiment=other-{name}"
-    (copy_of_whole(f"other-{name}", *done) if done else tones / f"runs/other-{name}").mkdir(parents=True, exist_ok=True)
-    given = ["--batch_size=2"] if name != "evaluate" else []
-    interrupt(tones, name, 1, experiment, *given)
-    assert stage("run", name, experiment, *given, f"--{change}=3") == 1
-    assert re.search(rf"unfinished run \(\d+ rows?\)[^:]*:\n  {change}: \w+ -> 3\n", capsys.readouterr().err)
-    assert stage("run", name, experiment, *given) == 0
+BEFORE_EVALUATE = ("latents", "tokenizer", "cache", "rehearsal", "caption", "openaqa", "text_to_sound")
 
 
 def test_a_run_that_an_older_version_began_is_taken_up_with_what_it_has(stage, tones: Path, copy_of_whole):
@@ -148,6 +93,15 @@ def test_another_commit_goes_on_and_is_noted(written: WrittenExperiment, capsys)
     begin_run("tokenizer", conf, False, identity._replace(commit="ba9876543210"))
     assert "begun by the code of commit 0123456789ab, and goes on by that of ba9876543210" in capsys.readouterr().err
     assert (read_identity(written.root / "runs/demo/tokenizer") or identity).commit == "0123456789ab"
+
+
+def test_a_configuration_that_is_gone_is_compared_by_its_hash(written: WrittenExperiment):
+    written.make("latents", "a")
+    (begin_with_a_row(written, "tokenizer") / "conf.yaml").unlink()
+    go_on(written, "tokenizer")
+    conf = dataclasses.replace(written.conf("tokenizer"), seed=5)
+    with pytest.raises(ValueError, match=r"its configuration, and its conf\.yaml is gone"):
+        check_unfinished("tokenizer", conf)
 
 
 def test_a_damaged_identity_is_named(written: WrittenExperiment):
