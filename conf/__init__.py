@@ -139,7 +139,7 @@ def _layers(
     for name in exceptions(chosen, presets()):
         raise UsageError(f"--preset {name}: no such preset. {allowed(name, presets())}")
     for path, origin in layer_files(unit, chosen):
-        yield Layer(origin, yaml_files.load(path, origin))
+        yield Layer(origin, _own_file(path, origin, path.stat().st_mtime_ns))
     for name in files:
         if not Path(name).is_file():
             raise UsageError(f"--conf {name}: no such file")
@@ -155,6 +155,12 @@ def _layers(
         if unit in values:
             yield _as_written(unit, name, values[unit], written.get(unit))
     yield Layer(COMMAND_LINE, typed_values(unit, for_unit(unit, overrides, shared)))
+
+
+@cache
+def _own_file(path: Path, origin: str, modified: int) -> DictConfig:
+    """A file of conf/, which several units read. To be merged, not changed."""
+    return yaml_files.load(path, origin)
 
 
 def _as_written(unit: str, origin: str, values: Any, written: Any) -> Layer:

@@ -40,7 +40,8 @@ def show_verb(arguments: argparse.Namespace, overrides: list[str]) -> int:
         overrides = recall(arguments, overrides, arguments.unit)
     composed = conf.compose(arguments.unit, arguments.preset, arguments.conf, overrides)
     origins = {key: _origin(key, origin, arguments.unit, typed) for key, origin in composed.origins.items()}
-    rows = [(key, _value(conf.plain(composed.conf), key), origin) for key, origin in origins.items()]
+    values = conf.plain(composed.conf)
+    rows = [(key, _value(values, key), origin) for key, origin in origins.items()]
     left, middle = (max(len(row[column]) for row in rows) for column in (0, 1))
     why = reasons(arguments.unit, arguments.preset, arguments.conf, composed.origins) if arguments.why else {}
     for key, value, origin in rows:
