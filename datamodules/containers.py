@@ -12,7 +12,22 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     import numpy as np  # the names of containers are known to `stage --help`, which imports nothing heavy
 
-CONTAINERS = (".m4a", ".mp4", ".aac", ".webm", ".mkv", ".mka", ".mov", ".wma", ".avi", ".3gp")
+CONTAINERS = (
+    ".m4a",
+    ".mp4",
+    ".aac",
+    ".webm",
+    ".mkv",
+    ".mka",
+    ".mov",
+    ".wma",
+    ".avi",
+    ".3gp",
+    ".oga",
+    ".ac3",
+    ".ape",
+    ".wv",
+)
 INSTALL = "pip install 'make-some-noise[containers]'; torchcodec needs FFmpeg's libraries, 4 to 8"
 
 

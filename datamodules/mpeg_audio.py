@@ -18,7 +18,7 @@ BIT_RATES = {  # kbit/s of layer III by MPEG's version (1, or 2 and 2.5)
 }
 SAMPLE_RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}  # by the version's bits
 HEAD = 1 << 16  # bytes in which the first frame is looked for, behind a tag
-SLACK = 4096  # bytes behind the frames that a header declares: tags
+SLACK = 4096  # bytes behind the frames that a header declares: tags, unless frames are among them
 
 
 class Frame(NamedTuple):
@@ -117,8 +117,12 @@ def _repair(file: BinaryIO, size: int) -> Repair | None:
     assert frame is not None
     declared = _declared_at(data, first, frame)
     if declared is not None and abs(size - first - declared.bytes) <= SLACK:
-        return None
-    data += file.read()
+        file.seek(first + declared.bytes)
+        behind = file.read()
+        if not any(_is_frame(behind, at) for at in range(_behind_tags(behind, 0), len(behind))):
+            return None  # tags, or a little less than it declares
+    file.seek(0)
+    data = file.read()
     scanned = scan(data)
     if scanned is None or not scanned.frames:
         return None

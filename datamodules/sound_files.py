@@ -7,7 +7,7 @@
     ....tar::bytes=512+88244&samples=0+220500
 
 What stands behind `::` is a part only where no file has the whole name. A path `s3:/bucket/key`, as Path writes
-`s3://bucket/key`, is read by fsspec.
+`s3://bucket/key`, is read by fsspec. An archive stays open: a member costs one read, or one request of its bytes.
 """
 
 import hashlib
@@ -85,7 +85,7 @@ def size(path: Path) -> int | None:
         return _size_of_row(part) if _exists(part.file) else None
     if not _exists(part.file):
         return None
-    return part.file.stat().st_size if url(part.file) is None else len(_bytes(part))
+    return part.file.stat().st_size if url(part.file) is None else len(read_part(part))
 
 
 def stamp(path: Path) -> str | None:
@@ -121,7 +121,7 @@ def content_hash(path: Path) -> str:
         with part.file.open("rb") as file:
             whole = hashlib.file_digest(file, "sha256").hexdigest()
     else:
-        whole = hashlib.sha256(_bytes(part)).hexdigest()
+        whole = hashlib.sha256(read_part(part)).hexdigest()
     if part.samples is None and part.channel is None:
         return whole
     return hashlib.sha256(f"{whole} samples {part.samples} channel {part.channel}".encode()).hexdigest()
@@ -136,7 +136,7 @@ class Sound:
         if part.is_whole_file:
             source = mpeg_audio.with_declared_length(part.file) or part.file
         else:
-            data = _bytes(part)
+            data = read_part(part)
             source = mpeg_audio.with_declared_length_of(data) or io.BytesIO(data)
         self.file: Any = _open(source, part)
         self.channel = part.channel
@@ -182,29 +182,69 @@ def _exists(path: Path) -> bool:
     if url(path) is None:
         return path.is_file()
     try:
-        with open_binary(path):
-            return True
+        file_system, name = _remote(path)
+        return bool(file_system.exists(name))
     except OSError:
         return False
 
 
-def _bytes(part: Part) -> bytes:
+def read_part(part: Part) -> bytes:
+    """The bytes of a member or a row, or of a file that fsspec reads. Raises OSError."""
     if part.row is not None:
         return _parquet_bytes(part.file, *part.row)
-    with open_binary(part.file) as file:
-        if part.bytes is None:
-            return file.read()
-        offset, count = part.bytes
-        file.seek(offset)
-        data = file.read(count)
-    if len(data) < count:
+    if url(part.file) is not None:
+        data = _remote_bytes(part)
+    else:
+        assert part.bytes is not None, "else it is a whole file"
+        stat = part.file.stat()
+        data = _archive(part.file, stat.st_ino, stat.st_mtime_ns).read(*part.bytes)
+    if part.bytes is not None and len(data) < part.bytes[1]:
         raise OSError(f"{part.file} ends within a member")
     return data
 
 
+def _remote(path: Path) -> tuple[Any, str]:
+    """fsspec's file system of a path, and its name there."""
+    from fsspec.core import url_to_fs
+
+    file_system, name = url_to_fs(url(path))
+    return file_system, name
+
+
+@lru_cache(maxsize=1)
+def _remote_bytes(part: Part) -> bytes:
+    """The last ones are kept: a recording is decoded, and then hashed."""
+    file_system, name = _remote(part.file)
+    first, count = part.bytes or (0, None)
+    data: bytes = file_system.cat_file(name, start=first, end=None if count is None else first + count)
+    return data
+
+
+class _Archive:
+    """An open file. Threads and forked processes may share it, for no position is kept."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Fewer bytes where the file ends before."""
+        data = os.pread(self.descriptor, count, offset)
+        while len(data) < count and (more := os.pread(self.descriptor, count - len(data), offset + len(data))):
+            data += more  # above 2 GiB
+        return data
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+
+@lru_cache(maxsize=16)
+def _archive(path: Path, inode: int, time: int) -> _Archive:
+    return _Archive(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+
+
 def _size_of_row(part: Part) -> int | None:
     try:
-        return len(_bytes(part))
+        return len(read_part(part))
     except OSError:
         return None
 

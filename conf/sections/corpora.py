@@ -10,6 +10,9 @@ CONTAMINATION = (
     "training recordings that are also in the test split of a prepared corpus: drop leaves them out, keep keeps them, "
     "error refuses"
 )
+SURROUND = (
+    "recordings of 3 to 5.1 channels: mix takes them down to stereo by ITU-R BS.775, refuse takes them for bad ones"
+)
 
 
 @dataclass
@@ -44,6 +47,7 @@ class FolderConf(CorpusConf):
     )
     label_question: str = about("asked about a row that has a label and no question")
     contamination: Literal["drop", "keep", "error"] = about(CONTAMINATION)
+    surround: Literal["mix", "refuse"] = about(SURROUND)
 
 
 @dataclass
@@ -73,6 +77,7 @@ class FormatConf(CorpusConf):
     )
     label_question: str = about("asked about a row that has a label and no question")
     contamination: Literal["drop", "keep", "error"] = about(CONTAMINATION)
+    surround: Literal["mix", "refuse"] = about(SURROUND)
 
 
 @dataclass
@@ -108,6 +113,7 @@ class PublishedConf(CorpusConf):
     )
     label_question: str | None = about("asked about labels; null: the corpus has its question")
     contamination: Literal["drop", "keep", "error"] = about(CONTAMINATION)
+    surround: Literal["mix", "refuse"] = about(SURROUND)
 
 
 @dataclass

@@ -48,6 +48,8 @@ class PreparedFolder(NamedTuple):
     labels_joined: int  # recordings with several labels: one question, all of them its answer
     translated: dict[str, int]  # "eval -> test" -> recordings whose split has another name in the table
     mistyped: dict[str, str]  # column that is kept and not read -> the known one that it resembles
+    similar_labels: list[list[str]]  # labels that differ in case, blanks or normal form alone
+    answered_twice: list[str]  # recordings with a question that has several answers: all of them are taught
 
 
 class SplitRule(NamedTuple):
@@ -91,6 +93,7 @@ def prepare_folder(
     contamination: str,
     on_bad: str,
     inspector: Inspector,
+    surround: str = "mix",
 ) -> PreparedFolder:
     """Writes out/cuts.jsonl.gz, or nothing; out/contaminated.jsonl for training recordings whose bytes are in a test
     split (contamination: drop, keep, or error); out/missing.jsonl where recordings are left out, or more are bad than an
@@ -113,7 +116,7 @@ def prepare_folder(
     missing = out / "missing.jsonl"
     try:
         check = partial(_require_sounds, conversations, metadata)
-        report = write(annotated, root, out, on_bad, inspector, metadata, contamination, check)
+        report = write(annotated, root, out, on_bad, inspector, metadata, contamination, check, surround=surround)
     except BadRecordingsError as error:
         if len(error.bad) <= LISTED:  # the message lists them all: an earlier corpus stays as it is
             raise
@@ -126,7 +129,10 @@ def prepare_folder(
     good = [recording for recording in recordings if not {recording.path, recording.id} & bad]
     translated = {} if split_by else _translated(good)
     joined = sum(len(_class_labels(recording.rows)) > 1 for recording in good)
-    return PreparedFolder(report, _count_texts(good), joined, translated, mistyped_columns(rows, split_by))
+    return PreparedFolder(
+        report, _count_texts(good), joined, translated, mistyped_columns(rows, split_by), _similar_labels(good),
+        _answered_twice(good),
+    )  # fmt: skip
 
 
 def recording_paths(root: Path, metadata: Path, rows: list[MetadataRow] | None) -> list[Path]:
@@ -145,6 +151,23 @@ def _count_texts(recordings: Sequence[TableRecording]) -> dict[str, int]:
         column: sum(len({text for row in one.rows if (text := row.values.get(column))}) for one in recordings)
         for column in columns
     }
+
+
+def _similar_labels(recordings: Sequence[TableRecording]) -> list[list[str]]:
+    labels = {row.values["label"] for one in recordings for row in one.rows if row.values.get("label")}
+    groups: dict[str, list[str]] = defaultdict(list)
+    for label in sorted(labels):
+        groups[_folded(label)].append(label)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _answered_twice(recordings: Sequence[TableRecording]) -> list[str]:
+    paths = []
+    for one in recordings:
+        pairs = {(text, row.values["answer"]) for row in one.rows if (text := row.values.get("question"))}
+        if len({text for text, _ in pairs}) < len(pairs):
+            paths.append(one.path)
+    return paths
 
 
 def _translated(recordings: Sequence[TableRecording]) -> dict[str, int]:

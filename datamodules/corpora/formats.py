@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 from datamodules.containers import CONTAINERS
 from datamodules.corpora.published.records import SOUNDS
-from datamodules.corpora.tables import MetadataRow, texts_of
+from datamodules.corpora.tables import MetadataRow, texts_of, unique_keys
 from datamodules.errors import DataError
-from datamodules.sound_files import Part, holds_bytes, open_binary, open_parquet, read_parquet_column, url
+from datamodules.sound_files import Part, holds_bytes, open_binary, open_parquet, read_parquet_column, read_part, url
 
 Columns = Mapping[str, str | None]  # column of a table -> the field that is it; None: the one of its name
 SPLIT_NAME = re.compile(r"(?:^|[/_.-])(train|training|validation|valid|val|dev|test|eval)(?:[/_.-]|$)", re.IGNORECASE)
@@ -241,12 +241,12 @@ def _member_fields(path: Path, members: Sequence[tarfile.TarInfo], where: str) -
         suffix = _suffix(member.name)
         if suffix != ".json" and suffix not in TEXTS:
             continue
-        with open_binary(path) as file:
-            file.seek(member.offset_data)
-            content = file.read(member.size)
+        content = read_part(Part(path, (member.offset_data, member.size)))
         try:
             text = content.decode("utf-8-sig")
-            values = json.loads(text) if suffix == ".json" else {TEXTS[suffix]: text.strip()}
+            values = (
+                json.loads(text, object_pairs_hook=unique_keys) if suffix == ".json" else {TEXTS[suffix]: text.strip()}
+            )
         except ValueError as error:
             raise DataError(f"{where}: {member.name} is no UTF-8 or no JSON ({error})") from None
         if not isinstance(values, dict):

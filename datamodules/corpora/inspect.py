@@ -1,5 +1,6 @@
 """Which recordings cannot be used, and why: all are decoded whole, before anything is written or trained on."""
 
+import mmap
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
@@ -13,7 +14,7 @@ import numpy as np
 
 from datamodules import sound_files
 from datamodules.errors import DataError
-from datamodules.sound_files import UNREADABLE, Part, Sound, content_hash
+from datamodules.sound_files import UNREADABLE, Part, Sound, content_hash, read_part
 
 LOUD = 4.0  # peak; a float of full scale is 1, and integers that were not scaled are far above
 DOWNMIXED = (3, 4, 5, 6)  # channels that are mixed down to stereo (datamodules/audio.py)
@@ -22,6 +23,16 @@ DURATION_TOLERANCE = 0.025  # seconds between what a header declares and what is
 LISTED = 20
 TASK = 4  # recordings that a process gets at a time: what is in its hands when it is killed is decoded again
 BLOCK = 1 << 18  # samples a channel decoded at a time: hours of sound take no more memory than seconds
+BEGINNINGS = {  # first four bytes of a file -> how its kind begins, wherever that is: 8 bytes or more, none by chance
+    b"fLaC": rb"fLaC[\x00\x80]\x00\x00\x22",
+    b"RIFF": rb"RIFF.{4}WAVE",
+    b"riff": rb"riff\x2e\x91\xcf\x11",
+    b"FORM": rb"FORM.{4}AIF[FC]",
+    b"caff": rb"caff\x00\x01\x00\x00desc",
+    b".snd": rb"\.snd\x00\x00\x00.{5}\x00\x00\x00",
+    b"OggS": rb"OggS\x00[\x02\x03\x06\x07]\x00{8}",  # the first page of a stream (RFC 3533)
+}
+LATER_PAGE = re.compile(rb"OggS\x00[\x00\x01\x04\x05]")
 UNKNOWN_SIZE = 0x7FFFF000  # bytes; a WAV written to a pipe declares 2 or 4 GiB
 
 
@@ -160,6 +171,11 @@ def _inspect(path: Path) -> Inspection:
     if size == 0:
         return result("empty file")
     try:
+        if (another := _begins_again(path)) is not None:
+            return result(
+                f"is several files one after another: the next begins at byte {another}, and the first alone would be "
+                "read. Make one of them, as `ffmpeg -i` does"
+            )
         with Sound(path) as sound:
             declared, rate, channels, notes = sound.num_samples, sound.sample_rate, sound.num_channels, sound.notes
             is_vorbis = sound.file.format == "OGG"  # whose channels come in another order
@@ -186,7 +202,35 @@ def _inspect(path: Path) -> Inspection:
 
 
 def _last_words(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0].rpartition(": ")[2]
+    words = (str(error) or type(error).__name__).splitlines()[0].rpartition(": ")[2]
+    if "psf_fseek" in words:  # of a FLAC that was written to a pipe
+        words += (
+            ": its header does not say how long it is, or says more than there is; write it anew, as `flac -f` does"
+        )
+    return words
+
+
+def _begins_again(path: Path) -> int | None:
+    """The byte at which another file of its kind begins in a file: libsndfile reads the first one and no more. Streams
+    of one Ogg that run side by side begin together. None of one file, and of an MP3, whose frames are counted.
+    """
+    part = Part.parse(path)
+    if not part.is_whole_file:
+        return _second_beginning(read_part(part))
+    with part.file.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return _second_beginning(data)
+
+
+def _second_beginning(data: "bytes | mmap.mmap") -> int | None:
+    pattern = BEGINNINGS.get(bytes(data[:4]))
+    if pattern is None:
+        return None
+    first = 4
+    if data[:4] == b"OggS":
+        later = LATER_PAGE.search(data)
+        first = later.start() if later else len(data)
+    match = re.compile(pattern, re.DOTALL).search(data, first)
+    return match.start() if match else None
 
 
 def _missing_bytes(path: Path, size: int, notes: str) -> str | None:

@@ -14,7 +14,12 @@ from typing import Any, NamedTuple
 from datamodules.errors import DataError
 
 COLUMNS = ("path", "caption", "label", "question", "answer", "kind", "conversation", "split", "source")
-
+SPREADSHEET = "Save the sheet as CSV, in UTF-8"
+OTHER_TABLES = {  # suffix -> what to do
+    ".json": "Write the objects of the list one a line, and call it .jsonl",
+    ".parquet": "Parquet with its sounds inside is read by `stage prepare huggingface`",
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), SPREADSHEET),
+}
 
 csv.field_size_limit(1 << 24)  # a conversation's JSON is long
 
@@ -41,8 +46,11 @@ def read_table(root: Path, metadata: Path) -> list[MetadataRow]:
             f"--metadata {metadata}: no such file. It is a CSV with the columns {', '.join(COLUMNS)}; "
             "only path is required"
         )
+    if other := OTHER_TABLES.get(metadata.suffix.lower()):
+        raise DataError(f"--metadata {metadata}: a CSV, TSV or JSONL is read. {other}")
+    is_jsonl = metadata.suffix.lower() in (".jsonl", ".ndjson")
     try:
-        rows = list(_read_jsonl(metadata) if metadata.suffix.lower() == ".jsonl" else _read_csv(root, metadata))
+        rows = list(_read_jsonl(metadata) if is_jsonl else _read_csv(root, metadata))
     except UnicodeDecodeError as error:
         raise DataError(f"{metadata} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8") from None
     if not rows:
@@ -89,6 +97,14 @@ def csv_lines(path: Path, encoding: str = "utf-8-sig", delimiter: str = ",", bla
                     f"{path} is not {encoding.removesuffix('-sig').upper()} ({error.reason} at byte {error.start}). "
                     "Save it as UTF-8"
                 ) from None
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, as `object_pairs_hook`. Raises ValueError for a key that comes twice: json takes the last."""
+    counts = Counter(key for key, _ in pairs)
+    if twice := [key for key, count in counts.items() if count > 1]:
+        raise ValueError(f"the key {twice[0]!r} comes {counts[twice[0]]} times; each may come once")
+    return dict(pairs)
 
 
 def texts_of(values: Mapping[str, object], where: str) -> list[dict[str, str]]:
@@ -141,11 +157,18 @@ def _read_csv(root: Path, metadata: Path) -> Iterator[MetadataRow]:
         if not any(field.strip() for field in fields):
             continue
         if len(fields) != len(columns):
-            raise DataError(
-                f"{metadata}, line {line}: {len(fields)} fields under {len(columns)} columns. "
-                'A text with a comma in it stands in quotes: "rain, then thunder"'
+            cure = (
+                "A TSV has no quoting: a text with a tab in it cannot stand there, but in a CSV"
+                if metadata.suffix.lower() == ".tsv"
+                else 'A text with a comma in it stands in quotes, no blank before them: "rain, then thunder"'
             )
+            raise DataError(f"{metadata}, line {line}: {len(fields)} fields under {len(columns)} columns. {cure}")
         for field in fields:
+            if metadata.suffix.lower() != ".tsv" and re.fullmatch(r'\s+".*"\s*', field, re.DOTALL):
+                raise DataError(
+                    f"{metadata}, line {line}: {field[:60]!r} is quoted behind a blank, so that its quotation marks are "
+                    "text: no blank stands before them"
+                )
             _refuse_swallowed(field, columns, root, f"{metadata}, line {line}")
         values = dict(zip(columns, fields, strict=True))
         yield MetadataRow(line, {name: text if name == "path" else text.strip() for name, text in values.items()})
@@ -170,9 +193,9 @@ def _read_jsonl(metadata: Path) -> Iterator[MetadataRow]:
                 continue
             where = f"{metadata}, line {line}"
             try:
-                values = json.loads(text)
+                values = json.loads(text, object_pairs_hook=unique_keys)
                 written = json.loads(text, parse_int=str, parse_float=str)  # 1.10 stays 1.10
-            except json.JSONDecodeError as error:
+            except ValueError as error:
                 raise DataError(f"{where}: no JSON ({error})") from None
             if not isinstance(values, dict):
                 raise DataError(f'{where}: one object a line is expected, as {{"path": "a.wav", "caption": "rain"}}')

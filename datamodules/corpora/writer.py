@@ -104,16 +104,20 @@ def write(
     contamination: str = "drop",
     check: Callable[[set[str]], None] = lambda good: None,
     known_bad: Sequence[str] = (),
+    surround: str = "mix",
 ) -> Report:
     """Decodes all recordings and writes out/cuts.jsonl.gz, or nothing. An earlier receipt in `out` goes before its
     cuts do.
 
     contamination: of training recordings whose bytes are in a test split, of this corpus or of another beside `out`:
     drop, keep, or error. check: called with the ids of the good recordings before anything is written; known_bad: file stems that their
-    publisher ships broken, which are left out unasked. Raises DataError for bad recordings unless on_bad is skip, and
+    publisher ships broken, which are left out unasked; surround: whether 3 to 5.1 channels are mixed down when they are read (mix), or
+    such a recording is a bad one (refuse). Raises DataError for bad recordings unless on_bad is skip, and
     where none is good.
     """
     inspections = inspector.inspect([root / recording.path for recording in recordings])
+    if surround == "refuse":
+        inspections = [_without_surround(item) for item in inspections]
     pairs = list(zip(recordings, inspections, strict=True))
     bad = [BadRecording(recording.path, item.reason) for recording, item in pairs if item.reason]
     refuse([item for item in bad if PurePosixPath(item.path).stem not in known_bad], len(pairs), on_bad)
@@ -136,6 +140,12 @@ def write(
     loud = [recording.path for recording, item in good if item.peak > LOUD]
     cancelling = [recording.path for recording, item in good if item.mono_peak < min(SILENCE, item.peak)]
     return Report(len(good), sum(item.seconds for _, item in good), splits, bad, short, loud, cancelling, contaminated)
+
+
+def _without_surround(item: Inspection) -> Inspection:
+    if item.reason or item.num_channels <= 2:
+        return item
+    return item._replace(reason=f"has {item.num_channels} channels (--surround=mix takes them down to stereo)")
 
 
 def _contaminated(good: Sequence[tuple[AnnotatedRecording, Inspection]], out: Path) -> list[Shared]:

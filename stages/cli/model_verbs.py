@@ -87,6 +87,12 @@ def find(arguments: argparse.Namespace, language: bool = True, writes: bool = Fa
     return find_model.find(runs, base.experiment, None, model, language, writes)
 
 
+def find_run(arguments: argparse.Namespace, stage: str) -> Path:
+    """The folder of a finished run of a stage, by --experiment."""
+    base = conf.compose("caption").conf
+    return find_model.find_run(arguments.runs or base.runs, base.experiment, arguments.experiment, stage)
+
+
 class LoadedModel(NamedTuple):
     """A sound tokenizer on its device, and where the LLM is that was trained with it."""
 

@@ -78,6 +78,11 @@ def find_training(
     raise UsageError(f"--checkpoint: no {wanted} with a checkpoint in {where}{available}")
 
 
+def find_run(runs: str, default: str, experiment: str | None, stage: str) -> Path:
+    """The folder of a finished run of a stage, of an experiment that is chosen as by `find`."""
+    return Path(runs) / _experiment(runs, default, experiment, (stage,)) / stage
+
+
 def _experiment(runs: str, default: str, experiment: str | None, stages: Sequence[str]) -> str:
     trained = sorted({path.parents[1].name for stage in stages for path in Path(runs).glob(f"*/{stage}/receipt.json")})
     wanted = " or ".join(stages)

@@ -10,6 +10,17 @@ from models.codec.interface import LatentCodec
 from models.tokenizer.tokenizer import LatentTokenizer
 
 
+def check_finite(sound: Tensor, name: str) -> None:
+    """sound (C, T). Raises UsageError, which begins with `name`, where a sample is NaN or infinite."""
+    finite = sound.isfinite()
+    if not finite.all():
+        channel, sample = (~finite).nonzero()[0].tolist()
+        raise UsageError(
+            f"{name}: {int((~finite).sum())} of its samples are NaN or infinite, the first is sample {sample} of channel {channel}; "
+            "finite numbers are allowed, full scale 1"
+        )
+
+
 class SoundStream:
     """push(waveform) -> the codes that nothing that follows can change; finish() -> the rest.
 
@@ -36,6 +47,7 @@ class SoundStream:
                 f"waveform of shape {tuple(waveform.shape)}; ({self.codec.channels}, T) at {self.codec.sample_rate} Hz is "
                 "allowed: resample and mix it before"
             )
+        check_finite(waveform, "waveform")
         codes: list[int] = []
         most = self.rule.longest * self.hop  # samples of one window
         while waveform.shape[1]:

@@ -30,7 +30,7 @@ from datamodules.windows import WindowFormat, WindowRule
 from models.quantizer import LexicalQuantizer
 from stages.hub import artifacts
 from stages.hub.latent_windows import LatentWindows, decode_next
-from stages.hub.sound_stream import SoundStream
+from stages.hub.sound_stream import SoundStream, check_finite
 from stages.runs import receipts
 from stages.runs.state import run_folder
 
@@ -152,11 +152,13 @@ class SoundTokenizer:
         """sounds: tensors or arrays of floats, each (C, T) in [-1, 1] at sample_rate Hz, mono or stereo -> the codes of
         each, as a list of int.
 
-        A batch gives what its sounds give one by one. Raises UsageError for a sound of another kind or shape, or none
-        at all.
+        A batch gives what its sounds give one by one. Raises UsageError for a sound of another kind or shape, one that
+        is not finite, none at all, and for a rate that is none.
         """
+        if not float(sample_rate).is_integer() or sample_rate < 1:
+            raise UsageError(f"sample_rate {sample_rate}; a whole number of Hz is allowed, as 44100")
         rows: list[list[int]] = [[] for _ in sounds]
-        windows = self._windows(sounds, sample_rate)
+        windows = self._windows(sounds, int(sample_rate))
         while batch := list(islice(windows, batch_size)):
             codes = self._encode([window for _, window in batch])
             for (index, _), window_codes in zip(batch, codes, strict=True):
@@ -192,6 +194,11 @@ class SoundTokenizer:
         }
         if any(not len(one) for one in codes):
             raise UsageError("codes of length 0: a sound has at least one code")
+        for index, one in enumerate(codes):
+            if not 0 <= min(one) <= max(one) < self.codebook_size:
+                raise UsageError(
+                    f"sound {index}: codes from {min(one)} to {max(one)}; 0 to {self.codebook_size - 1} are allowed"
+                )
         waveforms: list[Tensor] = []
         for start in range(0, len(codes), batch_size):
             chosen = range(start, min(start + batch_size, len(codes)))
@@ -290,6 +297,7 @@ def _checked(sound: Tensor | np.ndarray, index: int) -> Tensor:
         )
     if tensor.dim() != 2 or not tensor.shape[1]:
         raise UsageError(f"sound {index} has shape {tuple(tensor.shape)}; (C, T) with T >= 1 is allowed")
+    check_finite(tensor, f"sound {index}")
     return tensor
 
 

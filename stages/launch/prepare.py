@@ -189,7 +189,7 @@ def _read_published(corpus: str, name: str, configuration: PublishedConf, inspec
     done = prepare_published(
         corpus, _root(configuration), out, name=name, split=configuration.split, fold=configuration.fold,
         validation_fraction=configuration.validation_fraction, label_question=configuration.label_question,
-        contamination=configuration.contamination, on_bad=configuration.data.on_bad,
+        contamination=configuration.contamination, on_bad=configuration.data.on_bad, surround=configuration.surround,
         inspector=inspector,
     )  # fmt: skip
     report = done.report

@@ -69,7 +69,7 @@ def read(name: str, configuration: FolderConf | FormatConf, source: Table, inspe
         source.root, source.metadata, out, source.rows, name=name,
         split_by=configuration.split_by, test=configuration.test, validation=configuration.validation,
         validation_fraction=configuration.validation_fraction, label_question=configuration.label_question,
-        contamination=configuration.contamination,
+        contamination=configuration.contamination, surround=configuration.surround,
         on_bad=configuration.data.on_bad, inspector=inspector,
     )  # fmt: skip
     return summarize(name, out, done)
@@ -90,6 +90,16 @@ def summarize(name: str, out: Path, done: "PreparedFolder") -> dict[str, Any]:
     warn_of_levels(name, report)
     if done.labels_joined:
         log.info(f"{name}: {done.labels_joined} recordings have several labels: one question each, all its answer")
+    for labels in done.similar_labels[:LISTED]:
+        log.warning(
+            f"{name}: the labels {', '.join(map(repr, labels))} differ in case, blanks or the form of letters alone, and "
+            "are different answers. Write one of them in all rows"
+        )
+    if done.answered_twice:
+        log.warning(
+            f"{name}: {len(done.answered_twice)} recordings have a question with several answers, the first "
+            f"{done.answered_twice[0]}: each of them is taught, and scored"
+        )
     return counts(report, report.skipped) | {
         "found": done.texts,
         "translated": done.translated,

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 SMALL = "--set quantizer.codebook_size=16 --set quantizer.code_dim=4 --set quantizer.reservoir_size=16"
 COMMANDS = {  # name -> its smallest arguments, and what it prints
     "ablation": (f"--preset smoke --latents small --steps 2 --change MSE {SMALL}", "| MSE |"),
+    "archives": ("--clips 24 --per-shard 8", "| tars | latents |"),
     "cache": ("--recordings 4 --seconds 1 --turns 1 --threads 1", "loop / ours, own"),
     "codebook": (f"--preset smoke --seeds 1 --steps 2 {SMALL}", "without silence"),
     "interruptions": ("--stages tokenizer --signals TERM --workers 0 --ranks 1 --moments 1", "equal 1/1"),

@@ -46,6 +46,7 @@ def prepare_published(
     contamination: str,
     on_bad: str,
     inspector: Inspector,
+    surround: str = "mix",
 ) -> PreparedCorpus:
     """Writes out/cuts.jsonl.gz, or nothing; out/missing.jsonl and out/contaminated.jsonl where there is something to
     list.
@@ -63,7 +64,9 @@ def prepare_published(
     annotated = [_annotated(recording, name, question) for recording in recordings]
     missing = out / "missing.jsonl"
     try:
-        report = writer.write(annotated, root, out, on_bad, inspector, root, contamination, known_bad=about.known_bad)
+        report = writer.write(
+            annotated, root, out, on_bad, inspector, root, contamination, known_bad=about.known_bad, surround=surround
+        )
     except BadRecordingsError as error:
         _list_bad(missing, error.bad, recordings)
         raise DataError(f"{error}\nAll of them: {missing}") from None

@@ -9,6 +9,7 @@ import pytest
 import soundfile
 
 from datamodules.corpora import inspect
+from datamodules.errors import DataError
 from tests.datamodules.recordings import FORMATS, prepared, sound, tone
 
 
@@ -107,3 +108,15 @@ def test_a_long_list_is_cut_and_counted(tmp_path: Path):
     with pytest.raises(ValueError, match=r"25 of 30 recordings") as caught:
         inspect.refuse(bad, 30, "error")
     assert "and 5 more" in str(caught.value) and "19.wav" in str(caught.value) and "20.wav" not in str(caught.value)
+
+
+def test_more_channels_than_two_may_be_refused(tmp_path: Path):
+    """`mix` takes them down to stereo when they are read; `refuse` lists the file with how many it has."""
+    sound(tmp_path / "stereo.wav", channels=2)
+    sound(tmp_path / "surround.wav", channels=6)
+    rows = [{"path": "stereo.wav", "caption": "a"}, {"path": "surround.wav", "caption": "b"}]
+    assert prepared(tmp_path, rows)[0].recordings == 2
+    with pytest.raises(DataError, match=r"surround\.wav: has 6 channels \(--surround=mix"):
+        prepared(tmp_path, rows, surround="refuse")
+    report, cuts = prepared(tmp_path, rows, surround="refuse", on_bad="skip")
+    assert list(cuts) == ["stereo.wav"] and [bad.path for bad in report.skipped] == ["surround.wav"]

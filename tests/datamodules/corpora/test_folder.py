@@ -370,3 +370,26 @@ def test_a_conversation_about_a_bad_recording_is_refused_when_bad_ones_are_left_
     rows = [{"path": "a.wav", "conversation": talk("bad.wav")}, {"path": "bad.wav", "conversation": ""}]
     with pytest.raises(ValueError, match=r"line 2: the conversation names mine-bad, which cannot be read"):
         prepared(tmp_path, rows, on_bad="skip", name="mine")
+
+
+def test_a_question_with_several_answers_is_named(tmp_path: Path):
+    rows = [
+        {"path": path, "question": question, "answer": answer}
+        for path, question, answer in (
+            ("a.wav", "What?", "dog"), ("a.wav", "What?", "cat"), ("b.wav", "What?", "dog"), ("b.wav", "What?", "dog"),
+            ("c.wav", "What?", "dog"), ("c.wav", "Which?", "cat"),
+        )
+    ]  # fmt: skip
+    for path in "abc":
+        sound(tmp_path / f"{path}.wav")
+    done = folder.prepare_folder(tmp_path, table(tmp_path / "m.csv", rows), tmp_path / "out", **DEFAULTS)
+    assert done.answered_twice == ["a.wav"]
+
+
+def test_labels_that_differ_in_case_or_form_are_named(tmp_path: Path):
+    labels = ["Dog", "dog", "cat", "caf\u00e9", "cafe\u0301", "C", "C#"]
+    rows = [{"path": f"{n}.wav", "label": label} for n, label in enumerate(labels)]
+    for row in rows:
+        sound(tmp_path / row["path"])
+    done = folder.prepare_folder(tmp_path, table(tmp_path / "m.csv", rows), tmp_path / "out", **DEFAULTS)
+    assert done.similar_labels == [["Dog", "dog"], ["cafe\u0301", "caf\u00e9"]]

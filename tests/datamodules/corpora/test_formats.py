@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import soundfile
 from lhotse import AudioSource, CutSet, MonoCut, Recording, SupervisionSegment
 from lhotse.shar import SharWriter
 
+from datamodules import sound_files
 from datamodules.audio import load_sound
 from datamodules.corpora import folder, formats
 from datamodules.corpora.tables import MetadataRow
@@ -219,3 +221,22 @@ def test_what_fsspec_reads_is_read(clips: Path, tmp_path: Path, kind: str):
         cut.id: load_sound(cut, clips, RATE, 1) for cut in CutSet.from_file(tmp_path / "data/files/cuts.jsonl.gz")
     }
     assert all(load_sound(cut, read.root, RATE, 1).equal(of_files[cut.id]) for cut in cuts)
+
+
+def test_an_archive_is_opened_once_and_again_where_it_is_another(clips: Path, tmp_path: Path):
+    """Recordings of a tar cost no open each; a tar that was replaced is read as it is now."""
+    written = webdataset(clips, tmp_path / "tars")
+    opened: list[str] = []
+    sys.addaudithook(lambda event, given: opened.append(str(given[0])) if event == "open" else None)
+    paths = [tmp_path / "tars" / row.values["path"] for row in formats.read_webdataset(written, {}).rows]
+    hashes = [sound_files.content_hash(path) for path in paths]
+    for path in paths:
+        with sound_files.Sound(path) as one:
+            assert len(one.read(one.num_samples)) == one.num_samples
+    assert sum(name.endswith(".tar") for name in opened) == 2 * len({path.name[:12] for path in paths}) == 4
+    shutil.rmtree(tmp_path / "tars")
+    for row in ROWS:
+        sound(clips / row["path"], SECONDS, RATE, hz=999)
+    again = webdataset(clips, tmp_path / "tars")
+    paths = [tmp_path / "tars" / row.values["path"] for row in formats.read_webdataset(again, {}).rows]
+    assert not {sound_files.content_hash(path) for path in paths} & set(hashes)

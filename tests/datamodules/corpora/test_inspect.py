@@ -4,6 +4,7 @@ import hashlib
 import struct
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import soundfile
 
 from datamodules.corpora.inspect import DURATION_TOLERANCE, LOUD, SILENCE, AudioHeader, declared, inspect
+from datamodules.mpeg_audio import SLACK
 
 RATE = 22_050
 
@@ -156,3 +158,50 @@ def test_inspecting_needs_no_torch():
     root = Path(__file__).parents[3]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.wav", {}), ("a.flac", {}), ("a.aiff", {}), ("a.caf", {}), ("a.au", {}), ("a.w64", {}), ("a.ogg", {}),
+        ("a.opus", {"format": "OGG", "subtype": "OPUS"}),
+    ],
+)  # fmt: skip
+def test_files_one_after_another_are_refused(tmp_path: Path, name: str, options: dict[str, str]):
+    """As `cat a.ogg b.ogg` makes them, and stream captures: libsndfile reads the first and says nothing."""
+    first, second = tmp_path / f"1{name}", tmp_path / f"2{name}"
+    soundfile.write(first, noise(16000), 16000, **options)
+    soundfile.write(second, noise(8000), 16000, **options)
+    joined = tmp_path / name
+    joined.write_bytes(first.read_bytes() + second.read_bytes())
+    size = first.stat().st_size
+    assert reason(first) is reason(second) is None
+    assert (reason(joined) or "").startswith(f"is several files one after another: the next begins at byte {size}")
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        tar.add(joined, name)
+    with tarfile.open(tmp_path / "s.tar") as tar:
+        member = tar.getmember(name)
+    archived = tmp_path / f"s.tar::bytes={member.offset_data}+{member.size}"
+    assert f"the next begins at byte {size}" in (reason(archived) or "")
+
+
+def test_an_mp3_that_another_follows_closely_is_read_whole(tmp_path: Path):
+    """The second is as short as the tags that may stand behind the first, 2 kB."""
+    for number, seconds in enumerate((4, 1)):
+        soundfile.write(tmp_path / f"{number}.mp3", noise(8000 * seconds), 8000, compression_level=0.99)
+    first, second = ((tmp_path / f"{number}.mp3").read_bytes() for number in range(2))
+    assert len(second) < SLACK
+    (tmp_path / "tagged.mp3").write_bytes(first + b"TAG" + bytes(125))
+    (tmp_path / "a.mp3").write_bytes(first + second)
+    alone, tagged, both = inspect([tmp_path / name for name in ("0.mp3", "tagged.mp3", "a.mp3")], workers=1)
+    assert tagged.seconds == alone.seconds
+    assert 1 <= both.seconds - alone.seconds < 1.5, "with the frames that a coder adds"
+
+
+def test_a_flac_without_its_length_is_named(tmp_path: Path):
+    soundfile.write(tmp_path / "a.flac", noise(16000), 16000)
+    data = bytearray((tmp_path / "a.flac").read_bytes())
+    data[21] &= 0xF0
+    data[22:26] = bytes(4)  # samples in the stream: 0, not known
+    (tmp_path / "a.flac").write_bytes(data)
+    assert "its header does not say how long it is" in (reason(tmp_path / "a.flac") or "")

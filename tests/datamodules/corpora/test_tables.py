@@ -13,6 +13,7 @@ import soundfile
 from lhotse import CutSet
 
 from datamodules.corpora import folder
+from datamodules.corpora.tables import read_table
 from datamodules.errors import DataError
 from tests.datamodules.recordings import DEFAULTS, prepared, sound, table, tone
 
@@ -189,3 +190,29 @@ def test_what_is_written_is_ascii_whatever_the_locale(tmp_path: Path):
     cuts = read(tmp_path, "m.csv", "path,caption\na.wav,Eine Glocke tönt.\n")
     assert captions(cuts["a.wav"]) == ["Eine Glocke tönt."]
     assert gzip.decompress((tmp_path / "out/cuts.jsonl.gz").read_bytes()).isascii()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("m.csv", 'path,caption\na.wav, "rain"\n', "line 2: .* is quoted behind a blank"),
+        ("m.csv", 'path,caption\na.wav, "rain, thunder"\n', "line 2: 3 fields .*no blank before them"),
+        ("m.tsv", 'path\tcaption\na.wav\t"rain\tthunder"\n', "line 2: 3 fields .*A TSV has no quoting"),
+        ("m.jsonl", '{"path": "a.wav", "caption": "x", "caption": "y"}\n', "line 1: .*'caption' comes 2 times"),
+        ("m.ndjson", '{"path": "a.wav", "path": "b.wav"}\n', "line 1: .*'path' comes 2 times"),
+        ("m.json", '[{"path": "a.wav"}]', "one a line, and call it .jsonl"),
+        ("m.xlsx", "PK", "Save the sheet as CSV"),
+        ("m.parquet", "PAR1", "stage prepare huggingface"),
+    ],
+)
+def test_what_would_be_lost_is_refused_with_its_cure(tmp_path: Path, name: str, text: str, message: str):
+    (tmp_path / "a.wav").touch()
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_table(tmp_path, tmp_path / name)
+
+
+def test_a_quotation_behind_a_blank_of_a_quoted_field_is_text(tmp_path: Path):
+    (tmp_path / "a.wav").touch()
+    (tmp_path / "m.csv").write_text('path,caption\na.wav," ""rain"" he said"\n')
+    assert read_table(tmp_path, tmp_path / "m.csv")[0].values["caption"] == '"rain" he said'

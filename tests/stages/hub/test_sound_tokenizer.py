@@ -1,9 +1,11 @@
 """A trained tokenizer by hand: what it encodes is what the cache holds; batches, streams and saved copies agree."""
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -155,6 +157,28 @@ def test_a_saved_copy_is_the_same_without_its_run(tokenizer: SoundTokenizer, run
     assert (copy.bitrate, copy.token_rate) == (tokenizer.bitrate, tokenizer.token_rate)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_sound_that_is_not_finite_is_refused_with_its_sample(tokenizer: SoundTokenizer, value: float):
+    wave = sound(1.0, channels=2)
+    wave[1, 77] = value
+    message = "1 of its samples are NaN or infinite, the first is sample 77 of channel 1"
+    for given in (wave, wave.numpy()):
+        with pytest.raises(ValueError, match=f"sound 1: {message}"):
+            tokenizer.encode([sound(1.0), given], 44100)
+    with pytest.raises(ValueError, match="waveform: 1 of its samples"):
+        tokenizer.stream().push(wave[1:])
+
+
+@pytest.mark.parametrize("rate", [0, -1, 44100.5, math.nan, math.inf])
+def test_a_rate_that_is_none_is_refused(tokenizer: SoundTokenizer, rate: float):
+    with pytest.raises(ValueError, match=f"sample_rate {rate}; a whole number of Hz"):
+        tokenizer.encode([sound(1.0)], rate)  # type: ignore[arg-type]
+
+
+def test_a_rate_may_be_a_float_of_a_whole_number(tokenizer: SoundTokenizer):
+    assert tokenizer.encode([sound(1.0)], 44100.0) == tokenizer.encode([sound(1.0)], np.int64(44100))  # type: ignore[arg-type]
+
+
 def test_what_is_no_tokenizer_and_no_sound_is_refused(tokenizer: SoundTokenizer, run: Path, tmp_path: Path):
     with pytest.raises(ValueError, match="a run of the stage cache; one of tokenizer is allowed"):
         SoundTokenizer.from_pretrained(run / "cache")
@@ -166,5 +190,9 @@ def test_what_is_no_tokenizer_and_no_sound_is_refused(tokenizer: SoundTokenizer,
         tokenizer.encode([torch.zeros(7, 100)], 44100)
     with pytest.raises(ValueError, match="length 0"):
         tokenizer.decode([[1], []])
+    size = tokenizer.codebook_size
+    for codes in ([0, size], [-1, 0]):
+        with pytest.raises(ValueError, match=f"sound 1: codes from {min(codes)} to {max(codes)}; 0 to {size - 1} are"):
+            tokenizer.decode([[0], codes])
     with pytest.raises(ValueError, match=r"\(1, T\) at 44100 Hz is allowed"):
         tokenizer.stream().push(torch.zeros(2, 100))
