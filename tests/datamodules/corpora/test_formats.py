@@ -1,6 +1,5 @@
 """The field's formats are read in place: the same recordings, as files or in archives, are the same cuts."""
 
-import io
 import json
 import shutil
 import sys
@@ -13,21 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-from lhotse import AudioSource, CutSet, MonoCut, Recording, SupervisionSegment
-from lhotse.shar import SharWriter
+from lhotse import AudioSource, CutSet, MonoCut, Recording
 
 from datamodules import sound_files
 from datamodules.audio import load_sound
 from datamodules.corpora import folder, formats
 from datamodules.corpora.tables import MetadataRow
 from datamodules.errors import DataError
+from tests.datamodules.formats import ROWS, lhotse_cuts, parquet, shar, webdataset
 from tests.datamodules.recordings import DEFAULTS, sound, table
 
 RATE, SECONDS = 8000, 0.5
-ROWS = [
-    {"path": f"{name}.wav", "caption": f"the sound {name}", "label": label, "split": split}
-    for name, label, split in (("a", "dog", "train"), ("b", "cat", "train"), ("c", "dog", "test"))
-]
 
 
 @pytest.fixture
@@ -46,48 +41,6 @@ def in_files(clips: Path, out: Path) -> list[Any]:
 def prepared(read: formats.FormatRows, out: Path) -> list[Any]:
     folder.prepare_folder(read.root, Path("format"), out, read.rows, **DEFAULTS)
     return list(CutSet.from_file(out / "cuts.jsonl.gz"))
-
-
-def webdataset(clips: Path, to: Path) -> str:
-    """Two shards, the second with one sound."""
-    to.mkdir()
-    for number, rows in enumerate((ROWS[:2], ROWS[2:])):
-        with tarfile.open(to / f"shard-{number:02d}.tar", "w") as tar:
-            for row in rows:
-                tar.add(clips / row["path"], row["path"])
-                content = json.dumps({key: row[key] for key in row if key != "path"}).encode()
-                member = tarfile.TarInfo(row["path"].replace(".wav", ".json"))
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
-    return str(to / "shard-{00..01}.tar")
-
-
-def parquet(clips: Path, to: Path) -> str:
-    """A file a split, a row group a row, classes by number, as `datasets` writes them."""
-    to.mkdir()
-    features = {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}, "audio": {"_type": "Audio"}}
-    for split in ("train", "test"):
-        rows = [row for row in ROWS if row["split"] == split]
-        columns = {
-            "audio": [{"bytes": (clips / row["path"]).read_bytes(), "path": row["path"]} for row in rows],
-            "text": [row["caption"] for row in rows],
-            "label": [["cat", "dog"].index(row["label"]) for row in rows],
-        }
-        metadata = {"huggingface": json.dumps({"info": {"features": features}})}
-        written = pa.table(columns).replace_schema_metadata(metadata)
-        pq.write_table(written, to / f"{split}-00000-of-00001.parquet", row_group_size=1)
-    return str(to)
-
-
-def lhotse_cuts(clips: Path) -> CutSet:
-    cuts = []
-    for row in ROWS:
-        recording = Recording.from_file(clips / row["path"], recording_id=row["path"].removesuffix(".wav"))
-        cut = recording.to_cut().with_id(recording.id)
-        cut.supervisions = [SupervisionSegment(f"{cut.id}-0", recording.id, 0, cut.duration, text=row["caption"])]
-        cut.custom = {"label": row["label"], "split": row["split"]}
-        cuts.append(cut)
-    return CutSet.from_cuts(cuts)
 
 
 def contents(cuts: list[Any]) -> dict[str, tuple[Any, ...]]:
@@ -117,12 +70,7 @@ def test_the_same_clips_are_the_same_cuts_and_the_same_sound(clips: Path, tmp_pa
 
 
 def test_shar_has_the_same_samples(clips: Path, tmp_path: Path):
-    """Lhotse encodes each cut anew: other bytes, and the same samples."""
-    (tmp_path / "shar").mkdir()
-    with SharWriter(str(tmp_path / "shar"), fields={"recording": "flac"}, shard_size=2) as writer:
-        for cut in lhotse_cuts(clips):
-            writer.write(cut)
-    read = formats.read_lhotse(tmp_path / "shar", {})
+    read = formats.read_lhotse(Path(shar(clips, tmp_path / "shar")), {})
     files, cuts = in_files(clips, tmp_path / "data/files"), prepared(read, tmp_path / "data/shar")
     captions = {cut.id: [sup.text for sup in cut.supervisions] for cut in files}
     assert {cut.id: [sup.text for sup in cut.supervisions] for cut in cuts} == captions
