@@ -265,8 +265,11 @@ def _keep_finished_before_longer(stage: str, folder: Path, conf: StageConf) -> N
     receipt = receipts.read(folder)
     if receipt is None or _changed_inputs(conf, receipt["parents"], receipt["corpora"]):
         return
-    if changed_source(stage, conf, (receipt.get("init_from") or {}).get("artifact_hash")):
-        return
+    if changed := changed_source(stage, conf, (receipt.get("init_from") or {}).get("artifact_hash")):
+        raise UsageError(
+            f"{folder} is finished, and was begun with something else:\n  {changed[0]}\nGive the old --init_from to keep it, "
+            "--restart to begin again (it is kept), or another --experiment=NAME."
+        )
     moved = moved_end(stage, folder, receipt["conf"], conf, finished=True)
     if moved is None:
         return

@@ -132,3 +132,17 @@ def test_the_run_that_it_starts_from_is_part_of_what_a_run_is(written: WrittenEx
     (written.root / "elsewhere/receipt.json").write_text(json.dumps({**receipt, "artifact_hash": "0" * 64}))
     with pytest.raises(ValueError, match=r"the run of init_from: [0-9a-f]{12} -> 000000000000"):
         check_unfinished("tokenizer", same)
+
+
+def test_a_finished_run_is_not_begun_again_from_other_weights_without_asking(written: WrittenExperiment):
+    written.make("latents", "a")
+    written.make("tokenizer", "source")
+    moved = written.root / "moved"
+    written.root.joinpath("runs/demo/tokenizer").rename(moved)
+    written.make("tokenizer", "plain")
+    conf = dataclasses.replace(written.conf("tokenizer"), init_from=str(moved))
+    with pytest.raises(ValueError, match=r"is finished.*\n  the run of init_from: none -> [0-9a-f]{12}\n.*--restart"):
+        begin_run("tokenizer", conf, False)
+    assert (written.root / "runs/demo/tokenizer/receipt.json").exists()
+    begin_run("tokenizer", conf, True)
+    assert not (written.root / "runs/demo/tokenizer/receipt.json").exists()
