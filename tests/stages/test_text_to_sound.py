@@ -49,7 +49,7 @@ def test_it_goes_on_from_openaqas_adapter_and_leaves_it(stage, tones: Path, whol
 
 def test_sound_is_written_by_it_and_questions_are_answered_by_openaqa(stage, whole: Path, spoken: Path):
     """The page's sounds and its caption gap are of the one, the answers of the other."""
-    assert stage("run", "evaluate", "--experiment=spoken", "--examples.after=text_to_sound") == 0
+    assert stage("run", "evaluate", "--experiment=spoken", "--examples.after=text_to_sound", "--restart") == 0
     made, plain = (json.loads((run / "evaluate/artifact/report.json").read_text()) for run in (spoken, whole))
     assert made["questions"] == plain["questions"] and made["captions"] == plain["captions"]
     writes = receipts.read(spoken / "text_to_sound")
