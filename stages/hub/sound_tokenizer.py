@@ -194,10 +194,10 @@ class SoundTokenizer:
         }
         if any(not len(one) for one in codes):
             raise UsageError("codes of length 0: a sound has at least one code")
-        for index, one in enumerate(codes):
-            if not 0 <= min(one) <= max(one) < self.codebook_size:
+        for index, given in enumerate(codes):
+            if not 0 <= min(given) <= max(given) < self.codebook_size:
                 raise UsageError(
-                    f"sound {index}: codes from {min(one)} to {max(one)}; 0 to {self.codebook_size - 1} are allowed"
+                    f"sound {index}: codes from {min(given)} to {max(given)}; 0 to {self.codebook_size - 1} are allowed"
                 )
         waveforms: list[Tensor] = []
         for start in range(0, len(codes), batch_size):
