@@ -1,14 +1,14 @@
-"""Sound and spectrograms of fixed validation clips to TensorBoard: original, through a VAE, through the tokens."""
+"""Sound and spectrograms of fixed validation clips to the loggers: original, through a VAE, through the tokens."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from torch import Tensor
 
 from callbacks import spectrogram_image
+from callbacks.loggers import add_picture, add_sound
 
 
 class Samples(L.Callback):
@@ -26,7 +26,7 @@ class Samples(L.Callback):
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: Any, outputs: object, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        if batch_idx or not trainer.is_global_zero or trainer.logger is None or not self.clips:
+        if batch_idx or not trainer.is_global_zero or not trainer.loggers or not self.clips:
             return
         for name, waveforms in self.sounds(pl_module, batch):
             for clip, waveform in zip(batch.ids[: self.clips], waveforms, strict=True):
@@ -69,10 +69,7 @@ def _cut(waveform: Tensor, lengths: list[int]) -> list[Tensor]:
 
 def show(trainer: L.Trainer, name: str, waveform: Tensor, sample_rate: int) -> None:
     """waveform (C, T) at sample_rate Hz: the mean of its channels as sound, as loud as can be, and as a picture."""
-    logger: Any = trainer.logger
-    board = logger.experiment
     sound = waveform.mean(0).float().cpu()
     sound = sound / sound.abs().max().clamp(min=1e-5)
-    board.add_audio(name, sound, trainer.global_step, sample_rate)
-    picture = np.asarray(spectrogram_image.image(sound, sample_rate).convert("RGB"))
-    board.add_image(name, picture, trainer.global_step, dataformats="HWC")
+    add_sound(trainer.loggers, name, sound, sample_rate, trainer.global_step)
+    add_picture(trainer.loggers, name, spectrogram_image.image(sound, sample_rate), trainer.global_step)

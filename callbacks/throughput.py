@@ -61,9 +61,11 @@ class ThroughputLog(L.Callback):
         for name, count in {"items": len(batch.ids), **counted}.items():
             self.counts[name] = self.counts.get(name, 0) + count
         step = trainer.global_step
-        if step == self.step or step % trainer.log_every_n_steps or trainer.logger is None:
+        if step == self.step or step % trainer.log_every_n_steps or not trainer.loggers:
             return
-        trainer.logger.log_metrics(self._values(trainer, getattr(pl_module, "gradient_factor", 1.0)), step)
+        values = self._values(trainer, getattr(pl_module, "gradient_factor", 1.0))
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step)
         self._begin(step)
 
     def _values(self, trainer: L.Trainer, gradient_factor: Any) -> dict[str, float]:

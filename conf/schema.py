@@ -52,6 +52,7 @@ OPERATIONAL = (
     "data.num_workers",
     "trainer.accelerator",
     "trainer.log_every_n_steps",
+    "trainer.logger",
     "checkpoints",
     "limits",
     "sample_clips",

@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
+from callbacks.loggers import add_text
 from conf import plain
 from conf.errors import UsageError
 from conf.sections.language import LanguageConf
@@ -165,7 +166,7 @@ class Language(TrainingStage):
             )
             if self.trainer.is_global_zero:
                 log.info("%s: curriculum: %s, %d items", self.stage, text, len(self.data.train_items[now.number]))
-                self.logger.experiment.add_text("train/curriculum", text, step)  # type: ignore[union-attr]
+                add_text(self.loggers, "train/curriculum", text, step)
 
     def counted(self, batch: PlannedBatch) -> dict[str, Tensor | float]:
         """For the log of the throughput. Operations without attention, a twentieth at these lengths."""

@@ -57,6 +57,9 @@ class FitTrainerConf(TrainerConf):
 
     max_steps: int = about("optimizer steps of the whole training", 1)
     log_every_n_steps: int = about("optimizer steps between two values in the log", 1)
+    logger: list[Literal["tensorboard", "csv", "wandb", "mlflow"]] = about(
+        "where numbers, sounds and pictures of the training are shown, as [tensorboard, wandb]; []: nowhere"
+    )
     val_check_interval: int = about("training batches between two validations", 1)
     limit_val_batches: int = about("batches of a validation, at most", 0)
 

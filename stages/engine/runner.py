@@ -19,7 +19,7 @@ import lightning as L
 import torch
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator, XLAAccelerator
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment
 
 from callbacks.checkpoints import NewestCheckpoints, WholeCheckpointIO
@@ -36,7 +36,7 @@ from conf.sections.common import StageConf, TrainerConf, TrainingStageConf
 from datamodules.atomic_files import whole_file
 from datamodules.sampler import end_workers
 from stages.base import Stage, TrainingStage
-from stages.engine import devices, failures
+from stages.engine import devices, failures, loggers
 from stages.engine.distributed import long_barrier
 from stages.hub import weights
 from stages.runs import failures as run_failures
@@ -102,7 +102,11 @@ def _run(stage: str, conf: StageConf, stop: Stop, restart: bool, begun: Callable
     name, _, attribute = graph.target(stage, conf).partition(":")
     module: Stage = getattr(importlib.import_module(name), attribute)(stage, conf, parents, folder)
     watch = RankWatch(stage)
-    trainer = _trainer(stage, conf, folder, module, stop, watch, chosen.value)
+    logs: list[Logger] = []
+    if module.trains:
+        assert isinstance(conf, TrainingStageConf)
+        logs = loggers.make_loggers(stage, conf, folder, restart)
+    trainer = _trainer(stage, conf, folder, module, stop, watch, chosen.value, logs)
     _check_world_size(trainer)
     if first:
         # bad data has been refused by now: nothing is moved or written for it
@@ -111,6 +115,7 @@ def _run(stage: str, conf: StageConf, stop: Stop, restart: bool, begun: Callable
         starts.note(folder, _start(conf, trainer, chosen.value))
         if conf.trainer.precision == "auto":
             devices.keep(folder, chosen)
+        loggers.begin_logs(logs, conf, folder)
         if not module.trains:
             _prediction(trainer).clear()
     _meet(trainer)
@@ -203,20 +208,25 @@ def _start(conf: StageConf, trainer: L.Trainer, precision: str) -> Start:
 
 
 def _trainer(
-    stage: str, conf: StageConf, folder: Path, module: Any, stop: Stop, watch: RankWatch, precision: str
+    stage: str,
+    conf: StageConf,
+    folder: Path,
+    module: Any,
+    stop: Stop,
+    watch: RankWatch,
+    precision: str,
+    logs: list[Logger],
 ) -> L.Trainer:
     _check_devices(stage, conf.trainer)
-    arguments: dict[str, Any] = plain(conf.trainer) | {"precision": precision}
+    arguments: dict[str, Any] = plain(conf.trainer) | {"precision": precision, "logger": logs}
     arguments["accelerator"] = devices.accelerator(conf.trainer)
     if arguments["strategy"] == "ddp" or (
         arguments["strategy"] == "auto" and (arguments["devices"], arguments["num_nodes"]) != (1, 1)
     ):
         arguments["strategy"] = getattr(module, "strategy", arguments["strategy"])
     callbacks: list[Callback] = [*module.callbacks(), watch]
-    logger: TensorBoardLogger | bool = False
     if isinstance(module, TrainingStage):
         assert isinstance(conf, TrainingStageConf)
-        logger = TensorBoardLogger(folder, name="tensorboard", version="")
         checkpoints = NewestCheckpoints(
             folder / "checkpoints", **plain(conf.checkpoints), kept=last_step_before_decay(conf)
         )
@@ -236,7 +246,6 @@ def _trainer(
     trainer = L.Trainer(
         **arguments,
         default_root_dir=folder,
-        logger=logger,
         callbacks=callbacks,
         plugins=plugins,
         use_distributed_sampler=False,
