@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 from PIL import Image
 from torch import Tensor
 
 
-def add_sound(loggers: Iterable[Logger], name: str, waveform: Tensor, sample_rate: int, step: int) -> None:
+def add_sound(loggers: Iterable[object], name: str, waveform: Tensor, sample_rate: int, step: int) -> None:
     """waveform (T) on the CPU at sample_rate Hz, 1 is full scale. A CSV file shows none."""
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
@@ -25,7 +25,7 @@ def add_sound(loggers: Iterable[Logger], name: str, waveform: Tensor, sample_rat
                 logger.experiment.log_artifact(logger.run_id, str(path), f"sound/{name}")
 
 
-def add_picture(loggers: Iterable[Logger], name: str, picture: Image.Image, step: int) -> None:
+def add_picture(loggers: Iterable[object], name: str, picture: Image.Image, step: int) -> None:
     picture = picture.convert("RGB")
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
@@ -36,11 +36,11 @@ def add_picture(loggers: Iterable[Logger], name: str, picture: Image.Image, step
             logger.experiment.log_image(logger.run_id, picture, artifact_file=f"pictures/{name}/step_{step}.png")
 
 
-def add_text(loggers: Iterable[Logger], name: str, text: str, step: int) -> None:
+def add_text(loggers: Iterable[object], name: str, text: str, step: int) -> None:
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.experiment.add_text(name, text, step)
         elif isinstance(logger, WandbLogger):
-            logger.log_text(name, columns=["step", "text"], data=[[step, text]], step=step)
+            logger.log_text(name, columns=["step", "text"], data=[[str(step), text]], step=step)
         elif isinstance(logger, MLFlowLogger):
             logger.experiment.log_text(logger.run_id, text, f"{name}/step_{step}.txt")

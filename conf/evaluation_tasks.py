@@ -1,6 +1,7 @@
 """Evaluation tasks: by name, of conf/tasks/, or from a YAML file of your own. No torch here."""
 
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -13,7 +14,7 @@ from conf.suggest import allowed
 from conf.typed_values import as_written
 
 ROOT = Path(__file__).parent / "tasks"
-LATER: dict[str, object] = {"groups": []}  # keys that a task file of one's own, which was written before them, has not
+LATER: dict[str, Any] = {"groups": []}  # keys that a task file of one's own, which was written before them, has not
 
 
 def names() -> list[str]:
@@ -30,7 +31,7 @@ def task(name: str) -> EvaluationTask:
     if "labels" in values:  # a label is text, in a list or a mapping
         values["labels"] = as_written(str, values["labels"], written["labels"])
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(EvaluationTask), {"name": path.stem, **LATER}, values)
+        merged = OmegaConf.merge(OmegaConf.structured(EvaluationTask), dict(LATER, name=path.stem), values)
         chosen = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise UsageError(f"{path}: {yaml_files.first_line(error)}") from None

@@ -23,8 +23,8 @@ def share_that_needs_sound(
     index = {source: number for number, source in enumerate(sources)}
     sums = torch.zeros(len(counted), 2, len(sources), dtype=torch.float64)  # right, answered
     for condition, answers in zip(sums, counted.values(), strict=True):
-        for source, right in answers:
-            condition[:, index[source]] += torch.tensor([float(right), 1.0], dtype=torch.float64)
+        for source, is_right in answers:
+            condition[:, index[source]] += torch.tensor([float(is_right), 1.0], dtype=torch.float64)
     first = list(counted).index(with_sound)
 
     def share(times: Tensor) -> Tensor:
