@@ -77,15 +77,20 @@ def score(
         conditions = {name: _captions(task, some, tools, samples, seed) for name, some in asked.items()}
         return report | {"conditions": conditions, "baselines": {}}
     reader = AnswerReader(task, labels, tools)
-    judged = {name: [Judged(row, reader(row), reader.is_right(row)) for row in some] for name, some in asked.items()}
     train = list(train)
     if task.ask == "labels":
         report |= {
             "labels": len(labels),
-            "conditions": {name: _labels(task, some, reader, samples, seed) for name, some in judged.items()},
             "baselines": label_baselines(task, asked.get("with_sound", []), labels, train, samples, seed),
         }
-        return report if "mean_average_precision" in task.metrics else report | _needs_sound(judged, samples, seed)
+        if "mean_average_precision" in task.metrics:  # each label has a score, and no answer is right or wrong
+            return report | {
+                "conditions": {name: _ranking(some, reader, samples, seed) for name, some in asked.items()}
+            }
+    judged = {name: [Judged(row, reader(row), reader.is_right(row)) for row in some] for name, some in asked.items()}
+    if task.ask == "labels":
+        conditions = {name: _labels(task, some, reader, samples, seed) for name, some in judged.items()}
+        return report | {"conditions": conditions} | _needs_sound(judged, samples, seed)
     guess = BestGuess(train)
     groups: dict[str, Row] = {}
     for name in (None, *sorted({one.row["kind"] for part in judged.values() for one in part}), *_values(task, rows)):
@@ -128,21 +133,23 @@ def _needs_sound(judged: Mapping[str, Sequence[Judged]], samples: int, seed: int
     return {"needs_sound": asdict(share_that_needs_sound(counted, samples, seed))} if len(counted) > 1 else {}
 
 
+def _ranking(rows: Sequence[Row], reader: AnswerReader, samples: int, seed: int) -> Row:
+    right = [[reader.names.get(reader.key(name), name) for name in row["references"]] for row in rows]
+    ranked, sources = [reader.scores(row) for row in rows], [row["source"] for row in rows]
+    precision = _mean_average_precision(ranked, right, list(reader.names.values()), sources, samples, seed)
+    return {"mean_average_precision": precision}
+
+
 def _labels(task: EvaluationTask, judged: Sequence[Judged], reader: AnswerReader, samples: int, seed: int) -> Row:
     rows = [one.row for one in judged]
     sources = [row["source"] for row in rows]
-    names = list(reader.names.values())
-    if "mean_average_precision" in task.metrics:
-        ranked = [reader.scores(row) for row in rows]
-        right = [[reader.names.get(reader.key(name), name) for name in row["references"]] for row in rows]
-        return {"mean_average_precision": _mean_average_precision(ranked, right, names, sources, samples, seed)}
     scores = _answers(task, judged, reader, samples, seed)
     read = [one.reading.label for one in judged]
     answers = [reader.reference(row) for row in rows]
     if "macro_f1" in task.metrics:
         scores["macro_f1"] = asdict(_macro_f1(read, answers, sources, samples, seed))
     if "confusion" in task.metrics:
-        scores["confusion"] = classification.confusion(read, answers, names)._asdict()
+        scores["confusion"] = classification.confusion(read, answers, list(reader.names.values()))._asdict()
     return scores
 
 

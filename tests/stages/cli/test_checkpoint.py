@@ -50,7 +50,7 @@ def test_a_tokenizer_is_used_before_its_end(stage, tones: Path, copy_of_whole, c
     assert codes["tokenizer"] == hash_of(folder / "tokenizer.step-00000004")
     assert main([*encode[:2], "--checkpoint=last", "--experiment=nobody"]) == 1
     assert re.search(r"no tokenizer with a checkpoint in runs/nobody\. .*half", capsys.readouterr().err)
-    assert stage("run", "latents", "--experiment=half", "--fit_recordings=2") == 0
+    assert stage("run", "latents", "--experiment=half", "--fit_recordings=2", "--restart") == 0
     assert main([*encode, "--checkpoint=8"]) == 1
     assert "its parent latents changed: its checkpoints belong to" in capsys.readouterr().err
 

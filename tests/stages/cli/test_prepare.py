@@ -99,7 +99,8 @@ def test_recordings_are_prepared(folder: Path, capsys: pytest.CaptureFixture[str
     recordings(folder)
     assert main(PREPARE) == 0
     assert "mine" in capsys.readouterr().out
-    assert sorted(path.name for path in (folder / "data" / "mine").iterdir()) == ["cuts.jsonl.gz", "receipt.json"]
+    names = ["cuts.jsonl.gz", "inspected.jsonl", "receipt.json"]
+    assert sorted(path.name for path in (folder / "data" / "mine").iterdir()) == names
 
 
 @pytest.mark.parametrize("value", ["1.10", "01", "2024_01_05", "on", "null", "1e3", "0x10"])
