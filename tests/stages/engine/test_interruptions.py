@@ -79,7 +79,7 @@ ALL = (
     *(Case(stage, how, 1) for stage, how in product((*CHUNKS, *ROWS), STATUS)),
     *(Case(stage, how, 1, 0, 2, rank) for stage, how, rank in product((*CHUNKS, *ROWS), (signal.SIGTERM,), (0, 1))),
 )
-CASES = [*COVERING, *(pytest.param(case, marks=pytest.mark.slow) for case in ALL if case not in COVERING)]
+CASES = [*COVERING, *(pytest.param(case, marks=pytest.mark.matrix) for case in ALL if case not in COVERING)]
 
 
 def command(case: Case, experiment: str) -> list[str]:

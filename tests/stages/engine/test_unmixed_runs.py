@@ -97,7 +97,7 @@ BY_DEFAULT = {
     ("evaluate", "configuration"),
     ("rehearsal", "configuration"),
 }
-MARKED = [cell if cell in BY_DEFAULT else pytest.param(*cell, marks=pytest.mark.slow) for cell in CELLS]
+MARKED = [cell if cell in BY_DEFAULT else pytest.param(*cell, marks=pytest.mark.matrix) for cell in CELLS]
 
 
 def files(folder: Path) -> dict[str, bytes]:
