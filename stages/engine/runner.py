@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -215,10 +215,10 @@ def _trainer(
     stop: Stop,
     watch: RankWatch,
     precision: str,
-    logs: list[Logger],
+    logs: Sequence[Logger] = (),
 ) -> L.Trainer:
     _check_devices(stage, conf.trainer)
-    arguments: dict[str, Any] = plain(conf.trainer) | {"precision": precision, "logger": logs}
+    arguments: dict[str, Any] = plain(conf.trainer) | {"precision": precision, "logger": list(logs)}
     arguments["accelerator"] = devices.accelerator(conf.trainer)
     if arguments["strategy"] == "ddp" or (
         arguments["strategy"] == "auto" and (arguments["devices"], arguments["num_nodes"]) != (1, 1)

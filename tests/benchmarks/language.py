@@ -121,7 +121,7 @@ def _our_trainer(module: Language, steps: int) -> Callable[[], Speed]:
                 self.begun, self.speed = time.process_time(), Speed(0, 0, 0.0)
             else:
                 tokens = self.speed.useful + sum(useful[name.split("_dup")[0]] for name in batch.ids)
-                computed = self.speed.computed + batch.input_ids.numel()
+                computed = self.speed.computed + batch.positions
                 self.speed = Speed(tokens, computed, time.process_time() - self.begun)
 
     def way() -> Speed:

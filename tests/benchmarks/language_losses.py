@@ -88,13 +88,14 @@ def measured(
         ]
         for rows, cuts in ((coded, train), (held_out, test))
     ]
-    features = [
-        torch.stack([code_histogram(codes, quantizer.codebook_size, quantizer.levels) for codes, _ in part])
-        for part in labelled
-    ]
     labels = [[label for _, label in part] for part in labelled]
-    several = len(set(labels[0])) > 1 and labels[1]
-    probe = 100 * linear_probe(features[0], labels[0], features[1], labels[1]) if several else math.nan
+    probe = math.nan
+    if len(set(labels[0])) > 1 and labels[1]:
+        features = [
+            torch.stack([code_histogram(codes, quantizer.codebook_size, quantizer.levels) for codes, _ in part])
+            for part in labelled
+        ]
+        probe = 100 * linear_probe(features[0], labels[0], features[1], labels[1])
     agreement = sum(slice_agreement(tokenizer, cut) for cut in test) / len(test)
     return entropy, bits_predicted(tokenizer, coded, held_out, steps), probe, 100 * agreement
 

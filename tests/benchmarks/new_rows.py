@@ -57,7 +57,7 @@ def _losses(options: argparse.Namespace, way: str, seed: int) -> tuple[float, fl
     L.seed_everything(seed, verbose=False)
     module = Language("caption", conf, graph.parents("caption", conf), options.run)
     trainer = L.Trainer(
-        **plain(conf.trainer) | {"precision": precision(conf, options.run).value}, logger=False, enable_checkpointing=False,
+        **plain(conf.trainer) | {"precision": precision(conf, options.run).value, "logger": False}, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,
         check_val_every_n_epoch=None, max_epochs=-1, inference_mode=False,
     )  # fmt: skip

@@ -120,7 +120,7 @@ def _row(options: argparse.Namespace, judge: Judge, change: str) -> None:
     if folder := options.adapter or (options.run / start / "artifact" if start else None):
         module.language.load_trainable_state(artifacts.load(folder)[1])
     trainer = L.Trainer(
-        **plain(conf.trainer) | {"precision": precision(conf, options.run).value}, logger=False, enable_checkpointing=False,
+        **plain(conf.trainer) | {"precision": precision(conf, options.run).value, "logger": False}, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,
         check_val_every_n_epoch=None, max_epochs=-1, inference_mode=False,
         callbacks=[PrintedGap()],

@@ -129,7 +129,7 @@ def test_a_cache_goes_on_with_other_captions_and_clips(folder: Path, whole: Path
     with table.open("a") as file:
         file.write("again.ogg,heard before,,,,train\n")
     prepare(folder, without("03"))
-    run("latents", "one")
+    run("latents", "one", "--recordings_per_chunk=8")
     receipt = run("cache", "one", "--batch_size=4")
     assert before.items() <= files(folder / "runs/one/cache").items(), "nothing is encoded twice"
     assert receipt["metrics"]["recordings"] == 24 and receipt["metrics"]["duplicates"] == 1
