@@ -151,7 +151,7 @@ class LanguageLossesConf:
         "semantic: the LLM whose hidden states stand for captions or labels, named as in model.source"
     )
     layer: float = about("semantic: which part of its layers they come after", 0.0, 1.0)
-    memory: int = about("semantic: other texts that a sound's own is told from, drawn at each step", 1, 1 << 20)
+    memory: int = about("semantic: other texts that a sound's own is contrasted with, drawn at each step", 1, 1 << 20)
     temperature: float = about("semantic: of the cosines", 1e-4, 1e4)
     predictor: PredictorConf = about("prediction: the transformer")
     noise: float = about("consistency: standard deviation of the noise, of a latent channel's", 0.0, 100.0)
