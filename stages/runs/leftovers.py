@@ -1,6 +1,6 @@
-"""What `stage clean` may remove of an experiment: earlier runs in `.old`, and what killed processes left half-written. No torch here.
+"""What `stage clean` may remove of an experiment: earlier runs in `.old`, runs that stand for a checkpoint, and what killed processes left half-written.
 
-An earlier run stays where something still needs it: a run that takes over its chunks, a run that reads it as a parent
+No torch here. A run stays where something still needs it: a run that takes over its chunks, a run that reads it as a parent
 by its path, or one that was made from its artifact, which no other run has.
 """
 
@@ -43,14 +43,19 @@ def leftovers(runs: Path, experiments: Iterable[str]) -> list[Leftover]:
     """Of these experiments; what needs them is looked for in all experiments of the folder `runs`."""
     current = list(_runs(runs))
     removable: list[Leftover] = []
+
+    def add(folder: Path, stage: str, about: str) -> None:
+        removable.append(Leftover(folder, stage, about, _needed_by(folder, stage, current)))
+
     for name in experiments:
         for folder in sorted((runs / name / OLD).glob("*-[0-9]*")):
             stage = folder.name.rpartition("-")[0]
-            removable.append(
-                Leftover(folder, stage, f"earlier run, {_about(folder)}", _needed_by(folder, stage, current))
-            )
+            add(folder, stage, f"earlier run, {_about(folder)}")
         for stage in STAGES:
+            for folder in sorted((runs / name).glob(f"{stage}.step-[0-9]*")):
+                add(folder, stage, "made from a checkpoint, which --checkpoint makes again")
             parts = [path for pattern in HALF_WRITTEN for path in (runs / name / stage).glob(pattern)]
+            parts += (runs / name).glob(f".{stage}.step-*")
             removable += [Leftover(path, stage, "half-written") for path in sorted(parts)]
     return removable
 
@@ -69,7 +74,8 @@ def freed(paths: Iterable[Path]) -> int:
 
 
 def _runs(runs: Path) -> Iterator[_Run]:
-    for folder in (path for stage in STAGES for path in runs.glob(f"*/{stage}") if path.is_dir()):
+    patterns = [f"*/{stage}{step}" for stage in STAGES for step in ("", ".step-[0-9]*")]
+    for folder in (path for pattern in patterns for path in runs.glob(pattern) if path.is_dir()):
         receipt = receipts.read(folder)
         identity = None if receipt else read_identity(folder)
         parents = receipt["parents"] if receipt else identity.parents if identity else {}
@@ -83,7 +89,7 @@ def _runs(runs: Path) -> Iterator[_Run]:
 def _needed_by(folder: Path, stage: str, current: list[_Run]) -> str:
     receipt = receipts.read(folder)
     artifact_hash = receipt["artifact_hash"] if receipt else None
-    is_elsewhere = any(run.artifact_hash == artifact_hash for run in current)
+    is_elsewhere = any(run.artifact_hash == artifact_hash for run in current if run.folder != folder)
     for run in current:
         if run.earlier == folder.name and run.folder.parent == folder.parents[1]:
             return f"{run.name} takes over its chunks"

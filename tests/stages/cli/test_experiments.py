@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,29 @@ def test_clean_keeps_what_something_needs(house: WrittenExperiment, capsys):
     table = cells(capsys.readouterr().out)
     assert table[f"{runs}/demo/.old/latents-1"][1] == "kept: p/tokenizer was made from it"
     assert [path.name for path in (runs / "demo/.old").iterdir()] == ["latents-1"]
+
+
+def test_clean_removes_a_run_that_stands_for_a_checkpoint_unless_one_reads_it(house: WrittenExperiment, capsys):
+    demo = house.root / "runs/demo"
+    house.make("tokenizer", "as it was at two steps", "experiment=half", "parents.latents=demo")
+    for step in (100, 200):
+        shutil.copytree(demo.with_name("half") / "tokenizer", demo / f"tokenizer.step-{step:08d}")
+    shutil.rmtree(demo.with_name("half"))
+    (demo / ".tokenizer.step-00000300.17").mkdir()
+    house.make(
+        "cache",
+        "codes",
+        "experiment=other",
+        "parents.latents=demo",
+        f"parents.tokenizer={demo / 'tokenizer.step-00000200'}",
+    )
+    assert main(["clean", "--yes", "--runs", str(demo.parent)]) == 0
+    table = cells(capsys.readouterr().out)
+    assert table[str(demo / "tokenizer.step-00000200")][1] == "kept: other/cache names it as a parent"
+    assert [path.name for path in demo.glob("*tokenizer.step-*")] == ["tokenizer.step-00000200"]
+    shutil.rmtree(demo.with_name("other"))
+    assert main(["clean", "--yes", "--runs", str(demo.parent)]) == 0
+    assert not list(demo.glob("tokenizer.step-*")) and (demo / "tokenizer").is_dir()
 
 
 def test_clean_removes_nothing_under_a_run_that_writes(house: WrittenExperiment, capsys):
