@@ -27,7 +27,7 @@ from datamodules.evaluation_items import (
 )
 from datamodules.generation import caption_of, label_of
 from datamodules.store import chunks
-from models.language.generation import pad_left
+from models.language.generation import audio_contrast, pad_left
 from models.language.likelihood import answer_scores
 from models.language.vocabulary import Turn
 from stages.base import Exported, Parents, Row, RowStage, write_rows
@@ -102,21 +102,24 @@ class Evaluate(RowStage[str]):
         scored = [items for items in batch if items[0].by_likelihood]
         generated = [items for items in batch if not items[0].by_likelihood]
         answers = [self._most_probable_label(items[0]) for items in scored]
-        prompts = [self.vocabulary.render(_turns(items[0]), generate=True).input_ids for items in generated]
-        answers += self._generate(prompts)
+        answers += self._generate([_turns(items[0]) for items in generated])
         for items, answer in zip(scored + generated, answers, strict=True):
             for item in items:
                 row = item._asdict() | answer
                 del row["turns"], row["by_likelihood"]
                 yield row
 
-    def _generate(self, prompts: list[list[int]]) -> list[Row]:
+    def _generate(self, conversations: list[list[Turn]]) -> list[Row]:
         """The answers; one that does not fit in the LLM's positions has failed."""
-        fitting = [prompt for prompt in prompts if self._fits(prompt)]
+        prompts = [self.vocabulary.render(turns, generate=True).input_ids for turns in conversations]
+        fitting = [number for number, prompt in enumerate(prompts) if self._fits(prompt)]
         answers: Iterator[list[int]] = iter(())
         if fitting:
-            ids, mask = (part.to(self.device) for part in pad_left(fitting, self.vocabulary.pad_id))
-            answers = iter(self.language.generate(ids, mask, self.conf.max_new_tokens, allow="text"))
+            asked = [conversations[number] for number in fitting]
+            guidance = audio_contrast(self.vocabulary, asked, self.conf.audio_contrast)
+            padded = pad_left([prompts[number] for number in fitting], self.vocabulary.pad_id)
+            ids, mask = (part.to(self.device) for part in padded)
+            answers = iter(self.language.generate(ids, mask, self.conf.max_new_tokens, allow="text", guidance=guidance))
         rows: list[Row] = []
         for prompt in prompts:
             if self._fits(prompt):
@@ -132,7 +135,7 @@ class Evaluate(RowStage[str]):
     def _most_probable_label(self, item: EvaluationItem) -> Row:
         """With the log-probability of each."""
         names = list(item.choices) or self.labels[item.task]
-        scores = answer_scores(self.language.lm, self.vocabulary, _turns(item), names)
+        scores = answer_scores(self.language.lm, self.vocabulary, _turns(item), names, self.conf.audio_contrast)
         return {"prediction": names[scores.index(max(scores))], "scores": [round(score, 4) for score in scores]}
 
     def export(self, artifact: Path) -> Exported:
@@ -150,6 +153,7 @@ class Evaluate(RowStage[str]):
         report: dict[str, Any] = {
             "experiment": self.conf.experiment,
             "facts": facts,
+            "audio_contrast": self.conf.audio_contrast,
             "reconstruction": self._reconstruction(),
             "questions": question_accuracy(rows, guess, self.conf.bootstrap_samples, self.conf.seed),
             "captions": {"count": len(captioned) // 3}
@@ -170,7 +174,8 @@ class Evaluate(RowStage[str]):
         text = evaluation_table.markdown(report)
         if self.tasks:
             table = task_table.document(f"{self.conf.experiment}: tasks", report["tasks"])
-            text = "\n".join([table, *evaluation_table.other_stages(report)])
+            decoding = filter(None, [evaluation_table.decoding(report)])
+            text = "\n".join([table, *decoding, *evaluation_table.other_stages(report)])
         write_report(artifact, report, text)
         write_rows(artifact / "predictions.jsonl", predictions)
         tokenizer = self.parents["tokenizer"].folder
@@ -179,7 +184,7 @@ class Evaluate(RowStage[str]):
         )
         print(text)
         print(f"to read and to hear: {self.folder / 'artifact' / 'report.html'}")
-        kept = ("questions", "reconstruction", "captions", "tasks", "failed")
+        kept = ("audio_contrast", "questions", "reconstruction", "captions", "tasks", "failed")
         return Exported(facts, {key: report[key] for key in kept})
 
     def _task(self, task: EvaluationTask, predictions: list[dict[str, Any]]) -> dict[str, Any]:

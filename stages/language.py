@@ -25,7 +25,7 @@ from datamodules.language.packing import Encoded, LanguageBatch
 from datamodules.store import chunks
 from datamodules.store.index import CachedCuts
 from models.language.loss_plan import LossPlan, LossWeights, plan_loss
-from models.language.vocabulary import LabelKind
+from models.language.vocabulary import LabelKind, has_sound
 from models.language.vocabulary import Turn as ChatTurn
 from stages.base import Exported, Parents, TrainingStage
 from stages.engine import devices, distributed, language_data, optim, warm_start
@@ -121,7 +121,7 @@ class Language(TrainingStage):
         ]
         if self.conf.text.loss == "distillation":
             encoded = [
-                keep(one) if _has_no_sound(conversation) else one
+                one if has_sound(conversation) else keep(one)
                 for conversation, one in zip(conversations, encoded, strict=True)
             ]
         return encoded
@@ -268,10 +268,6 @@ def keep(text: Encoded) -> Encoded:
 def _takes_captions(conf: LanguageConf) -> bool:
     mixtures = [conf.mixture, *(entry.mixture for entry in conf.curriculum)]
     return any(mixture.sound_to_text or mixture.text_to_sound for mixture in mixtures)
-
-
-def _has_no_sound(conversation: list[Turn]) -> bool:
-    return all(isinstance(segment, str) for _, segments in conversation for segment in segments)
 
 
 def _folder_of_lengths(cuts: CachedCuts, folder: Path) -> Path:

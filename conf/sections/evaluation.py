@@ -24,6 +24,9 @@ BEST_OF = (
     "sounds that are drawn for each that is kept: the one under which the LLM finds the caption most probable, that of openaqa "
     "where text_to_sound writes; 1: no choice"
 )
+AUDIO_CONTRAST = (
+    "a of audio-aware decoding: (1 + a) log p(answer | sound) - a log p(answer | no sound) decides; 0: the plain LLM"
+)
 GUIDANCE = "weight of the caption (classifier-free guidance): 0 ignores it, 1 is the plain model, above 1 stresses it"
 
 
@@ -60,6 +63,7 @@ class EvaluateConf(StageConf):
     kinds: list[str] | None = about("kinds of question; null: those of the LLM's training, []: all")
     batch_size: int = about("questions answered at a time on each device", 1, 1 << 20)
     max_new_tokens: int = about("tokens of an answer, at most", 1, 1 << 20)
+    audio_contrast: float = about(AUDIO_CONTRAST, 0.0, 100.0)
     questions_per_kind: int = about("test questions of each kind, at most")
     captions: int = about("test recordings that are captioned, at most")
     bootstrap_samples: int = about("resamples of an interval")
@@ -165,6 +169,7 @@ class AskConf:
     """`stage ask`."""
 
     max_new_tokens: int = about("tokens of an answer, at most", 1, 1 << 20)
+    audio_contrast: float = about(AUDIO_CONTRAST, 0.0, 100.0)
     temperature: float = about("of sampling; 0 takes the most probable token each time (greedy)", 0.0, 100.0)
     seed: int = about("of sampling at a temperature above 0")
 

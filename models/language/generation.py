@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from models.errors import ModelError
-from models.language.vocabulary import Vocabulary
+from models.language.vocabulary import Turn, Vocabulary, has_sound, without_sound
 
 
 class Sampling(NamedTuple):
@@ -42,6 +42,18 @@ class Guidance(NamedTuple):
     weight: float  # 1 is the conditional model, 0 the unconditional one
     input_ids: Tensor  # (B, S') prompts of the unconditional model, left-padded
     attention_mask: Tensor  # (B, S')
+
+
+def audio_contrast(vocabulary: Vocabulary, conversations: Sequence[Sequence[Turn]], strength: float) -> Guidance | None:
+    """Guidance of text by its sound: (1 + strength) log p(answer | sound) - strength log p(answer | no sound).
+
+    That is guidance of weight 1 + strength, away from the same conversations (B) without their sounds. Audio-aware
+    decoding: Hsu et al. 2025, arXiv:2506.07233. None where it would change nothing.
+    """
+    if not strength or not any(map(has_sound, conversations)):
+        return None
+    prompts = vocabulary.render_all([without_sound(turns) for turns in conversations], generate=True)
+    return Guidance(1 + strength, *pad_left([prompt.input_ids for prompt in prompts], vocabulary.pad_id))
 
 
 class PaddedPrompts(NamedTuple):

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from models.errors import ModelError, RewrittenTurns
-from models.language.vocabulary import Turn, Vocabulary
+from models.language.vocabulary import Turn, Vocabulary, has_sound, without_sound
 
 BATCH = 64  # answers in one pass
 
@@ -75,12 +75,18 @@ def text_scores(lm: Any, vocabulary: Vocabulary, conversations: Sequence[Sequenc
     return log_likelihoods(lm, prefix, candidates, _text_ids(lm, vocabulary, prefix), [n - shared for n in lengths])
 
 
-def answer_scores(lm: Any, vocabulary: Vocabulary, turns: Sequence[Turn], answers: Sequence[str]) -> list[float]:
+def answer_scores(
+    lm: Any, vocabulary: Vocabulary, turns: Sequence[Turn], answers: Sequence[str], audio_contrast: float = 0.0
+) -> list[float]:
     """Log-probability in nats of each answer and its end of turn, after the turns.
 
     The softmax is over the ids that a text answer may have, as in generation: over all texts the probabilities sum to
-    at most 1.
+    at most 1. audio_contrast: a of `models.language.generation.audio_contrast`; above 0 the scores are
+    (1 + a) log p(answer | turns) - a log p(answer | turns without their sounds).
     """
+    if audio_contrast and has_sound(turns):
+        scores, without = (answer_scores(lm, vocabulary, asked, answers) for asked in (turns, without_sound(turns)))
+        return [score + audio_contrast * (score - other) for score, other in zip(scores, without, strict=True)]
     prompt = vocabulary.render(turns, generate=True).input_ids
     rendered = vocabulary.render_all([[*turns, Turn("assistant", [answer])] for answer in answers])
     if not all(one.input_ids[: len(prompt)] == prompt for one in rendered):

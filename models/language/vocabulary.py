@@ -18,7 +18,7 @@ part of a sound. The text ids end where the tokenizer's end: rows that pad an em
 import copy
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from typing import Any, Literal, NamedTuple
 
@@ -49,6 +49,19 @@ class Turn(NamedTuple):
 
     role: Literal["user", "assistant"]
     segments: Sequence[Segment]  # joined with nothing between them
+
+
+def without_sound(turns: Sequence[Turn]) -> list[Turn]:
+    """The same conversation with its texts alone, and no line break where a sound stood before one."""
+    return [
+        Turn(turn.role, ["".join(part for part in turn.segments if isinstance(part, str)).lstrip("\n")])
+        for turn in turns
+    ]
+
+
+def has_sound(turns: Iterable[tuple[str, Sequence[Segment]]]) -> bool:
+    """turns: of a conversation."""
+    return any(not isinstance(part, str) for _, segments in turns for part in segments)
 
 
 class TokenSequence(NamedTuple):

@@ -88,7 +88,7 @@ def _line() -> str:
 
 
 def _answer(model: "TrainedModel", turns: Sequence["Turn"], settings: AskConf) -> str:
-    from models.language.generation import Sampling, generate, pad_left
+    from models.language.generation import Sampling, audio_contrast, generate, pad_left
     from stages.hub.text_to_sound import check_context
 
     vocabulary = model.vocabulary
@@ -97,7 +97,8 @@ def _answer(model: "TrainedModel", turns: Sequence["Turn"], settings: AskConf) -
         model, ids.shape[1], settings.max_new_tokens, "ask less, begin anew, or type a smaller --max-new-tokens"
     )
     sampling = Sampling(settings.temperature, 1.0, [settings.seed]) if settings.temperature else None
-    answer = generate(model.lm, vocabulary, ids, mask, settings.max_new_tokens, "text", sampling)[0]
+    guidance = audio_contrast(vocabulary, [turns], settings.audio_contrast)
+    answer = generate(model.lm, vocabulary, ids, mask, settings.max_new_tokens, "text", sampling, guidance)[0]
     if len(answer) == settings.max_new_tokens:  # its end would have been one more
         log.warning("the answer stopped at --max_new_tokens=%d", len(answer))
     text = vocabulary.decode(answer)

@@ -111,7 +111,8 @@ def plan_evaluate(planned: Planned) -> StagePlan | None:
     if llm is None:
         return None
     prompt = planned.sound_tokens + TEXT_TOKENS
-    writing = _writing(llm, conf.batch_size, prompt, conf.max_new_tokens, planned.narrow)
+    rows = conf.batch_size * (2 if conf.audio_contrast else 1)
+    writing = _writing(llm, rows, prompt, conf.max_new_tokens, planned.narrow)
     answers = 2 * conf.questions_per_kind * len(conf.kinds or range(KINDS)) + 3 * conf.captions
     steps = ceil(answers / conf.batch_size) / planned.ranks
     disk = ROW_BYTES * answers + 1e6 * conf.examples.megabytes

@@ -13,6 +13,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         f"# {report['experiment']}: held-out scores",
         "",
         f"{facts['token_rate']:.2f} tokens a second, {_codes(facts)}, {facts['bitrate'] / 1000:.3f} kbps nominal.",
+        *(["", text] if (text := decoding(report)) else []),
         "",
         *(reconstruction_table.summary(report["reconstruction"]) if report["reconstruction"] else []),
         "## Questions",
@@ -32,6 +33,13 @@ def markdown(report: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def decoding(report: Mapping[str, Any]) -> str:
+    """A sentence; empty where the LLM's own probabilities decided."""
+    a = report.get("audio_contrast")
+    formula = f"{1 + a:g} log p(answer | sound) - {a:g} log p(answer | no sound)" if a else ""
+    return f"Answers by audio-aware decoding, audio_contrast={a:g}: {formula}." if a else ""
 
 
 def other_stages(report: Mapping[str, Any]) -> list[str]:

@@ -30,7 +30,8 @@ from stages.reports.score_bars import bars, latent_error_bars, name_of, task_sec
 
 # what the template has a section for; the rest of a report is drawn as plain tables
 DRAWN = (
-    "experiment", "facts", "reconstruction", "questions", "captions", "tasks", "few_shot", "generation", "caption_gap", "expected", "scored", "failed",
+    "experiment", "facts", "reconstruction", "questions", "captions", "tasks", "few_shot", "generation", "caption_gap", "audio_contrast",
+    "expected", "scored", "failed",
 )  # fmt: skip
 
 
@@ -94,6 +95,7 @@ def render(
         codes_per_second=codes_per_second,
         columns=[key for key in columns if any(key in row for row in measured)],
         caption_gap=evaluation_table.caption_gap(report),
+        decoding=evaluation_table.decoding(report),
         published=beside(report, corpora),
         examples=examples,
         audio=audio,

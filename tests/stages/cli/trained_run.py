@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from datamodules.store import chunks
-from models.language.generation import Sampling, generate, pad_left
+from models.language.generation import Sampling, audio_contrast, generate, pad_left
 from models.language.vocabulary import Turn
 from stages.hub import find_model, trained_model
 
@@ -28,10 +28,15 @@ def codes_of(run: Path, clip: Path) -> list[int]:
 
 
 def answer(
-    model: trained_model.TrainedModel, turns: list[Turn], most: int = 64, sampling: Sampling | None = None
+    model: trained_model.TrainedModel,
+    turns: list[Turn],
+    most: int = 64,
+    sampling: Sampling | None = None,
+    strength: float = 0.0,
 ) -> str:
     ids, mask = pad_left([model.vocabulary.render(turns, generate=True).input_ids], model.vocabulary.pad_id)
-    return model.vocabulary.decode(generate(model.lm, model.vocabulary, ids, mask, most, "text", sampling)[0])
+    guidance = audio_contrast(model.vocabulary, [turns], strength)
+    return model.vocabulary.decode(generate(model.lm, model.vocabulary, ids, mask, most, "text", sampling, guidance)[0])
 
 
 def output(capsys: pytest.CaptureFixture[str]) -> str:

@@ -30,6 +30,7 @@ STATUS = {
 WORDS = {
     "reconstruct": ("--batch_size=2",),
     "fewshot": ("--llm=caption", "--parents.caption=whole", "--splits=[train,validation,test]", "--episodes=6"),
+    "evaluate": ("--audio_contrast=0.5",),
 }  # fmt: skip
 
 
