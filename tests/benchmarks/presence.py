@@ -1,0 +1,132 @@
+"""Does the LLM hear what is not there? Questions about present sounds and about three kinds of absent ones, at several
+strengths of audio-aware decoding.
+
+    python -m tests.benchmarks.presence --runs runs/demo/openaqa [--strengths 0 0.5 1 2] [--scenes 200] [--others 200]
+
+A run is a folder of a language stage; its cache lies beside it, or is named by --cache. A test recording is asked about
+a sound of its own, and about sounds that it has not: any, a frequent one, one that is often heard with its own
+(datamodules/language/absent_sounds.py), in the corpus' own wordings. Percent, 95 % intervals by recording. `others`:
+accuracy of the corpus' questions of the other kinds that the LLM was trained on. `text`: the plain LLM without the sound.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from datamodules.batches import in_groups
+from datamodules.evaluation_items import EvaluationItem, question_items
+from datamodules.hashing import choose_by_hash, hash_number
+from datamodules.language.absent_sounds import ABSENT, AbsentSounds, labels_of, presence_questions
+from datamodules.store import chunks
+from datamodules.store.index import CachedCuts
+from models.language.generation import audio_contrast, generate, pad_left
+from models.language.vocabulary import Turn
+from stages.hub import trained_model
+from stages.reports.formatting import markdown_table, percent_interval
+from stages.runs import receipts
+from stages.scoring.exact_match import is_right
+from stages.scoring.intervals import Interval, bootstrap
+
+PRESENT, TEXT = "present", "text"
+BATCH = 64
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, nargs="+", required=True, metavar="FOLDER")
+    parser.add_argument("--cache", type=Path, metavar="FOLDER", help="run of the stage cache")
+    parser.add_argument("--split", default="test", help="validation: to choose a strength on")
+    parser.add_argument("--strengths", type=float, nargs="+", default=[0.0, 0.5, 1.0, 2.0])
+    parser.add_argument("--scenes", type=int, default=200, help="recordings that are asked about, at most")
+    parser.add_argument("--others", type=int, default=200, help="questions of each other kind, at most")
+    parser.add_argument("--max-new-tokens", type=int, default=8)
+    options = parser.parse_args()
+    rows = []
+    for run in options.runs:
+        cuts = chunks.read((options.cache or run.parent / "cache") / "chunks")
+        items = presence_items(cuts, options.split, options.scenes)
+        kinds = _kinds(run)
+        others = question_items(
+            cuts.of_split(options.split), options.others, [kind for kind in kinds if kind != "presence"]
+        )
+        asked = [*items, *(item for item in others if item.condition == "sound")]
+        model = trained_model.load(run, torch.device("cpu"))
+        for strength in options.strengths:
+            rows.append([str(run), f"{strength:g}", *_cells(asked, answers(model, asked, strength, options))])
+            print(f"{run}, {strength:g}: {len(asked)} questions", flush=True)
+        silent = [item._replace(turns=[("user", [item.question])]) for item in asked]
+        rows.append([str(run), TEXT, *_cells(asked, answers(model, silent, 0.0, options))])
+    print(f"{len(items)} questions of presence, {len(asked) - len(items)} others")
+    names = [PRESENT, *ABSENT, "all, yes and no alike", "yes", "others"]
+    print("\n".join(markdown_table(["run", "a", *names], rows)))
+
+
+def presence_items(cuts: CachedCuts, split: str, count: int) -> list[EvaluationItem]:
+    """Of each of `count` recordings: one question of each kind for which it has one."""
+    train = cuts.of_split("train")
+    usual, wordings = AbsentSounds(train), presence_questions(train)
+    chosen = choose_by_hash((cut for cut in cuts.of_split(split) if labels_of(cut)), count, lambda cut: cut.id)
+    if not wordings or not chosen:
+        raise SystemExit("this corpus has no labels, or no questions of the kind `presence` that are answered with yes")
+    items = []
+    for cut in chosen:
+        labels = labels_of(cut)
+        asked = {PRESENT: labels[hash_number(cut.id) % len(labels)]}
+        asked |= {way: label for way in ABSENT if (label := usual.choose(labels, way, cut.id))}
+        for kind, label in asked.items():
+            texts = wordings.get(label, [])
+            for question in texts[hash_number(f"{cut.id}?{kind}") % len(texts) :][:1] if texts else []:
+                turns = [("user", [list(cut.custom["codes"]), f"\n{question}"])]
+                answer = "yes" if kind == PRESENT else "no"
+                source = cut.custom["source"]
+                items.append(EvaluationItem(f"{cut.id}:{kind}", source, kind, "sound", turns, question, [answer]))
+    return items
+
+
+@torch.no_grad()
+def answers(
+    model: trained_model.TrainedModel, items: Sequence[EvaluationItem], strength: float, options: argparse.Namespace
+) -> list[str]:
+    def written() -> Iterator[str]:
+        vocabulary = model.vocabulary
+        for group in in_groups(items, BATCH):
+            turns = [[Turn("user", segments) for _, segments in item.turns] for item in group]
+            prompts = [one.input_ids for one in vocabulary.render_all(turns, generate=True)]
+            guidance = audio_contrast(vocabulary, turns, strength)
+            ids, mask = pad_left(prompts, vocabulary.pad_id)
+            for answer in generate(model.lm, vocabulary, ids, mask, options.max_new_tokens, "text", None, guidance):
+                yield vocabulary.decode(answer)
+
+    return list(written())
+
+
+def _kinds(run: Path) -> list[str]:
+    receipt = receipts.read(run)
+    if receipt is None:
+        raise SystemExit(f"{run} holds no finished run of a language stage")
+    return receipt["conf"]["kinds"]
+
+
+def _cells(items: Sequence[EvaluationItem], predictions: Sequence[str]) -> list[str]:
+    right = [is_right(text, item.references[0]) for item, text in zip(items, predictions, strict=True)]
+
+    def share(kinds: Sequence[str], values: Sequence[bool]) -> Interval:
+        chosen = [number for number, item in enumerate(items) if item.kind in kinds]
+        return bootstrap([values[n] for n in chosen], [items[n].source for n in chosen], 1000, 0)
+
+    each = [share([kind], right) for kind in (PRESENT, *ABSENT)]
+    absent, yes = share(ABSENT, right), [is_right(text, "yes") for text in predictions]
+    others = sorted({item.kind for item in items} - {PRESENT, *ABSENT})
+    both = f"{50 * (each[0].value + absent.value):.1f}"
+    return [
+        *map(percent_interval, each),
+        both,
+        percent_interval(share([PRESENT, *ABSENT], yes)),
+        percent_interval(share(others, right)),
+    ]
+
+
+if __name__ == "__main__":
+    main()
