@@ -10,6 +10,7 @@ accuracy of the corpus' questions of the other kinds that the LLM was trained on
 """
 
 import argparse
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -21,9 +22,10 @@ from datamodules.hashing import choose_by_hash, hash_number
 from datamodules.language.absent_sounds import ABSENT, AbsentSounds, labels_of, presence_questions
 from datamodules.store import chunks
 from datamodules.store.index import CachedCuts
-from models.language.generation import audio_contrast, generate, pad_left
+from models.language.generation import audio_contrast, pad_left
+from models.language.model import SoundLanguageModel
 from models.language.vocabulary import Turn
-from stages.hub import trained_model
+from stages.hub import language_model
 from stages.reports.formatting import markdown_table, percent_interval
 from stages.runs import receipts
 from stages.scoring.exact_match import is_right
@@ -47,17 +49,22 @@ def main() -> None:
     for run in options.runs:
         cuts = chunks.read((options.cache or run.parent / "cache") / "chunks")
         items = presence_items(cuts, options.split, options.scenes)
-        kinds = _kinds(run)
-        others = question_items(
-            cuts.of_split(options.split), options.others, [kind for kind in kinds if kind != "presence"]
-        )
+        receipt = receipts.read(run)
+        if receipt is None:
+            raise SystemExit(f"{run} holds no finished run of a language stage")
+        kinds = [kind for kind in receipt["conf"]["kinds"] if kind != "presence"]
+        others = question_items(cuts.of_split(options.split), options.others, kinds)
         asked = [*items, *(item for item in others if item.condition == "sound")]
-        model = trained_model.load(run, torch.device("cpu"))
-        for strength in options.strengths:
-            rows.append([str(run), f"{strength:g}", *_cells(asked, answers(model, asked, strength, options))])
-            print(f"{run}, {strength:g}: {len(asked)} questions", flush=True)
+        model, _ = language_model.load(run / "artifact")
+        if narrow := receipt["precision"]["value"] == "bf16-mixed":  # as it was trained, and as `evaluate` asks it
+            model.cast_frozen_linears_to_bf16()
         silent = [item._replace(turns=[("user", [item.question])]) for item in asked]
-        rows.append([str(run), TEXT, *_cells(asked, answers(model, silent, 0.0, options))])
+        settings = [(f"{strength:g}", strength, asked) for strength in options.strengths]
+        for name, strength, questions in [*settings, (TEXT, 0.0, silent)]:
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=narrow):
+                written = list(answers(model, questions, strength, options.max_new_tokens))
+            rows.append([str(run), name, *_cells(asked, written)])
+            print(f"{run}, {name}: {len(asked)} questions, {time.process_time():.0f} processor seconds", flush=True)
     print(f"{len(items)} questions of presence, {len(asked) - len(items)} others")
     names = [PRESENT, *ABSENT, "all, yes and no alike", "yes", "others"]
     print("\n".join(markdown_table(["run", "a", *names], rows)))
@@ -85,28 +92,17 @@ def presence_items(cuts: CachedCuts, split: str, count: int) -> list[EvaluationI
     return items
 
 
-@torch.no_grad()
 def answers(
-    model: trained_model.TrainedModel, items: Sequence[EvaluationItem], strength: float, options: argparse.Namespace
-) -> list[str]:
-    def written() -> Iterator[str]:
-        vocabulary = model.vocabulary
-        for group in in_groups(items, BATCH):
-            turns = [[Turn("user", segments) for _, segments in item.turns] for item in group]
-            prompts = [one.input_ids for one in vocabulary.render_all(turns, generate=True)]
-            guidance = audio_contrast(vocabulary, turns, strength)
-            ids, mask = pad_left(prompts, vocabulary.pad_id)
-            for answer in generate(model.lm, vocabulary, ids, mask, options.max_new_tokens, "text", None, guidance):
-                yield vocabulary.decode(answer)
-
-    return list(written())
-
-
-def _kinds(run: Path) -> list[str]:
-    receipt = receipts.read(run)
-    if receipt is None:
-        raise SystemExit(f"{run} holds no finished run of a language stage")
-    return receipt["conf"]["kinds"]
+    model: SoundLanguageModel, items: Sequence[EvaluationItem], strength: float, max_tokens: int
+) -> Iterator[str]:
+    vocabulary = model.vocabulary
+    for group in in_groups(items, BATCH):
+        turns = [[Turn("user", segments) for _, segments in item.turns] for item in group]
+        prompts = [one.input_ids for one in vocabulary.render_all(turns, generate=True)]
+        guidance = audio_contrast(vocabulary, turns, strength)
+        padded = pad_left(prompts, vocabulary.pad_id)
+        for answer in model.generate(*padded, max_tokens, "text", guidance=guidance):
+            yield vocabulary.decode(answer)
 
 
 def _cells(items: Sequence[EvaluationItem], predictions: Sequence[str]) -> list[str]:

@@ -39,6 +39,7 @@ COMMANDS = {  # name -> its smallest arguments, and what it prints
     "new_rows": ("--preset smoke --run runs/small --steps 1 --batches 1", "| codebook |"),
     "openaqa": ("--records 2000 --clips 300", "peak memory"),
     "plan_memory": ("", "| generation, KV cache, bfloat16 |"),
+    "presence": ("--runs runs/small/openaqa --scenes 2 --others 2 --strengths 1", "| runs/small/openaqa | 1 |"),
     "quantizer": ("--repeats 1 --clips 4", "| ours |"),
     "rates": (
         "--preset smoke --steps 2 --clips 4 --codes 16 --rates base native --embedder logmel-64"

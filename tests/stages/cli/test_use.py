@@ -44,10 +44,8 @@ def test_options_of_an_answer(run, folder_with_run, clip, model, capsys):
     turns = [Turn("user", [codes_of(run, clip), f"\n{QUESTION}"])]
     assert main(["ask", str(clip), QUESTION, "--temperature=1.5", "--seed", "4", "--max-new-tokens=7"]) == 0
     assert output(capsys) == answer(model, turns, 7, Sampling(1.5, 1.0, [4]))
-    assert main(["ask", str(clip), QUESTION, f"--temperature={HOT}", "--audio-contrast=3", "--max-new-tokens=7"]) == 0
-    contrasted = output(capsys)
-    assert contrasted == answer(model, turns, 7, Sampling(HOT, 1.0, [0]), 3.0)
-    assert contrasted != answer(model, turns, 7, Sampling(HOT, 1.0, [0]))
+    assert main(["ask", str(clip), QUESTION, "--audio-contrast=100", "--max-new-tokens=7"]) == 0
+    assert output(capsys) == answer(model, turns, 7, None, 100.0)
     assert main(["ask", str(clip), QUESTION, "--temperature=hot"]) == 1
     assert "temperature: Value 'hot'" in capsys.readouterr().err
     assert main(["ask", str(clip), QUESTION, "--max-new-tokens=5000"]) == 1

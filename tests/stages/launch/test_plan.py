@@ -69,6 +69,11 @@ def test_sounds_to_choose_from_are_drawn_in_passes():
     )  # two passes for each of two seeds, one without a caption
 
 
+def test_what_is_contrasted_with_no_sound_is_answered_in_twice_the_rows():
+    one, two = (planned("evaluate", (), f"audio_contrast={strength}") for strength in (0, 1))
+    assert two.memory["KV cache"] == 2 * one.memory["KV cache"]
+
+
 def test_sizes_of_a_parent_are_those_of_its_configuration():
     evaluate, small = conf.compose("evaluate").conf, conf.compose("openaqa", ("qwen3_0.6b",)).conf
     base, smaller = (plan.plan("evaluate", evaluate, parents=parents) for parents in ({}, {"openaqa": small}))
