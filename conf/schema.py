@@ -9,6 +9,7 @@ from conf.sections.common import StageConf
 from conf.sections.corpora import DiagnosticConf, FolderConf, FormatConf, PublishedConf, QuestionsConf
 from conf.sections.evaluation import AskConf, EvaluateConf, FewShotConf, GenerateConf, GenerationConf
 from conf.sections.language import LanguageConf, RehearsalConf
+from conf.sections.serving import ServeConf
 from conf.sections.tokenizer import CacheConf, ReconstructConf, TokenizerConf
 
 
@@ -38,6 +39,7 @@ UNITS = {
     "diagnostic": Unit(DiagnosticConf, ("corpora", "corpora/diagnostic")),
     "ask": Unit(AskConf, ("ask",)),
     "generate": Unit(GenerateConf, ("generate",)),
+    "serve": Unit(ServeConf, ("serve",)),
     "slurm": Unit(SlurmConf, ("slurm",)),
 }
 

@@ -17,8 +17,9 @@ QUICK = [
     ["--help"],
     *[[verb, "--help"] for verb in ("list", "show", "status", "prepare", "run", "submit", "logs")],
     *[[verb, "--help"] for verb in ("compare", "clean")],
-    *[[verb, "--help"] for verb in ("ask", "generate", "encode", "decode", "export", "evaluate", "metrics")],
+    *[[verb, "--help"] for verb in ("ask", "generate", "encode", "decode", "serve", "export", "evaluate", "metrics")],
     ["show", "generate"],
+    ["show", "serve"],
     ["show", "slurm"],
     ["list"],
     ["prepare", "--list"],
@@ -89,7 +90,7 @@ def test_it_answers_with_a_few_times_the_work_of_its_yaml_reader(words: list[str
 
 def test_an_answer_needs_no_trainer_no_corpora_and_no_peft():
     """What `stage ask` imports: transformers' part of it is three seconds of work, and none of these is added to them."""
-    modules = "stages.cli.sound_files, stages.hub.sound_tokenizer, stages.hub.trained_model, stages.hub.text_to_sound"
+    modules = "stages.hub.sound_files, stages.hub.sound_tokenizer, stages.hub.trained_model, stages.hub.text_to_sound"
     names = ("lhotse", "lightning", "peft", "torchmetrics", "sklearn", "pandas", "tensorboard")
     code = f"import sys, {modules}; print([name for name in {names!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -7,7 +7,7 @@ Nucleus: Holtzman et al. 2020, arXiv:1904.09751. Guidance: Ho and Salimans 2022,
 log-probabilities: Sanchez et al. 2023, arXiv:2306.17806.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -18,6 +18,8 @@ from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
     PreTrainedModel,
+    StoppingCriteria,
+    StoppingCriteriaList,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -56,6 +58,9 @@ def audio_contrast(vocabulary: Vocabulary, conversations: Sequence[Sequence[Turn
     return Guidance(1 + strength, *pad_left([prompt.input_ids for prompt in prompts], vocabulary.pad_id))
 
 
+Watch = Callable[[Tensor], Sequence[bool]]  # ids written so far (B, n) -> rows that are to end there
+
+
 class PaddedPrompts(NamedTuple):
     """Prompts of several lengths, padded on the left."""
 
@@ -73,13 +78,14 @@ def generate(
     allow: Literal["text", "audio"],
     sampling: Sampling | None = None,
     guidance: Guidance | None = None,
+    watch: Watch | None = None,
 ) -> list[list[int]]:
     """Answers to left-padded prompts (B, S): text without its end of turn, or one sound with both markers.
 
     Greedy without `sampling`. A text answer has no sound id. A sound has nothing else, its levels in turn, one block at
     least; it ends within max_new_tokens. Law: batch and padding change nothing beyond rounding, sampled or not. lm: in
-    evaluation mode. Raises ModelError where no sound fits into max_new_tokens, and for values of `sampling` that are
-    not allowed.
+    evaluation mode. watch: called after every step; a text that it ends is cut there, and what it raises ends them all.
+    Raises ModelError where no sound fits into max_new_tokens, and for values of `sampling` that are not allowed.
     """
     rows, shortest = len(input_ids), len(vocabulary.levels) + 2
     ids, mask = input_ids.to(lm.device), attention_mask.to(lm.device)
@@ -95,6 +101,7 @@ def generate(
     if sampling is not None:
         processors.extend(_sampling_processors(sampling, rows, grammar))
     stops = vocabulary.stop_ids if allow == "text" else [vocabulary.end_id]
+    watched = None if watch is None else Watched(watch, rows, width)
     assert isinstance(lm, GenerationMixin), "a causal LM"
     sequences = lm.generate(
         input_ids=ids,
@@ -104,10 +111,12 @@ def generate(
         eos_token_id=stops,
         pad_token_id=vocabulary.pad_id,
         logits_processor=processors,
+        stopping_criteria=StoppingCriteriaList([] if watched is None else [watched]),
     )
     answers = []
-    for row in sequences[:rows, width:].tolist():
-        end = next((n for n, token in enumerate(row) if token in stops), len(row))
+    lengths = watched.lengths if watched else [None] * rows
+    for row, length in zip(sequences[:rows, width:].tolist(), lengths, strict=True):
+        end = next((n for n, token in enumerate(row[:length]) if token in stops), length or len(row))
         answers.append(row[: end + (allow == "audio")])
     return answers
 
@@ -118,6 +127,23 @@ def pad_left(prompts: Sequence[Sequence[int]], pad_id: int) -> PaddedPrompts:
     ids = [[pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts]
     mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
     return PaddedPrompts(torch.tensor(ids), torch.tensor(mask))
+
+
+class Watched(StoppingCriteria):
+    """Ends the rows that a caller wants ended, and keeps their lengths: transformers pads them from there on."""
+
+    def __init__(self, watch: Watch, rows: int, width: int) -> None:
+        """rows: B; with guidance there are as many unconditional ones behind them. width: of the prompts."""
+        self.watch, self.rows, self.width = watch, rows, width
+        self.lengths: list[int | None] = [None] * rows
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:
+        written = input_ids[: self.rows, self.width :]
+        ended = list(self.watch(written))
+        for row, is_ended in enumerate(ended):
+            if is_ended and self.lengths[row] is None:
+                self.lengths[row] = written.shape[1]
+        return torch.tensor(ended, device=input_ids.device).repeat(len(input_ids) // self.rows)
 
 
 class ClassifierFreeGuidance(LogitsProcessor):

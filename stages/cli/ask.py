@@ -34,14 +34,14 @@ def ask(arguments: argparse.Namespace, overrides: list[str]) -> int:
     clips, question = _clips(arguments.words)
     loaded = model_verbs.load(arguments)
     from models.language.vocabulary import Turn
-    from stages.cli import sound_files
+    from stages.hub import sound_files
 
     tokenizer = loaded.tokenizer
     sounds = [sound_files.read(clip, tokenizer.sample_rate, tokenizer.channels) for clip in clips]
     heard: list[Any] = [part for codes in tokenizer.encode(sounds, tokenizer.sample_rate) for part in (codes, "\n")]
     model = loaded.language()
     if question is not None:
-        print(_answer(model, [Turn("user", [*heard, question])], settings))
+        print(answer_text(model, [Turn("user", [*heard, question])], settings))
         return 0
     if sys.stdin.isatty():
         import readline  # noqa: F401  what input() edits lines with
@@ -50,7 +50,7 @@ def ask(arguments: argparse.Namespace, overrides: list[str]) -> int:
     turns: list[Turn] = []
     while question := _line():
         turns.append(Turn("user", [question] if turns else [*heard, question]))
-        answer = _answer(model, turns, settings)
+        answer = answer_text(model, turns, settings)
         print(answer, flush=True)
         turns.append(Turn("assistant", [answer]))
     return 0
@@ -87,21 +87,14 @@ def _line() -> str:
         return ""
 
 
-def _answer(model: "TrainedModel", turns: Sequence["Turn"], settings: AskConf) -> str:
-    from models.language.generation import Sampling, audio_contrast, generate, pad_left
-    from stages.hub.text_to_sound import check_context
+def answer_text(model: "TrainedModel", turns: Sequence["Turn"], settings: AskConf) -> str:
+    from stages.hub.text_answers import Answering, check_prompt, text_answers
 
-    vocabulary = model.vocabulary
-    ids, mask = pad_left([vocabulary.render(turns, generate=True).input_ids], vocabulary.pad_id)
-    check_context(
-        model, ids.shape[1], settings.max_new_tokens, "ask less, begin anew, or type a smaller --max-new-tokens"
-    )
-    sampling = Sampling(settings.temperature, 1.0, [settings.seed]) if settings.temperature else None
-    guidance = audio_contrast(vocabulary, [turns], settings.audio_contrast)
-    answer = generate(model.lm, vocabulary, ids, mask, settings.max_new_tokens, "text", sampling, guidance)[0]
-    if len(answer) == settings.max_new_tokens:  # its end would have been one more
-        log.warning("the answer stopped at --max_new_tokens=%d", len(answer))
-    text = vocabulary.decode(answer)
-    if not text.strip():
+    most = settings.max_new_tokens
+    check_prompt(model, turns, most, "ask less, begin anew, or type a smaller --max-new-tokens")
+    (answer,) = text_answers(model, [Answering(turns, settings.seed, most)], settings)
+    if answer.is_cut:  # its end would have been one more
+        log.warning("the answer stopped at --max_new_tokens=%d", answer.num_tokens)
+    if not answer.text.strip():
         log.warning("the answer is empty: the model wrote no visible text")
-    return text
+    return answer.text

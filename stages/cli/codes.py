@@ -35,7 +35,7 @@ def encode(arguments: argparse.Namespace, overrides: list[str]) -> int:
     if not clip.is_file():
         raise UsageError(f"no file {clip}")
     tokenizer = model_verbs.load(arguments, language=False).tokenizer
-    from stages.cli import sound_files
+    from stages.hub import sound_files
 
     sound = sound_files.read(clip, tokenizer.sample_rate, tokenizer.channels)
     encoded = {

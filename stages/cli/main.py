@@ -20,7 +20,21 @@ from callbacks.errors import TrainingError
 from conf.errors import UsageError
 from datamodules.errors import DataError
 from models.errors import ModelError
-from stages.cli import ask, codes, config, data, experiments, export_model, generate, logs, plan, run, score, submit
+from stages.cli import (
+    ask,
+    codes,
+    config,
+    data,
+    experiments,
+    export_model,
+    generate,
+    logs,
+    plan,
+    run,
+    score,
+    serve,
+    submit,
+)
 from stages.cli.arguments import Subparsers
 from stages.cli.hints import with_hint
 from stages.runs import failures
@@ -121,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
 
     for verbs in (config, experiments, data, run, submit, plan):
         verbs.add(subparsers, layers)
-    for verbs in (ask, generate, codes, export_model, score):
+    for verbs in (ask, generate, codes, serve, export_model, score):
         verbs.add(subparsers)
     return parser
 

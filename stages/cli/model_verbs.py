@@ -161,7 +161,7 @@ def write_sound(
     target: Path, tokenizer: "SoundTokenizer", codes: list[int], num_samples: int, seed: int, picture: bool
 ) -> None:
     """picture: a PNG beside it."""
-    from stages.cli import sound_files
+    from stages.hub import sound_files
 
     sound = tokenizer.decode([codes], [num_samples], seed=seed)[0].cpu()
     note = sound_files.write(target, sound, tokenizer.sample_rate)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from conf.errors import UsageError
 from conf.sections.evaluation import GenerateConf, GenerationConf
 from datamodules.language.conversations import without_caption
-from models.language.generation import Guidance, PaddedPrompts, Sampling, generate, pad_left
+from models.language.generation import Guidance, PaddedPrompts, Sampling, Watch, generate, pad_left
 from models.language.likelihood import text_scores
 from models.language.vocabulary import Turn
 from stages.hub.trained_model import TrainedModel
@@ -24,9 +24,11 @@ def text_to_sound(
     seeds: Sequence[int],
     settings: GenerateConf | GenerationConf,
     ear: TrainedModel | None = None,
+    watch: Watch | None = None,
 ) -> list[list[int]]:
     """Captions to codes, `max_codes` at most, each drawn from its own seed; an empty caption asks for any sound.
-    settings: temperature, top_p, top_k, guidance, best_of. ear: the LLM that chooses; None: `model`.
+    settings: temperature, top_p, top_k, guidance, best_of. ear: the LLM that chooses; None: `model`. watch: of `generate`;
+    it ends no sound alone.
 
     The prompt is the first of the wordings that the LLM was trained with.
     """
@@ -36,7 +38,7 @@ def text_to_sound(
     sounds: list[list[int]] = []
     for start in range(0, len(asked), ROWS):
         part = slice(start, start + ROWS)
-        sounds += _drawn(model, asked[part], max_codes, drawn_from[part], settings)
+        sounds += _drawn(model, asked[part], max_codes, drawn_from[part], settings, watch)
     if count == 1:
         return sounds
     groups = [sounds[start : start + count] for start in range(0, len(sounds), count)]
@@ -69,6 +71,7 @@ def _drawn(
     max_codes: int,
     seeds: Sequence[int],
     settings: GenerateConf | GenerationConf,
+    watch: Watch | None,
 ) -> list[list[int]]:
     vocabulary, wording = model.vocabulary, model.prompts.text_to_sound[0]
 
@@ -84,7 +87,7 @@ def _drawn(
         sampling = Sampling(settings.temperature, settings.top_p, seeds, settings.top_k)
     if settings.guidance != 1:
         guidance = Guidance(settings.guidance, *prompts([without_caption(wording)] * len(captions)))
-    answers = generate(model.lm, vocabulary, ids, mask, max_tokens, "audio", sampling, guidance)
+    answers = generate(model.lm, vocabulary, ids, mask, max_tokens, "audio", sampling, guidance, watch)
     return [vocabulary.codes(answer) for answer in answers]
 
 

@@ -49,6 +49,10 @@ COMMANDS = {  # name -> its smallest arguments, and what it prints
     "reading": ("", "whole_word"),
     "running_average": ("--steps 2 --width 16 --batch-size 2", ""),
     "scaling": ("runs/small --stages tokenizer --steps 6", "| tokenizer | 2 |"),
+    "serving": (
+        "--experiment small --clips data --distinct 3 --requests 6 --clients 3 --max-tokens 4",
+        "| lost | 0 | 0 |",
+    ),
     "table_one": (f"--preset smoke --seeds 1 --steps 2 --clips 4 --embedder logmel-64 {SMALL}", "| linear probe |"),
     "text_stays": ("--runs small", "| small | openaqa |"),
     "throughput": ("--size tiny --batch 1 --frames 8 --steps 1", ""),
@@ -59,7 +63,12 @@ COMMANDS = {  # name -> its smallest arguments, and what it prints
     ),
     "windows": ("--seconds 1 --rates 16000", "| 1 | 16000 |"),
 }
-PEERS = {"language": "trl", "quantizer": "vector_quantize_pytorch", "throughput": "diffusers"}
+PEERS = {
+    "language": "trl",
+    "quantizer": "vector_quantize_pytorch",
+    "serving": "fastapi",
+    "throughput": "diffusers",
+}
 
 
 def test_every_benchmark_is_tested():
@@ -88,7 +97,7 @@ def chain(shared: Path) -> Path:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_runs(name: str, chain: Path):
     if name in PEERS:
-        pytest.importorskip(PEERS[name], reason=f"{PEERS[name]} is not installed: pip install -e '.[benchmarks]'")
+        pytest.importorskip(PEERS[name], reason=f"{PEERS[name]} is not installed: pip install -e '.[benchmarks,serve]'")
     arguments, printed = COMMANDS[name]
     run = subprocess.run(
         [sys.executable, "-m", f"tests.benchmarks.{name}", *shlex.split(arguments)],

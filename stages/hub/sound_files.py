@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
@@ -32,12 +32,18 @@ def read(path: Path, sample_rate: int, channels: int) -> Tensor:
 
 
 def write(path: Path, sound: Tensor, sample_rate: int) -> str:
-    """sound (C, T) -> the file, 16 bits. Returns what was done to it: a sound above full scale is turned down to it."""
+    """sound (C, T) -> the file, whole or not at all. Returns what was done to it, as `write_to`."""
+    with whole_file(path) as part:
+        return write_to(part, sound, sample_rate, path.suffix[1:])
+
+
+def write_to(file: Path | BinaryIO, sound: Tensor, sample_rate: int, kind: str) -> str:
+    """sound (C, T) -> a file of the kind, as "wav", 16 bits. Returns what was done to it: a sound above full scale is
+    turned down to it.
+    """
     peak = float(sound.abs().max())
     wave = (sound / max(1.0, peak)).T.cpu().numpy()
-    kind = path.suffix[1:].upper()
-    with whole_file(path) as part:
-        soundfile.write(part, wave, sample_rate, format=kind)
+    soundfile.write(file, wave, sample_rate, format=kind.upper())
     return f", turned down by {20 * np.log10(peak):.1f} dB to full scale" if peak > 1 else ""
 
 
