@@ -21,10 +21,11 @@ from conf.sections.language import LanguageConf
 from datamodules.language.caption_pairs import caption_pairs
 from datamodules.language.conversations import Turn
 from datamodules.language.id_batches import LanguageDataModule
+from datamodules.language.other_captions import with_other_captions
 from datamodules.language.packing import Encoded, LanguageBatch
 from datamodules.store import chunks
 from datamodules.store.index import CachedCuts
-from models.language.loss_plan import LossPlan, LossWeights, plan_loss
+from models.language.loss_plan import Contrast, LossPlan, LossWeights, plan_loss
 from models.language.vocabulary import LabelKind, has_sound
 from models.language.vocabulary import Turn as ChatTurn
 from stages.base import Exported, Parents, TrainingStage
@@ -46,6 +47,7 @@ class PlannedBatch(NamedTuple):
     tokens: int  # without padding
     positions: int  # with padding
     codes: int  # of tokens, those that are sound
+    pairs: float | None  # share of the items from text to sound that have another caption to be contrasted with
 
 
 class Language(TrainingStage):
@@ -73,6 +75,13 @@ class Language(TrainingStage):
         if self.source and self.source.receipt["parents"]["tokenizer"] != parents["tokenizer"].receipt["artifact_hash"]:
             text = "%s: %s learned the codes of another tokenizer: the rows of the sounds are to be learned anew"
             log.warning(text, stage, self.source.folder)
+        if conf.loss.contrast.weight:
+            if not started_from:
+                raise UsageError(
+                    f"{stage}: loss.contrast compares with the weights that this stage starts from, and here it starts from an LLM "
+                    "that knows no sound. Name a finished run to start from, as --init_from=EXPERIMENT, or type --loss.contrast.weight=0"
+                )
+            self.language.keep_reference()  # of the parent's artifact, however often this run is begun again
         self.entry: str | None = None  # of the curriculum, that is trained now
         self.flops_per_position = 0
         batches = conf.trainer.accumulate_grad_batches
@@ -128,18 +137,28 @@ class Language(TrainingStage):
 
     def on_before_batch_transfer(self, batch: LanguageBatch, dataloader_idx: int) -> PlannedBatch:
         """On the CPU: what decides sizes is looked at before the batch is copied, so that no step waits for the device."""
-        weights = LossWeights(**plain(self.conf.loss))
+        loss, planned = self.conf.loss, batch
+        weights = LossWeights(loss.audio_weight, loss.text_weight, loss.prompt_weight, loss.z_loss_weight)
+        contrast, pairs = None, None
+        if loss.contrast.weight and self.trainer.training:
+            contrasted = with_other_captions(batch, self.vocabulary.pad_id)
+            planned, contrast = contrasted.batch, Contrast(contrasted.signs, **plain(loss.contrast))
+            pairs = contrasted.pairs / contrasted.items if contrasted.items else None
         plan = plan_loss(
-            batch.input_ids, batch.attention_mask, batch.labels, batch.kinds, batch.positions, batch.branches, weights
-        )
+            planned.input_ids, planned.attention_mask, planned.labels, planned.kinds, planned.positions,
+            planned.branches, weights, contrast,
+        )  # fmt: skip
         ids = batch.input_ids
         codes = int(((ids >= self.vocabulary.first_code_id) & (ids < self.vocabulary.first_time_id)).sum())
-        return PlannedBatch(batch.ids, plan, int(batch.attention_mask.sum()), ids.numel(), codes)
+        return PlannedBatch(batch.ids, plan, int(batch.attention_mask.sum()), ids.numel(), codes, pairs)
 
     def training_step(self, batch: PlannedBatch, batch_idx: int) -> Tensor:
         losses = self.language.planned_loss(batch.plan)
         for name in ("loss", "text_loss", "audio_loss", "distillation_loss", "z_loss"):
             self.log(f"train/{name}", getattr(losses, name), batch_size=len(batch.ids))
+        if losses.contrast_loss is not None and batch.pairs is not None:
+            self.log("train/contrast_loss", losses.contrast_loss, batch_size=len(batch.ids))
+            self.log("train/contrast_pairs", torch.tensor(batch.pairs), batch_size=len(batch.ids))
         if self.conf.curriculum:
             number = language_data.position(self.conf.curriculum, self.trainer.global_step).number + 1
             self.log("train/curriculum_entry", torch.tensor(float(number)), batch_size=len(batch.ids))

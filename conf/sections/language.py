@@ -118,13 +118,26 @@ class CurriculumEntryConf:
 
 
 @dataclass
+class ContrastConf:
+    """Condition contrastive alignment (Chen et al. 2024, arXiv:2410.09347) of the items from text to sound."""
+
+    weight: float = about("of an item's contrast beside the cross-entropy of its tokens, both in nats; 0: off", 0)
+    beta: float = about(
+        "of the log-ratio to the reference, the weights at the start; guidance by 1 + 1 / beta is what is aimed at",
+        1e-6,
+    )
+    negative_weight: float = about("of the same sound under another caption of the batch", 0)
+
+
+@dataclass
 class LossWeightsConf:
-    """Weights of the cross-entropy by kind of token, and of the z-loss."""
+    """Weights of the cross-entropy by kind of token, of the z-loss, and of the contrast."""
 
     audio_weight: float = about("weight of a sound token")
     text_weight: float = about("weight of a text token of an answer")
     prompt_weight: float = about("weight of a token of the request")
     z_loss_weight: float = about("weight of (log Z)^2, the squared logarithm of the softmax's denominator")
+    contrast: ContrastConf = about("the same sound under another caption is made less probable")
 
 
 @dataclass
@@ -199,6 +212,11 @@ class LanguageConf(TrainingStageConf):
         mixtures = [self.mixture, *(entry.mixture for entry in self.curriculum)]
         if self.text.files and not any(mixture.text for mixture in mixtures):
             yield Problem("text.files", "no mixture takes them: give mixture.text a weight, as --mixture.text=0.1")
+        if self.loss.contrast.weight and not any(mixture.text_to_sound for mixture in mixtures):
+            yield Problem(
+                "loss.contrast.weight",
+                f"{self.loss.contrast.weight}; 0 is allowed where no mixture has a weight for text_to_sound",
+            )
 
     def _laws_of_curriculum(self) -> Iterable[Problem]:
         names = [entry.name for entry in self.curriculum]

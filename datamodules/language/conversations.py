@@ -28,6 +28,7 @@ class Conversation(NamedTuple):
     kind: str  # a field of Mixture
     source: str
     dialogues: list[list[Turn]]  # several share their beginning, the sound, and are blind to each other
+    caption: str | None = None  # of an item from text to sound; "" where it was dropped
 
 
 class Mixture(NamedTuple):
@@ -94,7 +95,8 @@ def _of_caption(
         dropped = in_share(prompts.caption_dropout, f"{caption.id}<{copy}~")
         prompt = without_caption(template) if dropped else template.format(caption=text)
         dialogue = [("user", [prompt]), ("assistant", [codes])]
-        yield Conversation(f"{caption.id}-sound-{copy}", "text_to_sound", source, [dialogue])
+        asked = "" if dropped else text
+        yield Conversation(f"{caption.id}-sound-{copy}", "text_to_sound", source, [dialogue], asked)
 
 
 def _of_questions(cut: Cut, codes: list[int], weight: float, prompts: Prompts) -> Iterator[Conversation]:

@@ -141,4 +141,5 @@ class _BatchEncoder(torch.utils.data.Dataset[LanguageBatch]):
             for part, number, epoch in zip(owners, numbers, epochs, strict=True)
         ]
         encoded = iter(self.encode([dialogue for item in items for dialogue in item.dialogues]))
-        return collate([(item.id, pack([next(encoded) for _ in item.dialogues])) for item in items], self.pad_id)
+        batch = collate([(item.id, pack([next(encoded) for _ in item.dialogues])) for item in items], self.pad_id)
+        return batch._replace(captions=[item.caption for item in items])

@@ -42,6 +42,7 @@ class LanguageBatch(NamedTuple):
     kinds: Tensor  # (B, S) long
     positions: Tensor  # (B, S) long
     branches: Tensor  # (B, S) long
+    captions: Sequence[str | None] = ()  # of the items from text to sound, "" where it was dropped; None for the others
 
 
 def pack(dialogues: Sequence[Encoded]) -> Packed:

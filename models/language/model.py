@@ -16,10 +16,11 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from models.compiling import compile_each, without_compiled_layers
 from models.errors import ModelError, SharedPrefixUnsupported, UnsupportedLanguageModel
-from models.language.chunked_cross_entropy import LogitTransform, chunked_cross_entropy
+from models.language.chunked_cross_entropy import CrossEntropy, LogitTransform, chunked_cross_entropy
+from models.language.contrast import contrast, with_weights
 from models.language.generation import Guidance, Sampling, generate
 from models.language.lora import attach_lora, without_lora
-from models.language.loss_plan import LossPlan, LossWeights, plan_loss
+from models.language.loss_plan import ContrastPlan, LossPlan, LossWeights, plan_loss
 from models.language.new_tokens import Initialization, attach_sound_tokens, check_supported
 from models.language.prefix_mask import Mask, attention_masks
 from models.language.vocabulary import Vocabulary
@@ -31,7 +32,7 @@ FUSED = ("flash_attention_2", "flex_attention")
 class LanguageLoss(NamedTuple):
     """Tensors are (). text_loss, audio_loss and distillation_loss: means over their tokens in nats, NaN without any."""
 
-    loss: Tensor  # (sum of weight x cross-entropy) / (sum of weights) + z_loss_weight x z_loss
+    loss: Tensor  # (sum of weight x cross-entropy, and of contrasts) / (sum of weights) + z_loss_weight x z_loss
     text_loss: Tensor
     audio_loss: Tensor
     distillation_loss: Tensor  # divergence from the base LLM, of the positions of kind DISTILLED
@@ -39,6 +40,7 @@ class LanguageLoss(NamedTuple):
     text_tokens: int
     audio_tokens: int
     weight: Tensor  # the sum of weights, that `loss` is a mean over
+    contrast_loss: Tensor | None = None  # mean over the sounds under their own captions, in nats; None without any
 
 
 class SoundLanguageModel(nn.Module):
@@ -75,6 +77,7 @@ class SoundLanguageModel(nn.Module):
         # the sampling settings that a hub gives have no effect here
         model.generation_config = GenerationConfig(pad_token_id=vocabulary.pad_id)
         self.lm = model
+        self.reference: dict[str, Tensor] = {}
         for parameter in self.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
@@ -156,8 +159,9 @@ class SoundLanguageModel(nn.Module):
 
     def planned_loss(self, plan: LossPlan) -> LanguageLoss:
         """The loss of a batch that `plan_loss` planned; it never waits for the device, where the plan is."""
-        hidden = self._hidden(plan.input_ids, plan.valid, plan.positions, plan.branches)
-        hidden = hidden.flatten(0, 1).index_select(0, plan.predicting)
+        reference = self._reference_entropy(plan) if plan.contrast else None
+        every = self._hidden(plan.input_ids, plan.valid, plan.positions, plan.branches).flatten(0, 1)
+        hidden = every.index_select(0, plan.predicting)
         text, new_rows = self._head().text_rows(), self._head().new_rows
         parts = []
         for part in (slice(0, plan.num_targets), slice(plan.num_targets, len(plan.predicting))):
@@ -185,8 +189,12 @@ class SoundLanguageModel(nn.Module):
         text_loss, audio_loss, distillation_loss = (
             per_token[chosen].mean() for chosen in (plan.text, plan.audio, plan.distilled)
         )
+        loss, contrast_loss = torch.stack([part.loss for part in parts]).sum(), None
+        if plan.contrast and reference is not None:
+            compared = self._contrast(plan.contrast, every, reference)
+            loss, contrast_loss = loss + compared.loss, compared.mean
         return LanguageLoss(
-            loss=torch.stack([part.loss for part in parts]).sum() / total,
+            loss=loss / total,
             text_loss=text_loss,
             audio_loss=audio_loss,
             distillation_loss=distillation_loss,
@@ -194,6 +202,7 @@ class SoundLanguageModel(nn.Module):
             text_tokens=len(plan.text),
             audio_tokens=len(plan.audio),
             weight=total,
+            contrast_loss=contrast_loss,
         )
 
     def generate(
@@ -215,6 +224,10 @@ class SoundLanguageModel(nn.Module):
                 )
         finally:
             self.train(mode)
+
+    def keep_reference(self) -> None:
+        """What trains, as it is now, is what plans with a contrast are compared with: a copy of it is kept, and no LLM."""
+        self.reference = {name: tensor.clone() for name, tensor in self.trainable_state().items()}
 
     def trainable_state(self) -> dict[str, Tensor]:
         """LoRA (`...lora_A.default.weight`) and new rows (`...new_rows`), by their names in the LLM; tied rows once."""
@@ -264,17 +277,52 @@ class SoundLanguageModel(nn.Module):
             input_ids=input_ids, attention_mask=masks, position_ids=positions, use_cache=False
         ).last_hidden_state
 
-    @torch.no_grad()
     def _base_hidden(self, plan: LossPlan) -> Tensor:
         """Hidden states (B, S', D) of the LLM without LoRA for the rows that have a teacher; 0 for the others."""
-        mode, rows = self.training, plan.teacher_rows
+        with without_lora(self.lm):
+            return self._hidden_of_rows(plan, plan.teacher_rows)
+
+    @torch.no_grad()
+    def _hidden_of_rows(self, plan: LossPlan, rows: Tensor) -> Tensor:
+        """(B, S', D) in evaluation mode, without branches; 0 for the other rows."""
+        mode = self.training
         self.eval()
         try:
-            with without_lora(self.lm):
-                hidden = self._hidden(plan.input_ids[rows], plan.valid[rows])
+            hidden = self._hidden(plan.input_ids[rows], plan.valid[rows])
         finally:
             self.train(mode)
         return hidden.new_zeros(len(plan.input_ids), *hidden.shape[1:]).index_copy(0, rows, hidden)
+
+    @torch.no_grad()
+    def _reference_entropy(self, plan: LossPlan) -> Tensor:
+        """(T) -log p_ref of the sound of each term."""
+        assert plan.contrast and self.reference, "a contrast needs `keep_reference`"
+        self.reference = {name: tensor.to(self.lm.device) for name, tensor in self.reference.items()}
+        with with_weights(self.lm, self.reference):
+            hidden = self._hidden_of_rows(plan, plan.contrast.rows).flatten(0, 1)
+            return _of_terms(plan.contrast, self._sound_entropy(plan.contrast, hidden).per_token)
+
+    def _contrast(self, plan: ContrastPlan, hidden: Tensor, reference: Tensor) -> "_Contrasted":
+        """hidden (B S', D): with the graph of the layers.
+
+        How much each sound's log p counts is known once all of its tokens are, so the head is gone through twice: the
+        second time with these factors as the tokens' weights.
+        """
+        with torch.no_grad():
+            entropy = _of_terms(plan, self._sound_entropy(plan, hidden).per_token)
+            losses, slopes = contrast(reference - entropy, plan.signs, plan.beta, plan.negative_weight)
+            weights = -plan.weight * slopes.index_select(0, plan.terms)
+        linear = self._sound_entropy(plan, hidden, weights).loss  # with the gradient, and another value
+        total = losses.sum()
+        return _Contrasted(linear + (plan.weight * total - linear).detach(), total / (plan.signs > 0).sum())
+
+    def _sound_entropy(self, plan: ContrastPlan, hidden: Tensor, weights: Tensor | None = None) -> CrossEntropy:
+        text, new_rows = self._head().text_rows(), self._head().new_rows
+        chosen = hidden.index_select(0, plan.predicting)
+        weights = torch.ones(len(chosen), device=chosen.device) if weights is None else weights
+        return chunked_cross_entropy(
+            chosen, text.weight, text.bias, new_rows, plan.targets, weights, 0.0, self.logit_transform
+        )
 
     @torch.no_grad()
     def _keeps_branches_apart(self) -> bool:
@@ -297,6 +345,16 @@ class SoundLanguageModel(nn.Module):
         vocabulary = self.vocabulary
         ids = [[1, vocabulary.start_id, vocabulary.first_code_id, 2, 3]]
         return torch.tensor(ids, device=self.lm.device) % vocabulary.size
+
+
+class _Contrasted(NamedTuple):
+    loss: Tensor  # () sum over the terms, weighted
+    mean: Tensor  # () over the sounds under their own captions, without the weight
+
+
+def _of_terms(plan: ContrastPlan, per_token: Tensor) -> Tensor:
+    """(P) -> (T): sums."""
+    return per_token.new_zeros(len(plan.rows)).index_add(0, plan.terms, per_token)
 
 
 def _near(logits: Tensor, expected: Tensor) -> bool:

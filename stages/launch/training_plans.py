@@ -54,7 +54,8 @@ def plan_language(planned: Planned) -> StagePlan | None:
     sizes = llm_sizes(conf.model.source)
     if sizes is None:
         return None
-    rank, tokens, narrow = conf.lora.rank, conf.batching.tokens_per_batch, planned.narrow
+    rank, narrow, contrast = conf.lora.rank, planned.narrow, conf.loss.contrast.weight > 0
+    tokens = conf.batching.tokens_per_batch * (2 if contrast else 1)  # at most: each sound under two captions
     new = planned.tokenizer.codes + 2  # and the marks around a sound
     trained = sizes.lora(rank) + sizes.new_rows(new)
     width, checkpointing = weight_bytes(conf.model, narrow), conf.model.activation_checkpointing
@@ -64,7 +65,9 @@ def plan_language(planned: Planned) -> StagePlan | None:
     temporary = 2 * tokens * (sizes.intermediate + sizes.hidden) * narrow + 3 * 256 * (sizes.vocabulary + new) * 4
     memory = {"frozen weights": width * float(sizes.parameters), **trained_memory(trained, planned.ranks)}
     memory |= {"activations": kept, "temporary": temporary}
-    again = 4 / 3 if checkpointing else 1.0
+    if contrast:
+        memory["reference"] = 4.0 * trained
+    again = (4 / 3 if checkpointing else 1.0) + (0.5 if contrast else 0.0)  # the reference goes forward alone
     moved = sizes.activations(tokens, rank, conf.lora.dropout, narrow, False) * PASSES["language"] * again
     accumulated = conf.trainer.accumulate_grad_batches
     return StagePlan(

@@ -40,6 +40,7 @@ COMMANDS = {  # name -> its smallest arguments, and what it prints
     "openaqa": ("--records 2000 --clips 300", "peak memory"),
     "plan_memory": ("", "| generation, KV cache, bfloat16 |"),
     "presence": ("--runs runs/small/openaqa --scenes 2 --others 2 --strengths 1", "| runs/small/openaqa | 1 |"),
+    "prefixes": ("--run runs/small --after openaqa --best_of 2 --prune 3x1x2 --captions 2", "| 3x1x2 |"),
     "quantizer": ("--repeats 1 --clips 4", "| ours |"),
     "rates": (
         "--preset smoke --steps 2 --clips 4 --codes 16 --rates base native --embedder logmel-64"
@@ -56,7 +57,10 @@ COMMANDS = {  # name -> its smallest arguments, and what it prints
     "table_one": (f"--preset smoke --seeds 1 --steps 2 --clips 4 --embedder logmel-64 {SMALL}", "| linear probe |"),
     "text_stays": ("--runs small", "| small | openaqa |"),
     "throughput": ("--size tiny --batch 1 --frames 8 --steps 1", ""),
-    "voice": ("--preset smoke --run runs/small --steps 1 --captions 2 --sweep --change 'LoRA 1e-3'", "| LoRA 1e-3 |"),
+    "voice": (
+        "--preset smoke --run runs/small --start openaqa --steps 1 --captions 2 --sweep --change contrast",
+        "| contrast |",
+    ),
     "vocoder": (
         "--preset smoke --clips 1 --fit 4 --iterations 1 --embedder logmel-64 --images pictures",
         "| iterations 1 |",

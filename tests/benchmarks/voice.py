@@ -47,7 +47,10 @@ CHANGES = {
     "a longer prompt": ('prompts.text_to_sound=["Generate a sound: {caption}"]',),
     "questions among it": ("mixture.question=0.3", "kinds=[what,presence,count,order]"),
     "captions among it": ("mixture.sound_to_text=0.1",),
+    "contrast": ("loss.contrast.weight=1",),
+    "contrast 0.1": ("loss.contrast.weight=5", "loss.contrast.beta=0.1"),
 }
+AFTER = ("caption", "openaqa", "text_to_sound")
 SWEEP = (
     [{"guidance": weight} for weight in (1.0, 1.5, 2.0, 3.0, 5.0)]
     + [{"guidance": 3.0, "temperature": value} for value in (0.7, 0.85)]
@@ -84,9 +87,9 @@ class Judge(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--after", choices=("caption", "openaqa", "text_to_sound"), help="ask this one, train nothing")
+    parser.add_argument("--after", choices=AFTER, help="ask this one, train nothing")
     parser.add_argument("--ear", choices=("openaqa", "text_to_sound"), default="openaqa", help="chooses in --sweep")
-    parser.add_argument("--start", choices=("caption", "openaqa"), help="training goes on from this one")
+    parser.add_argument("--start", choices=AFTER, help="training goes on from this one")
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--change", action="append", choices=CHANGES, help="this one alone; again for more")
     parser.add_argument("--set", action="append", default=[], help="for all, as batching.tokens_per_batch=200")
@@ -116,8 +119,7 @@ def _row(options: argparse.Namespace, judge: Judge, change: str) -> None:
     conf = _configuration(options, CHANGES.get(change, ()))
     L.seed_everything(conf.seed, verbose=False)
     module = Language("caption", conf, graph.parents("caption", conf), options.run)
-    start = options.after or options.start
-    if folder := options.adapter or (options.run / start / "artifact" if start else None):
+    if folder := options.adapter or (options.run / options.after / "artifact" if options.after else None):
         module.language.load_trainable_state(artifacts.load(folder)[1])
     trainer = L.Trainer(
         **plain(conf.trainer) | {"precision": precision(conf, options.run).value, "logger": False}, enable_checkpointing=False,
@@ -175,6 +177,8 @@ def _row(options: argparse.Namespace, judge: Judge, change: str) -> None:
 def _configuration(options: argparse.Namespace, change: tuple[str, ...]) -> LanguageConf:
     words = [f"parents.{name}={options.run / name}" for name in ("tokenizer", "cache", "rehearsal")]
     steps = [f"trainer.max_steps={options.steps}", f"trainer.val_check_interval={options.steps}"]
+    if options.start:
+        words.append(f"init_from={options.run / options.start}")
     if options.after:  # asked in the words that it was taught
         receipt = graph.receipts.read(options.run / options.after)
         assert receipt is not None, f"{options.run}/{options.after} is not finished"

@@ -28,6 +28,7 @@ STATUS = {
     LIMIT: STOPPED,
 }
 WORDS = {
+    "text_to_sound": ("--loss.contrast.weight=1",),  # against weights that no checkpoint holds
     "reconstruct": ("--batch_size=2",),
     "fewshot": ("--llm=caption", "--parents.caption=whole", "--splits=[train,validation,test]", "--episodes=6"),
     "evaluate": ("--audio_contrast=0.5",),

@@ -74,6 +74,13 @@ def test_what_is_contrasted_with_no_sound_is_answered_in_twice_the_rows():
     assert two.memory["KV cache"] == 2 * one.memory["KV cache"]
 
 
+def test_a_contrast_reads_sounds_under_two_captions_and_keeps_what_it_began_with():
+    one, two = (planned("text_to_sound", (), f"loss.contrast.weight={weight}") for weight in (0, 1))
+    assert 1.99 < two.memory["activations"] / one.memory["activations"] < 2  # but for autocast's copies of LoRA
+    assert two.memory["reference"] == two.memory["trained weights"] and "reference" not in one.memory
+    assert two.flops == 2 * 1.5 * one.flops, "forward and backward of both, and forward of both as it was"
+
+
 def test_sizes_of_a_parent_are_those_of_its_configuration():
     evaluate, small = conf.compose("evaluate").conf, conf.compose("openaqa", ("qwen3_0.6b",)).conf
     base, smaller = (plan.plan("evaluate", evaluate, parents=parents) for parents in ({}, {"openaqa": small}))
