@@ -5,10 +5,12 @@ caption 1 ► sound 1      and then     caption 2 ► sound 1
 caption 2 ► sound 2                   caption 0 ► sound 2
 """
 
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from datamodules.language.packing import IGNORED, LanguageBatch
 
@@ -36,13 +38,8 @@ def with_other_captions(batch: LanguageBatch, pad_id: int) -> Contrasted:
         other = next((one for one in following if own and batch.captions[one] not in ("", own)), None)
         if other is not None:
             made.append(_joined(batch, other, prompts[other], row, prompts[row], lengths[row]))
-    widest = max(part.input_ids.shape[1] for part in (batch, *made))
-    padded = [_padded(part, widest, pad_id) for part in (batch, *made)]
-    columns = [torch.cat(parts) for parts in list(zip(*padded, strict=True))]
     signs = torch.tensor([int(caption is not None) for caption in batch.captions] + [-1] * len(made))
-    ids = batch.ids + [name for part in made for name in part.ids]
-    captions = [*batch.captions, *(None for _ in made)]
-    return Contrasted(LanguageBatch(ids, *columns, captions), signs, len(made), len(items))
+    return Contrasted(_stacked([batch, *made], pad_id), signs, len(made), len(items))
 
 
 def _prompt_lengths(batch: LanguageBatch) -> list[int]:
@@ -56,15 +53,27 @@ def _joined(batch: LanguageBatch, asked: int, asked_ids: int, row: int, prompt_i
     def joined(part: Tensor) -> Tensor:
         return torch.cat([part[asked, :asked_ids], part[row, prompt_ids:length]])[None]
 
-    parts = [joined(part) for part in (batch.input_ids, batch.attention_mask, batch.labels, batch.kinds)]
-    positions = torch.arange(parts[0].shape[1])[None]
-    return LanguageBatch([batch.ids[row]], *parts, positions, torch.zeros_like(positions), [None])
+    ids = joined(batch.input_ids)
+    positions = torch.arange(ids.shape[1])[None]
+    return LanguageBatch(
+        [batch.ids[row]], ids, joined(batch.attention_mask), joined(batch.labels), joined(batch.kinds), positions,
+        torch.zeros_like(positions), [None],
+    )  # fmt: skip
 
 
-def _padded(batch: LanguageBatch, width: int, pad_id: int) -> list[Tensor]:
-    values = (pad_id, 0, IGNORED, 0, 0, 0)
-    tensors = (part for part in batch if isinstance(part, Tensor))
-    return [
-        torch.nn.functional.pad(part, (0, width - part.shape[1]), value=value)
-        for part, value in zip(tensors, values, strict=True)
-    ]
+def _stacked(batches: Sequence[LanguageBatch], pad_id: int) -> LanguageBatch:
+    widest = max(part.input_ids.shape[1] for part in batches)
+
+    def stacked(tensors: Iterable[Tensor], value: int = 0) -> Tensor:
+        return torch.cat([F.pad(one, (0, widest - one.shape[1]), value=value) for one in tensors])
+
+    return LanguageBatch(
+        [name for part in batches for name in part.ids],
+        stacked((part.input_ids for part in batches), pad_id),
+        stacked(part.attention_mask for part in batches),
+        stacked((part.labels for part in batches), IGNORED),
+        stacked(part.kinds for part in batches),
+        stacked(part.positions for part in batches),
+        stacked(part.branches for part in batches),
+        [caption for part in batches for caption in part.captions],
+    )
