@@ -35,7 +35,8 @@ def body(report: Mapping[str, Any]) -> list[str]:
         " ".join(about(report)),
         "",
         *_distances(report),
-        *_accuracy(report["accuracy"]),
+        *_accuracy(report["accuracy"], "codes"),
+        *_accuracy(report.get("accuracy_of_sound"), "sounds"),
         *_diversity(report["diversity"]),
         *markdown_table(["kind", *columns], kinds),
         "",
@@ -63,6 +64,10 @@ def about(report: Mapping[str, Any]) -> list[str]:
         sentences.append(
             f"Kind read: by a logistic regression on log(1 + count) of the codes of {accuracy['learnt']} training recordings with one label "
             f"({accuracy['kinds']} kinds), of test recordings with one label; 95 % interval by clip."
+        )
+    if accuracy := report.get("accuracy_of_sound"):
+        sentences.append(
+            f"Of sounds: by a logistic regression on the embeddings of {accuracy['learnt']} real training recordings with one label."
         )
     if report["diversity"]:
         sentences.append(
@@ -121,12 +126,12 @@ def _distances(report: Mapping[str, Any]) -> list[str]:
     return [*markdown_table(["sounds", "clips", "of each", f"{kad} x 100", fad], rows), ""]
 
 
-def _accuracy(accuracy: Mapping[str, Any] | None) -> list[str]:
+def _accuracy(accuracy: Mapping[str, Any] | None, of: str) -> list[str]:
     if not accuracy:
         return []
     rows = [[NAMES[row["codes"]], row["count"], percent_interval(row)] for row in accuracy["rows"]]
     rows.append([NAMES["chance"], "", percent(accuracy["chance"])])
-    return [*markdown_table(["codes", "n", "kind read, %"], rows), ""]
+    return [*markdown_table([of, "n", "kind read, %"], rows), ""]
 
 
 def _diversity(diversity: list[dict[str, Any]]) -> list[str]:

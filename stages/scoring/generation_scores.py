@@ -2,7 +2,8 @@
 they differ.
 
 sound      kernel and Frechet audio distance to real test recordings, with the embedder in their names
-accuracy   share of the sounds whose kind a probe, trained on real codes, takes for the caption's: recordings with one label
+accuracy   share of the sounds whose kind a probe, trained on real codes, takes for the caption's: recordings with one label;
+           accuracy_of_sound: the same, of embedded sound, by a probe trained on embedded real recordings
 diversity  mean cosine distance between embedded sounds: of one caption over seeds, of several clips of one kind, of all clips
 """
 
@@ -86,7 +87,10 @@ def generation_scores(
         "recordings": {"test": len(clips[TEST]), "train": len(clips[TRAIN])},
         "dimensions": sets[TEST].vectors.shape[2] if sets else None,
         "sounds": [_distances(name, sounds, sets[TEST], seed) for name, sounds in sets.items() if name != TEST],
-        "accuracy": _accuracy(asked, readings, probe, samples, seed) if probe and any(readings.values()) else None,
+        "accuracy": _accuracy(asked, readings, probe.labels, samples, seed)
+        if probe and any(readings.values())
+        else None,
+        "accuracy_of_sound": _accuracy_of_sound(asked, sets, samples, seed) if probe else None,
         "diversity": [_diversity(name, sounds, samples, seed) for name, sounds in sets.items() if name != TRAIN],
         "kinds": [_kind(kind, asked, sets, readings, seed) for kind in sorted({clip.kind for clip in asked})],
     }
@@ -145,12 +149,12 @@ def _readings(
 def _accuracy(
     asked: Sequence[CaptionedClip],
     readings: Mapping[str, list[tuple[CaptionedClip, bool]]],
-    probe: KindProbe,
+    labels: Sequence[str],
     samples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Intervals: bootstrap by source clip, all its sounds together."""
-    kinds = Counter(probe.labels)
+    """labels: what the probe was trained on. Intervals: bootstrap by source clip, all its sounds together."""
+    kinds = Counter(labels)
     frequent = min(kinds, key=lambda name: (-kinds[name], name))
     parts = dict(readings) | {
         "frequent": [(clip, clip.label == frequent) for clip in asked if clip.label is not None],
@@ -162,8 +166,33 @@ def _accuracy(
         if pairs
     ]
     return {
-        "rows": rows, "chance": 1 / len(kinds), "kinds": len(kinds), "frequent": frequent, "learnt": len(probe.labels),
+        "rows": rows, "chance": 1 / len(kinds), "kinds": len(kinds), "frequent": frequent, "learnt": len(labels),
     }  # fmt: skip
+
+
+def _accuracy_of_sound(
+    asked: Sequence[CaptionedClip], sets: Mapping[str, EmbeddedSounds], samples: int, seed: int
+) -> dict[str, Any] | None:
+    """None without embedded recordings of two labels to train a probe on, or where no clip has one label to judge."""
+    clips, vectors = _labelled(sets.get(TRAIN))
+    labels = [str(clip.label) for clip in clips]
+    if len(set(labels)) < 2:
+        return None
+    readings = {}
+    for condition in (TEST, TOKENIZER, CAPTION, NOTHING):
+        judged, embedded = _labelled(sets.get(condition))
+        kinds = linear_probe_labels(vectors, labels, embedded) if judged else []
+        readings[condition] = [(clip, kind == clip.label) for clip, kind in zip(judged, kinds, strict=True)]
+    return _accuracy(asked, readings, labels, samples, seed) if any(readings.values()) else None
+
+
+def _labelled(sounds: EmbeddedSounds | None) -> tuple[list[CaptionedClip], Tensor]:
+    """The M sounds of clips with one label, and their embeddings (M, E)."""
+    if sounds is None:
+        return [], torch.zeros(0, 0)
+    indices = [index for index, clip in enumerate(sounds.clips) if clip.label is not None]
+    clips = [sounds.clips[index] for index in indices] * len(sounds.vectors)
+    return clips, sounds.vectors[:, indices].flatten(0, 1)
 
 
 def _diversity(name: str, sounds: EmbeddedSounds, samples: int, seed: int) -> dict[str, Any]:

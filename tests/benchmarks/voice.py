@@ -6,7 +6,7 @@
 --run: a finished demo, for its tokenizer and codes. Trains the stage text_to_sound with each change, from nothing or
 (--start) from a stage of the run on; with --after it asks the LLM of that stage. Prints the caption gap on validation
 clips, in nats a clip, and the share of sounds of test captions of one kind whose kind the probe of codes reads, with the
-95 % interval by clip. --sweep: that share for several ways to draw.
+95 % interval by clip. --sweep, --draw: that share for several ways to draw.
 """
 
 import argparse
@@ -94,6 +94,9 @@ def main() -> None:
     parser.add_argument("--change", action="append", choices=CHANGES, help="this one alone; again for more")
     parser.add_argument("--set", action="append", default=[], help="for all, as batching.tokens_per_batch=200")
     parser.add_argument("--sweep", action="store_true")
+    parser.add_argument(
+        "--draw", action="append", nargs="+", help="one more way: guidance=5 best_of=16; again for more"
+    )
     parser.add_argument("--captions", type=int, default=200, help="of the test split, with one label, at most")
     parser.add_argument("--seeds", type=int, default=1, help="sounds of each caption")
     parser.add_argument("--guidance", type=float, default=3.0)
@@ -140,9 +143,12 @@ def _row(options: argparse.Namespace, judge: Judge, change: str) -> None:
     module.language.eval()
     lm = module.language.lm
     model = trained_model.TrainedModel(lm, module.vocabulary, conf.prompts, trained_model.context(lm))
-    hears = options.after == "text_to_sound" and options.sweep
-    ear = trained_model.load(options.run / options.ear, torch.device("cpu")) if hears else None
     base: GenerateConf = compose("generate", overrides=[f"guidance={options.guidance}"]).conf
+    ways = [compose("generate", overrides=words).conf for words in options.draw or []]
+    if options.sweep:
+        ways += [dataclasses.replace(base, **values) for values in SWEEP]
+    hears = options.after == "text_to_sound" and any(way.best_of > 1 for way in ways)
+    ear = trained_model.load(options.run / options.ear, torch.device("cpu")) if hears else None
 
     def share(settings: GenerateConf, blind: bool = False) -> Interval | None:
         seeds = range(options.seeds)
@@ -158,12 +164,11 @@ def _row(options: argparse.Namespace, judge: Judge, change: str) -> None:
         f"{_text(share(dataclasses.replace(base, guidance=1.0), blind=True))} |",
         flush=True,
     )
-    if options.sweep:
+    if ways:
         print(
             f"{change}:\n| temperature | top_k | guidance | best of | kind found, % | seconds a sound |\n|---|---|---|---|---|---|"
         )
-        for values in SWEEP:
-            settings = dataclasses.replace(base, **values)
+        for settings in ways:
             began = time.process_time()
             shared = share(settings)
             each = (time.process_time() - began) / (len(judge.asked) * options.seeds)

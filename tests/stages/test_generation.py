@@ -87,6 +87,13 @@ def test_an_llm_that_writes_real_codes_scores_like_them_and_one_that_guesses_is_
     assert accuracy["stuck"][CAPTION]["value"] == pytest.approx(0.2, abs=0.02)
     assert accuracy["stuck"]["frequent"]["value"] == 0.2 == good["accuracy"]["chance"]
 
+    # Another probe reads the sound: real recordings of the test split, and what was decoded.
+    sound = {name: named(report["accuracy_of_sound"]["rows"], "codes") for name, report in
+             (("good", good), ("guessed", guessed))}  # fmt: skip
+    assert all(sound["good"][name]["value"] > 0.9 for name in (TEST, TOKENIZER, CAPTION))
+    assert abs(sound["guessed"][CAPTION]["value"] - 0.2) < 5 * (0.2 * 0.8 / 200) ** 0.5
+    assert good["accuracy_of_sound"]["learnt"] == 100 and sound["good"][CAPTION]["count"] == 200
+
     # What differs kind by kind is one distribution over all kinds, but for the one that says one thing alone.
     distances = {name: named(report["sounds"], "sounds") for name, report in
                  (("good", good), ("guessed", guessed), ("stuck", stuck))}  # fmt: skip
