@@ -58,8 +58,9 @@ COMMANDS = {  # name -> its smallest arguments, and what it prints
     "text_stays": ("--runs small", "| small | openaqa |"),
     "throughput": ("--size tiny --batch 1 --frames 8 --steps 1", ""),
     "voice": (
-        "--preset smoke --run runs/small --start openaqa --steps 1 --captions 2 --sweep --change contrast",
-        "| contrast |",
+        "--preset smoke --run runs/small --start openaqa --steps 1 --captions 2 --sweep --change contrast"
+        " --draw guidance=4 best_of=2",
+        "| 1 |  | 4 | 2 | ",
     ),
     "vocoder": (
         "--preset smoke --clips 1 --fit 4 --iterations 1 --embedder logmel-64 --images pictures",
