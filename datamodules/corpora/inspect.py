@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from datamodules import sound_files
+from datamodules.corpora import undeclared
 from datamodules.errors import DataError
 from datamodules.sound_files import UNREADABLE, Part, Sound, content_hash, read_part
 
@@ -185,6 +186,7 @@ def _inspect(path: Path) -> Inspection:
                     return result("has NaN or infinite samples", rate, 0, channels)
                 peak, frames = max(peak, float(highest)), frames + len(block)
                 mono_peak = max(mono_peak, float(np.abs(block.mean(1)).max()))
+            is_longer = undeclared.goes_on(path, sound, size, DURATION_TOLERANCE)
     except UNREADABLE as error:
         return result(f"cannot be decoded ({_last_words(error)})")
     reason = None
@@ -192,6 +194,10 @@ def _inspect(path: Path) -> Inspection:
         reason = f"truncated: {missing}"
     elif declared - frames > DURATION_TOLERANCE * rate:
         reason = f"truncated: {frames / rate:.2f} of {declared / rate:.2f} s"
+    elif is_longer:
+        reason = (
+            f"goes on behind the {declared / rate:.2f} s that its header declares: write it anew, as `ffmpeg -i` does"
+        )
     elif frames == 0:
         reason = "has no samples"
     elif channels > 2 and (channels not in DOWNMIXED or is_vorbis):

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import sqlite3
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
@@ -141,6 +142,11 @@ def prepare_openaqa(
                 "Prepare their corpora, or go on without them: --data.on_bad=skip"
             )
         report, repeated, shared = _write(db, out, name, tests, validation_fraction, contamination)
+    except sqlite3.OperationalError as error:
+        raise DataError(
+            f"{part}: {error}. All records of {file} lie there until it is done, some {file.stat().st_size >> 20} MiB, and "
+            f"are sorted in {tempfile.gettempdir()}: make room, and type the same command"
+        ) from error
     finally:
         db.close()
         part.unlink(missing_ok=True)

@@ -147,7 +147,8 @@ def _text(value: object, column: str, where: str) -> str:
 
 
 def _read_csv(root: Path, metadata: Path) -> Iterator[MetadataRow]:
-    lines = csv_lines(metadata, delimiter="\t" if metadata.suffix.lower() == ".tsv" else ",")
+    delimiter = _delimiter(metadata)
+    lines = csv_lines(metadata, delimiter=delimiter)
     columns = [column.strip() for column in next(lines, CsvLine(1, [])).fields]
     _require_path(columns, metadata)
     for column, count in Counter(columns).items():
@@ -159,25 +160,36 @@ def _read_csv(root: Path, metadata: Path) -> Iterator[MetadataRow]:
         if len(fields) != len(columns):
             cure = (
                 "A TSV has no quoting: a text with a tab in it cannot stand there, but in a CSV"
-                if metadata.suffix.lower() == ".tsv"
-                else 'A text with a comma in it stands in quotes, no blank before them: "rain, then thunder"'
+                if delimiter == "\t"
+                else f'A text with a {delimiter!r} in it stands in quotes, no blank before them: "rain{delimiter} then thunder"'
             )
             raise DataError(f"{metadata}, line {line}: {len(fields)} fields under {len(columns)} columns. {cure}")
         for field in fields:
-            if metadata.suffix.lower() != ".tsv" and re.fullmatch(r'\s+".*"\s*', field, re.DOTALL):
+            if delimiter != "\t" and re.fullmatch(r'\s+".*"\s*', field, re.DOTALL):
                 raise DataError(
                     f"{metadata}, line {line}: {field[:60]!r} is quoted behind a blank, so that its quotation marks are "
                     "text: no blank stands before them"
                 )
-            _refuse_swallowed(field, columns, root, f"{metadata}, line {line}")
+            _refuse_swallowed(field, columns, delimiter, root, f"{metadata}, line {line}")
         values = dict(zip(columns, fields, strict=True))
         yield MetadataRow(line, {name: text if name == "path" else text.strip() for name, text in values.items()})
 
 
-def _refuse_swallowed(field: str, columns: Sequence[str], root: Path, where: str) -> None:
+def _delimiter(metadata: Path) -> str:
+    """A tab in a TSV; in a CSV a comma, or, where its header has none, a semicolon: as spreadsheets write it in languages
+    whose numbers have a decimal comma.
+    """
+    if metadata.suffix.lower() == ".tsv":
+        return "\t"
+    with metadata.open(encoding="utf-8-sig") as file:
+        header = file.readline()
+    return ";" if ";" in header and "," not in header else ","
+
+
+def _refuse_swallowed(field: str, columns: Sequence[str], delimiter: str, root: Path, where: str) -> None:
     """Raises DataError for a field of several lines, one of which is a row: its path exists."""
     for text in field.splitlines()[1:]:
-        parts = text.split(",")
+        parts = text.split(delimiter)
         path = parts[columns.index("path")].strip() if len(parts) == len(columns) else ""
         if path and (root / path).is_file():
             raise DataError(
@@ -208,7 +220,7 @@ def _read_jsonl(metadata: Path) -> Iterator[MetadataRow]:
 
 def _require_path(columns: Sequence[str], metadata: Path) -> None:
     if "path" not in columns:
-        joined = len(columns) == 1 and re.search("[;\t]", columns[0])
+        joined = len(columns) == 1 and "\t" in columns[0]
         hint = ". Separate columns by commas; by tabs in a .tsv" if joined else ""
         hint += ". A .tsv has no quotation marks" if '"path"' in columns else ""
         raise DataError(

@@ -116,6 +116,12 @@ def write(
     where none is good.
     """
     inspections = inspector.inspect([root / recording.path for recording in recordings])
+    inspections = [
+        item._replace(reason=f"missing. There is {near}: upper and lower case differ")
+        if item.reason == "missing" and (near := _in_other_case(recording.path, root))
+        else item
+        for recording, item in zip(recordings, inspections, strict=True)
+    ]
     if surround == "refuse":
         inspections = [_without_surround(item) for item in inspections]
     pairs = list(zip(recordings, inspections, strict=True))
@@ -229,26 +235,40 @@ def _existing(path: str, root: Path) -> str:
     """
     if url(root) or "::" in path or (root / path).exists():
         return path
+    return _alike(path, root, _key) or path
+
+
+def _in_other_case(path: str, root: Path) -> str | None:
+    """The path that exists and differs from it as for `_existing`, or in upper and lower case."""
+    return None if url(root) or "::" in path else _alike(path, root, _caseless_key)
+
+
+def _alike(path: str, root: Path, key: Callable[[str], str]) -> str | None:
+    """The one path that exists and whose names have the keys of the path's."""
     existing = PurePosixPath()
     for part in path.replace("\\", "/").split("/"):
-        names = [part] if (root / existing / part).exists() else _names(root / existing).get(_key(part), [])
+        names = [part] if (root / existing / part).exists() else _names(root / existing, key).get(key(part), [])
         if len(names) != 1 or part == "..":
-            return path
+            return None
         existing /= names[0]
     return existing.as_posix()
 
 
 @lru_cache(maxsize=1024)
-def _names(folder: Path) -> dict[str, list[str]]:
+def _names(folder: Path, key: Callable[[str], str]) -> dict[str, list[str]]:
     """The files and folders of a folder by their key."""
     names: dict[str, list[str]] = {}
     for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
-        names.setdefault(_key(name), []).append(name)
+        names.setdefault(key(name), []).append(name)
     return names
 
 
 def _key(name: str) -> str:
     return unicodedata.normalize("NFC", name).strip()
+
+
+def _caseless_key(name: str) -> str:
+    return _key(name).casefold()
 
 
 def require_any(recordings: Sequence[SplitRecording], root: Path, metadata: Path) -> None:

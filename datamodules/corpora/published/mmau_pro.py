@@ -39,4 +39,5 @@ def records(root: Path, options: Options) -> Iterator[Record]:
             yield Record(str(paths[0]), str(item["id"]), "test", where, questions=(question,))
     if left_out:
         counts = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
-        log.warning("mmau-pro: questions that are left out: %s", counts)
+        cure = "Those without are scored by its authors' code alone, with a judge, NV-Embed-v2 and rules of form"
+        log.warning("mmau-pro: questions that are left out: %s. %s", counts, cure)

@@ -205,3 +205,44 @@ def test_a_flac_without_its_length_is_named(tmp_path: Path):
     data[22:26] = bytes(4)  # samples in the stream: 0, not known
     (tmp_path / "a.flac").write_bytes(data)
     assert "its header does not say how long it is" in (reason(tmp_path / "a.flac") or "")
+
+
+def declares(path: Path, num_samples: int) -> Path:
+    """Writes another length into the header of a WAV, AIFF or FLAC of 16 bits, mono."""
+    data = bytearray(path.read_bytes())
+    if path.suffix == ".flac":
+        data[22:26] = num_samples.to_bytes(4, "big")
+    else:
+        at = data.find(b"SSND" if path.suffix == ".aiff" else b"data") + 4
+        data[at : at + 4] = (
+            (2 * num_samples + 8).to_bytes(4, "big")
+            if path.suffix == ".aiff"
+            else (2 * num_samples).to_bytes(4, "little")
+        )
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["flac", "wav", "aiff"])
+def test_sound_behind_the_declared_length_is_named(tmp_path: Path, suffix: str):
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, noise(16000), 16000, subtype="PCM_16")
+    assert reason(path) is None
+    path.write_bytes(path.read_bytes() + bytes([255, 0]) * 100)  # what others append is no sound
+    assert reason(path) is None
+    declares(path, 8000)
+    assert (reason(path) or "").startswith("goes on behind the 0.50 s that its header declares")
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        tar.add(path, path.name)
+    with tarfile.open(tmp_path / "s.tar") as tar:
+        member = tar.getmember(path.name)
+    archived = tmp_path / f"s.tar::bytes={member.offset_data}+{member.size}"
+    assert "goes on behind the 0.50 s" in (reason(archived) or "")
+
+
+def test_a_broken_chunk_behind_the_sound_is_no_sound(tmp_path: Path):
+    """As a field recorder leaves it."""
+    soundfile.write(tmp_path / "a.wav", noise(16000), 16000, subtype="PCM_24")
+    with (tmp_path / "a.wav").open("ab") as file:
+        file.write(b"bext" + (602).to_bytes(4, "little") + b"cut off")
+    assert reason(tmp_path / "a.wav") is None

@@ -3,6 +3,7 @@ listed.
 """
 
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from lhotse import CutSet
 
 from datamodules.corpora import openaqa, writer
 from datamodules.corpora.inspect import Inspection
+from datamodules.errors import DataError
 from tests.benchmarks.openaqa import generate
 from tests.datamodules.recordings import sound
 
@@ -274,3 +276,24 @@ def test_the_bytes_of_a_test_clip_are_contamination(tmp_path: Path):
     records = [record(clip, "What?", "A bell.", dataset="as_20k") for clip in ("aaaaaaaaaaa", "bbbbbbbbbbb")]
     done, cuts = made(data, records)
     assert done.contaminated == 1 and list(cuts) == ["bbbbbbbbbbb.wav"]
+
+
+def test_a_full_disk_is_one_message_and_leaves_nothing(tmp_path: Path):
+    """Its records lie in a database until all are read; with room the same command goes through."""
+    data = tmp_path / "data"
+    corpus(data, "audioset", "AAAAAAAAAA1")
+    asked = [
+        record("AAAAAAAAAA1", f"Is this number {number}?", "It is. " * 20, dataset="as_20k") for number in range(2000)
+    ]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    (tmp_path / "r.json").write_text(json.dumps(asked))
+    before = sorted(data.rglob("*"))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limits[1]))
+    try:
+        with pytest.raises(DataError, match=r"\.sqlite: .*make room, and type the same command"):
+            openaqa.prepare_openaqa(tmp_path / "r.json", data / "openaqa", **DEFAULTS)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path for path in sorted(data.rglob("*")) if path.is_file()] == [path for path in before if path.is_file()]
+    (cut,) = made(data, asked)[1].values()
+    assert len(cut.supervisions) == len(asked)

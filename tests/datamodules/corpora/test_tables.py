@@ -193,6 +193,37 @@ def test_what_is_written_is_ascii_whatever_the_locale(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
+    ("written", "lies"),
+    [("Clips/A.WAV", "clips/a.wav"), (r"clips\x.WAV", "clips/x.wav"), ("GLÖCKCHEN.wav", "Glöckchen.wav")],
+)
+def test_a_path_in_other_letters_is_missing_and_the_near_one_is_named(tmp_path: Path, written: str, lies: str):
+    sound(tmp_path / lies, 0.05)
+    with pytest.raises(DataError, match=f"missing. There is {lies}: upper and lower case differ"):
+        read(tmp_path, "m.csv", f"path,caption\na.wav,x\n{written},rain\n")
+
+
+def test_of_two_near_paths_none_is_named(tmp_path: Path):
+    for name in ("sub/x.wav", "sub/X.wav"):
+        sound(tmp_path / name, 0.05)
+    with pytest.raises(DataError, match=r"X.WAV: missing\n"):
+        read(tmp_path, "m.csv", "path,caption\na.wav,x\nsub/X.WAV,rain\n")
+
+
+def test_a_spreadsheet_with_semicolons_is_read(tmp_path: Path):
+    """As it is saved where numbers have a decimal comma: a byte order mark, Windows' line ends, and commas in its text."""
+    text = '\ufeffpath;caption;label;level\r\na.wav;"rain, loud; then wind";rain;-12,5\r\nb.wav;a "short" bell;;\r\n'
+    cuts = read(tmp_path, "m.csv", text)
+    assert captions(cuts["a.wav"])[0] == "rain, loud; then wind" and captions(cuts["b.wav"]) == ['a "short" bell']
+    assert cuts["a.wav"].custom["metadata"] == {"level": "-12,5"} and cuts["a.wav"].custom["labels"] == ["rain"]
+    for row, message in (
+        ("b.wav;rain; wind;;", 'line 3: 5 fields under 4 columns.*"rain; then thunder"'),
+        ('b.wav;"x\nc.wav;y;;";x;', "line 3: a field in quotes goes over several lines.*row of c.wav"),
+    ):
+        with pytest.raises(DataError, match=message):
+            read(tmp_path, "m.csv", f"path;caption;label;level\na.wav;x;;\n{row}\nd.wav;y;;\n")
+
+
+@pytest.mark.parametrize(
     ("name", "text", "message"),
     [
         ("m.csv", 'path,caption\na.wav, "rain"\n', "line 2: .* is quoted behind a blank"),
