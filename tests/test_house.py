@@ -16,7 +16,7 @@ HEAVY = ("torch", "numpy", "lightning", "lhotse", "transformers")
 QUICK = [
     ["--help"],
     *[[verb, "--help"] for verb in ("list", "show", "status", "prepare", "run", "submit", "logs")],
-    *[[verb, "--help"] for verb in ("compare", "clean")],
+    *[[verb, "--help"] for verb in ("compare", "clean", "sweep")],
     *[[verb, "--help"] for verb in ("ask", "generate", "encode", "decode", "serve", "export", "evaluate", "metrics")],
     ["show", "generate"],
     ["show", "serve"],

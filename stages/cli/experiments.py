@@ -17,9 +17,9 @@ def add(subparsers: Subparsers, layers: argparse.ArgumentParser) -> None:
     verb = subparsers.add_parser("runs", help="the experiments: what is done, since when, the key metrics")
     verb.set_defaults(verb=runs_verb)
     _add_runs(verb)
-    verb = subparsers.add_parser("compare", help="two experiments: what differs in configuration and metrics")
+    verb = subparsers.add_parser("compare", help="experiments: what differs in configuration and metrics")
     verb.add_argument("first", metavar="A", help="an experiment")
-    verb.add_argument("second", metavar="B", help="another")
+    verb.add_argument("others", nargs="+", metavar="B", help="another, or several")
     verb.add_argument("--all", action="store_true", help="also what is equal")
     verb.set_defaults(verb=compare_verb)
     _add_runs(verb)
@@ -45,8 +45,8 @@ def compare_verb(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from stages.reports.runs_table import comparison
 
     runs = _runs(arguments)
-    first, second = (runs / _existing(runs, name) for name in (arguments.first, arguments.second))
-    print("\n".join(comparison(first, second, arguments.all)))
+    names = list(dict.fromkeys([arguments.first, *arguments.others]))
+    print("\n".join(comparison([runs / _existing(runs, name) for name in names], arguments.all)))
     return 0
 
 

@@ -34,6 +34,7 @@ from stages.cli import (
     score,
     serve,
     submit,
+    sweep,
 )
 from stages.cli.arguments import Subparsers
 from stages.cli.hints import with_hint
@@ -60,9 +61,9 @@ def main(words: Sequence[str] | None = None) -> int:
     logs.set_up()
     try:
         overrides = conf.parse_overrides(rest)
-        takes_slurm = arguments.verb in (submit.submit_verb, config.show_verb)
+        takes_slurm = arguments.verb in (submit.submit_verb, sweep.sweep_verb, config.show_verb)
         if not takes_slurm and any(item.startswith("slurm.") for item in overrides):
-            raise UsageError("keys of slurm are for `stage submit`")
+            raise UsageError("keys of slurm are for `stage submit` and `stage sweep`")
         status = arguments.verb(arguments, overrides)
         sys.stdout.flush()
         return status
@@ -133,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a YAML of your own; may be repeated",
     )
 
-    for verbs in (config, experiments, data, run, submit, plan):
+    for verbs in (config, experiments, data, run, submit, sweep, plan):
         verbs.add(subparsers, layers)
     for verbs in (ask, generate, codes, serve, export_model, score):
         verbs.add(subparsers)

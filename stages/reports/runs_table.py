@@ -1,7 +1,7 @@
-"""`stage runs` and `stage compare`: experiments in one table, and two of them side by side. No torch here."""
+"""`stage runs` and `stage compare`: experiments in one table, and some of them side by side. No torch here."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,23 +45,27 @@ def experiments_table(runs: Path) -> list[str]:
     return markdown_table(headings, [cells for _, cells in sorted(rows, key=lambda row: -row[0])])
 
 
-def comparison(first: Path, second: Path, whole: bool = False) -> list[str]:
-    """Configurations and metrics of two experiments' stages: what differs, or with `whole` everything."""
+def comparison(experiments: Sequence[Path], whole: bool = False, only: str | None = None) -> list[str]:
+    """Configurations and metrics of the experiments' stages, a column each: what differs, or with `whole` everything.
+    only: a stage.
+    """
+    names = [folder.name for folder in experiments]
     confs: list[list[str]] = []
     metrics: list[list[str]] = []
-    only: list[str] = []
-    for stage in STAGES:
-        one, other = _side(first / stage), _side(second / stage)
-        if one and other:
-            confs += _rows(stage, one.conf, other.conf, whole)
-            metrics += _rows(stage, one.metrics, other.metrics, whole)
-        elif one or other:
-            only.append(f"{stage} is in {first.name if one else second.name} alone")
+    missing: list[str] = []
+    for stage in STAGES if only is None else (only,):
+        sides = [_side(folder / stage) for folder in experiments]
+        having = [name for name, side in zip(names, sides, strict=True) if side]
+        if len(having) > 1:
+            confs += _rows(stage, [side and side.conf for side in sides], whole)
+            metrics += _rows(stage, [side and side.metrics for side in sides], whole)
+        if 0 < len(having) < len(names):
+            missing.append(f"{stage} is in {', '.join(having)} alone")
     lines = []
     for heading, rows in (("configuration", confs), ("metric", metrics)):
-        headings = ["stage", heading, first.name, second.name]
+        headings = ["stage", heading, *names]
         lines += [*(markdown_table(headings, rows) if rows else [f"{heading}: no difference"]), ""]
-    return [*lines, *only]
+    return [*lines, *missing]
 
 
 class _Side(NamedTuple):
@@ -80,9 +84,12 @@ def _side(folder: Path) -> _Side | None:
     return _Side(deciding(stored), {}) if stored else None
 
 
-def _rows(stage: str, first: Mapping[str, Any], second: Mapping[str, Any], whole: bool) -> list[list[str]]:
-    keys = [key for key in {**first, **second} if whole or first.get(key) != second.get(key)]
-    return [[stage, key, *(_cell(side, key) for side in (first, second))] for key in keys]
+def _rows(stage: str, sides: Sequence[Mapping[str, Any] | None], whole: bool) -> list[list[str]]:
+    """A row a key that differs. A side is None where the experiment has no run of the stage."""
+    runs = [side for side in sides if side is not None]
+    keys = dict.fromkeys(key for side in runs for key in side)
+    differing = [key for key in keys if whole or any(side.get(key) != runs[0].get(key) for side in runs)]
+    return [[stage, key, *(ABSENT if side is None else _cell(side, key) for side in sides)] for key in differing]
 
 
 def _cell(values: Mapping[str, Any], key: str) -> str:
