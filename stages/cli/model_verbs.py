@@ -32,7 +32,7 @@ def reads_model() -> argparse.ArgumentParser:
         "--model",
         type=os.path.expanduser,
         metavar="DIR",
-        help="a folder of `stage export`, or a run folder as runs/demo/openaqa",
+        help="a folder of `stage export`, a run folder as runs/demo/openaqa, or the hub id of an export",
     )
     options.add_argument(
         "--checkpoint", metavar="STEP", help="of a training that may not be finished: its step, or last"

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from conf import from_plain
 from conf.errors import UsageError
-from stages.hub import export_format
+from stages.hub import export_format, hub_repository
 from stages.runs import receipts
 from stages.runs.state import run_folder
 
@@ -32,7 +32,7 @@ class ModelFolders(NamedTuple):
 def find(
     runs: str, default: str, experiment: str | None, model: str | None, language: bool = True, writes: bool = False
 ) -> ModelFolders:
-    """The folders of a model: `model`, a folder, or else a finished experiment of `runs`.
+    """The folders of a model: `model`, a folder or the hub id of an export, or else a finished experiment of `runs`.
 
     Without either: the experiment `default`, or the only finished one, which is printed. language: an LLM is needed,
     not only a sound tokenizer; writes: one that writes sound. Raises UsageError with the command to type.
@@ -41,7 +41,10 @@ def find(
     if model is not None:
         if experiment is not None:
             raise UsageError("--experiment and --model both name a model; give one of them")
-        return _of_folder(Path(model), language, languages)
+        folder = Path(model)
+        if not folder.exists() and hub_repository.is_hub_id(model):
+            folder = hub_repository.fetch(model)
+        return _of_folder(folder, language, languages)
     stages = languages if language else (*languages, "tokenizer")
     folder = Path(runs) / _experiment(runs, default, experiment, stages)
     stage = next(stage for stage in stages if receipts.read(folder / stage))

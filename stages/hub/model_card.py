@@ -41,6 +41,9 @@ print(tokenizer.decode(answer[0, inputs.input_ids.shape[1] :], skip_special_toke
 """
 
 
+NO_LICENCE = "license_name: FILL-IN"
+
+
 class CardExample(NamedTuple):
     """The sound and the question of the card's code."""
 
@@ -68,7 +71,7 @@ def model_card(run: Path, manifest: dict[str, Any]) -> str:
     return f"""\
 ---
 license: other
-license_name: FILL-IN   # yours to choose; the licences of {manifest["source"]} and of the corpora bind it
+{NO_LICENCE}   # yours to choose; the licences of {manifest["source"]} and of the corpora bind it
 {f"base_model: {manifest['source']}{chr(10)}" if _is_hub_id(manifest["source"]) else ""}library_name: {"peft" if manifest["adapter"] else "transformers"}
 pipeline_tag: audio-text-to-text
 tags: [audio, sound-tokens, make-some-noise]
@@ -95,6 +98,11 @@ With {_needs(manifest)}, the codes of a sound as tokens of text:
 
 Sound to codes and back is `sound_tokenizer/`: `stages.hub.sound_tokenizer.SoundTokenizer.from_pretrained`.
 """
+
+
+def has_no_licence(export: Path) -> bool:
+    """Whether nobody has written one into the card of an export."""
+    return NO_LICENCE in (export / "README.md").read_text(encoding="utf-8")
 
 
 def _needs(manifest: dict[str, Any]) -> str:

@@ -28,7 +28,7 @@ from datamodules.audio import split_windows
 from datamodules.hashing import hash_folder
 from datamodules.windows import WindowFormat, WindowRule
 from models.quantizer import LexicalQuantizer
-from stages.hub import artifacts
+from stages.hub import artifacts, export_format, hub_repository
 from stages.hub.latent_windows import LatentWindows, decode_next
 from stages.hub.sound_stream import SoundStream, check_finite
 from stages.runs import receipts
@@ -67,20 +67,20 @@ class SoundTokenizer:
 
     @classmethod
     def from_pretrained(cls, source: str | Path, revision: str | None = None) -> "SoundTokenizer":
-        """source: a run folder of the stage `tokenizer`, a folder of `save_pretrained`, or a hub id. Raises UsageError."""
+        """source: a run folder of the stage `tokenizer`, a folder of `save_pretrained` or of `stage export`, or a hub id of
+        one. Raises UsageError.
+        """
         folder = Path(source)
         if (folder / "receipt.json").is_file():
             return cls._from_run(folder)
         if not folder.is_dir():
-            from huggingface_hub import snapshot_download
-
-            try:
-                folder = Path(snapshot_download(str(source), revision=revision))
-            except Exception as error:  # the hub's and the network's errors share no base
-                raise UsageError(
-                    f"no sound tokenizer at {str(source)!r}: {str(error).splitlines()[0]}. Allowed: a run folder as "
-                    "runs/main/tokenizer, a folder of save_pretrained, or a hub id"
-                ) from error
+            folder = hub_repository.fetch(
+                str(source),
+                revision,
+                "sound tokenizer, which is a run folder as runs/main/tokenizer, a folder of save_pretrained or a hub id,",
+            )
+        if not (folder / MANIFEST).is_file() and export_format.is_export(folder):
+            folder = folder / export_format.SOUND_TOKENIZER
         if not (folder / MANIFEST).is_file():
             raise UsageError(f"{folder} has no {MANIFEST} and no receipt.json: it holds no sound tokenizer")
         facts = json.loads((folder / MANIFEST).read_text())
