@@ -48,7 +48,6 @@ CHANGES = {
     "questions among it": ("mixture.question=0.3", "kinds=[what,presence,count,order]"),
     "captions among it": ("mixture.sound_to_text=0.1",),
     "contrast": ("loss.contrast.weight=1",),
-    "contrast 0.1": ("loss.contrast.weight=5", "loss.contrast.beta=0.1"),
 }
 AFTER = ("caption", "openaqa", "text_to_sound")
 SWEEP = (
