@@ -66,7 +66,7 @@ def read_parquet(folder: str, audio: str, columns: Columns) -> FormatRows:
         import pyarrow  # noqa: F401
     except ImportError:
         raise DataError("parquet needs pyarrow: pip install 'make-some-noise[parquet]'") from None
-    paths = sorted(files.rglob("*.parquet")) if files.is_dir() else _expand(folder)
+    paths = sorted(files.rglob("[!.]*.parquet")) if files.is_dir() else _expand(folder)
     if not paths:
         raise DataError(f"{folder}: no .parquet is in it")
     rows: list[MetadataRow] = []
@@ -219,10 +219,12 @@ def _rows(fields: dict[str, Any], columns: Columns, where: str, name: str, numbe
 
 
 def _samples(path: Path, last_dot: bool = False) -> Iterator[tuple[str, list[tarfile.TarInfo]]]:
-    """The members of a tar by their key: the path up to the first dot of the name (WebDataset), or to its last."""
+    """The members of a tar by their key: the path up to the first dot of the name (WebDataset), or to its last. What
+    macOS notes of a file in ._NAME is no member of a sample.
+    """
     try:
         with open_binary(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            members = [member for member in tar if member.isfile()]
+            members = [member for member in tar if member.isfile() and not Path(member.name).name.startswith("._")]
     except (tarfile.TarError, OSError) as error:
         raise DataError(f"{path} cannot be read in place ({error}): a tar that is not compressed is expected") from None
 

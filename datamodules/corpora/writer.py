@@ -274,9 +274,11 @@ def _caseless_key(name: str) -> str:
 def require_any(recordings: Sequence[SplitRecording], root: Path, metadata: Path) -> None:
     """Raises DataError where not one of the recordings exists: then it is the root that is wrong."""
     if not any(size(root / recording.path) is not None for recording in recordings):
+        near = _in_other_case(recordings[0].path, root)
         raise DataError(
             f"{root} holds none of the {len(recordings)} recordings that {metadata} names, the first "
-            f"{recordings[0].path!r}. Paths are relative to {root}"
+            f"{recordings[0].path!r}. "
+            + (f"There is {near}: upper and lower case differ" if near else f"Paths are relative to {root}")
         )
 
 

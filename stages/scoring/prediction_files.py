@@ -70,7 +70,7 @@ def read_predictions(path: Path, references: Path | None = None) -> list[Row]:
                 f"{path}: {len(strangers)} predictions are of no reference in {references}, the first {strangers[0]!r}"
             )
         rows = [row | {"prediction": given.get(row["id"], row)["prediction"]} for row in expected]
-    if bare := next((row["id"] for row in rows if not row["references"]), None):
+    if bare := next((row["id"] for row in rows if not any(map(str.strip, row["references"]))), None):
         raise UsageError(
             f"{path}: {bare} has no reference. Write it as `reference` or `references`, or type --references FILE"
         )

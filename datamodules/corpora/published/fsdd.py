@@ -19,7 +19,7 @@ ABOUT = About(
 
 def records(root: Path, options: Options) -> Iterator[Record]:
     folder = first(root, ["recordings", "audio"], ABOUT)
-    for path in sorted(folder.glob("*.wav")):
+    for path in sorted(folder.glob("[!.]*.wav")):
         name = re.fullmatch(r"(\d)_([a-z]+)_(\d+)", path.stem)
         if name is None:
             raise DataError(f"{path}: a name as 7_jackson_32.wav is expected: digit, speaker, take")

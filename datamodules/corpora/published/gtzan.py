@@ -40,7 +40,7 @@ def records(root: Path, options: Options) -> Iterator[Record]:
                     yield _record(root, path, split, f"{root / name}, line {number}")
         return
     for genre in sorted(path for path in folder.iterdir() if path.is_dir()):
-        for path in sorted([*genre.glob("*.wav"), *genre.glob("*.au")]):
+        for path in sorted([*genre.glob("[!.]*.wav"), *genre.glob("[!.]*.au")]):
             yield _record(root, path, "test", str(path))
 
 

@@ -35,7 +35,7 @@ def records(root: Path, options: Options) -> Iterator[Record]:
                 "gender": gender,
                 "accent": accent,
             }
-    for path in sorted(texts.glob("*/*.txt")):
+    for path in sorted(texts.glob("*/[!.]*.txt")):
         speaker = path.parent.name
         sound = f"{folder.name}/{speaker}/{name.format(path.stem)}"
         trimmed = folder.name == "wav48_silence_trimmed"

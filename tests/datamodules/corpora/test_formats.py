@@ -1,5 +1,6 @@
 """The field's formats are read in place: the same recordings, as files or in archives, are the same cuts."""
 
+import io
 import json
 import shutil
 import sys
@@ -92,6 +93,25 @@ def test_a_cut_is_its_part_of_the_recording(tmp_path: Path):
     assert np.array_equal(load_sound(first, tmp_path, RATE, 1).numpy()[0], wave[2000:6000, 1])
     assert np.array_equal(load_sound(second, tmp_path, RATE, 1, 10, 20).numpy()[0], wave[4010:4030, 1])
     assert first.custom["sha256"] != second.custom["sha256"]
+
+
+def test_what_macos_notes_of_a_file_is_no_sample(clips: Path, tmp_path: Path):
+    """A tar made there has ._NAME before NAME, and a copied folder of parquet too."""
+    read = formats.read_webdataset(webdataset(clips, tmp_path / "tars"), {})
+    parquet(clips, tmp_path / "parquet")
+    for path in [*(tmp_path / "tars").glob("*.tar"), *(tmp_path / "parquet").rglob("*.parquet")]:
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7")
+        if path.suffix == ".tar":
+            with tarfile.open(path) as tar:
+                members = [(member, tar.extractfile(member).read()) for member in tar]  # type: ignore[union-attr]
+            with tarfile.open(path, "w") as tar:
+                for member, data in members:
+                    noted = tarfile.TarInfo(f"{(Path(member.name).parent / '._').as_posix()}{Path(member.name).name}")
+                    tar.addfile(noted, io.BytesIO())
+                    tar.addfile(member, io.BytesIO(data))
+    again = formats.read_webdataset(str(tmp_path / "tars" / "*.tar"), {})
+    assert contents(prepared(again, tmp_path / "again")) == contents(in_files(clips, tmp_path / "data/files"))
+    assert len(again.rows) == len(read.rows) == len(formats.read_parquet(str(tmp_path / "parquet"), "audio", {}).rows)
 
 
 def test_what_cannot_be_read_is_refused_by_name(clips: Path, tmp_path: Path):

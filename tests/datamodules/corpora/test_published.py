@@ -375,3 +375,14 @@ def test_the_downloaders_names_of_a_clip(tmp_path: Path, name: str):
         (tmp_path / f"{part}.csv").write_text(header + (row if part == "train" else ""))
     done, cuts = made("audiocaps", tmp_path, tmp_path / "out")
     assert list(cuts) == [f"clips/{path.name}"] and not done.report.skipped
+
+
+@pytest.mark.parametrize("name", ["fsdd", "gtzan", "vctk"])
+def test_what_macos_notes_of_a_file_is_none_of_a_corpus(tmp_path: Path, name: str):
+    """._NAME beside every file, as a disk of another system has them."""
+    TREES[name][0](tmp_path / "in")
+    _, before = made(name, tmp_path / "in", tmp_path / "before")
+    for path in [path for path in (tmp_path / "in").rglob("*") if path.is_file()]:
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7")
+    _, after = made(name, tmp_path / "in", tmp_path / "after")
+    assert list(after) == list(before)

@@ -200,6 +200,8 @@ def test_a_path_in_other_letters_is_missing_and_the_near_one_is_named(tmp_path: 
     sound(tmp_path / lies, 0.05)
     with pytest.raises(DataError, match=f"missing. There is {lies}: upper and lower case differ"):
         read(tmp_path, "m.csv", f"path,caption\na.wav,x\n{written},rain\n")
+    with pytest.raises(DataError, match=f"holds none of the 1 .*There is {lies}: upper and lower case differ"):
+        read(tmp_path, "m.csv", f"path,caption\n{written},rain\n")
 
 
 def test_of_two_near_paths_none_is_named(tmp_path: Path):

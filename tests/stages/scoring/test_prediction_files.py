@@ -135,6 +135,7 @@ def test_a_choice_that_looks_like_a_letter_stays():
         ([{"answer_prediction": "Man", "answer": "Man"}], "record 1: no id, uniq_id, unique_id, index, doc_id or audio_id"),
         ([KIMI, KIMI], "the id '0' comes twice"),
         ([{"id": "1", "response": "A"}], "1 has no reference"),
+        ([{**MMAU, "model_output": "A", "id": "withheld", "answer": " "}], "withheld has no reference"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_says_why(records: list[dict[str, Any]], message: str, tmp_path: Path):
