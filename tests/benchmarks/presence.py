@@ -10,6 +10,7 @@ accuracy of the corpus' questions of the other kinds that the LLM was trained on
 """
 
 import argparse
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from datamodules.batches import in_groups
 from datamodules.evaluation_items import EvaluationItem, question_items
 from datamodules.hashing import choose_by_hash, hash_number
 from datamodules.language.absent_sounds import ABSENT, AbsentSounds, labels_of, presence_questions
+from datamodules.language.conversations import Turn as DataTurn
 from datamodules.store import chunks
 from datamodules.store.index import CachedCuts
 from models.language.generation import audio_contrast, pad_left
@@ -56,12 +58,10 @@ def main() -> None:
         others = question_items(cuts.of_split(options.split), options.others, kinds)
         asked = [*items, *(item for item in others if item.condition == "sound")]
         model, _ = language_model.load(run / "artifact")
-        if narrow := receipt["precision"]["value"] == "bf16-mixed":  # as it was trained, and as `evaluate` asks it
-            model.cast_frozen_linears_to_bf16()
         silent = [item._replace(turns=[("user", [item.question])]) for item in asked]
         settings = [(f"{strength:g}", strength, asked) for strength in options.strengths]
         for name, strength, questions in [*settings, (TEXT, 0.0, silent)]:
-            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=narrow):
+            with autocast(model, run):
                 written = list(answers(model, questions, strength, options.max_new_tokens))
             rows.append([str(run), name, *_cells(asked, written)])
             print(f"{run}, {name}: {len(asked)} questions, {time.process_time():.0f} processor seconds", flush=True)
@@ -85,11 +85,22 @@ def presence_items(cuts: CachedCuts, split: str, count: int) -> list[EvaluationI
         for kind, label in asked.items():
             texts = wordings.get(label, [])
             for question in texts[hash_number(f"{cut.id}?{kind}") % len(texts) :][:1] if texts else []:
-                turns = [("user", [list(cut.custom["codes"]), f"\n{question}"])]
+                turns: list[DataTurn] = [("user", [list(cut.custom["codes"]), f"\n{question}"])]
                 answer = "yes" if kind == PRESENT else "no"
                 source = cut.custom["source"]
                 items.append(EvaluationItem(f"{cut.id}:{kind}", source, kind, "sound", turns, question, [answer]))
     return items
+
+
+@contextlib.contextmanager
+def autocast(model: SoundLanguageModel, run: Path) -> Iterator[None]:
+    """In the precision in which the run was trained, as `evaluate` asks it."""
+    receipt = receipts.read(run)
+    precision = receipt["precision"] if receipt else None
+    if narrow := bool(precision and precision["value"] == "bf16-mixed"):
+        model.cast_frozen_linears_to_bf16()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=narrow):
+        yield
 
 
 def answers(

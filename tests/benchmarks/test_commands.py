@@ -36,11 +36,12 @@ COMMANDS = {  # name -> its smallest arguments, and what it prints
         "--preset smoke --tokens small --seeds 1 --caption-steps 1 --steps 1 --questions 1 --ranks 8",
         "what, with the sound",
     ),
+    "minimal_pairs": ("--runs runs/small/openaqa --scenes 2 --strengths 1", "| runs/small/openaqa | 1 |"),
     "new_rows": ("--preset smoke --run runs/small --steps 1 --batches 1", "| codebook |"),
     "openaqa": ("--records 2000 --clips 300", "peak memory"),
     "plan_memory": ("", "| generation, KV cache, bfloat16 |"),
-    "presence": ("--runs runs/small/openaqa --scenes 2 --others 2 --strengths 1", "| runs/small/openaqa | 1 |"),
     "prefixes": ("--run runs/small --after openaqa --best_of 2 --prune 3x1x2 --captions 2", "| 3x1x2 |"),
+    "presence": ("--runs runs/small/openaqa --scenes 2 --others 2 --strengths 1", "| runs/small/openaqa | 1 |"),
     "quantizer": ("--repeats 1 --clips 4", "| ours |"),
     "rates": (
         "--preset smoke --steps 2 --clips 4 --codes 16 --rates base native --embedder logmel-64"
