@@ -7,6 +7,7 @@ mixture of conversations.
 import logging
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,9 @@ from datamodules.language.other_captions import with_other_captions
 from datamodules.language.packing import Encoded, LanguageBatch
 from datamodules.store import chunks
 from datamodules.store.index import CachedCuts
+from models.language.contrast import CaptionContrast
 from models.language.loss_plan import Contrast, LossPlan, LossWeights, plan_loss
+from models.language.model import LanguageLoss
 from models.language.vocabulary import LabelKind, has_sound
 from models.language.vocabulary import Turn as ChatTurn
 from stages.base import Exported, Parents, TrainingStage
@@ -48,6 +51,15 @@ class PlannedBatch(NamedTuple):
     positions: int  # with padding
     codes: int  # of tokens, those that are sound
     pairs: float | None  # share of the items from text to sound that have another caption to be contrasted with
+    answers: Sequence[Sequence[str]]  # as of LanguageBatch
+
+
+class Comparison(NamedTuple):
+    """What of a batch is compared with the model that the training started from."""
+
+    batch: LanguageBatch  # with what is read beside its rows
+    contrast: Contrast | None
+    pairs: float | None  # as of PlannedBatch
 
 
 class Language(TrainingStage):
@@ -137,27 +149,35 @@ class Language(TrainingStage):
 
     def on_before_batch_transfer(self, batch: LanguageBatch, dataloader_idx: int) -> PlannedBatch:
         """On the CPU: what decides sizes is looked at before the batch is copied, so that no step waits for the device."""
-        loss, planned = self.conf.loss, batch
+        loss = self.conf.loss
         weights = LossWeights(loss.audio_weight, loss.text_weight, loss.prompt_weight, loss.z_loss_weight)
-        contrast, pairs = None, None
-        if loss.contrast.weight and self.trainer.training:
-            contrasted = with_other_captions(batch, self.vocabulary.pad_id)
-            planned, contrast = contrasted.batch, Contrast(contrasted.signs, **plain(loss.contrast))
-            pairs = contrasted.pairs / contrasted.items if contrasted.items else None
+        planned, contrast, pairs = self.comparison(batch)
         plan = plan_loss(
             planned.input_ids, planned.attention_mask, planned.labels, planned.kinds, planned.positions,
             planned.branches, weights, contrast,
         )  # fmt: skip
         ids = batch.input_ids
         codes = int(((ids >= self.vocabulary.first_code_id) & (ids < self.vocabulary.first_time_id)).sum())
-        return PlannedBatch(batch.ids, plan, int(batch.attention_mask.sum()), ids.numel(), codes, pairs)
+        return PlannedBatch(batch.ids, plan, int(batch.attention_mask.sum()), ids.numel(), codes, pairs, batch.answers)
+
+    def comparison(self, batch: LanguageBatch) -> Comparison:
+        settings = self.conf.loss.contrast
+        if not settings.weight or not self.trainer.training:
+            return Comparison(batch, None, None)
+        contrasted = with_other_captions(batch, self.vocabulary.pad_id)
+        objective = CaptionContrast(settings.beta, settings.negative_weight)
+        contrast = Contrast.of_sounds(contrasted.signs, contrasted.batch.kinds, settings.weight, objective)
+        return Comparison(contrasted.batch, contrast, contrasted.pairs / contrasted.items if contrasted.items else None)
+
+    def losses(self, batch: PlannedBatch) -> LanguageLoss:
+        return self.language.planned_loss(batch.plan)
 
     def training_step(self, batch: PlannedBatch, batch_idx: int) -> Tensor:
-        losses = self.language.planned_loss(batch.plan)
+        losses = self.losses(batch)
         for name in ("loss", "text_loss", "audio_loss", "distillation_loss", "z_loss"):
             self.log(f"train/{name}", getattr(losses, name), batch_size=len(batch.ids))
-        if losses.contrast_loss is not None and batch.pairs is not None:
-            self.log("train/contrast_loss", losses.contrast_loss, batch_size=len(batch.ids))
+        if losses.contrast is not None and batch.pairs is not None:
+            self.log("train/contrast_loss", losses.contrast.mean, batch_size=len(batch.ids))
             self.log("train/contrast_pairs", torch.tensor(batch.pairs), batch_size=len(batch.ids))
         if self.conf.curriculum:
             number = language_data.position(self.conf.curriculum, self.trainer.global_step).number + 1
@@ -216,7 +236,7 @@ class Language(TrainingStage):
 
     def validation_step(self, batch: PlannedBatch, batch_idx: int) -> None:
         self.log("val/items", float(len(batch.ids)), batch_size=1, reduce_fx="sum", sync_dist=True)
-        losses = self.language.planned_loss(batch.plan)
+        losses = self.losses(batch)
         for column, (loss, count) in enumerate(
             ((losses.text_loss, losses.text_tokens), (losses.audio_loss, losses.audio_tokens))
         ):

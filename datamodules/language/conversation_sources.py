@@ -10,12 +10,9 @@ from typing import Protocol
 import numpy as np
 
 from datamodules.cuts import Cut
-from datamodules.errors import DataError
-from datamodules.hashing import file_digest
 from datamodules.language.conversations import Conversation, Mixture, Prompts, conversations, text_conversations
+from datamodules.language.line_files import LineFile
 from datamodules.store.index import CachedCodes, CachedCuts
-
-BLOCK = 1 << 24  # bytes of a text file that are searched for line ends at once
 
 
 class ConversationSource(Protocol):
@@ -66,28 +63,17 @@ class TextConversations:
     """
 
     def __init__(self, path: Path, weight: float) -> None:
-        if not path.is_file():
-            raise DataError(
-                f'text.files: {path}: no such file. It is JSONL, one {{"text": ...}} or {{"messages": [...]}} a line'
-            )
-        self.path, self.weight = path, weight
-        ends, size = [], path.stat().st_size
-        with path.open("rb") as file:
-            for begin in range(0, size, BLOCK):
-                ends.append(begin + 1 + np.flatnonzero(np.frombuffer(file.read(BLOCK), np.uint8) == ord("\n")))
-        self.edges = np.unique(np.concatenate([[0], *ends, [size]])).astype(np.int64)
+        self.lines = LineFile(path, "text.files", '{"text": ...} or {"messages": [...]}')
+        self.weight = weight
 
     def __len__(self) -> int:
-        return len(self.edges) - 1
+        return len(self.lines)
 
     def __getitem__(self, index: int) -> list[Conversation]:
-        with self.path.open("rb") as file:
-            file.seek(self.edges[index])
-            line = file.read(self.edges[index + 1] - self.edges[index])
-        return text_conversations(self.path, index + 1, line, self.weight)
+        return text_conversations(self.lines.path, index + 1, self.lines.text(index), self.weight)
 
     def digest(self) -> str:
-        return file_digest(self.path)
+        return self.lines.digest()
 
 
 class JoinedSources:

@@ -23,9 +23,12 @@ Segment = str | list[int]  # text, or the codes of a sound
 Turn = tuple[str, list[Segment]]  # ("user" | "assistant", segments); ("text", [running text]) alone
 
 
+PAIR = "pair"
+
+
 class Conversation(NamedTuple):
     id: str
-    kind: str  # a field of Mixture
+    kind: str  # a field of Mixture, or PAIR: answers that are compared (answer_pairs.py)
     source: str
     dialogues: list[list[Turn]]  # several share their beginning, the sound, and are blind to each other
     caption: str | None = None  # of an item from text to sound; "" where it was dropped
@@ -146,17 +149,13 @@ def without_caption(template: str) -> str:
     return template.format(caption="").strip()
 
 
-def text_conversations(path: Path, number: int, line: bytes, weight: float) -> list[Conversation]:
+def text_conversations(path: Path, number: int, text: str, weight: float) -> list[Conversation]:
     """The conversations of one line of a text file, `number` from 1; none of an empty one. A line is {"text": running
     text} or {"messages": [{"role": "user", "content": "..."}, ...]}. Raises DataError that names the file and the line.
     """
-    if not line.strip():
+    if not text.strip():
         return []
     where = f"{path}, line {number}"
-    try:
-        text = line.rstrip(b"\r\n").decode()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8") from None
     turns = _text_turns(text, where)
     name = f"text-{digest(text)[:12]}-{number}"
     return [

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from datamodules.batches import NumberedBatches
+from datamodules.language.answer_pairs import answers_of
 from datamodules.language.buckets import bucket_ends
 from datamodules.language.conversation_sources import ConversationSource
 from datamodules.language.curriculum import CurriculumBatches
@@ -142,4 +143,4 @@ class _BatchEncoder(torch.utils.data.Dataset[LanguageBatch]):
         ]
         encoded = iter(self.encode([dialogue for item in items for dialogue in item.dialogues]))
         batch = collate([(item.id, pack([next(encoded) for _ in item.dialogues])) for item in items], self.pad_id)
-        return batch._replace(captions=[item.caption for item in items])
+        return batch._replace(captions=[item.caption for item in items], answers=list(map(answers_of, items)))

@@ -43,6 +43,7 @@ class LanguageBatch(NamedTuple):
     positions: Tensor  # (B, S) long
     branches: Tensor  # (B, S) long
     captions: Sequence[str | None] = ()  # of the items from text to sound, "" where it was dropped; None for the others
+    answers: Sequence[Sequence[str]] = ()  # of the pairs of each row: chosen, rejected, chosen, ...; () of other rows
 
 
 def pack(dialogues: Sequence[Encoded]) -> Packed:

@@ -10,13 +10,17 @@ A caption or a question about the whole is then about its part; what names times
 import re
 
 from datamodules.hashing import hash_number
-from datamodules.language.conversations import Conversation, Turn
+from datamodules.language.conversations import PAIR, Conversation, Turn
 
 TIMES = re.compile(r"\d+\.\d+")  # an answer that says when is true of the whole alone
 
 
 def codes_of(item: Conversation) -> list[int] | None:
-    """The codes of a conversation about one sound; None where there are several, or none, or an answer names times."""
+    """The codes of a conversation about one sound; None where there are several, or none, or an answer names times, or
+    answers are compared: what a part has not, the whole may have.
+    """
+    if item.kind == PAIR:
+        return None
     sounds: list[list[int]] = []
     for dialogue in item.dialogues:
         mine = [part for _, parts in dialogue for part in parts if isinstance(part, list)]

@@ -9,7 +9,7 @@ p_ref(sound | caption) x (p(sound | caption) / p(sound)) ** (1 / beta), which is
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,31 @@ from torch.nn import functional as F
 class Slopes(NamedTuple):
     """Of T terms."""
 
-    losses: Tensor  # (T) in nats
-    slopes: Tensor  # (T) d losses / d (log p of the term's sound)
+    losses: Tensor  # (T), or fewer where a loss is of several terms
+    slopes: Tensor  # (T) d (their sum) / d (log p of the term's answer)
+
+
+class Objective(Protocol):
+    """What is made of the log-probabilities of the terms of a batch."""
+
+    @property
+    def needs_reference(self) -> bool: ...
+
+    def slopes(self, log_p: Tensor, reference: Tensor, signs: Tensor, tokens: Tensor) -> Slopes:
+        """All (T): log p and log p_ref of each term's answer, its sign, how many tokens it has."""
+        ...
+
+
+class CaptionContrast(NamedTuple):
+    beta: float
+    negative_weight: float  # of a term with another caption
+
+    @property
+    def needs_reference(self) -> bool:
+        return True
+
+    def slopes(self, log_p: Tensor, reference: Tensor, signs: Tensor, tokens: Tensor) -> Slopes:
+        return contrast(log_p - reference, signs, self.beta, self.negative_weight)
 
 
 def contrast(log_ratios: Tensor, signs: Tensor, beta: float, negative_weight: float) -> Slopes:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.errors import ModelError
+from models.language.contrast import Objective
 from models.language.needed_positions import needed_positions
 from models.language.vocabulary import IGNORED, LabelKind
 
@@ -25,25 +26,59 @@ class LossWeights(NamedTuple):
 
 
 class Contrast(NamedTuple):
-    """Which rows of a batch are contrasted, and how: see `contrast.py`."""
+    """Which answers of a batch are compared, and how: see `contrast.py` and `preference.py`.
 
-    signs: Tensor  # (B) long: 1 a sound under its caption, -1 under another, which is no target; 0 no part of it
+    A term is the labels of a row, or of one branch of it, that have a sign: 1 what is to become more probable, -1 what
+    is to become less probable; 0 no part of it.
+    """
+
+    signs: Tensor  # (B, S) long
+    entropy_weights: Tensor  # (B, S) what the weights of the cross-entropy are multiplied by
     weight: float  # of a term beside the cross-entropy of its tokens, both in nats
-    beta: float
-    negative_weight: float  # of a term with another caption
+    objective: Objective
+    mass: float = 0.0  # what a term counts for in the sum of weights that the loss is a mean over
+    reference: Tensor | None = None  # (T) log p_ref of the terms, NaN where it is to be computed; None: of all
+
+    @classmethod
+    def of_sounds(cls, signs: Tensor, kinds: Tensor, weight: float, objective: Objective) -> "Contrast":
+        """The sounds of rows; signs (B); kinds (B, S) of LabelKind. Nothing in a row of sign -1 is a target."""
+        signs = signs[:, None]
+        targets = (signs >= 0).float().expand(kinds.shape)
+        return cls(signs * (kinds == LabelKind.AUDIO), targets, weight, objective)
+
+    @classmethod
+    def of_pairs(
+        cls,
+        is_pair: Tensor,
+        branches: Tensor,
+        weight: float,
+        objective: Objective,
+        chosen_weight: float,
+        reference: Tensor | None,
+    ) -> "Contrast":
+        """is_pair (B, 1) bool: rows whose branches 1, 2, 3, 4, ... are chosen, rejected, chosen, rejected, ... answers.
+
+        chosen_weight: of the cross-entropy of the chosen ones; the rejected ones are no target.
+        """
+        signs = torch.where(is_pair & (branches > 0), torch.where(branches % 2 == 1, 1, -1), 0)
+        targets = torch.tensor([0.0, 1.0, chosen_weight])[signs + 1]
+        return cls(signs, targets, weight, objective, weight / 2, reference)
 
 
 class ContrastPlan(NamedTuple):
-    """P sound tokens, of T rows: each row a term."""
+    """P tokens of T terms, of R rows."""
 
-    rows: Tensor  # (T) long: of the batch
+    rows: Tensor  # (R) long: of the batch
     signs: Tensor  # (T) long
+    tokens: Tensor  # (T) long: how many of the P a term has
     predicting: Tensor  # (P) long: as in LossPlan
     targets: Tensor  # (P) long
-    terms: Tensor  # (P) long: which of the T rows a token is of
+    terms: Tensor  # (P) long: which of the T a token is of
+    reference: Tensor | None  # (T) as of Contrast; None where all are to be computed, or none is needed
+    has_reference: bool  # whether nothing of it is to be computed
     weight: float
-    beta: float
-    negative_weight: float
+    mass: float  # of all terms
+    objective: Objective
 
 
 class LossPlan(NamedTuple):
@@ -85,25 +120,24 @@ def plan_loss(
     table[LabelKind.AUDIO], table[LabelKind.DISTILLED] = weights.audio_weight, weights.text_weight
     by_position = table[label_kinds] * attention_mask * ((labels != IGNORED) | (label_kinds == LabelKind.PROMPT))
     if contrast is not None:
-        by_position = by_position * (contrast.signs >= 0)[:, None]
+        by_position = by_position * contrast.entropy_weights
     # the hidden state of position s - 1 predicts position s
     predicted = by_position[:, 1:] > 0
     if branches is not None:
         predicted &= (branches[:, 1:] == branches[:, :-1]) | (branches[:, :-1] == 0)
-    if not predicted.any():
+    contrasted = torch.zeros_like(predicted)
+    if contrast is not None:
+        contrasted = ((labels != IGNORED) & (contrast.signs != 0))[:, 1:]
+    if not (predicted | contrasted).any():
         raise ModelError("no position of this batch has a weight: there is no answer in it, or its weight is 0")
     kinds = label_kinds[:, 1:][predicted]
     order = torch.cat([(kinds != LabelKind.DISTILLED).nonzero()[:, 0], (kinds == LabelKind.DISTILLED).nonzero()[:, 0]])
     kinds = kinds[order]
-    needed = predicted
-    if contrast is not None:
-        contrasted = (label_kinds == LabelKind.AUDIO) & (labels != IGNORED) & (contrast.signs != 0)[:, None]
-        needed = predicted | contrasted[:, 1:]
-    columns, valid = needed_positions(F.pad(needed, (0, 1)), branches)
+    columns, valid = needed_positions(F.pad(predicted | contrasted, (0, 1)), branches)
     predicting = (F.pad(predicted, (0, 1)).gather(1, columns) & valid).flatten().nonzero()[:, 0]
     compared = None
-    if contrast is not None:
-        compared = _plan_contrast(contrast, labels, contrasted, columns, valid)
+    if contrast is not None and contrasted.any():
+        compared = _plan_contrast(contrast, labels[:, 1:], contrasted, branches, columns, valid)
     if branches is not None and positions is not None:
         branches, positions = branches.gather(1, columns), positions.gather(1, columns)
     if branches is None or not branches.any():
@@ -127,22 +161,29 @@ def plan_loss(
 
 
 def _plan_contrast(
-    contrast: Contrast, labels: Tensor, contrasted: Tensor, columns: Tensor, valid: Tensor
-) -> ContrastPlan | None:
-    """contrasted (B, S) bool: tokens of the terms. None where there is no term."""
-    is_term = contrasted.any(1)
-    if not is_term.any():
-        return None
-    predicting = (F.pad(contrasted[:, 1:], (0, 1)).gather(1, columns) & valid).flatten().nonzero()[:, 0]
+    contrast: Contrast, labels: Tensor, contrasted: Tensor, branches: Tensor | None, columns: Tensor, valid: Tensor
+) -> ContrastPlan:
+    """labels, contrasted (B, S - 1), shifted: tokens of the terms, which are in the order of rows and branches."""
+    predicting = (F.pad(contrasted, (0, 1)).gather(1, columns) & valid).flatten().nonzero()[:, 0]
+    rows = contrasted.nonzero()[:, 0]
+    branch = torch.zeros_like(rows) if branches is None else branches[:, 1:][contrasted]
+    _, terms, tokens = torch.unique_consecutive(
+        torch.stack([rows, branch]), dim=1, return_inverse=True, return_counts=True
+    )
+    signs = contrast.signs[:, 1:][contrasted][tokens.cumsum(0) - 1]
+    needed, reference = contrast.objective.needs_reference, contrast.reference
     return ContrastPlan(
-        rows=is_term.nonzero()[:, 0],
-        signs=contrast.signs[is_term],
+        rows=rows.unique_consecutive(),
+        signs=signs,
+        tokens=tokens,
         predicting=predicting,
-        targets=labels[:, 1:][contrasted[:, 1:]],
-        terms=(is_term.cumsum(0) - 1)[predicting // columns.shape[1]],
+        targets=labels[contrasted],
+        terms=terms,
+        reference=reference if needed else torch.zeros(len(tokens)),
+        has_reference=not needed or (reference is not None and not bool(reference.isnan().any())),
         weight=contrast.weight,
-        beta=contrast.beta,
-        negative_weight=contrast.negative_weight,
+        mass=contrast.mass * len(tokens),
+        objective=contrast.objective,
     )
 
 

@@ -17,7 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from models.compiling import compile_each, without_compiled_layers
 from models.errors import ModelError, SharedPrefixUnsupported, UnsupportedLanguageModel
 from models.language.chunked_cross_entropy import CrossEntropy, LogitTransform, chunked_cross_entropy
-from models.language.contrast import contrast, with_weights
+from models.language.contrast import with_weights
 from models.language.generation import Guidance, Sampling, generate
 from models.language.lora import attach_lora, without_lora
 from models.language.loss_plan import ContrastPlan, LossPlan, LossWeights, plan_loss
@@ -40,7 +40,16 @@ class LanguageLoss(NamedTuple):
     text_tokens: int
     audio_tokens: int
     weight: Tensor  # the sum of weights, that `loss` is a mean over
-    contrast_loss: Tensor | None = None  # mean over the sounds under their own captions, in nats; None without any
+    contrast: "Compared | None" = None  # None where no answers are compared
+
+
+class Compared(NamedTuple):
+    """The T answers of a batch that are compared."""
+
+    loss: Tensor  # () sum of their losses, weighted, with its gradient
+    mean: Tensor  # () without the weight, over those that are to become more probable
+    log_p: Tensor  # (T) of each in nats
+    reference: Tensor  # (T) the same of the model as `keep_reference` left it; 0 where it is not needed
 
 
 class SoundLanguageModel(nn.Module):
@@ -159,7 +168,7 @@ class SoundLanguageModel(nn.Module):
 
     def planned_loss(self, plan: LossPlan) -> LanguageLoss:
         """The loss of a batch that `plan_loss` planned; it never waits for the device, where the plan is."""
-        reference = self._reference_entropy(plan) if plan.contrast else None
+        reference = self._reference(plan, plan.contrast) if plan.contrast else None
         every = self._hidden(plan.input_ids, plan.valid, plan.positions, plan.branches).flatten(0, 1)
         hidden = every.index_select(0, plan.predicting)
         text, new_rows = self._head().text_rows(), self._head().new_rows
@@ -183,16 +192,17 @@ class SoundLanguageModel(nn.Module):
                     teacher,
                 )
             )
-        per_token = torch.cat([part.per_token for part in parts])
-        log_partition = torch.cat([part.log_partition for part in parts])
-        total = plan.weights.sum()
+        nothing = plan.weights[:0]
+        per_token = torch.cat([nothing, *(part.per_token for part in parts)])
+        log_partition = torch.cat([nothing, *(part.log_partition for part in parts)])
+        total = plan.weights.sum() + (plan.contrast.mass if plan.contrast else 0.0)
         text_loss, audio_loss, distillation_loss = (
             per_token[chosen].mean() for chosen in (plan.text, plan.audio, plan.distilled)
         )
-        loss, contrast_loss = torch.stack([part.loss for part in parts]).sum(), None
+        loss, compared = torch.stack([total.new_zeros(()), *(part.loss for part in parts)]).sum(), None
         if plan.contrast and reference is not None:
             compared = self._contrast(plan.contrast, every, reference)
-            loss, contrast_loss = loss + compared.loss, compared.mean
+            loss = loss + compared.loss
         return LanguageLoss(
             loss=loss / total,
             text_loss=text_loss,
@@ -202,7 +212,7 @@ class SoundLanguageModel(nn.Module):
             text_tokens=len(plan.text),
             audio_tokens=len(plan.audio),
             weight=total,
-            contrast_loss=contrast_loss,
+            contrast=compared,
         )
 
     def generate(
@@ -280,43 +290,50 @@ class SoundLanguageModel(nn.Module):
     def _base_hidden(self, plan: LossPlan) -> Tensor:
         """Hidden states (B, S', D) of the LLM without LoRA for the rows that have a teacher; 0 for the others."""
         with without_lora(self.lm):
-            return self._hidden_of_rows(plan, plan.teacher_rows)
+            return self._hidden_of_rows(plan._replace(branches=None), plan.teacher_rows)
 
     @torch.no_grad()
     def _hidden_of_rows(self, plan: LossPlan, rows: Tensor) -> Tensor:
-        """(B, S', D) in evaluation mode, without branches; 0 for the other rows."""
+        """(B, S', D) in evaluation mode; 0 for the other rows."""
         mode = self.training
+        positions, branches = (None if part is None else part[rows] for part in (plan.positions, plan.branches))
         self.eval()
         try:
-            hidden = self._hidden(plan.input_ids[rows], plan.valid[rows])
+            hidden = self._hidden(plan.input_ids[rows], plan.valid[rows], positions, branches)
         finally:
             self.train(mode)
         return hidden.new_zeros(len(plan.input_ids), *hidden.shape[1:]).index_copy(0, rows, hidden)
 
     @torch.no_grad()
-    def _reference_entropy(self, plan: LossPlan) -> Tensor:
-        """(T) -log p_ref of the sound of each term."""
-        assert plan.contrast and self.reference, "a contrast needs `keep_reference`"
+    def _reference(self, plan: LossPlan, contrast: ContrastPlan) -> Tensor:
+        """(T) log p_ref of each term; what the plan knows of it is not computed."""
+        known = contrast.reference
+        if known is not None and contrast.has_reference:
+            return known
+        assert self.reference, "a contrast needs `keep_reference`"
         self.reference = {name: tensor.to(self.lm.device) for name, tensor in self.reference.items()}
         with with_weights(self.lm, self.reference):
-            hidden = self._hidden_of_rows(plan, plan.contrast.rows).flatten(0, 1)
-            return _of_terms(plan.contrast, self._sound_entropy(plan.contrast, hidden).per_token)
+            hidden = self._hidden_of_rows(plan, contrast.rows).flatten(0, 1)
+            computed = -_of_terms(contrast, self._answer_entropy(contrast, hidden).per_token)
+        return computed if known is None else torch.where(known.isnan(), computed, known.to(computed.dtype))
 
-    def _contrast(self, plan: ContrastPlan, hidden: Tensor, reference: Tensor) -> "_Contrasted":
+    def _contrast(self, plan: ContrastPlan, hidden: Tensor, reference: Tensor) -> Compared:
         """hidden (B S', D): with the graph of the layers.
 
-        How much each sound's log p counts is known once all of its tokens are, so the head is gone through twice: the
+        How much each answer's log p counts is known once all of its tokens are, so the head is gone through twice: the
         second time with these factors as the tokens' weights.
         """
         with torch.no_grad():
-            entropy = _of_terms(plan, self._sound_entropy(plan, hidden).per_token)
-            losses, slopes = contrast(reference - entropy, plan.signs, plan.beta, plan.negative_weight)
+            log_p = -_of_terms(plan, self._answer_entropy(plan, hidden).per_token)
+            reference = reference.to(log_p.dtype)
+            losses, slopes = plan.objective.slopes(log_p, reference, plan.signs, plan.tokens)
             weights = -plan.weight * slopes.index_select(0, plan.terms)
-        linear = self._sound_entropy(plan, hidden, weights).loss  # with the gradient, and another value
+        linear = self._answer_entropy(plan, hidden, weights).loss  # with the gradient, and another value
         total = losses.sum()
-        return _Contrasted(linear + (plan.weight * total - linear).detach(), total / (plan.signs > 0).sum())
+        loss = linear + (plan.weight * total - linear).detach()
+        return Compared(loss, total / (plan.signs > 0).sum(), log_p, reference)
 
-    def _sound_entropy(self, plan: ContrastPlan, hidden: Tensor, weights: Tensor | None = None) -> CrossEntropy:
+    def _answer_entropy(self, plan: ContrastPlan, hidden: Tensor, weights: Tensor | None = None) -> CrossEntropy:
         text, new_rows = self._head().text_rows(), self._head().new_rows
         chosen = hidden.index_select(0, plan.predicting)
         weights = torch.ones(len(chosen), device=chosen.device) if weights is None else weights
@@ -347,14 +364,9 @@ class SoundLanguageModel(nn.Module):
         return torch.tensor(ids, device=self.lm.device) % vocabulary.size
 
 
-class _Contrasted(NamedTuple):
-    loss: Tensor  # () sum over the terms, weighted
-    mean: Tensor  # () over the sounds under their own captions, without the weight
-
-
 def _of_terms(plan: ContrastPlan, per_token: Tensor) -> Tensor:
     """(P) -> (T): sums."""
-    return per_token.new_zeros(len(plan.rows)).index_add(0, plan.terms, per_token)
+    return per_token.new_zeros(len(plan.signs)).index_add(0, plan.terms, per_token)
 
 
 def _near(logits: Tensor, expected: Tensor) -> bool:

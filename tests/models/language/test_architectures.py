@@ -70,7 +70,7 @@ def sequence(model: SoundLanguageModel, *turns: Turn) -> Encoded:
 def batch(model: SoundLanguageModel, sequences: list[list[Encoded]]) -> tuple[Tensor, ...]:
     return tuple(
         collate([(str(n), pack(conversations)) for n, conversations in enumerate(sequences)], model.vocabulary.pad_id)[
-            1:-1
+            1:7
         ]
     )
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.language.contrast import contrast, with_weights
+from models.language.contrast import CaptionContrast, contrast, with_weights
 from models.language.loss_plan import Contrast, LossPlan, LossWeights, plan_loss
 from models.language.model import SoundLanguageModel
 from models.language.vocabulary import LabelKind, Turn
@@ -36,7 +36,8 @@ SIGNS = torch.tensor([1, 1, 0, 1, -1, -1])
 
 def plan(model: SoundLanguageModel, weight: float = WEIGHT) -> LossPlan:
     ids, mask, labels, kinds = batch(model, CONVERSATIONS)
-    return plan_loss(ids, mask, labels, kinds, None, None, WEIGHTS, Contrast(SIGNS, weight, BETA, NEGATIVE))
+    contrast = Contrast.of_sounds(SIGNS, kinds, weight, CaptionContrast(BETA, NEGATIVE))
+    return plan_loss(ids, mask, labels, kinds, None, None, WEIGHTS, contrast)
 
 
 def plain_contrast(model: SoundLanguageModel, reference: Tensor) -> Tensor:
@@ -68,7 +69,7 @@ def test_loss_and_gradients_equal_the_plain_formula(source: str):
     terms = plain_contrast(model, reference)
     expected = entropy.loss + WEIGHT * terms / entropy.weight
     torch.testing.assert_close(actual.loss, expected, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(actual.contrast_loss, terms.detach() / 3, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(actual.contrast.mean, terms.detach() / 3, rtol=1e-10, atol=1e-10)
     for name in ("text_loss", "audio_loss", "z_loss", "weight", "text_tokens", "audio_tokens"):
         torch.testing.assert_close(getattr(actual, name), getattr(entropy, name))
     for a, b in zip(
@@ -83,11 +84,11 @@ def test_it_begins_at_the_logarithm_of_two_for_each_term():
     model.keep_reference()
     model.eval()  # what is dropped is no ratio
     losses = model.planned_loss(plan(model))
-    assert losses.contrast_loss is not None and float(losses.contrast_loss) == pytest.approx(
+    assert losses.contrast is not None and float(losses.contrast.mean) == pytest.approx(
         (3 + 2 * NEGATIVE) * math.log(2) / 3, rel=1e-4
     )
     without = model.planned_loss(plan(model, weight=0.0)).loss
-    added = WEIGHT * 3 * losses.contrast_loss / losses.weight
+    added = WEIGHT * 3 * losses.contrast.mean / losses.weight
     torch.testing.assert_close(losses.loss, without + added)
 
 
@@ -142,7 +143,6 @@ def test_weights_come_back_after_an_error():
 def test_a_batch_without_a_sound_to_contrast_has_none():
     model = build("random:tiny", levels=(0,))
     ids, mask, labels, kinds = batch(model, CONVERSATIONS[2:3])
-    planned = plan_loss(
-        ids, mask, labels, kinds, None, None, WEIGHTS, Contrast(torch.zeros(1).long(), WEIGHT, BETA, NEGATIVE)
-    )
-    assert planned.contrast is None and model.planned_loss(planned).contrast_loss is None
+    contrast = Contrast.of_sounds(torch.zeros(1).long(), kinds, WEIGHT, CaptionContrast(BETA, NEGATIVE))
+    planned = plan_loss(ids, mask, labels, kinds, None, None, WEIGHTS, contrast)
+    assert planned.contrast is None and model.planned_loss(planned).contrast is None

@@ -1,0 +1,162 @@
+"""Pairs of answers to one request about a sound: one to choose and one to reject.
+
+    labels ─────► "Is there a dog?" of a recording without one: no, not yes; of one that has one: yes, not no
+    questions ──► yes or no: the other one; a number: one more or less; one of two sounds that are named: the other one
+    JSONL ──────► {"sound": ID, "prompt": ..., "chosen": ..., "rejected": ...}
+
+An item's dialogues are chosen, rejected, chosen, rejected, ...: in one sequence they share the sound, and are blind to
+each other. What is absent is asked in three ways (absent_sounds.py), each as often as what is present.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from datamodules.cuts import Cut, questions
+from datamodules.errors import DataError
+from datamodules.hashing import digest, hash_number
+from datamodules.language.absent_sounds import Absent, AbsentSounds, labels_of, presence_questions
+from datamodules.language.conversations import PAIR, Conversation, Turn
+from datamodules.language.line_files import LineFile
+from datamodules.store.index import CachedCuts
+
+NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+OTHER = {"yes": "no", "no": "yes"}
+KEYS = ("sound", "prompt", "chosen", "rejected")
+
+
+class Making(NamedTuple):
+    """How a recording becomes pairs."""
+
+    absent: Sequence[Absent]
+    kinds: Sequence[str]  # of question, of which wrong answers are made
+    question: str  # with {label}; where the corpus asks nothing about a label
+    together: int  # pairs in one sequence at most
+
+
+class AnswerPair(NamedTuple):
+    prompt: str
+    chosen: str
+    rejected: str
+
+
+class CutPairs:
+    """The pairs of the cuts of the cache. train: the cuts that say what is usual, and how it is asked for."""
+
+    def __init__(self, cuts: CachedCuts, train: CachedCuts, making: Making) -> None:
+        self.cuts, self.making = cuts, making
+        self.usual = AbsentSounds(train if making.absent else [])
+        self.wordings = presence_questions(train if making.absent else [])
+        self.key = digest(f"{cuts.digest()} {train.digest()} {making}")
+
+    def __len__(self) -> int:
+        return len(self.cuts)
+
+    def __getitem__(self, index: int) -> list[Conversation]:
+        cut = self.cuts[index]
+        pairs = list(dict.fromkeys([*self._of_labels(cut), *_of_questions(cut, self.making.kinds)]))
+        return [
+            _conversation(f"{cut.id}-pairs-{begin}", cut, pairs[begin : begin + self.making.together])
+            for begin in range(0, len(pairs), self.making.together)
+        ]
+
+    def digest(self) -> str:
+        return self.key
+
+    def _of_labels(self, cut: Cut) -> Iterator[AnswerPair]:
+        own = labels_of(cut)
+        for way in self.making.absent if own else ():
+            absent = self.usual.choose(own, way, cut.id)
+            if absent is not None:
+                yield AnswerPair(self._asked(absent, f"{cut.id}-{way}"), "no", "yes")
+                present = own[hash_number(f"{cut.id}+{way}") % len(own)]
+                yield AnswerPair(self._asked(present, f"{cut.id}+{way}"), "yes", "no")
+
+    def _asked(self, label: str, name: str) -> str:
+        texts = self.wordings.get(label) or [self.making.question.format(label=label)]
+        return texts[hash_number(name) % len(texts)]
+
+
+class FilePairs:
+    """The pairs of a JSONL file about the sounds of this view; a line about another split's sound gives none.
+
+    every: all cuts of the cache. Raises DataError, when a line is read, where it is no pair or no corpus has its sound.
+    """
+
+    def __init__(self, path: Path, cuts: CachedCuts, every: CachedCuts) -> None:
+        self.lines = LineFile(path, "pairs.files", '{"sound", "prompt", "chosen", "rejected"}')
+        self.cuts, self.every = cuts, every
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __getitem__(self, index: int) -> list[Conversation]:
+        where, text = self.lines.where(index), self.lines.text(index)
+        if not text.strip():
+            return []
+        values = read_pair(text, where)
+        cut = self.cuts.find(values["sound"])
+        if cut is None and self.every.find(values["sound"]) is None:
+            known = next((one.id for one in self.every), "none")
+            raise DataError(f"{where}: no recording has the id {values['sound']!r}. One that there is: {known}")
+        if cut is None:
+            return []
+        name, pair = f"{cut.id}-pair-{digest(text)[:12]}", AnswerPair(*(values[key] for key in KEYS[1:]))
+        return [_conversation(name, cut, [pair])]
+
+    def digest(self) -> str:
+        return f"{self.lines.digest()}-{self.cuts.digest()}"
+
+
+def answers_of(item: Conversation) -> list[str]:
+    """The texts chosen, rejected, chosen, ... of an item of pairs; none of another item."""
+    if item.kind != PAIR:
+        return []
+    return ["".join(part for part in dialogue[-1][1] if isinstance(part, str)) for dialogue in item.dialogues]
+
+
+def read_pair(text: str, where: str) -> Mapping[str, str]:
+    """A line of JSONL. Raises DataError that begins with `where`."""
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: no JSON ({error})") from None
+    wrong = set(KEYS) ^ set(values) if isinstance(values, dict) else KEYS
+    if wrong or not all(isinstance(value, str) and value.strip() for value in values.values()):
+        raise DataError(f"{where}: the keys {', '.join(KEYS)} are expected, each a text, here {text[:60]!r}")
+    if values["chosen"] == values["rejected"]:
+        raise DataError(f"{where}: 'chosen' and 'rejected' are the same text, {values['chosen'][:60]!r}")
+    return values
+
+
+def wrong_answer(question: str, answer: str, labels: Sequence[str], name: str) -> str | None:
+    """An answer that is wrong because this one is right; None where none follows from it. name: decides among two."""
+    text = answer.lower()
+    if text in OTHER:
+        return OTHER[text]
+    numbers = list(NUMBERS) if text in NUMBERS else [str(number) for number in range(1, 100)]
+    if text in numbers:
+        index = numbers.index(text)
+        near = numbers[max(0, index - 1) : index] + numbers[index + 1 : index + 2]
+        return near[hash_number(name) % len(near)]
+    others = sorted({label for label in labels if label != answer and label in question})
+    return others[hash_number(name) % len(others)] if answer in labels and others else None
+
+
+def _of_questions(cut: Cut, kinds: Sequence[str]) -> Iterator[AnswerPair]:
+    for one in questions(cut, kinds) if kinds else ():
+        question, answer = one.custom["question"], one.custom["answer"]
+        wrong = wrong_answer(question, answer, labels_of(cut), one.id)
+        if wrong is not None:
+            yield AnswerPair(question, answer, wrong)
+
+
+def _conversation(name: str, cut: Cut, pairs: Sequence[AnswerPair]) -> Conversation:
+    codes = list(cut.custom["codes"])
+    dialogues: list[list[Turn]] = [
+        [("user", [codes, f"\n{pair.prompt}"]), ("assistant", [answer])]
+        for pair in pairs
+        for answer in (pair.chosen, pair.rejected)
+    ]
+    return Conversation(name, PAIR, cut.custom["source"], dialogues)
