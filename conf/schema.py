@@ -9,6 +9,7 @@ from conf.sections.common import StageConf
 from conf.sections.corpora import DiagnosticConf, FolderConf, FormatConf, PublishedConf, QuestionsConf
 from conf.sections.evaluation import AskConf, EvaluateConf, FewShotConf, GenerateConf, GenerationConf
 from conf.sections.language import LanguageConf, RehearsalConf
+from conf.sections.preference import PreferenceConf
 from conf.sections.serving import ServeConf
 from conf.sections.tokenizer import CacheConf, ReconstructConf, TokenizerConf
 
@@ -29,6 +30,7 @@ UNITS = {
     "caption": Unit(LanguageConf, ("", "model", "language", "caption")),
     "openaqa": Unit(LanguageConf, ("", "model", "language", "openaqa")),
     "text_to_sound": Unit(LanguageConf, ("", "model", "language", "text_to_sound")),
+    "preference": Unit(PreferenceConf, ("", "model", "language", "preference")),
     "fewshot": Unit(FewShotConf, ("", "model", "fewshot")),
     "generation": Unit(GenerationConf, ("", "generation")),
     "evaluate": Unit(EvaluateConf, ("", "evaluate")),

@@ -65,6 +65,12 @@ STAGES = {
         ("rehearsal",),
         "LoRA that only writes sound, from openaqa's: a second adapter; read where `after` names it",
     ),
+    "preference": Stage(
+        "stages.preference:Preference",
+        ("tokenizer", "cache", "openaqa"),
+        ("rehearsal",),
+        "LoRA on pairs of answers, from openaqa's: what is heard, not what is usual; read where `after` names it",
+    ),
     "fewshot": Stage(
         "stages.fewshot:FewShot",
         ("tokenizer",),
@@ -90,7 +96,8 @@ STAGES = {
 PRETRAINED_TOKENIZER = "stages.pretrained_tokenizer:PretrainedTokenizerStage"
 READ_LATENTS = ("latents", "tokenizer_mse", "reconstruct")  # stages that `run all` then has no use for
 
-ON_DEMAND = ("vae", "rehearsal", "text_to_sound")  # where a configuration asks for them: stages.runs.graph.required
+# where a configuration asks for them: stages.runs.graph.required
+ON_DEMAND = ("vae", "rehearsal", "text_to_sound", "preference")
 READ_SOUND = ("vae", "latents", "fewshot", "generation")  # the corpora' recordings, which are prepared before
 READ_CORPORA = (
     *READ_SOUND,

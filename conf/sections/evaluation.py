@@ -12,7 +12,7 @@ from conf.sections.language import ModelConf
 from conf.suggest import allowed
 
 CONTROLS = ("shuffled_codes", "shuffled_labels")
-After = Literal["none", "caption", "openaqa", "text_to_sound"]
+After = Literal["none", "caption", "openaqa", "text_to_sound", "preference"]
 AFTER = (
     "the stage whose LLM is used; none: that of caption before its training, its new rows noise around the text rows' "
     "mean"

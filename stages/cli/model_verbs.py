@@ -37,6 +37,7 @@ def reads_model() -> argparse.ArgumentParser:
     options.add_argument(
         "--checkpoint", metavar="STEP", help="of a training that may not be finished: its step, or last"
     )
+    options.add_argument("--after", metavar="STAGE", help="the stage whose LLM it is, as preference; the best one")
     options.add_argument("--runs", type=os.path.expanduser, metavar="DIR", help="where the experiments lie")
     return options
 
@@ -78,8 +79,10 @@ def find(arguments: argparse.Namespace, language: bool = True, writes: bool = Fa
     runs = arguments.runs or base.runs
     model = arguments.model
     if arguments.checkpoint is None:
-        return find_model.find(runs, base.experiment, arguments.experiment, model, language, writes)
-    folder = find_model.find_training(runs, base.experiment, arguments.experiment, model, language, writes)
+        return find_model.find(runs, base.experiment, arguments.experiment, model, language, writes, arguments.after)
+    folder = find_model.find_training(
+        runs, base.experiment, arguments.experiment, model, language, writes, arguments.after
+    )
     from stages.engine.checkpoint_run import run_at  # seconds to import
 
     quiet()

@@ -14,10 +14,11 @@ from callbacks.progress import ProgressLine
 from conf import plain
 from conf.errors import UsageError
 from conf.sections.language import CurriculumEntryConf, LanguageConf
+from conf.sections.preference import PairsConf, PreferenceConf
 from conf.suggest import allowed
 from datamodules.atomic_files import write_whole
 from datamodules.cuts import Cut
-from datamodules.language import conversations, packing, sound_windows
+from datamodules.language import answer_pairs, conversations, packing, sound_windows
 from datamodules.language.conversation_sources import (
     ConversationSource,
     CutConversations,
@@ -63,12 +64,14 @@ def data(
     every: list[Entry] = [conf, *conf.curriculum]
     for entry in every:
         _check_filters(entry, cuts, folder)
+    if isinstance(conf, PreferenceConf):
+        _check_filters(conf.pairs, cuts, folder, "pairs.")
     batching, accumulate_ = conf.batching, conf.trainer.accumulate_grad_batches
     files = [Path(file) for file in conf.text.files] or ([texts] if texts else [])
 
     def part(entry: Entry, split: str, batches: int | None) -> DataPart:
         most = (entry.max_tokens if isinstance(entry, CurriculumEntryConf) else None) or batching.max_tokens
-        entries, settings = _entries(conf, entry, cuts.of_split(split), split, files)
+        entries, settings = _entries(conf, entry, cuts, split, files)
         key = hashlib.sha256(
             json.dumps([written, _code(), entries.digest(), settings, most, frame]).encode()
         ).hexdigest()
@@ -96,7 +99,8 @@ def data(
             )
             raise UsageError(
                 f"{stage}: {where} of {', '.join(conf.data.corpora)} gives no conversation. It takes captions, questions with answers, "
-                f"conversations, or texts; mixture is {plain(entry.mixture)}, max_tokens {made_from.max_tokens}, too long {_counts(made.too_long) or 0}."
+                f"conversations, or texts; mixture is {plain(entry.mixture)}, max_tokens {made_from.max_tokens}, too long "
+                f"{_counts(made.too_long) or 0}."
             )
     if made.num_windows:
         text = "%s: %d conversations longer than max_tokens=%d, or their entry's own, give a window of their sound, another one each epoch"
@@ -129,10 +133,10 @@ def position(curriculum: Sequence[CurriculumEntryConf], step: int) -> Position:
 
 
 def _entries(
-    conf: LanguageConf, entry: Entry, cuts: CachedCuts, split: str, files: Sequence[Path]
+    conf: LanguageConf, entry: Entry, every: CachedCuts, split: str, files: Sequence[Path]
 ) -> tuple[JoinedSources, list[Any]]:
-    """What an epoch is made of, and all that its items depend on beside it."""
-    weights, prompts = entry.mixture, conf.prompts
+    """What an epoch is made of, and all that its items depend on beside it. every: cuts of all splits."""
+    weights, prompts, cuts = entry.mixture, conf.prompts, every.of_split(split)
     mixture = Mixture(**plain(weights))
     making = Prompts(
         prompts.sound_to_text,
@@ -146,15 +150,28 @@ def _entries(
     filters = {"corpora": entry.corpora, "datasets": entry.datasets} if isinstance(entry, CurriculumEntryConf) else None
     is_selected = partial(_is_selected, entry) if isinstance(entry, CurriculumEntryConf) else None
     parts: list[ConversationSource] = [CutConversations(cuts, mixture, making, corpus_weights, is_selected)]
+    if isinstance(conf, PreferenceConf):
+        parts = [*(parts if any(mixture) else []), *_pairs(conf, cuts, every)]
     if split == "train" and weights.text:  # texts train
         parts += [TextConversations(file, weights.text) for file in files]
     return JoinedSources(parts), [mixture, making, corpus_weights, filters]
 
 
+def _pairs(conf: PreferenceConf, cuts: CachedCuts, every: CachedCuts) -> list[ConversationSource]:
+    pairs = conf.pairs
+    making = answer_pairs.Making(pairs.absent, pairs.kinds, pairs.question, conf.batching.questions_together)
+    made: list[ConversationSource] = [answer_pairs.FilePairs(Path(file), cuts, every) for file in pairs.files]
+    if pairs.absent or pairs.kinds:
+        made.append(answer_pairs.CutPairs(cuts, every.of_split("train"), making))
+    return made
+
+
 def _code() -> str:
     """Of what makes conversations, and counts their ids: lengths that other code measured are measured again."""
     return hashlib.sha256(
-        b"".join(Path(str(code.__file__)).read_bytes() for code in (conversations, packing, sound_windows))
+        b"".join(
+            Path(str(code.__file__)).read_bytes() for code in (conversations, packing, sound_windows, answer_pairs)
+        )
     ).hexdigest()
 
 
@@ -170,8 +187,8 @@ def _datasets(cut: Cut) -> list[str]:
     return [named] if isinstance(named, str) else named
 
 
-def _check_filters(entry: Entry, cuts: CachedCuts, folder: Path | None) -> None:
-    name = f"curriculum, entry {entry.name!r}: " if isinstance(entry, CurriculumEntryConf) else ""
+def _check_filters(entry: Entry | PairsConf, cuts: CachedCuts, folder: Path | None, name: str = "") -> None:
+    name = f"curriculum, entry {entry.name!r}: " if isinstance(entry, CurriculumEntryConf) else name
     wanted = {"kinds": "question", "datasets": "recording"}
     for key, what in wanted.items():
         chosen = getattr(entry, key, [])

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from conf import from_plain
 from conf.errors import UsageError
+from conf.suggest import allowed
 from stages.hub import export_format, hub_repository
 from stages.runs import receipts
 from stages.runs.state import run_folder
@@ -19,6 +20,7 @@ from stages.runs.state import run_folder
 log = logging.getLogger(__name__)
 LANGUAGE = ("openaqa", "caption")  # the better one first
 WRITERS = ("text_to_sound", *LANGUAGE)
+EVERY = (*WRITERS, "preference")
 
 
 class ModelFolders(NamedTuple):
@@ -30,14 +32,21 @@ class ModelFolders(NamedTuple):
 
 
 def find(
-    runs: str, default: str, experiment: str | None, model: str | None, language: bool = True, writes: bool = False
+    runs: str,
+    default: str,
+    experiment: str | None,
+    model: str | None,
+    language: bool = True,
+    writes: bool = False,
+    after: str | None = None,
 ) -> ModelFolders:
     """The folders of a model: `model`, a folder or the hub id of an export, or else a finished experiment of `runs`.
 
     Without either: the experiment `default`, or the only finished one, which is printed. language: an LLM is needed,
-    not only a sound tokenizer; writes: one that writes sound. Raises UsageError with the command to type.
+    not only a sound tokenizer; writes: one that writes sound; after: the stage whose LLM it is, None for the best. Raises
+    UsageError with the command to type.
     """
-    languages = WRITERS if writes else LANGUAGE
+    languages = _languages(writes, after)
     if model is not None:
         if experiment is not None:
             raise UsageError("--experiment and --model both name a model; give one of them")
@@ -52,12 +61,18 @@ def find(
 
 
 def find_training(
-    runs: str, default: str, experiment: str | None, model: str | None, language: bool = True, writes: bool = False
+    runs: str,
+    default: str,
+    experiment: str | None,
+    model: str | None,
+    language: bool = True,
+    writes: bool = False,
+    after: str | None = None,
 ) -> Path:
     """The run folder with checkpoints, finished or not, that `find` would take if it were finished; without `language`, a
     tokenizer's.
     """
-    stages = (WRITERS if writes else LANGUAGE) if language else ("tokenizer",)
+    stages = _languages(writes, after) if language else ("tokenizer",)
     wanted = " or ".join(stages)
     if model is not None and experiment is not None:
         raise UsageError("--experiment and --model both name a model; give one of them")
@@ -86,6 +101,14 @@ def find_run(runs: str, default: str, experiment: str | None, stage: str) -> Pat
     return Path(runs) / _experiment(runs, default, experiment, (stage,)) / stage
 
 
+def _languages(writes: bool, after: str | None) -> tuple[str, ...]:
+    if after is None:
+        return WRITERS if writes else LANGUAGE
+    if after not in EVERY:
+        raise UsageError(f"--after={after}: {allowed(after, EVERY)}")
+    return (after,)
+
+
 def _experiment(runs: str, default: str, experiment: str | None, stages: Sequence[str]) -> str:
     trained = sorted({path.parents[1].name for stage in stages for path in Path(runs).glob(f"*/{stage}/receipt.json")})
     wanted = " or ".join(stages)
@@ -112,14 +135,14 @@ def _of_folder(folder: Path, language: bool, stages: Sequence[str]) -> ModelFold
     if export_format.is_export(folder):
         return ModelFolders(folder, folder / export_format.SOUND_TOKENIZER)
     receipt = receipts.read(folder)
-    if receipt is not None and receipt["stage"] in WRITERS:
+    if receipt is not None and receipt["stage"] in EVERY:
         return _of_run(folder)
     if not language and (receipt is not None or (folder / "sound_tokenizer.json").is_file()):
         return ModelFolders(None, folder)  # SoundTokenizer refuses the run of another stage
     for stage in stages:
         if receipts.read(folder / stage):
             return _of_run(folder / stage)
-    allowed = f"a folder of `stage export --to DIR`, or a run folder of {' or '.join(WRITERS)}, as runs/demo/openaqa"
+    allowed = f"a folder of `stage export --to DIR`, or a run folder of {' or '.join(EVERY)}, as runs/demo/openaqa"
     what = f"holds a run of {receipt['stage']}" if receipt else "holds no model" if folder.is_dir() else "is no folder"
     raise UsageError(f"--model {folder} {what}. Allowed: {allowed}{'' if language else ' or tokenizer'}")
 
@@ -132,7 +155,7 @@ def _of_run(folder: Path) -> ModelFolders:
         raise UsageError(
             f"{folder} has a receipt and no artifact/. Make it again:   stage run {receipt['stage']} --restart"
         )
-    if receipt["stage"] not in WRITERS:
+    if receipt["stage"] not in EVERY:
         return ModelFolders(None, folder)
     absolute = Path(os.path.abspath(folder))  # which has parents where `folder` is "openaqa", "." or "../openaqa"
     runs = folder.parents[1] if len(folder.parents) > 2 and ".." not in folder.parts else absolute.parents[1]

@@ -16,6 +16,7 @@ from conf.sections.codec import LatentsConf, VaeConf
 from conf.sections.common import StageConf
 from conf.sections.evaluation import EvaluateConf, FewShotConf, GenerationConf
 from conf.sections.language import LanguageConf, RehearsalConf
+from conf.sections.preference import PreferenceConf
 from conf.sections.tokenizer import CacheConf, ReconstructConf, TokenizerConf
 from stages.launch import gpus
 from stages.launch.gpus import GPUS
@@ -40,6 +41,7 @@ PLANS: dict[type, Callable[[Planned], StagePlan | None]] = {
     CacheConf: plan_cache,
     RehearsalConf: plan_rehearsal,
     LanguageConf: plan_language,
+    PreferenceConf: plan_language,
     FewShotConf: plan_fewshot,
     GenerationConf: plan_generation,
     EvaluateConf: plan_evaluate,

@@ -2,6 +2,7 @@
 
 from conf.sections.codec import VaeConf
 from conf.sections.language import LanguageConf
+from conf.sections.preference import PreferenceConf
 from conf.sections.tokenizer import TokenizerConf
 from stages.launch.codec_sizes import DiscriminatorSizes, OobleckSizes, spectral_activations
 from stages.launch.model_sizes import llm_sizes
@@ -65,9 +66,10 @@ def plan_language(planned: Planned) -> StagePlan | None:
     temporary = 2 * tokens * (sizes.intermediate + sizes.hidden) * narrow + 3 * 256 * (sizes.vocabulary + new) * 4
     memory = {"frozen weights": width * float(sizes.parameters), **trained_memory(trained, planned.ranks)}
     memory |= {"activations": kept, "temporary": temporary}
-    if contrast:
+    reference = contrast or (isinstance(conf, PreferenceConf) and conf.pair_loss.kind != "simpo")
+    if reference:
         memory["reference"] = 4.0 * trained
-    again = (4 / 3 if checkpointing else 1.0) + (0.5 if contrast else 0.0)  # the reference goes forward alone
+    again = (4 / 3 if checkpointing else 1.0) + (0.5 if reference else 0.0)  # it goes forward alone
     moved = sizes.activations(tokens, rank, conf.lora.dropout, narrow, False) * PASSES["language"] * again
     accumulated = conf.trainer.accumulate_grad_batches
     return StagePlan(

@@ -100,7 +100,7 @@ def _latents(seen: dict[str, StageConf]) -> LatentsConf:
 def _why_not_needed(stage: str, seen: dict[str, StageConf]) -> str:
     if stage == "vae":
         return f"codec.kind is {_latents(seen).codec.kind}"
-    if stage == "text_to_sound":
+    if stage in ("text_to_sound", "preference"):
         return "no `after` names it"
     if stage == "rehearsal":
         return "mixture.text is 0, or text.files are given"

@@ -16,7 +16,15 @@ from stages import STAGES
 from stages.runs import receipts
 from tests.interrupt import TWO_RANKS, interrupt
 
-TRAIN = ("vae", "tokenizer", "tokenizer_mse", "caption", "openaqa", "text_to_sound")  # 12 steps, a checkpoint every 4
+TRAIN = (
+    "vae",
+    "tokenizer",
+    "tokenizer_mse",
+    "caption",
+    "openaqa",
+    "text_to_sound",
+    "preference",
+)  # 12 steps, a checkpoint every 4
 CHUNKS = ("latents", "cache")
 ROWS = ("reconstruct", "rehearsal", "fewshot", "generation", "evaluate")
 LIMIT = 0  # limits.seconds, in place of a signal
@@ -68,6 +76,7 @@ COVERING = (
     Case("openaqa", signal.SIGINT, 4, workers=2),
     Case("openaqa", signal.SIGTERM, 10),
     Case("text_to_sound", signal.SIGKILL, 7),
+    Case("preference", signal.SIGKILL, 9, workers=1),
     Case("reconstruct", signal.SIGTERM, 1),
     Case("rehearsal", signal.SIGKILL, 2),
     Case("fewshot", signal.SIGKILL, 5),
@@ -126,7 +135,7 @@ def undisturbed(tones: Path, whole: Path) -> Callable[[Case], dict[str, Any]]:
         key = (case.stage, case.ranks)
         if key not in made:
             folder = whole / case.stage
-            if case.ranks > 1 or case.stage in ("vae", "text_to_sound", *ROWS):
+            if case.ranks > 1 or case.stage in ("vae", "text_to_sound", "preference", *ROWS):
                 experiment = (
                     f"undisturbed-{case.stage}-{case.ranks}"  # alone in it: `evaluate` shows what lies beside it
                 )

@@ -15,9 +15,13 @@ from safetensors.torch import load_file
 
 from datamodules.batches import NumberedBatches
 from datamodules.store import chunks
+from stages import STAGES
 from tests import zygote
 from tests.conftest import SMOKE
 from tests.interrupt import TWO_RANKS, add_callback, interrupt, run_smoke
+
+# two items of each recording
+LANGUAGE = {"caption": (), "preference": ("--pairs.absent=[random]", "--batching.questions_together=1")}
 
 
 class Record(L.Callback):
@@ -58,7 +62,7 @@ def see_an_older_listing() -> None:
 def record(stage: str, items: int) -> None:
     """The stage as it is, recorded; language batches are of `items` items over all ranks, so that two ranks' batches are one rank's."""
     add_callback(stage, partial(Record, stage))
-    if stage == "caption":
+    if stage in LANGUAGE:
         from datamodules.language.id_batches import LanguageDataModule
 
         LanguageDataModule.train_sampler = lambda self, rank, world: NumberedBatches(
@@ -72,13 +76,13 @@ def record(stage: str, items: int) -> None:
         )
 
 
-@pytest.mark.parametrize("stage_name", ["tokenizer_mse", "caption"])
+@pytest.mark.parametrize("stage_name", ["tokenizer_mse", "caption", pytest.param("preference", marks=pytest.mark.slow)])
 def test_a_global_batch_is_the_same_on_one_rank_and_on_two(tones: Path, whole: Path, stage_name: str):
     """Losses to rounding, and the same items in the same steps. Ranks are of unlike weight: windows and conversations are of unlike length."""
-    parents = [f"--parents.{name}=whole" for name in ("latents", "tokenizer", "cache") if name != stage_name]
-    no_dropout = ["--lora.dropout=0"] if stage_name == "caption" else []
+    parents = [f"--parents.{name}=whole" for name in STAGES[stage_name].parents]
+    no_dropout = ["--lora.dropout=0", *LANGUAGE[stage_name]] if stage_name in LANGUAGE else []
     for world, more in ((1, []), (2, list(TWO_RANKS))):
-        size = [] if stage_name == "caption" else [f"--batch_size={4 // world}"]
+        size = [] if stage_name in LANGUAGE else [f"--batch_size={4 // world}"]
         words = ["run", stage_name, f"--experiment=ranks-{world}", *parents, *no_dropout, *size, *more]
         run_smoke(tones, *words, before=partial(record, stage_name, 4))
     (one,), two = (

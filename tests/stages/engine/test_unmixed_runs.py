@@ -51,6 +51,7 @@ KILLED = {
     "caption": Killed(6, UP_TO["caption"], "tokenizer"),
     "openaqa": Killed(5, UP_TO["openaqa"], "caption"),
     "text_to_sound": Killed(5, UP_TO["all"], "openaqa"),
+    "preference": Killed(5, UP_TO["all"], "openaqa"),
     "fewshot": Killed(5, UP_TO["openaqa"], "caption", ("--llm=caption", "--splits=[train,validation,test]", "--episodes=6")),
     "generation": Killed(1, UP_TO["all"], "openaqa"),
     "evaluate": Killed(2, UP_TO["all"], "openaqa"),

@@ -69,16 +69,22 @@ def test_sounds_to_choose_from_are_drawn_in_passes():
     )  # two passes for each of two seeds, one without a caption
 
 
-def test_what_is_contrasted_with_no_sound_is_answered_in_twice_the_rows():
-    one, two = (planned("evaluate", (), f"audio_contrast={strength}") for strength in (0, 1))
-    assert two.memory["KV cache"] == 2 * one.memory["KV cache"]
-
-
 def test_a_contrast_reads_sounds_under_two_captions_and_keeps_what_it_began_with():
     one, two = (planned("text_to_sound", (), f"loss.contrast.weight={weight}") for weight in (0, 1))
     assert 1.99 < two.memory["activations"] / one.memory["activations"] < 2  # but for autocast's copies of LoRA
     assert two.memory["reference"] == two.memory["trained weights"] and "reference" not in one.memory
     assert two.flops == 2 * 1.5 * one.flops, "forward and backward of both, and forward of both as it was"
+
+
+def test_what_is_contrasted_with_no_sound_is_answered_in_twice_the_rows():
+    one, two = (planned("evaluate", (), f"audio_contrast={strength}") for strength in (0, 1))
+    assert two.memory["KV cache"] == 2 * one.memory["KV cache"]
+
+
+def test_a_preference_keeps_what_it_began_with_and_reads_it_forward():
+    one, two = (planned("preference", (), f"pair_loss.kind={kind}") for kind in ("simpo", "dpo"))
+    assert two.memory["reference"] == two.memory["trained weights"] and "reference" not in one.memory
+    assert two.flops == 1.5 * one.flops and two.memory["activations"] == one.memory["activations"]
 
 
 def test_sizes_of_a_parent_are_those_of_its_configuration():
@@ -144,7 +150,7 @@ def test_command_prints_a_line_a_stage_without_torch(tmp_path: Path):
     stages = [line.split("|")[1].strip() for line in lines if line.startswith("|")]
     assert stages[2:] == list(STAGES), run.stderr
     assert (
-        "not part of `stage run all` with this configuration: vae, rehearsal, text_to_sound, fewshot, generation"
+        "not part of `stage run all` with this configuration: vae, rehearsal, text_to_sound, preference, fewshot, generation"
         in lines
     )
     assert lines[-1] == "False"
