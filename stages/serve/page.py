@@ -91,9 +91,9 @@ def _ask_room(server: Server) -> None:
     async def sounds_of(clip: str | None, more: list[str] | None) -> list[Tensor]:
         paths = [path for path in (clip, *(more or [])) if path]
         if not paths:
-            raise gr.Error("No clip yet: record one, or choose a file.")
+            raise _mistake("No clip yet: record one, or choose a file.")
         if len(paths) > server.limits.clips_max:
-            raise gr.Error(f"{len(paths)} clips; {server.limits.clips_max} are allowed.")
+            raise _mistake(f"{len(paths)} clips; {server.limits.clips_max} are allowed.")
         return [await _read(server, path) for path in paths]
 
     async def answer(
@@ -118,7 +118,7 @@ def _ask_room(server: Server) -> None:
         asked = [_text(one) for one in talk if one["role"] == "user"]
         question = question.strip() or (asked[-1] if asked else "")
         if not question:
-            raise gr.Error("No question yet: type one that yes or no answers.")
+            raise _mistake("No question yet: type one that yes or no answers.")
         turns = _turns(await sounds_of(clip, more), [], question)
         async for scores in _parts(server, server.model.job(Choice(turns, YES_NO, contrast))):
             shares = np.exp(np.array(scores) - max(scores))
@@ -130,8 +130,9 @@ def _ask_room(server: Server) -> None:
     running.append(weigh.click(probabilities, inputs, odds))
     cancel.click(None, cancels=running)
     nothing: tuple[list[Any], str, Any] = ([], "", gr.update(visible=False))
-    for event in (anew.click, clip.change, more.change):
-        event(lambda: nothing, None, outputs, cancels=running, queue=False, show_progress="hidden")
+    anew.click(lambda: nothing, None, outputs, cancels=running, queue=False, show_progress="hidden")
+    for changed in (clip.change, more.change):  # in the browser, at once: what is typed meanwhile stays
+        changed(None, None, [talk, odds], js="() => [[], null]")
 
 
 def _make_room(server: Server) -> None:
@@ -164,12 +165,12 @@ def _make_room(server: Server) -> None:
         text: str, seconds: float, guidance: float, count: int, best_of: int, seed: int | None
     ) -> AsyncIterator[list[Any]]:
         if not text.strip():
-            raise gr.Error("No words yet: say what shall be heard, as: a dog barks.")
+            raise _mistake("No words yet: say what shall be heard, as: a dog barks.")
         chosen = replace(
             default, n=1, seconds_max=seconds, guidance=guidance, best_of=int(best_of), seed=int(seed or 0)
         )  # fmt: skip
         for problem in problems(chosen):
-            raise gr.Error(f"{problem.key}: {problem.text}")
+            raise _mistake(f"{problem.key}: {problem.text}")
         seeds = [chosen.seed + number for number in range(int(count))]
         jobs = [server.model.job(Caption(text, replace(chosen, seed=one))) for one in seeds]
         hidden = [gr.update(visible=False)] * MOST_SOUNDS
@@ -214,7 +215,7 @@ def _listen_room(server: Server) -> None:
 
     async def heard(clip: str | None) -> AsyncIterator[list[Any]]:
         if not clip:
-            raise gr.Error("No clip yet: record one, or choose a file.")
+            raise _mistake("No clip yet: record one, or choose a file.")
         sound, tokenizer = await _read(server, clip), server.model.tokenizer
         rate, seconds = tokenizer.sample_rate, sound.shape[1] / tokenizer.sample_rate
         async for part in _parts(server, server.model.job(Clip(sound))):
@@ -229,11 +230,16 @@ def _listen_room(server: Server) -> None:
     cancel.click(None, cancels=[running])
 
 
+def _mistake(text: str) -> gr.Error:
+    """Shown to whoever made it; the server's log has none of it."""
+    return gr.Error(text, print_exception=False)
+
+
 async def _read(server: Server, path: str) -> Tensor:
     try:
         return await server.read(received_sound.read, Path(path), server.model.tokenizer, server.limits)
     except RefusedRequest as error:
-        raise gr.Error(error.text) from None
+        raise _mistake(error.text) from None
 
 
 async def _parts(server: Server, *jobs: Job) -> AsyncIterator[Any]:
@@ -259,7 +265,7 @@ async def _parts(server: Server, *jobs: Job) -> AsyncIterator[Any]:
         results = [job.result.result() for job in jobs]
         yield results if len(jobs) > 1 or isinstance(jobs[0].request, Caption) else results[0]
     except MISTAKES as error:
-        raise gr.Error(str(error).splitlines()[0]) from None
+        raise _mistake(str(error).splitlines()[0]) from None
     finally:
         for job in jobs:
             server.queue.leave(job)

@@ -17,14 +17,16 @@ from tests.stages.serve.conftest import LIMITS
 API = "/gradio_api"
 
 
-@pytest.fixture(autouse=True)
-def files(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+@pytest.fixture(autouse=True, scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """gradio's folder for files is one of the tests."""
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.getbasetemp() / "gradio"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("gradio")))
+        yield
 
 
 @pytest.fixture(scope="module")
-def client(served) -> Iterator[Any]:
+def client(served, files) -> Iterator[Any]:
     pytest.importorskip("gradio")
     from fastapi.testclient import TestClient
 
