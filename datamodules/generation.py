@@ -6,6 +6,7 @@ real recordings of the training split                           │ compared wit
 the same test recordings' codes, decoded: the tokenizer alone   │ these
 codes that the LLM writes of a caption, decoded                 │
 codes that it writes of none, decoded ──────────────────────────┘
+the training recordings' codes of one label, decoded: what a probe of embedded sound learns from
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,6 +19,7 @@ from datamodules.reconstruction import group_of
 from datamodules.sampler import DealtBatches
 
 TEST, TRAIN, TOKENIZER, CAPTION, NOTHING = "test", "train", "tokenizer", "caption", "no_caption"
+LEARNT = "train_tokenizer"
 
 
 class GenerationItem(NamedTuple):
@@ -80,6 +82,7 @@ def generation_items(chosen: ChosenRecordings, seeds: int, with_sound: bool) -> 
         items += [GenerationItem(TOKENIZER, cut.id, n, "") for n in range(seeds) for cut in chosen.asked]
         items += [GenerationItem(TEST, cut.id, 0, "") for cut in chosen.test]
         items += [GenerationItem(TRAIN, cut.id, 0, "") for cut in chosen.train]
+        items += [GenerationItem(LEARNT, cut.id, 0, "") for cut in chosen.train if label_of(cut) is not None]
     return items
 
 

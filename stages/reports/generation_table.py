@@ -67,7 +67,7 @@ def about(report: Mapping[str, Any]) -> list[str]:
         )
     if accuracy := report.get("accuracy_of_sound"):
         sentences.append(
-            f"Of sounds: by a logistic regression on the embeddings of {accuracy['learnt']} real training recordings with one label."
+            f"Of sounds: by a logistic regression on the embeddings of {accuracy['learnt']} training recordings with one label, through the tokenizer."
         )
     if report["diversity"]:
         sentences.append(

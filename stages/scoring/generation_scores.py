@@ -3,7 +3,7 @@ they differ.
 
 sound      kernel and Frechet audio distance to real test recordings, with the embedder in their names
 accuracy   share of the sounds whose kind a probe, trained on real codes, takes for the caption's: recordings with one label;
-           accuracy_of_sound: the same, of embedded sound, by a probe trained on embedded real recordings
+           accuracy_of_sound: the same, of embedded sound, by a probe trained on what the tokenizer makes of recordings
 diversity  mean cosine distance between embedded sounds: of one caption over seeds, of several clips of one kind, of all clips
 """
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from datamodules.generation import CAPTION, NOTHING, TEST, TOKENIZER, TRAIN, GenerationItem
+from datamodules.generation import CAPTION, LEARNT, NOTHING, TEST, TOKENIZER, TRAIN, GenerationItem
 from models.metrics.codebook_use import code_histogram
 from models.metrics.frechet_distance import frechet_distance
 from models.metrics.kernel_distance import kernel_distance
@@ -76,11 +76,13 @@ def generation_scores(
     asked = list(chosen["asked"])
     repeats = {CAPTION: seeds, TOKENIZER: seeds}
     clips = {TEST: list(chosen["test"]), TRAIN: list(chosen["train"])}
+    clips[LEARNT] = [clip for clip in clips[TRAIN] if clip.label is not None]
     embedded = {
         condition: _sounds(condition, clips.get(condition, asked), repeats.get(condition, 1), rows)
         for condition in (TRAIN, TOKENIZER, CAPTION, NOTHING, TEST)
     }
     sets = {condition: sounds for condition, sounds in embedded.items() if sounds is not None}
+    learnt = _sounds(LEARNT, clips[LEARNT], 1, rows)
     readings = _readings(asked, rows, real, probe, seeds) if probe else {}
     return {
         "captions": len(asked),
@@ -90,7 +92,7 @@ def generation_scores(
         "accuracy": _accuracy(asked, readings, probe.labels, samples, seed)
         if probe and any(readings.values())
         else None,
-        "accuracy_of_sound": _accuracy_of_sound(asked, sets, samples, seed) if probe else None,
+        "accuracy_of_sound": _accuracy_of_sound(asked, learnt, sets, samples, seed) if probe and learnt else None,
         "diversity": [_diversity(name, sounds, samples, seed) for name, sounds in sets.items() if name != TRAIN],
         "kinds": [_kind(kind, asked, sets, readings, seed) for kind in sorted({clip.kind for clip in asked})],
     }
@@ -171,28 +173,27 @@ def _accuracy(
 
 
 def _accuracy_of_sound(
-    asked: Sequence[CaptionedClip], sets: Mapping[str, EmbeddedSounds], samples: int, seed: int
+    asked: Sequence[CaptionedClip],
+    learnt: EmbeddedSounds,
+    sets: Mapping[str, EmbeddedSounds],
+    samples: int,
+    seed: int,
 ) -> dict[str, Any] | None:
-    """None without embedded recordings of two labels to train a probe on, or where no clip has one label to judge."""
-    clips, vectors = _labelled(sets.get(TRAIN))
-    labels = [str(clip.label) for clip in clips]
+    """learnt: decoded training recordings of one label. Trained on undecoded ones, a probe would read what the codec and
+    the tokenizer do to every sound. None where there are no two labels.
+    """
+    labels = [str(clip.label) for clip in learnt.clips]
     if len(set(labels)) < 2:
         return None
     readings = {}
-    for condition in (TEST, TOKENIZER, CAPTION, NOTHING):
-        judged, embedded = _labelled(sets.get(condition))
-        kinds = linear_probe_labels(vectors, labels, embedded) if judged else []
-        readings[condition] = [(clip, kind == clip.label) for clip, kind in zip(judged, kinds, strict=True)]
+    for condition in [name for name in sets if name != TRAIN]:
+        sounds = sets[condition]
+        indices = [index for index, clip in enumerate(sounds.clips) if clip.label is not None]
+        clips = [sounds.clips[index] for index in indices] * len(sounds.vectors)
+        embedded = sounds.vectors[:, indices].flatten(0, 1)
+        kinds = linear_probe_labels(learnt.vectors[0], labels, embedded) if clips else []
+        readings[condition] = [(clip, kind == clip.label) for clip, kind in zip(clips, kinds, strict=True)]
     return _accuracy(asked, readings, labels, samples, seed) if any(readings.values()) else None
-
-
-def _labelled(sounds: EmbeddedSounds | None) -> tuple[list[CaptionedClip], Tensor]:
-    """The M sounds of clips with one label, and their embeddings (M, E)."""
-    if sounds is None:
-        return [], torch.zeros(0, 0)
-    indices = [index for index, clip in enumerate(sounds.clips) if clip.label is not None]
-    clips = [sounds.clips[index] for index in indices] * len(sounds.vectors)
-    return clips, sounds.vectors[:, indices].flatten(0, 1)
 
 
 def _diversity(name: str, sounds: EmbeddedSounds, samples: int, seed: int) -> dict[str, Any]:
