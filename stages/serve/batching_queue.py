@@ -2,7 +2,7 @@
 
     clients ──submit──► waiting ──what is of the first one's kind, after a short window──► run(batch) ──► results
 
-A full queue refuses (QueueFull). A client that leaves frees its place: a waiting job is removed, and a running one is
+A full queue refuses (QueueFull). A client that leaves makes room: a waiting job is removed, and a running one is
 asked to end (`Job.has_left`). No torch here.
 """
 

@@ -1,7 +1,7 @@
 """A page with three rooms, before the same queue as the endpoints: ask about clips, make sound from words, and listen to
 a clip through the tokens. https://www.gradio.app
 
-Clips come from a microphone or are uploaded: what a browser sends in place of one, as a path, gradio refuses. They and
+Clips come from a microphone or are uploaded: a path that a browser sends instead, gradio refuses. They and
 the sounds that are made lie in gradio's folder for files, an hour at most.
 """
 

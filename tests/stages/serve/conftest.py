@@ -1,15 +1,12 @@
 """A server of the experiment that is trained, its clips, and what each of them is answered by itself."""
 
 import base64
-from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import conf
-from conf.sections.serving import ServeConf
 from stages.hub.sound_tokenizer import SoundTokenizer
 from stages.hub.trained_model import TrainedModel
 from stages.serve.served_model import ServedModel
@@ -24,25 +21,12 @@ def served(run: Path, model: TrainedModel) -> ServedModel:
     return ServedModel("used", SoundTokenizer.from_pretrained(run / "tokenizer"), model, model)
 
 
-@pytest.fixture
-def client_of(served: ServedModel) -> Iterator[Callable[..., Any]]:
-    """client_of(key=None, most_waiting=2) -> a client of a server with these limits, in this process; .server is it."""
-    testclient = pytest.importorskip("fastapi.testclient")
-    from stages.serve.app import Server, create_app
+def server_of(served: ServedModel, key: str | None = None) -> Any:
+    """A server with these limits. Skips the test where FastAPI is not installed."""
+    pytest.importorskip("fastapi")
+    from stages.serve.app import Server
 
-    opened: list[Any] = []
-
-    def client(key: str | None = None, **limits: Any) -> Any:
-        chosen: ServeConf = replace(LIMITS, **limits)
-        server = Server(served, chosen, conf.compose("ask").conf, conf.compose("generate").conf, key)
-        one = testclient.TestClient(create_app(server), base_url="http://127.0.0.1", raise_server_exceptions=False)
-        one.server = server
-        opened.append(one.__enter__())
-        return one
-
-    yield client
-    for one in opened:
-        one.__exit__(None, None, None)
+    return Server(served, LIMITS, conf.compose("ask").conf, conf.compose("generate").conf, key)
 
 
 def audio(data: bytes, kind: str = "wav") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The queue: what waits becomes batches of one kind, in order; nothing is lost, and who leaves frees a place."""
+"""The queue: what waits becomes batches of one kind, in order; nothing is lost, and who leaves makes room."""
 
 import threading
 import time
@@ -62,7 +62,7 @@ def test_a_window_gathers_what_comes_soon_and_ends_when_a_batch_is_full():
     queue.close()
 
 
-def test_a_full_queue_refuses_and_who_leaves_frees_a_place():
+def test_a_full_queue_refuses_and_who_leaves_makes_room():
     batches = Batches()
     queue = busy(batches, most_waiting=2)
     first, second, third = (Job("a", number) for number in (1, 2, 3))

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-import conf
-from tests.stages.serve.conftest import LIMITS
+from tests.stages.serve.conftest import server_of
 
 BROWSER = shutil.which("chromium")
 PATIENCE = 60_000  # ms
@@ -20,9 +19,9 @@ def address(served) -> Iterator[str]:
     uvicorn = pytest.importorskip("uvicorn")
     pytest.importorskip("gradio")
     from stages.serve import page
-    from stages.serve.app import Server, create_app
+    from stages.serve.app import create_app
 
-    server = Server(served, LIMITS, conf.compose("ask").conf, conf.compose("generate").conf, None)
+    server = server_of(served)
     app = create_app(server)
     page.mount(app, server)
     listener = socket.create_server(("127.0.0.1", 0))

@@ -20,7 +20,7 @@ from models.language.vocabulary import Turn
 from stages.serve.batching_queue import Job
 from stages.serve.served_model import Caption, Clip, Question, ServedModel, SoundTurn
 from tests.stages.cli.trained_run import QUESTION, answer, codes_of
-from tests.stages.serve.conftest import KINDS, LIMITS, chat
+from tests.stages.serve.conftest import KINDS, LIMITS, chat, server_of
 
 ASKED = (QUESTION, "What is it?")
 TOKENS = 6
@@ -32,9 +32,9 @@ PATIENCE = 30.0
 def server(served: ServedModel) -> Iterator[Any]:
     uvicorn = pytest.importorskip("uvicorn")
     pytest.importorskip("fastapi")
-    from stages.serve.app import Server, create_app
+    from stages.serve.app import create_app
 
-    one = Server(served, LIMITS, conf.compose("ask").conf, conf.compose("generate").conf, "a key")
+    one = server_of(served, "a key")
     listener = socket.create_server(("127.0.0.1", 0))
     web = uvicorn.Server(uvicorn.Config(create_app(one), log_level="error"))
     thread = threading.Thread(target=web.run, kwargs={"sockets": [listener]})
@@ -152,7 +152,7 @@ def test_a_broken_connection_is_nothing_to_the_others(client, server, clip):
     assert client.chat.completions.create(**chat(clip, max_tokens=2)).usage.completion_tokens <= 2
 
 
-def test_a_full_queue_is_a_429_and_a_client_that_leaves_frees_its_place(client, server, clip):
+def test_a_full_queue_is_a_429_and_a_client_that_leaves_makes_room(client, server, clip):
     import openai
 
     run_batch, began, may = server.queue.run, threading.Event(), threading.Event()

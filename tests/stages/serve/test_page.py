@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import conf
 from models.language.vocabulary import Turn
 from tests.stages.cli.trained_run import QUESTION, answer, codes_of
-from tests.stages.serve.conftest import LIMITS
+from tests.stages.serve.conftest import server_of
 
 API = "/gradio_api"
 
@@ -31,9 +30,9 @@ def client(served, files) -> Iterator[Any]:
     from fastapi.testclient import TestClient
 
     from stages.serve import page
-    from stages.serve.app import Server, create_app
+    from stages.serve.app import create_app
 
-    server = Server(served, LIMITS, conf.compose("ask").conf, conf.compose("generate").conf, None)
+    server = server_of(served)
     app = create_app(server)
     page.mount(app, server)
     with TestClient(app, base_url="http://127.0.0.1") as one:
@@ -98,9 +97,9 @@ def test_the_key_is_the_password_of_the_page(served):
     from fastapi.testclient import TestClient
 
     from stages.serve import page
-    from stages.serve.app import Server, create_app
+    from stages.serve.app import create_app
 
-    server = Server(served, LIMITS, conf.compose("ask").conf, conf.compose("generate").conf, "secret")
+    server = server_of(served, "secret")
     app = create_app(server)
     page.mount(app, server)
     with TestClient(app, base_url="http://127.0.0.1") as one:

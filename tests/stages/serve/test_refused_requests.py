@@ -3,12 +3,16 @@
 import io
 import json
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 
-from tests.stages.serve.conftest import audio, chat
+from stages.serve.served_model import ServedModel
+from tests.stages.serve.conftest import audio, chat, server_of
 
 SOUND = np.sin(np.arange(8000) / 20).astype(np.float32) / 2
 
@@ -80,7 +84,7 @@ BROKEN: dict[str, tuple[str, object, int, str]] = {
     "half of JSON": (CHAT, json.dumps(GOOD)[:300].encode(), 400, "Invalid JSON"),
     "NaN as temperature": (CHAT, json.dumps({**GOOD, "temperature": float("nan")}).encode(), 400, "temperature"),
     "bytes that are no UTF-8": (CHAT, b'{"model": "\xff\xfe"}', 400, "the body"),
-    "a list a thousand deep": (CHAT, b"[" * 100_000, 400, "the body"),
+    "a list a hundred thousand deep": (CHAT, b"[" * 100_000, 400, "the body"),
     "a number": (CHAT, b"7", 400, "the body"),
     "three megabytes": (CHAT, b" " * 3_000_000, 413, "larger than 2 MB"),
     "another address": ("/v1/completions", GOOD, 404, "/v1/completions"),
@@ -94,16 +98,19 @@ BROKEN: dict[str, tuple[str, object, int, str]] = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def client(served):
-    import conf
-    from tests.stages.serve.conftest import LIMITS
-
+@contextmanager
+def client_of(served: ServedModel, key: str | None = None) -> Iterator[Any]:
     testclient = pytest.importorskip("fastapi.testclient")
-    from stages.serve.app import Server, create_app
+    from stages.serve.app import create_app
 
-    server = Server(served, LIMITS, conf.compose("ask").conf, conf.compose("generate").conf, None)
-    with testclient.TestClient(create_app(server), base_url="http://127.0.0.1", raise_server_exceptions=False) as one:
+    app = create_app(server_of(served, key))
+    with testclient.TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def client(served: ServedModel) -> Iterator[Any]:
+    with client_of(served) as one:
         yield one
 
 
@@ -151,16 +158,11 @@ def test_a_body_in_pieces_is_not_read_beyond_its_limit(client):
     assert answer.status_code == 413
 
 
-def test_the_key_is_asked_for(client_of):
-    client = client_of(key="secret")
-    wrong = (
-        {},
-        {"Authorization": "Bearer other"},
-        {"Authorization": "Bearer "},
-        {"Authorization": "secrét".encode("latin-1")},
-    )
-    for headers in wrong:
-        assert client.get("/v1/models", headers=headers).status_code == 401
-        assert client.post(CHAT, json=GOOD, headers=headers).status_code == 401
-    assert client.get("/v1/models", headers={"Authorization": "Bearer secret"}).json()["data"][0]["id"] == "used"
-    assert client.get("/health").status_code == 200
+def test_the_key_is_asked_for(served):
+    wrong = [{}, *({"Authorization": text} for text in ("Bearer other", "Bearer ", "secr\xe9t".encode("latin-1")))]
+    with client_of(served, "secret") as client:
+        for headers in wrong:
+            assert client.get("/v1/models", headers=headers).status_code == 401
+            assert client.post(CHAT, json=GOOD, headers=headers).status_code == 401
+        listed = client.get("/v1/models", headers={"Authorization": "Bearer secret"}).json()
+        assert listed["data"][0]["id"] == "used" and client.get("/health").status_code == 200
