@@ -11,7 +11,7 @@ from conf.sections.evaluation import AskConf, EvaluateConf, FewShotConf, Generat
 from conf.sections.language import LanguageConf, RehearsalConf
 from conf.sections.preference import PreferenceConf
 from conf.sections.serving import ServeConf
-from conf.sections.tokenizer import CacheConf, ReconstructConf, TokenizerConf
+from conf.sections.tokenizer import CacheConf, DecoderFinetuningConf, ReconstructConf, TokenizerConf
 
 
 class Unit(NamedTuple):
@@ -24,6 +24,7 @@ UNITS = {
     "latents": Unit(LatentsConf, ("", "latents")),
     "tokenizer": Unit(TokenizerConf, ("", "tokenizer")),
     "tokenizer_mse": Unit(TokenizerConf, ("", "tokenizer", "tokenizer_mse")),
+    "decoder_finetuning": Unit(DecoderFinetuningConf, ("", "decoder_finetuning")),
     "reconstruct": Unit(ReconstructConf, ("", "reconstruct")),
     "cache": Unit(CacheConf, ("", "cache")),
     "rehearsal": Unit(RehearsalConf, ("", "model", "rehearsal")),

@@ -24,7 +24,7 @@ class Stage(NamedTuple):
     shown: tuple[str, ...] = ()  # of the optional ones, those that only its export reads: they may come at any time
 
 
-BY_NAME = ("fewshot", "generation")  # stages that `run all` leaves to those who ask for them
+BY_NAME = ("decoder_finetuning", "fewshot", "generation")  # stages that `run all` leaves to those who ask for them
 
 STAGES = {
     "vae": Stage(
@@ -37,10 +37,16 @@ STAGES = {
     "tokenizer_mse": Stage(
         "stages.tokenizer:Tokenizer", ("latents",), (), "the same network trained with MSE: the baseline"
     ),
+    "decoder_finetuning": Stage(
+        "stages.decoder_finetuning:DecoderFinetuning",
+        ("latents", "tokenizer"),
+        (),
+        "the tokenizer's decoder trained further, to one step; codes stay what they are; not part of `all`",
+    ),
     "reconstruct": Stage(
         "stages.reconstruct:Reconstruct",
         ("latents", "tokenizer"),
-        ("tokenizer_mse",),
+        ("tokenizer_mse", "decoder_finetuning"),
         "the tokenizer's table: latent error, distances of the sound, probe, beside its references",
     ),
     "cache": Stage("stages.cache:Cache", ("tokenizer",), ("latents",), "every recording as codes, exactly once"),
@@ -80,15 +86,15 @@ STAGES = {
     "generation": Stage(
         "stages.generation:Generation",
         ("tokenizer", "cache", "openaqa"),
-        (),
+        ("decoder_finetuning",),
         "sound from the test captions: FAD, KAD, class accuracy, diversity; not part of `all`",
     ),
     "evaluate": Stage(
         "stages.evaluate:Evaluate",
         ("tokenizer", "cache", "openaqa"),
-        ("reconstruct", "fewshot", "generation"),
+        ("reconstruct", "fewshot", "generation", "decoder_finetuning"),
         "the table: answers, captions, reconstruction, each beside its baselines",
-        shown=("reconstruct", "fewshot", "generation"),
+        shown=("reconstruct", "fewshot", "generation", "decoder_finetuning"),
     ),
 }
 

@@ -23,7 +23,7 @@ from models.codec.interface import LatentCodec
 from models.metrics.codebook_use import CodebookUse
 from stages.base import ChunkStage, Exported, Parents
 from stages.hub import artifacts, pretrained_tokenizer
-from stages.hub.sound_tokenizer import latents_of
+from stages.hub.sound_tokenizer import parent_of
 from stages.runs import corpora
 
 COUNTED = 4096  # recordings whose codes are counted at a time
@@ -81,7 +81,8 @@ class Cache(ChunkStage):
             own = self.tokenizer
             grid = WindowFormat(own.sample_rate, own.channels, own.hop_length, self.rule, 0)
             return WaveformReader(self.roots, grid, batch_size)
-        codec: Any = artifacts.load_codec(latents_of(tokenizer.folder, tokenizer.receipt) / "artifact" / "codec")
+        latents = parent_of(tokenizer.folder, tokenizer.receipt, "latents")
+        codec: Any = artifacts.load_codec(latents / "artifact" / "codec")
         self.codec = codec.to(self.device)
         grid = WindowFormat(codec.sample_rate, codec.channels, codec.hop_length, self.rule, codec.encoder_context.after)
         return WaveformReader(self.roots, grid, batch_size)

@@ -178,7 +178,7 @@ class Evaluate(RowStage[str]):
             text = "\n".join([table, *decoding, *evaluation_table.other_stages(report)])
         write_report(artifact, report, text)
         write_rows(artifact / "predictions.jsonl", predictions)
-        tokenizer = self.parents["tokenizer"].folder
+        tokenizer = self.parents["decoder_finetuning" if "decoder_finetuning" in self.parents else "tokenizer"].folder
         html_page.write(
             artifact, report, predictions, self.test_cuts, tokenizer, self.conf, self._judge(), self._written()
         )
@@ -250,7 +250,7 @@ class Evaluate(RowStage[str]):
         cuts = in_turn([cut for cut in captioned if label_of(cut)] or captioned, examples.written)
         if not cuts:
             return {}
-        tokenizer = SoundTokenizer.from_pretrained(self.parents["tokenizer"].folder)
+        tokenizer = SoundTokenizer.from_runs(self.parents["tokenizer"].folder, None)
         most = min(tokenizer.num_codes(examples.seconds), max(len(cut.custom["codes"]) for cut in cuts))
         model, captions = self._writing_model(), [caption_of(cut) or "" for cut in cuts]
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():

@@ -81,7 +81,7 @@ class FewShot(RowStage[tuple[int, int, str]]):
 
     def __init__(self, stage: str, conf: FewShotConf, parents: Parents, folder: Path) -> None:
         super().__init__(stage, conf, parents, folder)
-        self.sound_tokenizer = SoundTokenizer.from_pretrained(parents["tokenizer"].folder)
+        self.sound_tokenizer = SoundTokenizer.from_runs(parents["tokenizer"].folder, None)
         self.store, self.roots = folder / "cuts", corpora.roots(conf.data)
         self.check_corpora(corpora.hashes(conf.data))
         self.conditions = ["codes", *conf.controls]

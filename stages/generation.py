@@ -74,7 +74,8 @@ class Generation(RowStage[str]):
         self.cuts = {cut.id: cut for part in self.chosen for cut in part}
         self.items = generation_items(self.chosen, conf.seeds, self.embedder is not None)
         self.expected = [item.id for item in self.items]
-        self.sound_tokenizer = SoundTokenizer.from_pretrained(parents["tokenizer"].folder)
+        decoder = parents["decoder_finetuning"].folder if "decoder_finetuning" in parents else None
+        self.sound_tokenizer = SoundTokenizer.from_runs(parents["tokenizer"].folder, decoder)
         longest = max(train.lengths[train.selected].tolist(), default=1 << 30)
         self.most = min(self.sound_tokenizer.num_codes(conf.seconds_max), longest)  # codes of a sound
         self.samples = max(1, int(conf.seconds_max * self.sound_tokenizer.sample_rate))

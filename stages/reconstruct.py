@@ -48,7 +48,7 @@ from stages.runs.state import run_folder
 from stages.scoring import metric_registry
 
 PROBE_RECORDINGS = 20_000  # counts of 8196 codes each: 0.7 GB
-DECODERS = {"tokenizer": "flow matching", "tokenizer_mse": "MSE"}
+DECODERS = {"tokenizer": "flow matching", "decoder_finetuning": "fine-tuned", "tokenizer_mse": "MSE"}
 
 
 class Reconstruct(RowStage[int]):
@@ -65,8 +65,10 @@ class Reconstruct(RowStage[int]):
         self.statistics = load_file(latents.artifact / "statistics.safetensors")
         self.codec = artifacts.load_codec(latents.artifact / "codec")
         ours = [name for name in DECODERS if name in parents and not is_pretrained(parents[name].artifact)]
-        tokenizers = {DECODERS[name]: artifacts.load_tokenizer(parents[name].artifact) for name in ours}
+        tokenizers = {DECODERS[name]: self._load(name) for name in ours}
         self.tokenizers: Any = nn.ModuleDict(tokenizers)
+        # the stage `decoder_finetuning` has the codes of `tokenizer`
+        self.of_codes = {name: one for name, one in tokenizers.items() if name != DECODERS["decoder_finetuning"]}
         self.sampling = {DECODERS[name]: parents[name].facts["sampling"] for name in ours}
         self.others = self._others()
         cuts = chunks.read(latents.folder / "chunks")
@@ -81,7 +83,7 @@ class Reconstruct(RowStage[int]):
         self.embedder = weights.load_embedder(conf.embedder) if conf.embedder else None
         self.groups = list(dict.fromkeys(window.group for window in self.chosen))
         self.scores: Any = nn.ModuleDict({_key(*row): nn.ModuleDict(self._metrics(*row)) for row in self._table_rows()})
-        books = {name: (one.quantizer.codebook_size, one.quantizer.levels) for name, one in tokenizers.items()}
+        books = {name: (one.quantizer.codebook_size, one.quantizer.levels) for name, one in self.of_codes.items()}
         books |= {name: (one.codebook_size, tuple(one.facts["levels"])) for name, one in self.others.items()}
         self.codebooks: Any = nn.ModuleDict({name: CodebookUse(*book) for name, book in books.items()})
 
@@ -102,7 +104,7 @@ class Reconstruct(RowStage[int]):
             folders.append(folder)
         others: dict[str, SoundTokenizer] = {}
         for folder in folders:
-            one = SoundTokenizer.from_pretrained(folder)
+            one = SoundTokenizer.from_runs(folder, None)
             source = one.facts.get("source") or str(folder.absolute().parent)
             # a key of torch's ModuleDict has no dot
             name = f"{Path(source).name} x {len(one.facts['levels'])}".replace(".", "_")
@@ -121,6 +123,12 @@ class Reconstruct(RowStage[int]):
         super().on_predict_start()
         for one in self.others.values():
             one.to(self.device)
+
+    def _load(self, name: str) -> LatentTokenizer:
+        parent = self.parents["tokenizer" if name == "decoder_finetuning" else name]
+        return artifacts.load_tokenizer(
+            parent.artifact, self.parents[name].artifact if name == "decoder_finetuning" else None
+        )
 
     def datamodule(self) -> ReconstructionDataModule:
         self.data.done = set(self.rows())
@@ -154,7 +162,7 @@ class Reconstruct(RowStage[int]):
     def _is_heard(self, decoder: str, steps: int, condition: str) -> bool:
         if not self.conf.sound or condition != "sample":
             return False
-        return decoder != "flow matching" or steps in self.conf.sound_steps
+        return decoder not in ("flow matching", "fine-tuned") or steps in self.conf.sound_steps
 
     @torch.no_grad()
     def predict_rows(self, batch: SoundBatch) -> list[Row]:
@@ -167,7 +175,8 @@ class Reconstruct(RowStage[int]):
         for name, tokenizer in self.tokenizers.items():
             codes = tokenizer.encode(latents, num_frames)
             valid = torch.arange(codes.codes.shape[1], device=self.device) < codes.num_codes[:, None]
-            self.codebooks[name].update(codes.codes, valid)
+            if name in self.of_codes:
+                self.codebooks[name].update(codes.codes, valid)
             flow = tokenizer.objective == "flow"
             for steps in self.conf.steps if flow else [1]:
                 samples = [
@@ -324,7 +333,7 @@ class Reconstruct(RowStage[int]):
             row: dict[str, Any] = {"train": len(labels[0]), "test": len(labels[1]), "classes": len(set(labels[0]))}
             features = [torch.stack([_pooled(cut) for cut in cuts]) for cuts in splits]
             row["latents"] = linear_probe(features[0], labels[0], features[1], labels[1])
-            for name, tokenizer in self.tokenizers.items():
+            for name, tokenizer in self.of_codes.items():
                 features = [self._histograms(tokenizer, cuts) for cuts in splits]
                 row[name] = linear_probe(features[0], labels[0], features[1], labels[1])
             accuracies[corpus] = row

@@ -31,7 +31,7 @@ from stages.base import Exported, Parents, TrainingStage
 from stages.engine import devices, distributed, optim, warm_start
 from stages.engine.language_losses import LanguageLosses, WeightedLoss, is_on, logged
 from stages.hub import artifacts, caption_features
-from stages.hub.sound_tokenizer import latents_of
+from stages.hub.sound_tokenizer import parent_of
 from stages.runs.receipts import FinishedRun
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class Tokenizer(TrainingStage):
         if source.receipt["parents"]["latents"] != self.parents["latents"].receipt["artifact_hash"]:
             codecs = [
                 hash_folder(folder / "artifact" / "codec")
-                for folder in (latents_of(source.folder, source.receipt), self.parents["latents"].folder)
+                for folder in (parent_of(source.folder, source.receipt, "latents"), self.parents["latents"].folder)
             ]
             warm_start.check_same(source.folder, *({"codec": digest[:12]} for digest in codecs))
         warm_start.load_weights(source.folder, self.tokenizer, state, counters=(".step",))
@@ -121,9 +121,7 @@ class Tokenizer(TrainingStage):
     def training_step(self, batch: LatentBatch, batch_idx: int) -> Tensor:
         position = position_seed(self.conf.seed, self.trainer.fit_loop.epoch_loop.total_batch_idx, self.global_rank)
         generator = torch.Generator(device=self.device).manual_seed(position)
-        latents = batch.latents
-        if self.conf.sample_posterior and batch.std is not None:
-            latents = latents + batch.std * torch.randn(batch.std.shape, generator=generator, device=self.device)
+        latents = self._latents(batch, generator)
         losses = self.tokenizer.training_loss(latents, batch.num_frames, generator, batch.is_padded)
         for name in ("loss", "reconstruction", "prior", "commitment"):
             self.log(f"train/{name}", getattr(losses, name), batch_size=len(batch.ids))
@@ -139,6 +137,12 @@ class Tokenizer(TrainingStage):
         described = losses.reconstruction + self.conf.flow.prior_weight * losses.prior
         total = frames * described + codes * losses.commitment
         return total + sum(share * one.loss for share, one in zip(others, added, strict=True))
+
+    def _latents(self, batch: LatentBatch, generator: torch.Generator) -> Tensor:
+        """(B, F, D): the posterior's mean, or draws from it where it has a spread and they are asked for."""
+        if not self.conf.sample_posterior or batch.std is None:
+            return batch.latents
+        return batch.latents + batch.std * torch.randn(batch.std.shape, generator=generator, device=self.device)
 
     @property
     def codes_per_second(self) -> float:

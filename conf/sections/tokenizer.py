@@ -1,4 +1,4 @@
-"""Stages `tokenizer`, `reconstruct` and `cache`: latents to codes and back, how well, and once for each recording."""
+"""Stages `tokenizer`, `decoder_finetuning`, `reconstruct` and `cache`: latents to codes and back, how well, and once for each recording."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -206,6 +206,48 @@ class TokenizerConf(TrainingStageConf):
         if self.init_from and self.source:
             yield Problem(
                 "init_from", f"{self.init_from}: source={self.source} stands in place of a training; give one of them"
+            )
+
+
+@dataclass
+class FinetuningFlowConf:
+    """`models.tokenizer.decoder_finetuning`."""
+
+    objective: Literal["mean", "flow"] = about(
+        "mean: mean velocities, with which one step gives a sample; flow: the tokenizer's own objective, for longer or on other sound"
+    )
+    instant_share: float = about("mean: share of the clips that are trained on the velocity at one time", 0.0, 1.0)
+    guidance: float = about("mean: weight of the tokens (classifier-free guidance) that is trained in", 0.0, 100.0)
+    token_dropout: float = about("flow: share of the clips trained without tokens", 0.0, 1.0)
+    logit_normal_share: float = about("flow: share of the times drawn from a logit-normal", 0.0, 1.0)
+
+
+@dataclass
+class DecoderFinetuningConf(TrainingStageConf):
+    trainer: AutomaticTrainerConf = about("arguments of lightning.Trainer")
+    optimizer: OptimizerConf = about("AdamW, and its learning rate by step")
+    flow: FinetuningFlowConf = about("what the decoder is trained on")
+    sampling: FlowSamplingConf = about("how the decoder is sampled, in validation and later")
+    sample_posterior: bool = about(
+        "train on draws from the VAE's posterior, where it has a spread, instead of on its mean; codes are of the mean"
+    )
+    ema_decay: float = about("decay, a step, of the averaged weights, which are kept", 0.0, 1.0)
+    compile: bool | str = about("torch.compile of the decoder, as in `tokenizer`")
+    batch_size: int = about("windows of a batch on each device", 1, 1 << 20)
+    corpus_weights: dict[str, float] = about(
+        "corpus -> how often its windows come in an epoch: 2 twice, 0.25 for a quarter of them; 1 for those not named"
+    )
+    sample_clips: int = about("validation clips whose sound and spectrogram go to TensorBoard")
+
+    def laws(self) -> Iterable[Problem]:
+        yield from super().laws()
+        yield from compile_problems(self.compile)
+        yield from weights_of_corpora(self.corpus_weights, self.data.corpora)
+        if self.flow.objective == "mean" and self.sampling.guidance != 1:
+            yield Problem(
+                "sampling.guidance",
+                f"{self.sampling.guidance}: mean velocities have theirs trained in; type "
+                f"--flow.guidance={self.sampling.guidance} --sampling.guidance=1",
             )
 
 

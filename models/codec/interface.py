@@ -39,13 +39,21 @@ class LatentCodec(Protocol):
     channels: int
     latent_dim: int
     encoder_context: Context
+    decoder_context: Context  # what a piece of a sound is decoded with (decoding_stream.py)
 
     def encode(self, waveform: Tensor) -> Posterior:
         """waveform (B, C, T) -> (B, F, D), F = ceil(T / hop_length): zeros fill the last frame on its right."""
         ...
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """latents (B, F, D) -> waveform (B, C, F * hop_length)."""
+    def decode(self, latents: Tensor, phases: Tensor | None = None) -> Tensor:
+        """latents (B, F, D) -> waveform (B, C, F * hop_length). phases: where others came before, as `phases_at` has them."""
+        ...
+
+    def phases_at(self, latents: Tensor, frame: int, phases: Tensor | None) -> Tensor | None:
+        """What `decode` takes for latents[:, frame:], beside the context; None for a codec that runs up no phase.
+
+        phases: of these latents.
+        """
         ...
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models.codec import phases
+from models.codec import phases as vocoder
 from models.codec.interface import Context, Posterior, check_waveform, pad_to_hop
 from models.codec.linear_spectrum import LinearSpectrum
 from models.codec.lost_detail import LostDetail
@@ -18,6 +18,7 @@ from models.errors import ModelError
 from models.exact_float32 import exact_float32
 from models.mel_spectrum import magnitudes, mel_filterbank
 
+ANCHOR = 2  # latent frame whose phases a later piece starts from: the spectrum of those before it lacks a neighbour
 # analysed at once: the spectra of more samples leave the processor's cache, and take 2.7 times as long
 SAMPLES_ON_CPU = 1 << 19
 
@@ -86,6 +87,10 @@ class MelCodec(nn.Module):
         self.log_floor, self.griffin_lim_iterations = log_floor, griffin_lim_iterations
         reach = -(-((fft_size - mel_hop) // 2) // hop_length)
         self.encoder_context = Context(reach, reach)
+        # each iteration mixes all frames that share a sample; ANCHOR: what comes before the phases are known
+        mixed = (griffin_lim_iterations + 1) * -(-fft_size // mel_hop) + 2
+        reach = -(-mixed // (hop_length // mel_hop)) + ANCHOR
+        self.decoder_context = Context(reach, reach)
 
         filters = mel_filterbank(fft_size, mel_bands, sample_rate, min_hz, max_hz)
         if not filters.any(0).all():
@@ -179,26 +184,40 @@ class MelCodec(nn.Module):
         return Posterior(mean, torch.zeros_like(mean))
 
     @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
-        """latents (B, F, D) -> waveform (B, 1, F * hop_length).
+    def decode(self, latents: Tensor, phases: Tensor | None = None) -> Tensor:
+        """latents (B, F, D) -> waveform (B, 1, F * hop_length). phases (B, bins): of frame ANCHOR.
 
         Equal latents sound equal: nothing is random. Raises ModelError before `fit`.
         """
         self._check_fitted()
         with exact_float32(latents.device.type):
-            return self.griffin_lim(self.magnitudes(latents))
+            return self.griffin_lim(self.magnitudes(latents), phases)
 
-    def griffin_lim(self, magnitudes: Tensor) -> Tensor:
-        """magnitudes (B, M, bins) of the short-time spectrum -> waveform (B, 1, M * mel_hop)."""
-        # frame m is centred in its mel_hop samples, half a hop later than `phases` has it: one more frame at either end
-        padded = torch.cat([magnitudes[:, :1], magnitudes, magnitudes[:, -1:]], 1)
-        waveform = phases.griffin_lim(padded, self.window, self.mel_hop, self.griffin_lim_iterations)
+    @torch.no_grad()
+    def phases_at(self, latents: Tensor, frame: int, phases: Tensor | None) -> Tensor:
+        """(B, bins): those of frame ANCHOR of latents[:, frame:]."""
+        with exact_float32(latents.device.type):
+            magnitudes = _widened(self.magnitudes(latents)).mT
+        angles = vocoder.starting_angles(magnitudes, self.mel_hop, self._anchor(phases))
+        return angles[..., self._anchor_frame(frame)]
+
+    def _anchor_frame(self, frame: int) -> int:
+        """Of the widened magnitudes, for latents that begin with this frame."""
+        return 1 + (frame + ANCHOR) * (self.hop_length // self.mel_hop)
+
+    def _anchor(self, phases: Tensor | None) -> vocoder.Anchor | None:
+        return None if phases is None else vocoder.Anchor(self._anchor_frame(0), phases)
+
+    def griffin_lim(self, magnitudes: Tensor, phases: Tensor | None = None) -> Tensor:
+        """magnitudes (B, M, bins) of the short-time spectrum -> waveform (B, 1, M * mel_hop). phases: as `decode` has them."""
+        widened, anchor = _widened(magnitudes), self._anchor(phases)
+        waveform = vocoder.griffin_lim(widened, self.window, self.mel_hop, self.griffin_lim_iterations, anchor)
         start = self.mel_hop // 2
         return waveform[:, None, start : start + magnitudes.shape[1] * self.mel_hop]
 
     def magnitudes(self, latents: Tensor) -> Tensor:
         """latents (B, F, D) -> magnitudes of the short-time spectrum (B, F * hop_length / mel_hop, bins)."""
-        latents = latents.float()
+        latents = latents.to(self.mean.dtype)
         spectra = self._components_to_spectra(latents)
         if self.lost_detail.fitted:
             spectra = (spectra + self.lost_detail(latents)).clamp(min=math.log(self.log_floor))
@@ -242,6 +261,13 @@ class MelCodec(nn.Module):
                 "the codec is not fitted: accumulate(waveform, num_frames) the training corpus and call fit(), "
                 "or load the state of a fitted one"
             )
+
+
+def _widened(magnitudes: Tensor) -> Tensor:
+    """(B, M, bins) -> (B, M + 2, bins). Frame m is centred in its mel_hop samples, half a hop later than `phases` has it:
+    one more frame at either end.
+    """
+    return torch.cat([magnitudes[:, :1], magnitudes, magnitudes[:, -1:]], 1)
 
 
 def _hadamard(size: int) -> Tensor:

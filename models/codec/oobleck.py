@@ -71,8 +71,8 @@ class Oobleck(nn.Module):
         return Posterior(torch.cat(means, -1).transpose(1, 2), torch.cat(stds, -1).transpose(1, 2))
 
     @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
-        """latents (B, F, D) -> waveform (B, C, F * hop_length)."""
+    def decode(self, latents: Tensor, phases: Tensor | None = None) -> Tensor:
+        """latents (B, F, D) -> waveform (B, C, F * hop_length). phases: none."""
         parts = []
         with exact_float32(latents.device.type):
             channels_first = latents.float().transpose(1, 2)
@@ -83,6 +83,9 @@ class Oobleck(nn.Module):
         waveform = torch.cat(parts, -1)
         # odd strides end a few samples early
         return F.pad(waveform, (0, latents.shape[1] * self.hop_length - waveform.shape[-1]))
+
+    def phases_at(self, latents: Tensor, frame: int, phases: Tensor | None) -> None:
+        """A sample depends on the frames around it alone."""
 
     def _chunks(self, frames: int, context: Context) -> Iterator["_Chunk"]:
         """The chunks that make up so many frames, in order."""

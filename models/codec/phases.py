@@ -6,6 +6,7 @@ over time and frequency: it needs no order of bins, and it is smooth, so that a 
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,14 +15,24 @@ from torch.nn import functional as F
 MOMENTUM = 0.99
 
 
-def griffin_lim(magnitudes: Tensor, window: Tensor, hop: int, iterations: int) -> Tensor:
+class Anchor(NamedTuple):
+    """What the angles of a frame are, in place of 0 before the first."""
+
+    frame: int
+    angles: Tensor  # (B, bins)
+
+
+def griffin_lim(magnitudes: Tensor, window: Tensor, hop: int, iterations: int, anchor: Anchor | None = None) -> Tensor:
     """magnitudes (B, M, bins), frame m centred on sample m * hop -> waveform (B, (M - 1) * hop).
 
-    window (fft_size); scaled as `torch.stft` does.
+    window (fft_size); scaled as `torch.stft` does. anchor: of the starting phases.
     """
     size, length = len(window), (magnitudes.shape[1] - 1) * hop
     magnitudes = magnitudes.transpose(1, 2)
-    phases = starting_phases(magnitudes, hop).to(torch.complex128 if window.dtype == torch.float64 else torch.complex64)
+    angles = starting_angles(magnitudes, hop, anchor)
+    phases = torch.polar(torch.ones_like(angles), angles).to(
+        torch.complex128 if window.dtype == torch.float64 else torch.complex64
+    )
     previous = torch.zeros_like(phases)
     inertia = MOMENTUM / (1 + MOMENTUM)
     for _ in range(iterations):
@@ -35,8 +46,8 @@ def griffin_lim(magnitudes: Tensor, window: Tensor, hop: int, iterations: int) -
     return torch.istft(magnitudes * phases, size, hop, window=window, length=length)
 
 
-def starting_phases(magnitudes: Tensor, hop: int) -> Tensor:
-    """magnitudes (B, bins, M) -> complex numbers of size 1 (B, bins, M).
+def starting_angles(magnitudes: Tensor, hop: int, anchor: Anchor | None = None) -> Tensor:
+    """magnitudes (B, bins, M) -> angles (B, bins, M), float64.
 
     A sine d bins above a bin raises the next bin over the one before by (1 + d) (2 + d) / ((1 - d) (2 - d)), as the main
     lobe of a Hann window has it; solved for d, and averaged over five bins by their power, so that the bins of one sine
@@ -54,7 +65,9 @@ def starting_phases(magnitudes: Tensor, hop: int) -> Tensor:
     advance = math.pi * hop / (bins - 1) * (frequency + F.pad(frequency, (1, 0))[..., :-1]) / 2
     # a frame's phases are counted from its first sample, half a window before its centre
     angles = advance.cumsum(-1) + math.pi * number
-    return torch.polar(torch.ones_like(angles), angles)
+    if anchor is None:
+        return angles
+    return angles + (anchor.angles - angles[..., anchor.frame])[..., None]
 
 
 def _neighbours(x: Tensor) -> Tensor:

@@ -56,6 +56,18 @@ class DiffusionTransformer(nn.Module):
         """
         return torch.where(dropped[:, None, None], self.no_tokens.to(condition.dtype), condition)
 
+    @torch.no_grad()
+    def start_spans(self) -> None:
+        """Makes the mean velocity from t to any r the velocity at t, as the network has learnt it: where training of
+        mean velocities starts. What a span adds to the features of time else is random but at r = t.
+        """
+        first = self.time[0]
+        assert isinstance(first, nn.Linear)
+        weight = first.weight[:, TIME_FEATURES:]  # of cosines, which are 1 at r = t, and sines
+        constant = weight[:, : TIME_FEATURES // 2].sum(1)
+        weight.zero_()
+        weight[:, TIME_FEATURES // 2 - 1] = constant  # on the slowest cosine, which hardly moves
+
     def forward(
         self, x_t: Tensor, t: Tensor, condition: Tensor, mask: Tensor | None, r: Tensor | None = None
     ) -> Tensor:

@@ -76,6 +76,7 @@ class LatentTokenizer(nn.Module):
         self.encoder, self.quantizer, self.decoder, self.grid = encoder, quantizer, decoder, grid
         self.objective, self.logit_normal_share = objective, logit_normal_share
         self.token_dropout, self.prior_weight = token_dropout, prior_weight
+        self.mean_velocity = False  # whether the decoder knows mean velocities, with its guidance in them
         self.register_buffer("latent_mean", torch.zeros(encoder.latent_dim))
         self.register_buffer("latent_std", torch.ones(encoder.latent_dim))
 
@@ -190,7 +191,6 @@ class LatentTokenizer(nn.Module):
         condition = self.condition(codes, num_codes, num_frames)
         return self.sample(condition, num_frames, num_steps, solver, guidance, noise)
 
-    @torch.no_grad()
     def condition(self, codes: Tensor, num_codes: Tensor, num_frames: Tensor) -> Tensor:
         """codes (B, S), of which num_codes (B) are valid -> the decoder's condition (B, F, W), F the largest of
         num_frames (B). Raises ModelError where frames have no code.
@@ -244,10 +244,15 @@ class LatentTokenizer(nn.Module):
     ) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         """velocity(x_t, t, r) of standardised latents (B, F, D), for a condition (B, F, W) of the decoder.
 
-        mask (B, F) bool: valid frames, None where no frame is padding.
+        mask (B, F) bool: valid frames, None where no frame is padding. The velocity is that at t, or its mean from t to
+        r where the decoder was trained to give it: then it has its guidance already. Raises ModelError for another.
         """
+        if self.mean_velocity and guidance != 1:
+            raise ModelError(
+                f"guidance {guidance}; 1 is allowed: this decoder gives mean velocities, with theirs in them"
+            )
         if guidance == 1:
-            return lambda x, t, r: self.decoder(x, t, condition, mask)
+            return lambda x, t, r: self.decoder(x, t, condition, mask, r if self.mean_velocity else None)
         dropped = torch.arange(2 * len(condition), device=condition.device) >= len(condition)
         both = self.decoder.without_tokens(condition.repeat(2, 1, 1), dropped)
         masks = None if mask is None else mask.repeat(2, 1)

@@ -166,8 +166,9 @@ def write_sound(
     """picture: a PNG beside it."""
     from stages.hub import sound_files
 
-    sound = tokenizer.decode([codes], [num_samples], seed=seed)[0].cpu()
-    note = sound_files.write(target, sound, tokenizer.sample_rate)
-    print(f"{target}: {sound.shape[1] / tokenizer.sample_rate:.2f} s, {len(codes)} codes{note}")
+    pieces = tokenizer.decode_stream(codes, num_samples, seed=seed)
+    written = sound_files.write(target, pieces, tokenizer.sample_rate)
+    print(f"{target}: {written.seconds:.2f} s, {len(codes)} codes{written.note}")
     if picture:
+        sound = sound_files.read(target, tokenizer.sample_rate, tokenizer.channels)
         sound_files.write_spectrogram(target.with_suffix(".png"), sound, tokenizer.sample_rate)

@@ -116,8 +116,9 @@ def _run_stage(stage: str, configuration: StageConf, arguments: argparse.Namespa
         if rank():
             return
         print(f"{stage:<14} done ({state.detail})")
-        if stage in ("evaluate", *BY_NAME):
-            print((run_folder(configuration, stage) / "artifact" / "report.md").read_text())
+        report = run_folder(configuration, stage) / "artifact" / "report.md"
+        if stage in ("evaluate", *BY_NAME) and report.is_file():
+            print(report.read_text())
             receipt = receipts.read(run_folder(configuration, stage))
             _refuse_failed(receipt["metrics"] if receipt else {})
         return

@@ -18,7 +18,7 @@ from torch import Tensor
 from conf.sections.codec import VaeConf
 from conf.sections.common import StageConf, TrainerConf, TrainingStageConf
 from conf.sections.language import LanguageConf
-from conf.sections.tokenizer import TokenizerConf
+from conf.sections.tokenizer import DecoderFinetuningConf, TokenizerConf
 from datamodules.atomic_files import write_whole
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ def global_batch(conf: StageConf, ranks: int) -> dict[str, int]:
     batches = ranks * getattr(conf.trainer, "accumulate_grad_batches", 1)
     if isinstance(conf, LanguageConf):
         return {"tokens": conf.batching.tokens_per_batch * batches}
-    assert isinstance(conf, TokenizerConf | VaeConf)
+    assert isinstance(conf, TokenizerConf | DecoderFinetuningConf | VaeConf)
     return {"items": conf.batch_size * batches}
 
 

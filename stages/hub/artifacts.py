@@ -101,9 +101,14 @@ def save_tokenizer(folder: Path, conf: TokenizerConf, facts: dict[str, Any], tok
     save(folder, {"conf": plain(conf), "facts": facts, "words": words}, tokenizer.state_dict())
 
 
-def load_tokenizer(folder: Path) -> LatentTokenizer:
+def load_tokenizer(folder: Path, decoder: Path | None = None) -> LatentTokenizer:
+    """decoder: an artifact of the stage `decoder_finetuning`, whose decoder takes the place of the tokenizer's own."""
     config, state = load(folder)
     lexicon = Lexicon(config["words"], state["quantizer.embeddings"]) if config["words"] else None
     tokenizer = build_tokenizer(from_plain("tokenizer", config["conf"]), config["facts"], lexicon)
     tokenizer.load_state_dict(state)
+    if decoder is not None:
+        trained, weights_of_decoder = load(decoder)
+        tokenizer.decoder.load_state_dict(weights_of_decoder)
+        tokenizer.mean_velocity = trained["flow"]["objective"] == "mean"
     return tokenizer.eval().requires_grad_(False)

@@ -42,6 +42,7 @@ class LatentWindows:
         self.added = 0  # windows of codes
         self.ended = False
 
+    @torch.no_grad()
     def add(self, codes: Sequence[int], num_frames: int) -> None:
         """The codes of the sound's next window of codes, which stands for num_frames."""
         length = torch.tensor([num_frames], device=self.device)

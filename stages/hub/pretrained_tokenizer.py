@@ -6,7 +6,7 @@ artifact/model/          as `transformers` saves it: what encodes and decodes, w
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +91,32 @@ class PretrainedSoundTokenizer(SoundTokenizer):
         overlap: int | None = None,
     ) -> list[Tensor]:
         """As the parent's; one sound at a time, and nothing is drawn: num_steps, guidance, seed, overlap have no effect."""
-        if any(not len(one) for one in codes):
-            raise UsageError("codes of length 0: a sound has at least one code")
-        sounds = [self._decoded(torch.tensor([list(one)], device=self.device)) for one in codes]
-        if num_samples is None:
-            return sounds
-        return [sound[:, :count] for sound, count in zip(sounds, num_samples, strict=True)]
+        counts = [None] * len(codes) if num_samples is None else num_samples
+        return [torch.cat([*self.decode_stream(one, n)], 1) for one, n in zip(codes, counts, strict=True)]
+
+    def decode_stream(
+        self,
+        codes: Sequence[int],
+        num_samples: int | None = None,
+        *,
+        num_steps: int | None = None,
+        guidance: float | None = None,
+        seed: int = 0,
+        overlap: int | None = None,
+    ) -> Iterator[Tensor]:
+        """More than one window is decoded in parts, each with CONTEXT_SECONDS of what is before and after it, which is cut
+        off: the parts join without a seam, and memory does not grow with the sound.
+        """
+        self._check_codes(codes)
+        ids, frame, hop = torch.tensor([list(codes)], device=self.device), self.tokenizer.num_codebooks, self.hop_length
+        total = ids.shape[1] // frame
+        context = math.ceil(CONTEXT_SECONDS * self.tokenizer.frame_rate)
+        begin, end = 0, total * hop if num_samples is None else num_samples  # frames, samples
+        for length in self.rule.lengths(total):
+            first, stop = max(0, begin - context), begin + length
+            sound = self.tokenizer.decode(ids[:, first * frame : min(total, stop + context) * frame])[0]
+            yield sound[:, (begin - first) * hop : max(begin * hop, min(stop * hop, end)) - first * hop]
+            begin = stop
 
     def stream(self) -> SoundStream:
         raise UsageError("a tokenizer of `transformers` encodes whole windows: use encode in place of stream")
@@ -104,19 +124,3 @@ class PretrainedSoundTokenizer(SoundTokenizer):
     def _encode(self, windows: Sequence[Tensor]) -> list[list[int]]:
         codes: list[list[int]] = self.tokenizer.encode_windows([window.to(self.device) for window in windows])
         return codes
-
-    def _decoded(self, codes: Tensor) -> Tensor:
-        """codes (1, F x Q) -> (C, F x hop). More than one window is decoded in parts, each with CONTEXT_SECONDS of what
-        is before and after it, which is cut off: the parts join without a seam, and memory does not grow with the sound.
-        """
-        frame, hop = self.tokenizer.num_codebooks, self.hop_length
-        total = codes.shape[1] // frame
-        context = math.ceil(CONTEXT_SECONDS * self.tokenizer.frame_rate)
-        parts, begin = [], 0
-        for length in self.rule.lengths(total):
-            first, end = max(0, begin - context), begin + length
-            last = min(total, end + context)
-            sound = self.tokenizer.decode(codes[:, first * frame : last * frame])[0]
-            parts.append(sound[:, (begin - first) * hop : (end - first) * hop])
-            begin = end
-        return torch.cat(parts, 1)

@@ -3,12 +3,15 @@
     tokenizer = SoundTokenizer.from_pretrained("runs/main/tokenizer")     # or a saved folder, or a hub id
     codes = tokenizer.encode([waveform], sample_rate=48000)               # the codes that the stage `cache` writes
     sounds = tokenizer.decode(codes)
+    for piece in tokenizer.decode_stream(codes[0]): ...                   # the first of them, as it is decoded
 
 Sound is cut into windows as the training data was (`window_seconds` of the stage `latents`), each coded by itself: a
 long sound costs no more memory than a short one, and a prefix of whole windows has the same codes whatever follows.
 """
 
 import json
+import logging
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -27,6 +30,7 @@ from datamodules.atomic_files import write_whole
 from datamodules.audio import split_windows
 from datamodules.hashing import hash_folder
 from datamodules.windows import WindowFormat, WindowRule
+from models.codec.decoding_stream import DecodingStream
 from models.quantizer import LexicalQuantizer
 from stages.hub import artifacts, export_format, hub_repository
 from stages.hub.latent_windows import LatentWindows, decode_next
@@ -35,6 +39,7 @@ from stages.runs import receipts
 from stages.runs.state import run_folder
 
 MANIFEST = "sound_tokenizer.json"
+log = logging.getLogger(__name__)
 
 
 class SoundTokenizer:
@@ -46,10 +51,12 @@ class SoundTokenizer:
 
     tokenizer: Any  # LatentTokenizer, or models.tokenizer.pretrained.PretrainedTokenizer
 
-    def __init__(self, tokenizer: Path, codec: Path, facts: dict[str, Any]) -> None:
-        """tokenizer, codec: folders of artifacts; facts: of the stage `tokenizer`."""
-        self.folders = {"tokenizer": tokenizer, "codec": codec}
-        self.tokenizer = artifacts.load_tokenizer(tokenizer)
+    def __init__(self, tokenizer: Path, codec: Path, facts: dict[str, Any], decoder: Path | None = None) -> None:
+        """tokenizer, codec: folders of artifacts; facts: of the stage `tokenizer`, or `decoder_finetuning` where there is one;
+        decoder: folder of the artifact of that stage.
+        """
+        self.folders = {"tokenizer": tokenizer, "codec": codec} | ({"decoder": decoder} if decoder else {})
+        self.tokenizer = artifacts.load_tokenizer(tokenizer, decoder)
         self.codec = artifacts.load_codec(codec)
         codec_ = self.codec
         self._describe(facts, codec_.sample_rate, codec_.channels, codec_.hop_length, codec_.encoder_context.after)
@@ -67,8 +74,8 @@ class SoundTokenizer:
 
     @classmethod
     def from_pretrained(cls, source: str | Path, revision: str | None = None) -> "SoundTokenizer":
-        """source: a run folder of the stage `tokenizer`, a folder of `save_pretrained` or of `stage export`, or a hub id of
-        one. Raises UsageError.
+        """source: a run folder of the stage `tokenizer` or `decoder_finetuning`, a folder of `save_pretrained` or of `stage
+        export`, or a hub id of one. Raises UsageError.
         """
         folder = Path(source)
         if (folder / "receipt.json").is_file():
@@ -84,26 +91,50 @@ class SoundTokenizer:
         if not (folder / MANIFEST).is_file():
             raise UsageError(f"{folder} has no {MANIFEST} and no receipt.json: it holds no sound tokenizer")
         facts = json.loads((folder / MANIFEST).read_text())
-        return cls._of(folder / "tokenizer", folder / "codec", facts)
+        decoder = folder / "decoder"
+        return cls._of(folder / "tokenizer", folder / "codec", facts, decoder if decoder.is_dir() else None)
 
     @classmethod
-    def _of(cls, tokenizer: Path, codec: Path | None, facts: dict[str, Any]) -> "SoundTokenizer":
+    def _of(cls, tokenizer: Path, codec: Path | None, facts: dict[str, Any], decoder: Path | None) -> "SoundTokenizer":
         """codec: None where the tokenizer has none."""
         from stages.hub import pretrained_tokenizer
 
         if pretrained_tokenizer.is_pretrained(tokenizer):
             return pretrained_tokenizer.PretrainedSoundTokenizer(tokenizer, facts)
         assert codec is not None
-        return cls(tokenizer, codec, facts)
+        return cls(tokenizer, codec, facts, decoder)
 
     @classmethod
     def _from_run(cls, folder: Path) -> "SoundTokenizer":
+        """Of a run of `tokenizer`, with the decoder that was trained on beside it, or of a run of `decoder_finetuning`."""
         receipt = receipts.read(folder)
         assert receipt is not None
+        if receipt["stage"] == "decoder_finetuning":
+            return cls.from_runs(parent_of(folder, receipt, "tokenizer"), folder)
         if not receipt["stage"].startswith("tokenizer"):
-            raise UsageError(f"{folder} is a run of the stage {receipt['stage']}; one of tokenizer is allowed")
-        codec = latents_of(folder, receipt) / "artifact" / "codec" if "latents" in receipt["parents"] else None
-        return cls._of(folder / "artifact", codec, receipt["facts"])
+            raise UsageError(
+                f"{folder} is a run of the stage {receipt['stage']}; one of tokenizer, or of decoder_finetuning, is allowed"
+            )
+        decoder = folder.parent / "decoder_finetuning"
+        other = receipts.read(decoder)
+        if other is None or other["parents"]["tokenizer"] != receipt["artifact_hash"]:
+            return cls.from_runs(folder, None)
+        sampling = other["facts"]["sampling"]
+        log.info("sound is decoded by %s, in %d steps", decoder, sampling["num_steps"])
+        return cls.from_runs(folder, decoder)
+
+    @classmethod
+    def from_runs(cls, tokenizer: Path, decoder: Path | None) -> "SoundTokenizer":
+        """Run folders of the stages of these names, no other is looked for. Raises UsageError."""
+        receipt = receipts.read(tokenizer)
+        assert receipt is not None
+        codec = None
+        if "latents" in receipt["parents"]:
+            codec = parent_of(tokenizer, receipt, "latents") / "artifact" / "codec"
+        trained = receipts.read(decoder) if decoder else None
+        if decoder is None or trained is None:
+            return cls._of(tokenizer / "artifact", codec, receipt["facts"], None)
+        return cls._of(tokenizer / "artifact", codec, trained["facts"], decoder / "artifact")
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes all that `from_pretrained` reads; an Oobleck that came from a hub or folder stays a reference to it."""
@@ -188,17 +219,9 @@ class SoundTokenizer:
         seeds = [seed] * len(codes) if isinstance(seed, int) else list(seed)
         if len(seeds) != len(codes):
             raise UsageError(f"{len(seeds)} seeds for {len(codes)} sounds; one, or one for each is needed")
-        sampling = dict(self.facts["sampling"])
-        sampling |= {
-            key: value for key, value in (("num_steps", num_steps), ("guidance", guidance)) if value is not None
-        }
-        if any(not len(one) for one in codes):
-            raise UsageError("codes of length 0: a sound has at least one code")
+        sampling = self._sampling(num_steps, guidance)
         for index, given in enumerate(codes):
-            if not 0 <= min(given) <= max(given) < self.codebook_size:
-                raise UsageError(
-                    f"sound {index}: codes from {min(given)} to {max(given)}; 0 to {self.codebook_size - 1} are allowed"
-                )
+            self._check_codes(given, f"sound {index}: ")
         waveforms: list[Tensor] = []
         for start in range(0, len(codes), batch_size):
             chosen = range(start, min(start + batch_size, len(codes)))
@@ -215,6 +238,50 @@ class SoundTokenizer:
         if num_samples is None:
             return waveforms
         return [sound[:, :count] for sound, count in zip(waveforms, num_samples, strict=True)]
+
+    @torch.no_grad()
+    def decode_stream(
+        self,
+        codes: Sequence[int],
+        num_samples: int | None = None,
+        *,
+        num_steps: int | None = None,
+        guidance: float | None = None,
+        seed: int = 0,
+        overlap: int | None = None,
+    ) -> Iterator[Tensor]:
+        """The sound of `decode` in pieces (C, t), each as soon as its window is decoded: memory does not grow with the
+        sound. Arguments and errors as there.
+        """
+        sampling = self._sampling(num_steps, guidance)
+        self._check_codes(codes)
+        windows = LatentWindows(self.tokenizer, self.rule, self.device, seed, overlap)
+        sound, rest = DecodingStream(self.codec), math.inf if num_samples is None else num_samples
+        parts = iter(self._parts(codes, num_samples))
+        while not windows.ended:
+            if part := next(parts, None):
+                windows.add(part.codes, part.num_frames)
+            else:
+                windows.end()
+            while windows.next_window():
+                piece = sound.push(decode_next([windows], sampling)[0])
+                yield piece[:, : int(min(rest, piece.shape[1]))]
+                rest -= min(rest, piece.shape[1])
+        last = sound.finish()
+        yield last[:, : int(min(rest, last.shape[1]))]
+
+    def _sampling(self, num_steps: int | None, guidance: float | None) -> dict[str, Any]:
+        given = {"num_steps": num_steps, "guidance": guidance}
+        return {**self.facts["sampling"], **{key: value for key, value in given.items() if value is not None}}
+
+    def _check_codes(self, codes: Sequence[int], which: str = "") -> None:
+        """Raises UsageError for those that a tokenizer cannot have written."""
+        if not len(codes):
+            raise UsageError(f"{which}codes of length 0: a sound has at least one code")
+        if not 0 <= min(codes) <= max(codes) < self.codebook_size:
+            raise UsageError(
+                f"{which}codes from {min(codes)} to {max(codes)}; 0 to {self.codebook_size - 1} are allowed"
+            )
 
     def stream(self) -> SoundStream:
         """Encodes one sound piece by piece, as it comes, at `sample_rate` and with `channels`."""
@@ -301,16 +368,16 @@ def _checked(sound: Tensor | np.ndarray, index: int) -> Tensor:
     return tensor
 
 
-def latents_of(folder: Path, receipt: receipts.Receipt) -> Path:
-    """The run folder of `latents` with the VAE that a tokenizer was trained with. folder, receipt: of its run. Raises
-    UsageError where there is none.
+def parent_of(folder: Path, receipt: receipts.Receipt, stage: str) -> Path:
+    """The run folder of the stage that a run was made with: for a tokenizer, the `latents` with its VAE. folder, receipt:
+    of the run. Raises UsageError where there is none.
     """
-    wanted = receipt["parents"]["latents"]
-    folders = [folder.parent / "latents", run_folder(from_plain(receipt["stage"], receipt["conf"]), "latents")]
-    for latents in folders:
-        other = receipts.read(latents)
+    wanted = receipt["parents"][stage]
+    folders = [folder.parent / stage, run_folder(from_plain(receipt["stage"], receipt["conf"]), stage)]
+    for parent in folders:
+        other = receipts.read(parent)
         if other is not None and other["artifact_hash"] == wanted:
-            return latents
+            return parent
     raise UsageError(
-        f"{folder} was trained on latents {wanted[:12]}, which are not in {' or '.join(map(str, folders))}"
+        f"{folder} was trained on {stage} {wanted[:12]}, which are not in {' or '.join(map(str, folders))}"
     )

@@ -17,7 +17,7 @@ from conf.sections.common import StageConf
 from conf.sections.evaluation import EvaluateConf, FewShotConf, GenerationConf
 from conf.sections.language import LanguageConf, RehearsalConf
 from conf.sections.preference import PreferenceConf
-from conf.sections.tokenizer import CacheConf, ReconstructConf, TokenizerConf
+from conf.sections.tokenizer import CacheConf, DecoderFinetuningConf, ReconstructConf, TokenizerConf
 from stages.launch import gpus
 from stages.launch.gpus import GPUS
 from stages.launch.prediction_plans import (
@@ -30,13 +30,14 @@ from stages.launch.prediction_plans import (
     plan_rehearsal,
 )
 from stages.launch.stage_plan import Corpus, Planned, StagePlan, ranks
-from stages.launch.training_plans import plan_language, plan_tokenizer, plan_vae
+from stages.launch.training_plans import plan_decoder_finetuning, plan_language, plan_tokenizer, plan_vae
 from stages.runs import receipts
 
 PLANS: dict[type, Callable[[Planned], StagePlan | None]] = {
     VaeConf: plan_vae,
     LatentsConf: plan_latents,
     TokenizerConf: plan_tokenizer,
+    DecoderFinetuningConf: plan_decoder_finetuning,
     ReconstructConf: plan_reconstruct,
     CacheConf: plan_cache,
     RehearsalConf: plan_rehearsal,

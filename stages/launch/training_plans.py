@@ -3,7 +3,7 @@
 from conf.sections.codec import VaeConf
 from conf.sections.language import LanguageConf
 from conf.sections.preference import PreferenceConf
-from conf.sections.tokenizer import TokenizerConf
+from conf.sections.tokenizer import DecoderFinetuningConf, TokenizerConf
 from stages.launch.codec_sizes import DiscriminatorSizes, OobleckSizes, spectral_activations
 from stages.launch.model_sizes import llm_sizes
 from stages.launch.stage_plan import FRAMES, Planned, StagePlan, base, weight_bytes
@@ -46,6 +46,27 @@ def plan_tokenizer(planned: Planned) -> StagePlan:
         planned.stage, sizes.parameters, sizes.parameters, memory, conf.trainer.max_steps,
         accumulated * batch * sizes.training(FRAMES), accumulated * passes * kept, planned.narrow == 4,
         conf.checkpoints.keep * (12 * sizes.parameters + 4 * sizes.decoder_parameters), FILES,
+    )  # fmt: skip
+
+
+def plan_decoder_finetuning(planned: Planned) -> StagePlan:
+    """Four passes forward beside the one that is trained for mean velocities: the running average's two, the decoder as
+    it was, with guidance twice.
+    """
+    conf: DecoderFinetuningConf = planned.conf
+    sizes, batch, accumulated = planned.tokenizer, conf.batch_size, conf.trainer.accumulate_grad_batches
+    trained, mean = sizes.decoder_parameters, conf.flow.objective == "mean"
+    forward = 2 + (1 if conf.flow.guidance == 1 else 2) if mean else 0
+    kept = sizes.activations(batch * FRAMES, planned.narrow)
+    memory = {"frozen weights": 4.0 * (sizes.parameters + mean * sizes.parameters)}
+    memory |= trained_memory(trained, planned.ranks, trained)
+    memory |= {"activations": kept, "temporary": batch * FRAMES * sizes.decoder.hidden * 16}
+    flops = sizes.encoding(FRAMES) + (3 + forward) * sizes.decoding(FRAMES)
+    passes = PASSES["tokenizer"] * (COMPILED if conf.compile else 1.0) * (3 + forward) / 3
+    return StagePlan(
+        planned.stage, sizes.parameters, trained, memory, conf.trainer.max_steps, accumulated * batch * flops,
+        accumulated * passes * kept, planned.narrow == 4,
+        conf.checkpoints.keep * (4 * sizes.parameters + 12 * trained), FILES,
     )  # fmt: skip
 
 

@@ -19,6 +19,10 @@ COMMANDS = {  # name -> its smallest arguments, and what it prints
     "archives": ("--clips 24 --per-shard 8", "| tars | latents |"),
     "cache": ("--recordings 4 --seconds 1 --turns 1 --threads 1", "loop / ours, own"),
     "codebook": (f"--preset smoke --seeds 1 --steps 2 {SMALL}", "without silence"),
+    "decoder_finetuning": (
+        "--preset smoke --experiment small --clips 2 --steps 1 2 --embedder logmel-64 --speed-repeats 1 --set trainer.max_steps=2",
+        "| after | 2 |",
+    ),
     "interruptions": ("--stages tokenizer --signals TERM --workers 0 --ranks 1 --moments 1", "equal 1/1"),
     "kills": ("--moments 1 --processes 1 --recordings 4", ""),
     "language": ("--preset smoke --run runs/small --steps 1 --turns 1 --questions 8", "| trl SFTTrainer + peft,"),

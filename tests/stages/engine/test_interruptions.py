@@ -20,6 +20,7 @@ TRAIN = (
     "vae",
     "tokenizer",
     "tokenizer_mse",
+    "decoder_finetuning",
     "caption",
     "openaqa",
     "text_to_sound",
@@ -68,6 +69,7 @@ COVERING = (
     Case("tokenizer", LIMIT, 3),
     Case("tokenizer", signal.SIGUSR1, 6, ranks=2, rank=1),
     Case("tokenizer_mse", signal.SIGKILL, 10),
+    Case("decoder_finetuning", signal.SIGKILL, 6),
     Case("cache", signal.SIGKILL, 2),
     Case("cache", signal.SIGUSR1, 1),
     Case("cache", signal.SIGTERM, 1, ranks=2, rank=1),
@@ -135,7 +137,7 @@ def undisturbed(tones: Path, whole: Path) -> Callable[[Case], dict[str, Any]]:
         key = (case.stage, case.ranks)
         if key not in made:
             folder = whole / case.stage
-            if case.ranks > 1 or case.stage in ("vae", "text_to_sound", "preference", *ROWS):
+            if case.ranks > 1 or case.stage in ("vae", "decoder_finetuning", "text_to_sound", "preference", *ROWS):
                 experiment = (
                     f"undisturbed-{case.stage}-{case.ranks}"  # alone in it: `evaluate` shows what lies beside it
                 )

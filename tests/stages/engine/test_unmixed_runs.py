@@ -45,6 +45,7 @@ KILLED = {
     "latents": Killed(2, ("vae",), "vae", ("--codec.kind=trained",)),
     "tokenizer": Killed(5, UP_TO["tokenizer"], "latents"),
     "tokenizer_mse": Killed(5, UP_TO["tokenizer"], "latents"),
+    "decoder_finetuning": Killed(5, UP_TO["cache"], "tokenizer"),
     "reconstruct": Killed(1, UP_TO["cache"], "tokenizer", ("--batch_size=2",)),
     "cache": Killed(2, UP_TO["cache"], "tokenizer"),
     "rehearsal": Killed(2),

@@ -180,7 +180,9 @@ def test_a_rate_may_be_a_float_of_a_whole_number(tokenizer: SoundTokenizer):
 
 
 def test_what_is_no_tokenizer_and_no_sound_is_refused(tokenizer: SoundTokenizer, run: Path, tmp_path: Path):
-    with pytest.raises(ValueError, match="a run of the stage cache; one of tokenizer is allowed"):
+    with pytest.raises(
+        ValueError, match="a run of the stage cache; one of tokenizer, or of decoder_finetuning, is allowed"
+    ):
         SoundTokenizer.from_pretrained(run / "cache")
     with pytest.raises(ValueError, match=r"no sound_tokenizer.json"):
         SoundTokenizer.from_pretrained(tmp_path)

@@ -150,7 +150,7 @@ def test_command_prints_a_line_a_stage_without_torch(tmp_path: Path):
     stages = [line.split("|")[1].strip() for line in lines if line.startswith("|")]
     assert stages[2:] == list(STAGES), run.stderr
     assert (
-        "not part of `stage run all` with this configuration: vae, rehearsal, text_to_sound, preference, fewshot, generation"
+        "not part of `stage run all` with this configuration: vae, decoder_finetuning, rehearsal, text_to_sound, preference, fewshot, generation"
         in lines
     )
     assert lines[-1] == "False"

@@ -1,0 +1,53 @@
+"""Mean velocities, with which one step leads from noise to data: MeanFlow (Geng et al. 2025, arXiv:2505.13447).
+
+    u(x_t, t, r) = 1 / (r - t) * integral of v(x_s, s) over s from t to r,      so that x_r = x_t + (r - t) u(x_t, t, r)
+
+Time 0 is noise and time 1 data here, and the papers have them the other way. Two laws say what u is without an integral:
+
+    identity   u(x_t, t, r) = v(x_t, t) + (r - t) d/dt u(x_t, t, r),  d/dt along the path: (du/dx) v + du/dt
+    split      (r - t) u(x_t, t, r) = (s - t) u(x_t, t, s) + (r - s) u(x_s, s, r)  for every s between t and r
+
+The first is MeanFlow's, the second SplitMeanFlow's (Guo et al. 2025, arXiv:2507.16884). Here u is trained on the second,
+its right side without gradient, and at r = t on the velocity. The first needs a forward derivative, which fused attention
+and compiled blocks do not have, and the features of time reach 1000 radians (dit.py): training on it diverged.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+MeanVelocity = Callable[[Tensor, Tensor, Tensor], Tensor]  # x_t (B, F, D), t (B), r (B) -> (B, F, D)
+
+
+class Spans(NamedTuple):
+    """From one time of the path to another, 0 <= t <= s <= r <= 1; all (B)."""
+
+    t: Tensor
+    s: Tensor
+    r: Tensor
+
+    def to(self, device: torch.device) -> "Spans":
+        return Spans(self.t.to(device), self.s.to(device), self.r.to(device))
+
+
+def draw_spans(batch_size: int, instant_share: float, generator: torch.Generator) -> Spans:
+    """t and r are two uniform times, and s is uniform between them; in an instant_share of the items, at random, all three
+    are t: the velocity is asked there.
+    """
+    ends, between, order = torch.rand(4, batch_size, generator=generator, device=generator.device).split([2, 1, 1])
+    t, r = ends.sort(0).values
+    instant = order[0].argsort() < round(instant_share * batch_size)
+    r = torch.where(instant, t, r)
+    return Spans(t, torch.lerp(t, r, between[0]), r)
+
+
+@torch.no_grad()
+def split_target(u: MeanVelocity, x_t: Tensor, spans: Spans) -> Tensor:
+    """((s - t) u(x_t, t, s) + (r - s) u(x_s, s, r)) / (r - t) (B, F, D), without gradient; u(x_t, t, t) where r = t."""
+    t, s, r = spans
+    first = u(x_t, t, s)
+    x_s = x_t + (s - t)[:, None, None] * first
+    share = ((s - t) / (r - t).clamp(min=1e-6))[:, None, None]
+    return torch.where((r > t)[:, None, None], share * first + (1 - share) * u(x_s, s, r), first)
