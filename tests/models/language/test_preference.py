@@ -1,4 +1,6 @@
-"""Losses of pairs of answers, and their gradients, are the plain formulas, whatever shares a sequence; what the reference says is computed once."""
+"""Losses of pairs of answers, and their gradients, are the plain formulas, whatever shares a sequence; what is known of the
+reference is not computed again.
+"""
 
 import math
 
@@ -7,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from datamodules.language.packing import Encoded, LanguageBatch, collate, pack
+from datamodules.language.packing import Encoded, LanguageBatch, Packed, collate, pack
 from models.language.loss_plan import Contrast, LossPlan, LossWeights, plan_loss
 from models.language.model import SoundLanguageModel
 from models.language.preference import PreferenceLoss
@@ -56,9 +58,7 @@ def plan(
     )  # fmt: skip
 
 
-def pack_of(batch: LanguageBatch, row: int):
-    from datamodules.language.packing import Packed
-
+def pack_of(batch: LanguageBatch, row: int) -> Packed:
     length = int(batch.attention_mask[row].sum())
     columns = (batch.input_ids, batch.labels, batch.kinds, batch.positions, batch.branches)
     return Packed(*(part[row, :length].tolist() for part in columns))
