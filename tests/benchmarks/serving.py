@@ -99,8 +99,8 @@ def _by_stage_ask(chosen: argparse.Namespace, clips: Sequence[Path]) -> dict[Pat
     from stages.cli import ask, model_verbs
     from stages.hub import sound_files
 
-    names = {"runs": chosen.runs, "experiment": chosen.experiment, "model": None, "checkpoint": None, "device": "cpu"}
-    loaded = model_verbs.load(argparse.Namespace(**names))
+    words = ["--runs", chosen.runs, "--experiment", chosen.experiment, "--device=cpu"]
+    loaded = model_verbs.load(model_verbs.computes().parse_args(words))
     tokenizer, model = loaded.tokenizer, loaded.language()
     settings = conf.compose("ask", overrides=[f"max_new_tokens={chosen.max_tokens}"]).conf
     answers = {}
