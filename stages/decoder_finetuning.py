@@ -31,7 +31,7 @@ from stages.tokenizer import Tokenizer
 
 class DecoderFinetuning(Tokenizer):
     conf: DecoderFinetuningConf  # type: ignore[assignment]
-    watch = ("train/loss", "val/latent_nmse")
+    watch: tuple[str, ...] = ("train/loss", "val/latent_nmse")
 
     def __init__(self, stage: str, conf: DecoderFinetuningConf, parents: Parents, folder: Path) -> None:
         TrainingStage.__init__(self, stage, conf, parents, folder)

@@ -47,7 +47,7 @@ COLLAPSED = 0.005  # share of the codebook below which a perplexity is a collaps
 
 class Tokenizer(TrainingStage):
     conf: TokenizerConf
-    watch = ("train/loss", "val/latent_nmse", "val/codebook_perplexity")
+    watch: tuple[str, ...] = ("train/loss", "val/latent_nmse", "val/codebook_perplexity")
 
     def __init__(self, stage: str, conf: TokenizerConf, parents: Parents, folder: Path) -> None:
         super().__init__(stage, conf, parents, folder)

@@ -121,9 +121,9 @@ def main() -> None:
     if options.speed_repeats:
         longest = max(chosen, key=lambda window: window.cut.duration)
         waveform = data.dataset.read(0, [longest]).waveform
-        steps = dict.fromkeys(decoders, options.steps)
+        counts = dict.fromkeys(decoders, options.steps)
         speed = real_time_factor.measure(
-            waveform, facts["sample_rate"], codec, decoders, dict.fromkeys(decoders, sampling), steps,
+            waveform, facts["sample_rate"], codec, decoders, dict.fromkeys(decoders, sampling), counts,
             options.speed_repeats,
         )  # fmt: skip
         print("\n".join(["", *real_time_factor.markdown(speed)]))
