@@ -42,7 +42,7 @@ class LinearDecoder(nn.Module):
         assert not dropped.any()
         return condition
 
-    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor, mask: Tensor | None, r: None = None) -> Tensor:
         index = (t * BINS).long().clamp(max=BINS - 1)
         return self.a[index, None, None] * x_t + torch.einsum("bdc,bfc->bfd", self.b[index], condition)
 

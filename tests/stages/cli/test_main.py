@@ -115,7 +115,7 @@ def test_list_and_status_name_every_stage(folder: Path, capsys: pytest.CaptureFi
     assert "stage run all --preset demo" in capsys.readouterr().out
     assert main(["status", "--preset", "demo"]) == 0
     assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()[1:]] == [
-        [stage, "-" if stage in ("vae", *BY_NAME) else "missing"] for stage in STAGES
+        [stage, "-" if stage in ("vae", "preference", *BY_NAME) else "missing"] for stage in STAGES
     ]
     assert left(folder) == []
 

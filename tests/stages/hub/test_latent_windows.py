@@ -27,7 +27,7 @@ class SmoothSound(nn.Module):
     def condition(self, embeddings: Tensor, token_of_frame: Tensor, phase: Tensor) -> Tensor:
         return embeddings[:, token_of_frame]
 
-    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor, mask: Tensor | None, r: None = None) -> Tensor:
         velocities = []
         for b in range(len(x_t)):
             length = len(x_t[b]) if mask is None else int(mask[b].sum())
