@@ -26,9 +26,7 @@ EVERY = (*WRITERS, "preference")
 class ModelFolders(NamedTuple):
     language: Path | None  # run folder of a language stage, or an export; None where only a tokenizer is trained
     tokenizer: Path  # what SoundTokenizer.from_pretrained reads
-    ear: Path | None = (
-        None  # run folder of openaqa, of which text_to_sound is made: an LLM that hears what this one writes
-    )
+    ear: Path | None = None  # run folder of openaqa, from which text_to_sound goes on: it hears what this one writes
 
 
 def find(

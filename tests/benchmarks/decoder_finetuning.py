@@ -111,9 +111,12 @@ def main() -> None:
                 real = torch.stack(cells[group, "recorded", 0].embeddings)
                 distance = kernel_distance(real, torch.stack(cell.embeddings)[None], ids, ids, HALVES, 0)
                 kad = f"{distance.value:.2f} ± {distance.error:.2f}"
-            features = torch.stack([one for one, has in zip(cell.features, labelled, strict=True) if has] or [known[0]])
-            right = [a == b for a, b in zip(linear_probe_labels(known, names, features), truth, strict=False)]
-            probe = f"{100 * sum(right) / len(right):.1f}" if right else "n/a"
+            probe = "n/a"
+            if truth:
+                features = torch.stack([one for one, has in zip(cell.features, labelled, strict=True) if has])
+                read = linear_probe_labels(known, names, features)
+                right = [label == true for label, true in zip(read, truth, strict=True)]
+                probe = f"{100 * sum(right) / len(right):.1f}"
             rows.append([name, steps or "", kad, f"{cell.stft.compute():.3f}", f"{cell.mel.compute():.3f}", probe])
         print(f"\n{group}: {len(windows)} windows, {sum(labelled)} with one label, {len(set(names))} labels\n")
         print("\n".join(markdown_table(["decoder", "evaluations", "KAD", "STFT", "mel", "probe, %"], rows)))

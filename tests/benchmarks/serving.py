@@ -81,7 +81,10 @@ def _compare(chosen: argparse.Namespace, address: str, asked: Sequence[Path], bo
     print("| answers a second | " + " | ".join(f"{load.rate:.2f}" for load in loads) + " |")
     print("| lost | " + " | ".join(str(load.answers.count(None)) for load in loads) + " |")
     others = [
-        sum(got is not None and got != wanted[clip] for got, clip in zip(load.answers, asked, strict=False))
+        sum(
+            got is not None and got != wanted[clip]
+            for got, clip in zip(load.answers, asked[: len(load.answers)], strict=True)
+        )
         for load in loads
     ]
     print("| other than `stage ask` | " + " | ".join(map(str, others)) + " |")
