@@ -39,7 +39,7 @@ class Decoded(NamedTuple):
 class DecodedFile:
     """What soundfile.SoundFile is of other files, as far as it is used here."""
 
-    format, extra_info = "CONTAINER", ""
+    format = "CONTAINER"
 
     def __init__(self, decoded: Decoded) -> None:
         self.wave, self.samplerate = decoded

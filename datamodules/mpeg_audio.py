@@ -6,11 +6,12 @@ file is opened with a header that declares them all.
 """
 
 import io
+import mmap
 import struct
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 BIT_RATES = {  # kbit/s of layer III by MPEG's version (1, or 2 and 2.5)
     1: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0),
@@ -88,9 +89,9 @@ def with_declared_length(path: Path) -> io.BytesIO | None:
     return None if repair is None else io.BytesIO(repair.header + path.read_bytes()[repair.start :])
 
 
-def with_declared_length_of(data: bytes) -> io.BytesIO | None:
+def with_declared_length_of(data: "bytes | mmap.mmap") -> io.BytesIO | None:
     """The same of a file's bytes."""
-    repair = _repair(io.BytesIO(data), len(data))
+    repair = _repair(data)
     return None if repair is None else io.BytesIO(repair.header + data[repair.start :])
 
 
@@ -102,27 +103,28 @@ class Repair(NamedTuple):
 @lru_cache(maxsize=4096)
 def _repair_of_file(path: Path, time: int, size: int) -> Repair | None:
     with path.open("rb") as file:
-        return _repair(file, size)
+        if file.peek(1)[:1] not in (b"I", b"\xff"):
+            return None
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return _repair(data)
 
 
-def _repair(file: BinaryIO, size: int) -> Repair | None:
-    data = file.read(10)
+def _repair(contents: "bytes | mmap.mmap") -> Repair | None:
+    data = contents[:10]
     if data[:3] != b"ID3" and data[:1] != b"\xff":
         return None
-    data += file.read((_behind_tags(data, 0) if data[:3] == b"ID3" else 0) + HEAD)
+    data = contents[: 10 + (_behind_tags(data, 0) if data[:3] == b"ID3" else 0) + HEAD]
     first = first_frame(data)
     if first is None:
         return None
     frame = frame_at(data, first)
     assert frame is not None
     declared = _declared_at(data, first, frame)
-    if declared is not None and abs(size - first - declared.bytes) <= SLACK:
-        file.seek(first + declared.bytes)
-        behind = file.read()
+    if declared is not None and abs(len(contents) - first - declared.bytes) <= SLACK:
+        behind = contents[first + declared.bytes :]
         if not any(_is_frame(behind, at) for at in range(_behind_tags(behind, 0), len(behind))):
             return None  # tags, or a little less than it declares
-    file.seek(0)
-    data = file.read()
+    data = contents[:]
     scanned = scan(data)
     if scanned is None or not scanned.frames:
         return None

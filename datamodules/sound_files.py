@@ -12,9 +12,12 @@ What stands behind `::` is a part only where no file has the whole name. A path 
 
 import hashlib
 import io
+import mmap
 import os
 import re
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -30,6 +33,7 @@ PART = re.compile(
 )
 REMOTE = re.compile(r"([a-z][a-z0-9+]+):/+(.*)")
 LOCK = threading.Lock()  # pyarrow's readers are not for several threads
+Contents = bytes | mmap.mmap  # of a file
 UNREADABLE = (soundfile.SoundFileError, RuntimeError, ValueError, OSError)
 
 
@@ -114,37 +118,47 @@ def _remote_stamp(address: str) -> str | None:
         return None
 
 
-def content_hash(path: Path) -> str:
-    """SHA-256 of the bytes of the sound's file or member; of a part of its samples, of that and which part."""
-    part = Part.parse(path)
-    if part.is_whole_file:
-        with part.file.open("rb") as file:
-            whole = hashlib.file_digest(file, "sha256").hexdigest()
-    else:
-        whole = hashlib.sha256(read_part(part)).hexdigest()
+@contextmanager
+def contents(part: Part) -> Iterator[Contents]:
+    """The bytes of the sound's file, which is mapped, or of its member. Raises OSError."""
+    if not part.is_whole_file:
+        yield read_part(part)
+        return
+    with part.file.open("rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            yield b""
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            yield data
+
+
+def content_hash(part: Part, whole: str) -> str:
+    """SHA-256 of a sound by that of its file or member: the same, or, of a part of its samples, of that and which part."""
     if part.samples is None and part.channel is None:
         return whole
     return hashlib.sha256(f"{whole} samples {part.samples} channel {part.channel}".encode()).hexdigest()
 
 
 class Sound:
-    """An open sound. Raises one of UNREADABLE where it cannot be decoded."""
+    """An open sound. Raises one of UNREADABLE where it cannot be decoded.
 
-    def __init__(self, path: Path) -> None:
+    data: the bytes of its file or member, where they are at hand.
+    """
+
+    def __init__(self, path: Path, data: Contents | None = None) -> None:
         part = Part.parse(path)
-        source: Any = part.file
-        if part.is_whole_file:
-            source = mpeg_audio.with_declared_length(part.file) or part.file
+        if data is None and part.is_whole_file:
+            source: Any = mpeg_audio.with_declared_length(part.file) or part.file
         else:
-            data = read_part(part)
-            source = mpeg_audio.with_declared_length_of(data) or io.BytesIO(data)
+            data = read_part(part) if data is None else data
+            source = mpeg_audio.with_declared_length_of(data)
+            source = source or (part.file if part.is_whole_file else io.BytesIO(data))
         self.file: Any = _open(source, part)
         self.channel = part.channel
         samples: tuple[int, int] = part.samples or (0, self.file.frames)
         self.first, self.num_samples = samples
         self.sample_rate: int = self.file.samplerate
         self.num_channels: int = 1 if self.channel is not None else self.file.channels
-        self.notes: str = self.file.extra_info if part.samples is None else ""
         self.position = 0
         if self.first:
             self.file.seek(min(self.first, self.file.frames))

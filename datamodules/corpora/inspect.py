@@ -1,10 +1,11 @@
 """Which recordings cannot be used, and why: all are decoded whole, before anything is written or trained on."""
 
-import mmap
+import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import lru_cache
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -13,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from datamodules import sound_files
-from datamodules.corpora import undeclared
+from datamodules.corpora import declared_length
 from datamodules.errors import DataError
-from datamodules.sound_files import UNREADABLE, Part, Sound, content_hash, read_part
+from datamodules.sound_files import UNREADABLE, Contents, Part, Sound, content_hash, contents
 
 LOUD = 4.0  # peak; a float of full scale is 1, and integers that were not scaled are far above
 DOWNMIXED = (3, 4, 5, 6)  # channels that are mixed down to stereo (datamodules/audio.py)
@@ -34,7 +35,6 @@ BEGINNINGS = {  # first four bytes of a file -> how its kind begins, wherever th
     b"OggS": rb"OggS\x00[\x02\x03\x06\x07]\x00{8}",  # the first page of a stream (RFC 3533)
 }
 LATER_PAGE = re.compile(rb"OggS\x00[\x00\x01\x04\x05]")
-UNKNOWN_SIZE = 0x7FFFF000  # bytes; a WAV written to a pipe declares 2 or 4 GiB
 
 
 class BadRecording(NamedTuple):
@@ -144,57 +144,83 @@ def _inspect_all(paths: Sequence[Path]) -> list[Inspection]:
 
 
 def _inspect(path: Path) -> Inspection:
-    def result(reason: str | None, rate: int = 0, frames: int = 0, channels: int = 0) -> Inspection:
-        seconds = frames / rate if rate else 0.0
-        return Inspection(
-            str(path),
-            reason,
-            seconds,
-            size,
-            rate,
-            frames,
-            channels,
-            None if reason else content_hash(path),
-            peak,
-            mono_peak,
-            stamp,
-        )
-
+    """Opens the file once for its bytes and once to decode it."""
     stamp = sound_files.stamp(path)
-    size, peak, mono_peak, frames = 0, 0.0, 0.0, 0
+
+    def bad(reason: str, size: int = 0) -> Inspection:
+        return Inspection(str(path), reason, 0.0, size, 0, 0, 0, None, 0.0, 0.0, stamp)
+
     try:
-        bytes_ = sound_files.size(path)
+        size = sound_files.size(path)
     except UNREADABLE as error:
-        return result(f"cannot be read ({_last_words(error)})")
-    if bytes_ is None:
-        return result("missing")
-    size = bytes_
+        return bad(f"cannot be read ({_last_words(error)})")
+    if size is None:
+        return bad("missing")
     if size == 0:
-        return result("empty file")
+        return bad("empty file", size)
+    part, whole = Part.parse(path), None
     try:
-        if (another := _begins_again(path)) is not None:
-            return result(
-                f"is several files one after another: the next begins at byte {another}, and the first alone would be "
-                "read. Make one of them, as `ffmpeg -i` does"
-            )
-        with Sound(path) as sound:
-            declared, rate, channels, notes = sound.num_samples, sound.sample_rate, sound.num_channels, sound.notes
-            is_vorbis = sound.file.format == "OGG"  # whose channels come in another order
-            while len(block := sound.read(BLOCK)):
-                highest = max(block.max(), -block.min())  # NaN stays NaN
-                if not np.isfinite(highest):
-                    return result("has NaN or infinite samples", rate, 0, channels)
-                peak, frames = max(peak, float(highest)), frames + len(block)
-                mono_peak = max(mono_peak, float(np.abs(block.mean(1)).max()))
-            is_longer = undeclared.goes_on(path, sound, size, DURATION_TOLERANCE)
+        if part.samples or part.channel is not None:  # the file is that of many
+            whole = _of_file(part._replace(samples=None, channel=None), stamp)
+            return _decode(path, whole, size, stamp, None)
+        with contents(part) as data:
+            whole = _of_contents(data)
+            return _decode(path, whole, size, stamp, data)
     except UNREADABLE as error:
-        return result(f"cannot be decoded ({_last_words(error)})")
+        if whole and whole.missing:
+            return bad(f"truncated: {whole.missing}", size)
+        return bad(f"cannot be decoded ({_last_words(error)})", size)
+
+
+class _OfFile(NamedTuple):
+    """What is asked of a file's bytes."""
+
+    sha256: str
+    another: int | None  # byte at which another file of its kind begins
+    missing: str | None
+
+
+def _of_contents(data: Contents) -> _OfFile:
+    return _OfFile(hashlib.sha256(data).hexdigest(), _second_beginning(data), declared_length.missing(data))
+
+
+@lru_cache(maxsize=256)
+def _of_file(file: Part, stamp: str | None) -> _OfFile:
+    with contents(file) as data:
+        return _of_contents(data)
+
+
+def _decode(path: Path, whole: _OfFile, size: int, stamp: str | None, data: Contents | None) -> Inspection:
+    """data: the bytes of its file; None of a part of its samples, for which the file itself is not judged."""
+    peak, mono_peak, frames, rate, channels = 0.0, 0.0, 0, 0, 0
+
+    def result(reason: str | None) -> Inspection:
+        digest = None if reason else content_hash(Part.parse(path), whole.sha256)
+        seconds = frames / rate if rate else 0.0
+        return Inspection(str(path), reason, seconds, size, rate, frames, channels, digest, peak, mono_peak, stamp)
+
+    if whole.another is not None:
+        return result(
+            f"is several files one after another: the next begins at byte {whole.another}, and the first alone would be "
+            "read. Make one of them, as `ffmpeg -i` does"
+        )
+    with Sound(path, data) as sound:
+        declared, rate, channels = sound.num_samples, sound.sample_rate, sound.num_channels
+        is_vorbis = sound.file.format == "OGG"  # whose channels come in another order
+        while len(block := sound.read(BLOCK)):
+            highest = max(block.max(), -block.min())  # NaN stays NaN
+            if not np.isfinite(highest):
+                frames = 0
+                return result("has NaN or infinite samples")
+            peak, frames = max(peak, float(highest)), frames + len(block)
+            mono_peak = max(mono_peak, float(np.abs(block.mean(1)).max()))
+        goes_on = data is not None and declared_length.goes_on(path, data, sound, DURATION_TOLERANCE)
     reason = None
-    if missing := _missing_bytes(path, size, notes):
-        reason = f"truncated: {missing}"
+    if whole.missing and data is not None:
+        reason = f"truncated: {whole.missing}"
     elif declared - frames > DURATION_TOLERANCE * rate:
         reason = f"truncated: {frames / rate:.2f} of {declared / rate:.2f} s"
-    elif is_longer:
+    elif goes_on:
         reason = (
             f"goes on behind the {declared / rate:.2f} s that its header declares: write it anew, as `ffmpeg -i` does"
         )
@@ -204,7 +230,7 @@ def _inspect(path: Path) -> Inspection:
         reason = f"has {channels} channels; mono, stereo and, in wav, flac or aiff, 3 to 5.1 are taken"
     elif peak < SILENCE:
         reason = f"silent (peak {peak:.1e})"
-    return result(reason, rate, frames, channels)
+    return result(reason)
 
 
 def _last_words(error: Exception) -> str:
@@ -216,18 +242,10 @@ def _last_words(error: Exception) -> str:
     return words
 
 
-def _begins_again(path: Path) -> int | None:
+def _second_beginning(data: Contents) -> int | None:
     """The byte at which another file of its kind begins in a file: libsndfile reads the first one and no more. Streams
     of one Ogg that run side by side begin together. None of one file, and of an MP3, whose frames are counted.
     """
-    part = Part.parse(path)
-    if not part.is_whole_file:
-        return _second_beginning(read_part(part))
-    with part.file.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return _second_beginning(data)
-
-
-def _second_beginning(data: "bytes | mmap.mmap") -> int | None:
     pattern = BEGINNINGS.get(bytes(data[:4]))
     if pattern is None:
         return None
@@ -237,26 +255,3 @@ def _second_beginning(data: "bytes | mmap.mmap") -> int | None:
         first = later.start() if later else len(data)
     match = re.compile(pattern, re.DOTALL).search(data, first)
     return match.start() if match else None
-
-
-def _missing_bytes(path: Path, size: int, notes: str) -> str | None:
-    """What a WAV or Ogg declares and lacks, where libsndfile takes the rest for the whole in silence. None if whole.
-
-    notes: libsndfile's log. A WAV's data chunk counts, not what follows it; of an Ogg the last page must be whole
-    (RFC 3533).
-    """
-    if short := re.search(r"^\s*(?:data|SSND)\s*:\s*(\d+) \(should be (\d+)\)", notes, re.MULTILINE):
-        declared, present = int(short[1]), int(short[2])
-        return f"{declared - present} bytes are missing" if present < declared < UNKNOWN_SIZE else None
-    part = Part.parse(path)
-    if not part.is_whole_file:
-        return None
-    with part.file.open("rb") as file:
-        if file.read(4) != b"OggS":
-            return None
-        file.seek(max(0, size - 2 * 65_307))  # a page is at most 65,307 bytes
-        end = file.read()
-    page = end[end.rfind(b"OggS") :]
-    segments = page[26] if len(page) > 26 else 255
-    length = 27 + segments + sum(page[27 : 27 + segments])
-    return "its last page is cut off" if len(page) < length else None

@@ -60,7 +60,7 @@ def test_a_wav_whose_sound_is_whole_is_good(tmp_path: Path, content: bytes):
     assert actual[:8] == (str(path), None, 0.2, len(content), RATE, 4_410, 1, hashlib.sha256(content).hexdigest())
 
 
-@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3", "aiff", "au", "caf", "w64"])
 def test_a_file_cut_anywhere_is_bad(tmp_path: Path, suffix: str):
     """At 300 lengths: no samples at the end, no last page, no last frames. A cut in an MP3's last frame is within DURATION_TOLERANCE."""
     path = tmp_path / f"a.{suffix}"
@@ -208,25 +208,31 @@ def test_a_flac_without_its_length_is_named(tmp_path: Path):
 
 
 def declares(path: Path, num_samples: int) -> Path:
-    """Writes another length into the header of a WAV, AIFF or FLAC of 16 bits, mono."""
-    data = bytearray(path.read_bytes())
-    if path.suffix == ".flac":
-        data[22:26] = num_samples.to_bytes(4, "big")
-    else:
-        at = data.find(b"SSND" if path.suffix == ".aiff" else b"data") + 4
-        data[at : at + 4] = (
-            (2 * num_samples + 8).to_bytes(4, "big")
-            if path.suffix == ".aiff"
-            else (2 * num_samples).to_bytes(4, "little")
-        )
+    """Writes another length into the header of a mono file: of 16 bits, and of 32 in an AIFC."""
+    data, size = bytearray(path.read_bytes()), 2 * num_samples
+    match path.suffix:
+        case ".flac":
+            data[22:26] = num_samples.to_bytes(4, "big")
+        case ".au":
+            data[8:12] = size.to_bytes(4, "big")
+        case ".caf":
+            at = data.find(b"data", 64)
+            data[at + 4 : at + 12] = (size + 4).to_bytes(8, "big")
+        case ".aiff" | ".aifc":
+            at = data.find(b"SSND") + 4
+            data[at : at + 4] = (size * (2 if path.suffix == ".aifc" else 1) + 8).to_bytes(4, "big")
+        case ".wav":
+            at = data.find(b"data") + 4
+            data[at : at + 4] = size.to_bytes(4, "little")
     path.write_bytes(data)
     return path
 
 
-@pytest.mark.parametrize("suffix", ["flac", "wav", "aiff"])
+@pytest.mark.parametrize("suffix", ["flac", "wav", "aiff", "aifc", "au", "caf"])
 def test_sound_behind_the_declared_length_is_named(tmp_path: Path, suffix: str):
     path = tmp_path / f"a.{suffix}"
-    soundfile.write(path, noise(16000), 16000, subtype="PCM_16")
+    kind = {"format": "AIFF", "subtype": "FLOAT"} if suffix == "aifc" else {"subtype": "PCM_16"}
+    soundfile.write(path, noise(16000), 16000, **kind)
     assert reason(path) is None
     path.write_bytes(path.read_bytes() + bytes([255, 0]) * 100)  # what others append is no sound
     assert reason(path) is None
@@ -238,6 +244,8 @@ def test_sound_behind_the_declared_length_is_named(tmp_path: Path, suffix: str):
         member = tar.getmember(path.name)
     archived = tmp_path / f"s.tar::bytes={member.offset_data}+{member.size}"
     assert "goes on behind the 0.50 s" in (reason(archived) or "")
+    if suffix in ("wav", "aiff", "au", "caf"):
+        assert "goes on behind the 0.00 s" in (reason(declares(path, 0)) or "")
 
 
 def test_a_broken_chunk_behind_the_sound_is_no_sound(tmp_path: Path):
