@@ -91,6 +91,16 @@ class DiagnosticConf(CorpusConf):
     sample_rate: int = about("Hz")
     seed: int = about("of all scenes")
     kinds: list[str] = about("kinds of sound, of those in datamodules/diagnostic; []: all")
+    extras: list[Literal["layers", "repeats", "levels", "moments", "apart"]] = about(
+        "what scenes and questions have beyond the first version: a sound that goes on below others, one that is struck up to "
+        "five times, quieter events, questions about moments, pairs of kinds that are never heard together; []: none"
+    )
+    axis: (
+        Literal["combinations", "wordings", "voices", "programs", "length", "level", "exchanged", "moved", "louder"]
+        | None
+    ) = about(
+        "a test split alone, the corpus diagnostic-AXIS, of what no ordinary scene has, or of minimal pairs; null: the corpus"
+    )
     noise_floor_share: float = about(
         "share of the scenes with noise of -60 to -50 dBFS below their events; the others are digitally silent there",
         0.0,

@@ -5,57 +5,21 @@ dealt out to other scenes; the counts asked about are equally often one to four;
 is random.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from numpy.random import Generator
 
 from datamodules.diagnostic.scene import ABSENT, CAPTIONS, QUESTIONS, Event, Scene, generator
+from datamodules.diagnostic.wordings import WORDINGS
 
 WORDINGS_A_SCENE = 3  # captions
 NUMBERS = ("one", "two", "three", "four")
 LOUDER = 6.0  # dB; the least difference asked about
 
-WORDINGS: dict[str, tuple[str, ...]] = {
-    "what": ("What do you hear?", "What is heard in this recording?", "Which sound is this?", "What makes this sound?"),
-    "what first": (
-        "What do you hear first?",
-        "What is the first sound?",
-        "Which sound comes first?",
-        "Which sound starts first?",
-    ),
-    "what last": (
-        "Which sound starts last?",
-        "What is the last sound to begin?",
-        "Which sound is the last one to start?",
-    ),
-    "presence": ("Is there {noun}?", "Can you hear {noun}?", "Do you hear {noun}?", "Is {noun} in this recording?"),
-    "count": (
-        "How many different sounds are there?",
-        "How many different sounds do you hear?",
-        "Count the different sounds.",
-    ),
-    "order": (
-        "Which comes first, the {a} or the {b}?",
-        "Which starts earlier, the {a} or the {b}?",
-        "What do you hear first, the {a} or the {b}?",
-    ),
-    "when": (
-        "At what second do you first hear the {a}?",
-        "To the nearest half second, when do you first hear the {a}?",
-        "How many seconds pass before you hear the {a}?",
-    ),
-    "loudness": (
-        "Which is louder, the {a} or the {b}?",
-        "What sounds louder, the {a} or the {b}?",
-        "Of the {a} and the {b}, which is louder?",
-    ),
-    "instrument": ("Which instrument plays?", "What instrument do you hear?", "Name the instrument."),
-    "word": ("Which word is spoken?", "What word do you hear?", "What is said?"),
-}
-
 
 class Question(NamedTuple):
-    kind: str  # what, presence, count, order, when, loudness, instrument, word
+    kind: str  # what, presence, count, order, when, loudness, instrument, word; times, together, at, end
     question: str
     answer: str  # one or two words, lower case; when: "0", "0.5", ... (seconds)
 
@@ -96,8 +60,12 @@ TEMPLATES = (
 )
 
 
-def questions(scenes: list[Scene], seed: int) -> list[list[Question]]:
+def questions(scenes: list[Scene], seed: int, wordings: Mapping[str, Sequence[str]] = WORDINGS) -> list[list[Question]]:
     """For every scene all kinds of question that apply. Balanced over the list, so pass a whole split."""
+
+    def ask(rng: Generator, wording: str, answer: str, **names: str) -> Question:
+        return question(rng, wordings, wording, answer, **names)
+
     asked = []
     present, absent = _presence(scenes, seed)
     counted = _counted(scenes)
@@ -106,36 +74,38 @@ def questions(scenes: list[Scene], seed: int) -> list[list[Question]]:
         events = scene.events
         of_scene: list[Question] = []
         if len(events) == 1:
-            of_scene.append(_ask(rng, "what", events[0].kind))
+            of_scene.append(ask(rng, "what", events[0].kind))
         else:
-            of_scene.append(_ask(rng, "what first", events[0].kind))
-            of_scene.append(_ask(rng, "what last", events[-1].kind))
-            of_scene.append(_compare(rng, "order", *_pair(rng, events)))
-        of_scene.append(_ask(rng, "presence", "yes", noun=present[position].phrases.noun))
+            of_scene.append(ask(rng, "what first", events[0].kind))
+            of_scene.append(ask(rng, "what last", events[-1].kind))
+            of_scene.append(compare(rng, wordings, "order", *_pair(rng, events)))
+        of_scene.append(ask(rng, "presence", "yes", noun=present[position].phrases.noun))
         if (no := absent[position]) is not None:
-            of_scene.append(_ask(rng, "presence", "no", noun=no.phrases.noun))
+            of_scene.append(ask(rng, "presence", "no", noun=no.phrases.noun))
         if scene.number in counted:
-            of_scene.append(_ask(rng, "count", NUMBERS[len(events) - 1]))
+            of_scene.append(ask(rng, "count", NUMBERS[len(events) - 1]))
         timed = events[rng.integers(len(events))]
-        of_scene.append(_ask(rng, "when", f"{timed.second:g}", a=timed.kind))
+        of_scene.append(ask(rng, "when", f"{timed.second:g}", a=timed.kind))
         gaps = [(a, b) for a in events for b in events if a.gain_db - b.gain_db >= LOUDER]
         if gaps:
-            of_scene.append(_compare(rng, "loudness", *gaps[rng.integers(len(gaps))]))
+            of_scene.append(compare(rng, wordings, "loudness", *gaps[rng.integers(len(gaps))]))
         for kind, family in (("instrument", "music"), ("word", "speech")):
             of_family = [event for event in events if event.family == family]
             if len(of_family) == 1:
-                of_scene.append(_ask(rng, kind, of_family[0].word or of_family[0].kind))
+                of_scene.append(ask(rng, kind, of_family[0].word or of_family[0].kind))
         asked.append(of_scene)
     return asked
 
 
-def _ask(rng: Generator, wording: str, answer: str, **names: str) -> Question:
-    return Question(wording.split()[0], _pick(rng, WORDINGS[wording]).format(**names), answer)
+def question(rng: Generator, wordings: Mapping[str, Sequence[str]], kind: str, answer: str, **names: str) -> Question:
+    """kind: a key of the wordings; its first word is the question's kind."""
+    return Question(kind.split()[0], _pick(rng, wordings[kind]).format(**names), answer)
 
 
-def _compare(rng: Generator, kind: str, winner: Event, other: Event) -> Question:
+def compare(rng: Generator, wordings: Mapping[str, Sequence[str]], kind: str, winner: Event, other: Event) -> Question:
+    """Of two events, named in random order, the one that is earlier or louder."""
     a, b = (winner, other) if rng.random() < 0.5 else (other, winner)
-    return _ask(rng, kind, winner.kind, a=a.kind, b=b.kind)
+    return question(rng, wordings, kind, winner.kind, a=a.kind, b=b.kind)
 
 
 def _pair(rng: Generator, events: tuple[Event, ...]) -> tuple[Event, Event]:
@@ -143,7 +113,7 @@ def _pair(rng: Generator, events: tuple[Event, ...]) -> tuple[Event, Event]:
     return events[first], events[second]
 
 
-def _pick(rng: Generator, options: tuple[str, ...]) -> str:
+def _pick(rng: Generator, options: Sequence[str]) -> str:
     return options[rng.integers(len(options))]
 
 

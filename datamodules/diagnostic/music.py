@@ -23,38 +23,47 @@ class Instrument(NamedTuple):
     phrases: Phrases
 
     seconds: tuple[float, float] = (1.0, 3.0)
+    held_out: tuple[int, ...] = ()  # programs of the same instrument that no ordinary scene has
 
 
-def _instrument(noun: str, programs: tuple[int, ...], low: int, high: int, chords: float) -> Instrument:
+def _instrument(
+    noun: str, programs: tuple[int, ...], low: int, high: int, chords: float, held_out: tuple[int, ...] = ()
+) -> Instrument:
     clauses = (f"{noun} plays", f"{noun} plays a short melody", f"{noun} is heard")
-    return Instrument(programs, low, high, chords, Phrases(noun, clauses, (f"{noun} playing", f"music of {noun}")))
+    phrases = Phrases(noun, clauses, (f"{noun} playing", f"music of {noun}"))
+    return Instrument(programs, low, high, chords, phrases, held_out=held_out)
 
 
 DRUM_PHRASES = Phrases("a drum kit", ("someone plays the drums", "drums play a beat"), ("drums", "a drum beat"))
 INSTRUMENTS: dict[str, Instrument] = {
-    "piano": _instrument("a piano", (0, 1), 52, 84, 0.4),
-    "guitar": _instrument("a guitar", (24, 25), 43, 72, 0.4),
-    "organ": _instrument("an organ", (19,), 48, 76, 0.7),
-    "violin": _instrument("a violin", (40,), 58, 88, 0.0),
-    "trumpet": _instrument("a trumpet", (56,), 55, 79, 0.0),
-    "saxophone": _instrument("a saxophone", (65, 66), 46, 72, 0.0),
-    "flute": _instrument("a flute", (73,), 67, 93, 0.0),
+    "piano": _instrument("a piano", (0, 1), 52, 84, 0.4, (2, 3)),
+    "guitar": _instrument("a guitar", (24, 25), 43, 72, 0.4, (26, 27)),
+    "organ": _instrument("an organ", (19,), 48, 76, 0.7, (16, 20)),
+    "violin": _instrument("a violin", (40,), 58, 88, 0.0, (110,)),
+    "trumpet": _instrument("a trumpet", (56,), 55, 79, 0.0, (59,)),
+    "saxophone": _instrument("a saxophone", (65, 66), 46, 72, 0.0, (64, 67)),
+    "flute": _instrument("a flute", (73,), 67, 93, 0.0, (72, 74)),
     "xylophone": _instrument("a xylophone", (13,), 67, 93, 0.0),
     "banjo": _instrument("a banjo", (105,), 50, 76, 0.0),
     "drums": Instrument((), 0, 0, 0.0, DRUM_PHRASES),
 }
 
 
-def play(rng: Generator, sample_rate: int, seconds: float, instrument: str, sound_font: Path) -> np.ndarray:
-    """A phrase in a random key, mode and tempo -> mono (T,) float32, T = round(seconds * sample_rate), any level."""
+def play(
+    rng: Generator, sample_rate: int, seconds: float, instrument: str, sound_font: Path, program: int | None = None
+) -> np.ndarray:
+    """A phrase in a random key, mode and tempo -> mono (T,) float32, T = round(seconds * sample_rate), any level.
+
+    program: of General MIDI, from 0, in place of one of the instrument's.
+    """
     from symusic import Note, Score, Tempo, Track
 
     score: Any = Score(TICKS)  # of ticks, which its type does not say
     tempo = rng.uniform(100, 160)
     score.tempos.append(Tempo(0, tempo))
     choice = INSTRUMENTS[instrument]
-    program = int(rng.choice(choice.programs)) if choice.programs else 0
-    track = Track(name=instrument, program=program, is_drum=not choice.programs)
+    drawn = int(rng.choice(choice.programs)) if choice.programs else 0
+    track = Track(name=instrument, program=drawn if program is None else program, is_drum=not choice.programs)
     length = int(seconds * tempo / 60 * TICKS) + TICKS
     notes = _melody(rng, choice, length) if choice.programs else _beat(rng, length)
     notes_of_track: Any = track.notes

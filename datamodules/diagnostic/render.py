@@ -11,7 +11,7 @@ import gzip
 import hashlib
 import json
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +23,8 @@ import soundfile
 from datamodules.atomic_files import whole_file, write_whole
 from datamodules.cuts import SPLITS
 from datamodules.diagnostic.captions_and_questions import Question, captions, questions
+from datamodules.diagnostic.extras import enrich, extra_questions
+from datamodules.diagnostic.held_out import MINIMAL_PAIRS, Twins, twins
 from datamodules.diagnostic.music import require_sound_font
 from datamodules.diagnostic.scene import Scene, mix, plan
 from datamodules.errors import DataError
@@ -42,30 +44,59 @@ def render(
     seed: int,
     kinds: Sequence[str],
     noise_floor_share: float,
+    extras: Sequence[str] = (),
+    axis: str | None = None,
     sound_font: Path,
     workers: int,
     progress: Callable[[int, int], None] | None = None,
-) -> None:
+) -> dict[str, list[float]]:
     """Writes 16-bit stereo FLAC and cuts.jsonl.gz; keeps files that exist. progress: called with (done, total).
 
+    extras: of extras.NAMES. axis: of scene.AXES; then the test split alone is written, `test_scenes` scenes that differ
+    from ordinary ones along it (of minimal pairs as many of both). Returns the lengths (s) of the scenes of each split.
     Raises DataError before the first file: no sound font, scenes under 4 s, a sample rate under 16 kHz.
     """
     if sample_rate < 16000:
         raise DataError(f"sample_rate: {sample_rate} Hz cannot carry a cricket or a bird; type 16000 or more.")
     require_sound_font(sound_font)
     numbers = {"train": train_scenes, "validation": validation_scenes, "test": test_scenes}
-    splits = [plan(seed, split, numbers[split], scene_seconds, kinds, noise_floor_share) for split in SPLITS]
-    scenes = [scene for split in splits for scene in split]
+    apart = "apart" in extras
+    splits = {
+        split: plan(seed, split, numbers[split], scene_seconds, kinds, noise_floor_share, apart) for split in SPLITS
+    }
+    if axis is None:
+        splits = {split: [enrich(scene, extras, seed) for scene in scenes] for split, scenes in splits.items()}
+        asked = {split: _questions(scenes, extras, seed) for split, scenes in splits.items()}
+    else:
+        made = twins(axis, seed, test_scenes, scene_seconds, kinds, splits["train"], noise_floor_share)
+        pairs = [scene_and_questions for pair in made for scene_and_questions in _of_axis(axis, pair)]
+        splits, asked = {"test": [scene for scene, _ in pairs]}, {"test": [questions for _, questions in pairs]}
+    scenes = [scene for split in splits.values() for scene in split]
     audio = folder / "audio"
     (folder / "cuts.jsonl.gz").unlink(missing_ok=True)
-    _prepare(audio, scenes, _settings(scene_seconds, sample_rate, seed, kinds, noise_floor_share, sound_font))
+    settings = _settings(scene_seconds, sample_rate, seed, kinds, noise_floor_share, extras, axis, sound_font)
+    _prepare(audio, scenes, settings)
 
     waiting = [scene for scene in scenes if not (audio / _name(scene)).exists()]
     write = partial(_write_scene, audio=audio, sample_rate=sample_rate, sound_font=sound_font)
     for done, _ in enumerate(_each(write, waiting, workers), len(scenes) - len(waiting) + 1):
         if progress is not None:
             progress(done, len(scenes))
-    _write_cuts(folder, splits, sample_rate, seed)
+    name = CORPUS if axis is None else f"{CORPUS}-{axis}"
+    _write_cuts(folder, name, splits, asked, sample_rate, seed)
+    return {split: [scene.seconds for scene in splits.get(split, [])] for split in SPLITS}
+
+
+def _questions(scenes: list[Scene], extras: Sequence[str], seed: int) -> list[list[Question]]:
+    return [a + b for a, b in zip(questions(scenes, seed), extra_questions(scenes, extras, seed), strict=True)]
+
+
+def _of_axis(axis: str, pair: Twins) -> list[tuple[Scene, list[Question]]]:
+    """What a corpus has of twins: the one that differs; of a minimal pair both, one after the other."""
+    if axis not in MINIMAL_PAIRS:
+        return [(pair.other, pair.other_questions)]
+    both = ((pair.usual, pair.usual_questions), (pair.other, pair.other_questions))
+    return [(scene._replace(number=2 * scene.number + side), asked) for side, (scene, asked) in enumerate(both)]
 
 
 def _each(write: Callable[[Scene], None], scenes: list[Scene], workers: int) -> Iterator[None]:
@@ -95,13 +126,15 @@ def _settings(
     seed: int,
     kinds: Sequence[str],
     noise_floor_share: float,
+    extras: Sequence[str],
+    axis: str | None,
     sound_font: Path,
 ) -> str:
     """All that a file's samples depend on, the source of this package and its libraries included."""
     source = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
     font = file_digest(sound_font)
     values = {"scene_seconds": list(scene_seconds), "sample_rate": sample_rate, "seed": seed, "kinds": list(kinds)}
-    values |= {"noise_floor_share": noise_floor_share}
+    values |= {"noise_floor_share": noise_floor_share, "extras": list(extras), "axis": axis}
     values |= {package: version(package) for package in ("numpy", "symusic", "espeakng-loader", "soundfile")}
     return json.dumps(values | {"sound_font": font, "source": source.hexdigest()}, indent=2) + "\n"
 
@@ -118,21 +151,30 @@ def _prepare(audio: Path, scenes: list[Scene], settings: str) -> None:
     write_whole(written, settings)
 
 
-def _write_cuts(folder: Path, splits: list[list[Scene]], sample_rate: int, seed: int) -> None:
+def _write_cuts(
+    folder: Path,
+    corpus: str,
+    splits: Mapping[str, list[Scene]],
+    asked: Mapping[str, list[list[Question]]],
+    sample_rate: int,
+    seed: int,
+) -> None:
     # no name and no time in the header: equal corpora are equal bytes
     with (
         whole_file(folder / "cuts.jsonl.gz") as part,
         part.open("wb") as raw,
         gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as stream,
     ):
-        for scenes in splits:
-            for scene, asked in zip(scenes, questions(scenes, seed), strict=True):
-                cut = _cut(scene, captions(scene, seed), asked, sample_rate, seed)
+        for split, scenes in splits.items():
+            for scene, of_scene in zip(scenes, asked[split], strict=True):
+                cut = _cut(corpus, split, scene, captions(scene, seed), of_scene, sample_rate, seed)
                 cut["custom"]["sha256"] = file_digest(folder / "audio" / _name(scene))
                 stream.write(json.dumps(cut, ensure_ascii=False).encode() + b"\n")
 
 
-def _cut(scene: Scene, texts: list[str], asked: list[Question], sample_rate: int, seed: int) -> dict[str, Any]:
+def _cut(
+    corpus: str, split: str, scene: Scene, texts: list[str], asked: list[Question], sample_rate: int, seed: int
+) -> dict[str, Any]:
     """A MultiCut as a dict, its recording's path relative to the corpus' root."""
     from lhotse import AudioSource, Recording, SupervisionSegment
 
@@ -146,12 +188,13 @@ def _cut(scene: Scene, texts: list[str], asked: list[Question], sample_rate: int
         SupervisionSegment(f"{name}-{k}", name, 0, recording.duration, channel=[0, 1], text=text, custom=custom)
         for k, (text, custom) in enumerate(annotations)
     ]
+    pair = scene.number // 2 if scene.split in MINIMAL_PAIRS else scene.number
     cut.custom = {
-        "split": scene.split,
-        "corpus": CORPUS,
-        "source": f"{seed}-{scene.split}-{scene.number:06d}",
+        "split": split,
+        "corpus": corpus,
+        "source": f"{seed}-{scene.split}-{pair:06d}",
         "labels": [event.kind for event in scene.events],
-        "metadata": {"events": [event._asdict() | {"family": event.family} for event in scene.events]},
+        "metadata": {"events": [event.as_dict() for event in scene.events]},
     }
     if scene.noise_floor is not None:
         cut.custom["metadata"]["noise_floor"] = scene.noise_floor._asdict()

@@ -8,9 +8,9 @@ at most, and neighbours at least 0.8 s apart; every event has the same loudness 
 or near -9 dB, so that two events differ by 2 dB at most or by 6 at least.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.random import Generator, SeedSequence, default_rng
@@ -19,6 +19,7 @@ from datamodules.cuts import SPLITS
 from datamodules.diagnostic import effects, music, speech
 from datamodules.diagnostic.phrases import Phrases
 from datamodules.errors import DataError
+from datamodules.hashing import digest
 
 GRID = 0.5  # s; answers to "when" are multiples of it
 JITTER = 0.1  # s
@@ -28,7 +29,11 @@ LOUDNESS = -24.0  # dB; K-weighted level of an event's active part at 0 dB gain
 VOICE_CARDS = 2  # a voice is drawn as often as two effects, since it also carries a word
 NOISE_FLOOR = (-60.0, -50.0)  # dBFS, root mean square of a channel; the quietest event is 16 dB louder
 # streams of random numbers; events: 1 to 4
-LAYOUT, EVENTS, CAPTIONS, QUESTIONS, DECKS, ABSENT, ROOM = 0, 1, 8, 9, 10, 11, 12
+LAYOUT, EVENTS, CAPTIONS, QUESTIONS, DECKS, ABSENT, ROOM, EXTRAS, CHANGES = 0, 1, 8, 9, 10, 11, 12, 13, 14
+# twin scenes that differ in one thing (held_out.py); each axis has random numbers of its own, as a split has
+AXES = ("combinations", "wordings", "voices", "programs", "length", "level", "exchanged", "moved", "louder")
+# kinds that can be struck several times, and how long a strike lasts (s): in so short a time each sounds once
+STRIKES = {"bell": 0.5, "gunshot": 0.4, "car horn": 0.3, "dog": 0.3, "door knock": 0.14, "cat": 0.6}
 
 T = TypeVar("T")
 
@@ -43,6 +48,19 @@ class Event(NamedTuple):
     pan: float  # -1 left, 1 right
     seed: int  # of this take; no other event of the corpus has it
     word: str | None  # what a voice says
+    timbre: str | int | None = None  # a voice variant or a MIDI program that no ordinary take has
+    strikes: tuple[float, ...] = ()  # s after the onset, where one thing sounds several times
+
+    def as_dict(self) -> dict[str, object]:
+        """Of the manifest; without what only richer scenes have."""
+        values = self._asdict() | {"family": self.family}
+        return {name: value for name, value in values.items() if value or name not in Event._field_defaults}
+
+    @classmethod
+    def of_dict(cls, values: Mapping[str, Any]) -> "Event":
+        """The inverse of as_dict."""
+        event = cls(**{name: values[name] for name in cls._fields if name in values})
+        return event._replace(strikes=tuple(event.strikes))
 
     @property
     def family(self) -> str:
@@ -67,7 +85,7 @@ class NoiseFloor(NamedTuple):
 
 
 class Scene(NamedTuple):
-    split: str
+    split: str  # or one of AXES
     number: int  # in its split
     seconds: float
     events: tuple[Event, ...]  # by onset
@@ -86,12 +104,12 @@ def describe() -> dict[str, list[str]]:
 
 
 def generator(seed: int, split: str, index: int, stream: int) -> Generator:
-    return default_rng(SeedSequence((seed, SPLITS.index(split), index, stream)))
+    return default_rng(SeedSequence((seed, (*SPLITS, *AXES).index(split), index, stream)))
 
 
 def _event_seed(seed: int, split: str, index: int, event: int) -> int:
     """53 bits, which JSON keeps everywhere."""
-    sequence = SeedSequence((seed, SPLITS.index(split), index, EVENTS + event))
+    sequence = SeedSequence((seed, (*SPLITS, *AXES).index(split), index, EVENTS + event))
     return int(sequence.generate_state(1, np.uint64)[0]) >> 11
 
 
@@ -102,30 +120,34 @@ def plan(
     scene_seconds: Sequence[float],
     only: Sequence[str] = (),
     noise_floor_share: float = 0.0,
+    apart: bool = False,
 ) -> list[Scene]:
     """The timelines of a split; decks balance kinds, words and event numbers. A shorter plan begins a longer one.
 
     scene_seconds: the lengths that scenes have in turn. only: the kinds of sound to draw from; empty for all.
     noise_floor_share: of the scenes, which have noise below their events; the events are the same whatever it is.
+    apart: each kind has another one that it is never heard with.
     """
-    if split not in SPLITS:
+    if split not in (*SPLITS, *AXES):
         raise DataError(f"split: {split!r} is not one of {', '.join(SPLITS)}.")
     if not scene_seconds or min(scene_seconds) < 4:
         raise DataError(f"scene_seconds: {list(scene_seconds)} is too short for four sounds; type 4 or more.")
     if unknown := sorted(set(only) - set(KINDS)):
         raise DataError(f"kinds: {', '.join(unknown)} not among {', '.join(KINDS)}.")
-    if 0 < len(set(only)) <= max(COUNTS):
-        raise DataError(f"kinds: {len(set(only))} given; more than {max(COUNTS)} are allowed, or [] for all.")
+    fewest = max(COUNTS) * (2 if apart else 1)
+    if 0 < len(set(only)) <= fewest:
+        raise DataError(f"kinds: {len(set(only))} given; more than {fewest} are allowed, or [] for all.")
     rng = generator(seed, split, 0, DECKS)
     every = [*effects.KINDS, *music.INSTRUMENTS, *list(speech.VOICES) * VOICE_CARDS]
     cards = [kind for kind in every if not only or kind in only]
     kinds, words, counts = Deck(rng, cards), Deck(rng, speech.WORDS), Deck(rng, COUNTS)
+    partner = partners(cards) if apart else {}
     planned = []
     for index in range(scenes):
         seconds = scene_seconds[index % len(scene_seconds)]
         chosen: list[str] = []
         for _ in range(counts.draw()):
-            chosen.append(kinds.draw(chosen))
+            chosen.append(kinds.draw([*chosen, *(partner[kind] for kind in chosen if kind in partner)]))
         layout = generator(seed, split, index, LAYOUT)
         onsets, lengths = _times(layout, chosen, seconds)
         events = tuple(
@@ -143,6 +165,12 @@ def plan(
         noise_floor = _noise_floor(generator(seed, split, index, ROOM), noise_floor_share)
         planned.append(Scene(split, index, seconds, events, noise_floor))
     return planned
+
+
+def partners(kinds: Iterable[str]) -> dict[str, str]:
+    """kind -> the kind that it is never heard with, where such pairs are set apart; one of an odd number has none."""
+    mixed = sorted(set(kinds), key=digest)
+    return dict(zip(mixed[::2], mixed[1::2], strict=False)) | dict(zip(mixed[1::2], mixed[::2], strict=False))
 
 
 class Deck(Generic[T]):
@@ -207,11 +235,22 @@ def _noise(floor: NoiseFloor, count: int, sample_rate: int) -> np.ndarray:
 
 def take(event: Event, sample_rate: int, sound_font: Path) -> np.ndarray:
     """The event alone: mono (T,) float32, T = round(seconds * sample_rate), any level; ends in a fade of 30 ms."""
+    if event.strikes:
+        alone = event._replace(strikes=(), seconds=STRIKES[event.kind])
+        strike, waveform = (
+            take(alone, sample_rate, sound_font),
+            np.zeros(round(event.seconds * sample_rate), np.float32),
+        )
+        for offset in event.strikes:
+            effects.add_at(waveform, strike, round(offset * sample_rate))
+        return waveform
     rng = default_rng(event.seed)
     if event.family == "music":
-        waveform = music.play(rng, sample_rate, event.seconds, event.kind, sound_font)
+        program = event.timbre if isinstance(event.timbre, int) else None
+        waveform = music.play(rng, sample_rate, event.seconds, event.kind, sound_font, program)
     elif event.word is not None:
-        waveform = speech.say(rng, sample_rate, event.seconds, event.kind, event.word)
+        variant = event.timbre if isinstance(event.timbre, str) else None
+        waveform = speech.say(rng, sample_rate, event.seconds, event.kind, event.word, variant)
     else:
         waveform = effects.KINDS[event.kind].synthesize(rng, sample_rate, event.seconds)
     fade = min(waveform.size, round(0.03 * sample_rate))

@@ -28,27 +28,32 @@ class Voice(NamedTuple):
     variants: tuple[str, ...]  # eSpeak NG's voice variants
     pitch: tuple[int, int]  # 0 to 99, lowest and highest
     phrases: Phrases
+    held_out: tuple[str, ...]  # variants that no ordinary scene has
     seconds: tuple[float, float] = (0.8, 0.8)  # every word fits
 
 
-def _voice(name: str, variants: tuple[str, ...], pitch: tuple[int, int]) -> Voice:
+def _voice(name: str, variants: tuple[str, ...], pitch: tuple[int, int], held_out: tuple[str, ...]) -> Voice:
     clauses = (f'a {name} says "{{word}}"', f'a {name}\'s voice says "{{word}}"')
-    return Voice(variants, pitch, Phrases(f"a {name} speaking", clauses, (f'a {name} saying "{{word}}"',)))
+    phrases = Phrases(f"a {name} speaking", clauses, (f'a {name} saying "{{word}}"',))
+    return Voice(variants, pitch, phrases, held_out)
 
 
 VOICES: dict[str, Voice] = {
-    "man": _voice("man", ("m1", "m2", "m3", "m7"), (25, 55)),
-    "woman": _voice("woman", ("f1", "f2", "f3", "f4"), (45, 80)),
+    "man": _voice("man", ("m1", "m2", "m3", "m7"), (25, 55), ("m4", "m6", "m8")),
+    "woman": _voice("woman", ("f1", "f2", "f3", "f4"), (45, 80), ("f5", "belinda", "linda")),
 }
 
 
-def say(rng: Generator, sample_rate: int, seconds: float, voice: str, word: str) -> np.ndarray:
+def say(
+    rng: Generator, sample_rate: int, seconds: float, voice: str, word: str, variant: str | None = None
+) -> np.ndarray:
     """A word in a random variant, accent, pitch and speed -> mono (T,) float32, T = round(seconds * sample_rate).
 
-    Silence before the word is cut, silence after it fills up to `seconds`.
+    variant: of eSpeak NG, in place of one of the voice's. Silence before the word is cut, silence after it fills up to `seconds`.
     """
     choice = VOICES[voice]
-    name = f"{rng.choice(ACCENTS)}+{rng.choice(choice.variants)}"
+    accent, drawn = rng.choice(ACCENTS), rng.choice(choice.variants)
+    name = f"{accent}+{variant or drawn}"
     speed, pitch, pitch_range = (int(rng.integers(*limits)) for limits in (SPEED, choice.pitch, (30, 70)))
     samples = speak(word, name, speed, pitch, pitch_range)
     loud = np.flatnonzero(np.abs(samples) > 0.02 * np.abs(samples).max())

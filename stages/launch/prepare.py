@@ -131,6 +131,8 @@ def _name(corpus: str, configuration: CorpusConf) -> str:
         return configuration.name or plain or corpus
     if isinstance(configuration, PublishedConf | QuestionsConf):
         return configuration.name or corpus
+    if isinstance(configuration, DiagnosticConf) and configuration.axis:
+        return f"{corpus}-{configuration.axis}"
     return corpus
 
 
@@ -159,24 +161,32 @@ def _render(configuration: DiagnosticConf) -> dict[str, Any]:
     from callbacks.progress import ProgressLine
     from datamodules.diagnostic.render import render
 
-    folder = Path(configuration.data.root) / "diagnostic"
+    name = _name("diagnostic", configuration)
+    folder = Path(configuration.data.root) / name
     (folder / "receipt.json").unlink(missing_ok=True)
-    splits = {split: getattr(configuration, f"{split}_scenes") for split in ("train", "validation", "test")}
-    seconds = configuration.scene_seconds
-    line = ProgressLine("diagnostic", sum(splits.values()), "scenes")
-    line.start()
-    render(
+    line: ProgressLine | None = None
+
+    def progress(done: int, total: int) -> None:
+        nonlocal line
+        if line is None:
+            line = ProgressLine(name, total, "scenes")
+            line.start()
+        line.update(done)
+
+    seconds = render(
         folder,
-        train_scenes=splits["train"], validation_scenes=splits["validation"], test_scenes=splits["test"],
-        scene_seconds=seconds, sample_rate=configuration.sample_rate, seed=configuration.seed, kinds=configuration.kinds,
-        noise_floor_share=configuration.noise_floor_share,
-        sound_font=Path(weights.resolve("timgm6mb")), workers=max(configuration.data.num_workers, 1),
-        progress=lambda done, total: line.update(done),
+        train_scenes=configuration.train_scenes, validation_scenes=configuration.validation_scenes,
+        test_scenes=configuration.test_scenes, scene_seconds=configuration.scene_seconds,
+        sample_rate=configuration.sample_rate, seed=configuration.seed, kinds=configuration.kinds,
+        noise_floor_share=configuration.noise_floor_share, extras=configuration.extras, axis=configuration.axis,
+        sound_font=Path(weights.resolve("timgm6mb")), workers=max(configuration.data.num_workers, 1), progress=progress,
     )  # fmt: skip
-    line.stop()
+    if line is not None:
+        line.stop()
+    splits = {split: len(lengths) for split, lengths in seconds.items()}
     return {
         "recordings": sum(splits.values()),
-        "seconds": sum(seconds[index % len(seconds)] for count in splits.values() for index in range(count)),
+        "seconds": sum(sum(lengths) for lengths in seconds.values()),
         "splits": splits,
         "skipped": [],
     }

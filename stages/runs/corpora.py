@@ -146,9 +146,10 @@ def where_from(corpus: str, root: Path) -> str:
     if corpus in (*published.NAMES, "openaqa"):
         about = published.described(corpus)
         what, where, how = about.what, about.where, f"stage prepare {corpus} ROOT{flag}"
-    elif corpus == "diagnostic":
+    elif corpus == "diagnostic" or corpus.startswith("diagnostic-"):
         what, where = "scenes that this project renders", "this project"
-        how = f"stage prepare diagnostic --preset demo{flag}"
+        axis = f" --axis={corpus.partition('-')[2]}" if "-" in corpus else ""
+        how = f"stage prepare diagnostic --preset demo{axis}{flag}"
     near = _near(corpus, root)
     then = [f"it is in {other}/:   --data.root={other}" for other in near] or [f"from   {where}", f"then   {how}"]
     return f"{corpus} (not in {root}/): {what}" + "".join(f"\n    {line}" for line in then)

@@ -40,7 +40,10 @@ COMMANDS = {  # name -> its smallest arguments, and what it prints
         "--preset smoke --tokens small --seeds 1 --caption-steps 1 --steps 1 --questions 1 --ranks 8",
         "what, with the sound",
     ),
-    "minimal_pairs": ("--runs runs/small/openaqa --scenes 2 --strengths 1", "| runs/small/openaqa | 1 |"),
+    "minimal_pairs": (
+        "--runs runs/small/openaqa --questions 1 --axes wordings exchanged louder",
+        "| runs/small/openaqa | 0 | louder | 1 | ",
+    ),
     "new_rows": ("--preset smoke --run runs/small --steps 1 --batches 1", "| codebook |"),
     "openaqa": ("--records 2000 --clips 300", "peak memory"),
     "plan_memory": ("", "| generation, KV cache, bfloat16 |"),

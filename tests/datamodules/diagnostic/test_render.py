@@ -35,6 +35,10 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+def manifest(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in gzip.decompress((folder / "cuts.jsonl.gz").read_bytes()).splitlines()]
+
+
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory, sound_font: Path) -> Path:
     folder = tmp_path_factory.mktemp("corpus")
@@ -113,14 +117,12 @@ def test_a_corpus_with_a_noise_floor_says_so_and_has_the_same_answers(
 
 
 def test_the_timeline_in_the_manifest_is_the_sound_in_the_file(corpus: Path, sound_font: Path) -> None:
-    with gzip.open(corpus / "cuts.jsonl.gz", "rt") as stream:
-        cuts = [json.loads(line) for line in stream]
-    for cut in cuts:
+    for cut in manifest(corpus):
         waveform, sample_rate = soundfile.read(corpus / cut["recording"]["sources"][0]["source"])
         last = cut["custom"]["metadata"]["events"][-1]
         first = cut["custom"]["metadata"]["events"][0]
         assert not waveform[: int(first["onset"] * sample_rate)].any()
-        alone = take(Event(**{field: last[field] for field in Event._fields}), sample_rate, sound_font)
+        alone = take(Event.of_dict(last), sample_rate, sound_font)
         heard = waveform[round(last["onset"] * sample_rate) :][: alone.size].sum(1)
         assert np.corrcoef(heard, alone)[0, 1] > (0.999 if first is last else 0.2)
 

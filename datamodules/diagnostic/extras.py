@@ -1,0 +1,130 @@
+"""What makes scenes richer, beyond the first version, which stays as it is: each extra is named, and none is the default.
+
+    layers    a lasting sound goes on below those that follow, up to three and four at once; "what else sounds while ..."
+    repeats   one bell, dog or door sounds one to five times; "how many times ..."
+    levels    events at four levels, 8 dB apart, in place of two: how quiet may a sound be, and still be heard
+    moments   "what do you hear at 3 seconds", "at what second does the rain stop"
+    apart     each kind has another one that it is never heard with (scene.partners): pairs for a test that no training had
+
+The random numbers are their own, so that a scene is the same before an extra is added to it.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from numpy.random import Generator
+
+from datamodules.diagnostic.captions_and_questions import NUMBERS, Question, question
+from datamodules.diagnostic.scene import EXTRAS, GRID, JITTER, STRIKES, Event, Scene, generator
+from datamodules.diagnostic.wordings import EXTRA_WORDINGS
+
+NAMES = ("layers", "repeats", "levels", "moments", "apart")
+# effects that sound all the time: where one ends is heard
+LASTING = ("rain", "wind", "waves", "fire", "engine", "helicopter", "applause", "cricket", "clock", "siren")
+QUIETER = (0.0, -16.0)  # dB; with the gains near -1 and -9 two events still differ by 2 dB at most or by 6 at least
+TIMES = (*NUMBERS, "five")
+TOGETHER = 0.4  # s; shorter overlaps are not asked about, nor is what has one
+CLEAR = 0.2  # s around a moment in which nothing begins or ends
+
+
+def enrich(scene: Scene, extras: Sequence[str], seed: int) -> Scene:
+    rng = generator(seed, scene.split, scene.number, EXTRAS)
+    events = list(scene.events)
+    for number, event in enumerate(events):
+        following = events[number + 1].onset if number + 1 < len(events) else scene.seconds
+        layered, times, quieter = rng.random() < 0.5, rng.random(3), QUIETER[rng.integers(len(QUIETER))]
+        if "layers" in extras and layered and event.kind in LASTING and following < scene.seconds:
+            event = event._replace(seconds=round(_end_of_layer(rng, following, scene.seconds) - event.onset, 3))
+        elif "repeats" in extras and event.kind in STRIKES:
+            event = _struck(event, times, scene.seconds if len(events) == 1 else following, len(events) == 1)
+        if "levels" in extras:
+            event = event._replace(gain_db=round(event.gain_db + quieter, 2))
+        events[number] = event
+    return scene._replace(events=tuple(events))
+
+
+def _end_of_layer(rng: Generator, following: float, scene_seconds: float) -> float:
+    """On the grid, 0.1 s off at most, and after the next event has begun; or where the scene ends."""
+    first = int(following / GRID) + 3
+    end = GRID * int(rng.integers(first, max(first, int(scene_seconds / GRID)) + 1)) + rng.uniform(-JITTER, JITTER)
+    return min(scene_seconds, float(end))
+
+
+def _struck(event: Event, times: Sequence[float], until: float, alone: bool) -> Event:
+    """times: three numbers in [0, 1): how many strikes, how far apart, when the first one is (of what is alone)."""
+    length = STRIKES[event.kind]
+    period = length + 0.15 + 0.2 * times[1]
+    most = min(len(TIMES), 1 + int(((until if alone else until - event.onset) - length) / period))
+    strikes = tuple(round(k * period, 3) for k in range(1 + int(times[0] * most)))
+    seconds = round(strikes[-1] + length, 3)
+    # one that is alone begins early enough for all of its strikes
+    latest = int((until - seconds - JITTER) / GRID) if alone else int(event.second / GRID)
+    early = min(int(event.second / GRID), int(times[2] * (latest + 1))) if alone else int(event.second / GRID)
+    onset = max(0.0, round(event.onset - event.second + early * GRID, 3))
+    return event._replace(onset=onset, seconds=seconds, strikes=strikes)
+
+
+def extra_questions(scenes: Sequence[Scene], extras: Sequence[str], seed: int) -> list[list[Question]]:
+    """For every scene, as `questions`. Every answer to "how many times" is expected equally often."""
+    struck = [(scene.number, event) for scene in scenes for event in scene.events if event.strikes]
+    groups = [[pair for pair in struck if len(pair[1].strikes) == times] for times in range(1, len(TIMES) + 1)]
+    fewest = min((len(group) for group in groups if group), default=0)
+    counted = {(number, event.kind) for group in groups for number, event in group[:fewest]}
+    asked = []
+    for scene in scenes:
+        rng = generator(seed, scene.split, scene.number, EXTRAS)
+        of_scene: list[Question] = []
+        for event in scene.events:
+            if (scene.number, event.kind) in counted:
+                of_scene.append(_ask(rng, "times", TIMES[len(event.strikes) - 1], a=event.kind))
+        for kind, made in (("layers", _together), ("moments", _at), ("moments", _end)):
+            choices = list(made(scene)) if kind in extras else []
+            if choices:
+                wording, answer, names = choices[rng.integers(len(choices))]
+                of_scene.append(_ask(rng, wording, answer, **names))
+        asked.append(of_scene)
+    return asked
+
+
+def _ask(rng: Generator, kind: str, answer: str, **names: str) -> Question:
+    return question(rng, EXTRA_WORDINGS, kind, answer, **names)
+
+
+Choice = tuple[str, str, dict[str, str]]  # kind of question, answer, names
+
+
+def _end_of(event: Event) -> float:
+    return event.onset + event.seconds
+
+
+def _together(scene: Scene) -> Iterator[Choice]:
+    """Of each event with which exactly one other sounds."""
+    for event in scene.events:
+        overlaps = [
+            (min(_end_of(event), _end_of(other)) - max(event.onset, other.onset), other.kind)
+            for other in scene.events
+            if other is not event
+        ]
+        with_it = [(seconds, kind) for seconds, kind in overlaps if seconds > 0]
+        if len(with_it) == 1 and with_it[0][0] >= TOGETHER:
+            yield "together", with_it[0][1], {"a": event.kind}
+
+
+def _at(scene: Scene) -> Iterator[Choice]:
+    """Of each half second in the first part of an event at which nothing else is near."""
+    for step in range(1, int(scene.seconds / GRID)):
+        second = step * GRID
+        near = [event for event in scene.events if event.onset - CLEAR < second < _end_of(event) + CLEAR]
+        if len(near) == 1 and not near[0].strikes:
+            since = second - near[0].onset
+            # what was struck has died away later, and what was spoken is over
+            if CLEAR <= since <= max(2 * CLEAR, 0.6 * near[0].seconds):
+                yield "at", near[0].kind, {"second": f"{second:g}"}
+
+
+def _end(scene: Scene) -> Iterator[Choice]:
+    """Of lasting sounds that end near a half second, and before the scene does."""
+    for event in scene.events:
+        end = _end_of(event)
+        nearest = round(end / GRID) * GRID
+        if event.kind in LASTING and abs(end - nearest) <= JITTER + 1e-6 and end <= scene.seconds - GRID:
+            yield "end", f"{nearest:g}", {"a": event.kind}

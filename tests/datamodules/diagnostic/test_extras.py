@@ -1,0 +1,112 @@
+"""Extras: the first version is untouched, and what they ask follows from the timeline and cannot be guessed."""
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datamodules.diagnostic.captions_and_questions import captions, questions
+from datamodules.diagnostic.extras import LASTING, NAMES, TIMES, enrich, extra_questions
+from datamodules.diagnostic.scene import KINDS, STRIKES, Event, Scene, mix, partners, plan
+from tests.datamodules.diagnostic.timeline import RATE, event
+
+
+def rich(split: str, scenes: int, extras: tuple[str, ...] = NAMES) -> list[Scene]:
+    return [enrich(scene, extras, 0) for scene in plan(0, split, scenes, [5.0], apart="apart" in extras)]
+
+
+def test_scenes_captions_and_questions_without_extras_are_those_of_the_first_version() -> None:
+    lines = []
+    for split in ("train", "validation", "test"):
+        scenes = plan(0, split, 60, [5.0, 10.0], noise_floor_share=0.5)
+        assert [enrich(scene, [], 0) for scene in scenes] == scenes
+        assert not any(extra_questions(scenes, [], 0))
+        for scene, asked in zip(scenes, questions(scenes, 0), strict=True):
+            events, floor = [tuple(one)[:7] for one in scene.events], scene.noise_floor and tuple(scene.noise_floor)
+            lines.append(repr([scene.seconds, events, floor, captions(scene, 0), [tuple(one) for one in asked]]))
+    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    assert digest == "11f520b1d96846760e867425456f84df887ca393dae5d73a08a080dbb638e380"
+
+
+def test_richer_scenes_are_legible() -> None:
+    together = Counter()
+    for plain, scene in zip(plan(0, "train", 600, [5.0], apart=True), rich("train", 600), strict=True):
+        ends = [one.onset + one.seconds for one in scene.events]
+        assert all(end <= scene.seconds + 1e-6 for end in ends)
+        assert [Event.of_dict(one.as_dict()) for one in scene.events] == list(scene.events)
+        assert [one.onset for one in scene.events] == sorted(one.onset for one in scene.events)
+        gaps = [abs(a.gain_db - b.gain_db) for a in scene.events for b in scene.events]
+        assert all(gap <= 2.01 or gap >= 5.99 for gap in gaps)
+        assert [one._replace(seconds=0, gain_db=0, onset=0, strikes=()) for one in scene.events] == [
+            one._replace(seconds=0, gain_db=0, onset=0) for one in plain.events
+        ], "the kinds and takes are those of the plain scene"
+        for one in scene.events:
+            assert abs(one.onset - one.second) <= 0.1 + 1e-9
+            assert (not one.strikes) or (one.kind in STRIKES and len(one.strikes) <= len(TIMES))
+            assert all(b - a > STRIKES[one.kind] + 0.1 for a, b in zip(one.strikes, one.strikes[1:], strict=False))
+        times = np.arange(0, scene.seconds, 0.1)
+        together.update(sum((times >= a.onset) & (times < b) for a, b in zip(scene.events, ends, strict=True)).tolist())
+    assert together[2] > 1000 and together[3] > 30
+
+
+def test_answers_of_extras_worked_out_by_hand() -> None:
+    rain, bell = event("rain", 0.5, seconds=3.45), event("bell", 2.0, seconds=1.2, strikes=(0.0, 0.7))
+    scene = Scene("test", 0, 5.0, (rain, bell, event("dog", 4.2, seconds=0.7)))
+    allowed = {
+        "times": {("bell", "two")},
+        "together": {("bell", "rain"), ("rain", "bell")},
+        "at": {("1", "rain"), ("1.5", "rain"), ("4.5", "dog")},
+        "end": {("rain", "4")},
+    }
+    got: dict[str, set[tuple[str, str]]] = {kind: set() for kind in allowed}
+    for seed in range(60):
+        for one in extra_questions([scene], NAMES, seed)[0]:
+            names = [kind for kind in ("rain", "bell", "dog") if kind in one.question]
+            number = one.question.split(" seconds")[0].split()[-1] if one.kind == "at" else ""
+            assert len(names) == 1 or number
+            got[one.kind].add((number or names[0], one.answer))
+    assert got["times"] == allowed["times"] and got["together"] == allowed["together"] and got["end"] == allowed["end"]
+    assert got["at"] and got["at"] <= allowed["at"]
+
+
+def test_answers_of_extras_cannot_be_guessed_from_the_text() -> None:
+    by_text: dict[str, Counter] = {}
+    for scenes in extra_questions(rich("train", 1500), NAMES, 0):
+        for one in scenes:
+            by_text.setdefault(one.question, Counter())[one.answer] += 1
+            by_text.setdefault(one.kind, Counter())[one.answer] += 1
+    right, total = Counter(), Counter()
+    for scenes in extra_questions(rich("test", 800), NAMES, 0):
+        for one in scenes:
+            total[one.kind] += 1
+            right[one.kind] += by_text.get(one.question, by_text[one.kind]).most_common(1)[0][0] == one.answer
+    assert set(total) == {"times", "together", "at", "end"} and min(total.values()) > 60
+    ceilings = {"times": 0.3, "together": 0.25, "at": 0.12, "end": 0.4}
+    assert all(right[kind] / total[kind] <= ceilings[kind] for kind in total), (right, total)
+
+
+def test_kinds_that_are_apart_are_never_heard_together_and_every_kind_is() -> None:
+    apart = partners(KINDS)
+    scenes = rich("train", 400)
+    assert all(apart[apart[kind]] == kind for kind in apart) and len(apart) == len(KINDS)
+    for scene in scenes:
+        kinds = {one.kind for one in scene.events}
+        assert not kinds & {apart[kind] for kind in kinds}
+    assert {one.kind for scene in scenes for one in scene.events} == set(KINDS)
+    with pytest.raises(ValueError, match="kinds: 8 given; more than 8"):
+        plan(0, "train", 1, [5.0], list(KINDS)[:8], apart=True)
+
+
+@pytest.mark.parametrize("kind", STRIKES)
+def test_a_sound_is_heard_as_often_as_it_is_struck(kind: str, sound_font: Path) -> None:
+    gap = STRIKES[kind] + 0.2
+    struck = event(kind, 0.5, seconds=2 * gap + STRIKES[kind], strikes=(0.0, gap, 2 * gap))
+    heard = mix(Scene("test", 0, 4.0, (struck,)), RATE, sound_font)[0]
+    starts = [round((0.5 + offset) * RATE) for offset in struck.strikes]
+    length = round(STRIKES[kind] * RATE) - 2
+    blows = [heard[start : start + length] for start in starts]
+    assert np.abs(blows[0]).max() > 0.01 and all(np.allclose(blow, blows[0], atol=1e-6) for blow in blows)
+    assert all(not heard[start + length + 2 : start + length + 1000].any() for start in starts), "silence between"
+    assert not set(LASTING) & set(STRIKES)
