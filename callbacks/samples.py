@@ -7,7 +7,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from callbacks import spectrogram_image
+from callbacks import pictures
 from callbacks.loggers import add_picture, add_sound
 
 
@@ -35,7 +35,10 @@ class Samples(L.Callback):
 
 
 class TokenizerSamples(Samples):
-    """Latents through the VAE, and through the tokens. The module offers `decode(batch, seed) -> latents (B, F, D)`."""
+    """Latents through the VAE, and through the tokens, the codes of each, and how often each code is used.
+
+    The module offers `decode(batch, seed) -> latents (B, F, D)`, `tokenizer` and `codebook_use`.
+    """
 
     def __init__(self, codec: Any, clips: int, sample_rate: int) -> None:
         super().__init__(clips, sample_rate)
@@ -50,6 +53,28 @@ class TokenizerSamples(Samples):
         if not self.originals_shown:
             yield "vae", _cut(codec.decode(few.latents), lengths)
         yield "tokens", _cut(codec.decode(pl_module.decode(few, seed=0)), lengths)
+
+    @torch.no_grad()
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, pl_module: Any, outputs: object, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        super().on_validation_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+        if batch_idx or not trainer.is_global_zero or not trainer.loggers or not self.clips:
+            return
+        use = pl_module.codebook_use
+        codes = pl_module.tokenizer.encode(batch.latents[: self.clips], batch.num_frames[: self.clips])
+        seconds = batch.num_frames * self.codec.hop_length / self.sample_rate
+        rows = zip(batch.ids[: self.clips], codes.codes, codes.num_codes, seconds[: self.clips].tolist(), strict=True)
+        for clip, row, count, length in rows:
+            drawn = pictures.raster(row[:count].tolist(), use.codebook_size, use.levels, length)
+            add_picture(trainer.loggers, f"{clip}/codes", pictures.with_axes(drawn), trainer.global_step)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Before the module's, which counts anew. Of what this rank has validated."""
+        counts = pl_module.codebook_use.counts
+        if trainer.is_global_zero and trainer.loggers and self.clips and counts.any():
+            drawn = pictures.with_axes(pictures.codebook_use(counts))
+            add_picture(trainer.loggers, "codebook_use", drawn, trainer.global_step)
 
 
 class VaeSamples(Samples):
@@ -72,4 +97,6 @@ def show(trainer: L.Trainer, name: str, waveform: Tensor, sample_rate: int) -> N
     sound = waveform.mean(0).float().cpu()
     sound = sound / sound.abs().max().clamp(min=1e-5)
     add_sound(trainer.loggers, name, sound, sample_rate, trainer.global_step)
-    add_picture(trainer.loggers, name, spectrogram_image.image(sound, sample_rate), trainer.global_step)
+    add_picture(
+        trainer.loggers, name, pictures.with_axes(pictures.spectrogram(sound, sample_rate)), trainer.global_step
+    )

@@ -6,7 +6,7 @@ anew from that file, and `stage evaluate --predictions FILE` does them alone.
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,8 @@ from stages.base import Exported, Parents, Row, RowStage, write_rows
 from stages.hub import language_model, trained_model
 from stages.hub.sound_tokenizer import SoundTokenizer
 from stages.hub.text_to_sound import text_to_sound
-from stages.reports import answer_examples, evaluation_table, html_page, task_table
-from stages.reports.embedded_audio import WrittenSound, in_turn
+from stages.reports import answer_examples, attention_drawing, evaluation_table, html_page, run_curves, task_table
+from stages.reports.embedded_audio import Drawing, WrittenSound, in_turn
 from stages.reports.formatting import write_report
 from stages.scoring import task_scores
 from stages.scoring.answer_reader import AnswerReader
@@ -180,8 +180,9 @@ class Evaluate(RowStage[str]):
         write_rows(artifact / "predictions.jsonl", predictions)
         tokenizer = self.parents["decoder_finetuning" if "decoder_finetuning" in self.parents else "tokenizer"].folder
         html_page.write(
-            artifact, report, predictions, self.test_cuts, tokenizer, self.conf, self._judge(), self._written()
-        )
+            artifact, report, predictions, self.test_cuts, tokenizer, self.conf, self._judge(), self._written(),
+            self._attention, run_curves.of_parents(self.parents),
+        )  # fmt: skip
         print(text)
         print(f"to read and to hear: {self.folder / 'artifact' / 'report.html'}")
         kept = ("audio_contrast", "questions", "reconstruction", "captions", "tasks", "failed")
@@ -210,6 +211,13 @@ class Evaluate(RowStage[str]):
         return lambda row: (
             readers[row["task"]].is_right(dict(row)) if row.get("task") in readers else answer_examples.exact(row)
         )
+
+    def _attention(self, row: Mapping[str, Any]) -> Drawing | None:
+        """Of a row's answer over its clip."""
+        turns = next(_turns(item) for item in self.items if item.id == row["id"])
+        lm, rate = self.language.to(self.trainer.strategy.root_device).lm, self.parents["tokenizer"].facts["token_rate"]
+        with self.trainer.precision_plugin.forward_context():
+            return attention_drawing.draw(lm, self.vocabulary, turns, row["prediction"] or "", rate)
 
     def _reconstruction(self) -> dict[str, Any]:
         """The report of the stage `reconstruct`, with how fast it was; {} where it was not run."""

@@ -88,12 +88,10 @@ def _turned_down(peak: float) -> str:
 
 
 def write_spectrogram(path: Path, sound: Tensor, sample_rate: int) -> None:
-    """sound (C, T) -> a PNG of the report's picture, its rows four times as high. The sound is drawn as loud as can be."""
-    from PIL import Image
+    """sound (C, T) -> a PNG of the report's picture with its axes. The sound is drawn as loud as can be."""
+    from callbacks import pictures
 
-    from callbacks import spectrogram_image
-
-    drawn = spectrogram_image.image(sound.mean(0).cpu() / sound.abs().max().cpu().clamp(min=1e-5), sample_rate)
-    picture = drawn.resize((drawn.width, 4 * drawn.height), Image.Resampling.NEAREST)
+    mono = sound.mean(0).cpu() / sound.abs().max().cpu().clamp(min=1e-5)
+    picture = pictures.with_axes(pictures.spectrogram(mono, sample_rate))
     with whole_file(path) as part:
         picture.save(part, format="PNG")

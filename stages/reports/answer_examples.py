@@ -1,11 +1,13 @@
 """Answers that the page shows: right ones and wrong ones of each kind, chosen by the hash of their ids."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from datamodules.cuts import Cut
 from datamodules.hashing import choose_by_hash
-from stages.reports.embedded_audio import EmbeddedAudio, Track
+from stages.reports.embedded_audio import Drawing, EmbeddedAudio, Track
 from stages.scoring.exact_match import is_right
 
 # whether an answer is right; None for what is neither right nor wrong
@@ -18,6 +20,7 @@ class AnswerExample(NamedTuple):
     answer: str
     right: bool | None  # None: a caption, which is neither
     sound: Track | None
+    attention: Drawing | None = None  # a row a token of the answer, over the clip
 
 
 def exact(row: Mapping[str, Any]) -> bool | None:
@@ -44,15 +47,33 @@ def choose(predictions: Sequence[dict[str, Any]], count: int, judge: Judge = exa
     return chosen
 
 
+def in_turn_of_kind(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first row of each kind, then the second of each, and so on."""
+    seen: Counter[str] = Counter()
+    ranked = []
+    for row in rows:
+        ranked.append((seen[kind_of(row)], row))
+        seen[kind_of(row)] += 1
+    return [row for _, row in sorted(ranked, key=lambda one: one[0])]
+
+
 def with_audio(
-    rows: Sequence[Mapping[str, Any]], cuts: Mapping[str, Cut], audio: EmbeddedAudio, judge: Judge = exact
+    rows: Sequence[Mapping[str, Any]],
+    cuts: Mapping[str, Cut],
+    audio: EmbeddedAudio,
+    judge: Judge = exact,
+    attention: Mapping[str, Drawing] = MappingProxyType({}),
 ) -> dict[str, list[AnswerExample]]:
-    """The chosen rows by kind, each with its sound where the page has it. cuts: `cuts_by_question`."""
+    """The chosen rows by kind, each with its sound where the page has it. cuts: `cuts_by_question`; attention: of some, by
+    id of the row.
+    """
     examples: dict[str, list[AnswerExample]] = {}
     for row in rows:
         cut = cuts.get(question_id(row))
         track = audio.recordings.get(cut.id) if cut else None
-        example = AnswerExample(row["question"], row["references"], row["prediction"] or "", judge(row), track)
+        example = AnswerExample(
+            row["question"], row["references"], row["prediction"] or "", judge(row), track, attention.get(row["id"])
+        )
         examples.setdefault(kind_of(row), []).append(example)
     return examples
 

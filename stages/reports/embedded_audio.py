@@ -12,7 +12,8 @@ import soundfile
 import torch
 from torch import Tensor
 
-from callbacks import spectrogram_image
+from callbacks import pictures
+from callbacks.pictures import Picture, Tick
 from conf.sections.common import DataConf
 from datamodules.audio import load_sound, resample
 from datamodules.cuts import Cut
@@ -24,10 +25,23 @@ from stages.runs import corpora
 MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # Hz
 
 
+class Drawing(NamedTuple):
+    """A picture with its axes, as the page has it."""
+
+    name: str
+    picture: str  # data URI, PNG
+    x: Sequence[Tick] = ()
+    y: Sequence[Tick] = ()
+
+
 class Track(NamedTuple):
+    """A sound, and its spectrogram."""
+
     name: str
     audio: str  # data URI, MP3
     picture: str  # data URI, PNG
+    x: Sequence[Tick] = ()
+    y: Sequence[Tick] = ()
 
 
 class AudioClip(NamedTuple):
@@ -35,6 +49,7 @@ class AudioClip(NamedTuple):
     note: str  # its group and labels
     seconds: float  # of sound in the page
     tracks: list[Track]
+    codes: Drawing | None = None
 
 
 class EmbeddedAudio(NamedTuple):
@@ -66,11 +81,12 @@ def embed(
     max_bytes: int,
     written: Mapping[str, Sequence[WrittenSound]],
     count_written: int,
+    counts: Tensor,
 ) -> EmbeddedAudio:
     """tokenizer: a run folder; data: the section; cuts: of the test split, `count` of which are reconstructed, from all
     groups in turn; recordings: those whose recording alone is wanted; written: by id of a cut, `count_written` of which
-    are embedded too. The first `seconds` of each. What would make the page larger than max_bytes is left out, and listed in
-    `missing`.
+    are embedded too; counts (Q, K): how often each code is used. The first `seconds` of each. What would make the page
+    larger than max_bytes is left out, and listed in `missing`.
     """
     if not count:
         return NOTHING
@@ -89,7 +105,7 @@ def embed(
     missing: list[str] = []
     spent, clips = 0, []
     for cut in in_turn(cuts, count):
-        clip = _reconstructed(sound_tokenizer, cut, read(cut))
+        clip = _reconstructed(sound_tokenizer, cut, read(cut), counts)
         spent += _size(clip.tracks)
         clips.append(clip)
     made = []
@@ -121,7 +137,7 @@ def in_turn(cuts: Sequence[Cut], count: int) -> list[Cut]:
 
 
 @torch.no_grad()
-def _reconstructed(sound_tokenizer: SoundTokenizer, cut: Cut, sound: Tensor) -> AudioClip:
+def _reconstructed(sound_tokenizer: SoundTokenizer, cut: Cut, sound: Tensor, counts: Tensor) -> AudioClip:
     if len(sound) < sound_tokenizer.channels:
         sound = sound.expand(sound_tokenizer.channels, -1)
     samples = sound.shape[1]
@@ -132,7 +148,9 @@ def _reconstructed(sound_tokenizer: SoundTokenizer, cut: Cut, sound: Tensor) -> 
     note = ", ".join([group_of(cut), *cut.custom["labels"]])
     versions = {"recording": sound, "VAE alone": alone, f"{len(codes[0])} tokens": tokens}
     tracks = [_track(name, one, sound_tokenizer.sample_rate, peak) for name, one in versions.items() if one is not None]
-    return AudioClip(cut.id, note, samples / sound_tokenizer.sample_rate, tracks)
+    seconds, levels = samples / sound_tokenizer.sample_rate, sound_tokenizer.facts["levels"]
+    codes_of_clip = pictures.raster(codes[0], sound_tokenizer.codebook_size, levels, seconds, counts)
+    return AudioClip(cut.id, note, seconds, tracks, drawing("codes", codes_of_clip))
 
 
 @torch.no_grad()
@@ -154,7 +172,8 @@ def _track(name: str, sound: Tensor, rate: int, peak: float | None = None) -> Tr
     0 dB is its loudest bin.
     """
     mono = sound.mean(0).cpu() / max(float(sound.abs().max()) if peak is None else peak, 1e-5)
-    return Track(name, mp3(mono, rate), picture(mono, rate))
+    drawn = drawing(name, pictures.spectrogram(mono, rate))
+    return Track(name, mp3(mono, rate), *drawn[1:])
 
 
 def _size(tracks: Sequence[Track]) -> int:
@@ -173,11 +192,10 @@ def mp3(sound: Tensor, rate: int) -> str:
     return _uri("audio/mpeg", file.getvalue())
 
 
-def picture(sound: Tensor, rate: int) -> str:
-    """sound (T), 1 is full scale -> data URI of `spectrogram_image.image`."""
+def drawing(name: str, picture: Picture) -> Drawing:
     file = io.BytesIO()
-    spectrogram_image.image(sound, rate).save(file, format="PNG", optimize=True)
-    return _uri("image/png", file.getvalue())
+    picture.image.save(file, format="PNG", optimize=True)
+    return Drawing(name, _uri("image/png", file.getvalue()), picture.x, picture.y)
 
 
 def _uri(kind: str, content: bytes) -> str:

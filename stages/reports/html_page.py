@@ -3,15 +3,19 @@ pictures are inside it.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from callbacks import pictures
 from conf.sections.evaluation import EvaluateConf
 from datamodules.cuts import Cut
+from models.metrics.codebook_use import CodebookUse
 from stages.reports import confusion_matrix, evaluation_table, fewshot_table, generation_table, real_time_factor
 from stages.reports.answer_examples import (
     AnswerExample,
@@ -19,14 +23,18 @@ from stages.reports.answer_examples import (
     choose,
     cuts_by_question,
     exact,
+    in_turn_of_kind,
     question_id,
     with_audio,
 )
-from stages.reports.embedded_audio import EmbeddedAudio, WrittenSound, embed
+from stages.reports.embedded_audio import Drawing, EmbeddedAudio, WrittenSound, drawing, embed
 from stages.reports.formatting import number, percent
 from stages.reports.paper_numbers import beside
 from stages.reports.reconstruction_table import SIGNAL, codes_per_second
+from stages.reports.run_curves import RunCurves
 from stages.reports.score_bars import bars, latent_error_bars, name_of, task_section
+
+Attend = Callable[[Mapping[str, Any]], Drawing | None]
 
 # what the template has a section for; the rest of a report is drawn as plain tables
 DRAWN = (
@@ -44,20 +52,31 @@ def write(
     conf: EvaluateConf,
     judge: Judge = exact,
     written: Mapping[str, Sequence[WrittenSound]] = MappingProxyType({}),
+    attend: Attend | None = None,
+    curves: Sequence[RunCurves] = (),
 ) -> None:
     """report.html in `folder`. cuts: of the test split; tokenizer: its run; conf: of the stage; judge: of the examples;
-    written: what the LLM made of a cut's caption, by its id. Logs what could not be made audible.
+    written: what the LLM made of a cut's caption, by its id; attend: draws the attention of a row's answer. Logs what
+    could not be made audible.
     """
     settings, asked = conf.examples, cuts_by_question(cuts)
     chosen = choose(predictions, settings.answers, judge)
     recordings = [cut for row in chosen if (cut := asked.get(question_id(row))) is not None]
+    use = CodebookUse(report["facts"]["codebook_size"], report["facts"]["levels"])
+    for cut in cuts:
+        codes = torch.as_tensor(np.asarray(cut.custom["codes"], np.int64))
+        use.update(codes, torch.ones_like(codes, dtype=torch.bool))
     audio = embed(
         tokenizer, conf.data, cuts, recordings, settings.clips, settings.seconds, int(1e6 * settings.megabytes),
-        written, settings.written,
+        written, settings.written, use.counts,
     )  # fmt: skip
+    drawn = {row["id"]: attend(row) for row in in_turn_of_kind(chosen)[: settings.clips]} if attend else {}
+    attention = {name: one for name, one in drawn.items() if one is not None}
     for reason in audio.missing:
         logging.getLogger(__name__).warning("report.html: %s", reason)
-    text = render(report, predictions, conf.data.corpora, with_audio(chosen, asked, audio, judge), audio)
+    examples = with_audio(chosen, asked, audio, judge, attention)
+    codebook = drawing("use of the codebook", pictures.codebook_use(use.counts)) if cuts else None
+    text = render(report, predictions, conf.data.corpora, examples, audio, codebook, curves)
     (folder / "report.html").write_text(text, encoding="utf-8")
 
 
@@ -67,6 +86,8 @@ def render(
     corpora: Sequence[str],
     examples: Mapping[str, list[AnswerExample]],
     audio: EmbeddedAudio,
+    codebook: Drawing | None = None,
+    curves: Sequence[RunCurves] = (),
 ) -> str:
     """The whole file. report: as report.json; predictions: all rows; corpora: their names, for the paper's table; every
     text is escaped.
@@ -99,4 +120,6 @@ def render(
         published=beside(report, corpora),
         examples=examples,
         audio=audio,
+        codebook=codebook,
+        curves=[(one, drawing(one.stage, one.picture)) for one in curves],
     )

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from callbacks import spectrogram_image
+from callbacks import pictures
 from conf.errors import UsageError
 from conf.laws import problems
 from datamodules.errors import DataError
@@ -224,7 +224,8 @@ def _listen_room(server: Server) -> None:
             all_three = (sound, part.vae, part.tokens)
             sounds = [None if one is None else _playable(one, rate) for one in all_three]
             images = [None if one is None else _spectrogram(one, rate) for one in all_three]
-            yield [text, *sounds, *images, codes_picture(part.codes, tokenizer.codebook_size)]
+            drawn = pictures.raster(part.codes, tokenizer.codebook_size, tokenizer.facts["levels"], seconds)
+            yield [text, *sounds, *images, pictures.with_axes(drawn, 960, 240)]
 
     running = listen.click(heard, clip, [about, *players, *pictures, codes])
     cancel.click(None, cancels=[running])
@@ -295,17 +296,4 @@ def _picture(label: str) -> gr.Image:
 
 def _spectrogram(sound: Tensor, rate: int) -> Image.Image:
     peak = sound.abs().max().clamp(min=1e-5)
-    return spectrogram_image.image(sound.mean(0) / peak, rate).convert("RGB").resize((480, 192))
-
-
-def codes_picture(codes: Sequence[int], codebook_size: int, width: int = 960, height: int = 240) -> Image.Image:
-    """A mark a code: its time from left to right, its number from the bottom to the top; a line a quarter of them."""
-    mark, frame = 3, 8  # pixels: half a mark's height, and around all
-    inside = height - 2 * frame
-    picture = np.full((height, width, 3), 246, dtype=np.uint8)
-    picture[frame : height - frame + 1 : inside // 4] = 222
-    edges = np.linspace(0, width, len(codes) + 1).round().astype(int)
-    for code, left, right in zip(codes, edges[:-1], edges[1:], strict=True):
-        row = height - frame - round(code / max(1, codebook_size - 1) * inside)
-        picture[row - mark : row + mark + 1, left : max(left + 1, right - 1)] = (183, 55, 121)
-    return Image.fromarray(picture)
+    return pictures.with_axes(pictures.spectrogram(sound.mean(0) / peak, rate), 480, 192)

@@ -12,7 +12,6 @@ import soundfile
 import torch
 from PIL import Image
 
-from callbacks import spectrogram_image
 from conf import compose
 from models.language.generation import Guidance, Sampling, generate, pad_left
 from models.language.likelihood import text_scores
@@ -97,7 +96,7 @@ def test_sounds_are_the_model_s_and_each_hangs_on_its_seed(run, folder_with_run,
     assert (torch.from_numpy(sound) - expected).norm() < 0.3 * expected.norm()
     assert re.search(rf"a-2\.wav: {len(sound) / rate:.2f} s, {len(codes)} codes", capsys.readouterr().out)
     picture = Image.open("a-2.png")
-    assert picture.size[1] == 4 * spectrogram_image.BANDS
+    assert picture.size > (640, 256), "axes stand beside it"
     colours = np.asarray(picture.convert("RGB")).reshape(-1, 3)
     assert len(np.unique(colours, axis=0)) > 30 and np.ptp(colours, axis=1).max() > 100, "neither one shade nor grey"
 

@@ -14,12 +14,16 @@ import pytest
 import soundfile
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from callbacks import spectrogram_image
+from callbacks import pictures, spectrogram_image
 from conf import compose
-from stages.reports import answer_examples, confusion_matrix, embedded_audio, html_page
-from stages.reports.embedded_audio import NOTHING, AudioClip, EmbeddedAudio, Track
+from models.language.vocabulary import Turn
+from stages.reports import answer_examples, attention_drawing, confusion_matrix, embedded_audio, html_page
+from stages.reports.embedded_audio import NOTHING, AudioClip, Drawing, EmbeddedAudio, Track
 from stages.reports.formatting import percent
+from stages.reports.run_curves import RunCurves
+from tests.models.language.small_model import build
 
 EVIL = '<script>alert("x")</script><img src=http://evil.example/x onerror=y>'
 VOID = {"meta", "link", "img", "br", "input", "hr"}
@@ -117,7 +121,7 @@ def report_of_all(evil: str = "") -> dict[str, Any]:
         for number, group in enumerate((f"a{evil}", "b"))
         for name, steps in (("VAE alone", 0), ("flow matching", 1), ("MSE", 1))
     ]
-    facts = {"token_rate": 17.69, "codebook_size": 8196, "num_codebooks": 1, "bitrate": 230.0}
+    facts = {"token_rate": 17.69, "codebook_size": 8196, "num_codebooks": 1, "levels": [0], "bitrate": 230.0}
     return {
         "experiment": f"an experiment{evil}",
         "facts": facts,
@@ -301,11 +305,14 @@ def test_a_sound_in_the_page_is_the_sound(rate: int):
     tail = wave[-played // 4 : -played // 8]
     peak = np.abs(np.fft.rfft(tail * np.hanning(len(tail)))).argmax() * played / len(tail)
     assert abs(peak - 1000) < 20 and abs(np.abs(tail).max() - 0.45) < 0.1
-    image = Image.open(io.BytesIO(base64.b64decode(embedded_audio.picture(sound, rate).split(",")[1])))
+    drawing = embedded_audio.drawing("a tone", pictures.spectrogram(sound, rate))
+    image = Image.open(io.BytesIO(base64.b64decode(drawing.picture.split(",")[1])))
     levels = np.asarray(image).astype(int)
     assert levels.shape[0] == spectrogram_image.BANDS and levels[:, 2].max() == 0
     middle = levels[:, -levels.shape[1] // 4]
-    assert middle.max() > 200 and 20 < middle.argmax() < 85
+    tick = next(position for position, text in drawing.y if text == "1 kHz")
+    assert middle.max() > 200 and abs(middle.argmax() - (1 - tick) * spectrogram_image.BANDS) < 2
+    assert drawing.x[-1] == (1.0, "1 s")
 
 
 def test_a_run_whose_sound_is_gone_says_so(tmp_path: Path, caplog):
@@ -314,3 +321,46 @@ def test_a_run_whose_sound_is_gone_says_so(tmp_path: Path, caplog):
     assert "there is no corpus 'gone'" in caplog.text
     read = Read((tmp_path / "report.html").read_text())
     assert "there is no corpus 'gone'" in read.text and "audio" not in read.tags
+
+
+def test_pictures_stand_with_their_axes_and_their_sound():
+    """Attention under the clip of its answer, codes under theirs, use and curves beside no sound."""
+    drawn = Drawing(f"attention{EVIL}", "data:image/png;base64,QUJD", [(0.5, "2 s")], [(0.25, f"bell{EVIL}")])
+    track = Track("recording", "data:audio/mpeg;base64,QUJD", "data:image/png;base64,QUJD", [(1.0, "5 s")])
+    audio = EmbeddedAudio([AudioClip("clip", "note", 5.0, [track], drawn)], {"clip-1": track}, [])
+    rows = [row(number, kind, "dog", "dog") for number, kind in enumerate(("class", "class", "order"))]
+    assert [one["id"] for one in answer_examples.in_turn_of_kind(rows)] == ["q0:sound", "q2:sound", "q1:sound"]
+    cuts = {"q0": SimpleNamespace(id="clip-1")}
+    examples = answer_examples.with_audio(rows, cuts, audio, attention={"q0:sound": drawn})
+    curve = RunCurves("tokenizer", pictures.curves([[(0.0, 1.0), (9.0, 0.5)]]), [(f"train/loss{EVIL}", "#ffffff")])
+    text = html_page.render(report_of_all(), [], [], examples, audio, drawn, [curve])
+    read = Read(text)
+    assert read.tags.count("script") == 1 and not read.handlers and read.tags.count("audio") == 2
+    assert all(address.startswith(("data:", "#")) for address in read.addresses)
+    assert read.text.count(f"attention{EVIL}") == 3 and f"train/loss{EVIL}" in read.text
+    assert "bottom:25.0%" in text and "left:50.0%" in text and read.text.count("2 s") == 3
+
+
+def test_attention_is_drawn_over_the_clip_a_row_a_token():
+    model = build("random:tiny", levels=(0, 1))
+    turns = [Turn("user", [[0, 4, 2, 0, 1, 1], "What?"])]
+    drawing = attention_drawing.draw(model.lm, model.vocabulary, turns, "A bell.", token_rate=1.5)
+    assert drawing is not None and drawing.x[-1] == (1.0, "2 s"), "3 blocks at 1.5 a second"
+    assert "".join(word for _, word in drawing.y) == "Abell."
+    image = np.asarray(Image.open(io.BytesIO(base64.b64decode(drawing.picture.split(",")[1]))))
+    assert image.shape == (len(drawing.y), 3) and image.max() == 255
+    for nothing in ([Turn("user", ["What?"])], "A bell."), (turns, ""):
+        assert attention_drawing.draw(model.lm, model.vocabulary, *nothing, 1.5) is None
+    longer = [Turn("user", [[0, 1] * attention_drawing.MOST, "What?"])]
+    assert attention_drawing.draw(model.lm, model.vocabulary, longer, "A bell.", 1.5) is None
+
+
+def test_a_run_shows_codes_their_use_and_its_curves(whole: Path):
+    page = Read((whole / "evaluate" / "artifact" / "report.html").read_text())
+    for stage in ("tokenizer", "tokenizer_mse", "caption", "openaqa"):
+        assert re.search(rf"\n{stage} .*train/loss", page.text), stage
+    assert "Use of the codebook" in page.text and "rank 1" in page.text
+    events = EventAccumulator(str(whole / "tokenizer" / "tensorboard"), {"images": 0}).Reload()
+    tags = events.Tags()["images"]
+    clip = next(tag for tag in tags if tag.endswith("/codes"))
+    assert "codebook_use" in tags and f"{clip.removesuffix('/codes')}/tokens" in tags

@@ -5,9 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from models.language.vocabulary import Turn
 from tests.stages.cli.trained_run import QUESTION, answer, codes_of
@@ -108,15 +106,3 @@ def test_the_key_is_the_password_of_the_page(served):
         assert one.post("/login", data={"username": "stage", "password": "wrong"}).status_code == 400
         assert one.post("/login", data={"username": "stage", "password": "secret"}).status_code == 200
         assert one.post(f"{API}/upload", files={"files": ("a.wav", b"RIFF")}).status_code == 200
-
-
-def test_a_code_is_a_mark_at_its_time_and_number():
-    pytest.importorskip("gradio")
-    from stages.serve.page import codes_picture
-
-    picture = np.asarray(codes_picture([0, 7, 3], 8, 300, 96))
-    rows, columns = np.nonzero((picture == (183, 55, 121)).all(2))
-    for third, row in enumerate((88, 8, 54)):
-        within = rows[(columns >= 100 * third) & (columns < 100 * third + 99)]
-        assert abs(within.mean() - row) < 1
-    assert isinstance(codes_picture([1] * 5000, 8196), Image.Image)
