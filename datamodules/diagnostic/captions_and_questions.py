@@ -114,7 +114,7 @@ def _pair(rng: Generator, events: tuple[Event, ...]) -> tuple[Event, Event]:
 
 
 def _pick(rng: Generator, options: Sequence[str]) -> str:
-    return options[rng.integers(len(options))]
+    return options[int(rng.integers(len(options)))]
 
 
 def _presence(scenes: list[Scene], seed: int) -> tuple[list[Event], list[Event | None]]:

@@ -31,7 +31,7 @@ def enrich(scene: Scene, extras: Sequence[str], seed: int) -> Scene:
     events = list(scene.events)
     for number, event in enumerate(events):
         following = events[number + 1].onset if number + 1 < len(events) else scene.seconds
-        layered, times, quieter = rng.random() < 0.5, rng.random(3), QUIETER[rng.integers(len(QUIETER))]
+        layered, times, quieter = rng.random() < 0.5, rng.random(3).tolist(), QUIETER[rng.integers(len(QUIETER))]
         if "layers" in extras and layered and event.kind in LASTING and following < scene.seconds:
             event = event._replace(seconds=round(_end_of_layer(rng, following, scene.seconds) - event.onset, 3))
         elif "repeats" in extras and event.kind in STRIKES:

@@ -33,18 +33,18 @@ def test_of_what_training_has_not_the_same_is_asked_and_the_answer_is_the_same(a
 
 @pytest.mark.parametrize("axis", MINIMAL_PAIRS)
 def test_of_a_minimal_pair_every_question_has_two_answers(axis: str) -> None:
-    said = Counter()
+    first_named = Counter()
     for pair in made(axis, 40):
         for usual, other in zip(pair.usual_questions, pair.other_questions, strict=True):
             assert usual.question == other.question and usual.answer != other.answer
-            said[
+            first_named[
                 usual.question.index(usual.answer) < usual.question.index(other.answer)
                 if axis != "exchanged"
                 else usual.answer
             ] += 1
         changed = set(pair.other.events) - set(pair.usual.events)
         assert len(changed) == (1 if axis == "exchanged" else 2) and pair.usual.seconds == pair.other.seconds
-    assert min(said.values()) > 0.3 * sum(said.values()), "neither answer is the usual one"
+    assert min(first_named.values()) > 0.3 * sum(first_named.values()), "neither answer is the usual one"
 
 
 def test_a_minimal_pair_worked_out_from_its_timelines() -> None:
