@@ -31,11 +31,11 @@ def enrich(scene: Scene, extras: Sequence[str], seed: int) -> Scene:
     events = list(scene.events)
     for number, event in enumerate(events):
         following = events[number + 1].onset if number + 1 < len(events) else scene.seconds
-        layered, times, quieter = rng.random() < 0.5, rng.random(3).tolist(), QUIETER[rng.integers(len(QUIETER))]
+        layered, draws, quieter = rng.random() < 0.5, rng.random(3).tolist(), QUIETER[rng.integers(len(QUIETER))]
         if "layers" in extras and layered and event.kind in LASTING and following < scene.seconds:
             event = event._replace(seconds=round(_end_of_layer(rng, following, scene.seconds) - event.onset, 3))
         elif "repeats" in extras and event.kind in STRIKES:
-            event = _struck(event, times, scene.seconds if len(events) == 1 else following, len(events) == 1)
+            event = _struck(event, draws, scene.seconds if len(events) == 1 else following, len(events) == 1)
         if "levels" in extras:
             event = event._replace(gain_db=round(event.gain_db + quieter, 2))
         events[number] = event
@@ -49,17 +49,17 @@ def _end_of_layer(rng: Generator, following: float, scene_seconds: float) -> flo
     return min(scene_seconds, float(end))
 
 
-def _struck(event: Event, times: Sequence[float], until: float, alone: bool) -> Event:
-    """times: three numbers in [0, 1): how many strikes, how far apart, when the first one is (of what is alone)."""
+def _struck(event: Event, draws: Sequence[float], until: float, alone: bool) -> Event:
+    """draws: three numbers in [0, 1): how many strikes, how far apart, and when an event that is alone begins."""
     length = STRIKES[event.kind]
-    period = length + 0.15 + 0.2 * times[1]
-    most = min(len(TIMES), 1 + int(((until if alone else until - event.onset) - length) / period))
-    strikes = tuple(round(k * period, 3) for k in range(1 + int(times[0] * most)))
-    seconds = round(strikes[-1] + length, 3)
-    # one that is alone begins early enough for all of its strikes
-    latest = int((until - seconds - JITTER) / GRID) if alone else int(event.second / GRID)
-    early = min(int(event.second / GRID), int(times[2] * (latest + 1))) if alone else int(event.second / GRID)
-    onset = max(0.0, round(event.onset - event.second + early * GRID, 3))
+    period = length + 0.15 + 0.2 * draws[1]
+    room = until - JITTER if alone else until - event.onset
+    most = min(len(TIMES), 1 + int((room - length) / period))
+    strikes = tuple(round(k * period, 3) for k in range(1 + int(draws[0] * most)))
+    onset, seconds = event.onset, round(strikes[-1] + length, 3)
+    if alone:  # early enough for all of its strikes
+        steps = 1 + int((room - seconds) / GRID)
+        onset = max(0.0, round(event.onset - event.second + GRID * int(draws[2] * steps), 3))
     return event._replace(onset=onset, seconds=seconds, strikes=strikes)
 
 
