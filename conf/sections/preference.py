@@ -30,6 +30,10 @@ class PairsConf:
         "kinds of question of which wrong answers are made: the other one of yes and no, a number beside it, the other "
         "of two sounds that are named"
     )
+    swapped: list[str] = about(
+        "kinds of question whose answer of another recording is rejected, where it is wrong of this one, as what; caption: "
+        "another recording's caption"
+    )
     question: str = about(
         "asked about a label that the corpus has no question of the kind `presence` about; with {label}"
     )
@@ -37,8 +41,8 @@ class PairsConf:
     def laws(self) -> Iterable[Problem]:
         if "{label}" not in self.question:
             yield Problem("question", f"{self.question!r} has no {{label}} in it")
-        if not self.files and not self.absent and not self.kinds:
-            yield Problem("", "no pair would be made: files, absent or kinds, one of them is needed")
+        if not (self.files or self.absent or self.kinds or self.swapped):
+            yield Problem("", "no pair would be made: files, absent, kinds or swapped, one of them is needed")
 
 
 @dataclass

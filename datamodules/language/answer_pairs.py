@@ -2,6 +2,7 @@
 
     labels ─────► "Is there a dog?" of a recording without one: no, not yes; of one that has one: yes, not no
     questions ──► yes or no: the other one; a number: one more or less; one of two sounds that are named: the other one
+    swapped ────► the caption, or the answer to such a question, of another recording, where it is wrong of this one
     JSONL ──────► {"sound": ID, "prompt": ..., "chosen": ..., "rejected": ...}
 
 An item's dialogues are chosen, rejected, chosen, rejected, ...: in one sequence they share the sound, and are blind to
@@ -13,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from datamodules.cuts import Cut, questions
+from datamodules.cuts import Cut, captions, questions
 from datamodules.errors import DataError
 from datamodules.hashing import digest, hash_number
 from datamodules.language.absent_sounds import Absent, AbsentSounds, labels_of, presence_questions
@@ -24,6 +25,9 @@ from datamodules.store.index import CachedCuts
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 OTHER = {"yes": "no", "no": "yes"}
 KEYS = ("sound", "prompt", "chosen", "rejected")
+CAPTION = "caption"
+MOST_READ = 10_000  # training cuts that say what is usual, evenly spread: more would change no label that is frequent
+TRIES = 16  # other recordings that are looked at for an answer that is wrong here
 
 
 class Making(NamedTuple):
@@ -33,6 +37,8 @@ class Making(NamedTuple):
     kinds: Sequence[str]  # of question, of which wrong answers are made
     question: str  # with {label}; where the corpus asks nothing about a label
     together: int  # pairs in one sequence at most
+    swapped: Sequence[str] = ()  # kinds of question, or CAPTION, whose answer of another recording is rejected
+    caption_prompts: Sequence[str] = ()  # what a caption answers
 
 
 class AnswerPair(NamedTuple):
@@ -46,8 +52,8 @@ class CutPairs:
 
     def __init__(self, cuts: CachedCuts, train: CachedCuts, making: Making) -> None:
         self.cuts, self.making = cuts, making
-        self.usual = AbsentSounds(train if making.absent else [])
-        self.wordings = presence_questions(train if making.absent else [])
+        read = train[:: max(1, -(-len(train) // MOST_READ))] if making.absent else []
+        self.usual, self.wordings = AbsentSounds(read), presence_questions(read)
         self.key = digest(f"{cuts.digest()} {train.digest()} {making}")
 
     def __len__(self) -> int:
@@ -55,7 +61,8 @@ class CutPairs:
 
     def __getitem__(self, index: int) -> list[Conversation]:
         cut = self.cuts[index]
-        pairs = list(dict.fromkeys([*self._of_labels(cut), *_of_questions(cut, self.making.kinds)]))
+        made = [*self._of_labels(cut), *_of_questions(cut, self.making.kinds), *self._swapped(cut)]
+        pairs = list(dict.fromkeys(made))
         return [
             _conversation(f"{cut.id}-pairs-{begin}", cut, pairs[begin : begin + self.making.together])
             for begin in range(0, len(pairs), self.making.together)
@@ -72,6 +79,33 @@ class CutPairs:
                 yield AnswerPair(self._asked(absent, f"{cut.id}-{way}"), "no", "yes")
                 present = own[hash_number(f"{cut.id}+{way}") % len(own)]
                 yield AnswerPair(self._asked(present, f"{cut.id}+{way}"), "yes", "no")
+
+    def _swapped(self, cut: Cut) -> Iterator[AnswerPair]:
+        for kind in self.making.swapped:
+            own = list(self._answered(cut, kind))
+            if not own:
+                continue
+            asked, answer = own[hash_number(f"{cut.id}/{kind}") % len(own)]
+            for attempt in range(TRIES):
+                other = self.cuts[hash_number(f"{cut.id}/{kind}/{attempt}") % len(self.cuts)]
+                theirs = [text for _, text in self._answered(other, kind)]
+                if not theirs:
+                    continue
+                wrong = theirs[hash_number(f"{cut.id}/{other.id}") % len(theirs)]
+                if not _may_be_right(wrong, kind, other, cut, [text for _, text in own]):
+                    yield AnswerPair(asked, answer, wrong)
+                    break
+
+    def _answered(self, cut: Cut, kind: str) -> Iterator[tuple[str, str]]:
+        """What is asked and its answer; not yes and no, of which another recording's belongs to another question."""
+        if kind != CAPTION:
+            for one in questions(cut, [kind]):
+                if one.custom["answer"].lower() not in OTHER:
+                    yield one.custom["question"], one.custom["answer"]
+            return
+        prompts = self.making.caption_prompts
+        for one in captions(cut):
+            yield prompts[hash_number(one.id) % len(prompts)], str(one.text)
 
     def _asked(self, label: str, name: str) -> str:
         texts = self.wordings.get(label) or [self.making.question.format(label=label)]
@@ -142,6 +176,14 @@ def wrong_answer(question: str, answer: str, labels: Sequence[str], name: str) -
         return near[hash_number(name) % len(near)]
     others = sorted({label for label in labels if label != answer and label in question})
     return others[hash_number(name) % len(others)] if answer in labels and others else None
+
+
+def _may_be_right(text: str, kind: str, other: Cut, cut: Cut, own: Sequence[str]) -> bool:
+    """Whether an answer of the other recording may be one of this cut: it is its own, or names nothing that the cut has not."""
+    labels = set(labels_of(cut))
+    if text.lower() in {one.lower() for one in (*own, *labels)}:
+        return True
+    return kind == CAPTION and bool(labels) and set(labels_of(other)) <= labels
 
 
 def _of_questions(cut: Cut, kinds: Sequence[str]) -> Iterator[AnswerPair]:

@@ -159,9 +159,12 @@ def _entries(
 
 def _pairs(conf: PreferenceConf, cuts: CachedCuts, every: CachedCuts) -> list[ConversationSource]:
     pairs = conf.pairs
-    making = answer_pairs.Making(pairs.absent, pairs.kinds, pairs.question, conf.batching.questions_together)
+    making = answer_pairs.Making(
+        pairs.absent, pairs.kinds, pairs.question, conf.batching.questions_together, pairs.swapped,
+        conf.prompts.sound_to_text,
+    )  # fmt: skip
     made: list[ConversationSource] = [answer_pairs.FilePairs(Path(file), cuts, every) for file in pairs.files]
-    if pairs.absent or pairs.kinds:
+    if pairs.absent or pairs.kinds or pairs.swapped:
         made.append(answer_pairs.CutPairs(cuts, every.of_split("train"), making))
     return made
 
@@ -189,12 +192,12 @@ def _datasets(cut: Cut) -> list[str]:
 
 def _check_filters(entry: Entry | PairsConf, cuts: CachedCuts, folder: Path | None, name: str = "") -> None:
     name = f"curriculum, entry {entry.name!r}: " if isinstance(entry, CurriculumEntryConf) else name
-    wanted = {"kinds": "question", "datasets": "recording"}
-    for key, what in wanted.items():
+    wanted = {"kinds": ("question", "kinds"), "swapped": ("question", "kinds"), "datasets": ("recording", "datasets")}
+    for key, (what, known_as) in wanted.items():
         chosen = getattr(entry, key, [])
         if not chosen:
             continue
-        known = _kinds_and_datasets(cuts, folder)[key]
+        known = _kinds_and_datasets(cuts, folder)[known_as] + ([answer_pairs.CAPTION] if key == "swapped" else [])
         for unknown in sorted(set(chosen) - set(known)):
             raise UsageError(
                 f"{name}{key}: no {what} of {unknown} in these corpora. {allowed(unknown, known)}. [] takes all"

@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("--strengths", type=float, nargs="+", default=[0.0, 0.5, 1.0, 2.0])
     parser.add_argument("--scenes", type=int, default=200, help="recordings that are asked about, at most")
     parser.add_argument("--others", type=int, default=200, help="questions of each other kind, at most")
+    parser.add_argument("--text", action=argparse.BooleanOptionalAction, default=True, help="the row without a sound")
     parser.add_argument("--max-new-tokens", type=int, default=8)
     options = parser.parse_args()
     rows = []
@@ -60,7 +61,7 @@ def main() -> None:
         model, _ = language_model.load(run / "artifact")
         silent = [item._replace(turns=[("user", [item.question])]) for item in asked]
         settings = [(f"{strength:g}", strength, asked) for strength in options.strengths]
-        for name, strength, questions in [*settings, (TEXT, 0.0, silent)]:
+        for name, strength, questions in [*settings, *([(TEXT, 0.0, silent)] if options.text else [])]:
             with autocast(model, run):
                 written = list(answers(model, questions, strength, options.max_new_tokens))
             rows.append([str(run), name, *_cells(asked, written)])

@@ -118,7 +118,7 @@ def test_pairs_of_a_file_and_questions_beside_them(stage, tones: Path, whole: Pa
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["pairs.absent=[]"], "pairs: no pair would be made"),
+        (["pairs.absent=[]"], "pairs: no pair would be made: files, absent, kinds or swapped"),
         (["pairs.question=Is it?"], "pairs.question: 'Is it?' has no {label} in it"),
         (
             ["model.attention=flash_attention_2", "model.dtype=bfloat16", "batching.questions_together=1"],

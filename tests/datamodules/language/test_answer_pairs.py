@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from lhotse import SupervisionSegment
 
 from datamodules.errors import DataError
+from datamodules.language import answer_pairs
 from datamodules.language.answer_pairs import (
     AnswerPair,
     CutPairs,
@@ -76,6 +78,58 @@ def test_pairs_of_questions_are_of_the_kinds_that_are_asked_for():
     source = CutPairs(cuts("a", "b"), cuts("a"), Making([], ["presence", "order"], "{label}?", 4))
     assert pairs_of(source, 0) == [AnswerPair("Is there a dog?", "yes", "no")]
     assert pairs_of(source, 1) == [AnswerPair("Which comes first, the dog or the rain?", "rain", "dog")]
+
+
+def test_pairs_of_swapped_clips_reject_what_is_right_of_another_recording_and_wrong_of_this_one():
+    what = "What is heard?"
+    available = [
+        made("a", "dog", questions=(("what", what, "dog"), ("presence", "Is there a dog?", "yes"))),
+        made("b", "dog", "rain", questions=(("what", what, "dog"), ("what", "What is last?", "rain"))),
+        made("c", "bell", questions=(("what", what, "bell"),)),
+        made("d", questions=(("count", "How many?", "two"),)),
+    ]
+    for number, cut in enumerate(available):
+        cut.custom |= {"codes": [number], "source": cut.id}
+        if labels := cut.custom["labels"]:
+            own = {"task": "caption"}
+            cut.supervisions.append(
+                SupervisionSegment(f"{cut.id}-caption", cut.id, 0, 1.0, text=" and ".join(labels), custom=own)
+            )
+    making = Making([], [], "{label}?", 4, ["what", "presence", "caption"], ["Describe it."])
+    source = CutPairs(Cuts(available), Cuts(available), making)
+    got = [pairs_of(source, index) for index in range(4)]
+    assert [{(pair.prompt, pair.chosen) for pair in pairs} for pairs in (got[0], got[2])] == [
+        {(what, "dog"), ("Describe it.", "dog")},
+        {(what, "bell"), ("Describe it.", "bell")},
+    ], "yes and no are never swapped"
+    assert {pair.rejected for pair in got[0] if pair.prompt == what} <= {"rain", "bell"}, "nothing that it has"
+    assert {pair.rejected for pair in got[0] if pair.prompt != what} <= {"dog and rain", "bell"}
+    assert {pair.rejected for pair in got[1]} == {"bell"}, "a dog is heard here too, so its caption is no wrong one"
+    assert not got[3], "the other recordings have no answer of such a kind"
+
+
+def test_of_a_large_corpus_as_many_recordings_are_read_as_say_what_is_usual(monkeypatch: pytest.MonkeyPatch):
+    """However many there are: 20 of 95, evenly spread, and none for pairs that do not ask what is usual."""
+    monkeypatch.setattr(answer_pairs, "MOST_READ", 20)
+    read: list[str] = []
+
+    class Many(Cuts):
+        def digest(self) -> str:
+            return "many"
+
+        def __getitem__(self, index):
+            return Many(super().__getitem__(index)) if isinstance(index, slice) else super().__getitem__(index)
+
+        def __iter__(self):
+            for cut in super().__iter__():
+                read.append(cut.id)
+                yield cut
+
+    train = Many(made(str(number), f"label {number % 7}") for number in range(95))
+    source = CutPairs(cuts("a"), train, Making(["random"], [], "{label}?", 2))
+    assert read == 2 * [str(number) for number in range(0, 95, 5)] and sum(source.usual.counts.values()) == 19
+    CutPairs(cuts("a"), train, Making([], ["order"], "{label}?", 2))
+    assert len(read) == 2 * 19
 
 
 @pytest.mark.parametrize(
