@@ -38,6 +38,7 @@ from stages.reports import answer_examples, attention_drawing, evaluation_table,
 from stages.reports.embedded_audio import Drawing, WrittenSound, in_turn
 from stages.reports.formatting import write_report
 from stages.scoring import task_scores
+from stages.scoring.abstention import abstention
 from stages.scoring.answer_reader import AnswerReader
 from stages.scoring.best_guess import BestGuess
 from stages.scoring.captions.caption_scores import Tools
@@ -169,6 +170,8 @@ class Evaluate(RowStage[str]):
         for stage, key in (("fewshot", "few_shot"), ("generation", "generation")):
             if stage in self.parents:
                 report[key] = self._report_of(stage)
+        if shares := abstention(rows, self.conf.bootstrap_samples, self.conf.seed):
+            report["abstention"] = shares
         if gap := self._caption_gap():
             report["caption_gap"] = gap
         text = evaluation_table.markdown(report)

@@ -4,6 +4,7 @@
     repeats   one bell, dog or door sounds one to five times; "how many times ..."
     levels    events at four levels, 8 dB apart, in place of two: how quiet may a sound be, and still be heard
     moments   "what do you hear at 3 seconds", "at what second does the rain stop"
+    unanswerable  "which comes first, the dog or the rain" of a scene without rain: not heard
     apart     each kind has another one that it is never heard with (scene.partners): pairs for a test that no training had
 
 The random numbers are their own, so that a scene is the same before an extra is added to it.
@@ -15,14 +16,15 @@ from numpy.random import Generator
 
 from datamodules.diagnostic.captions_and_questions import NUMBERS, Question, question
 from datamodules.diagnostic.scene import EXTRAS, GRID, JITTER, STRIKES, Event, Scene, generator
-from datamodules.diagnostic.wordings import EXTRA_WORDINGS
+from datamodules.diagnostic.wordings import EXTRA_WORDINGS, NOT_HEARD, WORDINGS
 
-NAMES = ("layers", "repeats", "levels", "moments", "apart")
+NAMES = ("layers", "repeats", "levels", "moments", "unanswerable", "apart")
 # effects that sound all the time: where one ends is heard
 LASTING = ("rain", "wind", "waves", "fire", "engine", "helicopter", "applause", "cricket", "clock", "siren")
 QUIETER = (0.0, -16.0)  # dB; with the gains near -1 and -9 two events still differ by 2 dB at most or by 6 at least
 TIMES = (*NUMBERS, "five")
 TOGETHER = 0.4  # s; shorter overlaps are not asked about, nor is what has one
+UNANSWERABLE = "unanswerable"  # kind of question
 CLEAR = 0.2  # s around a moment in which nothing begins or ends
 
 
@@ -69,7 +71,7 @@ def extra_questions(scenes: Sequence[Scene], extras: Sequence[str], seed: int) -
     groups = [[pair for pair in struck if len(pair[1].strikes) == times] for times in range(1, len(TIMES) + 1)]
     fewest = min((len(group) for group in groups if group), default=0)
     counted = {(number, event.kind) for group in groups for number, event in group[:fewest]}
-    asked = []
+    asked, kinds = [], sorted({event.kind for scene in scenes for event in scene.events})
     for scene in scenes:
         rng = generator(seed, scene.split, scene.number, EXTRAS)
         of_scene: list[Question] = []
@@ -81,12 +83,27 @@ def extra_questions(scenes: Sequence[Scene], extras: Sequence[str], seed: int) -
             if choices:
                 wording, answer, names = choices[rng.integers(len(choices))]
                 of_scene.append(_ask(rng, wording, answer, **names))
+        if "unanswerable" in extras:
+            of_scene.append(_unanswerable(rng, scene, kinds))
         asked.append(of_scene)
     return asked
 
 
 def _ask(rng: Generator, kind: str, answer: str, **names: str) -> Question:
     return question(rng, EXTRA_WORDINGS, kind, answer, **names)
+
+
+def _unanswerable(rng: Generator, scene: Scene, kinds: Sequence[str]) -> Question:
+    """Of a sound, an instrument or a word that the scene has not, worded as where it has."""
+    families = {event.family for event in scene.events}
+    absent = sorted(set(kinds) - {event.kind for event in scene.events})
+    asked = ["when", "order", "loudness"] if absent else []
+    asked += [kind for kind, family in (("instrument", "music"), ("word", "speech")) if family not in families]
+    kind = asked[rng.integers(len(asked))]
+    names = [absent[rng.integers(len(absent))]] if absent else []
+    if kind in ("order", "loudness"):
+        names = [str(name) for name in rng.permutation([*names, scene.events[rng.integers(len(scene.events))].kind])]
+    return question(rng, WORDINGS, kind, NOT_HEARD, **dict(zip("ab", names, strict=False)))._replace(kind=UNANSWERABLE)
 
 
 Choice = tuple[str, str, dict[str, str]]  # kind of question, answer, names

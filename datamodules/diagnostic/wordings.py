@@ -57,6 +57,7 @@ EXTRA_WORDINGS: dict[str, tuple[str, ...]] = {
         "After how many seconds is the {a} over?",
     ),
 }
+NOT_HEARD = "not heard"  # the answer to a question that the sound does not answer, in the words of one that it does
 # in no training scene; as many of each as above
 HELD_OUT_WORDINGS: dict[str, tuple[str, ...]] = {
     "what": ("What is making this noise?", "Name the sound.", "Tell me what sounds here.", "What am I hearing?"),

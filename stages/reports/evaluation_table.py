@@ -22,6 +22,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         "answer from the text alone.",
         "",
         *_questions(report["questions"]),
+        *(["", text] if (text := abstention_text(report)) else []),
         "",
         f"## Captions, {report['captions']['count']} clips",
         "",
@@ -40,6 +41,18 @@ def decoding(report: Mapping[str, Any]) -> str:
     a = report.get("audio_contrast")
     formula = f"{1 + a:g} log p(answer | sound) - {a:g} log p(answer | no sound)" if a else ""
     return f"Answers by audio-aware decoding, audio_contrast={a:g}: {formula}." if a else ""
+
+
+def abstention_text(report: Mapping[str, Any]) -> str:
+    """A sentence; empty where every question has an answer."""
+    shares = report.get("abstention")
+    if not shares:
+        return ""
+    answered, accuracy, abstained = (percent_interval(shares[key]) for key in ("answered", "accuracy", "abstained"))
+    return (
+        f"Of the questions that the sound answers it answers {answered} %; its answers to all questions are right in {accuracy} %. "
+        f"Of {shares['abstained']['count']} that the sound does not answer it says so in {abstained} %."
+    )
 
 
 def other_stages(report: Mapping[str, Any]) -> list[str]:

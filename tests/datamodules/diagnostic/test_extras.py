@@ -1,6 +1,7 @@
 """Extras: the first version is untouched, and what they ask follows from the timeline and cannot be guessed."""
 
 import hashlib
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def test_answers_of_extras_worked_out_by_hand() -> None:
     }
     got: dict[str, set[tuple[str, str]]] = {kind: set() for kind in allowed}
     for seed in range(60):
-        for one in extra_questions([scene], NAMES, seed)[0]:
+        for one in extra_questions([scene], ["layers", "repeats", "moments"], seed)[0]:
             names = [kind for kind in ("rain", "bell", "dog") if kind in one.question]
             number = one.question.split(" seconds")[0].split()[-1] if one.kind == "at" else ""
             assert len(names) == 1 or number
@@ -83,9 +84,34 @@ def test_answers_of_extras_cannot_be_guessed_from_the_text() -> None:
         for one in scenes:
             total[one.kind] += 1
             right[one.kind] += by_text.get(one.question, by_text[one.kind]).most_common(1)[0][0] == one.answer
-    assert set(total) == {"times", "together", "at", "end"} and min(total.values()) > 60
+    assert (
+        total.pop("unanswerable") == 800
+        and set(total) == {"times", "together", "at", "end"}
+        and min(total.values()) > 60
+    )
     ceilings = {"times": 0.3, "together": 0.25, "at": 0.12, "end": 0.4}
     assert all(right[kind] / total[kind] <= ceilings[kind] for kind in total), (right, total)
+
+
+def test_a_question_that_the_sound_does_not_answer_is_worded_as_one_that_it_does() -> None:
+    scenes = rich("train", 600)
+    answered, unanswered = Counter(), Counter()
+    for scene, plain, extra in zip(scenes, questions(scenes, 0), extra_questions(scenes, NAMES, 0), strict=True):
+        present, families = {one.kind for one in scene.events}, {one.family for one in scene.events}
+        for one in [*plain, *extra]:
+            names = {kind for kind in KINDS if re.search(rf"the {kind}\b", one.question)}
+            wording = re.sub(
+                "|".join(f"the {kind}" for kind in sorted(names, key=len, reverse=True)) or "$^", "X", one.question
+            )
+            (unanswered if one.kind == "unanswerable" else answered)[wording] += 1
+            if one.kind == "unanswerable":
+                assert one.answer == "not heard" and (names - present or not {"music", "speech"} <= families)
+                assert not names or len(names - present) == 1
+    assert len(unanswered) >= 12
+    assert all(0.05 < unanswered[one] / (unanswered[one] + answered[one]) < 0.8 for one in unanswered), (
+        unanswered,
+        answered,
+    )
 
 
 def test_kinds_that_are_apart_are_never_heard_together_and_every_kind_is() -> None:
