@@ -1,14 +1,15 @@
 """Requests of OpenAI's endpoints, checked: what is not known, or cannot be done here, is refused by one sentence.
 
 https://platform.openai.com/docs/api-reference/chat and /audio/createSpeech. Keys that only a bill or a log reads are
-taken and change nothing (IGNORED); the keys of `stage ask` and `stage generate` are taken beside OpenAI's.
+taken and change nothing (IGNORED); an answer has at most the server's most tokens; the keys of `stage ask` and
+`stage generate` are taken beside OpenAI's.
 """
 
 from dataclasses import replace
 from itertools import pairwise
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from conf.laws import problems
 from conf.sections.evaluation import AskConf, GenerateConf
@@ -23,8 +24,19 @@ LETTERS = 100_000  # of all texts of a request; what the LLM takes is checked in
 FORMATS = {"wav": "audio/wav", "flac": "audio/flac", "mp3": "audio/mpeg", "ogg": "audio/ogg"}
 
 
+_Zero, _One = Annotated[float, Field(ge=0, le=0)], Annotated[float, Field(ge=1, le=1)]  # what harnesses send for: none
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_what_asks_for_nothing(cls, body: Any) -> Any:
+        """A key that is null is one that was not sent: AU-Harness sends `tools` so."""
+        if not isinstance(body, dict):
+            return body
+        return {key: value for key, value in body.items() if value is not None and key not in IGNORED}
 
 
 class InputAudio(_Strict):
@@ -42,7 +54,18 @@ class AudioPart(_Strict):
     input_audio: InputAudio
 
 
-Part = Annotated[TextPart | AudioPart, Field(discriminator="type")]
+class AudioUrl(_Strict):
+    url: str
+
+
+class AudioUrlPart(_Strict):
+    """vLLM's and lmms-eval's way: a data URL."""
+
+    type: Literal["audio_url"]
+    audio_url: AudioUrl
+
+
+Part = Annotated[TextPart | AudioPart | AudioUrlPart, Field(discriminator="type")]
 
 
 class Message(_Strict):
@@ -53,6 +76,10 @@ class Message(_Strict):
 
 class StreamOptions(_Strict):
     include_usage: bool = False
+
+
+class TextFormat(_Strict):
+    type: Literal["text"]
 
 
 class ChatRequest(_Strict):
@@ -66,7 +93,14 @@ class ChatRequest(_Strict):
     audio_contrast: float | None = None
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     n: Literal[1] | None = None
-    top_p: Literal[1] | None = None
+    top_p: float | None = None
+    presence_penalty: _Zero = 0.0
+    frequency_penalty: _Zero = 0.0
+    repetition_penalty: _One = 1.0
+    min_p: _Zero = 0.0
+    logprobs: Literal[False] = False
+    spaces_between_special_tokens: Literal[False] = False
+    response_format: TextFormat | None = None
     modalities: list[Literal["text"]] | None = None
 
 
@@ -111,7 +145,7 @@ def question(asked: ChatRequest, tokenizer: SoundTokenizer, defaults: AskConf, l
     if any(message.role == before.role for before, message in pairwise(asked.messages)):
         raise RefusedRequest(400, "two messages of one side come one after another; user and assistant take turns")
     parts = [part for message in asked.messages for part in _parts(message)]
-    clips = sum(isinstance(part, AudioPart) for part in parts)
+    clips = sum(not isinstance(part, TextPart) for part in parts)
     if clips > limits.clips_max:
         raise RefusedRequest(413, f"{clips} sounds in one request; {limits.clips_max} are allowed (clips_max)")
     letters = sum(len(part.text) for part in parts if isinstance(part, TextPart))
@@ -121,8 +155,10 @@ def question(asked: ChatRequest, tokenizer: SoundTokenizer, defaults: AskConf, l
         if not any(isinstance(part, TextPart) and part.text.strip() for part in _parts(message)):
             raise RefusedRequest(400, f"messages.{number} has no text: what is asked about the sound?")
     most = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_tokens
-    if most is not None and not 1 <= most <= limits.new_tokens_max:
-        raise RefusedRequest(400, f"max_tokens {most}; 1 to {limits.new_tokens_max} are allowed (new_tokens_max)")
+    if most is not None and most < 1:
+        raise RefusedRequest(400, f"max_tokens {most}; 1 or more is allowed")
+    if asked.top_p not in (None, 1) and asked.temperature:
+        raise RefusedRequest(400, f"top_p {asked.top_p:g}; 1 is allowed, for a text is sampled from all tokens")
     changed: dict[str, Any] = {"max_new_tokens": most, "temperature": asked.temperature, "seed": asked.seed}
     changed["audio_contrast"] = asked.audio_contrast
     settings = _checked(replace(defaults, **{key: value for key, value in changed.items() if value is not None}))
@@ -133,8 +169,8 @@ def question(asked: ChatRequest, tokenizer: SoundTokenizer, defaults: AskConf, l
             [
                 part.text
                 if isinstance(part, TextPart)
-                else received_sound.from_base64(part.input_audio.data, tokenizer, limits)
-                for part in _parts(message)
+                else received_sound.from_base64(_base64(part), tokenizer, limits)
+                for part in _as_trained(_parts(message))
             ],
         )
         for message in asked.messages
@@ -169,7 +205,26 @@ def _checked(settings: Settings) -> Settings:
     return settings
 
 
-def _parts(message: Message) -> list[TextPart | AudioPart]:
+def _as_trained(parts: list[Part]) -> list[Part]:
+    """Where all texts of a message come before its sounds, as OpenAI's examples and lmms-eval have it: the sounds first, as
+    the LLM was trained. Otherwise as they are.
+    """
+    texts = [part for part in parts if isinstance(part, TextPart)]
+    return parts[len(texts) :] + texts if parts[: len(texts)] == texts else parts
+
+
+def _base64(part: AudioPart | AudioUrlPart) -> str:
+    """Raises RefusedRequest for an address that something would have to be fetched from."""
+    if isinstance(part, AudioPart):
+        return part.input_audio.data
+    kind, is_data, data = part.audio_url.url.partition(";base64,")
+    if not is_data or not kind.startswith("data:"):
+        text = f"audio_url.url {part.audio_url.url[:60]!r}; only data:audio/...;base64,... is taken: nothing is fetched"
+        raise RefusedRequest(400, text)
+    return data
+
+
+def _parts(message: Message) -> list[Part]:
     if isinstance(message.content, str):
         return [TextPart(type="text", text=message.content)]
     return message.content

@@ -17,6 +17,7 @@ SMALL = "--set quantizer.codebook_size=16 --set quantizer.code_dim=4 --set quant
 COMMANDS = {  # name -> its smallest arguments, and what it prints
     "ablation": (f"--preset smoke --latents small --steps 2 --change MSE {SMALL}", "| MSE |"),
     "archives": ("--clips 24 --per-shard 8", "| tars | latents |"),
+    "batching": ("--run runs/small/openaqa --batches 1 2 --tokens 1 --repeats 1", "| 2 |"),
     "cache": ("--recordings 4 --seconds 1 --turns 1 --threads 1", "loop / ours, own"),
     "codebook": (f"--preset smoke --seeds 1 --steps 2 {SMALL}", "without silence"),
     "decoder_finetuning": (

@@ -1,6 +1,10 @@
 """A server of the experiment that is trained, its clips, and what each of them is answered by itself."""
 
 import base64
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +31,29 @@ def server_of(served: ServedModel, key: str | None = None) -> Any:
     from stages.serve.app import Server
 
     return Server(served, LIMITS, conf.compose("ask").conf, conf.compose("generate").conf, key)
+
+
+@contextlib.contextmanager
+def listening(server: Any, with_page: bool = False) -> Iterator[str]:
+    """Serves at a port of this machine, which is its attribute `address` from then on; gives its URL."""
+    uvicorn = pytest.importorskip("uvicorn")
+    from stages.serve.app import create_app
+
+    app = create_app(server)
+    if with_page:
+        from stages.serve import page
+
+        page.mount(app, server)
+    listener = socket.create_server(("127.0.0.1", 0))
+    web = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+    thread = threading.Thread(target=web.run, kwargs={"sockets": [listener]})
+    thread.start()
+    server.address = listener.getsockname()
+    try:
+        yield "http://{}:{}".format(*server.address)
+    finally:
+        web.should_exit = True
+        thread.join()
 
 
 def audio(data: bytes, kind: str = "wav") -> dict[str, Any]:

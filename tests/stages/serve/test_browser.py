@@ -1,14 +1,12 @@
 """The page in a real browser, Debian's chromium: a person uploads a clip, asks, makes and listens. Skipped without one."""
 
 import shutil
-import socket
-import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.stages.serve.conftest import server_of
+from tests.stages.serve.conftest import listening, server_of
 
 BROWSER = shutil.which("chromium")
 PATIENCE = 60_000  # ms
@@ -16,21 +14,9 @@ PATIENCE = 60_000  # ms
 
 @pytest.fixture
 def address(served) -> Iterator[str]:
-    uvicorn = pytest.importorskip("uvicorn")
     pytest.importorskip("gradio")
-    from stages.serve import page
-    from stages.serve.app import create_app
-
-    server = server_of(served)
-    app = create_app(server)
-    page.mount(app, server)
-    listener = socket.create_server(("127.0.0.1", 0))
-    web = uvicorn.Server(uvicorn.Config(app, log_level="error"))
-    thread = threading.Thread(target=web.run, kwargs={"sockets": [listener]})
-    thread.start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
-    web.should_exit = True
-    thread.join()
+    with listening(server_of(served), with_page=True) as address:
+        yield f"{address}/"
 
 
 @pytest.mark.slow

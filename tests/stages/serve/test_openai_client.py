@@ -20,7 +20,7 @@ from models.language.vocabulary import Turn
 from stages.serve.batching_queue import Job
 from stages.serve.served_model import Caption, Clip, Question, ServedModel, SoundTurn
 from tests.stages.cli.trained_run import QUESTION, answer, codes_of
-from tests.stages.serve.conftest import KINDS, LIMITS, chat, server_of
+from tests.stages.serve.conftest import KINDS, LIMITS, chat, listening, server_of
 
 ASKED = (QUESTION, "What is it?")
 TOKENS = 6
@@ -30,19 +30,9 @@ PATIENCE = 30.0
 
 @pytest.fixture(scope="module")
 def server(served: ServedModel) -> Iterator[Any]:
-    uvicorn = pytest.importorskip("uvicorn")
-    pytest.importorskip("fastapi")
-    from stages.serve.app import create_app
-
     one = server_of(served, "a key")
-    listener = socket.create_server(("127.0.0.1", 0))
-    web = uvicorn.Server(uvicorn.Config(create_app(one), log_level="error"))
-    thread = threading.Thread(target=web.run, kwargs={"sockets": [listener]})
-    thread.start()
-    one.address = listener.getsockname()
-    yield one
-    web.should_exit = True
-    thread.join()
+    with listening(one):
+        yield one
 
 
 @pytest.fixture
@@ -93,6 +83,35 @@ def test_a_conversation_of_several_turns_and_sounds(client, model, run, tones, c
     ]
     assert actual.choices[0].message.content == answer(model, turns, TOKENS)
     assert actual.usage.prompt_tokens == len(model.vocabulary.render(turns, generate=True).input_ids)
+
+
+def test_a_harness_asks_in_its_own_way(client, clip):
+    """The text before the sound, as OpenAI's examples have it; a data URL, as vLLM's; keys that lmms-eval, NeMo-Skills and
+    AU-Harness send."""
+    wanted = client.chat.completions.create(**chat(clip)).choices[0].message.content
+    sound, text = chat(clip)["messages"][0]["content"]
+    address = f"data:audio/flac;base64,{sound['input_audio']['data']}"
+    url = {"type": "audio_url", "audio_url": {"url": address}}
+    typed = {
+        "max_tokens": 4096,
+        "temperature": 0.0,
+        "top_p": 0.95,
+        "presence_penalty": 0.0,
+        "n": 1,
+        "user": "me",
+        "tools": None,
+    }
+    typed["extra_body"] = {
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "spaces_between_special_tokens": False,
+        "stop": None,
+    }
+    for content in ([text, sound], [url, text], [text, url]):
+        body = {"model": "used", "messages": [{"role": "user", "content": content}], **typed}
+        actual = client.chat.completions.create(**body)
+        assert actual.choices[0].message.content.startswith(wanted)
+        assert actual.usage.completion_tokens <= LIMITS.new_tokens_max
 
 
 def test_a_stream_is_the_answer_in_pieces(client, clip):
