@@ -159,8 +159,8 @@ def _lines(
     draw = ImageDraw.Draw(grid)
     ticks = axis(*y, y_unit, log)
     for position, _ in ticks:
-        at = (1 - position) * (height - 1)
-        draw.line([(0, at), (width, at)], 30, fine)
+        down = (1 - position) * (height - 1)
+        draw.line([(0, down), (width, down)], 30, fine)
 
     def at(step: float, value: float) -> tuple[float, float]:
         share = math.log(value / y[0]) / math.log(y[1] / y[0]) if log else (value - y[0]) / (y[1] - y[0])
