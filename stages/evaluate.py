@@ -188,6 +188,8 @@ class Evaluate(RowStage[str]):
         )  # fmt: skip
         print(text)
         print(f"to read and to hear: {self.folder / 'artifact' / 'report.html'}")
+        elsewhere = "" if self.conf.runs == "runs" else f" --runs {self.conf.runs}"
+        print(f"to try it: stage serve{elsewhere} --experiment {self.conf.experiment}")
         kept = ("audio_contrast", "questions", "reconstruction", "captions", "tasks", "failed")
         return Exported(facts, {key: report[key] for key in kept})
 
