@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from conf.errors import UsageError
-from conf.sections.evaluation import GenerationConf, language_stage
+from conf.sections.evaluation import GenerationConf, guidance_of, language_stage
 from datamodules.audio import load_sound
 from datamodules.cuts import Cut
 from datamodules.generation import (
@@ -164,7 +164,7 @@ class Generation(RowStage[str]):
             "experiment": conf.experiment,
             "llm": self.language_name(),
             "corpora": conf.data.corpora,
-            "settings": {key: getattr(conf, key) for key in SETTINGS},
+            "settings": {key: getattr(conf, key) for key in SETTINGS} | {"guidance": guidance_of(conf, self.model.prompts)},
             "codes_max": self.most,
             "embedder": conf.embedder,
             "expected": len(self.items),

@@ -8,7 +8,7 @@ from conf import evaluation_tasks
 from conf.errors import UsageError
 from conf.laws import Problem, about, exceptions
 from conf.sections.common import StageConf
-from conf.sections.language import ModelConf
+from conf.sections.language import ModelConf, PromptsConf
 from conf.suggest import allowed
 
 CONTROLS = ("shuffled_codes", "shuffled_labels")
@@ -27,7 +27,10 @@ BEST_OF = (
 AUDIO_CONTRAST = (
     "a of audio-aware decoding: (1 + a) log p(answer | sound) - a log p(answer | no sound) decides; 0: the plain LLM"
 )
-GUIDANCE = "weight of the caption (classifier-free guidance): 0 ignores it, 1 is the plain model, above 1 stresses it"
+GUIDANCE = (
+    "weight of the caption (classifier-free guidance): 0 ignores it, 1 is the plain model, above 1 stresses it; null: "
+    "prompts.guidance of the LLM's training"
+)
 
 
 @dataclass
@@ -128,7 +131,7 @@ class GenerationConf(StageConf):
     temperature: float = about(TEMPERATURE, 0.0, 100.0)
     top_p: float = about(TOP_P, 1e-6, 1.0)
     top_k: int | None = about(TOP_K, 1)
-    guidance: float = about(GUIDANCE, 0.0, 100.0)
+    guidance: float | None = about(GUIDANCE, 0.0, 100.0)
     best_of: int = about(BEST_OF, 1, 10000)
     seconds_max: float = about("length of a sound, generated or recorded, s, at most", 0.01, 3600.0)
     batch_size: int = about("sounds made at a time on each device", 1, 1 << 20)
@@ -183,7 +186,7 @@ class GenerateConf:
     temperature: float = about(TEMPERATURE, 0.0, 100.0)
     top_p: float = about(TOP_P, 1e-6, 1.0)
     top_k: int | None = about(TOP_K, 1)
-    guidance: float = about(GUIDANCE, 0.0, 100.0)
+    guidance: float | None = about(GUIDANCE, 0.0, 100.0)
     best_of: int = about(BEST_OF, 1, 10000)
     seed: int = about("of the first sound; the next ones have the next seeds")
 
@@ -197,6 +200,11 @@ class GenerateConf:
 def language_stage(after: After) -> str:
     """The stage whose artifact holds that LLM."""
     return "caption" if after == "none" else after
+
+
+def guidance_of(settings: GenerationConf | GenerateConf, prompts: PromptsConf) -> float:
+    """What was typed, or else what the LLM was trained to be asked with."""
+    return prompts.guidance if settings.guidance is None else settings.guidance
 
 
 def _choice_of_one(settings: GenerationConf | GenerateConf) -> Problem | None:

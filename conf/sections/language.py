@@ -52,6 +52,11 @@ class PromptsConf:
     template_options: dict[str, Any] = about("arguments of the chat template, as enable_thinking=false")
     sound_to_text: list[str] = about("requests for a caption, one of them for each item")
     text_to_sound: list[str] = about("requests for a sound, one of them for each item; each with {caption}")
+    # exports of earlier versions do not say it
+    guidance: float = field(
+        default=5.0,
+        metadata=about("weight of the caption of a sound that is asked for, where none is typed", 0.0, 100.0).metadata,
+    )
 
     def laws(self) -> Iterable[Problem]:
         for text in self.text_to_sound:

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Sequence
 
 from conf.errors import UsageError
-from conf.sections.evaluation import GenerateConf, GenerationConf
+from conf.sections.evaluation import GenerateConf, GenerationConf, guidance_of
 from datamodules.language.conversations import without_caption
 from models.language.generation import Guidance, PaddedPrompts, Sampling, Watch, generate, pad_left
 from models.language.likelihood import text_scores
@@ -85,8 +85,8 @@ def _drawn(
     sampling, guidance = None, None
     if settings.temperature > 0:
         sampling = Sampling(settings.temperature, settings.top_p, seeds, settings.top_k)
-    if settings.guidance != 1:
-        guidance = Guidance(settings.guidance, *prompts([without_caption(wording)] * len(captions)))
+    if (weight := guidance_of(settings, model.prompts)) != 1:
+        guidance = Guidance(weight, *prompts([without_caption(wording)] * len(captions)))
     answers = generate(model.lm, vocabulary, ids, mask, max_tokens, "audio", sampling, guidance, watch)
     return [vocabulary.codes(answer) for answer in answers]
 

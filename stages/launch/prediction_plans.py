@@ -8,7 +8,7 @@ from math import ceil
 from typing import NamedTuple
 
 from conf.sections.codec import LatentsConf
-from conf.sections.evaluation import EvaluateConf, FewShotConf, GenerationConf
+from conf.sections.evaluation import EvaluateConf, FewShotConf, GenerationConf, guidance_of, language_stage
 from conf.sections.language import RehearsalConf
 from conf.sections.tokenizer import CacheConf, ReconstructConf
 from stages.launch.model_sizes import LlmSizes, llm_sizes
@@ -149,7 +149,8 @@ def plan_generation(planned: Planned) -> StagePlan | None:
         return None
     share = conf.seconds_max / CLIP_SECONDS
     drawn = conf.batch_size * conf.best_of
-    rows, passes = min(drawn, ROWS) * (1 if conf.guidance == 1 else 2), ceil(drawn / ROWS)
+    guided = guidance_of(conf, planned.parent(language_stage(conf.after)).prompts) != 1
+    rows, passes = min(drawn, ROWS) * (2 if guided else 1), ceil(drawn / ROWS)
     writing = _writing(llm, rows, TEXT_TOKENS, share * planned.sound_tokens, planned.narrow)
     writing = writing.times((conf.seeds * passes + 1) / (conf.seeds + 1))  # without a caption nothing is chosen
     if conf.best_of > 1:  # the LLM reads each sound again, for its caption

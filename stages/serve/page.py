@@ -19,6 +19,7 @@ from torch import Tensor
 from callbacks import pictures
 from conf.errors import UsageError
 from conf.laws import problems
+from conf.sections.evaluation import guidance_of
 from datamodules.errors import DataError
 from models.errors import ModelError
 from stages.serve import received_sound
@@ -143,8 +144,9 @@ def _make_room(server: Server) -> None:
             most = limits.seconds_max
             seconds = gr.Slider(0.5, most, min(default.seconds_max, most), step=0.5, label="Seconds, at most")
             guidance = gr.Slider(
-                0, 10, default.guidance, step=0.5, label="Guidance", info="1: none; more: nearer to the words"
-            )
+                0, 10, guidance_of(default, server.model.writer.prompts), step=0.5, label="Guidance",
+                info="1: none; more: nearer to the words",
+            )  # fmt: skip
             count = gr.Slider(1, MOST_SOUNDS, 2, step=1, label="Sounds")
             best_of = gr.Slider(1, limits.best_of_max, 1, step=1, label="Best of", info="drawn for each that is kept")
             seed = gr.Number(default.seed, precision=0, label="Seed of the first", info="the next ones have the next")

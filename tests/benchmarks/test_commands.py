@@ -67,7 +67,7 @@ COMMANDS = {  # name -> its smallest arguments, and what it prints
     "text_stays": ("--runs small", "| small | openaqa |"),
     "throughput": ("--size tiny --batch 1 --frames 8 --steps 1", ""),
     "voice": (
-        "--preset smoke --run runs/small --start openaqa --steps 1 --captions 2 --sweep --change contrast"
+        "--preset smoke --run runs/small --start openaqa --steps 2 --points 2 --captions 2 --sweep --change likelihood"
         " --draw guidance=4 best_of=2",
         "| 1 |  | 4 | 2 | ",
     ),

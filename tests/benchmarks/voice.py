@@ -1,6 +1,6 @@
 """What teaches the LLM to write the sound that a caption names, one change at a time; and how it is best asked for it.
 
-    python -m tests.benchmarks.voice --run runs/demo --start openaqa [--steps 120] [--change NAME] [--guidance 3]
+    python -m tests.benchmarks.voice --run runs/demo --start openaqa [--steps 60 --points 2] [--change NAME] [--guidance 3]
     python -m tests.benchmarks.voice --run runs/demo --after text_to_sound --sweep
 
 --run: a finished demo, for its tokenizer and codes. Trains the stage text_to_sound with each change, from nothing or
@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ import lightning as L
 import torch
 
 from conf import compose, plain
-from conf.sections.evaluation import GenerateConf
+from conf.sections.evaluation import GenerateConf, guidance_of
 from conf.sections.language import LanguageConf
 from datamodules.cuts import Cut
 from datamodules.generation import caption_of, label_of
@@ -47,7 +48,8 @@ CHANGES = {
     "a longer prompt": ('prompts.text_to_sound=["Generate a sound: {caption}"]',),
     "questions among it": ("mixture.question=0.3", "kinds=[what,presence,count,order]"),
     "captions among it": ("mixture.sound_to_text=0.1",),
-    "contrast": ("loss.contrast.weight=1",),
+    "likelihood": ("loss.contrast.weight=0",),
+    "contrast 0.3": ("loss.contrast.weight=0.3",),
 }
 AFTER = ("caption", "openaqa", "text_to_sound")
 SWEEP = (
@@ -58,13 +60,18 @@ SWEEP = (
 )
 
 
-class PrintedGap(L.Callback):
-    """The curve: a line at every validation."""
+class Curve(L.Callback):
+    """A line at every validation before the last one: processor seconds of the training, gap, kind found."""
+
+    def __init__(self, found: Callable[[], Interval | None]) -> None:
+        self.found, self.began = found, 0.0
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        gap = trainer.callback_metrics.get("val/caption_gap")
+        gap, paused = trainer.callback_metrics.get("val/caption_gap"), time.process_time()
         if gap is not None and trainer.global_step < trainer.max_steps:
-            print(f"step {trainer.global_step}: gap {float(gap):.2f} nats a clip", flush=True)
+            line = f"step {trainer.global_step}, {paused - self.began:.0f} s: gap {float(gap):.2f} nats a clip, kind"
+            print(line, f"found {_text(self.found())}", flush=True)
+        self.began += time.process_time() - paused
 
 
 class Judge(NamedTuple):
@@ -89,7 +96,8 @@ def main() -> None:
     parser.add_argument("--after", choices=AFTER, help="ask this one, train nothing")
     parser.add_argument("--ear", choices=("openaqa", "text_to_sound"), default="openaqa", help="chooses in --sweep")
     parser.add_argument("--start", choices=AFTER, help="training goes on from this one")
-    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--points", type=int, default=1, help="of the curve over the steps, the end among them")
     parser.add_argument("--change", action="append", choices=CHANGES, help="this one alone; again for more")
     parser.add_argument("--set", action="append", default=[], help="for all, as batching.tokens_per_batch=200")
     parser.add_argument("--sweep", action="store_true")
@@ -98,7 +106,7 @@ def main() -> None:
     )
     parser.add_argument("--captions", type=int, default=200, help="of the test split, with one label, at most")
     parser.add_argument("--seeds", type=int, default=1, help="sounds of each caption")
-    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--guidance", type=float, help="default: what the stage was trained for")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--preset", nargs="+", default=["demo"])
     parser.add_argument("--save", type=Path, help="folder for the adapter of the last change")
@@ -123,26 +131,10 @@ def _row(options: argparse.Namespace, judge: Judge, change: str) -> None:
     module = Language("caption", conf, graph.parents("caption", conf), options.run)
     if folder := options.adapter or (options.run / options.after / "artifact" if options.after else None):
         module.language.load_trainable_state(artifacts.load(folder)[1])
-    trainer = L.Trainer(
-        **plain(conf.trainer) | {"precision": precision(conf, options.run).value, "logger": False}, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,
-        check_val_every_n_epoch=None, max_epochs=-1, inference_mode=False,
-        callbacks=[PrintedGap()],
-    )  # fmt: skip
-    began = time.process_time()
-    if change != "none":
-        trainer.fit(module, datamodule=module.datamodule())
-    else:
-        trainer.validate(module, datamodule=module.datamodule(), verbose=False)
-    seconds, metrics = time.process_time() - began, trainer.callback_metrics
-    if options.save:
-        options.save.mkdir(parents=True, exist_ok=True)
-        state = module.language.trainable_state()
-        artifacts.save(options.save, {"conf": plain(conf), "facts": module.facts, "base": module.base}, state)
-    module.language.eval()
     lm = module.language.lm
     model = trained_model.TrainedModel(lm, module.vocabulary, conf.prompts, trained_model.context(lm))
-    base: GenerateConf = compose("generate", overrides=[f"guidance={options.guidance}"]).conf
+    asked_with = conf.prompts.guidance if options.guidance is None else options.guidance
+    base: GenerateConf = compose("generate", overrides=[f"guidance={asked_with}"]).conf
     ways = [compose("generate", overrides=words).conf for words in options.draw or []]
     if options.sweep:
         ways += [dataclasses.replace(base, **values) for values in SWEEP]
@@ -156,6 +148,24 @@ def _row(options: argparse.Namespace, judge: Judge, change: str) -> None:
         with torch.no_grad(), trainer.precision_plugin.forward_context():
             return judge.share(text_to_sound(model, captions, judge.most, numbers, settings, ear))
 
+    curve = Curve(lambda: share(base))
+    trainer = L.Trainer(
+        **plain(conf.trainer) | {"precision": precision(conf, options.run).value, "logger": False}, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,
+        check_val_every_n_epoch=None, max_epochs=-1, inference_mode=False,
+        callbacks=[curve],
+    )  # fmt: skip
+    curve.began = time.process_time()
+    if change != "none":
+        trainer.fit(module, datamodule=module.datamodule())
+    else:
+        trainer.validate(module, datamodule=module.datamodule(), verbose=False)
+    seconds, metrics = time.process_time() - curve.began, trainer.callback_metrics
+    if options.save:
+        options.save.mkdir(parents=True, exist_ok=True)
+        state = module.language.trainable_state()
+        artifacts.save(options.save, {"conf": plain(conf), "facts": module.facts, "base": module.base}, state)
+    module.language.eval()
     ceiling = metrics.get("val/caption_gap_ceiling")
     print(
         f"| {change} | {seconds:.0f} | {float(metrics['val/caption_gap']):.2f} | "
@@ -172,7 +182,7 @@ def _row(options: argparse.Namespace, judge: Judge, change: str) -> None:
             shared = share(settings)
             each = (time.process_time() - began) / (len(judge.asked) * options.seeds)
             print(
-                f"| {settings.temperature:g} | {settings.top_k or ''} | {settings.guidance:g} | {settings.best_of} | "
+                f"| {settings.temperature:g} | {settings.top_k or ''} | {guidance_of(settings, conf.prompts):g} | {settings.best_of} | "
                 f"{_text(shared)} | {each:.2f} |",
                 flush=True,
             )
@@ -180,13 +190,15 @@ def _row(options: argparse.Namespace, judge: Judge, change: str) -> None:
 
 def _configuration(options: argparse.Namespace, change: tuple[str, ...]) -> LanguageConf:
     words = [f"parents.{name}={options.run / name}" for name in ("tokenizer", "cache", "rehearsal")]
-    steps = [f"trainer.max_steps={options.steps}", f"trainer.val_check_interval={options.steps}"]
+    steps = [f"trainer.max_steps={options.steps}", f"trainer.val_check_interval={options.steps // options.points}"]
     if options.start:
         words.append(f"init_from={options.run / options.start}")
     if options.after:  # asked in the words that it was taught
         receipt = graph.receipts.read(options.run / options.after)
         assert receipt is not None, f"{options.run}/{options.after} is not finished"
         words.append(f"prompts.text_to_sound={json.dumps(receipt['conf']['prompts']['text_to_sound'])}")
+    if not options.start:
+        words.append("loss.contrast.weight=0")  # there is nothing to compare with
     words += [*steps, f"threads={options.threads}", *change, *options.set]
     conf: LanguageConf = compose("text_to_sound", options.preset, [], words).conf
     return conf

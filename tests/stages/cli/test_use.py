@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ import soundfile
 import torch
 from PIL import Image
 
-from conf import compose
+from conf import compose, plain
+from conf.sections.language import PromptsConf
 from models.language.generation import Guidance, Sampling, generate, pad_left
 from models.language.likelihood import text_scores
 from models.language.vocabulary import Turn
@@ -107,6 +109,19 @@ def test_sounds_are_the_model_s_and_each_hangs_on_its_seed(run, folder_with_run,
     assert Path("a-2.wav").read_bytes() == before, "the same seed alone"
     assert main([*words, "--out=b.wav", "--n=2", "--temperature=0"]) == 1
     assert "temperature: at 0 all 2 sounds would be the same" in capsys.readouterr().err
+
+
+def test_where_no_guidance_is_typed_it_is_that_of_the_training(model):
+    """And 5 for an export of an earlier version, which does not say it."""
+    guided = model._replace(prompts=replace(model.prompts, guidance=100.0))
+    asked = {typed: compose("generate", overrides=[f"guidance={typed}"]).conf for typed in ("null", 100, 0)}
+    made = {
+        typed: text_to_sound(guided, ["a low sound"] * 4, 12, list(range(4)), settings)
+        for typed, settings in asked.items()
+    }
+    assert made["null"] == made[100] != made[0]
+    earlier = {key: value for key, value in plain(model.prompts).items() if key != "guidance"}
+    assert PromptsConf(**earlier).guidance == 5.0
 
 
 def test_the_best_of_several_is_the_one_under_which_the_caption_is_most_probable(run, folder_with_run, model, capsys):

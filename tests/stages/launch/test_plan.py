@@ -58,6 +58,7 @@ def test_writing_is_bound_by_what_is_read_for_each_token():
 def test_guidance_doubles_keys_and_values():
     plain, guided = (planned("generation", (), f"guidance={weight}") for weight in (1, 3))
     assert guided.memory["KV cache"] == 2 * plain.memory["KV cache"]
+    assert planned("generation", ()).memory["KV cache"] == guided.memory["KV cache"]  # the LLM's own
 
 
 def test_sounds_to_choose_from_are_drawn_in_passes():
