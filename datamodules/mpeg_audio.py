@@ -29,6 +29,13 @@ class Frame(NamedTuple):
     side: int  # bytes of side information, behind which a Xing or Info header stands
 
 
+def settling_samples(sample_rate: int) -> int:
+    """Samples that are decoded, and dropped, behind a jump in an MP3: the bits of a frame begin in those before it, up to
+    511 bytes back (255 below 32 kHz), which at the lowest bit rates are 9 frames (85), and libmpg123 goes 4 back.
+    """
+    return 12 * 1152 if sample_rate >= 32_000 else 90 * 576
+
+
 class MpegScan(NamedTuple):
     frames: int  # of sound
     samples: int  # a channel

@@ -92,6 +92,16 @@ def size(path: Path) -> int | None:
     return part.file.stat().st_size if url(part.file) is None else len(read_part(part))
 
 
+def absent(path: Path) -> str:
+    """Why there is no file: missing, or something else lies there."""
+    file = Part.parse(path).file
+    if url(file) is None and file.is_symlink() and not file.exists():
+        return f"missing: it is a link to {os.readlink(file)}, which is not there"
+    if url(file) is None and file.exists():
+        return "missing: it is a folder or a pipe, and no file"
+    return "missing"
+
+
 def stamp(path: Path) -> str | None:
     """Size and time of change of the file or archive that holds the sound; of one that fsspec reads what it says that
     changes with it. None where there is none: it has to be read.
@@ -176,7 +186,11 @@ class Sound:
     def read(self, count: int) -> np.ndarray:
         """Up to `count` samples from here on: (T, C) float32, empty at the end."""
         count = max(0, min(count, self.num_samples - self.position))
-        block = self.file.read(count, dtype="float32", always_2d=True)
+        start, before = self.first + self.position, 0
+        if self.file.format == "MP3" and start < self.file.frames:  # soundfile jumps behind each block that it reads
+            before = min(start, mpeg_audio.settling_samples(self.sample_rate))
+            self.file.seek(start - before)
+        block = self.file.read(before + count, dtype="float32", always_2d=True)[before:]
         self.position += len(block)
         return block if self.channel is None else block[:, self.channel : self.channel + 1]
 

@@ -1,5 +1,5 @@
 """Anybody's own recordings: a table with a column `path`, and any of caption, label, question, answer, kind,
-conversation, split, source (tables.py).
+conversation, split, source (tables.py), start and end (segments.py).
 
 `kind` is that of the question, and `question` where it is empty. `conversation` holds the JSON of turns.py, its sounds
 paths as in the column `path`. Other columns are kept. Rows of one path are several captions or questions about one
@@ -17,6 +17,7 @@ from typing import NamedTuple
 from datamodules.corpora.contamination import write_jsonl
 from datamodules.corpora.inspect import LISTED, BadRecording, BadRecordingsError
 from datamodules.corpora.inspection_record import Inspector
+from datamodules.corpora.segments import with_segments
 from datamodules.corpora.tables import COLUMNS, MetadataRow, mistyped_columns, read_table
 from datamodules.corpora.turns import SELF, TurnFields, read_conversation, sounds_of
 from datamodules.corpora.writer import (
@@ -107,7 +108,7 @@ def prepare_folder(
     recordings unless on_bad is skip.
     """
     check_name(name)
-    rows = read_table(root, metadata) if rows is None else rows
+    rows = _read_table(root, metadata) if rows is None else rows
     recordings = _recordings(rows, root, metadata, name, SplitRule(split_by, test, validation))
     recordings = hold_out(recordings, validation_fraction)
     conversations = _conversations(recordings, root, metadata)
@@ -137,8 +138,12 @@ def prepare_folder(
 
 def recording_paths(root: Path, metadata: Path, rows: list[MetadataRow] | None) -> list[Path]:
     """The recordings that a table names, in the order of their first rows: what shards have to inspect."""
-    rows = read_table(root, metadata) if rows is None else rows
+    rows = _read_table(root, metadata) if rows is None else rows
     return [root / path for path in _by_path(rows, root, metadata)]
+
+
+def _read_table(root: Path, metadata: Path) -> list[MetadataRow]:
+    return with_segments(read_table(root, metadata), root, metadata)
 
 
 def _list_bad(path: Path, bad: Sequence[BadRecording]) -> None:
@@ -222,10 +227,11 @@ def _check_sources(recordings: Sequence[TableRecording], rows: Sequence[Metadata
     for recording in recordings:
         splits[recording.source].add(recording.split)
     leaks = [source for source, names in splits.items() if {"train", "test"} <= names]
-    if leaks and "source" in rows[0].values:
+    if leaks and any("source" in row.values for row in rows):
         raise DataError(
-            f"{metadata}: {len(leaks)} sources are in train and in test, the first {leaks[0]!r}. The column source "
-            "says which recordings belong together; rename it if it means something else"
+            f"{metadata}: {len(leaks)} sources are in train and in test, the first {leaks[0]!r}. The column source, or "
+            "the recording that rows with start and end are parts of, says what belongs together: give the parts one "
+            "split, or a source of their own; rename the column if it means something else"
         )
 
 

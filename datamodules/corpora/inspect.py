@@ -155,7 +155,7 @@ def _inspect(path: Path) -> Inspection:
     except UNREADABLE as error:
         return bad(f"cannot be read ({_last_words(error)})")
     if size is None:
-        return bad("missing")
+        return bad(sound_files.absent(path))
     if size == 0:
         return bad("empty file", size)
     part, whole = Part.parse(path), None
@@ -218,6 +218,8 @@ def _decode(path: Path, whole: _OfFile, size: int, stamp: str | None, data: Cont
     reason = None
     if whole.missing and data is not None:
         reason = f"truncated: {whole.missing}"
+    elif data is None and declared - frames > DURATION_TOLERANCE * rate:
+        reason = f"ends before its part does: {frames / rate:.2f} of {declared / rate:.2f} s are in the file"
     elif declared - frames > DURATION_TOLERANCE * rate:
         reason = f"truncated: {frames / rate:.2f} of {declared / rate:.2f} s"
     elif goes_on:

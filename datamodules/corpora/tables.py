@@ -1,5 +1,6 @@
 """The table of anybody's own recordings: CSV, TSV or JSONL (one object a line), with a column `path`. No torch here."""
 
+import ast
 import csv
 import difflib
 import json
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 
 from datamodules.errors import DataError
 
+KEPT = ("start", "end")  # columns of numbers that are read, and kept as metadata
 COLUMNS = ("path", "caption", "label", "question", "answer", "kind", "conversation", "split", "source")
 SPREADSHEET = "Save the sheet as CSV, in UTF-8"
 OTHER_TABLES = {  # suffix -> what to do
@@ -61,13 +63,14 @@ def read_table(root: Path, metadata: Path) -> list[MetadataRow]:
 
 
 def mistyped_columns(rows: Sequence[MetadataRow], split_by: str | None) -> dict[str, str]:
-    """Column that is kept and not read -> the known one that it resembles and that the table lacks."""
+    """Column that is kept and not read -> the known one that it resembles: in other letters, or one that the table lacks."""
     columns = dict.fromkeys(column for row in rows for column in row.values)
-    absent = [name for name in COLUMNS if name not in columns]
+    absent = [name for name in (*COLUMNS, *KEPT) if name not in columns]
     similar = {
-        column: difflib.get_close_matches(column.lower(), absent, n=1, cutoff=0.75)
+        column: [name for name in COLUMNS if name == column.lower()]
+        or difflib.get_close_matches(re.sub("_(time|seconds?|s)$", "", column.lower()), absent, n=1, cutoff=0.75)
         for column in columns
-        if column not in (*COLUMNS, split_by)
+        if column not in (*COLUMNS, *KEPT, split_by)
     }
     return {column: names[0] for column, names in similar.items() if names}
 
@@ -146,10 +149,26 @@ def _text(value: object, column: str, where: str) -> str:
     return value if column == "path" else value.strip()
 
 
+def _refuse_list(text: str, column: str, where: str) -> None:
+    """Raises DataError for a field that is a list as Python or JSON writes it: several captions or labels."""
+    if text[:1] != "[" or text[-1:] != "]":
+        return
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        raise DataError(
+            f"{where}: {column} is the list {text[:60]}; a text is expected. Write a row for each, or a JSONL, whose "
+            "lists are several captions or labels"
+        )
+
+
 def _read_csv(root: Path, metadata: Path) -> Iterator[MetadataRow]:
     delimiter = _delimiter(metadata)
     lines = csv_lines(metadata, delimiter=delimiter)
-    columns = [column.strip() for column in next(lines, CsvLine(1, [])).fields]
+    header = next((line.fields for line in lines if any(map(str.strip, line.fields))), [])
+    columns = [column.strip() for column in header]
     _require_path(columns, metadata)
     for column, count in Counter(columns).items():
         if count > 1:
@@ -159,7 +178,9 @@ def _read_csv(root: Path, metadata: Path) -> Iterator[MetadataRow]:
             continue
         if len(fields) != len(columns):
             cure = (
-                "A TSV has no quoting: a text with a tab in it cannot stand there, but in a CSV"
+                "Each column has a field in each row, empty or not"
+                if len(fields) < len(columns)
+                else "A TSV has no quoting: a text with a tab in it cannot stand there, but in a CSV"
                 if delimiter == "\t"
                 else f'A text with a {delimiter!r} in it stands in quotes, no blank before them: "rain{delimiter} then thunder"'
             )
@@ -170,9 +191,13 @@ def _read_csv(root: Path, metadata: Path) -> Iterator[MetadataRow]:
                     f"{metadata}, line {line}: {field[:60]!r} is quoted behind a blank, so that its quotation marks are "
                     "text: no blank stands before them"
                 )
+            if "\0" in field:
+                raise DataError(f"{metadata}, line {line}: a field has a NUL, which is no text. Save it as UTF-8")
             _refuse_swallowed(field, columns, delimiter, root, f"{metadata}, line {line}")
-        values = dict(zip(columns, fields, strict=True))
-        yield MetadataRow(line, {name: text if name == "path" else text.strip() for name, text in values.items()})
+        values = {name: text if name == "path" else text.strip() for name, text in zip(columns, fields, strict=True)}
+        for column in ("caption", "label"):
+            _refuse_list(values.get(column, ""), column, f"{metadata}, line {line}")
+        yield MetadataRow(line, values)
 
 
 def _delimiter(metadata: Path) -> str:
@@ -182,7 +207,9 @@ def _delimiter(metadata: Path) -> str:
     if metadata.suffix.lower() == ".tsv":
         return "\t"
     with metadata.open(encoding="utf-8-sig") as file:
-        header = file.readline()
+        header = next((line for line in file if line.strip()), "")
+    if "\0" in header:
+        raise DataError(f"{metadata} is not UTF-8 (it has a NUL, as UTF-16 has). Save it as UTF-8")
     return ";" if ";" in header and "," not in header else ","
 
 
@@ -208,7 +235,7 @@ def _read_jsonl(metadata: Path) -> Iterator[MetadataRow]:
                 values = json.loads(text, object_pairs_hook=unique_keys)
                 written = json.loads(text, parse_int=str, parse_float=str)  # 1.10 stays 1.10
             except ValueError as error:
-                raise DataError(f"{where}: no JSON ({error})") from None
+                raise DataError(f"{where}: no JSON ({error}). One object a line is expected") from None
             if not isinstance(values, dict):
                 raise DataError(f'{where}: one object a line is expected, as {{"path": "a.wav", "caption": "rain"}}')
             _require_path(list(values), metadata)
@@ -224,6 +251,6 @@ def _require_path(columns: Sequence[str], metadata: Path) -> None:
         hint = ". Separate columns by commas; by tabs in a .tsv" if joined else ""
         hint += ". A .tsv has no quotation marks" if '"path"' in columns else ""
         raise DataError(
-            f"{metadata}: no column 'path'. It has {', '.join(columns) or 'none'}; known are {', '.join(COLUMNS)}, "
+            f"{metadata}: no column 'path'. It has {', '.join(columns) or 'none'}; known are {', '.join((*COLUMNS, *KEPT))}, "
             f"others are kept{hint}"
         )

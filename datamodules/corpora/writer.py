@@ -21,7 +21,7 @@ from datamodules.corpora.inspection_record import Inspector
 from datamodules.cuts import SPLITS, Cut
 from datamodules.errors import DataError
 from datamodules.hashing import digest
-from datamodules.sound_files import size, url
+from datamodules.sound_files import absent, size, url
 
 SHORT = 0.1  # seconds
 
@@ -240,7 +240,8 @@ def _existing(path: str, root: Path) -> str:
 
 def _in_other_case(path: str, root: Path) -> str | None:
     """The path that exists and differs from it as for `_existing`, or in upper and lower case."""
-    return None if url(root) or "::" in path else _alike(path, root, _caseless_key)
+    near = None if url(root) or "::" in path else _alike(path, root, _caseless_key)
+    return None if near == path else near
 
 
 def _alike(path: str, root: Path, key: Callable[[str], str]) -> str | None:
@@ -275,10 +276,11 @@ def require_any(recordings: Sequence[SplitRecording], root: Path, metadata: Path
     """Raises DataError where not one of the recordings exists: then it is the root that is wrong."""
     if not any(size(root / recording.path) is not None for recording in recordings):
         near = _in_other_case(recordings[0].path, root)
+        what = absent(root / recordings[0].path)
+        cure = f"There is {near}: upper and lower case differ" if near else f"Paths are relative to {root}"
         raise DataError(
             f"{root} holds none of the {len(recordings)} recordings that {metadata} names, the first "
-            f"{recordings[0].path!r}. "
-            + (f"There is {near}: upper and lower case differ" if near else f"Paths are relative to {root}")
+            f"{recordings[0].path!r}{what.removeprefix('missing')}. {cure}"
         )
 
 

@@ -71,3 +71,18 @@ def test_a_file_that_declares_its_length_is_read_as_it_is(tmp_path: Path):
     assert seconds(tmp_path / "a.mp3") == 1.0
     (tmp_path / "a.mp3").write_bytes(content + b"TAG" + bytes(125))
     assert seconds(tmp_path / "a.mp3") == 1.0
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(8_000, 1), (RATE, 2), (44_100, 1)])
+def test_a_part_is_that_of_the_whole_at_the_lowest_bit_rates(tmp_path: Path, rate: int, channels: int):
+    """Of frames whose bits begin many frames before them; so are blocks, one after another."""
+    path = tmp_path / "a.mp3"
+    mp3(path, 8.0, rate, channels, bitrate_mode="CONSTANT", compression_level=0.99)
+    with Sound(path) as sound:
+        whole = sound.read(sound.num_samples)
+    with Sound(path) as sound:
+        blocks = [sound.read(rate // 2) for _ in range(16)]
+    np.testing.assert_allclose(np.concatenate(blocks), whole[: 8 * rate], atol=1e-5)
+    for first in (1, rate, 5 * rate + 77):
+        with Sound(Path(f"{path}::samples={first}+{rate}")) as part:
+            np.testing.assert_allclose(part.read(rate), whole[first : first + rate], atol=1e-5)

@@ -125,8 +125,10 @@ def test_levels_are_those_of_the_samples(tmp_path: Path):
     assert loud.peak == loud.mono_peak == float(np.abs(one * 32768).max()) > LOUD
 
 
-def test_a_folder_is_no_recording(tmp_path: Path):
-    assert reason(tmp_path) == "missing"
+def test_a_folder_or_a_link_to_nothing_is_no_recording(tmp_path: Path):
+    (tmp_path / "a.wav").symlink_to("gone.wav")
+    assert reason(tmp_path / "a.wav") == "missing: it is a link to gone.wav, which is not there"
+    assert reason(tmp_path) == "missing: it is a folder or a pipe, and no file"
 
 
 def test_processes_find_what_one_finds_in_the_order_given(tmp_path: Path):

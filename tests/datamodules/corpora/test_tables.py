@@ -234,6 +234,12 @@ def test_a_spreadsheet_with_semicolons_is_read(tmp_path: Path):
         ("m.jsonl", '{"path": "a.wav", "caption": "x", "caption": "y"}\n', "line 1: .*'caption' comes 2 times"),
         ("m.ndjson", '{"path": "a.wav", "path": "b.wav"}\n', "line 1: .*'path' comes 2 times"),
         ("m.json", '[{"path": "a.wav"}]', "one a line, and call it .jsonl"),
+        ("m.jsonl", '{\n "path": "a.wav"\n}\n', "line 1: no JSON .*One object a line is expected"),
+        ("m.csv", "path,caption,label\na.wav,rain\n", "line 2: 2 fields .*Each column has a field in each row"),
+        ("m.csv", "path,label\na.wav,\"['dog', 'cat']\"\n", "line 2: label is the list .*Write a row for each"),
+        ("m.tsv", 'path\tcaption\na.wav\t["rain", "wind"]\n', "line 2: caption is the list "),
+        ("m.csv", "path,caption\na.wav,ra\0in\n", "line 2: a field has a NUL"),
+        ("m.csv", "path,caption\na.wav,rain\n".encode("utf-16-le").decode(), "is not UTF-8 .it has a NUL"),
         ("m.xlsx", "PK", "Save the sheet as CSV"),
         ("m.parquet", "PAR1", "stage prepare huggingface"),
     ],
@@ -243,6 +249,12 @@ def test_what_would_be_lost_is_refused_with_its_cure(tmp_path: Path, name: str, 
     (tmp_path / name).write_text(text)
     with pytest.raises(DataError, match=message):
         read_table(tmp_path, tmp_path / name)
+
+
+def test_brackets_that_are_no_list_are_text_and_blank_lines_no_header(tmp_path: Path):
+    (tmp_path / "a.wav").touch()
+    (tmp_path / "m.csv").write_text("\n,\npath,caption\na.wav,[music]\na.wav,[1]\n")
+    assert [row.values["caption"] for row in read_table(tmp_path, tmp_path / "m.csv")] == ["[music]", "[1]"]
 
 
 def test_a_quotation_behind_a_blank_of_a_quoted_field_is_text(tmp_path: Path):
