@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from callbacks import pictures
+from callbacks.pictures import raster, spectrogram, with_axes
 from conf.errors import UsageError
 from conf.laws import problems
 from conf.sections.evaluation import guidance_of
@@ -76,7 +76,10 @@ def _ask_room(server: Server) -> None:
             clip = gr.Audio(type="filepath", label="Clip", sources=["upload", "microphone"], editable=False, buttons=[])
             more = gr.File(file_count="multiple", file_types=["audio"], label="More clips, if any", height=120)
         with gr.Column(scale=3, min_width=300):
-            talk = gr.Chatbot(label="Conversation", height=320, feedback_options=None, buttons=["copy"])
+            talk = gr.Chatbot(
+                label="Conversation", height=320, feedback_options=None, buttons=["copy"],
+                placeholder="Choose or record a clip, then ask about it.",
+            )  # fmt: skip
             asked = gr.Textbox(label="Question", placeholder="What do you hear?", lines=1, max_length=2000)
             with gr.Row():
                 ask = gr.Button("Ask", variant="primary", min_width=BUTTON)
@@ -108,10 +111,10 @@ def _ask_room(server: Server) -> None:
             server, server.model.job(Question(turns, replace(server.ask, audio_contrast=contrast)))
         ):
             if isinstance(text, str):
-                yield [*talk, {"role": "assistant", "content": text}], "", gr.update()
+                yield [*talk, {"role": "assistant", "content": text}], gr.update(), gr.update()
             else:
                 written = text.text or "(the model wrote no visible text)"
-                yield [*talk, {"role": "assistant", "content": written}], "", gr.update()
+                yield [*talk, {"role": "assistant", "content": written}], gr.update(), gr.update()
 
     async def probabilities(
         clip: str | None, more: list[str] | None, question: str, talk: list[dict[str, Any]], contrast: float
@@ -124,7 +127,7 @@ def _ask_room(server: Server) -> None:
         async for scores in _parts(server, server.model.job(Choice(turns, YES_NO, contrast))):
             shares = np.exp(np.array(scores) - max(scores))
             values = {name: float(share / shares.sum()) for name, share in zip(YES_NO, shares, strict=True)}
-            yield gr.update(value=values, visible=True)
+            yield gr.update(value=values, visible=True, label=f"Yes or no, of these two: {question}")
 
     inputs, outputs = [clip, more, asked, talk, contrast], [talk, asked, odds]
     running = [ask.click(answer, inputs, outputs), asked.submit(answer, inputs, outputs)]
@@ -226,8 +229,8 @@ def _listen_room(server: Server) -> None:
             all_three = (sound, part.vae, part.tokens)
             sounds = [None if one is None else _playable(one, rate) for one in all_three]
             images = [None if one is None else _spectrogram(one, rate) for one in all_three]
-            drawn = pictures.raster(part.codes, tokenizer.codebook_size, tokenizer.facts["levels"], seconds)
-            yield [text, *sounds, *images, pictures.with_axes(drawn, 960, 240)]
+            drawn = raster(part.codes, tokenizer.codebook_size, tokenizer.facts["levels"], seconds)
+            yield [text, *sounds, *images, with_axes(drawn, 960, 240)]
 
     running = listen.click(heard, clip, [about, *players, *pictures, codes])
     cancel.click(None, cancels=[running])
@@ -298,4 +301,4 @@ def _picture(label: str) -> gr.Image:
 
 def _spectrogram(sound: Tensor, rate: int) -> Image.Image:
     peak = sound.abs().max().clamp(min=1e-5)
-    return pictures.with_axes(pictures.spectrogram(sound.mean(0) / peak, rate), 480, 192)
+    return with_axes(spectrogram(sound.mean(0) / peak, rate), 480, 192)
