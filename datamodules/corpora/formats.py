@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 from datamodules.containers import CONTAINERS
 from datamodules.corpora.published.records import SOUNDS
-from datamodules.corpora.tables import MetadataRow, texts_of, unique_keys
+from datamodules.corpora.tables import MetadataRow, texts_of
 from datamodules.errors import DataError
+from datamodules.json_records import unique_keys
 from datamodules.sound_files import Part, holds_bytes, open_binary, open_parquet, read_parquet_column, read_part, url
 
 Columns = Mapping[str, str | None]  # column of a table -> the field that is it; None: the one of its name

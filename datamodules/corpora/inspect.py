@@ -23,6 +23,7 @@ DOWNMIXED = (3, 4, 5, 6)  # channels that are mixed down to stereo (datamodules/
 SILENCE = 1e-4  # peak; -80 dB
 DURATION_TOLERANCE = 0.025  # seconds between what a header declares and what is decoded
 LISTED = 20
+LFS_SIZE = 1024  # bytes that a pointer has at most
 TASK = 4  # recordings that a process gets at a time: what is in its hands when it is killed is decoded again
 BLOCK = 1 << 18  # samples a channel decoded at a time: hours of sound take no more memory than seconds
 BEGINNINGS = {  # first four bytes of a file -> how its kind begins, wherever that is: 8 bytes or more, none by chance
@@ -169,6 +170,10 @@ def _inspect(path: Path) -> Inspection:
     except UNREADABLE as error:
         if whole and whole.missing:
             return bad(f"truncated: {whole.missing}", size)
+        if size < LFS_SIZE and part.is_whole_file and part.file.read_bytes().startswith(b"version https://git-lfs"):
+            return bad(
+                "is Git LFS's pointer to the sound, and not the sound: type `git lfs pull` in its repository", size
+            )
         return bad(f"cannot be decoded ({_last_words(error)})", size)
 
 
@@ -237,6 +242,8 @@ def _decode(path: Path, whole: _OfFile, size: int, stamp: str | None, data: Cont
 
 def _last_words(error: Exception) -> str:
     words = (str(error) or type(error).__name__).splitlines()[0].rpartition(": ")[2]
+    if "not a regular file" in words:  # of bytes that are called .mp3
+        words = "Format not recognised."
     if "psf_fseek" in words:  # of a FLAC that was written to a pipe
         words += (
             ": its header does not say how long it is, or says more than there is; write it anew, as `flac -f` does"

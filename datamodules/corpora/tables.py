@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from datamodules.errors import DataError
+from datamodules.json_records import unique_keys
 
 KEPT = ("start", "end")  # columns of numbers that are read, and kept as metadata
 COLUMNS = ("path", "caption", "label", "question", "answer", "kind", "conversation", "split", "source")
@@ -100,14 +101,6 @@ def csv_lines(path: Path, encoding: str = "utf-8-sig", delimiter: str = ",", bla
                     f"{path} is not {encoding.removesuffix('-sig').upper()} ({error.reason} at byte {error.start}). "
                     "Save it as UTF-8"
                 ) from None
-
-
-def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON, as `object_pairs_hook`. Raises ValueError for a key that comes twice: json takes the last."""
-    counts = Counter(key for key, _ in pairs)
-    if twice := [key for key, count in counts.items() if count > 1]:
-        raise ValueError(f"the key {twice[0]!r} comes {counts[twice[0]]} times; each may come once")
-    return dict(pairs)
 
 
 def texts_of(values: Mapping[str, object], where: str) -> list[dict[str, str]]:

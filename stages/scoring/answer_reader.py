@@ -8,7 +8,19 @@ from stages.scoring.answer_rows import Row
 from stages.scoring.captions.caption_scores import Tools
 from stages.scoring.english import differ_in_signs, key_among, label_key, refusal, words
 from stages.scoring.published_protocols import cut, mmau_official, mmsu_official
-from stages.scoring.reading_rules import EMPTY, NONE, READ, REFUSAL, RULES, Label, Reading, labelled, named, nearest
+from stages.scoring.reading_rules import (
+    EMPTY,
+    NONE,
+    READ,
+    REFUSAL,
+    RULES,
+    Label,
+    Reading,
+    final_answer,
+    labelled,
+    named,
+    nearest,
+)
 
 
 class AnswerReader:
@@ -38,6 +50,7 @@ class AnswerReader:
             return RULES["exact"](text, labels)
         if rule == "ltu":
             return Reading(self._most_similar(text, labels, self.task.template), READ)
+        text = final_answer(text)
         if rule == "nearest":
             return nearest(text, labels, lambda answer, names: self._cosines(answer, names, self.task.template))
         if not labels:  # an open question
@@ -59,7 +72,7 @@ class AnswerReader:
             return dict(zip(names, row["scores"], strict=True))
         if self.task.reading == "ltu":
             return dict(zip(names, self._cosines(text, names, self.task.template), strict=True))
-        return dict.fromkeys(named(text, self.labels), 1.0)
+        return dict.fromkeys(named(final_answer(text), self.labels), 1.0)
 
     def reference(self, row: Row) -> str:
         """The label that is right. Raises UsageError for one that the task does not have."""

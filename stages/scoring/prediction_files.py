@@ -25,6 +25,7 @@ lmms-eval      ..._samples_TASK.jsonl {doc_id, target, filtered_resps, input, ME
 import json
 import logging
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,7 @@ def _row(record: Row, where: str) -> Row:
         )
     choices = choices_of(record, where)
     references: Any = next((record[key] for key in REFERENCES if record.get(key) is not None), [])
-    texts = [str(text) for text in (references if isinstance(references, list) else [references])]
+    texts = _references(references if isinstance(references, list) else [references], where)
     texts = [answer_text(text, choices) for text in texts] if choices else texts
     if "pred" in record or "scene_caption" in record:  # LTU's and GAMA's keep the training's heads
         texts = [text.removeprefix(head) for text in texts for head in LTU_HEADS if text.startswith(head)] or texts
@@ -142,6 +143,17 @@ def _row(record: Row, where: str) -> Row:
     }
 
 
+def _references(values: Sequence[Any], where: str) -> list[str]:
+    """Texts, and numbers as texts; null and NaN are none. Raises UsageError for any other value."""
+    values = [value for value in values if value is not None and value == value]
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise UsageError(
+                f"{where}: what is expected is {json.dumps(value)[:60]}; a text, or a list of texts, is read"
+            )
+    return [str(value) for value in values]
+
+
 def _prediction(record: Row, where: str) -> str | None:
     """None where it is missing. Raises UsageError for one that is no text, and where two keys say two things."""
     given = {key: record[key] for key in PREDICTIONS if record.get(key) is not None}
@@ -149,6 +161,10 @@ def _prediction(record: Row, where: str) -> str | None:
         if not isinstance(prediction, str):
             raise UsageError(
                 f"{where}: the prediction is {json.dumps(prediction)[:60]}; a text is expected, in quotes, or null"
+            )
+        if re.search("[\ud800-\udfff]", prediction):
+            raise UsageError(
+                f"{where}: the prediction holds half of a character (a surrogate). Write the whole character"
             )
     if len(set(given.values())) > 1:
         both = ", ".join(f"{key}: {value[:40]!r}" for key, value in given.items())

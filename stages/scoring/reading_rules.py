@@ -124,6 +124,16 @@ def labelled(given: Sequence[str] | dict[str, Any]) -> list[Label]:
     return labels
 
 
+def final_answer(text: str) -> str:
+    """What a model that reasons answers at last: behind </think>, and there in <answer>...</answer> or \\boxed{...}; of
+    other texts all.
+    """
+    behind = text.rpartition("</think>")[2]
+    marked = re.findall(r"<answer>(.*?)(?:</answer>|$)", behind, re.DOTALL | re.IGNORECASE)
+    marked = marked or re.findall(r"\\boxed\{(?:\\text\{)?([^{}]*)\}", behind)
+    return marked[-1] if marked else behind
+
+
 RULES: dict[str, Rule] = {"exact": exact, "whole_word": whole_word, "choice": choice}
 
 

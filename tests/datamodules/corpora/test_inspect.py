@@ -131,6 +131,13 @@ def test_a_folder_or_a_link_to_nothing_is_no_recording(tmp_path: Path):
     assert reason(tmp_path) == "missing: it is a folder or a pipe, and no file"
 
 
+def test_what_lies_in_place_of_a_sound_is_named(tmp_path: Path):
+    (tmp_path / "a.mp3").write_text("<html>404</html>")
+    (tmp_path / "a.wav").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    assert reason(tmp_path / "a.mp3") == "cannot be decoded (Format not recognised.)"
+    assert "type `git lfs pull`" in (reason(tmp_path / "a.wav") or "")
+
+
 def test_processes_find_what_one_finds_in_the_order_given(tmp_path: Path):
     paths = [tmp_path / f"{number}.wav" for number in range(80)]
     for number, path in enumerate(paths):

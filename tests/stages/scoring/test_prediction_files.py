@@ -136,11 +136,27 @@ def test_a_choice_that_looks_like_a_letter_stays():
         ([KIMI, KIMI], "the id '0' comes twice"),
         ([{"id": "1", "response": "A"}], "1 has no reference"),
         ([{**MMAU, "model_output": "A", "id": "withheld", "answer": " "}], "withheld has no reference"),
+        ([{"id": "1", "prediction": "x", "reference": ["x", {"en": "x"}]}], "record 1: what is expected is .*a text, or a list"),
+        ([{"id": "1", "prediction": "x", "reference": True}], "record 1: what is expected is true"),
+        ([{"id": "1", "prediction": "a \ud83d", "reference": "x"}], "record 1: the prediction holds half of a character"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_says_why(records: list[dict[str, Any]], message: str, tmp_path: Path):
     with pytest.raises(ValueError, match=message):
         read_predictions(written(tmp_path / "p.jsonl", *records))
+
+
+def test_null_and_nan_are_no_references_and_a_key_comes_once(tmp_path: Path):
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"id": "1", "prediction": "x", "references": ["a dog", null, NaN, 3]}')
+    assert read_predictions(path)[0]["references"] == ["a dog", "3"]
+    for text, where in (
+        ('{"id": "1", "prediction": "x", "prediction": "y"}', ", line 1"),
+        ('[{"id": 1, "id": 2}]', ""),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=f"p.jsonl{where}: the key '(prediction|id)' comes 2 times"):
+            read_predictions(path)
 
 
 def test_an_answer_that_is_no_choice_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture):

@@ -9,6 +9,7 @@ from stages.scoring.reading_rules import (
     RULES,
     Label,
     choice,
+    final_answer,
     labelled,
     named,
     nearest,
@@ -94,3 +95,18 @@ def test_the_sentence_encoder_is_the_genuine_one_and_its_floor_is_not_zero():
     assert (alone - together).abs().max() < 1e-6
     actual = similarity(embed, ["a dog barks", "rain falls"], [["a barking dog"], ["heavy rain", "it rains"]])
     assert actual.matched > 0.7 > actual.shuffled > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("<think>A cat? <answer>cat</answer> No.</think>\nA dog.", "\nA dog."),
+        ("<think>cat</think><answer> (B) dog </answer>", " (B) dog "),
+        ("It may be a cat. <answer>dog", "dog"),
+        (r"Not a cat, so \boxed{\text{dog}}.", "dog"),
+        ("<think>A cat, and then", "<think>A cat, and then"),
+        ("a dog", "a dog"),
+    ],
+)
+def test_what_a_model_reasons_is_not_its_answer(text: str, answer: str):
+    assert final_answer(text) == answer
