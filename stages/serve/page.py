@@ -230,7 +230,7 @@ def _listen_room(server: Server) -> None:
             sounds = [None if one is None else _playable(one, rate) for one in all_three]
             images = [None if one is None else _spectrogram(one, rate) for one in all_three]
             drawn = raster(part.codes, tokenizer.codebook_size, tokenizer.facts["levels"], seconds)
-            yield [text, *sounds, *images, with_axes(drawn, 960, 240)]
+            yield [text, *sounds, *images, with_axes(drawn, 640, 200)]
 
     running = listen.click(heard, clip, [about, *players, *pictures, codes])
     cancel.click(None, cancels=[running])
@@ -301,4 +301,4 @@ def _picture(label: str) -> gr.Image:
 
 def _spectrogram(sound: Tensor, rate: int) -> Image.Image:
     peak = sound.abs().max().clamp(min=1e-5)
-    return with_axes(spectrogram(sound.mean(0) / peak, rate), 480, 192)
+    return with_axes(spectrogram(sound.mean(0) / peak, rate), 360, 180)
