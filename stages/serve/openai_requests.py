@@ -212,7 +212,7 @@ def _as_trained(parts: list[Part]) -> list[Part]:
     the LLM was trained. Otherwise as they are.
     """
     texts = [part for part in parts if isinstance(part, TextPart)]
-    return parts[len(texts) :] + texts if parts[: len(texts)] == texts else parts
+    return [*parts[len(texts) :], *texts] if parts[: len(texts)] == texts else parts
 
 
 def _base64(part: AudioPart | AudioUrlPart) -> str:
