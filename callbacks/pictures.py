@@ -129,9 +129,9 @@ def axis(low: float, high: float, unit: str = "", log: bool = False) -> list[Tic
         rough = (high - low) / 5
         scale = 10.0 ** math.floor(math.log10(rough))
         step = next(scale * factor for factor in (1, 2, 5, 10) if scale * factor >= rough * 0.999)
-        numbers = [
-            step * n for n in range(math.ceil(low / step - 1e-9), math.floor(high / step + 0.02) + 1)
-        ]  # 5 s of a sound of 4.99 s
+        # 5 s are a tick of a sound of 4.99 s
+        first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 0.02)
+        numbers = [step * n for n in range(first, last + 1)]
     span = math.log(high / low) if log else high - low
     positions = [min(1.0, (math.log(one / low) if log else one - low) / span) for one in numbers]
     texts = [_number(one) for one in numbers]
