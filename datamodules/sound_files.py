@@ -94,7 +94,10 @@ def size(path: Path) -> int | None:
 
 def absent(path: Path) -> str:
     """Why there is no file: missing, or something else lies there."""
-    file = Part.parse(path).file
+    part = Part.parse(path)
+    file = part.file
+    if part.row is not None and _exists(file):
+        return f"missing: row {part.row[0]} of {file.name} holds no sound"
     if url(file) is None and file.is_symlink() and not file.exists():
         return f"missing: it is a link to {os.readlink(file)}, which is not there"
     if url(file) is None and file.exists():
@@ -278,11 +281,11 @@ def _size_of_row(part: Part) -> int | None:
 
 
 def holds_bytes(path: Path, column: str) -> bool:
-    """Whether a parquet holds its sounds, or their paths alone; by its first row."""
-    try:
-        return not open_parquet(path).ends or len(_parquet_bytes(path, 0, column)) >= 0
-    except OSError:
-        return False
+    """Whether a parquet holds a sound at least, or their paths alone; True of one without rows."""
+    groups = range(len(open_parquet(path).ends))
+    chunks = (chunk for group in groups for chunk in _column(path, group, column).chunks)
+    inner = ((chunk.field("bytes") if chunk.type.num_fields else chunk) for chunk in chunks)
+    return not groups or any(values.null_count < len(values) for values in inner)
 
 
 def _parquet_bytes(path: Path, row: int, column: str) -> bytes:

@@ -47,11 +47,14 @@ def read_webdataset(pattern: str, columns: Columns) -> FormatRows:
                 sounds = [member for member in sounds if _suffix(member.name) not in CONTAINERS]
             if len(sounds) != 1:
                 raise DataError(
-                    f"{where}: {len(sounds)} sounds beside {', '.join(m.name for m in members)}; one is read"
+                    f"{where}: {len(sounds)} sounds in {', '.join(m.name for m in members)}; one is read. The key of a "
+                    "member ends at the first dot of its name, and members of one key lie one after another"
                 )
             fields = _member_fields(path, members, where)
             fields["path"] = f"{name}::bytes={sounds[0].offset_data}+{sounds[0].size}"
             rows += _rows(fields, columns, where, sounds[0].name, len(rows))
+    if not rows:
+        raise DataError(f"{pattern}: no member is in its tars, the first {paths[0]}")
     return FormatRows(root, rows)
 
 
@@ -77,9 +80,13 @@ def read_parquet(folder: str, audio: str, columns: Columns) -> FormatRows:
         others = [column for column in file.schema_arrow.names if column != audio]
         if audio not in file.schema_arrow.names:
             raise DataError(f"{path}: no column {audio!r}; it has {', '.join(others)}. Name it: --audio=COLUMN")
+        _require_sounds(file.schema_arrow.field(audio).type, f"{path}: the column {audio!r}")
+        if not file.metadata.num_rows:
+            continue
         names = _class_names(file.schema_arrow.metadata)
         split = SPLIT_NAME.search(name)
-        paths_inside = read_parquet_column(path, f"{audio}.path")
+        is_nested = file.schema_arrow.field(audio).type.num_fields
+        paths_inside = read_parquet_column(path, f"{audio}.path") if is_nested else [None] * file.metadata.num_rows
         is_external = not holds_bytes(path, audio)  # `datasets` writes the path alone of files that it was given
         table = file.read(columns=others).to_pylist()
         for number, fields in enumerate(table):
@@ -93,10 +100,24 @@ def read_parquet(folder: str, audio: str, columns: Columns) -> FormatRows:
             if is_external:
                 fields["path"] = str(_beside(inside, path, root))
             rows += _rows(fields, columns, f"{path}, row {number}", inside, len(rows))
+    if not rows:
+        raise DataError(f"{folder}: no row is in its parquet, the first {paths[0]}")
     root = _common([Path(row.values["path"].partition("::")[0]) for row in rows])
     for row in rows:
         row.values["path"] = os.path.relpath(row.values["path"], root)
     return FormatRows(root, rows)
+
+
+def _require_sounds(kind: Any, where: str) -> None:
+    """Raises DataError for a column of parquet whose type holds no files of sound."""
+    import pyarrow as pa
+
+    is_file = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    fields = {kind.field(number).name for number in range(kind.num_fields)} if pa.types.is_struct(kind) else set()
+    if not is_file and not {"bytes", "path"} <= fields:
+        raise DataError(
+            f"{where} is of the type {kind}; the bytes of files are read, or {{bytes, path}} as datasets writes it"
+        )
 
 
 def _beside(name: str, parquet: Path, root: Path) -> Path:
@@ -254,8 +275,15 @@ def _member_fields(path: Path, members: Sequence[tarfile.TarInfo], where: str) -
             raise DataError(f"{where}: {member.name} is no UTF-8 or no JSON ({error})") from None
         if not isinstance(values, dict):
             raise DataError(f'{where}: {member.name} is one object, as {{"caption": "rain"}}')
-        fields |= values
+        fields |= {key: _both(key, fields.get(key), value) for key, value in values.items()}
     return fields
+
+
+def _both(key: str, one: Any, other: Any) -> Any:
+    """The captions or labels of two members; of other fields that of the last one."""
+    if one is None or one == other or key not in TEXTS.values():
+        return other
+    return [text for value in (one, other) for text in (value if isinstance(value, list) else [value])]
 
 
 def _download(name: str) -> str:

@@ -209,3 +209,50 @@ def test_an_archive_is_opened_once_and_again_where_it_is_another(clips: Path, tm
     again = webdataset(clips, tmp_path / "tars")
     paths = [tmp_path / "tars" / row.values["path"] for row in formats.read_webdataset(again, {}).rows]
     assert not {inspected.sha256 for inspected in inspect(paths, workers=1)} & set(hashes)
+
+
+def written_tar(path: Path, members: dict[str, bytes]) -> str:
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return str(path)
+
+
+def test_captions_beside_a_sound_are_all_read_and_what_has_none_is_refused(clips: Path, tmp_path: Path):
+    wave = (clips / ROWS[0]["path"]).read_bytes()
+    members = {"a.wav": wave, "a.txt": b"rain", "a.json": b'{"caption": ["wind", "rain"], "text": "x"}'}
+    (cut,) = prepared(formats.read_webdataset(written_tar(tmp_path / "a.tar", members), {}), tmp_path / "data/a")
+    assert [sup.text for sup in cut.supervisions] == ["rain", "wind"]
+    for members, message in (
+        ({"a.b.wav": wave, "a.c.wav": wave}, "2 sounds in a.b.wav, a.c.wav; .* ends at the first dot"),
+        ({"a.wav": wave, "b.wav": wave, "a.txt": b"x"}, "0 sounds in a.txt; .*lie one after another"),
+        ({}, "no member is in its tars"),
+    ):
+        with pytest.raises(DataError, match=message):
+            formats.read_webdataset(written_tar(tmp_path / "b.tar", members), {})
+
+
+def test_a_parquet_of_bytes_is_read_and_rows_without_a_sound_are_missing(clips: Path, tmp_path: Path):
+    """The first row has none: the others are inside, and no files are looked for."""
+    waves = [(clips / row["path"]).read_bytes() for row in ROWS[:2]]
+    nested = [{"bytes": wave, "path": f"{len(wave)}.wav"} for wave in waves]
+    for number, column in enumerate([[None, *waves], [None, *nested]]):
+        path = tmp_path / f"{number}.parquet"
+        pq.write_table(pa.table({"audio": column, "caption": ["x", "y", "z"]}), path)
+        read = formats.read_parquet(str(path), "audio", {})
+        first, *others = inspect([read.root / row.values["path"] for row in read.rows], workers=1)
+        assert first.reason == f"missing: row 0 of {path.name} holds no sound" and [item.reason for item in others] == [
+            None,
+            None,
+        ]
+    for number, (column, message) in enumerate(
+        [
+            ([[0.1], [0.2]], "of the type list<.*the bytes of files"),
+            (pa.array([], pa.binary()), "no row is in its parquet"),
+        ]
+    ):
+        pq.write_table(pa.table({"audio": column}), tmp_path / f"no{number}.parquet")
+        with pytest.raises(DataError, match=message):
+            formats.read_parquet(str(tmp_path / f"no{number}.parquet"), "audio", {})
