@@ -46,6 +46,9 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=200, help="recordings that are asked about, at most")
     parser.add_argument("--others", type=int, default=200, help="questions of each other kind, at most")
     parser.add_argument("--text", action=argparse.BooleanOptionalAction, default=True, help="the row without a sound")
+    parser.add_argument(
+        "--kinds", nargs="+", help="of the others; those that the run was trained on where none is named"
+    )
     parser.add_argument("--max-new-tokens", type=int, default=8)
     options = parser.parse_args()
     rows = []
@@ -55,7 +58,7 @@ def main() -> None:
         receipt = receipts.read(run)
         if receipt is None:
             raise SystemExit(f"{run} holds no finished run of a language stage")
-        kinds = [kind for kind in receipt["conf"]["kinds"] if kind != "presence"]
+        kinds = [kind for kind in options.kinds or receipt["conf"]["kinds"] if kind != "presence"]
         others = question_items(cuts.of_split(options.split), options.others, kinds)
         asked = [*items, *(item for item in others if item.condition == "sound")]
         model, _ = language_model.load(run / "artifact")
