@@ -11,7 +11,7 @@ import pytest
 from models.language.vocabulary import Turn
 from stages.scoring.exact_match import is_right
 from tests.stages.cli.trained_run import answer, codes_of
-from tests.stages.hub.test_lmms_eval import ROOT, answers_of, local_tasks
+from tests.stages.hub.lmms_tasks import ROOT, answers_of, local_tasks
 from tests.stages.serve.conftest import listening, server_of
 
 for package in ("lmms_eval", "fastapi", "uvicorn", "openai", "dotenv"):
