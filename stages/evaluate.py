@@ -267,7 +267,8 @@ class Evaluate(RowStage[str]):
         most = min(tokenizer.num_codes(examples.seconds), max(len(cut.custom["codes"]) for cut in cuts))
         model, captions = self._writing_model(), [caption_of(cut) or "" for cut in cuts]
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():
-            codes = text_to_sound(model, captions, most, [self.conf.seed] * len(cuts), compose("generate").conf)
+            seeds, seconds = [self.conf.seed] * len(cuts), [min(cut.duration, examples.seconds) for cut in cuts]
+            codes = text_to_sound(model, captions, most, seeds, compose("generate").conf, seconds=seconds)
         return {
             cut.id: [WrittenSound(caption, 0, self.conf.seed, one)]
             for cut, caption, one in zip(cuts, captions, codes, strict=True)

@@ -137,7 +137,9 @@ class Generation(RowStage[str]):
         if condition == NOTHING:  # greedy, all of them would be one sound
             settings = replace(settings, guidance=1.0, best_of=1, temperature=settings.temperature or 1.0)
         seeds = [self._seed(item) for item in batch]
-        return text_to_sound(self.model, [item.caption for item in batch], self.most, seeds, settings, self.ear)
+        captions = [item.caption for item in batch]
+        seconds = [min(self.cuts[item.cut].duration, settings.seconds_max) for item in batch]
+        return text_to_sound(self.model, captions, self.most, seeds, settings, self.ear, seconds=seconds)
 
     def _embedded(self, batch: list[GenerationItem], codes: list[list[int]]) -> list[str | None]:
         if self.embedder is None:

@@ -182,7 +182,7 @@ class GenerateConf:
     """`stage generate`."""
 
     n: int = about("sounds, written as FILE-1.wav, FILE-2.wav and so on", 1, 1000)
-    seconds_max: float = about("length of a sound, s, at most", 0.01, 3600.0)
+    seconds_max: float = about("length of a sound, s, at most; an LLM taught with {seconds} is told it", 0.01, 3600.0)
     temperature: float = about(TEMPERATURE, 0.0, 100.0)
     top_p: float = about(TOP_P, 1e-6, 1.0)
     top_k: int | None = about(TOP_K, 1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from string import Formatter
 from typing import Any, Literal
 
 from conf.laws import Problem, about, exceptions, problems
@@ -51,7 +52,9 @@ class PromptsConf:
     system: str | None = about("the system prompt of chat; null: the template's")
     template_options: dict[str, Any] = about("arguments of the chat template, as enable_thinking=false")
     sound_to_text: list[str] = about("requests for a caption, one of them for each item")
-    text_to_sound: list[str] = about("requests for a sound, one of them for each item; each with {caption}")
+    text_to_sound: list[str] = about(
+        "requests for a sound, one of them for each item; each with {caption}, {seconds} too tells its length"
+    )
     # exports of earlier versions do not say it
     guidance: float = field(
         default=5.0,
@@ -60,8 +63,17 @@ class PromptsConf:
 
     def laws(self) -> Iterable[Problem]:
         for text in self.text_to_sound:
-            if "{caption}" not in text:
+            try:
+                named = [name for _, name, _, _ in Formatter().parse(text) if name is not None]
+            except ValueError as error:
+                yield Problem("text_to_sound", f"{text!r}: {error}; a brace that is meant is typed twice")
+                continue
+            if "caption" not in named:
                 yield Problem("text_to_sound", f"{text!r} has no {{caption}} in it")
+            if unknown := set(named) - {"caption", "seconds"}:
+                yield Problem(
+                    "text_to_sound", f"{text!r} has {{{min(unknown)}}}; {{caption}} and {{seconds}} are allowed"
+                )
 
 
 @dataclass

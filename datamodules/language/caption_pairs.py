@@ -13,6 +13,7 @@ class CaptionPair(NamedTuple):
 
     id: str
     codes: list[int]
+    seconds: float
     caption: str
     other_caption: str
 
@@ -36,7 +37,8 @@ def caption_pairs(cuts: Collection[Cut], count: int) -> CaptionPairs:
     for number, cut in enumerate(clips):
         other = next((one for one in clips[number + 1 :] + clips[:number] if _differ(cut, one, kinds > 1)), None)
         if other is not None:
-            pairs.append(CaptionPair(cut.id, list(cut.custom["codes"]), caption_of(cut) or "", caption_of(other) or ""))
+            captions = caption_of(cut) or "", caption_of(other) or ""
+            pairs.append(CaptionPair(cut.id, list(cut.custom["codes"]), cut.duration, *captions))
     return CaptionPairs(pairs, kinds if kinds > 1 else None)
 
 

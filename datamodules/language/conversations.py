@@ -32,6 +32,7 @@ class Conversation(NamedTuple):
     source: str
     dialogues: list[list[Turn]]  # several share their beginning, the sound, and are blind to each other
     caption: str | None = None  # of an item from text to sound; "" where it was dropped
+    tells_seconds: bool = False  # its prompt says how long its sound is
 
 
 class Mixture(NamedTuple):
@@ -48,7 +49,7 @@ class Prompts(NamedTuple):
     """How captions and questions become conversations."""
 
     sound_to_text: Sequence[str]  # what a caption answers; one is taken by the hash of its id
-    text_to_sound: Sequence[str]  # with {caption}
+    text_to_sound: Sequence[str]  # with {caption}, and {seconds} where the sound's length is told
     questions_together: int  # dialogues in one sequence at most
     kinds: Sequence[str] = ()  # of question; all where it is empty
     # share of the text-to-sound items whose caption is empty, for classifier-free guidance (Ho and Salimans 2022,
@@ -96,10 +97,10 @@ def _of_caption(
     for copy in range(copies(mixture.text_to_sound if is_asked_for else 0.0, f"{caption.id}>sound")):
         template = prompts.text_to_sound[hash_number(f"{caption.id}<{copy}") % len(prompts.text_to_sound)]
         dropped = in_share(prompts.caption_dropout, f"{caption.id}<{copy}~")
-        prompt = without_caption(template) if dropped else template.format(caption=text)
-        dialogue = [("user", [prompt]), ("assistant", [codes])]
         asked = "" if dropped else text
-        yield Conversation(f"{caption.id}-sound-{copy}", "text_to_sound", source, [dialogue], asked)
+        dialogue = [("user", [sound_request(template, asked, cut.duration)]), ("assistant", [codes])]
+        tells_seconds = "{seconds}" in template
+        yield Conversation(f"{caption.id}-sound-{copy}", "text_to_sound", source, [dialogue], asked, tells_seconds)
 
 
 def _of_questions(cut: Cut, codes: list[int], weight: float, prompts: Prompts) -> Iterator[Conversation]:
@@ -144,9 +145,13 @@ def _dialogue(supervision: Supervision, self_codes: list[int], sounds: Mapping[s
     return turns
 
 
-def without_caption(template: str) -> str:
-    """The prompt of a sound without a caption: what `caption_dropout` trains, and guidance subtracts."""
-    return template.format(caption="").strip()
+def sound_request(template: str, caption: str, seconds: float) -> str:
+    """The prompt of a sound of this length; without a caption what `caption_dropout` trains, and guidance subtracts.
+
+    template: with {caption}, and {seconds} where the LLM is told the length.
+    """
+    prompt = template.format(caption=caption, seconds=f"{seconds:.1f}")
+    return prompt if caption else prompt.strip()
 
 
 def text_conversations(path: Path, number: int, text: str, weight: float) -> list[Conversation]:

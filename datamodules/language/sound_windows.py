@@ -4,7 +4,8 @@
     epoch 0            |=============|                 as many as fit beside the text; where they begin is a hash of
     epoch 1   |=============|                          (seed, epoch, id): the same on every rank and run
 
-A caption or a question about the whole is then about its part; what names times is not, and stays left out.
+A caption or a question about the whole is then about its part; what names times is not, nor a prompt that tells the
+sound's length, and both stay left out.
 """
 
 import re
@@ -16,10 +17,10 @@ TIMES = re.compile(r"\d+\.\d+")  # an answer that says when is true of the whole
 
 
 def codes_of(item: Conversation) -> list[int] | None:
-    """The codes of a conversation about one sound; None where there are several, or none, or an answer names times, or
-    answers are compared: what a part has not, the whole may have.
+    """The codes of a conversation about one sound; None where there are several, or none, or an answer names times or
+    the prompt the length, or answers are compared: what a part has not, the whole may have.
     """
-    if item.kind == PAIR:
+    if item.kind == PAIR or item.tells_seconds:
         return None
     sounds: list[list[int]] = []
     for dialogue in item.dialogues:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from datamodules.language.caption_pairs import CaptionPair, CaptionPairs
-from datamodules.language.conversations import Turn
+from datamodules.language.conversations import Turn, sound_request
 from datamodules.language.packing import Encode, LanguageBatch, collate, pack
 
 # a batch on the CPU -> negative log-likelihood of all its sound tokens, in nats
@@ -30,7 +30,7 @@ class GapBatch(NamedTuple):
 class CaptionGap:
     """Measures a model on the same clips at every validation.
 
-    wording: with {caption}. A clip that is longer than tokens_per_batch is left out.
+    wording: with {caption}, and {seconds} where lengths are told. A clip that is longer than tokens_per_batch is left out.
     """
 
     def __init__(self, chosen: CaptionPairs, encode: Encode, wording: str, pad_id: int, tokens_per_batch: int) -> None:
@@ -62,17 +62,15 @@ class CaptionGap:
     def _batch(self, rows: Sequence[CaptionPair]) -> GapBatch:
         parts = []
         for captions in ([pair.caption for pair in rows], [pair.other_caption for pair in rows]):
-            encoded = self.encode(
-                [self._conversation(text, pair.codes) for text, pair in zip(captions, rows, strict=True)]
-            )
+            encoded = self.encode([self._conversation(text, pair) for text, pair in zip(captions, rows, strict=True)])
             parts.append(
                 collate([(pair.id, pack([one])) for pair, one in zip(rows, encoded, strict=True)], self.pad_id)
             )
         return GapBatch(*parts)
 
-    def _conversation(self, caption: str, codes: list[int]) -> list[Turn]:
-        return [("user", [self.wording.format(caption=caption)]), ("assistant", [codes])]
+    def _conversation(self, caption: str, pair: CaptionPair) -> list[Turn]:
+        return [("user", [sound_request(self.wording, caption, pair.seconds)]), ("assistant", [pair.codes])]
 
     def _longest(self, pair: CaptionPair) -> int:
         texts = (pair.caption, pair.other_caption)
-        return max(len(one.input_ids) for one in self.encode([self._conversation(text, pair.codes) for text in texts]))
+        return max(len(one.input_ids) for one in self.encode([self._conversation(text, pair) for text in texts]))

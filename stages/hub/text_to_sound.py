@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from conf.errors import UsageError
 from conf.sections.evaluation import GenerateConf, GenerationConf, guidance_of
-from datamodules.language.conversations import without_caption
+from datamodules.language.conversations import sound_request
 from models.language.generation import Guidance, PaddedPrompts, Sampling, Watch, generate, pad_left
 from models.language.likelihood import text_scores
 from models.language.vocabulary import Turn
@@ -25,20 +25,23 @@ def text_to_sound(
     settings: GenerateConf | GenerationConf,
     ear: TrainedModel | None = None,
     watch: Watch | None = None,
+    seconds: Sequence[float] | None = None,
 ) -> list[list[int]]:
     """Captions to codes, `max_codes` at most, each drawn from its own seed; an empty caption asks for any sound.
     settings: temperature, top_p, top_k, guidance, best_of. ear: the LLM that chooses; None: `model`. watch: of `generate`;
-    it ends no sound alone.
+    it ends no sound alone. seconds: how long each shall be, for an LLM that was taught with lengths; None: as long as the
+    settings allow.
 
     The prompt is the first of the wordings that the LLM was trained with.
     """
     count = settings.best_of
-    asked = [caption for caption in captions for _ in range(count)]
+    lengths = [settings.seconds_max] * len(captions) if seconds is None else seconds
+    requests = [(text, length) for text, length in zip(captions, lengths, strict=True) for _ in range(count)]
     drawn_from = [candidate_seed(seed, number) for seed in seeds for number in range(count)]
     sounds: list[list[int]] = []
-    for start in range(0, len(asked), ROWS):
+    for start in range(0, len(requests), ROWS):
         part = slice(start, start + ROWS)
-        sounds += _drawn(model, asked[part], max_codes, drawn_from[part], settings, watch)
+        sounds += _drawn(model, requests[part], max_codes, drawn_from[part], settings, watch)
     if count == 1:
         return sounds
     groups = [sounds[start : start + count] for start in range(0, len(sounds), count)]
@@ -67,7 +70,7 @@ def _most_probable(model: TrainedModel, caption: str, sounds: Sequence[list[int]
 
 def _drawn(
     model: TrainedModel,
-    captions: Sequence[str],
+    requests: Sequence[tuple[str, float]],  # caption, seconds
     max_codes: int,
     seeds: Sequence[int],
     settings: GenerateConf | GenerationConf,
@@ -79,14 +82,14 @@ def _drawn(
         rendered = [vocabulary.render([Turn("user", [text])], generate=True) for text in texts]
         return pad_left([one.input_ids for one in rendered], vocabulary.pad_id)
 
-    ids, mask = prompts([wording.format(caption=text) if text else without_caption(wording) for text in captions])
+    ids, mask = prompts([sound_request(wording, caption, length) for caption, length in requests])
     max_tokens = max_codes + 2  # and the marks around the sound
     check_context(model, ids.shape[1], max_tokens, "type a smaller --seconds_max")
     sampling, guidance = None, None
     if settings.temperature > 0:
         sampling = Sampling(settings.temperature, settings.top_p, seeds, settings.top_k)
     if (weight := guidance_of(settings, model.prompts)) != 1:
-        guidance = Guidance(weight, *prompts([without_caption(wording)] * len(captions)))
+        guidance = Guidance(weight, *prompts([sound_request(wording, "", length) for _, length in requests]))
     answers = generate(model.lm, vocabulary, ids, mask, max_tokens, "audio", sampling, guidance, watch)
     return [vocabulary.codes(answer) for answer in answers]
 

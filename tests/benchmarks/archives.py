@@ -1,6 +1,7 @@
 """Many short recordings as files and in tars: what `stage prepare` and `stage run latents` open, and how fast they are.
 
-    python -m tests.benchmarks.archives [--clips 100000] [--per-shard 1000] [--seconds 0.25] [--folder F]
+    python -m tests.benchmarks.archives [--clips 100000] [--per-shard 1000] [--seconds 0.25] [--kinds files tars]
+        [--folder F]
 
 The clips are noise, 8 kHz mono in 16 bit, each with a caption: in a folder a shard with a table, and in tars with a
 `.txt` beside each. Every command is a process of its own, without workers, the mel codec of the preset `smoke`, fitted
@@ -41,6 +42,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=100_000)
     parser.add_argument("--per-shard", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=0.25)
+    parser.add_argument("--kinds", nargs="+", choices=("files", "tars"), default=("files", "tars"))
     parser.add_argument("--folder", type=Path, help="where all of it is written, and kept")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -48,7 +50,7 @@ def main() -> None:
         if not (folder / "metadata.csv").is_file():
             write(folder, options.clips, options.per_shard, options.seconds)
         print("| clips | as | stage | opens | clips a second | MiB |\n|---|---|---|---|---|---|")
-        for kind in ("files", "tars"):
+        for kind in options.kinds:
             source = [str(folder / "files"), "--metadata", str(folder / "metadata.csv")]
             if kind == "tars":
                 source = [str(folder / "tars" / "*.tar")]

@@ -17,7 +17,7 @@ from transformers import LogitsProcessorList
 from conf import compose
 from conf.sections.evaluation import GenerateConf
 from datamodules.generation import caption_of, label_of
-from datamodules.language.conversations import without_caption
+from datamodules.language.conversations import sound_request
 from models.language.generation import (
     ClassifierFreeGuidance,
     Guidance,
@@ -92,8 +92,8 @@ class Chooser(NamedTuple):
             prompt = vocabulary.render([Turn("user", [text])], generate=True).input_ids
             return [prompt + vocabulary.sound_ids(codes)[:-1] for codes in begun]
 
-        own = pad_left(ids(wording.format(caption=caption)), vocabulary.pad_id)
-        none = pad_left(ids(without_caption(wording)), vocabulary.pad_id)
+        own = pad_left(ids(sound_request(wording, caption, settings.seconds_max)), vocabulary.pad_id)
+        none = pad_left(ids(sound_request(wording, "", settings.seconds_max)), vocabulary.pad_id)
         both = _with_unconditional(*own, Guidance(settings.guidance, *none), vocabulary.pad_id)
         width = both.input_ids.shape[1]
         grammar = SoundOnly(vocabulary, width - length, self.most + 2)

@@ -222,6 +222,12 @@ def test_laws_between_values_name_the_layer_that_broke_them(tmp_path: Path):
         conf.compose("tokenizer", overrides=["ema_decay=1.5"])
     with pytest.raises(ValueError, match=r"^command line: prompts\.text_to_sound: 'Sing\.' has no \{caption\}"):
         conf.compose("caption", overrides=["prompts.text_to_sound=Sing."])
+    for template, said in (
+        ("{caption} of {length} s", r"has \{length\}; \{caption\} and \{seconds\} are"),
+        ("{caption", "typed twice"),
+    ):
+        with pytest.raises(ValueError, match=rf"^command line: prompts\.text_to_sound: .*{said}"):
+            conf.compose("caption", overrides=[f'prompts.text_to_sound=["{template}"]'])
 
 
 def test_where_a_preset_changes_something():

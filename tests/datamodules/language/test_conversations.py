@@ -9,7 +9,8 @@ from lhotse import MonoCut, SupervisionSegment
 
 from datamodules.corpora.turns import read_turns
 from datamodules.language.conversation_sources import TextConversations
-from datamodules.language.conversations import Conversation, Mixture, Prompts, conversations, without_caption
+from datamodules.language.conversations import Conversation, Mixture, Prompts, conversations, sound_request
+from datamodules.language.sound_windows import codes_of
 
 NO_PROMPTS = Prompts([], [], 1)
 TO_SOUND = ["Generate a sound: {caption}", "{caption}, please"]
@@ -29,10 +30,26 @@ def test_a_tenth_of_the_captions_is_left_out_and_always_the_same():
     prompts = [item.dialogues[0][0][1][0] for item in make(0.1)]
     empty = [prompt for prompt in prompts if "caption" not in prompt]
     assert abs(len(empty) - 200) < 41 and set(empty) == {"Generate a sound:", ", please"}
-    assert set(empty) == {without_caption(template) for template in TO_SOUND}
+    assert set(empty) == {sound_request(template, "", 1.0) for template in TO_SOUND}
     assert make(0.1) == make(0.1) and not [item for item in make(0) if "caption" not in item.dialogues[0][0][1][0]]
     assert [item.dialogues[0][1] for item in make(0.1)] == [item.dialogues[0][1] for item in make(0)], "the sound stays"
     assert all("caption" not in item.dialogues[0][0][1][0] for item in make(1.0))
+
+
+def test_a_prompt_tells_the_length_where_its_template_has_it():
+    """With the caption and without; a window of the sound would have another length, so there is none."""
+    cut = make_cut("c", task="caption", text="rain {a}")
+    told, silent = "{seconds} s of {caption}", "Make {caption}"
+    for template, dropout, prompt, window in (
+        (told, 0.0, "1.0 s of rain {a}", None),
+        (told, 1.0, "1.0 s of", None),
+        (silent, 0.0, "Make rain {a}", [1, 0]),
+        (silent, 1.0, "Make", [1, 0]),
+    ):
+        prompts = Prompts([], [template], 1, caption_dropout=dropout)
+        (item,) = conversations([cut], Mixture(0, 1, 0, 0, 0), prompts)
+        assert item.dialogues == [[("user", [prompt]), ("assistant", [[1, 0]])]]
+        assert codes_of(item) == window
 
 
 def test_sounds_are_asked_for_of_recordings_with_few_labels_alone():

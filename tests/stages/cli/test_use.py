@@ -124,6 +124,21 @@ def test_where_no_guidance_is_typed_it_is_that_of_the_training(model):
     assert PromptsConf(**earlier).guidance == 5.0
 
 
+def test_an_llm_that_was_taught_with_lengths_is_told_one(model):
+    """Each sound's own, or what is typed; the prompt without a caption, which guidance subtracts, tells it too."""
+
+    def written(template: str, captions: list[str], guidance: float, seconds: list[float] | None) -> list[list[int]]:
+        options = [f"guidance={guidance}", "seconds_max=2", "temperature=0"]
+        taught = model._replace(prompts=replace(model.prompts, text_to_sound=[template]))
+        settings = compose("generate", overrides=options).conf
+        return text_to_sound(taught, captions, 12, [1, 2], settings, seconds=seconds)
+
+    two, told = ["low", "high"], "{seconds} s: {caption}"
+    each = written("{caption}", ["0.5 s: low", "7.0 s: high"], 1, None)
+    assert written(told, two, 1, [0.5, 7.0]) == each
+    assert written(told, two, 2, None) == written("2.0 s: {caption}", two, 2, [0.5, 7.0])
+
+
 def test_the_best_of_several_is_the_one_under_which_the_caption_is_most_probable(run, folder_with_run, model, capsys):
     """Drawn one by one, and scored one by one."""
     options = {"seconds_max": 2, "temperature": HOT, "guidance": 2, "top_k": 4, "seed": 3}

@@ -38,7 +38,15 @@ def rows_of(folder: Path, task: str) -> dict[tuple[str, str], dict[str, Any]]:
 def lmms_eval(model: Path, tasks: Path, out: Path, cwd: Path, site: Path) -> dict[str, Any]:
     """Its results by task."""
     words = ["--model", "make_some_noise", "--model_args", f"pretrained={model}", "--include_path", str(tasks)]
-    words += ["--tasks", "local_questions,local_labels", "--output_path", str(out), "--log_samples", "--batch_size", "3"]
+    words += [
+        "--tasks",
+        "local_questions,local_labels",
+        "--output_path",
+        str(out),
+        "--log_samples",
+        "--batch_size",
+        "3",
+    ]
     path = os.pathsep.join([str(site), str(ROOT), *filter(None, sys.path)])
     environment = os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "HF_HOME": str(out / "hub")}
     command = [sys.executable, "-m", "lmms_eval", *words]
