@@ -43,7 +43,9 @@ from stages.scoring.answer_reader import AnswerReader
 from stages.scoring.best_guess import BestGuess
 from stages.scoring.captions.caption_scores import Tools
 from stages.scoring.captions.torchmetrics_scores import torchmetrics_scores
+from stages.scoring.localisation import localisation
 from stages.scoring.question_accuracy import question_accuracy
+from stages.scoring.span_guess import SpanGuess
 
 log = logging.getLogger(__name__)
 
@@ -172,6 +174,8 @@ class Evaluate(RowStage[str]):
                 report[key] = self._report_of(stage)
         if shares := abstention(rows, self.conf.bootstrap_samples, self.conf.seed):
             report["abstention"] = shares
+        if times := self._localisation(rows):
+            report["localisation"] = times
         if gap := self._caption_gap():
             report["caption_gap"] = gap
         text = evaluation_table.markdown(report)
@@ -190,7 +194,15 @@ class Evaluate(RowStage[str]):
         print(f"to read and to hear: {self.folder / 'artifact' / 'report.html'}")
         elsewhere = "" if self.conf.runs == "runs" else f" --runs {self.conf.runs}"
         print(f"to try it: stage serve{elsewhere} --experiment {self.conf.experiment}")
-        kept = ("audio_contrast", "questions", "reconstruction", "captions", "tasks", "failed")
+        kept = (
+            "audio_contrast",
+            "questions",
+            *(["localisation"] if times else []),
+            "reconstruction",
+            "captions",
+            "tasks",
+            "failed",
+        )
         return Exported(facts, {key: report[key] for key in kept})
 
     def _task(self, task: EvaluationTask, predictions: list[dict[str, Any]]) -> dict[str, Any]:
@@ -205,6 +217,15 @@ class Evaluate(RowStage[str]):
         return task_scores.score(
             task, rows, expected, self.labels[name], train, task_scores.load_tools(task), samples, seed
         )
+
+    def _localisation(self, rows: list[Row]) -> dict[str, Any]:
+        """With the sound, without it, and guessed from the text; {} where no answer says from when to when."""
+        by_condition = {name: [row for row in rows if row["condition"] == name] for name in ("sound", "text")}
+        guess = SpanGuess(question_texts(self.train_cuts))
+        guessed = [row | {"prediction": guess(row["kind"], row["question"])} for row in by_condition["sound"]]
+        samples, seed = self.conf.bootstrap_samples, self.conf.seed
+        each = {name: localisation(part, samples, seed) for name, part in (by_condition | {"guess": guessed}).items()}
+        return {name: scores for name, scores in each.items() if scores}
 
     def _judge(self) -> answer_examples.Judge:
         """Whether a row is right by its task's own rule; None where the task has none."""

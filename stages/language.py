@@ -29,6 +29,7 @@ from datamodules.store.index import CachedCuts
 from models.language.contrast import CaptionContrast
 from models.language.loss_plan import Contrast, LossPlan, LossWeights, plan_loss
 from models.language.model import LanguageLoss
+from models.language.soft_times import SoftTimes
 from models.language.vocabulary import LabelKind, has_sound
 from models.language.vocabulary import Turn as ChatTurn
 from stages.base import Exported, Parents, TrainingStage
@@ -83,7 +84,7 @@ class Language(TrainingStage):
             warm_start.check_same(start.folder, config["facts"], self.facts)
             _same_model(configuration_of(config), conf, start.folder)
             check_base(start.folder, config, self.base, conf)
-            self.language.load_trainable_state(state)
+            self.language.load_trainable_state(_with_new_times(state, self.language.trainable_state()))
         if self.source and self.source.receipt["parents"]["tokenizer"] != parents["tokenizer"].receipt["artifact_hash"]:
             text = "%s: %s learned the codes of another tokenizer: the rows of the sounds are to be learned anew"
             log.warning(text, stage, self.source.folder)
@@ -94,6 +95,7 @@ class Language(TrainingStage):
                     "that knows no sound. Name a finished run to start from, as --init_from=EXPERIMENT, or type --loss.contrast.weight=0"
                 )
             self.language.keep_reference()  # of the parent's artifact, however often this run is begun again
+        self.token_losses = ("text_loss", "audio_loss", *(("time_loss",) if self.vocabulary.num_times else ()))
         self.entry: str | None = None  # of the curriculum, that is trained now
         self.flops_per_position = 0
         batches = conf.trainer.accumulate_grad_batches
@@ -149,8 +151,13 @@ class Language(TrainingStage):
 
     def on_before_batch_transfer(self, batch: LanguageBatch, dataloader_idx: int) -> PlannedBatch:
         """On the CPU: what decides sizes is looked at before the batch is copied, so that no step waits for the device."""
-        loss = self.conf.loss
-        weights = LossWeights(loss.audio_weight, loss.text_weight, loss.prompt_weight, loss.z_loss_weight)
+        loss, soft_times = self.conf.loss, None
+        if loss.time_width and self.trainer.training:  # validation compares runs of every width
+            width = loss.time_width / self.vocabulary.step
+            soft_times = SoftTimes(self.vocabulary.first_time_id, self.vocabulary.num_times, width)
+        weights = LossWeights(
+            loss.audio_weight, loss.text_weight, loss.prompt_weight, loss.z_loss_weight, loss.time_weight, soft_times
+        )
         planned, contrast, pairs = self.comparison(batch)
         plan = plan_loss(
             planned.input_ids, planned.attention_mask, planned.labels, planned.kinds, planned.positions,
@@ -174,7 +181,7 @@ class Language(TrainingStage):
 
     def training_step(self, batch: PlannedBatch, batch_idx: int) -> Tensor:
         losses = self.losses(batch)
-        for name in ("loss", "text_loss", "audio_loss", "distillation_loss", "z_loss"):
+        for name in ("loss", *self.token_losses, "distillation_loss", "z_loss"):
             self.log(f"train/{name}", getattr(losses, name), batch_size=len(batch.ids))
         if losses.contrast is not None and batch.pairs is not None:
             self.log("train/contrast_loss", losses.contrast.mean, batch_size=len(batch.ids))
@@ -232,23 +239,21 @@ class Language(TrainingStage):
                     parameter.grad = None
 
     def on_validation_epoch_start(self) -> None:
-        self.sums = torch.zeros(4, dtype=torch.float64, device=self.device)
+        self.sums = torch.zeros(2, len(self.token_losses), dtype=torch.float64, device=self.device)
 
     def validation_step(self, batch: PlannedBatch, batch_idx: int) -> None:
         self.log("val/items", float(len(batch.ids)), batch_size=1, reduce_fx="sum", sync_dist=True)
         losses = self.losses(batch)
-        for column, (loss, count) in enumerate(
-            ((losses.text_loss, losses.text_tokens), (losses.audio_loss, losses.audio_tokens))
-        ):
-            if count:
-                self.sums[2 * column] += loss.double() * count
-                self.sums[2 * column + 1] += count
+        for column, name in enumerate(self.token_losses):
+            if count := getattr(losses, name.replace("_loss", "_tokens")):
+                self.sums[0, column] += getattr(losses, name).double() * count
+                self.sums[1, column] += count
 
     def on_validation_epoch_end(self) -> None:
         """Means over tokens, summed over ranks: NaN for a kind that is in no batch."""
         sums = self.trainer.strategy.reduce(self.sums, reduce_op="sum")
-        self.log("val/text_loss", (sums[0] / sums[1]).float())
-        self.log("val/audio_loss", (sums[2] / sums[3]).float())
+        for name, mean in zip(self.token_losses, (sums[0] / sums[1]).float(), strict=True):
+            self.log(f"val/{name}", mean)
         if self.gap.pairs:
             self._log_caption_gap()
 
@@ -262,7 +267,7 @@ class Language(TrainingStage):
             self.log("val/caption_gap_ceiling", self.gap.ceiling)
 
     def _sound_likelihood(self, batch: LanguageBatch) -> Tensor:
-        weights = LossWeights(audio_weight=1.0, text_weight=0.0, prompt_weight=0.0, z_loss_weight=0.0)
+        weights = LossWeights(audio_weight=1.0, text_weight=0.0, prompt_weight=0.0, z_loss_weight=0.0, time_weight=0.0)
         plan = plan_loss(batch.input_ids, batch.attention_mask, batch.labels, batch.kinds, None, None, weights)
         losses = self.language.planned_loss(plan.to(self.device))
         return losses.audio_loss * losses.audio_tokens
@@ -314,11 +319,20 @@ def _folder_of_lengths(cuts: CachedCuts, folder: Path) -> Path:
     return (cuts.folder.parent if os.access(cuts.folder.parent, os.W_OK) else folder) / "measured"
 
 
+def _with_new_times(state: dict[str, Tensor], start: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state of a parent with fewer times: theirs are the last rows, and those that it lacks are as they are at the start."""
+    rows = {name: len(tensor) for name, tensor in state.items() if name.endswith("new_rows") and name in start}
+    return state | {name: torch.cat([state[name], start[name][count:]]) for name, count in rows.items()}
+
+
 def _same_model(parent: LanguageConf, conf: LanguageConf, folder: Path) -> None:
-    """What the numbers depend on must be equal; dropout and how the layers are computed may differ."""
-    if parent.timestamps != conf.timestamps:
+    """What the numbers depend on must be equal; dropout and how the layers are computed may differ. Times may be added."""
+    before, now = parent.timestamps, conf.timestamps
+    lost = before.max_seconds is not None and (before.step != now.step or before.max_seconds > (now.max_seconds or 0))
+    if lost:
         raise UsageError(
-            f"{folder} was trained with timestamps {plain(parent.timestamps)}, this stage asks for {plain(conf.timestamps)}. Make them equal."
+            f"{folder} was trained with timestamps {plain(before)}, this stage asks for {plain(now)}. Make them equal, or "
+            "max_seconds larger."
         )
     free = {"dropout": 0, "attention": None, "activation_checkpointing": False, "compile": False}
     for section in ("model", "lora"):

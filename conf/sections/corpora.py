@@ -91,7 +91,7 @@ class DiagnosticConf(CorpusConf):
     sample_rate: int = about("Hz")
     seed: int = about("of all scenes")
     kinds: list[str] = about("kinds of sound, of those in datamodules/diagnostic; []: all")
-    extras: list[Literal["layers", "repeats", "levels", "moments", "unanswerable", "apart"]] = about(
+    extras: list[Literal["layers", "repeats", "levels", "moments", "grounding", "unanswerable", "apart"]] = about(
         "what scenes and questions have beyond the first version: a sound that goes on below others, one that is struck up to "
         "five times, quieter events, questions about moments, questions that the sound does not answer, pairs of kinds that are "
         "never heard together; []: none"

@@ -152,6 +152,12 @@ class LossWeightsConf:
 
     audio_weight: float = about("weight of a sound token")
     text_weight: float = about("weight of a text token of an answer")
+    time_weight: float = about("weight of a time in an answer", 0)
+    time_width: float = about(
+        "s, standard deviation of the normal distribution over neighbouring times that a time is taught with; 0: it alone",
+        0,
+        60,
+    )
     prompt_weight: float = about("weight of a token of the request")
     z_loss_weight: float = about("weight of (log Z)^2, the squared logarithm of the softmax's denominator")
     contrast: ContrastConf = about("the same sound under another caption is made less probable")
@@ -227,6 +233,11 @@ class LanguageConf(TrainingStageConf):
                 "mask between the questions of a sound. flex_attention does",
             )
         mixtures = [self.mixture, *(entry.mixture for entry in self.curriculum)]
+        if self.loss.time_width and self.timestamps.max_seconds is None:
+            yield Problem(
+                "loss.time_width",
+                f"{self.loss.time_width}; 0 is allowed where timestamps.max_seconds is null: no times",
+            )
         if self.text.files and not any(mixture.text for mixture in mixtures):
             yield Problem("text.files", "no mixture takes them: give mixture.text a weight, as --mixture.text=0.1")
         if self.loss.contrast.weight and not any(mixture.text_to_sound for mixture in mixtures):

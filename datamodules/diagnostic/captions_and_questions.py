@@ -19,9 +19,9 @@ LOUDER = 6.0  # dB; the least difference asked about
 
 
 class Question(NamedTuple):
-    kind: str  # what, presence, count, order, when, loudness, instrument, word; times, together, at, end
+    kind: str  # what, presence, count, order, when, loudness, instrument, word; times, together, at, end, grounding
     question: str
-    answer: str  # one or two words, lower case; when: "0", "0.5", ... (seconds)
+    answer: str  # one or two words, lower case; when: "0", "0.5", ... (seconds); grounding: two times
 
 
 def captions(scene: Scene, seed: int) -> list[str]:

@@ -4,6 +4,7 @@
     repeats   one bell, dog or door sounds one to five times; "how many times ..."
     levels    events at four levels, 8 dB apart, in place of two: how quiet may a sound be, and still be heard
     moments   "what do you hear at 3 seconds", "at what second does the rain stop"
+    grounding "from when to when do you hear the dog", of each sound: <|0.52|> to <|1.48|>; of one that is not there: not heard
     unanswerable  "which comes first, the dog or the rain" of a scene without rain: not heard
     apart     each kind has another one that it is never heard with (scene.partners): pairs for a test that no training had
 
@@ -18,7 +19,7 @@ from datamodules.diagnostic.captions_and_questions import NUMBERS, Question, que
 from datamodules.diagnostic.scene import EXTRAS, GRID, JITTER, STRIKES, Event, Scene, generator
 from datamodules.diagnostic.wordings import EXTRA_WORDINGS, NOT_HEARD, WORDINGS
 
-NAMES = ("layers", "repeats", "levels", "moments", "unanswerable", "apart")
+NAMES = ("layers", "repeats", "levels", "moments", "grounding", "unanswerable", "apart")
 # effects that sound all the time: where one ends is heard
 LASTING = ("rain", "wind", "waves", "fire", "engine", "helicopter", "applause", "cricket", "clock", "siren")
 QUIETER = (0.0, -16.0)  # dB; with the gains near -1 and -9 two events still differ by 2 dB at most or by 6 at least
@@ -85,6 +86,8 @@ def extra_questions(scenes: Sequence[Scene], extras: Sequence[str], seed: int) -
                 of_scene.append(_ask(rng, wording, answer, **names))
         if "unanswerable" in extras:
             of_scene.append(_unanswerable(rng, scene, kinds))
+        if "grounding" in extras:
+            of_scene.extend(_grounding(rng, scene, kinds))
         asked.append(of_scene)
     return asked
 
@@ -104,6 +107,15 @@ def _unanswerable(rng: Generator, scene: Scene, kinds: Sequence[str]) -> Questio
     if kind in ("order", "loudness"):
         names = [str(name) for name in rng.permutation([*names, scene.events[rng.integers(len(scene.events))].kind])]
     return question(rng, WORDINGS, kind, NOT_HEARD, **dict(zip("ab", names, strict=False)))._replace(kind=UNANSWERABLE)
+
+
+def _grounding(rng: Generator, scene: Scene, kinds: Sequence[str]) -> Iterator[Question]:
+    """Of each event, in an order that says nothing, and of a kind that is not heard."""
+    answers = {event.kind: f"<|{event.onset:.2f}|> to <|{_end_of(event):.2f}|>" for event in scene.events}
+    if absent := [kind for kind in kinds if kind not in answers]:
+        answers[absent[rng.integers(len(absent))]] = NOT_HEARD
+    for name in rng.permutation(sorted(answers)):
+        yield _ask(rng, "grounding", answers[name], a=str(name))
 
 
 Choice = tuple[str, str, dict[str, str]]  # kind of question, answer, names

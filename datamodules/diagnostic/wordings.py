@@ -56,6 +56,11 @@ EXTRA_WORDINGS: dict[str, tuple[str, ...]] = {
         "To the nearest half second, when does the {a} end?",
         "After how many seconds is the {a} over?",
     ),
+    "grounding": (
+        "From when to when do you hear the {a}?",
+        "Between which times does the {a} sound?",
+        "When does the {a} begin, and when is it over?",
+    ),
 }
 NOT_HEARD = "not heard"  # the answer to a question that the sound does not answer, in the words of one that it does
 # in no training scene; as many of each as above

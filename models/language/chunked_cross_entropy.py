@@ -62,8 +62,11 @@ def chunked_cross_entropy(
     z_loss_weight: float,
     transform: LogitTransform,
     teacher: Tensor | None = None,
+    shares: Tensor | None = None,
 ) -> CrossEntropy:
     """hidden (M, D), text_rows (T, D) and text_bias (T) frozen, new_rows (V - T, D), targets (M) long, weights (M).
+
+    shares (M, K): with it targets is (M, K), and the target a distribution: shares of its K ids, which sum to 1.
 
     teacher (M, D): hidden states of the base LLM, which has the text ids alone. With it, the loss is the divergence
     KL(teacher || model), and the targets have no effect (Li and Hoiem 2016, arXiv:1606.09282).
@@ -72,7 +75,7 @@ def chunked_cross_entropy(
     """
     gradients = torch.is_grad_enabled() and (hidden.requires_grad or new_rows.requires_grad)
     loss, per_token, log_partition = _ChunkedCrossEntropy.apply(
-        hidden, new_rows, text_rows, text_bias, targets, weights, z_loss_weight, transform, gradients, teacher
+        hidden, new_rows, text_rows, text_bias, targets, weights, z_loss_weight, transform, gradients, teacher, shares
     )
     return CrossEntropy(loss, per_token, log_partition)
 
@@ -91,6 +94,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         transform: LogitTransform,
         gradients: bool,
         teacher: Tensor | None,
+        shares: Tensor | None,
     ) -> CrossEntropy:
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
@@ -101,6 +105,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         grad_rows = torch.zeros_like(new_rows if gradients else new_rows[:0], dtype=wide)
         per_token = torch.empty(len(hidden), dtype=wide, device=hidden.device)
         log_partition = torch.empty_like(per_token)
+        if shares is None:
+            targets, shares = targets[:, None], torch.ones_like(per_token)[:, None]
         with torch.autocast(device, enabled=False):
             for start in range(0, len(hidden), CHUNK):
                 chunk = slice(start, start + CHUNK)
@@ -111,11 +117,12 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 log_partition[chunk] = log_z
 
                 is_new = targets[chunk] >= len(text_rows)
-                text_target = targets[chunk].masked_fill(is_new, 0)[:, None]
-                new_target = (targets[chunk] - len(text_rows)).clamp(min=0)[:, None]
+                text_target = targets[chunk].masked_fill(is_new, 0)
+                new_target = (targets[chunk] - len(text_rows)).clamp(min=0)
+                share = shares[chunk].to(wide)
                 if teacher is None:
-                    chosen = (new_logits.gather(1, new_target)[:, 0], text_logits.gather(1, text_target)[:, 0])
-                    per_token[chunk] = log_z - torch.where(is_new, *chosen)
+                    chosen = (new_logits.gather(1, new_target), text_logits.gather(1, text_target))
+                    per_token[chunk] = log_z - (share * torch.where(is_new, *chosen)).sum(1)
                 else:
                     log_p = transform(F.linear(teacher[chunk].to(dtype), text, bias).to(wide)).log_softmax(-1)
                     p = log_p.exp()
@@ -130,8 +137,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 grad_text = text_logits.sub_(log_z[:, None]).exp_().mul_(factor[:, None])
                 grad_new = new_logits.sub_(log_z[:, None]).exp_().mul_(factor[:, None])
                 if teacher is None:
-                    grad_text.scatter_add_(1, text_target, -(weight * ~is_new)[:, None])
-                    grad_new.scatter_add_(1, new_target, -(weight * is_new)[:, None])
+                    grad_text.scatter_add_(1, text_target, -weight[:, None] * share * ~is_new)
+                    grad_new.scatter_add_(1, new_target, -weight[:, None] * share * is_new)
                 else:
                     grad_text.sub_(p.mul_(weight[:, None]))
                 grad_text.mul_(text_derivative)
@@ -149,4 +156,4 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_rows = ctx.saved_tensors
-        return grad_hidden * grad_loss.to(grad_hidden.dtype), grad_rows * grad_loss.to(grad_rows.dtype), *[None] * 8
+        return grad_hidden * grad_loss.to(grad_hidden.dtype), grad_rows * grad_loss.to(grad_rows.dtype), *[None] * 9

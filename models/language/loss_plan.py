@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from models.errors import ModelError
 from models.language.contrast import Objective
 from models.language.needed_positions import needed_positions
+from models.language.soft_times import SoftTimes
 from models.language.vocabulary import IGNORED, LabelKind
 
 
@@ -23,6 +24,8 @@ class LossWeights(NamedTuple):
     text_weight: float
     prompt_weight: float
     z_loss_weight: float
+    time_weight: float = 1.0
+    soft_times: SoftTimes | None = None  # how targets that are times are softened; None: not
 
 
 class Contrast(NamedTuple):
@@ -89,11 +92,13 @@ class LossPlan(NamedTuple):
     positions: Tensor | None  # (B, S') long; None where no branch is
     branches: Tensor | None  # (B, S') long
     predicting: Tensor  # (M) long: places in the flattened (B, S') whose hidden states predict
-    targets: Tensor  # (M) long
+    targets: Tensor  # (M) long; with shares (M, K)
+    shares: Tensor | None  # (M, K) float32: how much of a target each of its K ids is; None: a target is one id
     weights: Tensor  # (M) float32
     num_targets: int  # positions before the first with a teacher
     teacher_rows: Tensor  # (R) long: rows of the batch that the base LLM reads
-    text: Tensor  # (T) long: which of the M are text
+    text: Tensor  # (T) long: which of the M are text, times among them
+    times: Tensor  # (N) long
     audio: Tensor  # (A) long
     distilled: Tensor  # (M - num_targets) long
     z_loss_weight: float
@@ -118,6 +123,7 @@ def plan_loss(
     table = torch.zeros(len(LabelKind))
     table[LabelKind.PROMPT], table[LabelKind.TEXT] = weights.prompt_weight, weights.text_weight
     table[LabelKind.AUDIO], table[LabelKind.DISTILLED] = weights.audio_weight, weights.text_weight
+    table[LabelKind.TIME] = weights.time_weight
     by_position = table[label_kinds] * attention_mask * ((labels != IGNORED) | (label_kinds == LabelKind.PROMPT))
     if contrast is not None:
         by_position = by_position * contrast.entropy_weights
@@ -138,6 +144,10 @@ def plan_loss(
     compared = None
     if contrast is not None and contrasted.any():
         compared = _plan_contrast(contrast, labels[:, 1:], contrasted, branches, columns, valid)
+    targets, shares = torch.where(labels == IGNORED, input_ids, labels)[:, 1:][predicted][order], None
+    is_time = kinds == LabelKind.TIME
+    if weights.soft_times is not None and is_time.any():
+        targets, shares = weights.soft_times(targets, is_time)
     if branches is not None and positions is not None:
         branches, positions = branches.gather(1, columns), positions.gather(1, columns)
     if branches is None or not branches.any():
@@ -148,11 +158,13 @@ def plan_loss(
         positions=positions,
         branches=branches,
         predicting=predicting[order],
-        targets=torch.where(labels == IGNORED, input_ids, labels)[:, 1:][predicted][order],
+        targets=targets,
+        shares=shares,
         weights=by_position[:, 1:][predicted][order],
         num_targets=int((kinds != LabelKind.DISTILLED).sum()),
         teacher_rows=(label_kinds == LabelKind.DISTILLED).any(1).nonzero()[:, 0],
-        text=(kinds == LabelKind.TEXT).nonzero()[:, 0],
+        text=((kinds == LabelKind.TEXT) | is_time).nonzero()[:, 0],
+        times=is_time.nonzero()[:, 0],
         audio=(kinds == LabelKind.AUDIO).nonzero()[:, 0],
         distilled=(kinds == LabelKind.DISTILLED).nonzero()[:, 0],
         z_loss_weight=weights.z_loss_weight,

@@ -23,6 +23,7 @@ from models.language.lora import attach_lora, without_lora
 from models.language.loss_plan import ContrastPlan, LossPlan, LossWeights, plan_loss
 from models.language.new_tokens import Initialization, attach_sound_tokens, check_supported
 from models.language.prefix_mask import Mask, attention_masks
+from models.language.soft_times import SoftTimes
 from models.language.vocabulary import Vocabulary
 
 # kernels of a GPU: what is asked of an LLM while it is on the CPU is asked with sdpa; the first takes no mask of branches
@@ -30,14 +31,16 @@ FUSED = ("flash_attention_2", "flex_attention")
 
 
 class LanguageLoss(NamedTuple):
-    """Tensors are (). text_loss, audio_loss and distillation_loss: means over their tokens in nats, NaN without any."""
+    """Tensors are (). text_loss, time_loss, audio_loss, distillation_loss: means over their tokens in nats, NaN without any."""
 
     loss: Tensor  # (sum of weight x cross-entropy, and of contrasts) / (sum of weights) + z_loss_weight x z_loss
-    text_loss: Tensor
+    text_loss: Tensor  # times among it
+    time_loss: Tensor
     audio_loss: Tensor
     distillation_loss: Tensor  # divergence from the base LLM, of the positions of kind DISTILLED
     z_loss: Tensor  # (log Z)^2, under the same weights, before z_loss_weight
     text_tokens: int
+    time_tokens: int
     audio_tokens: int
     weight: Tensor  # the sum of weights, that `loss` is a mean over
     contrast: "Compared | None" = None  # None where no answers are compared
@@ -148,6 +151,8 @@ class SoundLanguageModel(nn.Module):
         text_weight: float,
         prompt_weight: float,
         z_loss_weight: float,
+        time_weight: float = 1.0,
+        soft_times: SoftTimes | None = None,
     ) -> LanguageLoss:
         """All (B, S), right-padded, as `Vocabulary.render` gives them: not shifted.
 
@@ -160,7 +165,7 @@ class SoundLanguageModel(nn.Module):
         few hundred at a time, in float32.
         Raises ModelError where no position has one.
         """
-        weights = LossWeights(audio_weight, text_weight, prompt_weight, z_loss_weight)
+        weights = LossWeights(audio_weight, text_weight, prompt_weight, z_loss_weight, time_weight, soft_times)
         ids, mask, targets, kinds = (part.cpu() for part in (input_ids, attention_mask, labels, label_kinds))
         shared = [None if part is None else part.cpu() for part in (positions, branches)]
         plan = plan_loss(ids, mask, targets, kinds, shared[0], shared[1], weights)
@@ -190,14 +195,15 @@ class SoundLanguageModel(nn.Module):
                     plan.z_loss_weight,
                     self.logit_transform,
                     teacher,
+                    None if plan.shares is None else plan.shares[part],
                 )
             )
         nothing = plan.weights[:0]
         per_token = torch.cat([nothing, *(part.per_token for part in parts)])
         log_partition = torch.cat([nothing, *(part.log_partition for part in parts)])
         total = plan.weights.sum() + (plan.contrast.mass if plan.contrast else 0.0)
-        text_loss, audio_loss, distillation_loss = (
-            per_token[chosen].mean() for chosen in (plan.text, plan.audio, plan.distilled)
+        text_loss, time_loss, audio_loss, distillation_loss = (
+            per_token[chosen].mean() for chosen in (plan.text, plan.times, plan.audio, plan.distilled)
         )
         loss, compared = torch.stack([total.new_zeros(()), *(part.loss for part in parts)]).sum(), None
         if plan.contrast and reference is not None:
@@ -206,10 +212,12 @@ class SoundLanguageModel(nn.Module):
         return LanguageLoss(
             loss=loss / total,
             text_loss=text_loss,
+            time_loss=time_loss,
             audio_loss=audio_loss,
             distillation_loss=distillation_loss,
             z_loss=(plan.weights * log_partition.square()).sum() / total,
             text_tokens=len(plan.text),
+            time_tokens=len(plan.times),
             audio_tokens=len(plan.audio),
             weight=total,
             contrast=compared,

@@ -11,8 +11,8 @@
     a sound of levels (0, 1), codes 7 3 7 5:
     start, level 0 code 7, level 1 code 3, level 0 code 7, level 1 code 5, end
 
-A time is text that is written `<|1.20|>`, in captions, questions and answers; it is one token, of the kind TEXT, and no
-part of a sound. The text ids end where the tokenizer's end: rows that pad an embedding to a round number stay unused.
+A time is text that is written `<|1.20|>`, in captions, questions and answers; it is one token, in an answer of the kind
+TIME, and no part of a sound. The text ids end where the tokenizer's end: rows that pad an embedding to a round number stay unused.
 """
 
 import copy
@@ -42,6 +42,7 @@ class LabelKind(IntEnum):
     TEXT = 1
     AUDIO = 2  # codes and markers
     DISTILLED = 3  # not a label: the base LLM's distribution is the target
+    TIME = 4  # text that is a time
 
 
 class Turn(NamedTuple):
@@ -198,7 +199,7 @@ class Vocabulary:
         """Running text, without a template, and end-of-text. Labels: all but a token that begins every text."""
         ids = self._vocabulary_ids(self._reader(self._with_times(text), add_special_tokens=False)["input_ids"])
         ids += [self.tokenizer.eos_token_id] if self.tokenizer.eos_token_id is not None else []
-        sequence = TokenSequence(ids, list(ids), [LabelKind.TEXT] * len(ids))
+        sequence = TokenSequence(ids, list(ids), [self._kind(token) for token in ids])
         return self._with_bos(sequence) if self._has_bos else sequence
 
     def render(self, turns: Sequence[Turn], generate: bool = False) -> TokenSequence:
@@ -230,7 +231,7 @@ class Vocabulary:
             for span in answers:
                 is_answer = is_answer or (start < span.stop and stop > span.start)
             ids = self.sound_ids(next(sounds)) if is_sound else [text_id]
-            kind = LabelKind.PROMPT if not is_answer else LabelKind.AUDIO if is_sound else LabelKind.TEXT
+            kind = LabelKind.PROMPT if not is_answer else LabelKind.AUDIO if is_sound else self._kind(text_id)
             sequence.input_ids.extend(ids)
             sequence.labels.extend(ids if is_answer else [IGNORED] * len(ids))
             sequence.kinds.extend([kind] * len(ids))
@@ -257,6 +258,9 @@ class Vocabulary:
 
     def _vocabulary_ids(self, reader_ids: Sequence[int]) -> list[int]:
         return [self._time_ids.get(token, token) for token in reader_ids] if self._time_ids else list(reader_ids)
+
+    def _kind(self, text_id: int) -> LabelKind:
+        return LabelKind.TIME if text_id >= self.first_time_id else LabelKind.TEXT
 
     def _time_names(self) -> list[str]:
         return [_time(number * self.step) for number in range(self.num_times)]

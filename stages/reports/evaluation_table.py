@@ -23,6 +23,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         "",
         *_questions(report["questions"]),
         *(["", text] if (text := abstention_text(report)) else []),
+        *localisation(report),
         "",
         f"## Captions, {report['captions']['count']} clips",
         "",
@@ -53,6 +54,29 @@ def abstention_text(report: Mapping[str, Any]) -> str:
         f"Of the questions that the sound answers it answers {answered} %; its answers to all questions are right in {accuracy} %. "
         f"Of {shares['abstained']['count']} that the sound does not answer it says so in {abstained} %."
     )
+
+
+def localisation(report: Mapping[str, Any]) -> list[str]:
+    """Markdown; [] where no answer says from when to when."""
+    scores = report.get("localisation")
+    if not scores:
+        return []
+    lines = [
+        "", "## From when to when", "",
+        "In percent, with the 95 % interval by clip. Event F1: begun within 0.2 s, ended within 0.2 s or half the event's length. "
+        "Segment F1: seconds in which it sounds. IoU: of what is there. Located: of what is there, what gets two times. "
+        "Denied: of what is not there, what is said not to be heard. Best guess: the answer in training to the same words that "
+        "overlaps most with the others.", "",
+    ]  # fmt: skip
+    rows = [
+        [
+            name.replace("_", " "),
+            value["count"],
+            *(percent_interval(scores[key][name]) for key in ("sound", "text", "guess")),
+        ]
+        for name, value in scores["sound"].items()
+    ]
+    return [*lines, *markdown_table(["", "n", "with the sound", "the same LLM without it", "best guess"], rows)]
 
 
 def other_stages(report: Mapping[str, Any]) -> list[str]:

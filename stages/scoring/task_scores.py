@@ -25,6 +25,7 @@ from stages.scoring.best_guess import BestGuess
 from stages.scoring.captions.caption_scores import Tools, caption_scores
 from stages.scoring.captions.coco import CaptionScore
 from stages.scoring.intervals import Interval, bootstrap, percentile_interval, resample_counts, resampled
+from stages.scoring.localisation import localisation
 from stages.scoring.needs_sound import share_that_needs_sound
 from stages.scoring.published_protocols import cut
 from stages.scoring.reading_rules import Reading
@@ -164,7 +165,7 @@ def _answers(task: EvaluationTask, judged: Sequence[Judged], reader: AnswerReade
     }
     if similar := [name for name in task.metrics if name.startswith("similarity[")]:
         scores |= _captions(replace(task, metrics=similar), rows, reader.tools, samples, seed)
-    return scores
+    return scores | (localisation(rows, samples, seed) or {})
 
 
 def _captions(task: EvaluationTask, rows: Sequence[Row], tools: Tools, samples: int, seed: int) -> Row:

@@ -86,10 +86,10 @@ def test_answers_of_extras_cannot_be_guessed_from_the_text() -> None:
             right[one.kind] += by_text.get(one.question, by_text[one.kind]).most_common(1)[0][0] == one.answer
     assert (
         total.pop("unanswerable") == 800
-        and set(total) == {"times", "together", "at", "end"}
+        and set(total) == {"times", "together", "at", "end", "grounding"}
         and min(total.values()) > 60
     )
-    ceilings = {"times": 0.3, "together": 0.25, "at": 0.12, "end": 0.4}
+    ceilings = {"times": 0.3, "together": 0.25, "at": 0.12, "end": 0.4, "grounding": 0.4}
     assert all(right[kind] / total[kind] <= ceilings[kind] for kind in total), (right, total)
 
 
@@ -112,6 +112,25 @@ def test_a_question_that_the_sound_does_not_answer_is_worded_as_one_that_it_does
         unanswered,
         answered,
     )
+
+
+def test_from_when_to_when_is_asked_of_every_sound_and_of_one_that_is_not_heard() -> None:
+    scenes = [enrich(scene, ["layers"], 0) for scene in plan(0, "train", 300, [5.0])]
+    positions, absent = Counter(), Counter()
+    for scene, asked in zip(scenes, extra_questions(scenes, ["grounding"], 0), strict=True):
+        answers = {}
+        for one in asked:
+            assert one.kind == "grounding"
+            name = max((kind for kind in KINDS if f"the {kind}" in one.question), key=len)
+            answers[name] = one.answer
+        for one in scene.events:
+            start, end = re.fullmatch(r"<\|(\d\.\d\d)\|> to <\|(\d\.\d\d)\|>", answers.pop(one.kind)).groups()
+            assert abs(float(start) - one.onset) < 0.0051 and abs(float(end) - one.onset - one.seconds) < 0.0051
+        assert list(answers.values()) == ["not heard"] and len(asked) == len(scene.events) + 1
+        absent.update(list(answers))
+        positions[len(asked), [one.answer for one in asked].index("not heard")] += 1
+    assert len(absent) == len(KINDS) and max(absent.values()) < 30, "every kind is missed about equally often"
+    assert all(positions[2, place] > 30 for place in (0, 1)), "the place in the list says nothing"
 
 
 def test_kinds_that_are_apart_are_never_heard_together_and_every_kind_is() -> None:

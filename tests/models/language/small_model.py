@@ -23,11 +23,12 @@ def build(
     dtype: str = "float32",
     levels: tuple[int, ...] = (0, 1),
     attention: str | None = None,
+    max_seconds: float | None = None,
     **changes: object,
 ) -> SoundLanguageModel:
     """trained: LoRA's second matrices are not zero, as after training."""
     base, tokenizer = load_language_model(source, None, dtype, attention)
-    vocabulary = Vocabulary(tokenizer, 5, levels, prompt_format="chat", system=None)
+    vocabulary = Vocabulary(tokenizer, 5, levels, prompt_format="chat", system=None, max_seconds=max_seconds)
     settings = {
         "rank": 4,
         "alpha": 8,

@@ -207,11 +207,14 @@ def test_a_time_in_a_text_is_one_token_of_it(prompt_format: str):
     times = [
         (token - words.first_time_id, kind) for token, _, kind in zip(*actual, strict=True) if token >= words.text_size
     ]
-    assert times == [(100, LabelKind.PROMPT), (0, LabelKind.TEXT), (12, LabelKind.TEXT)]
+    assert times == [(100, LabelKind.PROMPT), (0, LabelKind.TIME), (12, LabelKind.TIME)]
     labelled = [label for label in actual.labels if label != IGNORED]
     assert words.decode(labelled) == "A bell <|0.00|> to <|1.20|>."
     running = words.render_text("rain <|0.30|> on")
     assert words.first_time_id + 3 in running.input_ids and words.decode(running.input_ids) == "rain <|0.30|> on"
+    assert [kind == LabelKind.TIME for kind in running.kinds] == [
+        token == words.first_time_id + 3 for token in running.input_ids
+    ]
 
 
 @pytest.mark.parametrize("step", [0.02, 0.04, 0.1, 0.5])
