@@ -16,11 +16,11 @@ from models.language.vocabulary import Turn
 from stages.engine.caption_gap import CaptionGap
 from tests.models.language.test_model import build
 
-WORDING = "Make: {caption}"
+WORDING = "Make {caption}, {seconds} s"
 PAIRS = [
-    CaptionPair("a", [0, 4, 2, 0], "a dog", "rain on a roof"),
-    CaptionPair("b", [1, 1], "rain on a roof", "a dog"),
-    CaptionPair("c", [3, 2, 2, 0, 0, 1], "it thunders", "a dog"),
+    CaptionPair("a", [0, 4, 2, 0], 0.8, "a dog", "rain on a roof"),
+    CaptionPair("b", [1, 1], 0.4, "rain on a roof", "a dog"),
+    CaptionPair("c", [3, 2, 2, 0, 0, 1], 1.2, "it thunders", "a dog"),
 ]
 
 
@@ -78,10 +78,10 @@ def gap_of(
     return gap.sums(likelihood, rank, world, torch.device("cpu")).tolist()
 
 
-def plain(model: SoundLanguageModel, caption: str, codes: list[int]) -> float:
+def plain(model: SoundLanguageModel, caption: str, pair: CaptionPair) -> float:
     """One sequence, whole, without a batch: nats of the sound with its two marks."""
-    prompt = model.vocabulary.render([Turn("user", [WORDING.format(caption=caption)])], generate=True).input_ids
-    sound = model.vocabulary.sound_ids(codes)
+    prompt = model.vocabulary.render([Turn("user", [f"Make {caption}, {pair.seconds} s"])], generate=True).input_ids
+    sound = model.vocabulary.sound_ids(pair.codes)
     ids = torch.tensor([prompt + sound])
     with torch.no_grad():
         log_p = model.logits(ids, torch.ones_like(ids))[0].double().log_softmax(-1)
@@ -89,9 +89,7 @@ def plain(model: SoundLanguageModel, caption: str, codes: list[int]) -> float:
 
 
 def test_it_is_the_difference_of_two_plain_likelihoods(model: SoundLanguageModel):
-    expected = sum(
-        plain(model, pair.other_caption, pair.codes) - plain(model, pair.caption, pair.codes) for pair in PAIRS
-    )
+    expected = sum(plain(model, pair.other_caption, pair) - plain(model, pair.caption, pair) for pair in PAIRS)
     assert abs(expected) > 1e-2, "this model heeds the prompt"
     for tokens in (10_000, 80):  # in one batch; one clip a batch
         assert gap_of(model, PAIRS, tokens) == pytest.approx([expected, 3], abs=1e-3)
@@ -113,7 +111,7 @@ def test_it_grows_with_what_is_trained():
     total = torch.zeros(())
     for pair in PAIRS:
         for caption, sign in ((pair.caption, 1), (pair.other_caption, -1)):
-            turns = [Turn("user", [WORDING.format(caption=caption)]), Turn("assistant", [pair.codes])]
+            turns = [Turn("user", [f"Make {caption}, {pair.seconds} s"]), Turn("assistant", [pair.codes])]
             ids, labels, kinds = (torch.tensor([part]) for part in model.vocabulary.render(turns))
             losses = model.loss(
                 ids, torch.ones_like(ids), labels, kinds,
