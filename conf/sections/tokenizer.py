@@ -63,10 +63,10 @@ class DecoderConf(TransformerConf):
 class QuantizerConf:
     """`models.quantizer.build`."""
 
-    kind: Literal["vq", "simvq", "fsq", "residual", "lexical"] = about(
+    kind: Literal["vq", "simvq", "fsq", "residual", "lexical", "lexical_residual"] = about(
         "vq: a codebook of running means; simvq: frozen vectors through a learned matrix; "
         "fsq: a fixed grid; residual: a vq a "
-        "level; lexical: words of an LLM"
+        "level; lexical: words of an LLM; lexical_residual: other words of it a level"
     )
     codebook_size: int = about("vq, simvq and each level of residual: number of codes", 2, 1 << 20)
     code_dim: int = about("features of a code")
@@ -80,10 +80,14 @@ class QuantizerConf:
     revive_every: int = about("vq, residual: batches from one search for unused codes to the next")
     revive_until: int = about("vq, residual: batch after which no code starts anew; 0: none ever does")
     seed: int = about("of the first codebook and of what is drawn for it")
-    strides: list[int] = about("residual: tokens a code of each level, the coarsest first; each divides the one before")
+    strides: list[int] = about(
+        "residual, lexical_residual: tokens a code of each level, the coarsest first; each divides the one before"
+    )
     levels: list[int] = about("fsq: values of each dimension; their product is the number of codes")
-    words: int = about("lexical: how many whole words of the LLM are codes", 2, 1 << 20)
-    words_from: str | None = about("lexical: the LLM whose words are the codes, named as in model.source")
+    words: int = about("lexical, each level of lexical_residual: how many whole words of the LLM are codes", 2, 1 << 20)
+    words_from: str | None = about(
+        "lexical, lexical_residual: the LLM whose words are the codes, named as in model.source"
+    )
     variational: Literal["none", "gumbel", "gaussian"] = about(
         "vq, residual: none takes the nearest code; gumbel draws the code; gaussian draws the vector before it"
     )
@@ -91,16 +95,17 @@ class QuantizerConf:
     temperature: float = about("gumbel: of the posterior over cosines; lower is sharper", 1e-4, 1e4)
 
     def laws(self) -> Iterable[Problem]:
-        if self.kind == "lexical" and not self.words_from:
+        if self.kind.startswith("lexical") and not self.words_from:
             yield Problem(
                 "words_from",
-                "lexical needs the LLM whose words are the codes, as --quantizer.words_from=smollm2-135m-instruct",
+                f"{self.kind} needs the LLM whose words are the codes, as --quantizer.words_from=smollm2-135m-instruct",
             )
-        if self.kind == "residual" and (not self.strides or min(self.strides) < 1):
+        residual = self.kind in ("residual", "lexical_residual")
+        if residual and (not self.strides or min(self.strides) < 1):
             yield Problem(
                 "strides", f"{self.strides}; one of at least 1 a level is allowed, as --quantizer.strides=[4,2,1]"
             )
-        elif self.kind == "residual" and any(coarse % fine for coarse, fine in pairwise(self.strides)):
+        elif residual and any(coarse % fine for coarse, fine in pairwise(self.strides)):
             yield Problem("strides", f"{self.strides}: each must divide the one before it, as 4, 2, 1")
         if self.kind == "fsq" and (not self.levels or min(self.levels) < 2 or max(self.levels) > 1000):
             yield Problem("levels", f"{self.levels}; one dimension or more of 2 to 1000 values each is allowed")

@@ -1,15 +1,16 @@
-"""Continuous vectors to codes and back: five kinds behind one interface (`interface.Quantizer`).
+"""Continuous vectors to codes and back: six kinds behind one interface (`interface.Quantizer`).
 
-kind        codebook                                                learns by            codes a block
-vq          follows its vectors by running means, cosine            statistics           1
-simvq       frozen random vectors through one learned matrix        gradients            1
-fsq         a fixed grid in a few dimensions                        nothing to learn     1
-residual    a vq each level, each with a stride                     statistics           the sum of block / stride
-lexical     embeddings of an LLM's words through a learned matrix   gradients            1
+kind               codebook                                                learns by          codes a block
+vq                 follows its vectors by running means, cosine            statistics         1
+simvq              frozen random vectors through one learned matrix        gradients          1
+fsq                a fixed grid in a few dimensions                        nothing to learn   1
+residual           a vq each level, each with a stride                     statistics         the sum of block / stride
+lexical            embeddings of an LLM's words through a learned matrix   gradients          1
+lexical_residual   a lexical each level, words and a stride of its own     gradients          the sum of block / stride
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from models.errors import ModelError
 from models.quantizer.distributed import gather
@@ -38,7 +39,7 @@ __all__ = [
     "whole_words",
 ]
 
-Kind = Literal["vq", "simvq", "fsq", "residual", "lexical"]
+Kind = Literal["vq", "simvq", "fsq", "residual", "lexical", "lexical_residual"]
 
 
 def build(
@@ -65,8 +66,9 @@ def build(
 ) -> Quantizer:
     """The quantiser of a kind, which reads the arguments that it has.
 
-    vq, residual: see `VectorQuantizer`. strides: of residual. levels: of fsq. lexicon: of lexical, `words` words of the
-    LLM `words_from`. Raises ModelError for another kind, or a variational kind that has no random code.
+    vq, residual: see `VectorQuantizer`. strides: of residual and lexical_residual. levels: of fsq. lexicon: of lexical and
+    lexical_residual, `words` words of the LLM `words_from` for each level, the first level's first. Raises ModelError
+    for another kind, a lexicon of another size, or a variational kind that has no random code.
     """
 
     def book(seed: int) -> VectorQuantizer:
@@ -88,8 +90,11 @@ def build(
             return FSQ(dim, list(levels))
         case "residual":
             return ResidualQuantizer([book(seed + level) for level in range(len(strides))], strides)
-        case "lexical":
-            if lexicon is None:
-                raise ModelError(f"kind lexical needs a lexicon: {words} words of words_from ({words_from})")
-            return LexicalQuantizer(dim, code_dim, commitment_weight, lexicon)
-    raise ModelError(f"kind {kind!r}; vq, simvq, fsq, residual and lexical are allowed")
+        case "lexical" | "lexical_residual":
+            count = words * (len(strides) if kind == "lexical_residual" else 1)
+            if lexicon is None or len(lexicon.words) != count:
+                raise ModelError(f"kind {kind} needs a lexicon: {count} words of words_from ({words_from})")
+            parts = [Lexicon(*(part[start : start + words] for part in lexicon)) for start in range(0, count, words)]
+            books = [LexicalQuantizer(dim, code_dim, commitment_weight, part) for part in parts]
+            return ResidualQuantizer(books, strides) if kind == "lexical_residual" else books[0]
+    raise ModelError(f"kind {kind!r}; {', '.join(get_args(Kind))} are allowed")

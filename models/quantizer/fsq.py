@@ -52,8 +52,7 @@ class FSQ(Quantizer):
         offset = torch.where(self.bins % 2 == 0, 0.5, 0.0)
         return (projected + (offset / reach).atanh()).tanh() * reach - offset
 
-    def decode(self, codes: Tensor) -> Tensor:
-        self._check(codes)
+    def decode_valid(self, codes: Tensor) -> Tensor:
         with torch.autocast(codes.device.type, enabled=False):
             return self.project_out(self.grid(codes))
 

@@ -31,12 +31,13 @@ class Quantizer(nn.Module):
 
     codebook_size: entries of a level. block: tokens that are coded together. levels: the level of each code of one
     block, as (0,) for one code a token, (0, 1, 2) for three residual levels, (0, 1, 1, 2, 2, 2, 2) for three levels of
-    strides 4, 2 and 1.
+    strides 4, 2 and 1. words: of an LLM that the codes are, K of each level; None where they are none.
     """
 
     def __init__(self, dim: int, codebook_size: int, levels: tuple[int, ...] = (0,), block: int = 1) -> None:
         super().__init__()
         self.dim, self.codebook_size, self.levels, self.block = dim, codebook_size, levels, block
+        self.words: list[str] | None = None
 
     def forward(self, latents: Tensor, mask: Tensor | None, update: bool) -> Quantized:
         """latents (B, N, D); mask (B, N) bool, False for padding -> codes (B, S) with S = num_codes(N).
@@ -50,6 +51,11 @@ class Quantizer(nn.Module):
 
         Raises ModelError for a code that is not in the codebook, or part of a block.
         """
+        self._check(codes)
+        return self.decode_valid(codes)
+
+    def decode_valid(self, codes: Tensor) -> Tensor:
+        """As `decode`, for codes that are known to be in the codebook: the device is not asked."""
         raise NotImplementedError
 
     @property

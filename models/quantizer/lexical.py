@@ -41,7 +41,7 @@ class LexicalQuantizer(LinearCodebook):
                 "one embedding for each word is allowed"
             )
         super().__init__(dim, len(words), embeddings.shape[1], code_dim, commitment_weight)
-        self.words = list(words)
+        self.words: list[str] = list(words)
         self.index = {word: code for code, word in enumerate(words)}
         nn.init.normal_(self.project_out.weight)  # a code of length 1 gives entries of variance 1
         self.register_buffer("embeddings", embeddings.detach().float().clone())

@@ -51,8 +51,7 @@ class LinearCodebook(Quantizer):
             quantized = self.project_out(straight_through(vectors, chosen))
             return Quantized(quantized, codes, loss + self.commitment_weight * commitment)
 
-    def decode(self, codes: Tensor) -> Tensor:
-        self._check(codes)
+    def decode_valid(self, codes: Tensor) -> Tensor:
         with torch.autocast(codes.device.type, enabled=False):
             return self.project_out(self.codebook()[codes])
 

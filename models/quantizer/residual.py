@@ -1,14 +1,15 @@
 """Several codebooks, each for the residual of the ones before it, the first ones for several tokens at once.
 
 Multi-scale as in LLM-Codec (Yang et al. 2024, arXiv:2406.10056: strides 4, 2, 1); all strides 1 is plain residual
-quantisation (Zeghidour et al. 2021, arXiv:2107.03312) of factorised codes (Kumar et al. 2023, arXiv:2306.06546).
+quantisation (Zeghidour et al. 2021, arXiv:2107.03312) of factorised codes (Kumar et al. 2023, arXiv:2306.06546). A book
+is a `vq`, or, as LLM-Codec's, words of an LLM.
 
     residual (B, N, D) ──mean of `stride` tokens──► a level's book ──► codes ──► repeated, subtracted ──► next level
     codes of a block, strides 4, 2, 1:   level 0 │ level 1, level 1 │ level 2, level 2, level 2, level 2
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,6 @@ from torch.nn import functional as F
 
 from models.errors import ModelError
 from models.quantizer.interface import Quantized, Quantizer, masked_mean, without_padding
-from models.quantizer.vq import VectorQuantizer
 
 
 class ResidualQuantizer(Quantizer):
@@ -27,8 +27,8 @@ class ResidualQuantizer(Quantizer):
     its projection back to D alone: without it nothing would make a residual smaller than what it is the residual of.
     """
 
-    def __init__(self, books: Sequence[VectorQuantizer], strides: Sequence[int]) -> None:
-        """books: of one dim and codebook_size, a seed each; strides: tokens a code, the coarsest first.
+    def __init__(self, books: Sequence[Quantizer], strides: Sequence[int]) -> None:
+        """books: of one level, one dim and one codebook_size; strides: tokens a code, the coarsest first.
 
         Raises ModelError where a stride does not divide the one before it.
         """
@@ -41,6 +41,8 @@ class ResidualQuantizer(Quantizer):
         levels = tuple(level for level, stride in enumerate(strides) for _ in range(block // stride))
         super().__init__(books[0].dim, books[0].codebook_size, levels, block)
         self.books, self.strides = nn.ModuleList(books), tuple(strides)
+        words = list(chain.from_iterable(book.words or [] for book in books))
+        self.words = words or None
 
     @property
     def started(self) -> bool:
@@ -67,11 +69,10 @@ class ResidualQuantizer(Quantizer):
                 quantized, residual = quantized + part, residual - part
             return Quantized(quantized[:, :count], self._join(codes), loss)
 
-    def decode(self, codes: Tensor) -> Tensor:
-        self._check(codes)
+    def decode_valid(self, codes: Tensor) -> Tensor:
         parts = self._split(codes)
         decoded = [
-            book.decode(part).repeat_interleave(stride, 1)
+            book.decode_valid(part).repeat_interleave(stride, 1)
             for book, part, stride in zip(self._books, parts, self.strides, strict=True)
         ]
         return torch.stack(decoded).sum(0)
@@ -81,9 +82,9 @@ class ResidualQuantizer(Quantizer):
         return torch.cat([book.vectors for book in self._books])
 
     @property
-    def _books(self) -> list[VectorQuantizer]:
+    def _books(self) -> list[Quantizer]:
         """The books by level, typed."""
-        return [book for book in self.books if isinstance(book, VectorQuantizer)]
+        return [book for book in self.books if isinstance(book, Quantizer)]
 
     def _join(self, codes: list[Tensor]) -> Tensor:
         """(B, N / stride) of each level -> (B, S), block after block."""

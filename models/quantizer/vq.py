@@ -126,12 +126,7 @@ class VectorQuantizer(Quantizer):
                 self._update(vectors.detach(), codes, mask)
             return Quantized(self.project_out(straight_through(vectors, chosen) if started else vectors), codes, loss)
 
-    def decode(self, codes: Tensor) -> Tensor:
-        self._check(codes)
-        return self.decode_valid(codes)
-
     def decode_valid(self, codes: Tensor) -> Tensor:
-        """As `decode`, for codes that are known to be in the codebook: the device is not asked."""
         with torch.autocast(codes.device.type, enabled=False):
             return self.project_out(self.codebook[codes])
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -16,7 +17,7 @@ from datamodules.atomic_files import whole_file, write_whole
 from models.codec.interface import LatentCodec
 from models.codec.mel import MelCodec
 from models.codec.oobleck import Oobleck, random_oobleck
-from models.quantizer import LexicalQuantizer, Lexicon, build, whole_words
+from models.quantizer import Lexicon, build, whole_words
 from models.tokenizer.dit import DiffusionTransformer
 from models.tokenizer.encoder import CausalEncoder
 from models.tokenizer.grid import TokenGrid
@@ -62,13 +63,14 @@ def load_codec(folder: Path) -> LatentCodec:
 
 
 def build_tokenizer(conf: TokenizerConf, facts: dict[str, Any], lexicon: Lexicon | None = None) -> LatentTokenizer:
-    """conf: the stage's configuration; facts: of `latents` (latent_dim, frame_rate). lexicon: of the kind `lexical`,
-    which else takes it from its LLM.
+    """conf: the stage's configuration; facts: of `latents` (latent_dim, frame_rate). lexicon: of the kinds `lexical` and
+    `lexical_residual`, which else take it from their LLM.
     """
     width, rate = conf.encoder.width, conf.rate
-    if conf.quantizer.kind == "lexical" and lexicon is None:
+    if conf.quantizer.kind.startswith("lexical") and lexicon is None:
         assert conf.quantizer.words_from is not None, "a law of conf"
-        lexicon = load_lexicon(conf.quantizer.words_from, conf.quantizer.words)
+        levels = len(conf.quantizer.strides) if conf.quantizer.kind == "lexical_residual" else 1
+        lexicon = load_lexicon(conf.quantizer.words_from, conf.quantizer.words, levels)
     quantizer = build(dim=width, lexicon=lexicon, **plain(conf.quantizer))
     token_rate = rate.token_rate or TokenGrid.rate(
         facts["frame_rate"], rate.stride, rate.bitrate, quantizer.bits_per_token
@@ -82,29 +84,35 @@ def build_tokenizer(conf: TokenizerConf, facts: dict[str, Any], lexicon: Lexicon
     )
 
 
-def load_lexicon(source: str, count: int) -> Lexicon:
-    """The first `count` whole words of an LLM, and its embeddings of them. Raises UsageError where it has fewer."""
+def load_lexicon(source: str, count: int, levels: int = 1) -> Lexicon:
+    """The first `count` whole words of an LLM, for each further level those that follow, and its embeddings of them.
+
+    Raises UsageError where it has fewer.
+    """
     model, tokenizer = weights.load_language_model(source, None, "float32")
-    words, ids = whole_words(tokenizer, count)
-    if len(words) < count:
+    words, ids = whole_words(tokenizer, count * levels)
+    if len(words) < count * levels:
+        most = len(words) // levels
         raise UsageError(
-            f"quantizer.words_from {source} has {len(words)} whole words of one token; {count} are asked for. "
-            + (f"Type --quantizer.words={len(words)}" if words else "Choose an LLM whose tokens are words")
+            f"quantizer.words_from {source} has {len(words)} whole words of one token; {count * levels} are asked for. "
+            + (f"Type --quantizer.words={most}" if most else "Choose an LLM whose tokens are words")
         )
     return Lexicon(words, model.get_input_embeddings().get_parameter("weight").detach()[ids].clone())
 
 
 def save_tokenizer(folder: Path, conf: TokenizerConf, facts: dict[str, Any], tokenizer: LatentTokenizer) -> None:
     """The words of a lexical codebook lie in config.json and their embeddings in the weights: loading needs no LLM."""
-    quantizer = tokenizer.quantizer
-    words = quantizer.words if isinstance(quantizer, LexicalQuantizer) else None
+    words = tokenizer.quantizer.words
     save(folder, {"conf": plain(conf), "facts": facts, "words": words}, tokenizer.state_dict())
 
 
 def load_tokenizer(folder: Path, decoder: Path | None = None) -> LatentTokenizer:
     """decoder: an artifact of the stage `decoder_finetuning`, whose decoder takes the place of the tokenizer's own."""
     config, state = load(folder)
-    lexicon = Lexicon(config["words"], state["quantizer.embeddings"]) if config["words"] else None
+    lexicon = None
+    if words := config["words"]:
+        rows = [tensor for name, tensor in state.items() if name.endswith(".embeddings")]
+        lexicon = Lexicon(words, torch.zeros(len(words), rows[0].shape[1]))  # its rows are loaded with all else
     tokenizer = build_tokenizer(from_plain("tokenizer", config["conf"]), config["facts"], lexicon)
     tokenizer.load_state_dict(state)
     if decoder is not None:

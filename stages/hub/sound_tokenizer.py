@@ -31,7 +31,6 @@ from datamodules.audio import split_windows
 from datamodules.hashing import hash_folder
 from datamodules.windows import WindowFormat, WindowRule
 from models.codec.decoding_stream import DecodingStream
-from models.quantizer import LexicalQuantizer
 from stages.hub import artifacts, export_format, hub_repository
 from stages.hub.latent_windows import LatentWindows, decode_next
 from stages.hub.sound_stream import SoundStream, check_finite
@@ -151,9 +150,8 @@ class SoundTokenizer:
 
     @property
     def words(self) -> list[str] | None:
-        """The words of an LLM that its codes are; None where they are none."""
-        quantizer = self.tokenizer.quantizer
-        return quantizer.words if isinstance(quantizer, LexicalQuantizer) else None
+        """The words of an LLM that its codes are, level after level; None where they are none."""
+        return self.tokenizer.quantizer.words
 
     def without_tokens(self, sound: Tensor) -> Tensor | None:
         """A sound (C, T) at `sample_rate` through the VAE alone; None where there is none."""

@@ -219,6 +219,5 @@ def _codes(conf: QuantizerConf) -> int:
     """Of all levels together."""
     if conf.kind == "fsq":
         return prod(conf.levels)
-    if conf.kind == "lexical":
-        return conf.words
-    return conf.codebook_size * (len(conf.strides) if conf.kind == "residual" else 1)
+    levels = len(conf.strides) if conf.kind in ("residual", "lexical_residual") else 1
+    return levels * (conf.words if conf.kind.startswith("lexical") else conf.codebook_size)

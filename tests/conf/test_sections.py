@@ -44,6 +44,8 @@ def test_exactly_one_rate_is_given(overrides: list[str]):
     "overrides, message",
     [
         (["kind=lexical"], r"words_from: lexical needs the LLM .*--quantizer\.words_from=smollm2-135m-instruct"),
+        (["kind=lexical_residual"], r"words_from: lexical_residual needs the LLM"),
+        (["kind=lexical_residual", "words_from=x", "strides=[4,3]"], r"strides: \[4, 3\]: each must divide"),
         (["kind=residual", "strides=[4,3]"], r"strides: \[4, 3\]: each must divide the one before it"),
         (["kind=residual", "strides=[]"], r"strides: \[\]; one of at least 1 a level"),
         (["kind=fsq", "levels=[8,1]"], r"levels: \[8, 1\]; one dimension or more of 2 to 1000"),

@@ -20,6 +20,9 @@ SETTINGS = {
     "kl_weight": 0.1, "temperature": 0.3,
 }  # fmt: skip
 LEXICON = Lexicon([f"word{n}" for n in range(SIZE)], torch.randn(SIZE, 10, generator=torch.Generator().manual_seed(5)))
+LEXICONS = Lexicon(
+    [f"word{n}" for n in range(2 * SIZE)], torch.randn(2 * SIZE, 10, generator=torch.Generator().manual_seed(6))
+)
 KINDS: dict[str, dict[str, object]] = {
     "vq": {},
     "gumbel": {"variational": "gumbel"},
@@ -30,9 +33,12 @@ KINDS: dict[str, dict[str, object]] = {
     "residual 1 1": {"kind": "residual", "strides": [1, 1]},
     "residual gumbel": {"kind": "residual", "strides": [2, 2], "variational": "gumbel"},
     "lexical": {"kind": "lexical", "lexicon": LEXICON},
+    "lexical 2 1": {"kind": "lexical_residual", "strides": [2, 1], "lexicon": LEXICONS},
 }
-LEVELS = {"residual 4 2 1": (0, 1, 1, 2, 2, 2, 2), "residual 1 1": (0, 1), "residual gumbel": (0, 1)}
-BLOCK = {"residual 4 2 1": 4, "residual gumbel": 2}
+LEVELS = {
+    "residual 4 2 1": (0, 1, 1, 2, 2, 2, 2), "residual 1 1": (0, 1), "residual gumbel": (0, 1), "lexical 2 1": (0, 1, 1),
+}  # fmt: skip
+BLOCK = {"residual 4 2 1": 4, "residual gumbel": 2, "lexical 2 1": 2}
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 

@@ -28,6 +28,7 @@ from tests.models.quantizer.quantizers import (
     DIM,
     LENGTH,
     LEXICON,
+    LEXICONS,
     SETTINGS,
     SIZE,
     batch,
@@ -234,6 +235,14 @@ def test_lexical_refusals():
             LexicalQuantizer(DIM, 4, 0.25, Lexicon(words, torch.randn(rows, 10)))
     with pytest.raises(ValueError, match="needs a lexicon"):
         make("lexical", lexicon=None)
+    with pytest.raises(ValueError, match="lexical_residual needs a lexicon: 16 words"):
+        make("lexical 2 1", lexicon=LEXICON)
+
+
+def test_each_level_of_a_lexical_residual_has_words_of_its_own():
+    model = make("lexical 2 1")
+    assert model.words == LEXICONS.words
+    assert torch.equal(model.vectors.flatten(0, 1), LEXICONS.embeddings)
 
 
 def test_the_llms_embeddings_are_frozen_and_the_matrix_learns():

@@ -1,6 +1,7 @@
 """A tokenizer of every kind of quantiser is built from a configuration, saved, and loaded again as it was."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 import conf
 from conf.sections.tokenizer import TokenizerConf
 from models.codec.mel import MelCodec
+from models.quantizer import Kind
 from stages.hub import artifacts
 
 FACTS = {"latent_dim": 4, "frame_rate": 20.0}
@@ -37,9 +39,10 @@ def lexical(llm: Path) -> list[str]:
     return ["quantizer.kind=lexical", f"quantizer.words_from={llm}", f"quantizer.words={len(WORDS)}"]
 
 
-@pytest.mark.parametrize("kind", ["vq", "simvq", "fsq", "residual", "lexical"])
+@pytest.mark.parametrize("kind", get_args(Kind))
 def test_a_tokenizer_comes_back(kind: str, llm: Path, tmp_path: Path):
-    values = configuration(*(lexical(llm) if kind == "lexical" else [f"quantizer.kind={kind}"]))
+    few = ["quantizer.words=2", "quantizer.strides=[2,1]"] if kind == "lexical_residual" else []
+    values = configuration(*(lexical(llm) if kind.startswith("lexical") else []), f"quantizer.kind={kind}", *few)
     torch.manual_seed(0)
     tokenizer = artifacts.build_tokenizer(values, FACTS).eval()
     artifacts.save_tokenizer(tmp_path / "artifact", values, FACTS, tokenizer)
@@ -71,6 +74,8 @@ def test_a_lexicon_is_the_llms_own_rows(llm: Path):
 def test_more_words_than_there_are_is_refused(llm: Path):
     with pytest.raises(ValueError, match=r"has 5 whole words of one token; 6 are asked for. Type --quantizer.words=5"):
         artifacts.load_lexicon(str(llm), 6)
+    with pytest.raises(ValueError, match=r"has 5 whole words of one token; 6 are asked for. Type --quantizer.words=2"):
+        artifacts.load_lexicon(str(llm), 3, levels=2)
     with pytest.raises(ValueError, match=r"has 0 whole words .* Choose an LLM whose tokens are words"):
         artifacts.load_lexicon("random:tiny", 2)
 
