@@ -7,7 +7,7 @@ different. Each class is scored by its log-likelihood, the episode read once. Ro
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import product
+from itertools import cycle, product
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,10 +16,11 @@ from conf.errors import UsageError
 from conf.sections.evaluation import FewShotConf
 from datamodules.atomic_files import write_whole
 from datamodules.audio import load_sound
+from datamodules.cuts import Cut
 from datamodules.fewshot import DrawnEpisodes, Episode, LabelledSound, Piece, draw_episodes, prompt
 from datamodules.sampler import DealtBatches
 from datamodules.store.manifest import Manifest
-from models.language.likelihood import log_likelihoods, read_prefix
+from models.language.likelihood import greedy_choice, log_likelihoods, read_prefix, token_log_likelihoods
 from models.language.vocabulary import Vocabulary
 from models.metrics.probe import nearest_histogram
 from models.quantizer import whole_words
@@ -36,7 +37,7 @@ EPISODES = "episodes.json"  # of the run folder: drawn by rank 0, read by all
 
 
 class Writer(Protocol):
-    """Pieces of text and sound to ids of the LLM."""
+    """Pieces of text and sound to ids of the LLM. A code is its number among those of all levels, the first level's first."""
 
     tokenizer: Any
 
@@ -46,17 +47,12 @@ class Writer(Protocol):
 class Words:
     """Codes as words that the LLM knows: those of a lexical codebook, or else its own most frequent ones, one a code."""
 
-    def __init__(self, tokenizer: Any, words: Sequence[str], levels: Sequence[int], codebook_size: int) -> None:
-        """levels: of each code of a block; every level has words of its own, codebook_size of them."""
-        self.tokenizer, self.words, self.levels, self.codebook_size = tokenizer, words, levels, codebook_size
+    def __init__(self, tokenizer: Any, words: Sequence[str]) -> None:
+        self.tokenizer, self.words = tokenizer, words
 
     def ids(self, pieces: Sequence[Piece]) -> list[int]:
-        text = "".join(piece if isinstance(piece, str) else self._spelt(piece) for piece in pieces)
-        return self.tokenizer(text, add_special_tokens=False).input_ids
-
-    def _spelt(self, codes: Sequence[int]) -> str:
-        levels = self.levels
-        return " ".join(self.words[levels[n % len(levels)] * self.codebook_size + code] for n, code in enumerate(codes))
+        spelt = (one if isinstance(one, str) else " ".join(self.words[code] for code in one) for one in pieces)
+        return self.tokenizer("".join(spelt), add_special_tokens=False).input_ids
 
 
 class Sounds:
@@ -71,7 +67,7 @@ class Sounds:
             if isinstance(piece, str):
                 ids += self.tokenizer(piece, add_special_tokens=False).input_ids
             else:
-                ids += self.vocabulary.sound_ids(piece)
+                ids += self.vocabulary.sound_ids([code % self.vocabulary.codebook_size for code in piece])
         return ids
 
 
@@ -89,6 +85,12 @@ class FewShot(RowStage[tuple[int, int, str]]):
         # rank 0 draws the episodes before anything is moved or written: what cannot be asked is refused here
         stored = self._read_episodes() if self.skipped is None else None
         self.drawn = stored or self._draw_episodes() if rank() == 0 else None
+        self.levels: list[int] = parents["tokenizer"].facts["levels"]  # of each code of a block
+        self.read_levels = conf.levels or max(self.levels) + 1
+        if self.read_levels > max(self.levels) + 1:
+            raise UsageError(
+                f"fewshot: levels={conf.levels}, and the tokenizer has {max(self.levels) + 1}. Type --levels=null for all"
+            )
         self.lm, self.writer = self._llm()
         self.codes: dict[str, list[int]] = {}
 
@@ -100,14 +102,14 @@ class FewShot(RowStage[tuple[int, int, str]]):
         lm, tokenizer = weights.load_language_model(chosen.source, chosen.revision, chosen.dtype, chosen.attention)
         words = self.sound_tokenizer.words
         if words is None:
-            wanted = facts["num_codebooks"] * facts["codebook_size"]
+            wanted = self.read_levels * facts["codebook_size"]
             words, _ = whole_words(tokenizer, wanted)
             if len(words) < wanted:
                 raise UsageError(
                     f"fewshot: {chosen.source} has {len(words)} whole words of one token, and the tokenizer has {wanted} codes. Choose an LLM of more words, "
                     "or one that was taught the codes, as --llm=caption"
                 )
-        return lm.requires_grad_(False), Words(tokenizer, words, facts["levels"], facts["codebook_size"])
+        return lm.requires_grad_(False), Words(tokenizer, words)
 
     def prepare_data(self) -> None:
         """On rank 0."""
@@ -181,7 +183,9 @@ class FewShot(RowStage[tuple[int, int, str]]):
         return (self.ask(batch, key[-1]) for key in self._keys(batch) if key not in self.saved)
 
     def ask(self, episode: Episode, condition: str) -> Row:
-        """One row: of each class the log-likelihood (nats) after the query, its number of ids, and, to calibrate, the log-likelihood after an empty query."""
+        """One row: of each class the log-likelihood (nats) after the query, its number of ids, and, to calibrate, the
+        log-likelihood after an empty query; and the recordings that are heard, the query's first.
+        """
         disturbed = self.disturbed[episode.id][condition]
         asked = episode._replace(shots=disturbed.shots)
         codes = {sound: self._codes(other) for sound, other in disturbed.shown.items()}
@@ -193,16 +197,18 @@ class FewShot(RowStage[tuple[int, int, str]]):
         self._check_length(episode, len(head) + len(query) + max(map(len, answers)))
         if self.conf.calibrated:
             prefix = read_prefix(self.lm, head)
-            scores, empty = (
-                log_likelihoods(self.lm, read_prefix(self.lm, ids, prefix), answers)
-                for ids in (query, self.writer.ids(blocks.empty))
-            )
+            without = read_prefix(self.lm, self.writer.ids(blocks.empty), prefix)
+            empty, asked_of = log_likelihoods(self.lm, without, answers), read_prefix(self.lm, query, prefix)
         else:
-            scores, empty = log_likelihoods(self.lm, read_prefix(self.lm, head + query), answers), None
+            empty, asked_of = None, read_prefix(self.lm, head + query)
+        values = token_log_likelihoods(self.lm, asked_of, answers)
         shots = [(codes[shot.sound], shot.label) for shot in asked.shots]
+        heard = [disturbed.shown[sound] for sound in (episode.query, *(shot.sound for shot in asked.shots))]
         return {
             "shots": episode.shots_per_class, "episode": episode.number, "condition": condition, "labels": asked.labels,
-            "query": episode.query, "answer": episode.answer, "scores": scores, "empty": empty, "lengths": [len(ids) for ids in answers],
+            "query": episode.query, "answer": episode.answer, "recordings": [self._cut(one).custom["source"] for one in heard],
+            "scores": [sum(some) for some in values], "empty": empty, "lengths": [len(ids) for ids in answers],
+            "greedy": asked.labels[greedy_choice(answers, values)],
             "majority": Counter(shot.label for shot in asked.shots).most_common(1)[0][0],
             "nearest": nearest_histogram(shots, codes[episode.query]), "prompt_tokens": len(head) + len(query),
         }  # fmt: skip
@@ -217,14 +223,22 @@ class FewShot(RowStage[tuple[int, int, str]]):
         return whole[len(head) :]
 
     def _codes(self, sound: str) -> list[int]:
-        """Of the first `max_codes` of a recording."""
+        """Of a recording's first `seconds`, on the first `levels`, the first `max_codes`; each by its number among all levels'."""
         if sound not in self.codes:
-            row, tokenizer = self.manifest.row_of(sound), self.sound_tokenizer
-            assert row is not None, "the episodes are of these cuts"
-            cut = self.manifest.cut(row)
-            wave = load_sound(cut, self.roots[cut.custom["corpus"]], tokenizer.sample_rate, tokenizer.channels)
-            self.codes[sound] = tokenizer.encode([wave], tokenizer.sample_rate)[0]
+            cut, tokenizer = self._cut(sound), self.sound_tokenizer
+            recording, seconds = cut.recording, self.conf.seconds
+            count = min(recording.num_samples, round(seconds * recording.sampling_rate)) if seconds else None
+            root = self.roots[cut.custom["corpus"]]
+            wave = load_sound(cut, root, tokenizer.sample_rate, tokenizer.channels, count=count)
+            codes = zip(tokenizer.encode([wave], tokenizer.sample_rate)[0], cycle(self.levels), strict=False)
+            size = tokenizer.codebook_size
+            self.codes[sound] = [level * size + code for code, level in codes if level < self.read_levels]
         return self.codes[sound][: self.conf.max_codes]
+
+    def _cut(self, sound: str) -> Cut:
+        row = self.manifest.row_of(sound)
+        assert row is not None, "the episodes are of these cuts"
+        return self.manifest.cut(row)
 
     def _check_length(self, episode: Episode, tokens: int) -> None:
         most = getattr(self.lm.config.get_text_config(), "max_position_embeddings", None)
@@ -245,6 +259,8 @@ class FewShot(RowStage[tuple[int, int, str]]):
             "recordings": self.drawn.recordings,
             "classes": self.drawn.classes,
             "ways": self.conf.ways,
+            "levels": self.conf.levels,
+            "seconds": self.conf.seconds,
             "expected": len(self.expected),
             "scored": len(rows),
             "table": fewshot_scores(rows, self.conf.bootstrap_samples, self.conf.seed),

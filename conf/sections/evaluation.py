@@ -103,6 +103,10 @@ class FewShotConf(StageConf):
     calibrated: bool = about(
         "also score the classes after an empty query and subtract that (Zhao et al. 2021, arXiv:2102.09690)"
     )
+    levels: int | None = about(
+        "of a tokenizer with several levels, codes of so many are written, the first ones; null: all", 1, 1024
+    )
+    seconds: float | None = about("of each recording, its first ones are heard, s; null: all", 0.01, 3600.0)
     max_codes: int | None = about("of each recording, its first ones; null: all", 1, 1 << 20)
     controls: list[str] = about(f"the same episodes again, disturbed: {', '.join(CONTROLS)}")
     bootstrap_samples: int = about("resamples of an interval")
@@ -113,6 +117,10 @@ class FewShotConf(StageConf):
             yield Problem(
                 "shots",
                 f"{self.shots}; one number of at least 1 or several different ones are allowed, as --shots=[1,5]",
+            )
+        if self.levels and self.llm != "frozen":
+            yield Problem(
+                "levels", f"{self.levels}: the LLM of {self.llm} was taught all; set it to null, or type --llm=frozen"
             )
         for name in exceptions(self.controls, CONTROLS):
             yield Problem("controls", f"no control is called {name!r}. {allowed(name, CONTROLS)}")

@@ -50,12 +50,38 @@ def log_likelihoods(
     allowed (V) bool: the ids that the softmax is over; None: all. given: ids at the beginning of each candidate that
     are read and not scored; None: none. Law: equal to a pass over prefix and candidate, up to rounding.
     """
+    return [sum(values) for values in token_log_likelihoods(lm, prefix, candidates, allowed, given)]
+
+
+@torch.no_grad()
+def token_log_likelihoods(
+    lm: Any,
+    prefix: Prefix,
+    candidates: Sequence[Sequence[int]],
+    allowed: Tensor | None = None,
+    given: Sequence[int] | None = None,
+) -> list[list[float]]:
+    """What `log_likelihoods` sums: log p(id | prefix and the ids before it) of each id of a candidate that is scored."""
     given = [0] * len(candidates) if given is None else given
-    values: list[float] = []
+    values: list[list[float]] = []
     for start in range(0, len(candidates), BATCH):
         part = slice(start, start + BATCH)
         values += _batch_log_likelihoods(lm, prefix, candidates[part], allowed, given[part])
     return values
+
+
+def greedy_choice(candidates: Sequence[Sequence[int]], values: Sequence[Sequence[float]]) -> int:
+    """The number of the candidate that greedy decoding writes where nothing but a candidate may be written.
+
+    values: of `token_log_likelihoods`. No candidate may be the beginning of another. The first of equals.
+    """
+    left = list(range(len(candidates)))
+    step = 0
+    while len(left) > 1:
+        best = max(left, key=lambda n: values[n][step])
+        left = [n for n in left if candidates[n][step] == candidates[best][step]]
+        step += 1
+    return left[0]
 
 
 def text_scores(lm: Any, vocabulary: Vocabulary, conversations: Sequence[Sequence[Turn]]) -> list[float]:
@@ -107,10 +133,8 @@ def _text_ids(lm: Any, vocabulary: Vocabulary, prefix: Prefix) -> Tensor:
 
 def _batch_log_likelihoods(
     lm: Any, prefix: Prefix, candidates: Sequence[Sequence[int]], allowed: Tensor | None, given: Sequence[int]
-) -> list[float]:
-    skipped = torch.tensor([[count] for count in given], device=lm.device)
-    first = _log_probabilities(prefix.logits, allowed)[[candidate[0] for candidate in candidates]]
-    sums = torch.where(skipped[:, 0] > 0, 0.0, first).double()
+) -> list[list[float]]:
+    values = _log_probabilities(prefix.logits, allowed)[[candidate[0] for candidate in candidates]][:, None]
     longest = max(len(candidate) for candidate in candidates)
     if longest > 1:
         rows = pad_sequence([torch.tensor(list(candidate)) for candidate in candidates], batch_first=True).to(lm.device)
@@ -121,10 +145,10 @@ def _batch_log_likelihoods(
         past = torch.ones(len(candidates), prefix.length, dtype=torch.bool, device=lm.device)
         mask = torch.cat([past, valid[:, :-1]], 1).long()
         logits = lm(input_ids=rows[:, :-1], past_key_values=cache, attention_mask=mask, use_cache=True).logits
-        rest = _log_probabilities(logits, allowed).gather(2, rows[:, 1:, None])[..., 0]
-        scored = valid[:, 1:] & (torch.arange(1, longest, device=lm.device) >= skipped)
-        sums = sums + torch.where(scored, rest, 0.0).double().sum(1)
-    return sums.tolist()
+        values = torch.cat([values, _log_probabilities(logits, allowed).gather(2, rows[:, 1:, None])[..., 0]], 1)
+    return [
+        row[first : len(candidate)] for row, candidate, first in zip(values.tolist(), candidates, given, strict=True)
+    ]
 
 
 def _log_probabilities(logits: Tensor, allowed: Tensor | None) -> Tensor:

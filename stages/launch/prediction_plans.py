@@ -129,7 +129,8 @@ def plan_fewshot(planned: Planned) -> StagePlan | None:
         llm = planned.llm(conf.llm)
     if llm is None:
         return None
-    sound = min(planned.sound_tokens, conf.max_codes or planned.sound_tokens) + TEXT_TOKENS / 4
+    codes = planned.sound_tokens * min(1.0, (conf.seconds or CLIP_SECONDS) / CLIP_SECONDS)  # of all levels
+    sound = min(codes, conf.max_codes or codes) + TEXT_TOKENS / 4
     lengths = [sound * (conf.ways * shots * conf.repeats + 1) for shots in conf.shots]
     longest, mean = max(lengths), sum(lengths) / len(lengths)
     reading, again = _writing(llm, 1, longest, 1, planned.narrow), _writing(llm, 1, mean, 1, planned.narrow)

@@ -32,17 +32,21 @@ def body(report: Mapping[str, Any]) -> list[str]:
         for row in report["table"]
     ]
     return [
-        f"{report['llm']} reads the codes as {report['codes_are']}; {report['recordings']} recordings of {', '.join(report['corpora'])} in "
-        f"{report['classes']} classes; chance is {100 / report['ways']:.1f} %. Accuracy in percent with the 95 % interval by episode: the episodes share "
-        "their recordings, so it is narrower than for new recordings. Columns: how a class is scored; "
-        + "; ".join(f"{key}: {text}" for key, text in scores.items())
-        + ".",
+        f"{report['llm']} reads the codes as {report['codes_are']}{_part(report)}; {report['recordings']} recordings of {', '.join(report['corpora'])} in "
+        f"{report['classes']} classes; chance is {100 / report['ways']:.1f} %. Accuracy in percent with the 95 % interval by recording. "
+        "Columns: how a class is scored; " + "; ".join(f"{key}: {text}" for key, text in scores.items()) + ".",
         "",
         *markdown_table(["shots", "", "n", *scores], rows),
         "",
         f"{report['expected']} prompts expected, {report['scored']} scored, {failed} failed.",
         "",
     ]
+
+
+def _part(report: Mapping[str, Any]) -> str:
+    """What of a recording is read, where it is not all."""
+    levels, seconds = report.get("levels"), report.get("seconds")
+    return (f", levels: the first {levels}" if levels else "") + (f", of the first {seconds:g} s" if seconds else "")
 
 
 def scores_in(report: Mapping[str, Any]) -> dict[str, str]:

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from stages.scoring.intervals import bootstrap
+from stages.scoring.intervals import by_recording
 
 SCORES = {
     "mean": "log-likelihood a token",
     "sum": "log-likelihood",
+    "greedy": "what greedy decoding writes where only the classes may be written",
     "calibrated": "log-likelihood a token, less that after an empty query",
 }
 CONDITIONS = ("codes", "shuffled_codes", "shuffled_labels")
@@ -18,15 +19,19 @@ BASELINES = ("nearest", "majority")
 
 
 def fewshot_scores(rows: Sequence[Mapping[str, Any]], samples: int, seed: int) -> list[dict[str, Any]]:
-    """A line for each number of shots and each condition or baseline, its accuracy with each score. Intervals:
-    bootstrap by episode.
+    """A line for each number of shots and each condition or baseline, its accuracy with each score, with the
+    intervals of `by_recording`.
 
-    A row: {episode, shots, condition, labels, answer, scores, lengths, empty, nearest, majority}.
+    A row: {episode, shots, condition, labels, answer, scores, lengths, greedy, empty, nearest, majority, recordings},
+    the last the recordings whose codes are shown, the query's first.
     """
 
     def accuracy(part: Sequence[Mapping[str, Any]], predicted: Sequence[str]) -> dict[str, Any]:
         right = [label == row["answer"] for label, row in zip(predicted, part, strict=True)]
-        return asdict(bootstrap(right, [str(row["episode"]) for row in part], samples, seed))
+        recordings = [row["recordings"] for row in part]
+        return asdict(
+            by_recording(right, [one[0] for one in recordings], [one[1:] for one in recordings], samples, seed)
+        )
 
     lines: list[dict[str, Any]] = []
     for shots in dict.fromkeys(row["shots"] for row in rows):
@@ -44,6 +49,8 @@ def fewshot_scores(rows: Sequence[Mapping[str, Any]], samples: int, seed: int) -
 
 def best_label(row: Mapping[str, Any], score: str) -> str:
     """The label with the highest score; the first among equals."""
+    if score == "greedy":
+        return str(row["greedy"])
     labels: list[str] = row["labels"]
     empty = row["empty"] if score == "calibrated" else [0.0] * len(labels)
     values = [

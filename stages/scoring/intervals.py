@@ -44,6 +44,26 @@ def resampled(values: Sequence[float], sources: Sequence[str], samples: int, see
     return percentile_interval(float(numbers.mean()), times @ numbers / times.sum(1), len(values))
 
 
+def by_recording(
+    right: Sequence[bool], queries: Sequence[str], shots: Sequence[Sequence[str]], samples: int, seed: int
+) -> Interval:
+    """Share of `right` episodes, with an interval that knows how many recordings there are, for episodes share them.
+
+    queries, shots: of each episode the recording that is asked about, and those of its examples. All recordings are
+    drawn with replacement; an episode counts as often as its query was drawn, times the mean of its examples (after
+    Owen 2007, arXiv:0712.1111). Where all are right, or all wrong: Wilson's over the queries' recordings.
+    """
+    if right and len(set(right)) == 1:
+        return Interval(float(right[0]), *wilson(bool(right[0]), len(set(queries))), len(right))
+    names = sorted({*queries, *(name for some in shots for name in some)})
+    index, times = {name: number for number, name in enumerate(names)}, resample_counts(names, samples, seed)
+    of_shots = [times[:, [index[name] for name in some]].mean(1) for some in shots]
+    weights = times[:, [index[name] for name in queries]] * torch.stack(of_shots, 1)
+    total, values = weights.sum(1), torch.tensor(right, dtype=torch.float64)
+    drawn = total > 0
+    return percentile_interval(float(values.mean()), weights[drawn] @ values / total[drawn], len(right))
+
+
 def wilson(right: bool, count: int) -> tuple[float, float]:
     """The 95 % interval of a share of which `count` clips, one at least, are all right, or all wrong."""
     margin = Z**2 / (count + Z**2)

@@ -17,10 +17,16 @@ from conf import compose
             r"controls: no control is called 'shuffled_code'\. Did you mean 'shuffled_codes'\?",
         ),
         ("controls=[shuffled_codes,shuffled_codes]", r"controls: .*each comes once"),
+        ("levels=0", r"levels: 0; .* is allowed"),
+        ("seconds=0", r"seconds: 0.*allowed"),
         ("max_codes=0", r"max_codes: 0; .* is allowed"),
     ],
 )
 def test_what_is_no_episode_is_refused(override: str, message: str):
     with pytest.raises(ValueError, match=message):
         compose("fewshot", overrides=[override])
+    with pytest.raises(
+        ValueError, match=r"levels: 1: the LLM of caption was taught all; set it to null, or type --llm=frozen"
+    ):
+        compose("fewshot", overrides=["levels=1", "llm=caption"])
     assert compose("fewshot", overrides=["shots=3", "controls=[]"]).conf.shots == [3]

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 import conf
+from datamodules.audio import load_sound
 from models.quantizer import whole_words
 from stages.fewshot import FewShot, Words
 from stages.hub import weights
+from stages.hub.sound_tokenizer import SoundTokenizer
 from stages.runs import graph
 from stages.runs.state import run_folder
 from stages.scoring.fewshot_scores import SCORES, fewshot_scores
@@ -96,8 +98,9 @@ def test_a_model_that_is_given_the_answer_is_always_right_and_guesses_are_at_cha
         module.lm = Scores(given(module._answer(episode.answer)), lm.config, size)
         rows.append(module.ask(episode, "codes"))
     table = {line["answers"]: line for line in fewshot_scores(rows, 200, 0)}["codes"]
-    assert table["mean"]["value"] == table["sum"]["value"] == 1
-    assert table["mean"]["low"] == pytest.approx(150 / (150 + 3.8415), abs=1e-4), "Wilson's, of 150 episodes"
+    assert table["mean"]["value"] == table["sum"]["value"] == table["greedy"]["value"] == 1
+    asked = len({row["recordings"][0] for row in rows})
+    assert asked < 150 and table["mean"]["low"] == pytest.approx(asked / (asked + 3.8415), abs=1e-4), "Wilson's"
 
 
 def test_a_killed_run_goes_on_to_the_same_report(stage: Any, trained: str, tones: Path, capsys: Any):
@@ -137,6 +140,28 @@ def test_no_recording_with_a_label_is_refused(trained: str):
         fewshot("splits=[nowhere]")
 
 
+def test_the_first_level_of_the_first_seconds_is_read(stage: Any, trained: str, tones: Path):
+    """Codes are numbered level after level; of the first level they are those of the whole that stand there."""
+    quantizer = ["--quantizer.kind=residual", "--quantizer.strides=[2,1]"]
+    assert stage("run", "tokenizer", "--experiment=levels", "--parents.latents=heard", *quantizer) == 0
+    with pytest.raises(ValueError, match=r"levels=3, and the tokenizer has 2. Type --levels=null"):
+        fewshot("llm=frozen", "levels=3", SPLITS.removeprefix("--"), "parents.tokenizer=levels")
+    module = fewshot("llm=caption", SPLITS.removeprefix("--"))
+    module.sound_tokenizer = SoundTokenizer.from_pretrained(tones / "runs/levels/tokenizer")
+    module.levels, module.read_levels = module.sound_tokenizer.facts["levels"], 2
+    assert module.levels == [0, 1, 1]
+    sound = module.episodes[0].query
+    whole = module._codes(sound)
+    assert all(code // 16 == (n % 3 > 0) for n, code in enumerate(whole)) and len(whole) > 6
+    module.read_levels, module.codes = 1, {}
+    assert module._codes(sound) == whole[::3]
+    module.conf.seconds, module.conf.max_codes, module.codes = 0.5, None, {}
+    cut, rate = module._cut(sound), module.sound_tokenizer.sample_rate
+    wave = load_sound(cut, module.roots["tones"], rate, 1, count=cut.recording.sampling_rate // 2)
+    (first,) = module.sound_tokenizer.encode([wave], rate)
+    assert module._codes(sound) == first[::3] and 0 < len(first) < len(whole)
+
+
 @pytest.mark.assets
 def test_a_frozen_llm_reads_a_lexical_tokenizers_codes_as_their_words(stage: Any, trained: str, tones: Path):
     if not weights.cached_path(weights.parse(weights.ASSETS["smollm2-135m-instruct"])).is_file():
@@ -158,19 +183,20 @@ def test_a_frozen_llm_reads_a_lexical_tokenizers_codes_as_their_words(stage: Any
 
 @pytest.mark.assets
 def test_codes_are_one_word_and_one_id_each(trained: str):
-    """The words of SmolLM2, and each level of a residual quantiser its own."""
+    """The words of SmolLM2."""
     if not weights.cached_path(weights.parse(weights.ASSETS["smollm2-135m-instruct"])).is_file():
         pytest.skip("smollm2-135m-instruct is not in the cache")
     tokenizer = weights.load_language_model("smollm2-135m-instruct", None, "float32").tokenizer
     words, word_ids = whole_words(tokenizer, 8)
-    writer = Words(tokenizer, words, [0, 1, 1], 4)
-    ids = writer.ids(["Input: < ", [0, 1, 2, 3, 1, 2], " >"])
+    ids = Words(tokenizer, words).ids(["Input: < ", [0, 5, 6, 3, 5, 6], " >"])
     expected = [word_ids[code] for code in (0, 5, 6, 3, 5, 6)]
     assert any(ids[start : start + 6] == expected for start in range(len(ids)))
 
 
 def test_the_table_counts_by_hand():
-    """Three of four right by the mean, as many by the sum but another: [-4, -3] of 4 and 1 ids are -1 and -3 an id."""
+    """Three of four right by the mean, as many by the sum but another: [-4, -3] of 4 and 1 ids are -1 and -3 an id. Greedy
+    decoding takes what begins best.
+    """
     base = {
         "shots": 1,
         "condition": "codes",
@@ -183,11 +209,13 @@ def test_the_table_counts_by_hand():
     scores = [[-4.0, -3.0], [-4.0, -3.0], [-4.0, -5.0], [-8.0, -1.0]]
     answers = ["a", "b", "a", "b"]
     rows = [
-        base | {"episode": n, "scores": one, "answer": answer}
+        base
+        | {"episode": n, "scores": one, "answer": answer, "greedy": "ab"[n == 3], "recordings": [f"q{n}", "s", "t"]}
         for n, (one, answer) in enumerate(zip(scores, answers, strict=True))
     ]
     lines = {line["answers"]: line for line in fewshot_scores(rows, 100, 0)}
     assert lines["codes"]["mean"]["value"] == 0.75 and lines["codes"]["sum"]["value"] == 0.75
+    assert lines["codes"]["greedy"]["value"] == 0.75
     assert lines["codes"]["calibrated"]["value"] == 0.5  # b is 9 above its empty query: always b
     assert lines["majority"]["mean"]["value"] == lines["nearest"]["mean"]["value"] == 0.5
     assert lines["codes"]["by_class"] == {"a": 1.0, "b": 0.5}

@@ -5,7 +5,7 @@ import torch
 
 from models.errors import ModelError
 from models.language.generation import TextOnly
-from models.language.likelihood import log_likelihoods, read_prefix, text_scores
+from models.language.likelihood import greedy_choice, log_likelihoods, read_prefix, text_scores, token_log_likelihoods
 from models.language.vocabulary import Turn
 from models.metrics.probe import nearest_histogram
 from stages.hub import weights
@@ -40,6 +40,25 @@ def test_scores_with_the_shared_cache_are_those_without(source: str):
     assert log_likelihoods(lm, shared, [[5], [9]]) == pytest.approx(
         [plain(lm, head, [5]), plain(lm, head, [9])], abs=1e-4
     )
+
+
+def test_the_greedy_choice_is_what_decoding_step_by_step_writes():
+    lm = weights.load_language_model("random:tiny", None, "float32").model
+    generator = torch.Generator().manual_seed(1)
+    chosen = set()
+    for _ in range(20):
+        prompt = torch.randint(3, 250, (7,), generator=generator).tolist()
+        candidates = [[5, 6, 7, 2], [5, 6, 2], [5, 9, 2], [9, 5, 2], [8, 2]]
+        written: list[int] = []
+        while written not in candidates:
+            allowed = {one[len(written)] for one in candidates if one[: len(written)] == written}
+            with torch.no_grad():
+                logits = lm(input_ids=torch.tensor([prompt + written])).logits[0, -1]
+            written.append(max(sorted(allowed), key=lambda token: float(logits[token])))
+        values = token_log_likelihoods(lm, read_prefix(lm, prompt), candidates)
+        chosen.add(greedy_choice(candidates, values))
+        assert candidates[greedy_choice(candidates, values)] == written
+    assert len(chosen) > 1
 
 
 @pytest.mark.parametrize("sounds", [[[0, 4], [0, 4, 2, 2], [1, 0]], [[3, 3]], [[1, 1], [1, 1]]])

@@ -3,8 +3,10 @@
 import math
 
 import pytest
+import torch
 
-from stages.scoring.intervals import Interval, bootstrap, resampled
+from datamodules.fewshot import LabelledSound, episodes
+from stages.scoring.intervals import Interval, bootstrap, by_recording, resampled
 
 
 def test_bootstrap_draws_whole_clips():
@@ -49,3 +51,42 @@ def test_bootstrap_takes_questions_in_any_order():
 def test_bootstrap_of_nothing_is_no_number():
     actual = bootstrap([], [], 100, 0)
     assert actual.count == 0 and all(map(math.isnan, (actual.value, actual.low, actual.high)))
+
+
+def test_episodes_asked_again_tell_no_more_of_new_recordings():
+    """Nor do more episodes of the same recordings narrow the interval to nothing, as one by episode would."""
+    right, queries, shots = [True, True, False, True, False], list("abcab"), [["d", "e"], ["e"], ["d"], ["c"], ["a"]]
+    once = by_recording(right, queries, shots, 500, 0)
+    often = by_recording(right * 9, queries * 9, shots * 9, 500, 0)
+    assert once.low < once.value == 0.6 < once.high and often.count == 45
+    assert (often.low, often.high) == pytest.approx((once.low, once.high))
+    assert by_recording([True] * 9, list("aabbaabba"), [["c"]] * 9, 500, 0).low == pytest.approx(1 - 0.6576, abs=1e-4)
+
+
+def test_an_interval_by_recording_holds_what_new_recordings_would_give():
+    """Sounds are points, an episode is right where the nearest shot has the query's class; each world has recordings of its own.
+    The nominal 95 % are 90 or more of 100, where an interval by episode holds the mean of all worlds in fewer than 90.
+    """
+    centres = torch.randn(10, 2, generator=torch.Generator().manual_seed(1))
+    held, worlds = {"recording": 0, "episode": 0}, []
+    for seed in range(100):
+        points = centres[:, None] + torch.randn(10, 8, 2, generator=torch.Generator().manual_seed(seed))
+        place = {f"{label}-{n}": points[label, n] for label in range(10) for n in range(8)}
+        asked = episodes([LabelledSound(name, name, name[0]) for name in place], 2, 1, 200, seed)
+        shots = [[shot.sound for shot in one.shots] for one in asked]
+        nearest = [
+            min(one.shots, key=lambda shot, at=place[one.query]: float((place[shot.sound] - at).norm())).label
+            for one in asked
+        ]
+        right = [label == one.answer for label, one in zip(nearest, asked, strict=True)]
+        worlds.append(
+            (
+                by_recording(right, [one.query for one in asked], shots, 200, 0),
+                bootstrap(right, list(map(str, range(200))), 200, 0),
+            )
+        )
+    truth = sum(one.value for one, _ in worlds) / len(worlds)
+    for pair in worlds:
+        for name, one in zip(held, pair, strict=True):
+            held[name] += one.low <= truth <= one.high
+    assert held["recording"] >= 90 > held["episode"], held
