@@ -4,7 +4,7 @@ import csv
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # they share the cores
@@ -99,6 +99,22 @@ def make_once(folder: Path, make: Callable[[Path], None]) -> Path:
             shutil.rmtree(folder, ignore_errors=True)
             make(folder)
             done.touch()
+    return folder
+
+
+def save_llm_of_words(folder: Path, words: Sequence[str]) -> Path:
+    """A small random LLM whose tokens are whole words, behind a space, and one for all else."""
+    import torch
+    from tokenizers import Tokenizer, decoders, pre_tokenizers
+    from tokenizers.models import WordLevel
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    core = Tokenizer(WordLevel({"<|end|>": 0} | {f"Ġ{word}": n + 1 for n, word in enumerate(words)}, "<|end|>"))
+    core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|end|>").save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 12, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(words) + 1, **sizes)).save_pretrained(folder)
     return folder
 
 

@@ -73,11 +73,11 @@ def token_log_likelihoods(
 def greedy_choice(candidates: Sequence[Sequence[int]], values: Sequence[Sequence[float]]) -> int:
     """The number of the candidate that greedy decoding writes where nothing but a candidate may be written.
 
-    values: of `token_log_likelihoods`. No candidate may be the beginning of another. The first of equals.
+    values: of `token_log_likelihoods`. No candidate may be the beginning of another longer one. The first of equals.
     """
     left = list(range(len(candidates)))
     step = 0
-    while len(left) > 1:
+    while len({tuple(candidates[n]) for n in left}) > 1:
         best = max(left, key=lambda n: values[n][step])
         left = [n for n in left if candidates[n][step] == candidates[best][step]]
         step += 1

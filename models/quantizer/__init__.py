@@ -94,7 +94,8 @@ def build(
             count = words * (len(strides) if kind == "lexical_residual" else 1)
             if lexicon is None or len(lexicon.words) != count:
                 raise ModelError(f"kind {kind} needs a lexicon: {count} words of words_from ({words_from})")
-            parts = [Lexicon(*(part[start : start + words] for part in lexicon)) for start in range(0, count, words)]
-            books = [LexicalQuantizer(dim, code_dim, commitment_weight, part) for part in parts]
+            parts = [slice(start, start + words) for start in range(0, count, words)]
+            lexicons = [Lexicon(lexicon.words[part], lexicon.embeddings[part]) for part in parts]
+            books = [LexicalQuantizer(dim, code_dim, commitment_weight, one) for one in lexicons]
             return ResidualQuantizer(books, strides) if kind == "lexical_residual" else books[0]
     raise ModelError(f"kind {kind!r}; {', '.join(get_args(Kind))} are allowed")

@@ -46,7 +46,8 @@ def body(report: Mapping[str, Any]) -> list[str]:
 def _part(report: Mapping[str, Any]) -> str:
     """What of a recording is read, where it is not all."""
     levels, seconds = report.get("levels"), report.get("seconds")
-    return (f", levels: the first {levels}" if levels else "") + (f", of the first {seconds:g} s" if seconds else "")
+    first = f" of the first {'level' if levels == 1 else f'{levels} levels'}" if levels else ""
+    return first + (f", {seconds:g} s of a recording" if seconds else "")
 
 
 def scores_in(report: Mapping[str, Any]) -> dict[str, str]:

@@ -7,13 +7,17 @@ recordings. `entropy`: bits of a code by how often it comes; `predicted`: bits a
 was trained on the training recordings' codes and reads those before it; `from the past`: the difference, which is what
 is left at equal entropy, for a codebook that has collapsed is predicted by its entropy alone; `probe`: accuracy of a
 linear classifier on counts of codes; `slice`: share of the codes that the second half of a sound has by itself as in the
-whole; `latent error`: of the stage's last validation.
+whole; `latent error`: of the stage's last validation; `processor s`: of the tokenizer's training and of the rest. With
+several seeds a second table has their means and standard deviations, and the perplexity of a code at equal entropy: two to
+the entropy of the first row, less `from the past`.
 """
 
 import argparse
 import math
+import os
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -35,6 +39,10 @@ ROWS = {
     "consistency": {"consistency": 0.3},
     "all": {"semantic": 0.3, "prediction": 0.3, "consistency": 0.3},
 }
+# of the table, with their digits
+COLUMNS = {
+    "entropy": 2, "predicted": 2, "from the past": 2, "probe, %": 1, "slice, %": 1, "latent error": 3, "processor s": 0,
+}  # fmt: skip
 
 
 def main() -> None:
@@ -52,10 +60,12 @@ def main() -> None:
         name: [cut for cut in chunks.read(folder / "chunks") if cut.custom["split"] == name]
         for name in ("train", "test")
     }
-    print("| losses | seed | entropy | predicted | from the past | probe, % | slice, % | latent error |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(f"| losses | seed | {' | '.join(COLUMNS)} |")
+    print(f"|---|---|{'---|' * len(COLUMNS)}")
+    rows: dict[str, list[dict[str, float]]] = {name: [] for name in options.rows}
     for name in options.rows:
         for seed in range(options.seeds):
+            begun = sum(os.times()[:4])
             experiment = f"{options.latents}-losses-{name}-{seed}"
             weights = [f"--language_losses.{key}={value}" for key, value in ROWS[name].items()]
             receipt = run(
@@ -65,10 +75,30 @@ def main() -> None:
                 "--sample_clips=0", *weights, *(f"--{word}" for word in options.set),
             )  # fmt: skip
             tokenizer = artifacts.load_tokenizer(Path("runs") / experiment / "tokenizer/artifact")
-            row = measured(tokenizer, parts["train"], parts["test"], options.lm_steps)
-            error = receipt["metrics"]["val/latent_nmse"]
-            cells = [f"{row[0]:.2f}", f"{row[1]:.2f}", f"{row[0] - row[1]:.2f}", f"{row[2]:.1f}", f"{row[3]:.1f}"]
-            print(f"| {name} | {seed} | {' | '.join(cells)} | {error:.3f} |", flush=True)
+            entropy, predicted, probe, slices = measured(tokenizer, parts["train"], parts["test"], options.lm_steps)
+            error, seconds = receipt["metrics"]["val/latent_nmse"], sum(os.times()[:4]) - begun
+            values = (entropy, predicted, entropy - predicted, probe, slices, error, seconds)
+            rows[name].append(dict(zip(COLUMNS, values, strict=True)))
+            cells = (f"{value:.{COLUMNS[column]}f}" for column, value in rows[name][-1].items())
+            print(f"| {name} | {seed} | {' | '.join(cells)} |", flush=True)
+    if options.seeds > 1:
+        print_means(rows)
+
+
+def print_means(rows: dict[str, list[dict[str, float]]]) -> None:
+    """rows: of each of `ROWS`, a row a seed."""
+    print(f"\n| losses | {' | '.join(COLUMNS)} | perplexity at equal entropy |")
+    print(f"|---|{'---|' * len(COLUMNS)}---|")
+    reference = np.mean([row["entropy"] for row in next(iter(rows.values()))])
+    for name, seeds in rows.items():
+        columns = {column: [row[column] for row in seeds] for column in COLUMNS}
+        equal = [2 ** (reference - value) for value in columns["from the past"]]
+        cells = [mean_and_spread(values, COLUMNS[column]) for column, values in columns.items()]
+        print(f"| {name} | {' | '.join(cells)} | {mean_and_spread(equal, 2)} |")
+
+
+def mean_and_spread(values: list[float], digits: int) -> str:
+    return f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1):.{digits}f}"
 
 
 def measured(

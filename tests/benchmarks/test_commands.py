@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import zygote
-from tests.conftest import make_once
+from tests.conftest import make_once, save_llm_of_words, write_tones
 
 ROOT = Path(__file__).parents[2]
 SMALL = "--set quantizer.codebook_size=16 --set quantizer.code_dim=4 --set quantizer.reservoir_size=16"
@@ -24,12 +24,17 @@ COMMANDS = {  # name -> its smallest arguments, and what it prints
         "--preset smoke --experiment small --clips 2 --steps 1 2 --embedder logmel-64 --speed-repeats 1 --set trainer.max_steps=2",
         "| after | 2 |",
     ),
+    "fewshot": (
+        "--preset smoke --latents small --corpus tones --llm llm --words 8 --ways 2 --shots 1 --episodes 3 --seconds 2"
+        " --ask splits=[train,validation,test]",
+        "| lexical_residual | ",
+    ),
     "interruptions": ("--stages tokenizer --signals TERM --workers 0 --ranks 1 --moments 1", "equal 1/1"),
     "kills": ("--moments 1 --processes 1 --recordings 4", ""),
     "language": ("--preset smoke --run runs/small --steps 1 --turns 1 --questions 8", "| trl SFTTrainer + peft,"),
     "language_losses": (
-        f"--preset smoke --latents small --steps 2 --lm-steps 2 {SMALL} --set language_losses.texts_from=random:tiny",
-        "| all | 0 |",
+        f"--preset smoke --latents small --seeds 2 --rows none all --steps 2 --lm-steps 2 {SMALL} --set language_losses.texts_from=random:tiny",
+        "| perplexity at equal entropy |",
     ),
     "language_memory": ("--vocabulary 9000 --tokens 8 --dim 16 --runs 1 --steps 1", ""),
     "latent_loading": ("--entries 1000 --batches 2 --batch-size 8", "| 1,000 | 1 |"),
@@ -96,13 +101,29 @@ def test_every_benchmark_is_tested():
 
 @pytest.fixture(scope="session")
 def chain(shared: Path) -> Path:
-    """A folder with data/diagnostic and the experiment `small`, every stage of the smoke preset done."""
+    """A folder with data/diagnostic, data/tones, the experiment `small`, every stage of the smoke preset done, and `llm`,
+    which has words.
+    """
 
     def make(folder: Path) -> None:
         folder.mkdir()
         words = ["run", "all", "--preset", "smoke", "--data.root=data", "--experiment=small", "--threads=1"]
         ended = zygote.run(words, folder)
         assert ended.status == 0, ended.output
+        table = write_tones(folder / "recordings", 24)
+        words = [
+            "prepare",
+            "folder",
+            str(table.parent),
+            "--metadata",
+            str(table),
+            "--name",
+            "tones",
+            "--data.root=data",
+        ]
+        ended = zygote.run(words, folder)
+        assert ended.status == 0, ended.output
+        save_llm_of_words(folder / "llm", list("abcdefghijklmnopqrstuvwx"))
 
     return make_once(shared / "benchmarks", make)
 

@@ -5,15 +5,14 @@ from typing import get_args
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, pre_tokenizers
-from tokenizers.models import WordLevel
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM
 
 import conf
 from conf.sections.tokenizer import TokenizerConf
 from models.codec.mel import MelCodec
 from models.quantizer import Kind
 from stages.hub import artifacts
+from tests.conftest import save_llm_of_words
 
 FACTS = {"latent_dim": 4, "frame_rate": 20.0}
 WORDS = ["river", "cold", "stone", "far", "bell"]
@@ -22,13 +21,7 @@ WORDS = ["river", "cold", "stone", "far", "bell"]
 @pytest.fixture
 def llm(tmp_path: Path) -> Path:
     """A folder with a small LLM of five whole words."""
-    core = Tokenizer(WordLevel({"<|end|>": 0} | {f"Ġ{word}": n + 1 for n, word in enumerate(WORDS)}, "<|end|>"))
-    core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|end|>").save_pretrained(tmp_path / "llm")
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 12, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
-    LlamaForCausalLM(LlamaConfig(vocab_size=8, **sizes)).save_pretrained(tmp_path / "llm")
-    return tmp_path / "llm"
+    return save_llm_of_words(tmp_path / "llm", WORDS)
 
 
 def configuration(*overrides: str) -> TokenizerConf:
