@@ -67,7 +67,7 @@ class Sounds:
             if isinstance(piece, str):
                 ids += self.tokenizer(piece, add_special_tokens=False).input_ids
             else:
-                ids += self.vocabulary.sound_ids([code % self.vocabulary.codebook_size for code in piece])
+                ids += self.vocabulary.request_ids([code % self.vocabulary.codebook_size for code in piece])
         return ids
 
 

@@ -328,8 +328,8 @@ def _with_new_times(state: dict[str, Tensor], start: dict[str, Tensor]) -> dict[
 def _same_model(parent: LanguageConf, conf: LanguageConf, folder: Path) -> None:
     """What the numbers depend on must be equal; dropout and how the layers are computed may differ. Times may be added."""
     before, now = parent.timestamps, conf.timestamps
-    lost = before.max_seconds is not None and (before.step != now.step or before.max_seconds > (now.max_seconds or 0))
-    if lost:
+    fewer = before.max_seconds is not None and (before.step != now.step or before.max_seconds > (now.max_seconds or 0))
+    if fewer or before.every not in (None, now.every):
         raise UsageError(
             f"{folder} was trained with timestamps {plain(before)}, this stage asks for {plain(now)}. Make them equal, or "
             "max_seconds larger."

@@ -107,13 +107,25 @@ class TimestampsConf:
 
     max_seconds: float | None = about("the largest time, s; null: no times, and a text with one is refused")
     step: float = about("seconds from one time token to the next; a time in a text is rounded to it")
+    every: float | None = about(
+        "seconds from one time to the next among the codes of a sound that is asked about; null: none stands there"
+    )
 
     def laws(self) -> Iterable[Problem]:
-        step, most = self.step, self.max_seconds
+        step, most, every = self.step, self.max_seconds, self.every
         if step < 0.01 or abs(100 * step - round(100 * step)) > 1e-6:
             yield Problem("step", f"{step} s; a whole number of hundredths is allowed, for times are written <|0.00|>")
         elif most is not None and (not 0 < most <= 3600 or abs(most / step - round(most / step)) > 1e-6):
             yield Problem("max_seconds", f"{most} s; a multiple of timestamps.step={step} up to 3600 is allowed")
+        elif every is not None and (
+            most is None or not 0 < every <= most or abs(every / step - round(every / step)) > 1e-6
+        ):
+            span = (
+                "null where max_seconds is null"
+                if most is None
+                else f"a multiple of timestamps.step={step} up to {most}"
+            )
+            yield Problem("every", f"{every} s; {span} is allowed")
 
 
 @dataclass

@@ -10,6 +10,7 @@
 
     a sound of levels (0, 1), codes 7 3 7 5:
     start, level 0 code 7, level 1 code 3, level 0 code 7, level 1 code 5, end
+    in a request, where times stand among the codes (SpotSound, arXiv:2604.13023): start, <|0.00|>, code, ..., <|1.00|>, code, ...
 
 A time is text that is written `<|1.20|>`, in captions, questions and answers; it is one token, in an answer of the kind
 TIME, and no part of a sound. The text ids end where the tokenizer's end: rows that pad an embedding to a round number stay unused.
@@ -17,6 +18,8 @@ TIME, and no part of a sound. The text ids end where the tokenizer's end: rows t
 
 import copy
 import hashlib
+import itertools
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import IntEnum
@@ -87,12 +90,15 @@ class Vocabulary:
         text_size: int | None = None,
         max_seconds: float | None = None,
         step: float = 0.1,
+        every: float | None = None,
+        codes_per_second: float = 0.0,
     ) -> None:
         """levels: of each code of one block, as `Quantizer.levels` gives them.
 
         prompt_format, system, template_options: see `PromptTemplate`. text_size: of a tokenizer that has the new ids as
         tokens already, as that of an export; None counts its ids. max_seconds, step: there is a token for each time
-        from 0 to max_seconds (s), `step` (s) apart; None: no times.
+        from 0 to max_seconds (s), `step` (s) apart; None: no times. every: in a request a time stands among the codes of a
+        sound, so often (s), of which there are codes_per_second; None: none does.
 
         Raises UnsupportedTokenizer for one without offsets, and UnsupportedPromptFormat for one without what the format
         needs, or whose template does not end a turn.
@@ -108,7 +114,7 @@ class Vocabulary:
         self.text_size = text_size or max(tokenizer.get_vocab().values()) + 1
         self.start_id, self.end_id, self.first_code_id = self.text_size, self.text_size + 1, self.text_size + 2
         self.first_time_id = self.first_code_id + self.num_codebooks * codebook_size
-        self.max_seconds, self.step = max_seconds, step
+        self.max_seconds, self.step, self.every, self.codes_per_second = max_seconds, step, every, codes_per_second
         self.num_times = 0 if max_seconds is None else round(max_seconds / step) + 1
         self.size = self.first_time_id + self.num_times
         self._has_bos = tokenizer.bos_token_id is not None and tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
@@ -127,6 +133,7 @@ class Vocabulary:
         rendered = self.render_all([asked, [Turn("user", ["a"]), *made]])
         settings = [self.template.prompt_format, self.template.system, self.template.options]
         numbers = [RENDERING, self.levels, self.max_seconds, self.step, self.text_size, self.codebook_size]
+        numbers += [] if self.every is None else [self.every, self.codes_per_second]
         probe = [[list(map(int, column)) for column in one] for one in (*rendered, self.render_text(f"a\nb{time}"))]
         digest = hashlib.sha256(self._reader.backend_tokenizer.to_str().encode())
         digest.update(repr([settings, numbers, self.tokenizer.chat_template, probe]).encode())
@@ -159,6 +166,18 @@ class Vocabulary:
             for n, code in enumerate(codes)
         ]
         return [self.start_id, *ids, self.end_id]
+
+    def request_ids(self, codes: Sequence[int]) -> list[int]:
+        """`sound_ids` with the times among them, each before the block that begins next to it; none beyond the last time."""
+        ids, width = self.sound_ids(codes), len(self.levels)
+        if self.every is None:
+            return ids
+        steps = round(self.every / self.step)  # from one of these times to the next
+        blocks_per_time = self.every * self.codes_per_second / width
+        times = {math.floor(n * blocks_per_time + 0.5): n * steps for n in range((self.num_times - 1) // steps + 1)}
+        blocks = [ids[1 + place : 1 + place + width] for place in range(0, len(codes), width)]
+        stamped = [[self.first_time_id + times[n], *block] if n in times else block for n, block in enumerate(blocks)]
+        return [self.start_id, *itertools.chain.from_iterable(stamped), self.end_id]
 
     def codes(self, ids: Sequence[int]) -> list[int]:
         """start, codes, end -> flat codes. Raises ModelError for a missing marker, or a code of another level."""
@@ -230,7 +249,7 @@ class Vocabulary:
             is_sound, is_answer = token == self._sound_id, False
             for span in answers:
                 is_answer = is_answer or (start < span.stop and stop > span.start)
-            ids = self.sound_ids(next(sounds)) if is_sound else [text_id]
+            ids = (self.sound_ids if is_answer else self.request_ids)(next(sounds)) if is_sound else [text_id]
             kind = LabelKind.PROMPT if not is_answer else LabelKind.AUDIO if is_sound else self._kind(text_id)
             sequence.input_ids.extend(ids)
             sequence.labels.extend(ids if is_answer else [IGNORED] * len(ids))

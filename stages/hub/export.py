@@ -66,6 +66,11 @@ def _write(model: ModelFolders, folder: Path, adapter: bool) -> None:
     lm, tokenizer = weights.load_language_model(source.source, source.revision, source.dtype)
     prompts = conf.prompts
     check_base(model.language, config, weights.fingerprint(lm), conf)
+    if conf.timestamps.every is not None:
+        raise UsageError(
+            f"{model.language} was trained with timestamps.every={conf.timestamps.every}: times stand among the codes of a sound, and whoever "
+            "loads an export writes none. Such a model is used with `stage ask`"
+        )
     vocabulary = vocabulary_of(tokenizer, facts, prompts, plain(conf.timestamps))
     add_sound_tokens(tokenizer, vocabulary)
     if prompts.format == "ltu":

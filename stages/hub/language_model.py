@@ -3,6 +3,7 @@ seconds to import.
 """
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -64,10 +65,11 @@ def vocabulary_of(
     timestamps: Mapping[str, Any],
     text_size: int | None = None,
 ) -> Vocabulary:
-    """facts: of the sound tokenizer, or an export's manifest (codebook_size, levels); text_size: see `Vocabulary`."""
+    """facts: of the sound tokenizer, or an export's manifest (codebook_size, levels, bitrate); text_size: see `Vocabulary`."""
+    codes_per_second = facts["bitrate"] / math.log2(facts["codebook_size"])
     return Vocabulary(
         tokenizer, facts["codebook_size"], facts["levels"], prompts.format, prompts.system, prompts.template_options,
-        text_size, **timestamps,
+        text_size, **timestamps, codes_per_second=codes_per_second,
     )  # fmt: skip
 
 

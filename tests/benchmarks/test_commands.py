@@ -42,6 +42,10 @@ COMMANDS = {  # name -> its smallest arguments, and what it prints
         "--entries 1000 --distinct 1000 --model random:tiny --batches 2 --processes 1 --measuring 0 --workers 1",
         "first start",
     ),
+    "localisation": (
+        "--preset smoke --tokens runs/small --steps 2 --scenes 16 --questions 8 --change both",
+        "| both, seed 0 | 10 | ",
+    ),
     "lora": (
         "--preset smoke --tokens small --seeds 1 --caption-steps 1 --steps 1 --questions 1 --ranks 8",
         "what, with the sound",

@@ -74,6 +74,12 @@ def test_what_a_kind_of_quantizer_needs(overrides: list[str], message: str):
         (["text.files=[a.jsonl]"], r"text\.files: no mixture takes them"),
         (["caption_dropout=1.5"], r"caption_dropout: 1\.5; 0\.0 to 1\.0 is allowed"),
         (["timestamps.step=0.005"], r"timestamps\.step: 0\.005 s; a whole number of hundredths"),
+        (["timestamps.every=1"], r"timestamps\.every: 1\.0 s; null where max_seconds is null"),
+        (
+            ["timestamps.max_seconds=10", "timestamps.every=0.25"],
+            r"timestamps\.every: 0\.25 s; a multiple of timestamps\.step=0\.1 up to 10",
+        ),
+        (["loss.time_width=0.2"], r"loss\.time_width: 0\.2; 0 is allowed where timestamps\.max_seconds is null"),
         (["timestamps.max_seconds=10.05"], r"timestamps\.max_seconds: 10\.05 s; a multiple of timestamps\.step=0\.1"),
         (["curriculum=[{name: a, steps: 48285}]"], r"curriculum\[0\]\.learning_rate: .*missing"),
         (["curriculum=[{name: a, stps: 3}]"], r"stps.*Did you mean: 'steps'"),

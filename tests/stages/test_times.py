@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -11,11 +12,12 @@ from tests import zygote
 WORDS = (
     "run", "all", "--preset", "smoke", "--without", "tokenizer_mse", "--threads=1", "--diagnostic.extras=[grounding]",
     "--openaqa.timestamps.max_seconds=5", "--openaqa.kinds=[grounding]", "--openaqa.loss.time_weight=4", "--openaqa.loss.time_width=0.2",
-    "--openaqa.optimizer.learning_rate=0", "--openaqa.embedding_learning_rate=0",
+    "--openaqa.timestamps.every=1", "--openaqa.optimizer.learning_rate=0", "--openaqa.embedding_learning_rate=0",
     "--evaluate.questions_per_kind=8", "--evaluate.captions=0", "--evaluate.examples.clips=0",
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_stage_adds_times_to_a_parent_without_and_its_answers_are_scored(tmp_path: Path) -> None:
     ended = zygote.run([*WORDS], tmp_path)
     assert ended.status == 0, ended.output
@@ -35,3 +37,6 @@ def test_a_stage_adds_times_to_a_parent_without_and_its_answers_are_scored(tmp_p
     fewer = ("run", "text_to_sound", "--preset", "smoke", "--threads=1", "--timestamps.max_seconds=4")
     ended = zygote.run([*fewer], tmp_path)
     assert ended.status == 1 and "was trained with timestamps {'max_seconds': 5.0" in ended.stderr
+    ended = zygote.run(["export", "--experiment", "smoke", "--after=openaqa", "--to", "exported"], tmp_path)
+    assert ended.status == 1 and "was trained with timestamps.every=1.0" in ended.stderr
+    assert not (tmp_path / "exported").exists()

@@ -226,6 +226,33 @@ def test_every_time_of_the_grid_inverts(step: float):
     assert [token for token in rendered if token >= words.first_time_id] == ids and len(ids) == round(10 / step) + 1
 
 
+@pytest.mark.parametrize(("every", "seconds"), [(1.0, [0, 1, 2]), (2.0, [0, 2]), (0.5, [0, 0.5, 1, 1.5, 2])])
+def test_times_among_the_codes_of_a_request_stand_where_they_are(every: float, seconds: list[float]):
+    """2.5 blocks of two codes a second, 6 blocks: those begin at 0, 0.4, 0.8, 1.2, 1.6 and 2 s, and a time stands at the nearest."""
+    words = Vocabulary(tokenizer(CHATML), 5, (0, 1), "chat", None, max_seconds=10.0, every=every, codes_per_second=5.0)
+    codes = [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1]
+    ids = words.request_ids(codes)
+    plain = [token for token in ids if token < words.first_time_id]
+    assert words.codes(plain) == codes, "without the times it is the sound"
+    places = [place for place, token in enumerate(ids) if token >= words.first_time_id]
+    assert [0.1 * (ids[place] - words.first_time_id) for place in places] == pytest.approx(seconds)
+    for number, (place, second) in enumerate(zip(places, seconds, strict=True)):
+        blocks = (place - 1 - number) / 2
+        assert blocks == int(blocks) and abs(blocks * 0.4 - second) <= 0.2 + 1e-9
+    heard = words.render([Turn("user", [codes, "?"]), Turn("assistant", [codes])])
+    text = "".join(map(chr, heard.input_ids))
+    assert "".join(map(chr, ids)) in text and text.count("".join(map(chr, words.sound_ids(codes)))) == 1
+    assert not any(kind == LabelKind.TIME for kind in heard.kinds), "a sound that is written has no times"
+    none = Vocabulary(tokenizer(CHATML), 5, (0, 1), "chat", None, max_seconds=10.0)
+    assert none.request_ids(codes) == none.sound_ids(codes) and none.fingerprint() != words.fingerprint()
+
+
+def test_no_time_stands_beyond_the_last():
+    words = Vocabulary(tokenizer(CHATML), 5, (0,), "chat", None, max_seconds=1.0, every=0.5, codes_per_second=2.0)
+    times = [token - words.first_time_id for token in words.request_ids([0] * 9) if token >= words.first_time_id]
+    assert times == [0, 5, 10]
+
+
 def test_times_without_a_token_are_refused():
     conversation = [Turn("user", ["when"]), Turn("assistant", ["at <|12.50|>"])]
     with pytest.raises(TimestampTooLate, match=r"the time <\|12\.50\|>; times up to <\|10\.00\|> are allowed"):

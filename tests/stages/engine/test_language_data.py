@@ -165,7 +165,8 @@ def test_conversations_of_several_sounds_texts_and_times_go_through_the_chain(
     assert len(rows_of) == 2 + tokenizer["codebook_size"] * tokenizer["num_codebooks"] + 13
     assert main(["run", "openaqa", *SMOKE, "--timestamps.step=0.25", "--restart"]) == 1
     assert (
-        "was trained with timestamps {'max_seconds': 6.0, 'step': 0.5}, this stage asks for" in capsys.readouterr().err
+        "was trained with timestamps {'max_seconds': 6.0, 'step': 0.5, 'every': None}, this stage asks for"
+        in capsys.readouterr().err
     )
 
 
