@@ -26,7 +26,7 @@ class SoftTimes(NamedTuple):
     """The ids of the times, one a step, and how far a target is softened."""
 
     first_id: int
-    count: int
+    num_times: int
     width: (
         float  # steps; standard deviation of the normal distribution, of which there is none before 0 or after the last
     )
@@ -36,6 +36,6 @@ class SoftTimes(NamedTuple):
         radius = math.ceil(REACH * self.width)
         offsets = torch.arange(-radius, radius + 1)
         ids = targets[:, None] + offsets
-        exists = (ids >= self.first_id) & (ids < self.first_id + self.count) & is_time[:, None] | (offsets == 0)
+        exists = (ids >= self.first_id) & (ids < self.first_id + self.num_times) & is_time[:, None] | (offsets == 0)
         shares = torch.exp(-0.5 * (offsets / self.width).square()) * exists
         return SoftTargets(torch.where(exists, ids, targets[:, None]), shares / shares.sum(1, keepdim=True))

@@ -6,16 +6,22 @@ strengths of audio-aware decoding.
 A run is a folder of a language stage; its cache lies beside it, or is named by --cache. A test recording is asked about
 a sound of its own, and about sounds that it has not: any, a frequent one, one that is often heard with its own
 (datamodules/language/absent_sounds.py), in the corpus' own wordings. Percent, 95 % intervals by recording. `others`:
-accuracy of the corpus' questions of the other kinds that the LLM was trained on. `text`: the plain LLM without the sound.
+accuracy of the corpus' questions of the other kinds that the LLM was trained on, which it answers in full; of presence it is
+asked for the first word alone, so that a recording is read once for all of its questions and strengths. `text`: the plain LLM
+without the sound.
 """
 
 import argparse
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 
 import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
 
 from datamodules.batches import in_groups
 from datamodules.evaluation_items import EvaluationItem, question_items
@@ -25,8 +31,9 @@ from datamodules.language.conversations import Turn as DataTurn
 from datamodules.store import chunks
 from datamodules.store.index import CachedCuts
 from models.language.generation import audio_contrast, pad_left
+from models.language.likelihood import read_prefix
 from models.language.model import SoundLanguageModel
-from models.language.vocabulary import Turn
+from models.language.vocabulary import Segment, Turn, Vocabulary
 from stages.hub import language_model
 from stages.reports.formatting import markdown_table, percent_interval
 from stages.runs import receipts
@@ -60,13 +67,19 @@ def main() -> None:
             raise SystemExit(f"{run} holds no finished run of a language stage")
         kinds = [kind for kind in options.kinds or receipt["conf"]["kinds"] if kind != "presence"]
         others = question_items(cuts.of_split(options.split), options.others, kinds)
-        asked = [*items, *(item for item in others if item.condition == "sound")]
+        others = [item for item in others if item.condition == "sound"]
+        asked = [*items, *others]
         model, _ = language_model.load(run / "artifact")
-        silent = [item._replace(turns=[("user", [item.question])]) for item in asked]
-        settings = [(f"{strength:g}", strength, asked) for strength in options.strengths]
-        for name, strength, questions in [*settings, *([(TEXT, 0.0, silent)] if options.text else [])]:
+        settings = {f"{strength:g}": strength for strength in options.strengths} | (
+            {TEXT: -1.0} if options.text else {}
+        )
+        with autocast(model, run):
+            said = list(first_words(model, items, list(settings.values())))
+        for (name, strength), words in zip(settings.items(), zip(*said, strict=True), strict=True):
+            silent = [item._replace(turns=[("user", [item.question])]) for item in others]
             with autocast(model, run):
-                written = list(answers(model, questions, strength, options.max_new_tokens))
+                rest = answers(model, silent if name == TEXT else others, max(0.0, strength), options.max_new_tokens)
+                written = [*words, *rest]
             rows.append([str(run), name, *_cells(asked, written)])
             print(f"{run}, {name}: {len(asked)} questions, {time.process_time():.0f} processor seconds", flush=True)
     print(f"{len(items)} questions of presence, {len(asked) - len(items)} others")
@@ -105,6 +118,41 @@ def autocast(model: SoundLanguageModel, run: Path) -> Iterator[None]:
         model.cast_frozen_linears_to_bf16()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=narrow):
         yield
+
+
+def first_words(
+    model: SoundLanguageModel, items: Sequence[EvaluationItem], strengths: Sequence[float]
+) -> Iterator[list[str]]:
+    """The most probable first word of each answer under each strength; -1 is the LLM without the sound."""
+    vocabulary, lm = model.vocabulary, model.lm
+    questions = sorted({item.question for item in items})
+    without = {
+        question: log_p
+        for group in in_groups(questions, BATCH)
+        for question, log_p in zip(group, _next(lm, vocabulary, [[one] for one in group]), strict=True)
+    }
+    for _, same_sound in groupby(items, lambda item: item.source):
+        group = list(same_sound)
+        heard = _next(lm, vocabulary, [item.turns[0][1] for item in group])
+        for item, log_p in zip(group, heard, strict=True):
+            silent = without[item.question]
+            best = [int((log_p if a == 0 else (1 + a) * log_p - a * silent).argmax()) for a in strengths]
+            yield ["" if token in vocabulary.stop_ids else vocabulary.decode([token]) for token in best]
+
+
+def _next(lm: PreTrainedModel, vocabulary: Vocabulary, requests: Sequence[Sequence[Segment]]) -> Tensor:
+    """(B, V) log p of the id that begins each answer; what the prompts begin with together is read once."""
+    turns = [[Turn("user", segments)] for segments in requests]
+    prompts = [one.input_ids for one in vocabulary.render_all(turns, generate=True)]
+    alike = [len(set(ids)) == 1 for ids in zip(*prompts, strict=False)]  # as far as the shortest
+    shared = [*alike[:-1], False].index(False)
+    cache = read_prefix(lm, prompts[0][:shared]).cache
+    cache.batch_repeat_interleave(len(prompts))
+    rest = pad_sequence([torch.tensor(prompt[shared:]) for prompt in prompts], batch_first=True)
+    logits = lm(input_ids=rest, past_key_values=cache, use_cache=True).logits
+    last = logits[torch.arange(len(prompts)), [len(prompt) - shared - 1 for prompt in prompts]].float()
+    last[:, vocabulary.text_size : vocabulary.first_time_id] = -torch.inf
+    return last.log_softmax(-1).clamp(min=-1e4)
 
 
 def answers(
