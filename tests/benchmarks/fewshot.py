@@ -63,8 +63,8 @@ def main() -> None:
         )  # fmt: skip
         for ways in options.ways:
             begun = sum(os.times()[:4])
-            part = f"{options.corpus}-{options.seconds or 'all'}-{options.repeats}-{ways}"
-            experiment = f"{base}-{part}"
+            parts = [options.corpus, options.seconds or "all", options.repeats, ways, *options.shots]
+            experiment = "-".join([base, *map(str, parts)])
             run(
                 "fewshot", experiment, *shared, f"--parents.tokenizer={base}", f"--data.corpora=[{options.corpus}]",
                 f"--ways={ways}", f"--shots={options.shots}", f"--seconds={options.seconds or 'null'}",
