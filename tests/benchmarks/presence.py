@@ -81,7 +81,9 @@ def main() -> None:
                 rest = answers(model, silent if name == TEXT else others, max(0.0, strength), options.max_new_tokens)
                 written = [*words, *rest]
             rows.append([str(run), name, *_cells(asked, written)])
-            print(f"{run}, {name}: {len(asked)} questions, {time.process_time():.0f} processor seconds", flush=True)
+            print(
+                " | ".join(rows[-1]), f"{len(asked)} questions, {time.process_time():.0f} processor seconds", flush=True
+            )
     print(f"{len(items)} questions of presence, {len(asked) - len(items)} others")
     names = [PRESENT, *ABSENT, "all, yes and no alike", "yes", "others"]
     print("\n".join(markdown_table(["run", "a", *names], rows)))
