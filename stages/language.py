@@ -336,8 +336,8 @@ def _same_model(parent: LanguageConf, conf: LanguageConf, folder: Path) -> None:
         )
     free = {"dropout": 0, "attention": None, "activation_checkpointing": False, "compile": False}
     for section in ("model", "lora"):
-        before, now = (plain(getattr(owner, section)) for owner in (parent, conf))
-        if {**before, **free} != {**now, **free}:
+        trained, asked = (plain(getattr(owner, section)) for owner in (parent, conf))
+        if {**trained, **free} != {**asked, **free}:
             raise UsageError(
-                f"{folder} was trained with {section} {before}, this stage asks for {now}. Make them equal."
+                f"{folder} was trained with {section} {trained}, this stage asks for {asked}. Make them equal."
             )

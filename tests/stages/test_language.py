@@ -10,7 +10,7 @@ from conf import compose, plain
 from conf.sections.language import LanguageConf
 from stages.hub import artifacts, language_model, weights
 
-FACTS = {"codebook_size": 5, "levels": [0]}
+FACTS = {"codebook_size": 5, "levels": [0], "bitrate": 10.0}
 
 
 @pytest.fixture

@@ -115,7 +115,7 @@ def load_each_encoder_once():
 @pytest.fixture(scope="module")
 def random_llm():
     conf = compose("openaqa", ["smoke"], overrides=["embedding_initialization=mean"]).conf
-    return language_model.build(conf, {"codebook_size": 16, "levels": [0]}, None)
+    return language_model.build(conf, {"codebook_size": 16, "levels": [0], "bitrate": 10.0}, None)
 
 
 @pytest.mark.assets
