@@ -104,7 +104,8 @@ class Latents(ChunkStage):
         earlier = self.comparable_run()
         if earlier is None or not (earlier.artifact / "windows.json").is_file():
             return False
-        old, new = earlier.receipt["conf"], plain(self.conf)
+        # a key that the earlier run did not have yet has the value of the base
+        old, new = plain(earlier.conf), plain(self.conf)
         vae = self.vae.receipt["artifact_hash"] if self.vae else None
         if any(old[key] != new[key] for key in ("codec", "fit_recordings", "window_seconds")):
             return False

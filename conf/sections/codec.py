@@ -22,6 +22,7 @@ class MelCodecConf:
     max_hz: float = about("upper edge of the highest mel band, Hz")
     log_floor: float = about("smallest magnitude before the logarithm")
     griffin_lim_iterations: int = about("of the phase reconstruction (Griffin and Lim 1984) in decoding")
+    channels: int = about("of the waveform: 1 mono, 2 stereo", 1, 2)
 
     def laws(self) -> Iterable[Problem]:
         if self.hop_length % self.mel_hop:

@@ -24,20 +24,25 @@ SAMPLES_ON_CPU = 1 << 19
 
 
 class _Moments(NamedTuple):
-    """Sums over the accumulated latent frames, W = bands * mel frames of one latent; float64."""
+    """Sums over the accumulated latent frames; float64."""
 
     frames: int
-    total: Tensor  # (W)
+    total: Tensor  # (W), W = channels * mel frames of one latent * bands
     products: Tensor  # (W, W)
 
 
 class MelCodec(nn.Module):
     """Log-mel frames, `hop_length / mel_hop` of them in a latent frame, projected on `latent_dim` principal components.
 
-    Mono. The latents are the components' scores, rotated by a Hadamard matrix and divided by one number: every channel
+    Mono or stereo. The latents are the components' scores, rotated by a Hadamard matrix and divided by one number: every channel
     has standard deviation 1 on the training corpus, and distances between latents are distances between log-mel
     spectra, up to that factor. Whitening would let the last component, with a thousandth of the first one's variance,
     weigh as much as the first.
+
+    Of stereo the log-mel frames of left and right are joined before they are projected. The corpus counts as it is and
+    mirrored, so that a component is either alike in both channels or opposite: what they have in common, and how their
+    levels differ. (The magnitudes of mid and side would not do: mirrored sound has the same.) A sound that is mirrored is
+    decoded mirrored, but for what is lost. Decoded channels share the phases of their mean.
 
     `accumulate` the training corpus, then `fit`; both are exact, whatever the batches were. Magnitudes below
     `log_floor` are silence: 1e-5 is -100 dB of a sine of full scale. `fit` also learns to decode, which no latent
@@ -46,7 +51,7 @@ class MelCodec(nn.Module):
     """
 
     fitted: Tensor  # () bool
-    components: Tensor  # (D, W), W = bands * mel frames of one latent
+    components: Tensor  # (D, W), W = channels * mel frames of one latent * bands
     mean: Tensor  # (W)
     scale: Tensor  # ()
     explained_variance: Tensor  # () share of the log-mel variance that the components keep; NaN before fit
@@ -66,23 +71,31 @@ class MelCodec(nn.Module):
         max_hz: float,
         log_floor: float,
         griffin_lim_iterations: int,
+        channels: int = 1,
     ) -> None:
         super().__init__()
+        if channels not in (1, 2):
+            raise ModelError(f"channels {channels}: 1, mono, and 2, stereo, are allowed")
         if hop_length % mel_hop or mel_hop % 2 or fft_size < 2 * mel_hop or (fft_size - mel_hop) % 2:
             raise ModelError(
                 f"hop_length {hop_length}, mel_hop {mel_hop}, fft_size {fft_size}: hop_length must be a multiple of "
                 "mel_hop, both others even, and fft_size at least twice mel_hop, as in 2048, 512, 2048"
             )
-        width = mel_bands * (hop_length // mel_hop)
+        width = channels * mel_bands * (hop_length // mel_hop)
         if latent_dim > width or latent_dim & (latent_dim - 1):
             raise ModelError(
-                f"latent_dim {latent_dim}: a power of 2 up to mel_bands * hop_length / mel_hop = {width} is allowed"
+                f"latent_dim {latent_dim}: a power of 2 up to channels * mel_bands * hop_length / mel_hop = {width} is allowed"
             )
         if not 0 <= min_hz < max_hz <= sample_rate / 2:
             raise ModelError(
                 f"min_hz {min_hz}, max_hz {max_hz}: they must rise, within 0 to sample_rate / 2 = {sample_rate / 2}"
             )
-        self.sample_rate, self.hop_length, self.channels, self.latent_dim = sample_rate, hop_length, 1, latent_dim
+        self.sample_rate, self.hop_length, self.channels, self.latent_dim = (
+            sample_rate,
+            hop_length,
+            channels,
+            latent_dim,
+        )
         self.fft_size, self.mel_hop, self.mel_bands = fft_size, mel_hop, mel_bands
         self.log_floor, self.griffin_lim_iterations = log_floor, griffin_lim_iterations
         reach = -(-((fft_size - mel_hop) // 2) // hop_length)
@@ -115,7 +128,7 @@ class MelCodec(nn.Module):
 
     @torch.no_grad()
     def accumulate(self, waveform: Tensor, num_frames: Tensor) -> None:
-        """Adds the first num_frames (B) latent frames of each clip of waveform (B, 1, T) to what `fit` reads."""
+        """Adds the first num_frames (B) latent frames of each clip of waveform (B, C, T) to what `fit` reads."""
         spectrum = self._spectrum(waveform)
         log_mel = self._log_bands(spectrum)
         spectra = self._join(log_mel)
@@ -127,7 +140,8 @@ class MelCodec(nn.Module):
         joined = self.hop_length // self.mel_hop
         chosen = valid.repeat_interleave(joined, 1)
         chosen &= torch.arange(chosen.shape[1], device=chosen.device) % (joined + 1) == 0
-        self.linear_spectrum.accumulate(log_mel[chosen], spectrum[chosen].clamp(min=self.log_floor).log())
+        log_mel, spectrum = (x.transpose(1, 2)[chosen].flatten(0, 1) for x in (log_mel, spectrum))
+        self.linear_spectrum.accumulate(log_mel, spectrum.clamp(min=self.log_floor).log())
 
     @torch.no_grad()
     def fit(self) -> None:
@@ -141,6 +155,8 @@ class MelCodec(nn.Module):
                 f"{frames} latent frames were accumulated; {self.latent_dim} components need at least "
                 f"{self.latent_dim + 1}: give more sound"
             )
+        mirrored = torch.arange(len(total)).unflatten(0, (self.channels, -1)).flip(0).flatten()
+        total, products = (total + total[mirrored]) / 2, (products + products[mirrored][:, mirrored]) / 2
         mean = total / frames
         variances, vectors = torch.linalg.eigh(products / frames - mean.outer(mean))
         variances, vectors = variances.flip(0).clamp(min=0), vectors.flip(1).T
@@ -159,13 +175,14 @@ class MelCodec(nn.Module):
 
     @torch.no_grad()
     def accumulate_detail(self, waveform: Tensor, num_frames: Tensor) -> None:
-        """Adds the first num_frames (B) latent frames of each clip of waveform (B, 1, T) to what `fit_detail` reads.
+        """Adds the first num_frames (B) latent frames of each clip of waveform (B, C, T) to what `fit_detail` reads.
 
         Raises ModelError before `fit`.
         """
-        latents, spectra = self.encode(waveform).mean, self._log_mel(waveform)
-        valid = torch.arange(spectra.shape[1], device=spectra.device) < num_frames.to(spectra.device)[:, None]
-        self.lost_detail.accumulate(latents, spectra - self._components_to_spectra(latents), valid)
+        for sound in (waveform, waveform.flip(1))[: self.channels]:
+            latents, spectra = self.encode(sound).mean, self._log_mel(sound)
+            valid = torch.arange(spectra.shape[1], device=spectra.device) < num_frames.to(spectra.device)[:, None]
+            self.lost_detail.accumulate(latents, spectra - self._components_to_spectra(latents), valid)
 
     @torch.no_grad()
     def fit_detail(self) -> None:
@@ -174,10 +191,10 @@ class MelCodec(nn.Module):
 
     @torch.no_grad()
     def encode(self, waveform: Tensor) -> Posterior:
-        """waveform (B, 1, T) -> (B, F, D). std is 0: nothing is random. Raises ModelError before `fit`."""
+        """waveform (B, C, T) -> (B, F, D). std is 0: nothing is random. Raises ModelError before `fit`."""
         self._check_fitted()
-        check_waveform(waveform, 1)
-        clips = max(1, SAMPLES_ON_CPU // waveform.shape[-1]) if waveform.device.type == "cpu" else len(waveform)
+        check_waveform(waveform, self.channels)
+        clips = max(1, SAMPLES_ON_CPU // waveform[0].numel()) if waveform.device.type == "cpu" else len(waveform)
         with exact_float32(waveform.device.type):
             log_mel = (self._log_mel(part) for part in waveform.split(clips))
             mean = torch.cat([(part - self.mean) @ self.components.T / self.scale for part in log_mel])
@@ -185,7 +202,7 @@ class MelCodec(nn.Module):
 
     @torch.no_grad()
     def decode(self, latents: Tensor, phases: Tensor | None = None) -> Tensor:
-        """latents (B, F, D) -> waveform (B, 1, F * hop_length). phases (B, bins): of frame ANCHOR.
+        """latents (B, F, D) -> waveform (B, C, F * hop_length). phases (B, bins): of frame ANCHOR.
 
         Equal latents sound equal: nothing is random. Raises ModelError before `fit`.
         """
@@ -197,7 +214,7 @@ class MelCodec(nn.Module):
     def phases_at(self, latents: Tensor, frame: int, phases: Tensor | None) -> Tensor:
         """(B, bins): those of frame ANCHOR of latents[:, frame:]."""
         with exact_float32(latents.device.type):
-            magnitudes = _widened(self.magnitudes(latents)).mT
+            magnitudes = _widened(self.magnitudes(latents)).mean(1).mT
         angles = vocoder.starting_angles(magnitudes, self.mel_hop, self._anchor(phases))
         return angles[..., self._anchor_frame(frame)]
 
@@ -209,19 +226,19 @@ class MelCodec(nn.Module):
         return None if phases is None else vocoder.Anchor(self._anchor_frame(0), phases)
 
     def griffin_lim(self, magnitudes: Tensor, phases: Tensor | None = None) -> Tensor:
-        """magnitudes (B, M, bins) of the short-time spectrum -> waveform (B, 1, M * mel_hop). phases: as `decode` has them."""
+        """magnitudes (B, C, M, bins) of the short-time spectrum -> waveform (B, C, M * mel_hop). phases: as `decode` has them."""
         widened, anchor = _widened(magnitudes), self._anchor(phases)
         waveform = vocoder.griffin_lim(widened, self.window, self.mel_hop, self.griffin_lim_iterations, anchor)
         start = self.mel_hop // 2
-        return waveform[:, None, start : start + magnitudes.shape[1] * self.mel_hop]
+        return waveform[..., start : start + magnitudes.shape[2] * self.mel_hop]
 
     def magnitudes(self, latents: Tensor) -> Tensor:
-        """latents (B, F, D) -> magnitudes of the short-time spectrum (B, F * hop_length / mel_hop, bins)."""
+        """latents (B, F, D) -> magnitudes of the short-time spectrum (B, C, F * hop_length / mel_hop, bins)."""
         latents = latents.to(self.mean.dtype)
         spectra = self._components_to_spectra(latents)
         if self.lost_detail.fitted:
             spectra = (spectra + self.lost_detail(latents)).clamp(min=math.log(self.log_floor))
-        log_mel = spectra.unflatten(-1, (-1, self.mel_bands)).flatten(1, 2)
+        log_mel = spectra.unflatten(-1, (self.channels, -1, self.mel_bands)).transpose(1, 2).flatten(2, 3)
         if self.linear_spectrum.fitted:
             spectrum = self.linear_spectrum(log_mel)
         else:
@@ -235,25 +252,26 @@ class MelCodec(nn.Module):
         return (latents * self.scale) @ self.components + self.mean
 
     def _log_mel(self, waveform: Tensor) -> Tensor:
-        """waveform (B, 1, T) -> (B, F, W): log-mel frames of a latent frame, each centred in its mel_hop samples."""
+        """waveform (B, C, T) -> (B, F, W): log-mel frames of a latent frame, each centred in its mel_hop samples."""
         return self._join(self._log_bands(self._spectrum(waveform)))
 
     def _spectrum(self, waveform: Tensor) -> Tensor:
-        """waveform (B, 1, T) -> magnitudes (B, M, bins), M = F * hop_length / mel_hop; a sine of full scale has 1."""
-        check_waveform(waveform, 1)
+        """waveform (B, C, T) -> magnitudes (B, C, M, bins), M = F * hop_length / mel_hop; a sine of full scale has 1."""
+        check_waveform(waveform, self.channels)
         with exact_float32(waveform.device.type):
-            sound = pad_to_hop(waveform.float(), self.hop_length)[:, 0]
+            sound = pad_to_hop(waveform.float(), self.hop_length).flatten(0, 1)
             margin = (self.fft_size - self.mel_hop) // 2
-            return magnitudes(sound, self.window, self.mel_hop, margin) / (self.window.sum() / 2)
+            spectrum = magnitudes(sound, self.window, self.mel_hop, margin) / (self.window.sum() / 2)
+            return spectrum.unflatten(0, (-1, self.channels))
 
     def _log_bands(self, spectrum: Tensor) -> Tensor:
-        """spectrum (B, M, bins) -> (B, M, bands)."""
+        """spectrum (B, C, M, bins) -> (B, C, M, bands)."""
         with exact_float32(spectrum.device.type):
             return (spectrum @ self.filters).clamp(min=self.log_floor).log()
 
     def _join(self, log_mel: Tensor) -> Tensor:
-        """log_mel (B, M, bands) -> the mel frames of a latent frame as one (B, F, W)."""
-        return log_mel.unflatten(1, (-1, self.hop_length // self.mel_hop)).flatten(2)
+        """log_mel (B, C, M, bands) -> the mel frames of a latent frame as one (B, F, W)."""
+        return log_mel.unflatten(2, (-1, self.hop_length // self.mel_hop)).transpose(1, 2).flatten(2)
 
     def _check_fitted(self) -> None:
         if not self.fitted:
@@ -264,10 +282,10 @@ class MelCodec(nn.Module):
 
 
 def _widened(magnitudes: Tensor) -> Tensor:
-    """(B, M, bins) -> (B, M + 2, bins). Frame m is centred in its mel_hop samples, half a hop later than `phases` has it:
-    one more frame at either end.
+    """(B, C, M, bins) -> (B, C, M + 2, bins). Frame m is centred in its mel_hop samples, half a hop later than `phases` has
+    it: one more frame at either end.
     """
-    return torch.cat([magnitudes[:, :1], magnitudes, magnitudes[:, -1:]], 1)
+    return torch.cat([magnitudes[:, :, :1], magnitudes, magnitudes[:, :, -1:]], 2)
 
 
 def _hadamard(size: int) -> Tensor:

@@ -23,12 +23,13 @@ class Anchor(NamedTuple):
 
 
 def griffin_lim(magnitudes: Tensor, window: Tensor, hop: int, iterations: int, anchor: Anchor | None = None) -> Tensor:
-    """magnitudes (B, M, bins), frame m centred on sample m * hop -> waveform (B, (M - 1) * hop).
+    """magnitudes (B, C, M, bins), frame m centred on sample m * hop -> waveform (B, C, (M - 1) * hop).
 
-    window (fft_size); scaled as `torch.stft` does. anchor: of the starting phases.
+    window (fft_size); scaled as `torch.stft` does. anchor: of the starting phases. Channels have the phases of their mean, so
+    that a sound that is in several stays one.
     """
-    size, length = len(window), (magnitudes.shape[1] - 1) * hop
-    magnitudes = magnitudes.transpose(1, 2)
+    size, length = len(window), (magnitudes.shape[2] - 1) * hop
+    channels, magnitudes = magnitudes.mT, magnitudes.mean(1).mT
     angles = starting_angles(magnitudes, hop, anchor)
     phases = torch.polar(torch.ones_like(angles), angles).to(
         torch.complex128 if window.dtype == torch.float64 else torch.complex64
@@ -43,7 +44,8 @@ def griffin_lim(magnitudes: Tensor, window: Tensor, hop: int, iterations: int, a
         phases = consistent - inertia * previous
         phases = phases / phases.abs().clamp(min=1e-16)
         previous = consistent
-    return torch.istft(magnitudes * phases, size, hop, window=window, length=length)
+    waveform = torch.istft((channels * phases[:, None]).flatten(0, 1), size, hop, window=window, length=length)
+    return waveform.unflatten(0, channels.shape[:2])
 
 
 def starting_angles(magnitudes: Tensor, hop: int, anchor: Anchor | None = None) -> Tensor:

@@ -120,9 +120,9 @@ def _decoders(codec: MelCodec, iterations: Sequence[int]) -> dict[str, Decoder]:
         return waveform
 
     def pseudo_inverse(latents: Tensor, floor: float) -> Tensor:
-        """Magnitudes (1, M, bins)."""
+        """Magnitudes (1, 1, M, bins)."""
         spectra = (latents * codec.scale) @ codec.components + codec.mean
-        bands = spectra.unflatten(-1, (-1, codec.mel_bands)).flatten(1, 2).exp()
+        bands = spectra.unflatten(-1, (-1, codec.mel_bands)).flatten(1, 2).exp()[:, None]
         return (bands @ torch.linalg.pinv(codec.filters.double()).float() - floor).clamp(min=0) * codec.window.sum() / 2
 
     def with_iterations(count: int) -> Decoder:
@@ -138,14 +138,14 @@ def _decoders(codec: MelCodec, iterations: Sequence[int]) -> dict[str, Decoder]:
 
 
 def zero_phase_griffin_lim(codec: MelCodec, magnitudes: Tensor) -> Tensor:
-    """magnitudes (1, M, bins) -> (1, 1, M * mel_hop), as the codec had it."""
-    padded = F.pad(magnitudes.transpose(1, 2), (1, 1), mode="replicate")
+    """magnitudes (1, 1, M, bins) -> (1, 1, M * mel_hop), as the codec had it."""
+    padded = F.pad(magnitudes[:, 0].mT, (1, 1), mode="replicate")
     waveform = AF.griffinlim(
         padded, codec.window, codec.fft_size, codec.mel_hop, codec.fft_size, power=1.0, n_iter=32,
         momentum=phases.MOMENTUM, length=(padded.shape[-1] - 1) * codec.mel_hop, rand_init=False,
     )  # fmt: skip
     start = codec.mel_hop // 2
-    return waveform[:, None, start : start + magnitudes.shape[1] * codec.mel_hop]
+    return waveform[:, None, start : start + magnitudes.shape[2] * codec.mel_hop]
 
 
 @torch.no_grad()

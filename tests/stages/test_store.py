@@ -59,6 +59,18 @@ def corpora(whole: Path, tones: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     return tmp_path
 
 
+def test_the_codec_of_a_run_from_before_a_key_was_there_is_kept(corpora: Path):
+    """Where the configuration of the earlier run lacks a key, it had the value of the base."""
+    folder = Path("runs/one/latents")
+    receipt = json.loads((folder / "receipt.json").read_text())
+    assert receipt["conf"]["codec"]["mel"].pop("channels") == 1
+    (folder / "receipt.json").write_text(json.dumps(receipt))
+    codec, encoded = (folder / "artifact/codec/model.safetensors").read_bytes(), chunk_files(folder)
+    run("latents", "one", "--data.corpora=[tones,more]")
+    assert (folder / "artifact/codec/model.safetensors").read_bytes() == codec
+    assert encoded.items() < chunk_files(folder).items()
+
+
 def test_what_is_encoded_again(corpora: Path, tones: Path, capsys: pytest.CaptureFixture[str]):
     """A mended caption: nothing. Another corpus: its recordings that no other has. Neither touches the tokenizer."""
     rows = list(csv.DictReader((tones / "recordings/metadata.csv").open()))

@@ -11,13 +11,17 @@ from tests.models.codec.test_mel import fitted
 from tests.models.codec.test_oobleck import noise, sizes
 
 
-def mel() -> LatentCodec:
+def mel(channels: int = 1) -> LatentCodec:
     """In float64: Griffin-Lim lets rounding grow."""
-    codec = fitted(griffin_lim_iterations=4)
+    codec = fitted(griffin_lim_iterations=4, channels=channels)
     latents = torch.full((6,), 40)
-    codec.accumulate_detail(noise(6, 1, 40 * codec.hop_length), latents)
+    codec.accumulate_detail(noise(6, channels, 40 * codec.hop_length), latents)
     codec.fit_detail()
     return codec.double()
+
+
+def stereo_mel() -> LatentCodec:
+    return mel(channels=2)
 
 
 def oobleck() -> LatentCodec:
@@ -32,7 +36,7 @@ def latents_of(codec: LatentCodec, frames: int) -> Tensor:
     return values.double() if isinstance(codec, torch.nn.Module) and not isinstance(codec, Oobleck) else values
 
 
-@pytest.mark.parametrize("make", [mel, oobleck])
+@pytest.mark.parametrize("make", [mel, stereo_mel, oobleck])
 @pytest.mark.parametrize("piece", [1, 7, 40, 1000])
 def test_pieces_are_the_sound_of_the_whole(make, piece: int):
     codec, frames = make(), 90

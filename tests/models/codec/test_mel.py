@@ -23,9 +23,16 @@ def sounds(samples: int, count: int) -> Tensor:
     return (levels.repeat_interleave(HOP, -1) * noise)[..., :samples]
 
 
+def panned(samples: int, count: int) -> Tensor:
+    """Of `sounds`, each as far left or right as its number says, but the first; (count, 2, samples)."""
+    angles = torch.linspace(0.1, 1.4, count)[:, None, None]
+    return torch.cat([angles.cos(), angles.sin()], 1) * sounds(samples, count)
+
+
 def fitted(**changes: float) -> MelCodec:
     codec = MelCodec(**(SETTINGS | changes))  # type: ignore[arg-type]
-    codec.accumulate(sounds(40 * HOP, 6), torch.full((6,), 40))
+    waveform = sounds(40 * HOP, 6) if codec.channels == 1 else panned(40 * HOP, 6)
+    codec.accumulate(waveform, torch.full((6,), 40))
     codec.fit()
     return codec
 
@@ -36,7 +43,7 @@ def test_an_impulse_is_in_its_own_frame(sample: int):
     codec = fitted(latent_dim=64)
     waveform = torch.zeros(1, 1, 12 * HOP)
     waveform[0, 0, sample] = 1.0
-    energy = codec.magnitudes(codec.encode(waveform).mean)[0].sum(-1)
+    energy = codec.magnitudes(codec.encode(waveform).mean)[0, 0].sum(-1)
     assert len(energy) == 12 * HOP // MEL_HOP
     assert energy.argmax() == sample // MEL_HOP
 
@@ -229,6 +236,67 @@ def griffin_lim_in_double(spectra: torch.Tensor) -> torch.Tensor:
     return fitted().double().griffin_lim(spectra.double())
 
 
+def decoded_level(codec: MelCodec, waveform: Tensor) -> Tensor:
+    """(B, 2) dB, of what comes back."""
+    return 10 * codec.decode(codec.encode(waveform).mean).square().mean(-1).log10()
+
+
+def test_stereo_of_one_sound_is_decoded_equal_in_both_channels():
+    """Though the corpus lies to one side, for its mirror image counts as well; and as the mono codec decodes it."""
+    codec = MelCodec(**SETTINGS, channels=2)  # type: ignore[arg-type]
+    codec.accumulate(panned(40 * HOP, 6)[:2], torch.full((2,), 40))
+    codec.fit()
+    waveform = sounds(10 * HOP, 2)
+    left, right = codec.magnitudes(codec.encode(waveform.expand(-1, 2, -1)).mean).unbind(1)
+    torch.testing.assert_close(left, right, atol=1e-4, rtol=1e-3)
+    whole, mono = fitted(channels=2, latent_dim=128), fitted(latent_dim=64)
+    for one in (whole, mono):
+        one.linear_spectrum.fitted.fill_(False)  # which is fitted on other levels
+    stereo = whole.magnitudes(whole.encode(waveform.expand(-1, 2, -1)).mean)
+    torch.testing.assert_close(
+        stereo, mono.magnitudes(mono.encode(waveform).mean).expand_as(stereo), atol=1e-2, rtol=1e-2
+    )
+
+
+def test_mirrored_sound_is_decoded_mirrored():
+    codec, waveform = fitted(channels=2), panned(10 * HOP, 6)
+    spectra, mirrored = (codec.magnitudes(codec.encode(sound).mean) for sound in (waveform, waveform.flip(1)))
+    torch.testing.assert_close(mirrored.flip(1), spectra, atol=1e-4, rtol=1e-3)
+    left, right = decoded_level(codec, waveform).T
+    torch.testing.assert_close(decoded_level(codec, waveform.flip(1)).T, torch.stack([right, left]), atol=0.1, rtol=0)
+
+
+def test_the_side_of_a_sound_comes_back():
+    """A sound that is so many decibels louder on the left is so when it is decoded, with what the components lose, too."""
+    codec, waveform = fitted(channels=2), panned(40 * HOP, 6)
+    difference = 10 * (waveform.square().mean(-1).log10() @ torch.tensor([1.0, -1.0]))
+    assert difference[0] > 15 and difference[-1] < -15
+    for _ in range(2):
+        left, right = decoded_level(codec, waveform).T
+        torch.testing.assert_close(left - right, difference, atol=1.5, rtol=0)
+        codec.accumulate_detail(waveform, torch.full((6,), 40))
+        codec.fit_detail()
+    assert codec.lost_detail.fitted
+
+
+def test_every_component_of_stereo_is_alike_in_both_channels_or_opposite():
+    """Before they are mixed: the scores of a sound and of its mirror image differ in sign alone."""
+    codec, waveform = fitted(channels=2, latent_dim=32), panned(10 * HOP, 4)
+    components = _unmixed(codec)
+    left, right = components.unflatten(1, (2, -1)).unbind(1)
+    signs = (left * right).sum(1).sign()
+    torch.testing.assert_close(left, signs[:, None] * right, atol=1e-4, rtol=0)
+    assert 0 < (signs > 0).sum() < 32
+    scores, mirrored = ((codec._log_mel(sound) - codec.mean) @ components.T for sound in (waveform, waveform.flip(1)))
+    torch.testing.assert_close(mirrored, signs * scores, atol=1e-2, rtol=1e-3)
+
+
+def _unmixed(codec: MelCodec) -> Tensor:
+    from models.codec.mel import _hadamard
+
+    return (_hadamard(codec.latent_dim).mT @ codec.components.double()).float()
+
+
 def test_autocast_changes_no_mel_latent():
     codec, waveform = fitted(), sounds(10 * HOP, 2)
     exact = codec.encode(waveform).mean
@@ -252,10 +320,10 @@ def test_before_fit_encode_and_decode_are_refused():
         silent.fit()
 
 
-@pytest.mark.parametrize("shape", [(1, HOP), (1, 2, HOP), (1, 1, 0)])
-def test_a_waveform_of_another_shape_is_refused(shape: tuple[int, ...]):
-    with pytest.raises(ValueError, match=r"\(B, 1, T\) with T >= 1 is allowed"):
-        fitted().encode(torch.zeros(shape))
+@pytest.mark.parametrize("channels, shape", [(1, (1, HOP)), (1, (1, 2, HOP)), (1, (1, 1, 0)), (2, (1, 1, HOP))])
+def test_a_waveform_of_another_shape_is_refused(channels: int, shape: tuple[int, ...]):
+    with pytest.raises(ValueError, match=rf"\(B, {channels}, T\) with T >= 1 is allowed"):
+        fitted(channels=channels).encode(torch.zeros(shape))
 
 
 @pytest.mark.filterwarnings("ignore:At least one mel filterbank")
@@ -268,6 +336,8 @@ def test_a_waveform_of_another_shape_is_refused(shape: tuple[int, ...]):
         ({"latent_dim": 128}, "= 64 is allowed"),
         ({"max_hz": 5000.0}, r"within 0 to sample_rate / 2 = 4000"),
         ({"mel_bands": 256}, "256 mel_bands are too many"),
+        ({"channels": 3}, "channels 3: 1, mono, and 2, stereo"),
+        ({"channels": 2, "latent_dim": 256}, "= 128 is allowed"),
     ],
 )
 def test_mel_settings_refused(changes: dict[str, float], text: str):
