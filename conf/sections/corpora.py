@@ -91,10 +91,12 @@ class DiagnosticConf(CorpusConf):
     sample_rate: int = about("Hz")
     seed: int = about("of all scenes")
     kinds: list[str] = about("kinds of sound, of those in datamodules/diagnostic; []: all")
-    extras: list[Literal["layers", "repeats", "levels", "moments", "grounding", "unanswerable", "apart"]] = about(
-        "what scenes and questions have beyond the first version: a sound that goes on below others, one that is struck up to "
-        "five times, quieter events, questions about moments, questions that the sound does not answer, pairs of kinds that are "
-        "never heard together; []: none"
+    extras: list[Literal["layers", "repeats", "levels", "moments", "grounding", "unanswerable", "place", "apart"]] = (
+        about(
+            "what scenes and questions have beyond the first version: a sound that goes on below others, one that is struck up to "
+            "five times, quieter events, questions about moments, questions that the sound does not answer, sounds that are far "
+            "and questions of place, pairs of kinds that are never heard together; []: none"
+        )
     )
     axis: (
         Literal["combinations", "wordings", "voices", "programs", "length", "level", "exchanged", "moved", "louder"]

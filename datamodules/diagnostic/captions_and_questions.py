@@ -19,7 +19,7 @@ LOUDER = 6.0  # dB; the least difference asked about
 
 
 class Question(NamedTuple):
-    kind: str  # what, presence, count, order, when, loudness, instrument, word; times, together, at, end, grounding
+    kind: str  # what, presence, count, order, when, loudness, instrument, word; times, together, at, end, grounding, side, distance
     question: str
     answer: str  # one or two words, lower case; when: "0", "0.5", ... (seconds); grounding: two times
 

@@ -6,31 +6,34 @@
     moments   "what do you hear at 3 seconds", "at what second does the rain stop"
     grounding "from when to when do you hear the dog", of each sound: <|0.52|> to <|1.48|>; of one that is not there: not heard
     unanswerable  "which comes first, the dog or the rain" of a scene without rain: not heard
+    place     every other sound that does not last is far, in a small room; "on which side do you hear the dog", "is it near or far"
     apart     each kind has another one that it is never heard with (scene.partners): pairs for a test that no training had
 
 The random numbers are their own, so that a scene is the same before an extra is added to it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 
 from numpy.random import Generator
 
 from datamodules.diagnostic.captions_and_questions import NUMBERS, Question, question
-from datamodules.diagnostic.scene import EXTRAS, GRID, JITTER, STRIKES, Event, Scene, generator
+from datamodules.diagnostic.scene import EXTRAS, GRID, JITTER, PLACES, STRIKES, Event, Scene, generator
 from datamodules.diagnostic.wordings import EXTRA_WORDINGS, NOT_HEARD, WORDINGS
 
-NAMES = ("layers", "repeats", "levels", "moments", "grounding", "unanswerable", "apart")
+NAMES = ("layers", "repeats", "levels", "moments", "grounding", "unanswerable", "place", "apart")
 # effects that sound all the time: where one ends is heard
 LASTING = ("rain", "wind", "waves", "fire", "engine", "helicopter", "applause", "cricket", "clock", "siren")
 QUIETER = (0.0, -16.0)  # dB; with the gains near -1 and -9 two events still differ by 2 dB at most or by 6 at least
 TIMES = (*NUMBERS, "five")
 TOGETHER = 0.4  # s; shorter overlaps are not asked about, nor is what has one
 UNANSWERABLE = "unanswerable"  # kind of question
+ASIDE = 0.4  # pan, 6 dB: what is nearer to the middle is on no side
 CLEAR = 0.2  # s around a moment in which nothing begins or ends
 
 
 def enrich(scene: Scene, extras: Sequence[str], seed: int) -> Scene:
-    rng = generator(seed, scene.split, scene.number, EXTRAS)
+    rng, places = (generator(seed, scene.split, scene.number, stream) for stream in (EXTRAS, PLACES))
     events = list(scene.events)
     for number, event in enumerate(events):
         following = events[number + 1].onset if number + 1 < len(events) else scene.seconds
@@ -41,6 +44,8 @@ def enrich(scene: Scene, extras: Sequence[str], seed: int) -> Scene:
             event = _struck(event, draws, scene.seconds if len(events) == 1 else following, len(events) == 1)
         if "levels" in extras:
             event = event._replace(gain_db=round(event.gain_db + quieter, 2))
+        if "place" in extras and event.kind not in LASTING:  # in lasting noise no room is heard
+            event = event._replace(far=bool(places.random() < 0.5))
         events[number] = event
     return scene._replace(events=tuple(events))
 
@@ -67,18 +72,16 @@ def _struck(event: Event, draws: Sequence[float], until: float, alone: bool) -> 
 
 
 def extra_questions(scenes: Sequence[Scene], extras: Sequence[str], seed: int) -> list[list[Question]]:
-    """For every scene, as `questions`. Every answer to "how many times" is expected equally often."""
-    struck = [(scene.number, event) for scene in scenes for event in scene.events if event.strikes]
-    groups = [[pair for pair in struck if len(pair[1].strikes) == times] for times in range(1, len(TIMES) + 1)]
-    fewest = min((len(group) for group in groups if group), default=0)
-    counted = {(number, event.kind) for group in groups for number, event in group[:fewest]}
+    """For every scene, as `questions`. Every answer to "how many times", a side and a distance is expected equally often."""
+    counted = _equally(scenes, lambda event: TIMES[len(event.strikes) - 1] if event.strikes else None)
+    placed = [_equally(scenes, answer) if "place" in extras else {} for answer in (_side, _distance)]
     asked, kinds = [], sorted({event.kind for scene in scenes for event in scene.events})
     for scene in scenes:
         rng = generator(seed, scene.split, scene.number, EXTRAS)
         of_scene: list[Question] = []
         for event in scene.events:
-            if (scene.number, event.kind) in counted:
-                of_scene.append(_ask(rng, "times", TIMES[len(event.strikes) - 1], a=event.kind))
+            if answer := counted.get((scene.number, event.kind)):
+                of_scene.append(_ask(rng, "times", answer, a=event.kind))
         for kind, made in (("layers", _together), ("moments", _at), ("moments", _end)):
             choices = list(made(scene)) if kind in extras else []
             if choices:
@@ -88,8 +91,31 @@ def extra_questions(scenes: Sequence[Scene], extras: Sequence[str], seed: int) -
             of_scene.append(_unanswerable(rng, scene, kinds))
         if "grounding" in extras:
             of_scene.extend(_grounding(rng, scene, kinds))
+        for kind, answers in zip(("side", "distance"), placed, strict=True):
+            for event in scene.events:
+                if answer := answers.get((scene.number, event.kind)):
+                    of_scene.append(_ask(rng, kind, answer, a=event.kind))
         asked.append(of_scene)
     return asked
+
+
+def _equally(scenes: Sequence[Scene], answer: Callable[[Event], str | None]) -> dict[tuple[int, str], str]:
+    """(number of a scene, kind) -> the answer of this event of it, so that each answer comes as often as the others."""
+    groups = defaultdict(list)
+    for scene in scenes:
+        for event in scene.events:
+            if (said := answer(event)) is not None:
+                groups[said].append((scene.number, event.kind))
+    fewest = min(map(len, groups.values()), default=0)
+    return {event: said for said, events in groups.items() for event in events[:fewest]}
+
+
+def _side(event: Event) -> str | None:
+    return None if abs(event.pan) < ASIDE else "left" if event.pan < 0 else "right"
+
+
+def _distance(event: Event) -> str | None:
+    return None if event.kind in LASTING else "far" if event.far else "near"
 
 
 def _ask(rng: Generator, kind: str, answer: str, **names: str) -> Question:

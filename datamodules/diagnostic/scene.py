@@ -29,9 +29,10 @@ LOUDNESS = -24.0  # dB; K-weighted level of an event's active part at 0 dB gain
 VOICE_CARDS = 2  # a voice is drawn as often as two effects, since it also carries a word
 NOISE_FLOOR = (-60.0, -50.0)  # dBFS, root mean square of a channel; the quietest event is 16 dB louder
 # streams of random numbers; events: 1 to 4
-LAYOUT, EVENTS, CAPTIONS, QUESTIONS, DECKS, ABSENT, ROOM, EXTRAS, CHANGES = 0, 1, 8, 9, 10, 11, 12, 13, 14
+LAYOUT, EVENTS, CAPTIONS, QUESTIONS, DECKS, ABSENT, ROOM, EXTRAS, CHANGES, PLACES = 0, 1, 8, 9, 10, 11, 12, 13, 14, 15
 # twin scenes that differ in one thing (held_out.py); each axis has random numbers of its own, as a split has
 AXES = ("combinations", "wordings", "voices", "programs", "length", "level", "exchanged", "moved", "louder")
+REVERBERATION, DIRECT_DB = 0.6, -9.0  # s until a far sound's room is 60 dB down; direct sound over the room's, dB
 # kinds that can be struck several times, and how long a strike lasts (s): in so short a time each sounds once
 STRIKES = {"bell": 0.5, "gunshot": 0.4, "car horn": 0.3, "dog": 0.3, "door knock": 0.14, "cat": 0.6}
 
@@ -50,6 +51,7 @@ class Event(NamedTuple):
     word: str | None  # what a voice says
     timbre: str | int | None = None  # a voice variant or a MIDI program that no ordinary take has
     strikes: tuple[float, ...] = ()  # s after the onset, where one thing sounds several times
+    far: bool = False  # heard by a room's reverberation more than by itself
 
     def as_dict(self) -> dict[str, object]:
         """Of the manifest; without what only richer scenes have."""
@@ -213,6 +215,8 @@ def mix(scene: Scene, sample_rate: int, sound_font: Path) -> np.ndarray:
     total = np.zeros((2, round(scene.seconds * sample_rate)), np.float32)
     for event in scene.events:
         waveform = take(event, sample_rate, sound_font)
+        if event.far:
+            waveform = from_far(waveform, event.seed, sample_rate)
         level = 10 ** ((LOUDNESS + event.gain_db - loudness(waveform, sample_rate)) / 20)
         angle = (event.pan + 1) * np.pi / 4  # constant power
         start = round(event.onset * sample_rate)
@@ -256,6 +260,23 @@ def take(event: Event, sample_rate: int, sound_font: Path) -> np.ndarray:
     fade = min(waveform.size, round(0.03 * sample_rate))
     waveform[waveform.size - fade :] *= np.linspace(1, 0, fade, dtype=np.float32)
     return waveform
+
+
+def from_far(waveform: np.ndarray, seed: int, sample_rate: int) -> np.ndarray:
+    """waveform (T,) as a small room has it from afar, float32, longer by the room's reverberation; `mix` sets the loudness.
+
+    Reverberation is noise that decays and loses its treble (Moorer 1979), `DIRECT_DB` louder than the direct sound: the
+    ratio of the two is how distance is heard where the source's own level is not known (Zahorik 2002).
+    """
+    rng, count = default_rng((seed, PLACES)), round(REVERBERATION * sample_rate)
+    room = effects.noise(rng, count, sample_rate, lambda f: (1 + (f / 4000) ** 2) ** -0.5)
+    room *= np.exp(-6.9 * effects.times(sample_rate, REVERBERATION) / REVERBERATION)  # 60 dB down at its end
+    room[0] = 0
+    room /= np.linalg.norm(room)
+    room[0] = 10 ** (DIRECT_DB / 20)
+    size = 1 << (waveform.size + count - 1).bit_length()
+    heard = np.fft.irfft(np.fft.rfft(waveform, size) * np.fft.rfft(room, size), size)
+    return heard[: waveform.size + count - 1].astype(np.float32)
 
 
 def loudness(waveform: np.ndarray, sample_rate: int) -> float:

@@ -56,6 +56,16 @@ EXTRA_WORDINGS: dict[str, tuple[str, ...]] = {
         "To the nearest half second, when does the {a} end?",
         "After how many seconds is the {a} over?",
     ),
+    "side": (
+        "On which side do you hear the {a}?",
+        "Is the {a} on the left or on the right?",
+        "From which side does the {a} come?",
+    ),
+    "distance": (
+        "Is the {a} near or far?",
+        "How far away is the {a}: near or far?",
+        "Do you hear the {a} from near or from far?",
+    ),
     "grounding": (
         "From when to when do you hear the {a}?",
         "Between which times does the {a} sound?",

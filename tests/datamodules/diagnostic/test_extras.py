@@ -10,7 +10,7 @@ import pytest
 
 from datamodules.diagnostic.captions_and_questions import captions, questions
 from datamodules.diagnostic.extras import LASTING, NAMES, TIMES, enrich, extra_questions
-from datamodules.diagnostic.scene import KINDS, STRIKES, Event, Scene, mix, partners, plan
+from datamodules.diagnostic.scene import KINDS, STRIKES, Event, Scene, from_far, loudness, mix, partners, plan
 from tests.datamodules.diagnostic.timeline import RATE, event
 
 
@@ -41,7 +41,7 @@ def test_richer_scenes_are_legible(seconds: float) -> None:
         assert [one.onset for one in scene.events] == sorted(one.onset for one in scene.events)
         gaps = [abs(a.gain_db - b.gain_db) for a in scene.events for b in scene.events]
         assert all(gap <= 2.01 or gap >= 5.99 for gap in gaps)
-        assert [one._replace(seconds=0, gain_db=0, onset=0, strikes=()) for one in scene.events] == [
+        assert [one._replace(seconds=0, gain_db=0, onset=0, strikes=(), far=False) for one in scene.events] == [
             one._replace(seconds=0, gain_db=0, onset=0) for one in plain.events
         ], "the kinds and takes are those of the plain scene"
         for one in scene.events:
@@ -86,10 +86,18 @@ def test_answers_of_extras_cannot_be_guessed_from_the_text() -> None:
             right[one.kind] += by_text.get(one.question, by_text[one.kind]).most_common(1)[0][0] == one.answer
     assert (
         total.pop("unanswerable") == 800
-        and set(total) == {"times", "together", "at", "end", "grounding"}
+        and set(total) == {"times", "together", "at", "end", "grounding", "side", "distance"}
         and min(total.values()) > 60
     )
-    ceilings = {"times": 0.3, "together": 0.25, "at": 0.12, "end": 0.4, "grounding": 0.4}
+    ceilings = {
+        "times": 0.3,
+        "together": 0.25,
+        "at": 0.12,
+        "end": 0.4,
+        "grounding": 0.4,
+        "side": 0.57,
+        "distance": 0.57,
+    }
     assert all(right[kind] / total[kind] <= ceilings[kind] for kind in total), (right, total)
 
 
@@ -131,6 +139,54 @@ def test_from_when_to_when_is_asked_of_every_sound_and_of_one_that_is_not_heard(
         positions[len(asked), [one.answer for one in asked].index("not heard")] += 1
     assert len(absent) == len(KINDS) and max(absent.values()) < 30, "every kind is missed about equally often"
     assert all(positions[2, place] > 30 for place in (0, 1)), "the place in the list says nothing"
+
+
+def test_places_are_added_to_a_scene_that_stays_as_it_is() -> None:
+    scenes, others = plan(0, "train", 300, [5.0]), [name for name in NAMES if name != "place"]
+    before, after = ([enrich(scene, extras, 0) for scene in scenes] for extras in (others, NAMES))
+    assert before == [scene._replace(events=tuple(one._replace(far=False) for one in scene.events)) for scene in after]
+    asked = [extra_questions(made, extras, 0) for made, extras in ((before, others), (after, NAMES))]
+    assert asked[0] == [[one for one in of_scene if one.kind not in ("side", "distance")] for of_scene in asked[1]]
+
+
+def test_places_that_are_asked_about_follow_from_the_scene_and_each_comes_as_often() -> None:
+    scenes = [enrich(scene, ["place"], 0) for scene in plan(0, "train", 300, [5.0])]
+    answers = {"side": Counter(), "distance": Counter()}
+    for scene, asked in zip(scenes, extra_questions(scenes, ["place"], 0), strict=True):
+        events = {one.kind: one for one in scene.events}
+        assert not any(one.far for one in scene.events if one.kind in LASTING)
+        for one in asked:
+            event = events[max((kind for kind in events if f"the {kind}" in one.question), key=len)]
+            if one.kind == "side":
+                assert one.answer == ("left" if event.pan <= -0.4 else "right" if event.pan >= 0.4 else None)
+            else:
+                assert one.answer == ("far" if event.far else "near") and event.kind not in LASTING
+            answers[one.kind][one.answer] += 1
+    for counts in answers.values():
+        assert len(counts) == 2 and len(set(counts.values())) == 1 and sum(counts.values()) > 250
+
+
+def test_a_far_sound_is_as_loud_and_rings_on_and_is_on_its_side(sound_font: Path) -> None:
+    near = event("violin", 0.5, seconds=0.6, pan=-0.6)
+    sounds = [mix(Scene("test", 0, 3.0, (near._replace(far=far),)), RATE, sound_font) for far in (False, True)]
+    levels = [loudness(sound[0], RATE) for sound in sounds]
+    assert abs(levels[0] - levels[1]) < 1.0
+    after = round(1.15 * RATE)
+    assert not sounds[0][:, after:].any() and np.square(sounds[1][:, after:]).sum() > 0.01 * np.square(sounds[1]).sum()
+    for sound in sounds:
+        difference = 10 * np.log10(np.square(sound[0]).sum() / np.square(sound[1]).sum())
+        assert abs(difference - 20 * np.log10(1 / np.tan(0.4 * np.pi / 4))) < 0.01  # 9.8 dB to the left
+    again = mix(Scene("test", 0, 3.0, (near._replace(far=True),)), RATE, sound_font)
+    assert np.array_equal(again, sounds[1])
+
+
+def test_the_direct_sound_of_what_is_far_is_nine_decibels_below_its_room() -> None:
+    impulse = np.zeros(100, np.float32)
+    impulse[0] = 1.0
+    power = np.square(from_far(impulse, 1, RATE).astype(np.float64))
+    assert abs(10 * np.log10(power[1:].sum() / power[0]) - 9) < 0.01
+    early, late = power[1 : RATE // 10].sum(), power[round(0.3 * RATE) : round(0.4 * RATE)].sum()
+    assert abs(10 * np.log10(early / late) - 30) < 3  # 60 dB in 0.6 s
 
 
 def test_kinds_that_are_apart_are_never_heard_together_and_every_kind_is() -> None:
