@@ -7,7 +7,7 @@ from conf.sections.cluster import SlurmConf
 from conf.sections.codec import LatentsConf, VaeConf
 from conf.sections.common import StageConf
 from conf.sections.corpora import DiagnosticConf, FolderConf, FormatConf, PublishedConf, QuestionsConf
-from conf.sections.evaluation import AskConf, EvaluateConf, FewShotConf, GenerateConf, GenerationConf
+from conf.sections.evaluation import AskConf, EvaluateConf, FewShotConf, GenerateConf, GenerationConf, SoundPairsConf
 from conf.sections.language import LanguageConf, RehearsalConf
 from conf.sections.preference import PreferenceConf
 from conf.sections.serving import ServeConf
@@ -42,6 +42,7 @@ UNITS = {
     "diagnostic": Unit(DiagnosticConf, ("corpora", "corpora/diagnostic")),
     "ask": Unit(AskConf, ("ask",)),
     "generate": Unit(GenerateConf, ("generate",)),
+    "sound_pairs": Unit(SoundPairsConf, ("sound_pairs",)),
     "serve": Unit(ServeConf, ("serve",)),
     "slurm": Unit(SlurmConf, ("slurm",)),
 }

@@ -109,6 +109,7 @@ class Language(TrainingStage):
             self.encode,
             self.vocabulary.pad_id,
             self.vocabulary.fingerprint(),
+            parents["tokenizer"].receipt["artifact_hash"],
             _folder_of_lengths(cuts, folder),
             parents["rehearsal"].artifact / "texts.jsonl" if "rehearsal" in parents else None,
             len(self.vocabulary.levels),

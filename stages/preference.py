@@ -7,12 +7,15 @@
 The frozen LLM without LoRA has never met a sound, and is no reference.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from conf import plain
 from conf.errors import UsageError
 from conf.sections.preference import PreferenceConf
 from datamodules.language.packing import LanguageBatch
@@ -23,6 +26,7 @@ from stages.base import Parents
 from stages.engine.reference_scores import ReferenceScores
 from stages.language import Comparison, Language, PlannedBatch
 
+log = logging.getLogger(__name__)
 SUMS = ("margin", "right", "pairs", "yes", "asked")
 
 
@@ -37,6 +41,8 @@ class Preference(Language):
                 f"{stage}: {conf.model.source} with attention {conf.model.attention} does not keep two answers of one "
                 "sequence apart. Another LLM, or --model.attention=sdpa, does"
             )
+        if self.source and conf.pairs.files:
+            _check_wording(self.source.folder, self.source.receipt["conf"]["prompts"], conf)
         settings = conf.pair_loss
         self.objective = PreferenceLoss(settings.kind, settings.beta, settings.margin)
         self.reference: ReferenceScores | None = None
@@ -98,6 +104,15 @@ class Preference(Language):
             sign.abs().sum(),
         )
         return torch.stack([value.double() for value in values])
+
+
+def _check_wording(folder: Path, trained: Mapping[str, Any], conf: PreferenceConf) -> None:
+    """Of an LLM that writes sound: it is asked, after this stage, as the configuration says."""
+    asked = plain(conf.prompts)
+    for key in ("text_to_sound", "guidance"):
+        if trained[key] != asked[key]:
+            text = "%s was trained with prompts.%s=%s, and this run with %s: sounds will be asked for as here"
+            log.warning(text, folder, key, trained[key], asked[key])
 
 
 def _items(batch: LanguageBatch | PlannedBatch) -> tuple[list[str], list[int]]:

@@ -1,4 +1,4 @@
-"""Stages `evaluate`, `fewshot`, `generation`, and the verbs `ask` and `generate`: what a trained LLM is asked."""
+"""Stages `evaluate`, `fewshot`, `generation`, and the verbs `ask`, `generate` and `pairs`: what a trained LLM is asked."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -186,10 +186,9 @@ class AskConf:
 
 
 @dataclass
-class GenerateConf:
-    """`stage generate`."""
+class DrawConf:
+    """How sounds are drawn for a caption."""
 
-    n: int = about("sounds, written as FILE-1.wav, FILE-2.wav and so on", 1, 1000)
     seconds_max: float = about("length of a sound, s, at most; an LLM taught with {seconds} is told it", 0.01, 3600.0)
     temperature: float = about(TEMPERATURE, 0.0, 100.0)
     top_p: float = about(TOP_P, 1e-6, 1.0)
@@ -199,10 +198,33 @@ class GenerateConf:
     seed: int = about("of the first sound; the next ones have the next seeds")
 
     def laws(self) -> Iterable[Problem]:
-        if self.n > 1 and self.temperature == 0:
-            yield Problem("temperature", f"at 0 all {self.n} sounds would be the same; more than 0, or --n=1")
         if problem := _choice_of_one(self):
             yield problem
+
+
+@dataclass
+class GenerateConf(DrawConf):
+    """`stage generate`."""
+
+    n: int = about("sounds, written as FILE-1.wav, FILE-2.wav and so on", 1, 1000)
+
+    def laws(self) -> Iterable[Problem]:
+        if self.n > 1 and self.temperature == 0:
+            yield Problem("temperature", f"at 0 all {self.n} sounds would be the same; more than 0, or --n=1")
+        yield from super().laws()
+
+
+@dataclass
+class SoundPairsConf(DrawConf):
+    """`stage pairs`. best_of: sounds that are drawn for a caption, of which the best one and the worst one are a pair."""
+
+    captions: int = about("captions of the training and validation splits, one of a recording, at most", 1)
+    labels: int | None = about("only of recordings with at most so many labels; null: of all", 0)
+
+    def laws(self) -> Iterable[Problem]:
+        yield from super().laws()
+        if self.best_of == 1:
+            yield Problem("best_of", "1; 2 or more are allowed: a pair is the best and the worst of them")
 
 
 def language_stage(after: After) -> str:
@@ -210,12 +232,12 @@ def language_stage(after: After) -> str:
     return "caption" if after == "none" else after
 
 
-def guidance_of(settings: GenerationConf | GenerateConf, prompts: PromptsConf) -> float:
+def guidance_of(settings: GenerationConf | DrawConf, prompts: PromptsConf) -> float:
     """What was typed, or else what the LLM was trained to be asked with."""
     return prompts.guidance if settings.guidance is None else settings.guidance
 
 
-def _choice_of_one(settings: GenerationConf | GenerateConf) -> Problem | None:
+def _choice_of_one(settings: GenerationConf | DrawConf) -> Problem | None:
     if settings.best_of > 1 and settings.temperature == 0:
         return Problem(
             "temperature",

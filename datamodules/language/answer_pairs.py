@@ -3,7 +3,7 @@
     labels ─────► "Is there a dog?" of a recording without one: no, not yes; of one that has one: yes, not no
     questions ──► yes or no: the other one; a number: one more or less; one of two sounds that are named: the other one
     swapped ────► the caption, or the answer to such a question, of another recording, where it is wrong of this one
-    JSONL ──────► {"sound": ID, "prompt": ..., "chosen": ..., "rejected": ...}
+    JSONL ──────► {"sound": ID, "prompt": ..., "chosen": ..., "rejected": ...}: two texts, or the codes of two sounds
 
 An item's dialogues are chosen, rejected, chosen, rejected, ...: in one sequence they share the sound, and are blind to
 each other. What is absent is asked in three ways (absent_sounds.py), each as often as what is present.
@@ -12,7 +12,7 @@ each other. What is absent is asked in three ways (absent_sounds.py), each as of
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from datamodules.cuts import Cut, captions, questions
 from datamodules.errors import DataError
@@ -25,6 +25,7 @@ from datamodules.store.index import CachedCuts
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 OTHER = {"yes": "no", "no": "yes"}
 KEYS = ("sound", "prompt", "chosen", "rejected")
+TOKENIZER = "tokenizer"  # key of a line of two sounds: hash of the tokenizer whose codes they are
 CAPTION = "caption"
 MOST_READ = 10_000  # training cuts that say what is usual, evenly spread: more would change no label that is frequent
 TRIES = 16  # other recordings that are looked at for an answer that is wrong here
@@ -41,10 +42,13 @@ class Making(NamedTuple):
     caption_prompts: Sequence[str] = ()  # what a caption answers
 
 
+Answer = str | list[int]  # a text, or the codes of a sound
+
+
 class AnswerPair(NamedTuple):
-    prompt: str
-    chosen: str
-    rejected: str
+    prompt: str  # of two texts, after the recording; of two sounds, alone
+    chosen: Answer
+    rejected: Answer
 
 
 class CutPairs:
@@ -115,12 +119,13 @@ class CutPairs:
 class FilePairs:
     """The pairs of a JSONL file about the sounds of this view; a line about another split's sound gives none.
 
-    every: all cuts of the cache. Raises DataError, when a line is read, where it is no pair or no corpus has its sound.
+    every: all cuts of the cache. tokenizer: hash of the one whose codes the LLM writes. Raises DataError, when a line is
+    read, where it is no pair, no corpus has its sound, or its codes are another tokenizer's.
     """
 
-    def __init__(self, path: Path, cuts: CachedCuts, every: CachedCuts) -> None:
+    def __init__(self, path: Path, cuts: CachedCuts, every: CachedCuts, tokenizer: str) -> None:
         self.lines = LineFile(path, "pairs.files", '{"sound", "prompt", "chosen", "rejected"}')
-        self.cuts, self.every = cuts, every
+        self.cuts, self.every, self.tokenizer = cuts, every, tokenizer
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -134,6 +139,11 @@ class FilePairs:
         if cut is None and self.every.find(values["sound"]) is None:
             known = next((one.id for one in self.every), "none")
             raise DataError(f"{where}: no recording has the id {values['sound']!r}. One that there is: {known}")
+        if values.get(TOKENIZER, self.tokenizer) != self.tokenizer:
+            raise DataError(
+                f"{where}: codes of the tokenizer {values[TOKENIZER][:16]}, and this stage's is {self.tokenizer[:16]}. "
+                "`stage pairs` draws others"
+            )
         if cut is None:
             return []
         name, pair = f"{cut.id}-pair-{digest(text)[:12]}", AnswerPair(*(values[key] for key in KEYS[1:]))
@@ -144,24 +154,37 @@ class FilePairs:
 
 
 def answers_of(item: Conversation) -> list[str]:
-    """The texts chosen, rejected, chosen, ... of an item of pairs; none of another item."""
+    """The texts chosen, rejected, chosen, ... of an item of pairs, "" for a sound; none of another item."""
     if item.kind != PAIR:
         return []
     return ["".join(part for part in dialogue[-1][1] if isinstance(part, str)) for dialogue in item.dialogues]
 
 
-def read_pair(text: str, where: str) -> Mapping[str, str]:
+def read_pair(text: str, where: str) -> Mapping[str, Any]:
     """A line of JSONL. Raises DataError that begins with `where`."""
     try:
         values = json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{where}: no JSON ({error})") from None
-    wrong = set(KEYS) ^ set(values) if isinstance(values, dict) else KEYS
-    if wrong or not all(isinstance(value, str) and value.strip() for value in values.values()):
-        raise DataError(f"{where}: the keys {', '.join(KEYS)} are expected, each a text, here {text[:60]!r}")
+    keys = set(values) if isinstance(values, dict) else set()
+    answers = [_kind(values[key]) for key in KEYS[2:]] if keys.issuperset(KEYS) else []
+    expected = {*KEYS, TOKENIZER} if answers == ["sound", "sound"] else set(KEYS)
+    texts = keys - set(KEYS[2:]) if answers == ["sound", "sound"] else keys
+    if keys != expected or len(set(answers)) != 1 or any(_kind(values[key]) != "text" for key in texts):
+        raise DataError(
+            f"{where}: the keys {', '.join(KEYS)} are expected, each a text; or {TOKENIZER} too, and the codes of a sound "
+            f"as chosen and as rejected; here {text[:60]!r}"
+        )
     if values["chosen"] == values["rejected"]:
-        raise DataError(f"{where}: 'chosen' and 'rejected' are the same text, {values['chosen'][:60]!r}")
+        raise DataError(f"{where}: 'chosen' and 'rejected' are the same {answers[0]}, {str(values['chosen'])[:60]!r}")
     return values
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, str) and value.strip():
+        return "text"
+    is_sound = isinstance(value, list) and value and all(type(code) is int and code >= 0 for code in value)
+    return "sound" if is_sound else "neither"
 
 
 def wrong_answer(question: str, answer: str, labels: Sequence[str], name: str) -> str | None:
@@ -197,7 +220,7 @@ def _of_questions(cut: Cut, kinds: Sequence[str]) -> Iterator[AnswerPair]:
 def _conversation(name: str, cut: Cut, pairs: Sequence[AnswerPair]) -> Conversation:
     codes = list(cut.custom["codes"])
     dialogues: list[list[Turn]] = [
-        [("user", [codes, f"\n{pair.prompt}"]), ("assistant", [answer])]
+        [("user", [codes, f"\n{pair.prompt}"] if isinstance(answer, str) else [pair.prompt]), ("assistant", [answer])]
         for pair in pairs
         for answer in (pair.chosen, pair.rejected)
     ]

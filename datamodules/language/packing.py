@@ -114,7 +114,8 @@ def packed_lengths(items: Sequence[Conversation], encode: Encode) -> list[int]:
             [len(part) for _, parts in dialogue for part in parts if not isinstance(part, str)]
             for dialogue in item.dialogues
         ]
-        lengths.append(len(packed.input_ids) + sum(first) + sum(sum(codes[1:]) for codes in others))
+        shared = 0 if isinstance(item.dialogues[0][0][1][0], str) else 1  # sounds that all begin with
+        lengths.append(len(packed.input_ids) + sum(first) + sum(sum(codes[shared:]) for codes in others))
     return lengths
 
 

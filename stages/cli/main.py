@@ -29,6 +29,7 @@ from stages.cli import (
     export_model,
     generate,
     logs,
+    pairs,
     plan,
     run,
     score,
@@ -136,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
 
     for verbs in (config, experiments, data, run, submit, sweep, plan):
         verbs.add(subparsers, layers)
-    for verbs in (ask, generate, codes, serve, export_model, score):
+    for verbs in (ask, generate, pairs, codes, serve, export_model, score):
         verbs.add(subparsers)
     return parser
 

@@ -52,12 +52,14 @@ def data(
     encode: Callable[[list[list[Turn]]], list[Encoded]],
     pad_id: int,
     written: str,
+    tokenizer: str,
     folder: Path | None,
     texts: Path | None = None,
     frame: int = 1,
 ) -> LanguageDataModule:
-    """written: hash of how text becomes ids. texts: of the stage `rehearsal`, where conf names no files. folder: where the items' lengths are
-    kept, so that they are measured once; None keeps nothing. frame: codes of a frame, of which windows of long sounds are made.
+    """written: hash of how text becomes ids. tokenizer: hash of the one whose codes they are. texts: of the stage
+    `rehearsal`, where conf names no files. folder: where the items' lengths are kept, so that they are measured once;
+    None keeps nothing. frame: codes of a frame, of which windows of long sounds are made.
 
     Raises UsageError for filters that the corpora know nothing of, and for a part without a conversation.
     """
@@ -71,7 +73,7 @@ def data(
 
     def part(entry: Entry, split: str, batches: int | None) -> DataPart:
         most = (entry.max_tokens if isinstance(entry, CurriculumEntryConf) else None) or batching.max_tokens
-        entries, settings = _entries(conf, entry, cuts, split, files)
+        entries, settings = _entries(conf, entry, cuts, tokenizer, split, files)
         key = hashlib.sha256(
             json.dumps([written, _code(), entries.digest(), settings, most, frame]).encode()
         ).hexdigest()
@@ -133,7 +135,7 @@ def position(curriculum: Sequence[CurriculumEntryConf], step: int) -> Position:
 
 
 def _entries(
-    conf: LanguageConf, entry: Entry, every: CachedCuts, split: str, files: Sequence[Path]
+    conf: LanguageConf, entry: Entry, every: CachedCuts, tokenizer: str, split: str, files: Sequence[Path]
 ) -> tuple[JoinedSources, list[Any]]:
     """What an epoch is made of, and all that its items depend on beside it. every: cuts of all splits."""
     weights, prompts, cuts = entry.mixture, conf.prompts, every.of_split(split)
@@ -151,19 +153,21 @@ def _entries(
     is_selected = partial(_is_selected, entry) if isinstance(entry, CurriculumEntryConf) else None
     parts: list[ConversationSource] = [CutConversations(cuts, mixture, making, corpus_weights, is_selected)]
     if isinstance(conf, PreferenceConf):
-        parts = [*(parts if any(mixture) else []), *_pairs(conf, cuts, every)]
+        parts = [*(parts if any(mixture) else []), *_pairs(conf, cuts, every, tokenizer)]
     if split == "train" and weights.text:  # texts train
         parts += [TextConversations(file, weights.text) for file in files]
     return JoinedSources(parts), [mixture, making, corpus_weights, filters]
 
 
-def _pairs(conf: PreferenceConf, cuts: CachedCuts, every: CachedCuts) -> list[ConversationSource]:
+def _pairs(conf: PreferenceConf, cuts: CachedCuts, every: CachedCuts, tokenizer: str) -> list[ConversationSource]:
     pairs = conf.pairs
     making = answer_pairs.Making(
         pairs.absent, pairs.kinds, pairs.question, conf.batching.questions_together, pairs.swapped,
         conf.prompts.sound_to_text,
     )  # fmt: skip
-    made: list[ConversationSource] = [answer_pairs.FilePairs(Path(file), cuts, every) for file in pairs.files]
+    made: list[ConversationSource] = [
+        answer_pairs.FilePairs(Path(file), cuts, every, tokenizer) for file in pairs.files
+    ]
     if pairs.absent or pairs.kinds or pairs.swapped:
         made.append(answer_pairs.CutPairs(cuts, every.of_split("train"), making))
     return made

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Sequence
 
 from conf.errors import UsageError
-from conf.sections.evaluation import GenerateConf, GenerationConf, guidance_of
+from conf.sections.evaluation import DrawConf, GenerationConf, guidance_of
 from datamodules.language.conversations import sound_request
 from models.language.generation import Guidance, PaddedPrompts, Sampling, Watch, generate, pad_left
 from models.language.likelihood import text_scores
@@ -22,7 +22,7 @@ def text_to_sound(
     captions: Sequence[str],
     max_codes: int,
     seeds: Sequence[int],
-    settings: GenerateConf | GenerationConf,
+    settings: DrawConf | GenerationConf,
     ear: TrainedModel | None = None,
     watch: Watch | None = None,
     seconds: Sequence[float] | None = None,
@@ -34,6 +34,23 @@ def text_to_sound(
 
     The prompt is the first of the wordings that the LLM was trained with.
     """
+    groups = candidates(model, captions, max_codes, seeds, settings, watch, seconds)
+    return [
+        _most_probable(ear or model, caption, group) if caption and len(group) > 1 else group[0]
+        for caption, group in zip(captions, groups, strict=True)
+    ]
+
+
+def candidates(
+    model: TrainedModel,
+    captions: Sequence[str],
+    max_codes: int,
+    seeds: Sequence[int],
+    settings: DrawConf | GenerationConf,
+    watch: Watch | None = None,
+    seconds: Sequence[float] | None = None,
+) -> list[list[list[int]]]:
+    """The `best_of` sounds that are drawn for each caption, as `text_to_sound` draws them."""
     count = settings.best_of
     lengths = [settings.seconds_max] * len(captions) if seconds is None else seconds
     requests = [(text, length) for text, length in zip(captions, lengths, strict=True) for _ in range(count)]
@@ -42,13 +59,7 @@ def text_to_sound(
     for start in range(0, len(requests), ROWS):
         part = slice(start, start + ROWS)
         sounds += _drawn(model, requests[part], max_codes, drawn_from[part], settings, watch)
-    if count == 1:
-        return sounds
-    groups = [sounds[start : start + count] for start in range(0, len(sounds), count)]
-    return [
-        _most_probable(ear or model, caption, group) if caption else group[0]
-        for caption, group in zip(captions, groups, strict=True)
-    ]
+    return [sounds[start : start + count] for start in range(0, len(sounds), count)]
 
 
 def candidate_seed(seed: int, number: int) -> int:
@@ -73,7 +84,7 @@ def _drawn(
     requests: Sequence[tuple[str, float]],  # caption, seconds
     max_codes: int,
     seeds: Sequence[int],
-    settings: GenerateConf | GenerationConf,
+    settings: DrawConf | GenerationConf,
     watch: Watch | None,
 ) -> list[list[int]]:
     vocabulary, wording = model.vocabulary, model.prompts.text_to_sound[0]

@@ -7,8 +7,8 @@ its hash is part of what a run is.
 from pathlib import Path
 
 from conf.errors import UsageError
+from conf.schema import UNITS
 from conf.sections.common import StageConf, TrainingStageConf
-from stages import STAGES
 from stages.runs import receipts
 from stages.runs.receipts import FinishedRun
 
@@ -33,7 +33,8 @@ def source_of(stage: str, conf: StageConf) -> FinishedRun | None:
             f"{stage}: init_from={conf.init_from}: {folder} has no finished run. An experiment that has a finished {stage}, or "
             f"a run folder, is allowed. There are: {', '.join(finished) or 'none'}"
         )
-    if STAGES[receipt["stage"]].target != STAGES[stage].target:
+    schema = UNITS[receipt["stage"]].schema
+    if not (isinstance(conf, schema) or issubclass(schema, type(conf))):  # language stages are of one kind
         raise UsageError(f"{stage}: init_from={conf.init_from}: {folder} holds a run of {receipt['stage']}")
     if pretrained := receipt["conf"].get("source"):
         raise UsageError(f"{stage}: init_from={conf.init_from}: {folder} holds {pretrained}, and no training")

@@ -122,7 +122,7 @@ def measure(options: argparse.Namespace, row: str, workers: int) -> list[Any]:
     measured = folder / "measured"
     if row == "first start":
         shutil.rmtree(measured, ignore_errors=True)
-    data = language_data.data("loading", conf, cuts, encode, words.pad_id, words.fingerprint(), measured)
+    data = language_data.data("loading", conf, cuts, encode, words.pad_id, words.fingerprint(), "", measured)
     if row == "middle of an epoch":
         data._position = (1, int(data.train_items[0].lengths.sum()) // conf.batching.tokens_per_batch // 2)
     batches = iter(data.train_dataloader())

@@ -9,10 +9,11 @@ import torch
 from safetensors.torch import load_file
 
 import conf
+from datamodules import generation
 from datamodules.store import chunks
 from models.language.vocabulary import Turn
 from stages.cli.main import main
-from stages.hub import find_model, language_model
+from stages.hub import find_model, language_model, text_to_sound, trained_model
 from stages.runs import graph, receipts, row_files
 from tests.conftest import KINDS, SMOKE
 from tests.stages.cli.trained_run import QUESTION
@@ -130,3 +131,44 @@ def test_pairs_of_a_file_and_questions_beside_them(stage, tones: Path, whole: Pa
 def test_what_makes_no_pairs_is_refused(words: list[str], message: str):
     with pytest.raises(ValueError, match=message.replace("?", r"\?").replace("{", r"\{")):
         conf.compose("preference", overrides=words)
+
+
+def test_own_sounds_are_drawn_ranked_and_learned_from(
+    stage, tones: Path, whole: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+):
+    """`stage pairs`: the best and the worst of what is drawn, by the ear that says so; then the stage prefers the best."""
+    words = ["pairs", "--experiment=whole", "--best_of=4", "--seconds_max=1", "--out=own.jsonl", "--captions=9"]
+    assert main(words) == 0
+    lines = [json.loads(line) for line in Path("own.jsonl").read_text().splitlines()]
+    assert f"own.jsonl: {len(lines)} pairs of" in capsys.readouterr().out and len(lines) > 2
+    cuts = {cut.id: cut for cut in chunks.read(whole / "cache/chunks")}
+    assert {cuts[line["sound"]].custom["split"] for line in lines} <= {"train", "validation"}
+    model = trained_model.load(whole / "openaqa", torch.device("cpu"))
+    for line in lines:
+        sounds = [line["chosen"], line["rejected"]]
+        caption = generation.caption_of(cuts[line["sound"]])
+        assert caption in line["prompt"]
+        best, worst = text_to_sound.caption_scores(model, caption, sounds)
+        assert best >= worst
+    assert main(words) == 1 and "own.jsonl exists; --force" in capsys.readouterr().err
+
+    learn = [
+        "--experiment=own",
+        *PARENTS[:2],
+        "--init_from=whole/caption",
+        "--preset=sound",
+        "--pairs.files=[own.jsonl]",
+    ]
+    learn = [word.replace("whole/caption", str(whole / "caption")) for word in learn]
+    steps = ["--trainer.max_steps=6", "--optimizer.learning_rate=1e-2", "--prompts.guidance=3", EXACT]
+    assert stage("run", "preference", *learn, *steps) == 0
+    assert "prompts.guidance" in caplog.text
+    run = tones / "runs/own/preference"
+    receipt = receipts.read(run)
+    assert receipt and receipt["metrics"]["train/margin"] > 0 and receipt["facts"]["items"][0] > 0
+    assert receipt["facts"]["too_long"] == {}
+    foreign = [line | {"tokenizer": "0" * 64} for line in lines]
+    Path("foreign.jsonl").write_text("\n".join(map(json.dumps, foreign)))
+    other = [word.replace("own.jsonl", "foreign.jsonl").replace("=own", "=foreign") for word in learn]
+    assert stage("run", "preference", *other) == 1
+    assert "foreign.jsonl, line 1: codes of the tokenizer 0000000000000000" in capsys.readouterr().err

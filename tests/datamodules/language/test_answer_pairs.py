@@ -22,6 +22,7 @@ from datamodules.language.sound_windows import codes_to_remove
 from tests.datamodules.language.test_absent_sounds import made
 
 LINE = {"sound": "a", "prompt": "What?", "chosen": "A dog.", "rejected": "Rain."}
+SOUNDS = LINE | {"chosen": [1, 2], "rejected": [3], "tokenizer": "t"}
 
 
 class Cuts(list):
@@ -152,21 +153,35 @@ def test_a_wrong_answer_follows_from_the_right_one(question: str, answer: str, w
 def test_the_pairs_of_a_file_are_of_the_split_that_has_their_sound(tmp_path: Path):
     lines = [LINE, LINE | {"sound": "c", "chosen": "A bell."}]
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n\n")
-    source = FilePairs(tmp_path / "pairs.jsonl", cuts("c", "d"), cuts("a", "b", "c", "d"))
+    source = FilePairs(tmp_path / "pairs.jsonl", cuts("c", "d"), cuts("a", "b", "c", "d"), "t")
     assert [len(source[n]) for n in range(len(source))] == [0, 1, 0]
     (item,) = source[1]
     assert answers_of(item) == ["A bell.", "Rain."] and item.dialogues[0][0][1] == [[2, 1], "\nWhat?"]
     assert codes_to_remove(item, 1, 1) == 0, "no part of it stands for the whole"
     with pytest.raises(DataError, match=r"pairs.jsonl, line 1: no recording has the id 'a'\. One that there is: c"):
-        FilePairs(tmp_path / "pairs.jsonl", cuts("c"), cuts("c"))[0]
+        FilePairs(tmp_path / "pairs.jsonl", cuts("c"), cuts("c"), "t")[0]
     with pytest.raises(DataError, match=r"pairs\.files: .*gone\.jsonl: no such file"):
-        FilePairs(tmp_path / "gone.jsonl", cuts("c"), cuts("c"))
+        FilePairs(tmp_path / "gone.jsonl", cuts("c"), cuts("c"), "t")
+
+
+def test_a_pair_of_two_sounds_is_of_its_prompt_alone(tmp_path: Path):
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(SOUNDS))
+    (item,) = FilePairs(tmp_path / "pairs.jsonl", cuts("a"), cuts("a"), "t")[0]
+    assert item.dialogues == [[("user", ["What?"]), ("assistant", [codes])] for codes in ([1, 2], [3])]
+    assert answers_of(item) == ["", ""]
+    with pytest.raises(DataError, match=r"line 1: codes of the tokenizer t, and this stage's is u\. `stage pairs`"):
+        FilePairs(tmp_path / "pairs.jsonl", cuts("a"), cuts("a"), "u")[0]
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ("[1", "no JSON"),
+        (json.dumps(SOUNDS | {"rejected": [1, 2]}), "'chosen' and 'rejected' are the same sound"),
+        (json.dumps(SOUNDS | {"rejected": "Rain."}), "the keys sound, prompt, chosen, rejected are expected"),
+        (json.dumps(SOUNDS | {"rejected": []}), "the keys sound, prompt, chosen, rejected are expected"),
+        (json.dumps(LINE | {"chosen": [1], "rejected": [2]}), "or tokenizer too, and the codes of a sound"),
+        (json.dumps(LINE | {"tokenizer": "t"}), "the keys sound, prompt, chosen, rejected are expected"),
         ("[1]", "the keys sound, prompt, chosen, rejected are expected"),
         (json.dumps(LINE | {"label": "dog"}), "the keys sound, prompt, chosen, rejected are expected"),
         (json.dumps(LINE | {"rejected": 3}), "each a text"),

@@ -10,7 +10,7 @@ import torch
 from lhotse import MonoCut, SupervisionSegment
 
 from datamodules.language.buckets import bucket_ends
-from datamodules.language.conversations import Conversation, Mixture, Prompts, Turn, conversations
+from datamodules.language.conversations import PAIR, Conversation, Mixture, Prompts, Turn, conversations
 from datamodules.language.id_batches import DataPart, LanguageDataModule
 from datamodules.language.packing import Encoded, collate, pack, packed_lengths
 from models.language.vocabulary import Turn as ChatTurn
@@ -295,6 +295,7 @@ def test_lengths_are_counted_as_they_are_packed():
     items += [
         Conversation("told", "conversation", "s", [turns]),
         Conversation("text", "text", "s", [[("text", ["It rains."])]]),
+        Conversation("sounds", PAIR, "s", [[("user", ["rain"]), ("assistant", [[9] * n])] for n in (5, 3)]),
     ]
     _, tokenizer = load_language_model("random:tiny", None, "float32")
     for prompt_format in ("chat", "ltu"):

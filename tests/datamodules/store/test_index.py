@@ -167,7 +167,7 @@ def data(folder: Path, where: Path | None, counted: list[int], *overrides: str, 
         counted.append(len(talks))
         return [Encoded(*one) for one in words.render_all([[Turn(*turn) for turn in talk] for talk in talks])]
 
-    return language_data.data("test", configuration, read(folder), encode, words.pad_id, words.fingerprint(), where)
+    return language_data.data("test", configuration, read(folder), encode, words.pad_id, words.fingerprint(), "", where)
 
 
 def test_lengths_are_measured_once(tmp_path: Path):
