@@ -42,6 +42,8 @@ SPLIT_SPELLINGS = {
     "test": "test", "eval": "test", "evaluation": "test",
 }  # fmt: skip
 
+NULLS = ("nan", "none", "null", "<na>", "n/a")
+
 
 class PreparedFolder(NamedTuple):
     report: Report
@@ -51,6 +53,8 @@ class PreparedFolder(NamedTuple):
     mistyped: dict[str, str]  # column that is kept and not read -> the known one that it resembles
     similar_labels: list[list[str]]  # labels that differ in case, blanks or normal form alone
     answered_twice: list[str]  # recordings with a question that has several answers: all of them are taught
+    unread: list[str]  # columns that are kept and not read
+    null_texts: list[str]  # texts as "nan", which a program writes where it has none
 
 
 class SplitRule(NamedTuple):
@@ -132,7 +136,7 @@ def prepare_folder(
     joined = sum(len(_class_labels(recording.rows)) > 1 for recording in good)
     return PreparedFolder(
         report, _count_texts(good), joined, translated, mistyped_columns(rows, split_by), _similar_labels(good),
-        _answered_twice(good),
+        _answered_twice(good), [column for column in rows[0].values if column not in COLUMNS], _null_texts(good),
     )  # fmt: skip
 
 
@@ -173,6 +177,12 @@ def _answered_twice(recordings: Sequence[TableRecording]) -> list[str]:
         if len({text for text, _ in pairs}) < len(pairs):
             paths.append(one.path)
     return paths
+
+
+def _null_texts(recordings: Sequence[TableRecording]) -> list[str]:
+    columns = ("caption", "label", "question", "answer")
+    texts = {row.values.get(column, "") for one in recordings for row in one.rows for column in columns}
+    return sorted(text for text in texts if text.lower() in NULLS)
 
 
 def _translated(recordings: Sequence[TableRecording]) -> dict[str, int]:

@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 
 from datamodules.containers import CONTAINERS
 from datamodules.corpora.published.records import SOUNDS
-from datamodules.corpora.tables import MetadataRow, texts_of
+from datamodules.corpora.tables import COLUMNS, MetadataRow, read_json, texts_of
 from datamodules.errors import DataError
-from datamodules.json_records import unique_keys
 from datamodules.sound_files import Part, holds_bytes, open_binary, open_parquet, read_parquet_column, read_part, url
 
 Columns = Mapping[str, str | None]  # column of a table -> the field that is it; None: the one of its name
@@ -50,7 +49,7 @@ def read_webdataset(pattern: str, columns: Columns) -> FormatRows:
                     f"{where}: {len(sounds)} sounds in {', '.join(m.name for m in members)}; one is read. The key of a "
                     "member ends at the first dot of its name, and members of one key lie one after another"
                 )
-            fields = _member_fields(path, members, where)
+            fields = _member_fields(path, members, columns, where)
             fields["path"] = f"{name}::bytes={sounds[0].offset_data}+{sounds[0].size}"
             rows += _rows(fields, columns, where, sounds[0].name, len(rows))
     if not rows:
@@ -259,7 +258,8 @@ def _samples(path: Path, last_dot: bool = False) -> Iterator[tuple[str, list[tar
         yield name, list(group)
 
 
-def _member_fields(path: Path, members: Sequence[tarfile.TarInfo], where: str) -> dict[str, Any]:
+def _member_fields(path: Path, members: Sequence[tarfile.TarInfo], columns: Columns, where: str) -> dict[str, Any]:
+    read = {*COLUMNS, *filter(None, columns.values())}
     fields: dict[str, Any] = {}
     for member in members:
         suffix = _suffix(member.name)
@@ -268,9 +268,7 @@ def _member_fields(path: Path, members: Sequence[tarfile.TarInfo], where: str) -
         content = read_part(Part(path, (member.offset_data, member.size)))
         try:
             text = content.decode("utf-8-sig")
-            values = (
-                json.loads(text, object_pairs_hook=unique_keys) if suffix == ".json" else {TEXTS[suffix]: text.strip()}
-            )
+            values = read_json(text, read) if suffix == ".json" else {TEXTS[suffix]: text.strip()}
         except ValueError as error:
             raise DataError(f"{where}: {member.name} is no UTF-8 or no JSON ({error})") from None
         if not isinstance(values, dict):

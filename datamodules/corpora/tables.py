@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -103,11 +103,25 @@ def csv_lines(path: Path, encoding: str = "utf-8-sig", delimiter: str = ",", bla
                 ) from None
 
 
+def read_json(text: str, read: Collection[str]) -> Any:
+    """A value of JSON. Where it is an object, the numbers of its fields that are not in `read` are as they were written:
+    1.10 is not 1.1. Raises ValueError for what is no JSON, and for a key that comes twice.
+    """
+    values = json.loads(text, object_pairs_hook=unique_keys)
+    if isinstance(values, dict):
+        written = json.loads(text, parse_int=str, parse_float=str)
+        for field, value in values.items():
+            if field not in read and isinstance(value, int | float) and not isinstance(value, bool):
+                values[field] = value if value != value else written[field]
+    return values
+
+
 def texts_of(values: Mapping[str, object], where: str) -> list[dict[str, str]]:
     """The rows that one JSON object is: one for each caption and each label of its lists. where: begins an error.
 
     A column that is read holds a text; null, NaN and an empty list are none. Other columns keep numbers and what is
-    nested as JSON. Raises DataError for any other value, and for a text that is no Unicode.
+    nested as JSON. Raises DataError for any other value, for a text that is no Unicode, and for a caption or a label
+    that is the text of a list.
     """
     several = {column: _texts(values[column], column, where) for column in ("caption", "label") if column in values}
     row = {column: _text(value, column, where) for column, value in values.items() if column not in several}
@@ -139,21 +153,24 @@ def _text(value: object, column: str, where: str) -> str:
             f"{where}: {column} holds {value[error.start]!a}, half of a character that takes two (a surrogate). Write "
             "the whole character"
         ) from None
-    return value if column == "path" else value.strip()
+    value = value if column == "path" else value.strip()
+    if column in ("caption", "label"):
+        _refuse_list(value, column, where)
+    return value
 
 
 def _refuse_list(text: str, column: str, where: str) -> None:
-    """Raises DataError for a field that is a list as Python or JSON writes it: several captions or labels."""
-    if text[:1] != "[" or text[-1:] != "]":
+    """Raises DataError for a text that is a list, or the like, as Python or JSON writes it: several captions or labels."""
+    if (text[:1], text[-1:]) not in (("[", "]"), ("(", ")"), ("{", "}")):
         return
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+    if isinstance(value, list | tuple | set | dict) and all(isinstance(item, str) for item in value):
         raise DataError(
-            f"{where}: {column} is the list {text[:60]}; a text is expected. Write a row for each, or a JSONL, whose "
-            "lists are several captions or labels"
+            f"{where}: {column} is the text {text[:60]!r}; one caption or label is expected. Write a row for each, or, in "
+            "JSON, a list without quotation marks around it"
         )
 
 
@@ -225,16 +242,12 @@ def _read_jsonl(metadata: Path) -> Iterator[MetadataRow]:
                 continue
             where = f"{metadata}, line {line}"
             try:
-                values = json.loads(text, object_pairs_hook=unique_keys)
-                written = json.loads(text, parse_int=str, parse_float=str)  # 1.10 stays 1.10
+                values = read_json(text, COLUMNS)
             except ValueError as error:
                 raise DataError(f"{where}: no JSON ({error}). One object a line is expected") from None
             if not isinstance(values, dict):
                 raise DataError(f'{where}: one object a line is expected, as {{"path": "a.wav", "caption": "rain"}}')
             _require_path(list(values), metadata)
-            for column, value in values.items():
-                if column not in COLUMNS and isinstance(value, int | float) and not isinstance(value, bool):
-                    values[column] = value if value != value else written[column]
             yield from (MetadataRow(line, row) for row in texts_of(values, where))
 
 

@@ -125,7 +125,7 @@ def write(
     if surround == "refuse":
         inspections = [_without_surround(item) for item in inspections]
     pairs = list(zip(recordings, inspections, strict=True))
-    bad = [BadRecording(recording.path, item.reason) for recording, item in pairs if item.reason]
+    bad = [BadRecording(one.path, f"{item.reason}{_id_in_archive(one)}") for one, item in pairs if item.reason]
     refuse([item for item in bad if PurePosixPath(item.path).stem not in known_bad], len(pairs), on_bad)
     good = [(recording, item) for recording, item in pairs if item.reason is None]
     contaminated = _contaminated(good, out)
@@ -143,9 +143,14 @@ def write(
     counts = Counter(recording.custom["split"] for recording, _ in good)
     splits = {split: counts[split] for split in SPLITS}
     short = sum(item.seconds < SHORT for _, item in good)
-    loud = [recording.path for recording, item in good if item.peak > LOUD]
-    cancelling = [recording.path for recording, item in good if item.mono_peak < min(SILENCE, item.peak)]
+    loud = [one.path + _id_in_archive(one) for one, item in good if item.peak > LOUD]
+    cancelling = [one.path + _id_in_archive(one) for one, item in good if item.mono_peak < min(SILENCE, item.peak)]
     return Report(len(good), sum(item.seconds for _, item in good), splits, bad, short, loud, cancelling, contaminated)
+
+
+def _id_in_archive(recording: AnnotatedRecording) -> str:
+    """What a message says beside the path of a part of an archive, which is a number of bytes or a row."""
+    return f" ({recording.id})" if "::" in recording.path else ""
 
 
 def _without_surround(item: Inspection) -> Inspection:

@@ -100,10 +100,16 @@ def summarize(name: str, out: Path, done: "PreparedFolder") -> dict[str, Any]:
             f"{name}: {len(done.answered_twice)} recordings have a question with several answers, the first "
             f"{done.answered_twice[0]}: each of them is taught, and scored"
         )
+    if done.null_texts:
+        log.warning(
+            f"{name}: taken as texts: {', '.join(map(repr, done.null_texts))}. Leave the field empty where there is no "
+            "caption, label or answer"
+        )
     return counts(report, report.skipped) | {
         "found": done.texts,
         "translated": done.translated,
         "mistyped": done.mistyped,
+        "unread": done.unread,
         "contaminated": len(report.contaminated),
     }
 
@@ -121,6 +127,11 @@ def counts(report: "Report", skipped: "Sequence[BadRecording]") -> dict[str, Any
 def closing(report: dict[str, Any], configuration: FolderConf | FormatConf) -> Iterator[str]:
     """What was understood of the table, and what no recording is for. report: as `read` gives it."""
     yield "found " + ", ".join(f"{count} {column}s" for column, count in report["found"].items())
+    if not any(report["found"].values()):
+        yield "nothing is said about any recording: a tokenizer trains on them, an LLM does not"
+        if report["unread"]:
+            cure = "rename it" if isinstance(configuration, FolderConf) else "name it, as --caption=COLUMN"
+            yield f"kept and not read: {', '.join(report['unread'])}; where one of them is what is said, {cure}"
     for column, known in report["mistyped"].items():
         yield f"column `{column}` is kept and not read; did you mean `{known}`?"
     if report["translated"]:

@@ -234,6 +234,46 @@ def test_captions_beside_a_sound_are_all_read_and_what_has_none_is_refused(clips
             formats.read_webdataset(written_tar(tmp_path / "b.tar", members), {})
 
 
+def test_a_text_that_is_a_list_is_refused_in_every_format(clips: Path, tmp_path: Path):
+    """What a program writes that made text of a list: several captions would be one."""
+    wave, text = (clips / ROWS[0]["path"]).read_bytes(), "['rain', 'wind']"
+    for name, content in (("a.txt", text), ("a.json", json.dumps({"caption": text})), ("a.cls", text)):
+        tar = written_tar(tmp_path / f"{name}.tar", {"a.wav": wave, name: content.encode()})
+        with pytest.raises(DataError, match=r"a: (caption|label) is the text .*a list without quotation marks"):
+            formats.read_webdataset(tar, {})
+    pq.write_table(pa.table({"audio": [wave], "caption": [text]}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="row 0: caption is the text"):
+        formats.read_parquet(str(tmp_path / "a.parquet"), "audio", {})
+    cuts = lhotse_cuts(clips).to_eager()
+    cuts["a"].supervisions[0].text = text
+    cuts.to_file(tmp_path / "cuts.jsonl")
+    with pytest.raises(DataError, match="a: caption is the text"):
+        formats.read_lhotse(tmp_path / "cuts.jsonl", {})
+
+
+def test_numbers_of_fields_that_are_kept_are_as_they_were_written(clips: Path, tmp_path: Path):
+    """1.10 is not 1.1: a split by such a field takes the one that is asked for. A number that is a label is refused."""
+    wave = (clips / ROWS[0]["path"]).read_bytes()
+    tar = written_tar(tmp_path / "a.tar", {"a.wav": wave, "a.json": b'{"take": 1.10, "gain": NaN, "class": 7}'})
+    (row,) = formats.read_webdataset(tar, {}).rows
+    assert (row.values["take"], row.values["gain"], row.values["class"]) == ("1.10", "", "7")
+    with pytest.raises(DataError, match="label is 7; a text is expected"):
+        formats.read_webdataset(tar, {"label": "class"})
+
+
+def test_a_message_about_a_part_of_an_archive_has_the_name_of_its_recording(clips: Path, tmp_path: Path):
+    loud = io.BytesIO()
+    soundfile.write(loud, np.full(4000, 9830.0, np.float32), 8000, format="WAV", subtype="FLOAT")
+    members = {"x/far.wav": loud.getvalue(), "x/half.wav": (clips / ROWS[0]["path"]).read_bytes()[:3000]}
+    read = formats.read_webdataset(written_tar(tmp_path / "a.tar", members), {})
+    with pytest.raises(DataError, match=r"a.tar::bytes=.*: truncated.* \(mine-x-half\)\n"):
+        prepared(read, tmp_path / "out")
+    done = folder.prepare_folder(
+        read.root, Path("format"), tmp_path / "out", read.rows, **DEFAULTS | {"on_bad": "skip"}
+    )
+    assert [text.partition(" ")[2] for text in done.report.loud] == ["(mine-x-far)"]
+
+
 def test_a_parquet_of_bytes_is_read_and_rows_without_a_sound_are_missing(clips: Path, tmp_path: Path):
     """The first row has none: the others are inside, and no files are looked for."""
     waves = [(clips / row["path"]).read_bytes() for row in ROWS[:2]]

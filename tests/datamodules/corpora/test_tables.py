@@ -99,6 +99,22 @@ def test_null_and_nan_are_missing_and_other_columns_keep_what_was_written(tmp_pa
     assert cut.custom["metadata"] == {"take": "1.10", "loud": "true", "gain": "", "at": '[1, "x"]'}
 
 
+def test_texts_that_a_program_writes_where_it_has_none_are_named(tmp_path: Path):
+    for letter in "abc":
+        sound(tmp_path / f"{letter}.wav", 0.05)
+    rows = [
+        {"path": "a.wav", "caption": "nan"},
+        {"path": "b.wav", "caption": "banana"},
+        {"path": "c.wav", "label": "None"},
+    ]
+    assert folder.prepare_folder(
+        tmp_path, table(tmp_path / "m.csv", rows), tmp_path / "out", **DEFAULTS
+    ).null_texts == [
+        "None",
+        "nan",
+    ]
+
+
 def test_half_of_a_character_is_refused_with_its_line(tmp_path: Path):
     with pytest.raises(DataError, match=r"m.jsonl, line 1: caption holds .* surrogate"):
         read(tmp_path, "m.jsonl", '{"path": "a.wav", "caption": "rain \\ud83d"}')
@@ -236,8 +252,12 @@ def test_a_spreadsheet_with_semicolons_is_read(tmp_path: Path):
         ("m.json", '[{"path": "a.wav"}]', "one a line, and call it .jsonl"),
         ("m.jsonl", '{\n "path": "a.wav"\n}\n', "line 1: no JSON .*One object a line is expected"),
         ("m.csv", "path,caption,label\na.wav,rain\n", "line 2: 2 fields .*Each column has a field in each row"),
-        ("m.csv", "path,label\na.wav,\"['dog', 'cat']\"\n", "line 2: label is the list .*Write a row for each"),
-        ("m.tsv", 'path\tcaption\na.wav\t["rain", "wind"]\n', "line 2: caption is the list "),
+        ("m.csv", "path,label\na.wav,\"['dog', 'cat']\"\n", "line 2: label is the text .*Write a row for each"),
+        ("m.csv", "path,label\na.wav,\"('dog', 'cat')\"\n", "line 2: label is the text "),
+        ("m.csv", "path,caption\na.wav,\"{'en': 'rain'}\"\n", "line 2: caption is the text "),
+        ("m.jsonl", """{"path": "a.wav", "caption": "['rain', 'wind']"}\n""", "line 1: caption is the text "),
+        ("m.jsonl", """{"path": "a.wav", "label": ["dog", "['cat']"]}\n""", "line 1: label is the text "),
+        ("m.tsv", 'path\tcaption\na.wav\t["rain", "wind"]\n', "line 2: caption is the text "),
         ("m.csv", "path,caption\na.wav,ra\0in\n", "line 2: a field has a NUL"),
         ("m.csv", "path,caption\na.wav,rain\n".encode("utf-16-le").decode(), "is not UTF-8 .it has a NUL"),
         ("m.xlsx", "PK", "Save the sheet as CSV"),

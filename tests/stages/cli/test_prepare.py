@@ -87,6 +87,18 @@ def test_what_was_understood_of_the_table_is_said(folder: Path, capsys: pytest.C
     assert "replaces" not in printed
 
 
+def test_columns_that_are_not_read_are_named_where_nothing_is(folder: Path, capsys: pytest.CaptureFixture[str]):
+    recordings(folder)
+    (folder / "in" / "m.csv").write_text("path,text,speaker\n0.wav,low,a\n1.wav,middle,b\n2.wav,high,c\n")
+    assert main(PREPARE) == 0
+    printed = capsys.readouterr().out
+    assert "nothing is said about any recording" in printed and "kept and not read: text, speaker; " in printed
+    (folder / "in" / "m.csv").write_text("path,caption,speaker\n0.wav,low,a\n1.wav,None,b\n2.wav,high,c\n")
+    assert main(PREPARE) == 0
+    printed = "".join(capsys.readouterr())
+    assert "not read" not in printed and "taken as texts: 'None'" in printed
+
+
 def test_an_earlier_corpus_of_the_name_is_said_to_be_replaced(folder: Path, capsys: pytest.CaptureFixture[str]):
     recordings(folder)
     assert main(PREPARE) == 0 and "replaces" not in capsys.readouterr().out
