@@ -36,21 +36,27 @@ class EvaluationTask:
     cut: Literal["none", "colon", "colon_drop", "caption"] = about(
         "what LTU removes of an answer: stages/scoring/published_protocols.py"
     )
-    metrics: list[str] = about("`stage metrics` lists them")
+    metrics: list[str] = about(
+        "`stage metrics` lists them; [] for questions that are asked and written, and scored by others alone"
+    )
 
     def laws(self) -> Iterable[Problem]:
         ask, reading = self.ask, self.reading
-        if not self.metrics:
+        if not self.metrics and not (ask == "questions" and reading == "none"):
             yield Problem("metrics", "none are named; `stage metrics` lists them")
-        if (ask == "captions") != (reading == "none"):
-            yield Problem("reading", f"{reading!r}; captions are not read (none), and nothing else is left unread")
+        if ask == "captions" and reading != "none":
+            yield Problem("reading", f"{reading!r}; captions are not read: none")
+        if ask in ("labels", "choices") and reading == "none":
+            yield Problem("reading", "none; captions alone are not read, and questions that are not scored here")
+        if ask == "questions" and self.metrics and reading == "none":
+            yield Problem("reading", f"none; {', '.join(self.metrics)} need an answer that is read")
         if ask == "labels" and not self.labels:
             yield Problem("labels", "a list, names with aliases, or corpus for what the corpus has")
         if ask == "labels" and reading not in CHOOSES_LABEL and reading != "exact":
             yield Problem("reading", f"{reading!r}; labels are read by exact, {', '.join(CHOOSES_LABEL)}")
         if ask == "choices" and reading not in CHOOSES_CHOICE:
             yield Problem("reading", f"{reading!r}; choices are read by {', '.join(CHOOSES_CHOICE)}")
-        if ask == "questions" and reading not in ("exact", "nearest", "whole_word"):
+        if ask == "questions" and reading not in ("exact", "nearest", "whole_word", "none"):
             yield Problem("reading", f"{reading!r}; questions are read by exact, whole_word or nearest")
         if reading in ("nearest", "ltu") and not self.encoder:
             yield Problem("encoder", f"{reading} needs an encoder of sentences, as all-MiniLM-L6-v2")

@@ -4,6 +4,7 @@ The formats are those of stages/scoring/prediction_files.py.
 """
 
 import argparse
+import logging
 import os
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from conf.errors import UsageError
 from conf.sections.tasks import EvaluationTask
 from stages.cli.arguments import Subparsers, refuse
 from stages.scoring.answer_rows import Row
-from stages.scoring.prediction_files import read_predictions
+from stages.scoring.prediction_files import OPEN, read_predictions
 from stages.scoring.prediction_writers import LAYOUTS, write_predictions
 
+log = logging.getLogger(__name__)
 SAMPLES, SEED = 1000, 0  # of the bootstrap
 
 
@@ -92,16 +94,26 @@ def evaluate(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _of_task(task: EvaluationTask, rows: list[Row]) -> list[Row]:
-    """A file of `stage run evaluate` has the answers to several tasks."""
-    return [row for row in rows if row["task"] == task.name] or rows
+    """A file of `stage run evaluate` has the answers to several tasks, a benchmark's may have several kinds of question.
+    What a task that names kinds does not ask is not of it, nor, of one with choices, an open question.
+    """
+    own = [row for row in rows if row["task"] == task.name] or rows
+    own = [row for row in own if row["kind"] in task.kinds] if task.kinds else own
+    return [row for row in own if row["choices"] or row["kind"] != OPEN] if task.ask == "choices" else own
 
 
 def _scored(task: EvaluationTask, rows: list[Row]) -> Row:
     from stages.scoring import task_scores
 
     answers = _of_task(task, rows)
+    if not answers:
+        raise UsageError(
+            f"task {task.name}: it asks none of the file's questions, as {rows[0]['id']}: {rows[0]['kind']}"
+        )
     if task.ask == "choices" and (bare := next((row["id"] for row in answers if not row.get("choices")), None)):
         raise UsageError(f"task {task.name}: {bare} has no choices")
+    if others := len(rows) - len(answers) if not any(row["task"] for row in rows) else 0:
+        log.warning("task %s: %d of the file's questions are none that it asks", task.name, others)
     labels = task.labels or []
     if labels == "corpus":
         labels = sorted({text for row in answers for text in row["references"]})

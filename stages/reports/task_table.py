@@ -30,12 +30,13 @@ def _task(name: str, report: Mapping[str, Any]) -> list[str]:
     headings = ["", "n", *(key.replace("_", " ") for key in (*conditions, *baselines))]
     headings += ["needs the sound", "coverage"] if asked_without else ["coverage"]
     rows = [row for kind, group in groups.items() for row in _rows(kind, group, conditions, baselines, asked_without)]
+    counts = f"{report['expected']} items expected, {report['scored']} {'scored' if rows else 'answered'}, {report['failed']} failed."
     return [
         f"## {report['title']} (`{name}`, version {report['version']})",
         "",
-        f"{report['source']}. {reader}. {report['expected']} items expected, {report['scored']} scored, {report['failed']} failed.",
+        f"{report['source']}. {reader}. {counts}",
         "",
-        *markdown_table(headings, rows),
+        *(markdown_table(headings, rows) if rows else ["Not scored here: `--write` gives the answers to who does."]),
         "",
     ]
 

@@ -12,8 +12,8 @@ MMSU           {id, question, choice_a to choice_d, answer_gt, response, task_na
                mmsu_inference.py of github.com/dingdongwang/MMSU_Bench
 AIR-Bench      the same with uniq_id, path and dataset_name; chat has no choices: Inference_Foundation.py and
                Inference_Chat.py of github.com/OFA-Sys/AIR-Bench
-MMAU-Pro       {id, question, choices, answer, model_output, category}: evaluate_mmau_pro_comprehensive.py of
-               github.com/sonalkum/MMAUPro
+MMAU-Pro       {id, question, choices, answer, model_output, category}; of the category `open` without choices:
+               evaluate_mmau_pro_comprehensive.py of github.com/sonalkum/MMAUPro
 NeMo-Skills    {problem, A, B, ..., expected_answer, generation}, a text or a letter expected: nemo_skills/dataset/utils.py
                and evaluation/evaluator/mcq.py of github.com/NVIDIA/NeMo-Skills
 Kimi           {index, audio_path, question, answer, subset, prediction, real_prompt}; "null" without a prompt is a missing
@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from conf.errors import UsageError
-from datamodules.json_records import read_json_records
+from datamodules.json_records import JsonRecord, read_json_records
 from stages.scoring.answer_rows import Row
 from stages.scoring.choice_texts import FIELDS, LETTERS, answer_text, choices_of
 from stages.scoring.english import key_among
@@ -48,6 +48,7 @@ IDS = ("id", "uniq_id", "unique_id", "index", "doc_id", "audio_id")
 AUDIO = ("audio_path", "path", "audio_id")
 QUESTIONS = ("question", "instruction", "prompt", "problem", "input")
 KINDS = ("kind", "task", "modality", "task_name", "subset", "category")
+OPEN, INSTRUCTIONS = "open", "instruction following"  # MMAU-Pro's categories without choices
 LTU_HEADS = ("Audio caption: ", "Label(s): ")
 
 
@@ -62,10 +63,10 @@ def read_predictions(path: Path, references: Path | None = None) -> list[Row]:
             f"{path}: no record has a prediction, what the model answered: one of {', '.join(PREDICTIONS)} is needed. The first has the fields "
             f"{', '.join(records[0].values)}; {', '.join(REFERENCES)} are read as what is expected"
         )
-    rows = _named_once([_row(record.values, record.where) for record in records], path)
+    rows = _rows(records, path)
     if references is not None:
         given = {row["id"]: row for row in rows}
-        expected = _named_once([_row(values, where) for where, values in read_json_records(references)], references)
+        expected = _rows(read_json_records(references), references)
         if strangers := sorted(given.keys() - {row["id"] for row in expected}):
             raise UsageError(
                 f"{path}: {len(strangers)} predictions are of no reference in {references}, the first {strangers[0]!r}"
@@ -80,6 +81,13 @@ def read_predictions(path: Path, references: Path | None = None) -> list[Row]:
         text = "%s: %d questions have an answer that is none of their choices, as %s; by letter or by choice they cannot be right"
         log.warning(text, references or path, len(strange), strange[0])
     return rows
+
+
+def _rows(records: Sequence[JsonRecord], path: Path) -> list[Row]:
+    asked = [record for record in records if record.values.get("category") != INSTRUCTIONS]
+    if left_out := len(records) - len(asked):
+        log.warning("%s: %d instructions to follow are left out: their authors' code alone scores them", path, left_out)
+    return _named_once([_row(record.values, record.where) for record in asked], path)
 
 
 def _named_once(rows: list[Row], path: Path) -> list[Row]:
@@ -122,7 +130,7 @@ def _row(record: Row, where: str) -> Row:
     texts = [answer_text(text, choices) for text in texts] if choices else texts
     if "pred" in record or "scene_caption" in record:  # LTU's and GAMA's keep the training's heads
         texts = [text.removeprefix(head) for text in texts for head in LTU_HEADS if text.startswith(head)] or texts
-    ours = "kind" in record
+    ours, is_open = "kind" in record, record.get("category") == OPEN
     known = {*PREDICTIONS, *REFERENCES, *QUESTIONS, *FIELDS, *LETTERS, "choices", "fields"}
     fields = {key: value for key, value in record.items() if key not in known and isinstance(value, str)}
     audio, source = _first(record, AUDIO), record.get("source")
@@ -130,7 +138,9 @@ def _row(record: Row, where: str) -> Row:
         "id": str(name),
         # MMAR's `source` is the site of the video: clips of a site are not one
         "source": str((audio if "modality" in record else source or audio) or name),
-        "kind": str(_first(record, KINDS if ours or choices or "task_name" in record else ("kind",)) or "answer"),
+        "kind": str(
+            _first(record, KINDS if ours or choices or is_open or "task_name" in record else ("kind",)) or "answer"
+        ),
         "condition": record.get("condition", "sound"),
         "question": str(_first(record, QUESTIONS) or ""),
         "references": texts,

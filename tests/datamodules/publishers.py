@@ -253,7 +253,9 @@ def mmau_pro(root: Path) -> None:
         "category": "music",
     }
     others = [
-        {"category": "open", "choices": None},
+        {"category": "open", "choices": None, "answer": "A man speaks."},
+        {"category": "instruction following", "choices": None, "answer": None},
+        {"category": "speech", "choices": ["Owl"]},
         {"audio_path": ["data/p1.wav", "data/p2.wav"], "category": "multi"},
     ]
     rows = [one, *({**one, "id": f"x{number}", **other} for number, other in enumerate(others))]
@@ -404,6 +406,6 @@ TREES: dict[str, tuple[Callable[[Path], None], dict[str, tuple[str, str, list[st
     ),
     "mmau-pro": (
         mmau_pro,
-        {"data/p1.wav": ("test", "mmau-pro:p1", [], [], 1), "data/p2.wav": ("test", "mmau-pro:p2", [], [], 1)},
+        {"data/p1.wav": ("test", "mmau-pro:p1", [], [], 2), "data/p2.wav": ("test", "mmau-pro:p2", [], [], 1)},
     ),
 }

@@ -257,10 +257,17 @@ def test_a_broken_table_is_named_with_its_line(tmp_path: Path, name: str):
     assert not (tmp_path / "out").exists()
 
 
-def test_what_mmau_pro_asks_without_choices_or_of_several_recordings_is_counted(tmp_path: Path, caplog):
+def test_what_mmau_pro_asks_is_with_choices_or_open_and_the_rest_is_counted(tmp_path: Path, caplog):
     TREES["mmau-pro"][0](tmp_path / "in")
-    made("mmau-pro", tmp_path / "in", tmp_path / "out")
-    assert "questions that are left out: 1 about 2 recordings, 1 without choices" in caplog.text
+    _, cuts = made("mmau-pro", tmp_path / "in", tmp_path / "out")
+    asked = [sup.custom for cut in cuts.values() for sup in cut.supervisions]
+    assert [
+        ("choices" in one, one["kind"], one["question"], one["answer"]) for one in asked if one["kind"] == "open"
+    ] == [(False, "open", "Who?", "A man speaks.")]
+    assert [one["choices"] for one in asked if one["kind"] != "open"] == [["Owl", "Man"]] * 2
+    assert (
+        "questions that are left out: 1 about 2 recordings, 1 instructions to follow, 1 without choices" in caplog.text
+    )
 
 
 def test_all_of_a_corpus_in_one_split(tmp_path: Path):

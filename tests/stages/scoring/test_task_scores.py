@@ -28,6 +28,7 @@ from stages.scoring.reading_rules import EMPTY, SEVERAL
 from stages.scoring.requirements import package_folder
 
 FEW = ("a", "b", "c", "d", "e")
+SCORED = [name for name in evaluation_tasks.names() if evaluation_tasks.task(name).metrics]
 NO_JAVA = bool(missing([METRICS["cider_d"]]))
 
 
@@ -119,7 +120,7 @@ def random_llm():
 
 
 @pytest.mark.assets
-@pytest.mark.parametrize("name", evaluation_tasks.names())
+@pytest.mark.parametrize("name", SCORED)
 def test_random_weights_are_at_chance(name: str, random_llm, minilm):
     task, llm = available_task(name), random_llm
     cuts = clips(task)
@@ -150,7 +151,7 @@ def test_random_weights_are_at_chance(name: str, random_llm, minilm):
 
 
 @pytest.mark.assets
-@pytest.mark.parametrize("name", evaluation_tasks.names())
+@pytest.mark.parametrize("name", SCORED)
 def test_one_that_gets_the_answer_is_right(name: str, minilm):
     task = available_task(name)
     cuts = clips(task)
@@ -274,6 +275,35 @@ def test_missing_predictions_count_and_the_exit_status_says_so(tmp_path: Path, c
         {"id": "1", "choices": ["a", "b"], "answer": "a", "question": "Q", "task": "music"}
     ]  # no model_output: theirs leaves it out
     assert main(["evaluate", "--predictions", write(tmp_path / "m.json", mmau), "--task", "mmau-official"]) == 1
+
+
+def test_open_questions_of_mmau_pro_are_listed_and_written_and_not_scored(tmp_path: Path, capsys):
+    """In a file as their script reads it: questions with choices, open ones, and instructions to follow."""
+    closed = {"id": "1", "question": "Who?", "choices": ["Owl", "Man"], "answer": "Man", "category": "speech"}
+    open_one = {"id": "2", "question": "Why?", "choices": None, "answer": "He is sad.", "category": "open"}
+    form = {
+        "id": "3",
+        "question": "Write it in capitals.",
+        "choices": None,
+        "answer": None,
+        "category": "instruction following",
+    }
+    records = [one | {"model_output": said} for one, said in ((closed, "Man"), (open_one, "Sad."), (form, "IT"))]
+    words = ["evaluate", "--predictions", write(tmp_path / "p.json", records), "--out", str(tmp_path / "out")]
+    assert main([*words, "--task=mmau-pro", "--task=mmau-pro-open", "--write=mmau"]) == 0
+    printed = "".join(capsys.readouterr())
+    assert (
+        "1 items expected, 1 answered, 0 failed.\n\nNot scored here" in printed
+        and "1 instructions to follow" in printed
+    )
+    reports = json.loads((tmp_path / "out/report.json").read_text())["tasks"]
+    assert reports["mmau-pro"]["conditions"]["with_sound"]["accuracy"]["count"] == 1
+    assert reports["mmau-pro-open"]["conditions"] == {"with_sound": {}}
+    (one,) = json.loads((tmp_path / "out/mmau-pro-open.mmau.json").read_text())
+    assert one.items() >= (open_one | {"choices": [], "model_output": "Sad."}).items()
+    again = ["evaluate", "--predictions", str(tmp_path / "out/mmau-pro-open.mmau.json"), "--task"]
+    assert main([*again, "mmau-pro-open"]) == 0 and main([*again, "mmau-pro"]) == 1
+    assert "it asks none of the file's questions, as 2: open" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
