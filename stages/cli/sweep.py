@@ -51,7 +51,8 @@ def sweep_verb(arguments: argparse.Namespace, overrides: list[str]) -> int:
     if for_jobs and not (arguments.submit or arguments.dry_run):
         raise UsageError(f"--{for_jobs[0]} is for jobs: type --submit too")
     overrides = recall(arguments, [item for item in overrides if item not in for_jobs], stage, announced=True)
-    base = configurations([stage], arguments, overrides)[stage]
+    first = combinations(grid, "")[0].keys  # what is typed may be whole with a value of the grid alone
+    base = configurations([stage], arguments, [*overrides, *first])[stage]
     points = combinations(grid, base.experiment)
     parents = [f"parents.{name}={base.experiment}" for name in graph.required(stage, base) if name not in base.parents]
     others = [item for item in overrides if not item.startswith("experiment=")]

@@ -62,6 +62,9 @@ def test_a_wrong_value_is_known_before_the_first_one_runs(stage, tones: Path, ca
 
 def test_as_jobs_each_has_a_script_of_its_own(stage, copy_of_whole, tones: Path, capsys):
     copy_of_whole("jobs", "latents")
+    words = ["--rate.token_rate=null", "--grid=rate.bitrate=100,230"]  # no rate at all, but for the grid's
+    assert stage("sweep", "tokenizer", "--experiment=jobs", *words, "--dry-run", "--slurm.partition=gpu") == 0
+    assert "--experiment=jobs-bitrate_230 " in capsys.readouterr().out
     words = [word.replace("swept", "jobs") for word in GRID]
     assert stage("sweep", "tokenizer", "--experiment=jobs", *words, "--dry-run", "--slurm.partition=gpu") == 0
     printed = capsys.readouterr().out
