@@ -150,7 +150,7 @@ def write(
 
 def _id_in_archive(recording: AnnotatedRecording) -> str:
     """What a message says beside the path of a part of an archive, which is a number of bytes or a row."""
-    return f" ({recording.id})" if "::" in recording.path else ""
+    return f" ({recording.id})" if "::bytes=" in recording.path or "::row=" in recording.path else ""
 
 
 def _without_surround(item: Inspection) -> Inspection:
