@@ -56,6 +56,11 @@ COMMANDS = {  # name -> its smallest arguments, and what it prints
     ),
     "new_rows": ("--preset smoke --run runs/small --steps 1 --batches 1", "| codebook |"),
     "openaqa": ("--records 2000 --clips 300", "peak memory"),
+    "place": (
+        "--preset smoke --scenes 24 --codecs stereo oobleck --rates own kbps_1 --ask stereo/own --codes 16 --vae-steps 4"
+        " --tokenizer-steps 2 --caption-steps 1 --steps 2 --questions 4 --set quantizer.reservoir_size=16",
+        "| stereo | 5.4 | 0.022 | LLM, with_sound | ",
+    ),
     "plan_memory": ("", "| generation, KV cache, bfloat16 |"),
     "prefixes": ("--run runs/small --after openaqa --best_of 2 --prune 3x1x2 --captions 2", "| 3x1x2 |"),
     "presence": ("--runs runs/small/openaqa --scenes 2 --others 2 --strengths 1", "| runs/small/openaqa | 1 |"),
