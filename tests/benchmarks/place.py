@@ -14,6 +14,8 @@ oobleck  a small stereo Oobleck, which the stage `vae` trains here
 
 import argparse
 import math
+import resource
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,6 +80,8 @@ def main() -> None:
                 for row in ("with_sound", "without_sound", "best_guess"):
                     cells = [percent_interval(asked[kind][row]) for kind in KINDS]
                     add(*shown, f"LLM, {row}" if row != "best_guess" else "best guess from the text", *cells)
+    spent = time.process_time() + sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+    print(f"{spent:.0f} processor seconds of what was not done before")
     print("\n".join(markdown_table(["codec", "tokens/s", "kbps", "read from", *KINDS.values()], rows)))
 
 
