@@ -1,5 +1,6 @@
 """Sound files that a person names on the command line: read as the training data was, written whole or not at all."""
 
+import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,8 +14,9 @@ from torch import Tensor
 from conf.errors import UsageError
 from datamodules.atomic_files import whole_file
 from datamodules.audio import load_sound
-from datamodules.corpora.inspect import inspect
+from datamodules.corpora.inspect import LOUD, SILENCE, inspect
 
+log = logging.getLogger(__name__)
 BLOCK = 1 << 18  # samples that are turned down at once
 
 
@@ -23,6 +25,14 @@ def read(path: Path, sample_rate: int, channels: int) -> Tensor:
     header = inspect([path], 1)[0]
     if header.reason and not header.reason.startswith("silent"):  # silence can be asked about
         raise UsageError(f"{path}: {header.reason}")
+    if channels == 1 and header.mono_peak < min(SILENCE, header.peak):
+        log.warning(
+            "%s is silent in mono, which is all that the codec takes: its channels are of opposite phase", path.name
+        )
+    if header.peak > LOUD:
+        log.warning(
+            "%s has a peak of %.0f, far above 1: floats of integers that were not scaled?", path.name, header.peak
+        )
     # as Lhotse's cut, which takes a moment to import
     recording: Any = SimpleNamespace(
         id=path.stem,
