@@ -156,7 +156,7 @@ def _evaluate(options: argparse.Namespace, experiment: str) -> dict[str, Any]:
             name, experiment, *words, kinds, f"--trainer.max_steps={steps}", f"--trainer.val_check_interval={steps}",
             "--mixture.text=0", "--mixture.text_to_sound=0",
         )  # fmt: skip
-    asked = (kinds, "--captions=0", f"--questions_per_kind={options.questions}")
+    asked = (kinds, "--examples.after=null", "--captions=0", f"--questions_per_kind={options.questions}")
     return run("evaluate", experiment, *words, *asked)["metrics"]["questions"]
 
 
