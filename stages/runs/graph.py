@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from conf.errors import UsageError
+from conf.schema import UNITS
 from conf.sections.codec import LatentsConf
 from conf.sections.common import StageConf
 from conf.sections.evaluation import EvaluateConf, FewShotConf, GenerationConf, language_stage
@@ -19,6 +20,10 @@ from stages.runs import receipts
 from stages.runs.receipts import FinishedRun, lineage
 from stages.runs.state import run_folder, state_of
 
+ASKERS = (
+    "evaluate",
+    "generation",
+)  # of a finished LLM, about the recordings of any cache of its tokenizer: see heard.py
 TypedWords = Callable[[str], list[str]]  # stage -> the words of the command line that configure it
 
 
@@ -136,7 +141,10 @@ def _check_ancestors(stage: str, finished: dict[str, FinishedRun], conf: StageCo
     """Raises UsageError where two parents come from different runs of one ancestor."""
     seen: dict[str, tuple[str, str]] = {}
     for name, parent in finished.items():
+        is_asked = stage in ASKERS and issubclass(UNITS[name].schema, LanguageConf)
         for ancestor, digest in lineage(name, parent.receipt).items():
+            if is_asked and ancestor == "cache":
+                continue
             earlier, other = seen.setdefault(ancestor, (digest, name))
             if earlier == digest:
                 continue

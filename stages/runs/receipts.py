@@ -133,6 +133,7 @@ def finish(
     ancestors: dict[str, str] = {}
     for name, parent in parents.items():
         ancestors |= lineage(name, parent.receipt)
+    made_from = {name: parent.receipt["artifact_hash"] for name, parent in parents.items()}
     identity = read_identity(folder) or identity_of(stage, conf, parents)
     receipt = Receipt(
         stage=stage,
@@ -140,8 +141,8 @@ def finish(
         conf=plain(conf),
         conf_hash=identity.conf_hash,
         seed=conf.seed,
-        parents={name: parent.receipt["artifact_hash"] for name, parent in parents.items()},
-        ancestors=ancestors,
+        parents=made_from,
+        ancestors=ancestors | made_from,
         corpora=identity.corpora,
         facts=facts,
         metrics=metrics,
