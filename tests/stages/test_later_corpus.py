@@ -47,16 +47,16 @@ def test_a_finished_llm_is_asked_about_a_corpus_that_came_later(
     heard = next((tones / "recordings").glob(f"{train.id.removeprefix('tones-')}.*"))
     sound, rate = soundfile.read(heard)
     soundfile.write("new.wav", sound[::-1], rate)
-    later = prepare_and_cache("later", Path("new.wav"))
+    later = prepare_and_cache("corpus-later", Path("new.wav"))
     for name in ("evaluate", "generation"):
         assert run(name, *later) == 0
-        receipt = receipts.read(tones / "runs/later" / name)
-        cache = receipts.read(tones / "runs/later/cache")
+        receipt = receipts.read(tones / "runs/corpus-later" / name)
+        cache = receipts.read(tones / "runs/corpus-later/cache")
         assert receipt and cache and receipt["ancestors"]["cache"] == cache["artifact_hash"]
     assert main(["status", "--preset=smoke", "--data.root=data", *later]) == 0
     assert all(" stale" not in line for line in capsys.readouterr().out.splitlines() if "evaluate" in line)
 
-    again = prepare_and_cache("again", heard)
+    again = prepare_and_cache("corpus-heard", heard)
     assert run("evaluate", *again) == 1
     assert (
         "1 of 1 recordings of the split 'test' are among those that runs/whole/openaqa was trained on"
