@@ -37,7 +37,7 @@ from stages.hub.text_to_sound import text_to_sound
 from stages.reports import answer_examples, attention_drawing, evaluation_table, html_page, run_curves, task_table
 from stages.reports.embedded_audio import Drawing, WrittenSound, in_turn
 from stages.reports.formatting import write_report
-from stages.runs.heard import refuse_heard
+from stages.runs.contamination import refuse_contamination
 from stages.scoring import task_scores
 from stages.scoring.abstention import abstention
 from stages.scoring.answer_reader import AnswerReader
@@ -70,7 +70,7 @@ class Evaluate(RowStage[str]):
                 f"evaluate: no recording of {', '.join(conf.data.corpora)} is in the split 'test'. Prepare the corpus with a column `split`, "
                 "or with --split_by=COLUMN --test=VALUE"
             )
-        refuse_heard(stage, conf, model, parents["cache"], self.test_cuts)
+        refuse_contamination(stage, conf, parents, self.test_cuts)
         trained = model.conf
         kinds = trained.kinds if conf.kinds is None else conf.kinds
         prompt = trained.prompts.sound_to_text[0]

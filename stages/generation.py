@@ -43,7 +43,7 @@ from stages.hub.text_to_sound import text_to_sound
 from stages.reports import generation_table
 from stages.reports.formatting import write_report
 from stages.runs import corpora
-from stages.runs.heard import refuse_heard
+from stages.runs.contamination import refuse_contamination
 from stages.scoring.generation_scores import CaptionedClip, KindProbe, generation_scores
 
 SETTINGS = ("temperature", "top_p", "top_k", "guidance", "best_of", "seeds", "seconds_max")  # in the report
@@ -62,7 +62,7 @@ class Generation(RowStage[str]):
         self.embedder = weights.load_embedder(conf.embedder) if conf.embedder else None
         self.roots = {name: Path(receipt["root"]) for name, receipt in corpora.corpora(conf.data).items()}
         cuts, names = chunks.read(parents["cache"].folder / "chunks"), ", ".join(self.roots)
-        refuse_heard(stage, conf, parents[language_stage(conf.after)], parents["cache"], cuts.of_split("test"))
+        refuse_contamination(stage, conf, parents, cuts.of_split("test"))
         train = cuts.of_split("train")
         test = self._of_named_corpora(cuts.of_split("test"))
         self.chosen = choose_recordings(

@@ -216,8 +216,15 @@ class GenerateConf(DrawConf):
 
 @dataclass
 class SoundPairsConf(DrawConf):
-    """`stage pairs`. best_of: sounds that are drawn for a caption, of which the best one and the worst one are a pair."""
+    """`stage pairs`."""
 
+    best_of: int = about(
+        "sounds that are drawn for a caption; those under which the LLM, that of openaqa where text_to_sound writes, finds the "
+        "caption most and least probable are a pair",
+        1,
+        10000,
+    )
+    seed: int = about("of all sounds, beside the recording's name")
     captions: int = about("captions of the training and validation splits, one of a recording, at most", 1)
     labels: int | None = about("only of recordings with at most so many labels; null: of all", 0)
 

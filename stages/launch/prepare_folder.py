@@ -131,7 +131,7 @@ def closing(report: dict[str, Any], configuration: FolderConf | FormatConf) -> I
         yield "nothing is said about any recording: a tokenizer trains on them, an LLM does not"
         if report["unread"]:
             cure = "rename it" if isinstance(configuration, FolderConf) else "name it, as --caption=COLUMN"
-            yield f"kept and not read: {', '.join(report['unread'])}; where one of them is what is said, {cure}"
+            yield f"kept and not read: {', '.join(report['unread'])}; where one of them is a caption, a label or the like, {cure}"
     for column, known in report["mistyped"].items():
         yield f"column `{column}` is kept and not read; did you mean `{known}`?"
     if report["translated"]:

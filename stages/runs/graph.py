@@ -20,10 +20,8 @@ from stages.runs import receipts
 from stages.runs.receipts import FinishedRun, lineage
 from stages.runs.state import run_folder, state_of
 
-ASKERS = (
-    "evaluate",
-    "generation",
-)  # of a finished LLM, about the recordings of any cache of its tokenizer: see heard.py
+# ask a finished LLM about the recordings of any cache of its tokenizer: contamination.py says of which not
+ASKERS = ("evaluate", "generation")
 TypedWords = Callable[[str], list[str]]  # stage -> the words of the command line that configure it
 
 

@@ -1,6 +1,7 @@
 """VAEs: frames stand for their samples, fits do not depend on batches, round trips stay near, and refusals teach."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from models.codec.mel import MelCodec
 
 RATE, HOP, MEL_HOP = 8000, 256, 64
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "sample_rate": RATE, "hop_length": HOP, "fft_size": 256, "mel_hop": MEL_HOP, "mel_bands": 16, "latent_dim": 16,
     "min_hz": 0.0, "max_hz": 4000.0, "log_floor": 1e-5, "griffin_lim_iterations": 32,
 }  # fmt: skip
@@ -30,7 +31,7 @@ def panned(samples: int, count: int) -> Tensor:
 
 
 def fitted(**changes: float) -> MelCodec:
-    codec = MelCodec(**(SETTINGS | changes))  # type: ignore[arg-type]
+    codec = MelCodec(**(SETTINGS | changes))
     waveform = sounds(40 * HOP, 6) if codec.channels == 1 else panned(40 * HOP, 6)
     codec.accumulate(waveform, torch.full((6,), 40))
     codec.fit()
@@ -87,7 +88,7 @@ def test_a_sine_of_full_scale_has_one_at_its_bin():
 
 def test_one_fit_equals_many_batches():
     """Whatever the batches, their order, and the padding of their clips."""
-    whole, parts = MelCodec(**SETTINGS), MelCodec(**SETTINGS)  # type: ignore[arg-type]
+    whole, parts = MelCodec(**SETTINGS), MelCodec(**SETTINGS)
     waveform = sounds(40 * HOP, 6)
     whole.accumulate(waveform, torch.full((6,), 40))
     for clip in (4, 1, 0, 5, 3, 2):
@@ -102,7 +103,7 @@ def test_one_fit_equals_many_batches():
 
 def test_fit_ignores_frames_beyond_num_frames():
     waveform, lengths = sounds(40 * HOP, 3), [40, 30, 20]
-    batched, alone = MelCodec(**SETTINGS), MelCodec(**SETTINGS)  # type: ignore[arg-type]
+    batched, alone = MelCodec(**SETTINGS), MelCodec(**SETTINGS)
     padded = waveform * (torch.arange(40 * HOP) < HOP * torch.tensor(lengths).view(3, 1, 1))
     padded[2, 0, 25 * HOP :] = 0.5  # loud, where no valid frame's window reaches
     batched.accumulate(padded, torch.tensor(lengths))
@@ -117,7 +118,7 @@ def test_fit_ignores_frames_beyond_num_frames():
 def test_fit_is_reproducible_and_its_state_travels():
     one, other = fitted(), fitted()
     assert not [name for name, x in one.state_dict().items() if not torch.equal(x, other.state_dict()[name])]
-    loaded = MelCodec(**SETTINGS)  # type: ignore[arg-type]
+    loaded = MelCodec(**SETTINGS)
     loaded.load_state_dict(one.state_dict())
     waveform = sounds(10 * HOP, 2)
     assert torch.equal(loaded.encode(waveform).mean, one.encode(waveform).mean)
@@ -147,7 +148,7 @@ def test_distances_between_latents_are_distances_between_spectra():
 def test_explained_variance_is_what_the_components_keep():
     """By the error of projecting and back."""
     codec, waveform = fitted(), sounds(40 * HOP, 6)
-    assert MelCodec(**SETTINGS).explained_variance.isnan()  # type: ignore[arg-type]
+    assert MelCodec(**SETTINGS).explained_variance.isnan()
     spectra = codec._log_mel(waveform).flatten(0, 1).double()
     back = codec.encode(waveform).mean.flatten(0, 1).double() * codec.scale @ codec.components.double() + codec.mean
     lost = (spectra - back).square().sum() / (spectra - spectra.mean(0)).square().sum()
@@ -170,7 +171,7 @@ def test_decode_then_encode_stays_near():
 
 def test_silence_between_sounds_is_silent():
     """Magnitudes at the floor are not decoded as noise of that level, whose root mean square would be 8e-5."""
-    codec, waveform = MelCodec(**SETTINGS | {"latent_dim": 64}), sounds(24 * HOP, 6)  # type: ignore[arg-type]
+    codec, waveform = MelCodec(**SETTINGS | {"latent_dim": 64}), sounds(24 * HOP, 6)
     waveform[..., 8 * HOP : 16 * HOP] = 0
     codec.accumulate(waveform, torch.full((6,), 24))
     codec.fit()
@@ -193,7 +194,7 @@ def test_the_spectrum_is_nearer_than_by_the_pseudo_inverse():
 
 def test_what_the_components_lose_is_learned_and_changes_no_latent():
     """On tones, whose harmonics follow from each other; nearer to their log-mel frames, as the codec has them."""
-    codec = MelCodec(**SETTINGS)  # type: ignore[arg-type]
+    codec = MelCodec(**SETTINGS)
     pitches = torch.linspace(150, 900, 40 * HOP) + torch.linspace(0, 400, 6)[:, None]
     phases = (2 * math.pi * pitches / RATE).cumsum(1)
     waveform = 0.2 * sum(((number * phases).sin() / number for number in (1, 2, 3)), torch.zeros(1))[:, None]
@@ -243,7 +244,7 @@ def decoded_level(codec: MelCodec, waveform: Tensor) -> Tensor:
 
 def test_stereo_of_one_sound_is_decoded_equal_in_both_channels():
     """Though the corpus lies to one side, for its mirror image counts as well; and as the mono codec decodes it."""
-    codec = MelCodec(**SETTINGS, channels=2)  # type: ignore[arg-type]
+    codec = MelCodec(**SETTINGS, channels=2)
     codec.accumulate(panned(40 * HOP, 6)[:2], torch.full((2,), 40))
     codec.fit()
     waveform = sounds(10 * HOP, 2)
@@ -306,7 +307,7 @@ def test_autocast_changes_no_mel_latent():
 
 
 def test_before_fit_encode_and_decode_are_refused():
-    codec = MelCodec(**SETTINGS)  # type: ignore[arg-type]
+    codec = MelCodec(**SETTINGS)
     with pytest.raises(ValueError, match=r"not fitted: accumulate.* and call fit\(\), or load"):
         codec.encode(sounds(HOP, 1))
     with pytest.raises(ValueError, match="not fitted"):
@@ -314,7 +315,7 @@ def test_before_fit_encode_and_decode_are_refused():
     codec.accumulate(sounds(16 * HOP, 1), torch.tensor([16]))
     with pytest.raises(ValueError, match="16 latent frames were accumulated; 16 components need at least 17"):
         codec.fit()
-    silent = MelCodec(**SETTINGS)  # type: ignore[arg-type]
+    silent = MelCodec(**SETTINGS)
     silent.accumulate(torch.zeros(1, 1, 40 * HOP), torch.tensor([40]))
     with pytest.raises(ValueError, match="silence"):
         silent.fit()
@@ -342,4 +343,4 @@ def test_a_waveform_of_another_shape_is_refused(channels: int, shape: tuple[int,
 )
 def test_mel_settings_refused(changes: dict[str, float], text: str):
     with pytest.raises(ValueError, match=text):
-        MelCodec(**(SETTINGS | changes))  # type: ignore[arg-type]
+        MelCodec(**(SETTINGS | changes))
