@@ -70,3 +70,5 @@ def test_a_finished_llm_is_asked_about_a_corpus_that_came_later(
     trained = [word for word in again if "openaqa" not in word]
     assert run("openaqa", *trained, "--parents.caption=whole") == 1
     assert "different runs of 'cache'" in capsys.readouterr().err, "what trains is of one cache"
+    untrained = [word.replace("openaqa", "caption") for word in again]
+    assert run("evaluate", *untrained, "--after=none", "--restart") == 0, "it has heard nothing"
