@@ -176,12 +176,22 @@ def copy_of_whole(whole: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def stage(tones: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """The command, in that folder: stage("run", "tokenizer", "--experiment=x") -> exit status."""
+def stage(tones: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
+    """The command, in that folder: stage("run", "tokenizer", "--experiment=x") -> exit status. A corpus is prepared in `apart`."""
     from stages.cli.main import main
 
     monkeypatch.chdir(tones)
-    return lambda verb, *words: main([verb, *words, *SMOKE])
+    yield lambda verb, *words: main([verb, *words, *SMOKE])
+    assert os.listdir(tones / "data") == ["tones"], "a corpus that stays takes recordings from the tests after it"
+
+
+@pytest.fixture
+def apart(tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in whose recordings/ and data/ may be changed, and others be prepared beside them."""
+    for name in ("recordings", "data"):
+        shutil.copytree(tones / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 SMOKE = ("--preset", "smoke", "--data.root=data", "--data.corpora=tones", "--threads=1")

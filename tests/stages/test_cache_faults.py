@@ -78,14 +78,6 @@ def printed(capsys: pytest.CaptureFixture[str]) -> str:
     return lines[0]
 
 
-@pytest.fixture
-def apart(stage, tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to work in whose manifests may be spoiled."""
-    shutil.copytree(tones / "data", tmp_path / "data")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def test_a_manifest_that_was_cut_off(stage, apart: Path, capsys: pytest.CaptureFixture[str]):
     path = apart / "data/tones/cuts.jsonl.gz"
     path.write_bytes(path.read_bytes()[:-200])
@@ -157,24 +149,23 @@ def test_a_recording_twice(stage, apart: Path, capsys: pytest.CaptureFixture[str
     assert "comes twice in the prepared corpora" in printed(capsys)
 
 
-def test_the_same_bytes_under_two_names_are_encoded_once(stage, tones: Path, made: Path):
+def test_the_same_bytes_under_two_names_are_encoded_once(apart: Path):
     from stages.cli.main import main
 
-    shutil.copytree(tones / "recordings", tones / "again", dirs_exist_ok=True)
-    rows = (tones / "again/metadata.csv").read_text().splitlines(keepends=True)
-    (tones / "again/metadata.csv").write_text("".join(rows[:13]))  # two rows a recording
-    words = ["prepare", "folder", str(tones / "again"), "--metadata", str(tones / "again/metadata.csv")]
+    table = apart / "recordings/metadata.csv"
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:13]))  # two rows a recording
+    words = ["prepare", "folder", "recordings", "--metadata", str(table)]
     assert main([*words, "--name=twin", "--data.root=data"]) == 0
     for name in ("latents", "cache"):
         for needed in ("tokenizer", name) if name == "cache" else (name,):
             assert main(["run", needed, *SMOKE, "--experiment=twins", "--data.corpora=[tones,twin]"]) == 0
-        cuts = {cut.id: cut for cut in chunks.read(tones / "runs/twins" / name / "chunks")}
+        cuts = {cut.id: cut for cut in chunks.read(apart / "runs/twins" / name / "chunks")}
         assert len(cuts) == 24 + 6
         for number in range(6):
             one, two = cuts[f"tones-{number:02d}"].custom, cuts[f"twin-{number:02d}"].custom
             keys = ("array", "offset", "length") if name == "latents" else ("codes",)
             assert [one[key] for key in keys] == [two[key] for key in keys] and one["corpus"] != two["corpus"]
-        receipt = json.loads((tones / "runs/twins" / name / "receipt.json").read_text())
+        receipt = json.loads((apart / "runs/twins" / name / "receipt.json").read_text())
         assert receipt["metrics"]["recordings"] == 30 and receipt["metrics"]["duplicates"] == 6
 
 

@@ -41,17 +41,19 @@ def prepare_and_cache(name: str, recording: Path) -> list[str]:
 
 
 def test_a_finished_llm_is_asked_about_a_corpus_that_came_later(
-    stage, tones: Path, whole: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    apart: Path, whole: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ):
-    train = next(cut for cut in chunks.read(whole / "cache/chunks").of_split("train"))
-    heard = next((tones / "recordings").glob(f"{train.id.removeprefix('tones-')}.*"))
+    runs = apart / "runs"
+    shutil.copytree(whole, runs / "whole")
+    train = next(cut for cut in chunks.read(runs / "whole/cache/chunks").of_split("train"))
+    heard = next((apart / "recordings").glob(f"{train.id.removeprefix('tones-')}.*"))
     sound, rate = soundfile.read(heard)
     soundfile.write("new.wav", sound[::-1], rate)
     later = prepare_and_cache("corpus-later", Path("new.wav"))
     for name in ("evaluate", "generation"):
         assert run(name, *later) == 0
-        receipt = receipts.read(tones / "runs/corpus-later" / name)
-        cache = receipts.read(tones / "runs/corpus-later/cache")
+        receipt = receipts.read(runs / "corpus-later" / name)
+        cache = receipts.read(runs / "corpus-later/cache")
         assert receipt and cache and receipt["ancestors"]["cache"] == cache["artifact_hash"]
     assert main(["status", "--preset=smoke", "--data.root=data", *later]) == 0
     assert all(" stale" not in line for line in capsys.readouterr().out.splitlines() if "evaluate" in line)
@@ -62,11 +64,9 @@ def test_a_finished_llm_is_asked_about_a_corpus_that_came_later(
         "1 of 1 recordings of the split 'test' are among those that runs/whole/openaqa was trained on"
         in capsys.readouterr().err
     )
-    shutil.move(whole / "cache", whole / "cache-away")
-    try:
-        assert run("evaluate", *again) == 0 and "is gone: whether it has heard" in caplog.text
-    finally:
-        shutil.move(whole / "cache-away", whole / "cache")
+    shutil.move(runs / "whole/cache", apart / "cache")
+    assert run("evaluate", *again) == 0 and "is gone: whether it has heard" in caplog.text
+    shutil.move(apart / "cache", runs / "whole/cache")
     trained = [word for word in again if "openaqa" not in word]
     assert run("openaqa", *trained, "--parents.caption=whole") == 1
     assert "different runs of 'cache'" in capsys.readouterr().err, "what trains is of one cache"

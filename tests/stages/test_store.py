@@ -39,24 +39,20 @@ def chunk_files(run_folder: Path) -> dict[str, int]:
 
 
 @pytest.fixture
-def corpora(whole: Path, tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def corpora(whole: Path, tones: Path, apart: Path) -> Path:
     """A folder of its own with the experiment `one` done up to its cache, and the corpus `more` beside `tones`."""
     for name in ("latents", "tokenizer", "cache"):
-        shutil.copytree(whole / name, tmp_path / "runs/one" / name)
-    shutil.copytree(tones / "data", tmp_path / "data")
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "more").mkdir()
+        shutil.copytree(whole / name, apart / "runs/one" / name)
+    (apart / "more").mkdir()
     rows = []
     for number, seconds in enumerate(SECONDS):
         times = np.arange(round(16_000 * seconds)) / 16_000
-        soundfile.write(tmp_path / f"more/{number}.wav", 0.3 * np.sin(2 * np.pi * 300 * (number + 1) * times), 16_000)
+        soundfile.write(apart / f"more/{number}.wav", 0.3 * np.sin(2 * np.pi * 300 * (number + 1) * times), 16_000)
         rows.append(f"{number}.wav,{('train', 'train', 'test')[number]},a tone\n")
-    shutil.copy(tones / "recordings/00.wav", tmp_path / "more/again.wav")
-    (tmp_path / "more/metadata.csv").write_text(
-        "path,split,caption\n" + "".join(rows) + "again.wav,train,heard before\n"
-    )
-    prepare(tmp_path / "more", tmp_path / "more/metadata.csv", "more")
-    return tmp_path
+    shutil.copy(tones / "recordings/00.wav", apart / "more/again.wav")
+    (apart / "more/metadata.csv").write_text("path,split,caption\n" + "".join(rows) + "again.wav,train,heard before\n")
+    prepare(apart / "more", apart / "more/metadata.csv", "more")
+    return apart
 
 
 def test_the_codec_of_a_run_from_before_a_key_was_there_is_kept(corpora: Path):

@@ -20,13 +20,10 @@ PARTS = ("--recordings_per_chunk=4",)
 
 
 @pytest.fixture
-def folder(tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """recordings/ and data/ with the corpus `tones`, which may be changed here."""
-    for name in ("recordings", "data"):
-        shutil.copytree(tones / name, tmp_path / name)
-    prepare(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def folder(apart: Path) -> Path:
+    """recordings/ and data/ with the corpus `tones`, prepared here."""
+    prepare(apart)
+    return apart
 
 
 def prepare(folder: Path, change: Callable[[str], str | None] = lambda line: line) -> None:
