@@ -8,7 +8,7 @@ from typing import Any
 from datamodules.generation import CAPTION, NOTHING, TEST, TOKENIZER, TRAIN
 from stages.reports.formatting import ABSENT, markdown_table, percent, percent_interval
 from stages.reports.formatting import number as format_number
-from stages.scoring.generation_scores import MIN_CLIPS
+from stages.scoring.generation_scores import MIN_CLIPS, RECORDED
 
 NAMES = {
     TRAIN: "real recordings of the training split",
@@ -16,6 +16,7 @@ NAMES = {
     CAPTION: "the LLM, with the caption",
     NOTHING: "the LLM, without a caption",
     TEST: "real recordings of the test split",
+    RECORDED: "the same, by a probe trained on real recordings",
     "real": "the real codes",
     "frequent": "always the most frequent kind",
     "chance": "chance",

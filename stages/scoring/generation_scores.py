@@ -3,7 +3,8 @@ they differ.
 
 sound      kernel and Frechet audio distance to real test recordings, with the embedder in their names
 accuracy   share of the sounds whose kind a probe, trained on real codes, takes for the caption's: recordings with one label;
-           accuracy_of_sound: the same, of embedded sound, by a probe trained on what the tokenizer makes of recordings
+           accuracy_of_sound: the same, of embedded sound, by a probe trained on what the tokenizer makes of recordings;
+           its row `recorded`: test recordings, by a probe trained on recordings, which is what the embedder can tell
 diversity  mean cosine distance between embedded sounds: of one caption over seeds, of several clips of one kind, of all clips
 """
 
@@ -27,6 +28,7 @@ from stages.scoring.intervals import bootstrap, resampled
 
 HALVES = 200  # random halves of the clips, for a standard error
 MIN_CLIPS = 10  # a side, for a distance of one kind
+RECORDED = "recorded"  # row of accuracy_of_sound
 
 
 class CaptionedClip(NamedTuple):
@@ -185,15 +187,25 @@ def _accuracy_of_sound(
     labels = [str(clip.label) for clip in learnt.clips]
     if len(set(labels)) < 2:
         return None
-    readings = {}
-    for condition in [name for name in sets if name != TRAIN]:
-        sounds = sets[condition]
-        indices = [index for index, clip in enumerate(sounds.clips) if clip.label is not None]
-        clips = [sounds.clips[index] for index in indices] * len(sounds.vectors)
-        embedded = sounds.vectors[:, indices].flatten(0, 1)
-        kinds = linear_probe_labels(learnt.vectors[0], labels, embedded) if clips else []
-        readings[condition] = [(clip, kind == clip.label) for clip, kind in zip(clips, kinds, strict=True)]
+    readings = {name: _read(learnt, sounds) for name, sounds in sets.items() if name != TRAIN}
+    recorded = _labelled(sets[TRAIN]) if TRAIN in sets else None
+    if recorded and len({clip.label for clip in recorded.clips}) > 1:
+        readings[RECORDED] = _read(recorded, sets[TEST])
     return _accuracy(asked, readings, labels, samples, seed) if any(readings.values()) else None
+
+
+def _read(learnt: EmbeddedSounds, sounds: EmbeddedSounds) -> list[tuple[CaptionedClip, bool]]:
+    """Each sound of a clip with a label, and whether a probe that is trained on `learnt`, all with labels, reads it."""
+    sounds = _labelled(sounds)
+    if not sounds.clips:
+        return []
+    labels, clips = [str(clip.label) for clip in learnt.clips], sounds.clips * len(sounds.vectors)
+    kinds = linear_probe_labels(learnt.vectors[0], labels, sounds.vectors.flatten(0, 1))
+    return [(clip, kind == clip.label) for clip, kind in zip(clips, kinds, strict=True)]
+
+
+def _labelled(sounds: EmbeddedSounds) -> EmbeddedSounds:
+    return _chosen(sounds, [index for index, clip in enumerate(sounds.clips) if clip.label is not None])
 
 
 def _diversity(name: str, sounds: EmbeddedSounds, samples: int, seed: int) -> dict[str, Any]:
@@ -251,7 +263,10 @@ def _kind(
 
 
 def _of_kind(sounds: EmbeddedSounds, kind: str) -> EmbeddedSounds:
-    indices = [index for index, clip in enumerate(sounds.clips) if clip.kind == kind]
+    return _chosen(sounds, [index for index, clip in enumerate(sounds.clips) if clip.kind == kind])
+
+
+def _chosen(sounds: EmbeddedSounds, indices: Sequence[int]) -> EmbeddedSounds:
     return EmbeddedSounds([sounds.clips[index] for index in indices], sounds.vectors[:, indices])
 
 

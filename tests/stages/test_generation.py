@@ -21,7 +21,7 @@ from stages.reports import generation_table
 from stages.reports.formatting import ABSENT
 from stages.runs import graph
 from stages.runs.state import run_folder
-from stages.scoring.generation_scores import CaptionedClip, KindProbe, generation_scores
+from stages.scoring.generation_scores import RECORDED, CaptionedClip, KindProbe, generation_scores
 from tests.interrupt import TWO_RANKS, run_smoke
 
 KINDS = [f"kind {n}" for n in range(5)]
@@ -91,7 +91,8 @@ def test_an_llm_that_writes_real_codes_scores_like_them_and_one_that_guesses_is_
     # Another probe reads the sound.
     sound = {name: named(report["accuracy_of_sound"]["rows"], "codes") for name, report in
              (("good", good), ("guessed", guessed))}  # fmt: skip
-    assert all(sound["good"][name]["value"] > 0.9 for name in (TEST, TOKENIZER, CAPTION))
+    assert all(sound["good"][name]["value"] > 0.9 for name in (TEST, TOKENIZER, CAPTION, RECORDED))
+    assert sound["good"][RECORDED]["count"] == 100
     assert abs(sound["guessed"][CAPTION]["value"] - 0.2) < 5 * (0.2 * 0.8 / 200) ** 0.5
     assert good["accuracy_of_sound"]["learnt"] == 100 and sound["good"][CAPTION]["count"] == 200
 
