@@ -115,7 +115,10 @@ class Language(TrainingStage):
             len(self.vocabulary.levels),
         )  # here, so that data without a conversation is refused before anything is written
         self.gap = CaptionGap(
-            caption_pairs(cuts.of_split("validation"), conf.caption_gap_clips if _takes_captions(conf) else 0),
+            caption_pairs(
+                cuts.of_split("validation"), conf.caption_gap_clips if _takes_captions(conf) else 0,
+                conf.prompts.labels_before_sound,
+            ),
             self.encode, conf.prompts.text_to_sound[0], self.vocabulary.pad_id, conf.batching.tokens_per_batch,
         )  # fmt: skip
 
@@ -172,7 +175,7 @@ class Language(TrainingStage):
         settings = self.conf.loss.contrast
         if not settings.weight or not self.trainer.training:
             return Comparison(batch, None, None)
-        contrasted = with_other_captions(batch, self.vocabulary.pad_id)
+        contrasted = with_other_captions(batch, self.vocabulary.pad_id, LabelKind.AUDIO)
         objective = CaptionContrast(settings.beta, settings.negative_weight)
         contrast = Contrast.of_sounds(contrasted.signs, contrasted.batch.kinds, settings.weight, objective)
         return Comparison(contrasted.batch, contrast, contrasted.pairs / contrasted.items if contrasted.items else None)

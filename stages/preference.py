@@ -8,15 +8,14 @@ The frozen LLM without LoRA has never met a sound, and is no reference.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from conf import plain
 from conf.errors import UsageError
+from conf.sections.language import PromptsConf
 from conf.sections.preference import PreferenceConf
 from datamodules.language.packing import LanguageBatch
 from models.language.loss_plan import Contrast
@@ -42,7 +41,7 @@ class Preference(Language):
                 "sequence apart. Another LLM, or --model.attention=sdpa, does"
             )
         if self.source and conf.pairs.files:
-            _check_wording(self.source.folder, self.source.receipt["conf"]["prompts"], conf)
+            _check_wording(self.source.folder, self.source.conf.prompts, conf.prompts)
         settings = conf.pair_loss
         self.objective = PreferenceLoss(settings.kind, settings.beta, settings.margin)
         self.reference: ReferenceScores | None = None
@@ -106,13 +105,13 @@ class Preference(Language):
         return torch.stack([value.double() for value in values])
 
 
-def _check_wording(folder: Path, trained: Mapping[str, Any], conf: PreferenceConf) -> None:
+def _check_wording(folder: Path, trained: PromptsConf, asked: PromptsConf) -> None:
     """Of an LLM that writes sound: it is asked, after this stage, as the configuration says."""
-    asked = plain(conf.prompts)
-    for key in ("text_to_sound", "guidance"):
-        if trained[key] != asked[key]:
+    for key in ("text_to_sound", "guidance", "labels_before_sound"):
+        before, now = getattr(trained, key), getattr(asked, key)
+        if before != now:
             text = "%s was trained with prompts.%s=%s, and this run with %s: sounds will be asked for as here"
-            log.warning(text, folder, key, trained[key], asked[key])
+            log.warning(text, folder, key, before, now)
 
 
 def _items(batch: LanguageBatch | PlannedBatch) -> tuple[list[str], list[int]]:

@@ -55,10 +55,17 @@ class PromptsConf:
     text_to_sound: list[str] = about(
         "requests for a sound, one of them for each item; each with {caption}, {seconds} too tells its length"
     )
-    # exports of earlier versions do not say it
+    # exports of earlier versions say neither of these two
     guidance: float = field(
         default=5.0,
         metadata=about("weight of the caption of a sound that is asked for, where none is typed", 0.0, 100.0).metadata,
+    )
+
+    labels_before_sound: bool = field(
+        default=False,
+        metadata=about(
+            "write the labels of the recording in words, then its sound; an LLM that was taught so names what it writes first"
+        ).metadata,
     )
 
     def laws(self) -> Iterable[Problem]:

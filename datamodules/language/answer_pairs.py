@@ -18,7 +18,7 @@ from datamodules.cuts import Cut, captions, questions
 from datamodules.errors import DataError
 from datamodules.hashing import digest, hash_number
 from datamodules.language.absent_sounds import Absent, AbsentSounds, labels_of, presence_questions
-from datamodules.language.conversations import PAIR, Conversation, Turn
+from datamodules.language.conversations import PAIR, Conversation, Turn, label_words, sound_answer
 from datamodules.language.line_files import LineFile
 from datamodules.store.index import CachedCuts
 
@@ -119,13 +119,16 @@ class CutPairs:
 class FilePairs:
     """The pairs of a JSONL file about the sounds of this view; a line about another split's sound gives none.
 
-    every: all cuts of the cache. tokenizer: hash of the one whose codes the LLM writes. Raises DataError, when a line is
-    read, where it is no pair, no corpus has its sound, or its codes are another tokenizer's.
+    every: all cuts of the cache. tokenizer: hash of the one whose codes the LLM writes. labels_before_sound: the recording's
+    labels stand in words before either sound. Raises DataError, when a line is read, where it is no pair, no corpus has its
+    sound, or its codes are another tokenizer's.
     """
 
-    def __init__(self, path: Path, cuts: CachedCuts, every: CachedCuts, tokenizer: str) -> None:
+    def __init__(
+        self, path: Path, cuts: CachedCuts, every: CachedCuts, tokenizer: str, labels_before_sound: bool = False
+    ) -> None:
         self.lines = LineFile(path, "pairs.files", '{"sound", "prompt", "chosen", "rejected"}')
-        self.cuts, self.every, self.tokenizer = cuts, every, tokenizer
+        self.cuts, self.every, self.tokenizer, self.labels_before_sound = cuts, every, tokenizer, labels_before_sound
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -147,10 +150,10 @@ class FilePairs:
         if cut is None:
             return []
         name, pair = f"{cut.id}-pair-{digest(text)[:12]}", AnswerPair(*(values[key] for key in KEYS[1:]))
-        return [_conversation(name, cut, [pair])]
+        return [_conversation(name, cut, [pair], label_words(cut) if self.labels_before_sound else "")]
 
     def digest(self) -> str:
-        return f"{self.lines.digest()}-{self.cuts.digest()}"
+        return f"{self.lines.digest()}-{self.cuts.digest()}" + "-labels" * self.labels_before_sound
 
 
 def answers_of(item: Conversation) -> list[str]:
@@ -217,10 +220,13 @@ def _of_questions(cut: Cut, kinds: Sequence[str]) -> Iterator[AnswerPair]:
             yield AnswerPair(question, answer, wrong)
 
 
-def _conversation(name: str, cut: Cut, pairs: Sequence[AnswerPair]) -> Conversation:
+def _conversation(name: str, cut: Cut, pairs: Sequence[AnswerPair], words: str = "") -> Conversation:
+    """words: before an answer that is a sound."""
     codes = list(cut.custom["codes"])
     dialogues: list[list[Turn]] = [
-        [("user", [codes, f"\n{pair.prompt}"] if isinstance(answer, str) else [pair.prompt]), ("assistant", [answer])]
+        [("user", [codes, f"\n{pair.prompt}"]), ("assistant", [answer])]
+        if isinstance(answer, str)
+        else [("user", [pair.prompt]), ("assistant", sound_answer(words, answer))]
         for pair in pairs
         for answer in (pair.chosen, pair.rejected)
     ]

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from datamodules.cuts import Cut
 from datamodules.generation import caption_of, label_of
 from datamodules.hashing import choose_by_hash
+from datamodules.language.conversations import label_words
 
 
 class CaptionPair(NamedTuple):
@@ -16,6 +17,8 @@ class CaptionPair(NamedTuple):
     seconds: float
     caption: str
     other_caption: str
+    words: str = ""  # that stand before the codes under the clip's caption
+    other_words: str = ""  # those of the other clip, under its caption
 
 
 class CaptionPairs(NamedTuple):
@@ -23,7 +26,7 @@ class CaptionPairs(NamedTuple):
     kinds: int | None  # different labels among the clips; None where they have no label of one event each
 
 
-def caption_pairs(cuts: Collection[Cut], count: int) -> CaptionPairs:
+def caption_pairs(cuts: Collection[Cut], count: int, labels_before_sound: bool = False) -> CaptionPairs:
     """Up to `count` clips of these that have a caption, by the hash of their names: the same ones on every rank.
 
     Where there are two kinds or more, the clips are of one label each, and the other caption is that of the next clip
@@ -38,7 +41,8 @@ def caption_pairs(cuts: Collection[Cut], count: int) -> CaptionPairs:
         other = next((one for one in clips[number + 1 :] + clips[:number] if _differ(cut, one, kinds > 1)), None)
         if other is not None:
             captions = caption_of(cut) or "", caption_of(other) or ""
-            pairs.append(CaptionPair(cut.id, list(cut.custom["codes"]), cut.duration, *captions))
+            words = [label_words(one) if labels_before_sound else "" for one in (cut, other)]
+            pairs.append(CaptionPair(cut.id, list(cut.custom["codes"]), cut.duration, *captions, *words))
     return CaptionPairs(pairs, kinds if kinds > 1 else None)
 
 

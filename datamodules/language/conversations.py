@@ -56,6 +56,7 @@ class Prompts(NamedTuple):
     # arXiv:2207.12598)
     caption_dropout: float = 0.0
     text_to_sound_labels: int | None = None  # text-to-sound items are of cuts with at most so many labels; None: of all
+    labels_before_sound: bool = False  # a sound that is asked for has its labels in words before it
 
 
 def conversations(
@@ -98,7 +99,9 @@ def _of_caption(
         template = prompts.text_to_sound[hash_number(f"{caption.id}<{copy}") % len(prompts.text_to_sound)]
         dropped = in_share(prompts.caption_dropout, f"{caption.id}<{copy}~")
         asked = "" if dropped else text
-        dialogue = [("user", [sound_request(template, asked, cut.duration)]), ("assistant", [codes])]
+        words = label_words(cut) if prompts.labels_before_sound and not dropped else ""
+        request = sound_request(template, asked, cut.duration)
+        dialogue = [("user", [request]), ("assistant", sound_answer(words, codes))]
         tells_seconds = "{seconds}" in template
         yield Conversation(f"{caption.id}-sound-{copy}", "text_to_sound", source, [dialogue], asked, tells_seconds)
 
@@ -152,6 +155,16 @@ def sound_request(template: str, caption: str, seconds: float) -> str:
     """
     prompt = template.format(caption=caption, seconds=f"{seconds:.1f}")
     return prompt if caption else prompt.strip()
+
+
+def sound_answer(words: str, codes: list[int]) -> list[Segment]:
+    """What the assistant writes where a sound is asked for. words: before it; "": none."""
+    return [words, codes] if words else [codes]
+
+
+def label_words(cut: Cut) -> str:
+    """Its labels, as the answer to a question about them; "" where it has none."""
+    return "; ".join(cut.custom.get("labels") or [])
 
 
 def text_conversations(path: Path, number: int, text: str, weight: float) -> list[Conversation]:

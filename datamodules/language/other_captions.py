@@ -3,6 +3,9 @@
 caption 0 ► sound 0                   caption 1 ► sound 0
 caption 1 ► sound 1      and then     caption 2 ► sound 1
 caption 2 ► sound 2                   caption 0 ► sound 2
+
+Words that stand before a sound go with their caption: an LLM that reads another caption writes that one's words. Before the
+sound's own words it would unlearn to write what they name.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,14 +25,14 @@ class Contrasted(NamedTuple):
     items: int  # from text to sound
 
 
-def with_other_captions(batch: LanguageBatch, pad_id: int) -> Contrasted:
+def with_other_captions(batch: LanguageBatch, pad_id: int, sound_kind: int) -> Contrasted:
     """The neighbour is the next item of the batch, after the last the first, that has another caption.
 
     An item whose caption was dropped has no such row, nor has one without a neighbour: alone in its batch, or among
-    equal captions. What a batch holds depends on its position in training alone, so the neighbours do too.
+    equal captions. sound_kind: of a label that is sound. What a batch holds depends on its position in training alone, so the neighbours do too.
     """
     items = [row for row, caption in enumerate(batch.captions) if caption is not None]
-    prompts = _prompt_lengths(batch)
+    before = _ids_before_sound(batch, sound_kind)
     lengths = batch.attention_mask.sum(1).tolist()
     made: list[LanguageBatch] = []
     for number, row in enumerate(items):
@@ -37,21 +40,21 @@ def with_other_captions(batch: LanguageBatch, pad_id: int) -> Contrasted:
         own = batch.captions[row]
         other = next((one for one in following if own and batch.captions[one] not in ("", own)), None)
         if other is not None:
-            made.append(_joined(batch, other, prompts[other], row, prompts[row], lengths[row]))
+            made.append(_joined(batch, other, before[other], row, before[row], lengths[row]))
     signs = torch.tensor([int(caption is not None) for caption in batch.captions] + [-1] * len(made))
     return Contrasted(_stacked([batch, *made], pad_id), signs, len(made), len(items))
 
 
-def _prompt_lengths(batch: LanguageBatch) -> list[int]:
-    """Ids before the first label of each row."""
-    return [int(row) for row in (batch.labels != IGNORED).int().argmax(1)]
+def _ids_before_sound(batch: LanguageBatch, sound_kind: int) -> list[int]:
+    """Ids before the first label of each row that is sound."""
+    return [int(row) for row in ((batch.labels != IGNORED) & (batch.kinds == sound_kind)).int().argmax(1)]
 
 
-def _joined(batch: LanguageBatch, asked: int, asked_ids: int, row: int, prompt_ids: int, length: int) -> LanguageBatch:
-    """The prompt of the row `asked`, then the answer of `row`."""
+def _joined(batch: LanguageBatch, asked: int, asked_ids: int, row: int, own_ids: int, length: int) -> LanguageBatch:
+    """What stands before the sound of the row `asked`, then the sound of `row`."""
 
     def joined(part: Tensor) -> Tensor:
-        return torch.cat([part[asked, :asked_ids], part[row, prompt_ids:length]])[None]
+        return torch.cat([part[asked, :asked_ids], part[row, own_ids:length]])[None]
 
     ids = joined(batch.input_ids)
     positions = torch.arange(ids.shape[1])[None]

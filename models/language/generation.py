@@ -75,14 +75,15 @@ def generate(
     input_ids: Tensor,
     attention_mask: Tensor,
     max_new_tokens: int,
-    allow: Literal["text", "audio"],
+    allow: Literal["text", "words", "audio"],
     sampling: Sampling | None = None,
     guidance: Guidance | None = None,
     watch: Watch | None = None,
 ) -> list[list[int]]:
-    """Answers to left-padded prompts (B, S): text without its end of turn, or one sound with both markers.
+    """Answers to left-padded prompts (B, S): text without its end of turn, words that end where a sound would begin, or one
+    sound with both markers.
 
-    Greedy without `sampling`. A text answer has no sound id. A sound has nothing else, its levels in turn, one block at
+    Greedy without `sampling`. A text answer and words have no sound id. A sound has nothing else, its levels in turn, one block at
     least; it ends within max_new_tokens. Law: batch and padding change nothing beyond rounding, sampled or not. lm: in
     evaluation mode. watch: called after every step; a text that it ends is cut there, and what it raises ends them all.
     Raises ModelError where no sound fits into max_new_tokens, and for values of `sampling` that are not allowed.
@@ -96,11 +97,15 @@ def generate(
         ids, mask = _with_unconditional(ids, mask, guidance, vocabulary.pad_id)
         processors.append(ClassifierFreeGuidance(guidance.weight))
     width = ids.shape[1]
-    grammar = TextOnly(vocabulary) if allow == "text" else SoundOnly(vocabulary, width, max_new_tokens)
+    grammar: Grammar = SoundOnly(vocabulary, width, max_new_tokens)
+    stops = [vocabulary.end_id]
+    if allow == "text":
+        grammar, stops = TextOnly(vocabulary), vocabulary.stop_ids
+    elif allow == "words":
+        grammar, stops = WordsBeforeSound(vocabulary), [vocabulary.start_id]
     processors.append(grammar)
     if sampling is not None:
         processors.extend(_sampling_processors(sampling, rows, grammar))
-    stops = vocabulary.stop_ids if allow == "text" else [vocabulary.end_id]
     watched = None if watch is None else Watched(watch, rows, width)
     assert isinstance(lm, GenerationMixin), "a causal LM"
     sequences = lm.generate(
@@ -179,6 +184,19 @@ class TextOnly(Grammar):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         scores[:, self.text_size : self.first_time_id] = -torch.inf
+        return scores
+
+
+class WordsBeforeSound(Grammar):
+    """Allows text that does not end, and the start of a sound."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.start_id, self.stop_ids = vocabulary.start_id, vocabulary.stop_ids
+        self.allowed = [slice(self.start_id + 1)]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        scores[:, self.start_id + 1 :] = -torch.inf
+        scores[:, self.stop_ids] = -torch.inf
         return scores
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from datamodules.language.caption_pairs import CaptionPair, CaptionPairs
-from datamodules.language.conversations import Turn, sound_request
+from datamodules.language.conversations import Turn, sound_answer, sound_request
 from datamodules.language.packing import Encode, LanguageBatch, collate, pack
 
 # a batch on the CPU -> negative log-likelihood of all its sound tokens, in nats
@@ -24,7 +24,7 @@ class GapBatch(NamedTuple):
     """The same clips twice."""
 
     own: LanguageBatch
-    other: LanguageBatch  # under another clip's caption
+    other: LanguageBatch  # under another clip's caption, and after its words
 
 
 class CaptionGap:
@@ -61,16 +61,22 @@ class CaptionGap:
 
     def _batch(self, rows: Sequence[CaptionPair]) -> GapBatch:
         parts = []
-        for captions in ([pair.caption for pair in rows], [pair.other_caption for pair in rows]):
-            encoded = self.encode([self._conversation(text, pair) for text, pair in zip(captions, rows, strict=True)])
+        for conversations in zip(*map(self._conversations, rows), strict=True):
+            encoded = self.encode(list(conversations))
             parts.append(
                 collate([(pair.id, pack([one])) for pair, one in zip(rows, encoded, strict=True)], self.pad_id)
             )
         return GapBatch(*parts)
 
-    def _conversation(self, caption: str, pair: CaptionPair) -> list[Turn]:
-        return [("user", [sound_request(self.wording, caption, pair.seconds)]), ("assistant", [pair.codes])]
+    def _conversations(self, pair: CaptionPair) -> list[list[Turn]]:
+        """Under the clip's own caption, and under the other."""
+        return [
+            [
+                ("user", [sound_request(self.wording, caption, pair.seconds)]),
+                ("assistant", sound_answer(words, pair.codes)),
+            ]
+            for caption, words in ((pair.caption, pair.words), (pair.other_caption, pair.other_words))
+        ]
 
     def _longest(self, pair: CaptionPair) -> int:
-        texts = (pair.caption, pair.other_caption)
-        return max(len(one.input_ids) for one in self.encode([self._conversation(text, pair) for text in texts]))
+        return max(len(one.input_ids) for one in self.encode(self._conversations(pair)))

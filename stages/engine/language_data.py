@@ -61,13 +61,19 @@ def data(
     `rehearsal`, where conf names no files. folder: where the items' lengths are kept, so that they are measured once;
     None keeps nothing. frame: codes of a frame, of which windows of long sounds are made.
 
-    Raises UsageError for filters that the corpora know nothing of, and for a part without a conversation.
+    Raises UsageError for filters that the corpora know nothing of, for labels before sounds where there are none, and for a
+    part without a conversation.
     """
     every: list[Entry] = [conf, *conf.curriculum]
     for entry in every:
         _check_filters(entry, cuts, folder)
     if isinstance(conf, PreferenceConf):
         _check_filters(conf.pairs, cuts, folder, "pairs.")
+    if conf.prompts.labels_before_sound and not any(map(conversations.label_words, cuts.of_split("train"))):
+        raise UsageError(
+            f"prompts.labels_before_sound: no training recording of {', '.join(conf.data.corpora)} has labels (column label). Prepare them "
+            "with labels, or type --prompts.labels_before_sound=false"
+        )
     batching, accumulate_ = conf.batching, conf.trainer.accumulate_grad_batches
     files = [Path(file) for file in conf.text.files] or ([texts] if texts else [])
 
@@ -147,6 +153,7 @@ def _entries(
         entry.kinds,
         conf.caption_dropout,
         entry.text_to_sound_labels,
+        prompts.labels_before_sound,
     )
     corpus_weights = conf.corpus_weights if split == "train" else {}
     filters = {"corpora": entry.corpora, "datasets": entry.datasets} if isinstance(entry, CurriculumEntryConf) else None
@@ -166,7 +173,8 @@ def _pairs(conf: PreferenceConf, cuts: CachedCuts, every: CachedCuts, tokenizer:
         conf.prompts.sound_to_text,
     )  # fmt: skip
     made: list[ConversationSource] = [
-        answer_pairs.FilePairs(Path(file), cuts, every, tokenizer) for file in pairs.files
+        answer_pairs.FilePairs(Path(file), cuts, every, tokenizer, conf.prompts.labels_before_sound)
+        for file in pairs.files
     ]
     if pairs.absent or pairs.kinds or pairs.swapped:
         made.append(answer_pairs.CutPairs(cuts, every.of_split("train"), making))

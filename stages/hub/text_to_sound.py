@@ -15,6 +15,7 @@ from models.language.vocabulary import Turn
 from stages.hub.trained_model import TrainedModel
 
 ROWS = 64  # sounds in one pass; with guidance the LLM computes twice as many
+WORDS_MAX = 64  # tokens before a sound, of an LLM that was taught to write its labels first; then the sound begins
 
 
 def text_to_sound(
@@ -32,7 +33,8 @@ def text_to_sound(
     it ends no sound alone. seconds: how long each shall be, for an LLM that was taught with lengths; None: as long as the
     settings allow.
 
-    The prompt is the first of the wordings that the LLM was trained with.
+    The prompt is the first of the wordings that the LLM was trained with. Where it was taught so, it first writes the sound's
+    labels, the most probable words, by the caption alone; guidance subtracts a prompt without them.
     """
     groups = candidates(model, captions, max_codes, seeds, settings, watch, seconds)
     return [
@@ -89,20 +91,35 @@ def _drawn(
 ) -> list[list[int]]:
     vocabulary, wording = model.vocabulary, model.prompts.text_to_sound[0]
 
-    def prompts(texts: Sequence[str]) -> PaddedPrompts:
-        rendered = [vocabulary.render([Turn("user", [text])], generate=True) for text in texts]
-        return pad_left([one.input_ids for one in rendered], vocabulary.pad_id)
+    def prompts(requests: Sequence[tuple[str, float]]) -> PaddedPrompts:
+        turns = [[Turn("user", [sound_request(wording, caption, length)])] for caption, length in requests]
+        rendered = [one.input_ids for one in vocabulary.render_all(turns, generate=True)]
+        if model.prompts.labels_before_sound:
+            rendered = _with_words(model, rendered, [caption for caption, _ in requests])
+        return pad_left(rendered, vocabulary.pad_id)
 
-    ids, mask = prompts([sound_request(wording, caption, length) for caption, length in requests])
+    ids, mask = prompts(requests)
     max_tokens = max_codes + 2  # and the marks around the sound
     check_context(model, ids.shape[1], max_tokens, "type a smaller --seconds_max")
     sampling, guidance = None, None
     if settings.temperature > 0:
         sampling = Sampling(settings.temperature, settings.top_p, seeds, settings.top_k)
     if (weight := guidance_of(settings, model.prompts)) != 1:
-        guidance = Guidance(weight, *prompts([sound_request(wording, "", length) for _, length in requests]))
+        guidance = Guidance(weight, *prompts([("", length) for _, length in requests]))
     answers = generate(model.lm, vocabulary, ids, mask, max_tokens, "audio", sampling, guidance, watch)
     return [vocabulary.codes(answer) for answer in answers]
+
+
+def _with_words(model: TrainedModel, prompts: Sequence[list[int]], captions: Sequence[str]) -> list[list[int]]:
+    """Each prompt with the words that the LLM writes before the sound; none where the caption is empty, as in training."""
+    asked = dict.fromkeys(tuple(prompt) for prompt, caption in zip(prompts, captions, strict=True) if caption)
+    if not asked:
+        return list(prompts)
+    ids, mask = pad_left(list(asked), model.vocabulary.pad_id)
+    check_context(model, ids.shape[1], WORDS_MAX, "type a shorter caption")
+    written = generate(model.lm, model.vocabulary, ids, mask, WORDS_MAX, "words")
+    words = dict(zip(asked, written, strict=True))
+    return [prompt + words.get(tuple(prompt), []) for prompt in prompts]
 
 
 def check_context(model: TrainedModel, prompt: int, answer: int, cure: str) -> None:

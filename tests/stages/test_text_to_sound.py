@@ -10,6 +10,9 @@ from safetensors.torch import load_file
 
 import conf
 from conf.errors import UsageError
+from datamodules.generation import caption_of, label_of
+from datamodules.store import chunks
+from models.language.vocabulary import IGNORED, LabelKind, Turn
 from stages import STAGES
 from stages.cli.main import main
 from stages.hub import find_model, text_to_sound, trained_model
@@ -94,6 +97,37 @@ def test_a_corpus_without_captions_is_told_how_to_do_without_it():
         UsageError, match=r"text_to_sound: .*column caption.* --evaluate\.examples\.after=null does without"
     ):
         corpus_contents.check({"labels": {"contents": contents}}, Path(), confs)  # type: ignore[typeddict-item]
+
+
+def test_labels_before_sounds_are_learned_and_asked_for(stage, tones: Path, whole: Path):
+    """They are targets beside the end of the turn; whoever loads the run, or its export, lets them be written first."""
+    still = [
+        "--optimizer.learning_rate=0",
+        "--embedding_learning_rate=0",
+        "--trainer.max_steps=1",
+        "--trainer.limit_val_batches=9",
+        "--caption_dropout=0",
+        '--prompts.text_to_sound=["Sound: {caption}"]',
+    ]
+    words = ["--experiment=named", *PARENTS, *still, "--trainer.val_check_interval=1", "--loss.contrast.weight=1"]
+    assert stage("run", "text_to_sound", *words, "--prompts.labels_before_sound=true") == 0
+    run, cuts = tones / "runs/named/text_to_sound", chunks.read(whole / "cache/chunks")
+    heard, writes = (trained_model.load(folder, torch.device("cpu")) for folder in (whole / "openaqa", run))
+    losses = []
+    for cut in cuts.of_split("validation"):
+        asked = Turn("user", [f"Sound: {caption_of(cut)}"])
+        answer = Turn("assistant", [str(label_of(cut)), list(cut.custom["codes"])])
+        ids, labels, kinds = heard.vocabulary.render([asked, answer])
+        with torch.no_grad():
+            log_p = heard.lm(torch.tensor([ids])).logits[0].log_softmax(-1)
+        targets = [n for n, kind in enumerate(kinds) if kind == LabelKind.TEXT and labels[n] != IGNORED]
+        losses += [-float(log_p[n - 1, ids[n]]) for n in targets]
+    receipt = receipts.read(run)
+    assert receipt and receipt["metrics"]["val/text_loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+    assert [model.prompts.labels_before_sound for model in (heard, writes)] == [False, True]
+    assert main(["export", "--model", str(run), "--to=named-export"]) == 0
+    exported = trained_model.load(tones / "named-export", torch.device("cpu"))
+    assert exported.prompts == writes.prompts
 
 
 def test_openaqa_chooses_among_what_it_wrote(stage, tones: Path, spoken: Path, monkeypatch):

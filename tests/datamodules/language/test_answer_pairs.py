@@ -169,6 +169,9 @@ def test_a_pair_of_two_sounds_is_of_its_prompt_alone(tmp_path: Path):
     (item,) = FilePairs(tmp_path / "pairs.jsonl", cuts("a"), cuts("a"), "t")[0]
     assert item.dialogues == [[("user", ["What?"]), ("assistant", [codes])] for codes in ([1, 2], [3])]
     assert answers_of(item) == ["", ""]
+    named = FilePairs(tmp_path / "pairs.jsonl", cuts("a"), cuts("a"), "t", labels_before_sound=True)
+    words = "; ".join(cuts("a")[0].custom["labels"])
+    assert [dialogue[1] for dialogue in named[0][0].dialogues] == [("assistant", [words, one]) for one in ([1, 2], [3])]
     with pytest.raises(DataError, match=r"line 1: codes of the tokenizer t, and this stage's is u\. `stage pairs`"):
         FilePairs(tmp_path / "pairs.jsonl", cuts("a"), cuts("a"), "u")[0]
 

@@ -63,6 +63,25 @@ def test_sounds_are_asked_for_of_recordings_with_few_labels_alone():
         assert kinds.count("text_to_sound") == expected and kinds.count("sound_to_text") == 3
 
 
+def test_labels_stand_before_a_sound_that_is_asked_for():
+    """Not where the caption was dropped, nor where there is no label, nor in what is written of a sound."""
+    cuts = [make_cut("c" * (1 + n), task="caption", text=f"caption {n}") for n in range(3)]
+    for number, one in enumerate(cuts):
+        one.custom["labels"] = ["dog", "rain"][:number]
+    del cuts[0].custom["labels"]
+    for dropout, named, expected in (
+        (0.0, True, [[[1, 0]], ["dog", [2, 0]], ["dog; rain", [3, 0]]]),
+        (1.0, True, [[[1, 0]], [[2, 0]], [[3, 0]]]),
+        (0.0, False, [[[1, 0]], [[2, 0]], [[3, 0]]]),
+    ):
+        prompts = Prompts(["What?"], TO_SOUND, 1, caption_dropout=dropout, labels_before_sound=named)
+        made = conversations(cuts, Mixture(1, 1, 0, 0, 0), prompts)
+        answers = {kind: [item.dialogues[0][1][1] for item in made if item.kind == kind] for kind in Mixture._fields}
+        assert answers["text_to_sound"] == expected
+        assert answers["sound_to_text"] == [[f"caption {n}"] for n in range(3)]
+        assert [codes_of(item) for item in made if item.kind == "text_to_sound"] == [[1, 0], [2, 0], [3, 0]]
+
+
 def test_a_conversation_has_several_turns_and_sounds():
     turns = read_turns(
         [

@@ -2,11 +2,11 @@
 
 import torch
 
-from datamodules.language.conversations import Conversation
+from datamodules.language.conversations import Conversation, sound_answer
 from datamodules.language.conversations import Turn as Roles
 from datamodules.language.other_captions import with_other_captions
 from datamodules.language.packing import Encoded, LanguageBatch, collate, pack
-from models.language.vocabulary import Turn
+from models.language.vocabulary import LabelKind, Turn
 from tests.models.language.small_model import build
 
 VOCABULARY = build("random:tiny", levels=(0,)).vocabulary
@@ -15,8 +15,8 @@ QUESTION = Conversation(
 )
 
 
-def made(name: str, caption: str, codes: list[int]) -> Conversation:
-    dialogue: list[Roles] = [("user", [f"Sound: {caption}".strip()]), ("assistant", [codes])]
+def made(name: str, caption: str, codes: list[int], words: str = "") -> Conversation:
+    dialogue: list[Roles] = [("user", [f"Sound: {caption}".strip()]), ("assistant", sound_answer(words, codes))]
     return Conversation(name, "text_to_sound", "", [dialogue], caption)
 
 
@@ -34,7 +34,7 @@ def test_sounds_change_their_captions():
     short, dropped = made("short", "a dog", [3]), made("dropped", "", [4, 4])
     long = made("long", "rain that falls for a long time on a roof", [1, 2, 3, 0])
     own = batch(short, QUESTION, dropped, long)
-    actual = with_other_captions(own, VOCABULARY.pad_id)
+    actual = with_other_captions(own, VOCABULARY.pad_id, LabelKind.AUDIO)
     assert actual.signs.tolist() == [1, 0, 1, 1, -1, -1] and (actual.pairs, actual.items) == (2, 3)
     assert actual.batch.ids == ["short", "q", "dropped", "long", "short", "long"]
     swapped = [short._replace(dialogues=[[long.dialogues[0][0], short.dialogues[0][1]]]),
@@ -50,7 +50,7 @@ def test_the_neighbour_has_another_caption():
     items = [made(str(n), caption, [n]) for n, caption in enumerate(("a dog", "a dog", "rain", "a dog"))]
     others = ("rain", "rain", "a dog", "rain")
     swapped = [made(item.id, other, [int(item.id)]) for item, other in zip(items, others, strict=True)]
-    actual = with_other_captions(batch(*items), VOCABULARY.pad_id)
+    actual = with_other_captions(batch(*items), VOCABULARY.pad_id, LabelKind.AUDIO)
     assert actual.pairs == 4 and torch.equal(actual.batch.input_ids, batch(*items, *swapped).input_ids)
 
 
@@ -61,6 +61,18 @@ def test_without_another_caption_there_is_no_such_row():
         [QUESTION],
     ):
         own = batch(*items)
-        actual = with_other_captions(own, VOCABULARY.pad_id)
+        actual = with_other_captions(own, VOCABULARY.pad_id, LabelKind.AUDIO)
         assert actual.pairs == 0 and torch.equal(actual.batch.input_ids, own.input_ids)
         assert actual.signs.tolist() == [int(item.caption is not None) for item in items]
+
+
+def test_words_before_a_sound_go_with_their_caption():
+    """Also those of none, where the other recording has no label, and of none, where this one has none."""
+    items = [("dog", "a dog barks", "dog"), ("rain", "rain", "rain on a roof"), ("noise", "a noise", "")]
+    own = [made(name, caption, [n, n], words) for n, (name, caption, words) in enumerate(items)]
+    others = items[1:] + items[:1]
+    swapped = [made(items[n][0], caption, [n, n], words) for n, (_, caption, words) in enumerate(others)]
+    actual, expected = with_other_captions(batch(*own), VOCABULARY.pad_id, LabelKind.AUDIO), batch(*own, *swapped)
+    assert actual.pairs == 3
+    for name in ("input_ids", "attention_mask", "labels", "kinds"):
+        assert torch.equal(getattr(actual.batch, name), getattr(expected, name)), name

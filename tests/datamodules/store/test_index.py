@@ -12,6 +12,7 @@ import pytest
 from lhotse import MonoCut, SupervisionSegment
 
 import conf
+from conf.errors import UsageError
 from datamodules.corpora.turns import SELF
 from datamodules.language import lengths
 from datamodules.language.conversation_sources import CutConversations
@@ -189,6 +190,13 @@ def test_lengths_are_measured_once(tmp_path: Path):
     other = data(write(tmp_path / "other", 41, "codes"), where, counted)
     assert counted and other.fingerprint() != first.fingerprint()
     assert first.train_items.__len__() == 1 and len(first.train_items[0]) == 24 * 3
+
+
+def test_labels_before_sounds_are_refused_where_no_recording_has_one(tmp_path: Path):
+    folder, where = write(tmp_path / "chunks", 5, "codes"), tmp_path / "measured"
+    with pytest.raises(UsageError, match=r"labels_before_sound: no training recording of one, two has labels \(column"):
+        data(folder, where, [], "prompts.labels_before_sound=true")
+    assert not where.exists()
 
 
 def test_workers_measure_and_read_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -105,6 +105,25 @@ def test_a_row_draws_alone_what_it_draws_in_a_batch(model: SoundLanguageModel, a
             assert len(model.vocabulary.codes(answer)) >= 2  # well formed, or `codes` raises
 
 
+def test_words_go_on_until_a_sound_begins():
+    """The most probable of the text ids that are no end and of the start of a sound, step by step, while there is room."""
+    model = build("random:tiny-untied").eval()
+    vocabulary, head = model.vocabulary, model.lm.get_output_embeddings()
+    third = ask(model, ASKED[:1], "words", room=9)[0][2]
+    # where that id has the largest logit, which is above 0, the start of a sound has twice as much
+    head.new_rows.data[0] = 2 * head.text.weight[third]
+    for room in (1, 9):
+        written = ask(model, ASKED, "words", room=room)
+        assert len(written[0]) < 3 and max(map(len, written)) <= room
+        for text, words in zip(ASKED, written, strict=True):
+            ids = prompts(model, [text])[0][0].tolist()
+            for count in range(len(words) + (len(words) < room)):
+                logits = model.logits(torch.tensor([ids]), torch.ones(1, len(ids)).long())[0, -1].detach()
+                logits[vocabulary.stop_ids] = -torch.inf
+                ids.append(int(logits[: vocabulary.start_id + 1].argmax()))
+                assert ids[-1] == [*words, vocabulary.start_id][count]
+
+
 def test_a_cold_model_is_greedy(model: SoundLanguageModel):
     """At 2^-40 the smallest difference of two scores is above any noise; a top_p of 1e-6 leaves one id, and so does a top_k of 1."""
     for sampling in (

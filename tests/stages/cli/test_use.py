@@ -21,7 +21,7 @@ from models.language.vocabulary import Turn
 from stages.cli.main import main
 from stages.hub import find_model, language_model, trained_model
 from stages.hub.sound_tokenizer import SoundTokenizer
-from stages.hub.text_to_sound import candidate_seed, text_to_sound
+from stages.hub.text_to_sound import WORDS_MAX, candidate_seed, text_to_sound
 from stages.runs import receipts
 from tests.stages.cli.trained_run import QUESTION, answer, codes_of, output
 
@@ -137,6 +137,27 @@ def test_an_llm_that_was_taught_with_lengths_is_told_one(model):
     each = written("{caption}", ["0.5 s: low", "7.0 s: high"], 1, None)
     assert written(told, two, 1, [0.5, 7.0]) == each
     assert written(told, two, 2, None) == written("2.0 s: {caption}", two, 2, [0.5, 7.0])
+
+
+def test_an_llm_that_was_taught_words_before_sounds_writes_them_first(model):
+    """The words that it says by itself, then the sound as behind a prompt that has them; guidance subtracts one without."""
+    vocabulary, captions = model.vocabulary, ["low", "", "a very high sound"]
+    taught = model._replace(prompts=replace(model.prompts, labels_before_sound=True))
+    settings = compose("generate", overrides=["guidance=50", "seconds_max=2", "temperature=1.2", "top_p=0.9"]).conf
+    made = text_to_sound(taught, captions, 12, [1, 2, 3], settings)
+    wording = model.prompts.text_to_sound[0]
+    free = vocabulary.render([Turn("user", [wording.format(caption="").strip()])], generate=True).input_ids
+    for seed, caption, sound in zip((1, 2, 3), captions, made, strict=True):
+        asked = vocabulary.render([Turn("user", [wording.format(caption=caption).strip()])], generate=True).input_ids
+        words = generate(model.lm, vocabulary, *pad_left([asked], vocabulary.pad_id), WORDS_MAX, "words")[0]
+        assert 0 < len(words) <= WORDS_MAX and vocabulary.decode(words)
+        expected = generate(
+            model.lm, vocabulary, *pad_left([asked + words if caption else asked], vocabulary.pad_id), 14, "audio",
+            Sampling(1.2, 0.9, [seed]), Guidance(50.0, *pad_left([free], vocabulary.pad_id)),
+        )  # fmt: skip
+        assert sound == vocabulary.codes(expected[0])
+    assert made != text_to_sound(model, captions, 12, [1, 2, 3], settings)
+    assert made[1] == text_to_sound(model, [""], 12, [2], settings)[0], "nothing is named where nothing is asked for"
 
 
 def test_the_best_of_several_is_the_one_under_which_the_caption_is_most_probable(run, folder_with_run, model, capsys):

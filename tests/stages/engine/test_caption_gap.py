@@ -45,6 +45,13 @@ def test_the_other_caption_is_of_another_kind():
     assert caption_pairs(cuts[:2], 10).kinds is None, "one kind is none"
 
 
+def test_the_words_before_the_codes_are_those_of_the_caption():
+    cuts = [cut("1", "barking", "dog"), cut("2", "it rains", "rain")]
+    words = [(pair.words, pair.other_words) for pair in caption_pairs(cuts, 10, labels_before_sound=True).pairs]
+    assert words == [("dog", "rain"), ("rain", "dog")]
+    assert {(pair.words, pair.other_words) for pair in caption_pairs(cuts, 10).pairs} == {("", "")}
+
+
 def test_without_labels_the_other_caption_is_another_text():
     pairs, kinds = caption_pairs([cut("1", "x"), cut("2", "x"), cut("3", "y"), cut("4", None)], 10)
     assert kinds is None and [(pair.caption, pair.other_caption) for pair in pairs] == [
@@ -78,9 +85,10 @@ def gap_of(
     return gap.sums(likelihood, rank, world, torch.device("cpu")).tolist()
 
 
-def plain(model: SoundLanguageModel, caption: str, pair: CaptionPair) -> float:
-    """One sequence, whole, without a batch: nats of the sound with its two marks."""
+def plain(model: SoundLanguageModel, caption: str, pair: CaptionPair, words: str = "") -> float:
+    """One sequence, whole, without a batch: nats of the sound with its two marks, after the words."""
     prompt = model.vocabulary.render([Turn("user", [f"Make {caption}, {pair.seconds} s"])], generate=True).input_ids
+    prompt = prompt + (model.vocabulary.tokenizer(words, add_special_tokens=False).input_ids if words else [])
     sound = model.vocabulary.sound_ids(pair.codes)
     ids = torch.tensor([prompt + sound])
     with torch.no_grad():
@@ -96,6 +104,15 @@ def test_it_is_the_difference_of_two_plain_likelihoods(model: SoundLanguageModel
     by_rank = [gap_of(model, PAIRS, 10_000, rank, 2) for rank in range(2)]
     assert [sum(column) for column in zip(*by_rank, strict=True)] == pytest.approx([expected, 3], abs=1e-3)
     assert gap_of(model, PAIRS[:1], 10_000, 1, 2) == [0.0, 0.0], "a rank without a clip"
+
+
+def test_words_before_the_codes_are_read_and_do_not_count(model: SoundLanguageModel):
+    pairs = [pair._replace(words="dog", other_words="rain") for pair in PAIRS]
+    expected = sum(
+        plain(model, pair.other_caption, pair, "rain") - plain(model, pair.caption, pair, "dog") for pair in PAIRS
+    )
+    assert gap_of(model, pairs, 10_000) == pytest.approx([expected, 3], abs=1e-3)
+    assert abs(expected - gap_of(model, PAIRS, 10_000)[0]) > 1e-2, "this model heeds the words"
 
 
 def test_a_caption_that_is_not_another_has_no_gap(model: SoundLanguageModel):
