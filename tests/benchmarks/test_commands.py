@@ -16,6 +16,10 @@ ROOT = Path(__file__).parents[2]
 SMALL = "--set quantizer.codebook_size=16 --set quantizer.code_dim=4 --set quantizer.reservoir_size=16"
 COMMANDS = {  # name -> its smallest arguments, and what it prints
     "ablation": (f"--preset smoke --latents small --steps 2 --change MSE {SMALL}", "| MSE |"),
+    "abstention": (
+        "--preset smoke --tokens runs/small --steps 2 --questions 4 --coverage 50",
+        "| without, without the sound | ",
+    ),
     "archives": ("--clips 24 --per-shard 8", "| tars | latents |"),
     "batching": ("--run runs/small/openaqa --batches 1 2 --tokens 1 --repeats 1", "| 2 |"),
     "cache": ("--recordings 4 --seconds 1 --turns 1 --threads 1", "loop / ours, own"),
