@@ -62,7 +62,8 @@ COMMANDS = {  # name -> its smallest arguments, and what it prints
     "openaqa": ("--records 2000 --clips 300", "peak memory"),
     "place": (
         "--preset smoke --scenes 24 --codecs stereo oobleck --rates own kbps_1 --ask stereo/own --codes 16 --vae-steps 4"
-        " --tokenizer-steps 2 --caption-steps 1 --steps 2 --questions 4 --set quantizer.reservoir_size=16",
+        " --tokenizer-steps 2 --caption-steps 1 --steps 2 --questions 4 --set quantizer.reservoir_size=16"
+        " --set-vae spectral.perceptual_weighting=false",
         "| stereo | 5.4 | 0.022 | LLM, with_sound | ",
     ),
     "plan_memory": ("", "| generation, KV cache, bfloat16 |"),
