@@ -67,7 +67,7 @@ def test_without_another_caption_there_is_no_such_row():
 
 
 def test_words_before_a_sound_go_with_their_caption():
-    """Also those of none, where the other recording has no label, and of none, where this one has none."""
+    """And with a caption whose recording has no label stand none, whatever labels this sound has."""
     items = [("dog", "a dog barks", "dog"), ("rain", "rain", "rain on a roof"), ("noise", "a noise", "")]
     own = [made(name, caption, [n, n], words) for n, (name, caption, words) in enumerate(items)]
     others = items[1:] + items[:1]

@@ -110,8 +110,10 @@ def test_words_go_on_until_a_sound_begins():
     model = build("random:tiny-untied").eval()
     vocabulary, head = model.vocabulary, model.lm.get_output_embeddings()
     third = ask(model, ASKED[:1], "words", room=9)[0][2]
-    # where that id has the largest logit, which is above 0, the start of a sound has twice as much
+    # where that id has the largest logit, which is above 0, the start of a sound has twice as much, and an end, which must
+    # not come, three times
     head.new_rows.data[0] = 2 * head.text.weight[third]
+    head.text.weight.data[vocabulary.stop_ids] = 3 * head.text.weight[third]
     for room in (1, 9):
         written = ask(model, ASKED, "words", room=room)
         assert len(written[0]) < 3 and max(map(len, written)) <= room
