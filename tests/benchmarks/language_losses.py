@@ -10,11 +10,17 @@ linear classifier on counts of codes; `slice`: share of the codes that the secon
 whole; `latent error`: of the stage's last validation; `processor s`: of the tokenizer's training and of the rest. With
 several seeds a second table has their means and standard deviations, and the perplexity of a code at equal entropy: two to
 the entropy of the first row, less `from the past`.
+
+With --openaqa-steps the chain goes on with each tokenizer of the first seed, in its experiment: the stages `cache`, `caption`, `openaqa`
+and `text_to_sound` train the LLM on its codes, `evaluate` asks it and `generation` lets it write. A row more says how many
+questions of each kind it answers right, and in how many of its sounds the probe reads the caption's kind, beside real codes;
+percent, 95 % intervals by clip.
 """
 
 import argparse
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +36,7 @@ from models.metrics.probe import linear_probe
 from models.tokenizer.prediction_loss import PredictionLoss
 from models.tokenizer.tokenizer import LatentTokenizer
 from stages.hub import artifacts
+from stages.reports.formatting import percent_interval
 from tests.benchmarks.chain import run
 
 ROWS = {
@@ -45,6 +52,9 @@ COLUMNS = {
 }  # fmt: skip
 
 
+WRITTEN = {"caption": "kind in written codes", "real": "in real codes"}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--latents", required=True, help="an experiment")
@@ -54,6 +64,12 @@ def main() -> None:
     parser.add_argument("--lm-steps", type=int, default=300, help="of the small language model")
     parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS))
     parser.add_argument("--set", action="append", default=[], help="for the tokenizers, as language_losses.noise=0.2")
+    parser.add_argument(
+        "--openaqa-steps", type=int, default=0, help="of the LLM on each tokenizer's codes; 0: none is trained"
+    )
+    parser.add_argument("--caption-steps", type=int, default=38)
+    parser.add_argument("--sound-steps", type=int, default=60, help="of text_to_sound")
+    parser.add_argument("--questions", type=int, default=120, help="of each kind that the LLM is asked, at most")
     options = parser.parse_args()
     folder = Path("runs") / options.latents / "latents"
     parts = {
@@ -81,8 +97,34 @@ def main() -> None:
             rows[name].append(dict(zip(COLUMNS, values, strict=True)))
             cells = (f"{value:.{COLUMNS[column]}f}" for column, value in rows[name][-1].items())
             print(f"| {name} | {seed} | {' | '.join(cells)} |", flush=True)
+            if options.openaqa_steps and not seed:
+                print(f"| {name} | {seed} | {', '.join(asked(options, experiment))} |", flush=True)
     if options.seeds > 1:
         print_means(rows)
+
+
+def asked(options: argparse.Namespace, experiment: str) -> Iterator[str]:
+    """What the LLM answers and writes, trained on the codes of this experiment's tokenizer."""
+    words = ("--preset", options.preset, "--data.root=data", f"--parents.latents={options.latents}", "--threads=1")
+    begun = sum(os.times()[:4])
+    run("cache", experiment, *words)
+    steps = {"caption": options.caption_steps, "openaqa": options.openaqa_steps, "text_to_sound": options.sound_steps}
+    for name, count in steps.items():
+        chosen = (
+            "--mixture.text=0",
+            f"--trainer.max_steps={count}",
+            f"--trainer.val_check_interval={count}",
+        )
+        run(name, experiment, *words, *chosen)
+        if name == "openaqa":
+            few = ("--examples.after=null", "--captions=0", f"--questions_per_kind={options.questions}")
+            questions = run("evaluate", experiment, *words, *few)["metrics"]["questions"]
+            yield from (f"{kind} {percent_interval(rows['with_sound'])}" for kind, rows in questions.items())
+    accuracy = run("generation", experiment, *words, "--seeds=1", "--embedder=null")["metrics"]["accuracy"]
+    if accuracy:
+        rows = {row["codes"]: row for row in accuracy["rows"]}
+        yield from (f"{text} {percent_interval(rows[name])}" for name, text in WRITTEN.items() if name in rows)
+    yield f"{sum(os.times()[:4]) - begun:.0f} processor s"
 
 
 def print_means(rows: dict[str, list[dict[str, float]]]) -> None:

@@ -37,8 +37,9 @@ COMMANDS = {  # name -> its smallest arguments, and what it prints
     "kills": ("--moments 1 --processes 1 --recordings 4", ""),
     "language": ("--preset smoke --run runs/small --steps 1 --turns 1 --questions 8", "| trl SFTTrainer + peft,"),
     "language_losses": (
-        f"--preset smoke --latents small --seeds 2 --rows none all --steps 2 --lm-steps 2 {SMALL} --set language_losses.texts_from=random:tiny",
-        "| perplexity at equal entropy |",
+        f"--preset smoke --latents small --seeds 2 --rows none all --steps 2 --lm-steps 2 {SMALL} --set language_losses.texts_from=random:tiny"
+        " --openaqa-steps 2 --caption-steps 1 --sound-steps 2 --questions 2",
+        "| all | 0 | count ",
     ),
     "language_memory": ("--vocabulary 9000 --tokens 8 --dim 16 --runs 1 --steps 1", ""),
     "latent_loading": ("--entries 1000 --batches 2 --batch-size 8", "| 1,000 | 1 |"),
