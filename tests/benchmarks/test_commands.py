@@ -39,7 +39,7 @@ COMMANDS = {  # name -> its smallest arguments, and what it prints
     "language_losses": (
         f"--preset smoke --latents small --seeds 2 --rows none all --steps 2 --lm-steps 2 {SMALL} --set language_losses.texts_from=random:tiny"
         " --openaqa-steps 2 --caption-steps 1 --sound-steps 2 --questions 2",
-        "| all | 0 | count ",
+        "| all | 0 | instrument ",
     ),
     "language_memory": ("--vocabulary 9000 --tokens 8 --dim 16 --runs 1 --steps 1", ""),
     "latent_loading": ("--entries 1000 --batches 2 --batch-size 8", "| 1,000 | 1 |"),
