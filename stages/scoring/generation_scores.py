@@ -4,7 +4,7 @@ they differ.
 sound      kernel and Frechet audio distance to real test recordings, with the embedder in their names
 accuracy   share of the sounds whose kind a probe, trained on real codes, takes for the caption's: recordings with one label;
            accuracy_of_sound: the same, of embedded sound, by a probe trained on what the tokenizer makes of recordings;
-           its row `recorded`: test recordings, by a probe trained on recordings, which is what the embedder can tell
+           its row `recorded`: test recordings, by a probe trained on recordings: what the embedder tells of them
 diversity  mean cosine distance between embedded sounds: of one caption over seeds, of several clips of one kind, of all clips
 """
 
