@@ -11,10 +11,10 @@ whole; `latent error`: of the stage's last validation; `processor s`: of the tok
 several seeds a second table has their means and standard deviations, and the perplexity of a code at equal entropy: two to
 the entropy of the first row, less `from the past`.
 
-With --openaqa-steps the chain goes on with each tokenizer of the first seed, in its experiment: the stages `cache`, `caption`, `openaqa`
+With --openaqa-steps the chain goes on with each tokenizer, in its experiment and with its seed: the stages `cache`, `caption`, `openaqa`
 and `text_to_sound` train the LLM on its codes, `evaluate` asks it and `generation` lets it write. A row more says how many
 questions of each kind it answers right, and in how many of its sounds the probe reads the caption's kind, beside real codes;
-percent, 95 % intervals by clip.
+percent, 95 % intervals by clip, and a third table has the means and standard deviations of the seeds.
 """
 
 import argparse
@@ -79,6 +79,7 @@ def main() -> None:
     print(f"| losses | seed | {' | '.join(COLUMNS)} |")
     print(f"|---|---|{'---|' * len(COLUMNS)}")
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in options.rows}
+    answers: dict[str, list[dict[str, float]]] = {name: [] for name in options.rows}
     for name in options.rows:
         for seed in range(options.seeds):
             begun = sum(os.times()[:4])
@@ -97,34 +98,38 @@ def main() -> None:
             rows[name].append(dict(zip(COLUMNS, values, strict=True)))
             cells = (f"{value:.{COLUMNS[column]}f}" for column, value in rows[name][-1].items())
             print(f"| {name} | {seed} | {' | '.join(cells)} |", flush=True)
-            if options.openaqa_steps and not seed:
-                print(f"| {name} | {seed} | {', '.join(asked(options, experiment))} |", flush=True)
+            if options.openaqa_steps:
+                begun = sum(os.times()[:4])
+                shares = dict(asked(options, experiment, seed))
+                answers[name].append({what: 100 * share["value"] for what, share in shares.items()})
+                told = ", ".join(f"{what} {percent_interval(share)}" for what, share in shares.items())
+                print(f"| {name} | {seed} | {told}, {sum(os.times()[:4]) - begun:.0f} processor s |", flush=True)
     if options.seeds > 1:
         print_means(rows)
+    if options.seeds > 1 and options.openaqa_steps:
+        columns = list(next(iter(answers.values()))[0])
+        print(f"\n| losses | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
+        for name, seeds in answers.items():
+            cells = (mean_and_spread([row[column] for row in seeds], 1) for column in columns)
+            print(f"| {name} | {' | '.join(cells)} |")
 
 
-def asked(options: argparse.Namespace, experiment: str) -> Iterator[str]:
-    """What the LLM answers and writes, trained on the codes of this experiment's tokenizer."""
+def asked(options: argparse.Namespace, experiment: str, seed: int) -> Iterator[tuple[str, dict[str, float]]]:
+    """Shares of what the LLM answers and writes right, trained on the codes of this experiment's tokenizer."""
     words = ("--preset", options.preset, "--data.root=data", f"--parents.latents={options.latents}", "--threads=1")
-    begun = sum(os.times()[:4])
     run("cache", experiment, *words)
     steps = {"caption": options.caption_steps, "openaqa": options.openaqa_steps, "text_to_sound": options.sound_steps}
     for name, count in steps.items():
-        chosen = (
-            "--mixture.text=0",
-            f"--trainer.max_steps={count}",
-            f"--trainer.val_check_interval={count}",
-        )
-        run(name, experiment, *words, *chosen)
+        chosen = (f"--trainer.max_steps={count}", f"--trainer.val_check_interval={count}")
+        run(name, experiment, *words, f"--seed={seed}", "--mixture.text=0", *chosen)
         if name == "openaqa":
             few = ("--examples.after=null", "--captions=0", f"--questions_per_kind={options.questions}")
             questions = run("evaluate", experiment, *words, *few)["metrics"]["questions"]
-            yield from (f"{kind} {percent_interval(rows['with_sound'])}" for kind, rows in questions.items())
+            yield from ((kind, rows["with_sound"]) for kind, rows in questions.items())
     accuracy = run("generation", experiment, *words, "--seeds=1", "--embedder=null")["metrics"]["accuracy"]
     if accuracy:
         rows = {row["codes"]: row for row in accuracy["rows"]}
-        yield from (f"{text} {percent_interval(rows[name])}" for name, text in WRITTEN.items() if name in rows)
-    yield f"{sum(os.times()[:4]) - begun:.0f} processor s"
+        yield from ((text, rows[name]) for name, text in WRITTEN.items() if name in rows)
 
 
 def print_means(rows: dict[str, list[dict[str, float]]]) -> None:
