@@ -23,6 +23,10 @@ from datamodules.errors import DataError
 
 Piece = str | list[int]  # text, or the codes of a sound
 CONDITIONS = ("codes", "shuffled_codes", "shuffled_labels")
+BEFORE, BEHIND = (
+    "###\nInput: < ",
+    " >\nOutput:",
+)  # what stands before and behind a sound; a label behind it ends its line
 # the query without content, against which a calibrated score is measured (Zhao et al. 2021, arXiv:2102.09690)
 EMPTY = "N/A"
 
@@ -176,12 +180,16 @@ def prompt(episode: Episode, codes: Mapping[str, list[int]], repeats: int, induc
     """codes: of each of the episode's sounds, by id; repeats: how often each shot is shown; induction: with the
     sentence that names the classes.
     """
-    choice = " or ".join(f"'{label}'" for label in episode.labels)
-    head: list[list[Piece]] = []
-    if induction:
-        head.append([f"For each of the following input output pairs, output is one of [{choice}]\n"])
-    shots: list[list[Piece]] = [
-        ["###\nInput: < ", codes[shot.sound], f" >\nOutput: {shot.label}\n"] for shot in episode.shots
-    ]
-    query: list[Piece] = ["###\nInput: < ", codes[episode.query], " >\nOutput:"]
-    return EpisodePrompt(head + shots * repeats, query, [f"###\nInput: < {EMPTY} >\nOutput:"])
+    head: list[list[Piece]] = [[task(episode.labels)]] if induction else []
+    shots: list[list[Piece]] = [[BEFORE, codes[shot.sound], f"{BEHIND}{output(shot.label)}"] for shot in episode.shots]
+    return EpisodePrompt(head + shots * repeats, [BEFORE, codes[episode.query], BEHIND], [f"{BEFORE}{EMPTY}{BEHIND}"])
+
+
+def task(labels: Sequence[str]) -> str:
+    """The sentence that names the classes."""
+    choice = " or ".join(f"'{label}'" for label in labels)
+    return f"For each of the following input output pairs, output is one of [{choice}]\n"
+
+
+def output(label: str) -> str:
+    return f" {label}\n"

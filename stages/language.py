@@ -20,7 +20,7 @@ from conf import plain
 from conf.errors import UsageError
 from conf.sections.language import LanguageConf
 from datamodules.language.caption_pairs import caption_pairs
-from datamodules.language.conversations import Turn
+from datamodules.language.conversations import CONTEXT, TEXT, Turn
 from datamodules.language.id_batches import LanguageDataModule
 from datamodules.language.other_captions import with_other_captions
 from datamodules.language.packing import Encoded, LanguageBatch
@@ -134,17 +134,23 @@ class Language(TrainingStage):
         return self.data
 
     def encode(self, conversations: list[list[Turn]]) -> list[Encoded]:
-        """Ids of each conversation; running text, a conversation of the role `text`, has no template."""
-        running = [conversation for conversation in conversations if conversation[0][0] == "text"]
+        """Ids of each conversation; running text, whose roles are TEXT and CONTEXT, has no template."""
+        runs = [conversation[0][0] in (TEXT, CONTEXT) for conversation in conversations]
         rest = [
             [ChatTurn("user" if role == "user" else "assistant", segments) for role, segments in conversation]
-            for conversation in conversations
-            if conversation[0][0] != "text"
+            for conversation, running in zip(conversations, runs, strict=True)
+            if not running
         ]
-        written = iter([self.vocabulary.render_text(str(segments[0])) for ((_, segments),) in running])
         rendered = iter(self.vocabulary.render_all(rest) if rest else [])
         encoded = [
-            Encoded(*next(written if conversation[0][0] == "text" else rendered)) for conversation in conversations
+            Encoded(
+                *(
+                    self.vocabulary.render_running([(role == TEXT, segments) for role, segments in conversation])
+                    if running
+                    else next(rendered)
+                )
+            )
+            for conversation, running in zip(conversations, runs, strict=True)
         ]
         if self.conf.text.loss == "distillation":
             encoded = [

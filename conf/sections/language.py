@@ -92,10 +92,29 @@ class MixtureConf:
     question: float = about("questions and answers: how often each comes in an epoch", 0, 1000)
     conversation: float = about("conversations of several turns: how often each comes in an epoch", 0, 1000)
     text: float = about("texts of text.files, or of the stage rehearsal: how often each comes in an epoch", 0, 1000)
+    # curricula of earlier runs do not have it
+    examples: float = field(
+        default=0.0,
+        metadata=about(
+            "recordings with one label, each the last one of a text of examples: how often each comes in an epoch",
+            0, 1000,
+        ).metadata,
+    )  # fmt: skip
 
     def laws(self) -> Iterable[Problem]:
         if not any(vars(self).values()):
             yield Problem("", "no weight is above 0: nothing would be trained")
+
+
+@dataclass
+class ExamplesConf:
+    """Texts of several recordings in a row, each with its label, as the stage fewshot asks."""
+
+    ways: int = about("classes of a text, 2 to so many", 2, 1000)
+    shots: int = about("recordings of each class before the last one, 1 to so many", 1, 1000)
+    renamed: float = about(
+        "share of the texts in which the classes have names of other classes: only the examples tell them", 0.0, 1.0
+    )
 
 
 @dataclass
@@ -235,6 +254,7 @@ class LanguageConf(TrainingStageConf):
         "validation clips whose codes are also scored under another clip's caption; 0: none", 0, 1 << 20
     )
     text: TextConf = about("texts without sound, so that the LLM keeps its text")
+    examples: ExamplesConf = about("texts of several recordings in a row, each with its label")
     curriculum: list[CurriculumEntryConf] = about(
         "parts of the training, one after the other; kinds and mixture are then for validation alone. []: one part"
     )

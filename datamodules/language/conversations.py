@@ -3,6 +3,7 @@
     caption ──────► sound to text, and text to sound (the paper's two directions)
     questions ────► several dialogues on one sound that share its tokens in one sequence, each blind to the others
     conversation ─► several turns and several sounds, as the corpus has them
+    labels ───────► several sounds in a row in one text, each with its label (examples.py)
     text files ───► no sound: the LLM keeps its text
 
 How often an item comes, its wording and its order depend on its id alone: the same on every rank and every run.
@@ -20,9 +21,11 @@ from datamodules.errors import DataError
 from datamodules.hashing import digest, hash_number, in_share
 
 Segment = str | list[int]  # text, or the codes of a sound
-Turn = tuple[str, list[Segment]]  # ("user" | "assistant", segments); ("text", [running text]) alone
+Turn = tuple[
+    str, list[Segment]
+]  # ("user" | "assistant", segments), or parts of a running text alone: (TEXT | CONTEXT, segments)
 
-
+TEXT, CONTEXT = "text", "context"  # a part of a running text that is trained, and one that is read alone
 PAIR = "pair"
 
 
@@ -43,6 +46,7 @@ class Mixture(NamedTuple):
     question: float
     conversation: float
     text: float
+    examples: float = 0.0
 
 
 class Prompts(NamedTuple):
@@ -199,7 +203,7 @@ def _text_turns(line: str, where: str) -> list[Turn]:
         return [(turn["role"], list(turn["content"])) for turn in turns]
     if not isinstance(values["text"], str) or not values["text"].strip():
         raise DataError(f"{where}: 'text' is a string that is not empty, here {values['text']!r}")
-    return [("text", [values["text"]])]
+    return [(TEXT, [values["text"]])]
 
 
 def copies(weight: float, name: str) -> int:

@@ -216,9 +216,30 @@ class Vocabulary:
 
     def render_text(self, text: str) -> TokenSequence:
         """Running text, without a template, and end-of-text. Labels: all but a token that begins every text."""
-        ids = self._vocabulary_ids(self._reader(self._with_times(text), add_special_tokens=False)["input_ids"])
-        ids += [self.tokenizer.eos_token_id] if self.tokenizer.eos_token_id is not None else []
-        sequence = TokenSequence(ids, list(ids), [self._kind(token) for token in ids])
+        return self.render_running([(True, [text])])
+
+    def render_running(self, parts: Sequence[tuple[bool, Sequence[Segment]]]) -> TokenSequence:
+        """Running text with sounds in it, and end-of-text. parts: whether it is labelled, and its segments, whose ids do not
+        depend on their neighbours.
+        """
+        sequence = TokenSequence([], [], [])
+
+        def add(ids: Sequence[int], kinds: Sequence[int], labelled: bool) -> None:
+            sequence.input_ids.extend(ids)
+            sequence.labels.extend(ids if labelled else [IGNORED] * len(ids))
+            sequence.kinds.extend(kinds if labelled else [LabelKind.PROMPT] * len(ids))
+
+        for labelled, segments in parts:
+            for segment in segments:
+                if isinstance(segment, str):
+                    read = self._reader(self._with_times(segment), add_special_tokens=False)["input_ids"]
+                    ids = self._vocabulary_ids(read)
+                    add(ids, [self._kind(token) for token in ids], labelled)
+                else:
+                    ids = (self.sound_ids if labelled else self.request_ids)(segment)
+                    add(ids, [LabelKind.AUDIO] * len(ids), labelled)
+        if self.tokenizer.eos_token_id is not None:
+            add([self.tokenizer.eos_token_id], [LabelKind.TEXT], parts[-1][0])
         return self._with_bos(sequence) if self._has_bos else sequence
 
     def render(self, turns: Sequence[Turn], generate: bool = False) -> TokenSequence:

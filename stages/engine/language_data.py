@@ -16,9 +16,10 @@ from conf.errors import UsageError
 from conf.sections.language import CurriculumEntryConf, LanguageConf
 from conf.sections.preference import PairsConf, PreferenceConf
 from conf.suggest import allowed
+from datamodules import fewshot
 from datamodules.atomic_files import write_whole
 from datamodules.cuts import Cut
-from datamodules.language import answer_pairs, conversations, packing, sound_windows
+from datamodules.language import answer_pairs, conversations, examples, packing, sound_windows
 from datamodules.language.conversation_sources import (
     ConversationSource,
     CutConversations,
@@ -161,6 +162,15 @@ def _entries(
     parts: list[ConversationSource] = [CutConversations(cuts, mixture, making, corpus_weights, is_selected)]
     if isinstance(conf, PreferenceConf):
         parts = [*(parts if any(mixture) else []), *_pairs(conf, cuts, every, tokenizer)]
+    if weights.examples:
+        making_texts = examples.Making(**plain(conf.examples))
+        texts = examples.ExampleTexts(cuts, weights.examples, making_texts, corpus_weights, is_selected)
+        if split == "train" and texts.most_classes() < 2:
+            raise UsageError(
+                f"mixture.examples: {texts.most_classes()} labels have a training recording with that label alone, of {', '.join(conf.data.corpora)}; "
+                "two or more of one corpus are needed. Prepare it with a column label, or type --mixture.examples=0"
+            )
+        parts.append(texts)
     if split == "train" and weights.text:  # texts train
         parts += [TextConversations(file, weights.text) for file in files]
     return JoinedSources(parts), [mixture, making, corpus_weights, filters]
@@ -185,7 +195,8 @@ def _code() -> str:
     """Of what makes conversations, and counts their ids: lengths that other code measured are measured again."""
     return hashlib.sha256(
         b"".join(
-            Path(str(code.__file__)).read_bytes() for code in (conversations, packing, sound_windows, answer_pairs)
+            Path(str(code.__file__)).read_bytes()
+            for code in (conversations, packing, sound_windows, answer_pairs, examples, fewshot)
         )
     ).hexdigest()
 

@@ -102,6 +102,6 @@ def _lacks_items(mixture: MixtureConf, kinds: Sequence[str], train: Contents) ->
         wanted.append(("question (columns question and answer, or label)", asked))
     if mixture.conversation:
         wanted.append(("conversation (column conversation)", train.conversations))
-    if not wanted or mixture.text or any(number for _, number in wanted):
+    if not wanted or mixture.text or mixture.examples or any(number for _, number in wanted):
         return None
     return f"no training recording has a {' or a '.join(text for text, _ in wanted)}"

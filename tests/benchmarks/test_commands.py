@@ -30,8 +30,8 @@ COMMANDS = {  # name -> its smallest arguments, and what it prints
     ),
     "fewshot": (
         "--preset smoke --latents small --corpus tones --llm llm --words 8 --ways 2 --shots 1 --episodes 3 --seconds 2"
-        " --ask splits=[train,validation,test]",
-        "| lexical_residual | ",
+        " --ask splits=[train,validation,test] --taught 2 --caption-steps 1 --teach prompts.format=ltu",
+        "| lexical_residual | taught-2 | 2 | 1 | ",
     ),
     "interruptions": ("--stages tokenizer --signals TERM --workers 0 --ranks 1 --moments 1", "equal 1/1"),
     "kills": ("--moments 1 --processes 1 --recordings 4", ""),

@@ -11,8 +11,12 @@ import torch
 
 import conf
 from datamodules.audio import load_sound
+from datamodules.fewshot import Episode, Shot, prompt
+from datamodules.language.conversations import TEXT
+from datamodules.language.examples import Example, _text
+from models.language.vocabulary import IGNORED
 from models.quantizer import whole_words
-from stages.fewshot import FewShot, Words
+from stages.fewshot import FewShot, Sounds, Words
 from stages.hub import weights
 from stages.hub.sound_tokenizer import SoundTokenizer
 from stages.runs import graph
@@ -41,6 +45,24 @@ def fewshot(*words: str) -> FewShot:
     module.prepare_data()
     module.setup("predict")
     return module
+
+
+def test_a_text_of_examples_is_an_episode_as_it_is_asked(trained: str):
+    """What openaqa learns from, id for id, with the answer behind it (datamodules/language/examples.py)."""
+    module = fewshot("llm=caption", "splits=[train,validation,test]")
+    assert isinstance(module.writer, Sounds)
+    vocabulary = module.writer.vocabulary
+    sounds = {"a": [1, 2], "b": [3], "c": [4, 5, 6]}
+    episode = Episode(0, 1, ["dog", "rain"], [Shot("a", "rain"), Shot("b", "dog")], "c", "dog")
+    blocks = prompt(episode, sounds, 1, induction=True)
+    asked = [token for block in [*blocks.head, blocks.query] for token in module.writer.ids(block)]
+    answer = module._answer("dog")
+    text = _text([Example("rain", [1, 2]), Example("dog", [3]), Example("dog", [4, 5, 6])])
+    written = vocabulary.render_running([(role == TEXT, segments) for role, segments in text])
+    beginning = [vocabulary.tokenizer.bos_token_id] if written.input_ids[0] == vocabulary.tokenizer.bos_token_id else []
+    end = [vocabulary.tokenizer.eos_token_id] if vocabulary.tokenizer.eos_token_id is not None else []
+    assert written.input_ids == [*beginning, *asked, *answer, *end]
+    assert [label for label in written.labels if label != IGNORED] == [*answer, *end]
 
 
 class Scores(torch.nn.Module):

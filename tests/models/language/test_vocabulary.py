@@ -263,6 +263,23 @@ def test_times_without_a_token_are_refused():
         timed().codes([timed().start_id, timed().first_time_id, timed().first_code_id + 5, timed().end_id])
 
 
+def test_sounds_in_running_text_are_read_and_what_is_labelled_is_learned():
+    """Parts have the ids that they have alone; a sound that is read may have times in it, one that is written has none."""
+    words = Vocabulary(tokenizer(CHATML), 5, (0,), "chat", None, max_seconds=10.0, every=1.0, codes_per_second=1.0)
+    codes = [3, 1]
+    actual = words.render_running([(False, ["In: ", codes]), (True, [" A\n", codes])])
+    text, end = words.tokenizer, [words.tokenizer.eos_token_id]
+    learned = [*text(" A\n").input_ids, *words.sound_ids(codes), *end]
+    assert actual.input_ids == [*text("In: ").input_ids, *words.request_ids(codes), *learned]
+    read = len(actual.input_ids) - len(learned)
+    assert actual.labels == [IGNORED] * read + learned
+    kinds = [LabelKind.TEXT] * len(text(" A\n").input_ids) + [LabelKind.AUDIO] * 4 + [LabelKind.TEXT]
+    assert actual.kinds == [LabelKind.PROMPT] * read + kinds
+    assert words.render_running([(True, ["a"]), (False, ["b"])]).labels[-1] == IGNORED, (
+        "nor is the end behind what is read"
+    )
+
+
 def test_running_text_is_labelled_to_its_end():
     words = build_vocabulary()
     actual = words.render_text("A bell.")

@@ -1,6 +1,7 @@
 """What a language stage may be taught, through the command: a curriculum, conversations, texts, times; and that a killed one goes on exactly."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from conf.sections.language import CurriculumEntryConf, MixtureConf
+from datamodules.store import chunks
+from stages.cli.main import main
 from stages.engine import language_data
 from stages.runs.progress import newest_checkpoint
 from tests.conftest import SMOKE, write_tones
@@ -111,8 +114,6 @@ def test_conversations_of_several_sounds_texts_and_times_go_through_the_chain(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):
     """A corpus in JSONL whose recordings talk about one another, with times in their answers: trained on, and what is too long is listed."""
-    from stages.cli.main import main
-
     monkeypatch.chdir(tmp_path)
     write_tones(tmp_path / "recordings", 24)
     rows = []
@@ -168,6 +169,42 @@ def test_conversations_of_several_sounds_texts_and_times_go_through_the_chain(
         "was trained with timestamps {'max_seconds': 6.0, 'step': 0.5, 'every': None}, this stage asks for"
         in capsys.readouterr().err
     )
+
+
+EXAMPLES = ("--mixture.examples=2", "--mixture.question=0", "--mixture.sound_to_text=0", "--examples.shots=1")
+
+
+def test_texts_of_examples_are_trained_and_a_killed_run_ends_with_the_same_weights(
+    stage, tones: Path, whole: Path, capsys
+):
+    """All but those that are longer than a sequence, which are listed; `fewshot` then asks the LLM in the words that it learned."""
+    words = [*(f"--parents.{name}=whole" for name in ("latents", "tokenizer", "cache", "caption")), *EXAMPLES]
+    assert stage("run", "openaqa", "--experiment=examples", *words) == 0
+    facts = json.loads((tones / "runs/examples/openaqa/receipt.json").read_text())["facts"]
+    recordings = sum(cut.custom["split"] == "train" for cut in chunks.read(whole / "cache/chunks"))
+    assert facts["items"] == [2 * recordings - facts["too_long"].get("examples", 0)] and facts["items"][0] > recordings
+    interrupt(tones, "openaqa", 7, "--experiment=examples-killed", *words)
+    assert stage("run", "openaqa", "--experiment=examples-killed", *words) == 0
+    before, after = (
+        load_file(tones / f"runs/{name}/openaqa/artifact/model.safetensors") for name in ("examples", "examples-killed")
+    )
+    assert before.keys() == after.keys() and all(before[key].equal(after[key]) for key in before)
+
+
+def test_examples_of_a_corpus_without_labels_are_refused(apart: Path, whole: Path, capsys):
+    (apart / "runs").mkdir()
+    shutil.copytree(whole, apart / "runs/whole")
+    names = sorted(path.name for path in (apart / "recordings").glob("0[0-5].*"))
+    (apart / "plain.csv").write_text("".join(["path,caption\n", *(f"{name},a sound\n" for name in names)]))
+    words = ["prepare", "folder", "recordings", "--metadata", "plain.csv", "--name=plain", "--data.root=data"]
+    assert main([*words, "--data.num_workers=0", "--validation_fraction=0"]) == 0
+    named = [*(word for word in SMOKE if "corpora" not in word), "--experiment=plain", "--data.corpora=[plain]"]
+    words = [*named, "--parents.tokenizer=whole"]
+    assert main(["run", "cache", *words]) == 0
+    assert main(["run", "caption", *words, *EXAMPLES]) == 1
+    message = "mixture.examples: 0 labels have a training recording with that label alone, of plain; two or more of one corpus are needed."
+    assert message in capsys.readouterr().err
+    assert not (apart / "runs/plain/caption/artifact").exists()
 
 
 def test_the_position_in_a_curriculum():
