@@ -119,7 +119,7 @@ def _teach(options: argparse.Namespace, base: str, shared: list[str]) -> None:
     )  # fmt: skip
     run(
         "openaqa", base, *words, f"--trainer.max_steps={options.taught}", f"--trainer.val_check_interval={options.taught}",
-        "--mixture.examples=4", "--mixture.question=0", f"--examples.renamed={options.renamed}",
+        "--mixture.examples=4", "--mixture.question=0", "--kinds=[]", f"--examples.renamed={options.renamed}",
     )  # fmt: skip
 
 
