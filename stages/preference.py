@@ -8,6 +8,7 @@ The frozen LLM without LoRA has never met a sound, and is no reference.
 """
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -64,18 +65,23 @@ class Preference(Language):
     def losses(self, batch: PlannedBatch) -> LanguageLoss:
         losses = super().losses(batch)
         if losses.contrast is None:
+            if self.trainer.training:  # NaN for a batch without pairs: each logs the same names
+                self._log_pairs(losses.loss.new_tensor(math.nan), torch.zeros(len(SUMS), device=self.device), 1)
             return losses
         log_p, reference = losses.contrast.log_p, losses.contrast.reference
         if self.reference is not None:
             self.reference.keep(self.global_rank, *_items(batch), reference)
         sums = self._sums(log_p, reference, [text for texts in batch.answers for text in texts])
         if self.trainer.training:
-            self.log("train/preference_loss", losses.contrast.mean, batch_size=len(log_p) // 2)
-            for name, value in _means(sums).items():
-                self.log(f"train/{name}", value, batch_size=len(log_p) // 2)
+            self._log_pairs(losses.contrast.mean, sums, len(log_p) // 2)
         else:
             self.pair_sums += sums
         return losses
+
+    def _log_pairs(self, loss: Tensor, sums: Tensor, count: int) -> None:
+        self.log("train/preference_loss", loss, batch_size=count)
+        for name, value in _means(sums).items():
+            self.log(f"train/{name}", value, batch_size=count)
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()

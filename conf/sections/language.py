@@ -113,7 +113,9 @@ class ExamplesConf:
     ways: int = about("classes of a text, 2 to so many", 2, 1000)
     shots: int = about("recordings of each class before the last one, 1 to so many", 1, 1000)
     renamed: float = about(
-        "share of the texts in which the classes have names of other classes: only the examples tell them", 0.0, 1.0
+        "share of the texts whose classes have names drawn anew from the corpus' labels: only the examples tell them",
+        0.0,
+        1.0,
     )
 
 

@@ -2,22 +2,26 @@
 2026, arXiv:2602.04683), who call them auditory sentences, found an LLM to need before it learns from examples.
 
 The text is that of the stage `fewshot` (fewshot.py), and the recording itself its last one. Trained is each label of a class
-that was named before. In a share of the texts the classes have names of other classes: what they are called there stands in
-the examples alone.
+that was named before. In a share of the texts the names are drawn anew from the corpus' labels, and a class has its own by
+chance alone: what it is called there stands in the examples.
 """
 
+import json
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
+from datamodules.atomic_files import whole_file
 from datamodules.cuts import Cut
 from datamodules.fewshot import BEFORE, BEHIND, output, task
-from datamodules.hashing import digest, in_share
+from datamodules.hashing import digest, hash_number, in_share
 from datamodules.language.conversations import CONTEXT, TEXT, Conversation, Turn, copies
 from datamodules.store.index import CachedCuts
 
-MOST_READ = 10_000  # cuts that examples are drawn from, evenly spread
-TRIES = 16  # recordings of a class that are looked at beside those needed, for some of other sources than the last one
+NONE = -1  # the class of a cut with no label, or several
 
 
 class Making(NamedTuple):
@@ -28,90 +32,109 @@ class Making(NamedTuple):
     renamed: float  # share of the texts
 
 
+class Classes(NamedTuple):
+    """The labels of cuts that have one, 12 bytes a cut. A class is a label of a corpus."""
+
+    names: list[tuple[str, str]]  # (corpus, label)
+    of_cut: np.ndarray  # (cuts) int32: number of the class, NONE
+    source: np.ndarray  # (cuts) uint64: hash of the cut's source
+
+    def usable(self) -> list[int]:
+        """Classes of two sources or more, of corpora that have two such classes or more: a text can end with each of their cuts."""
+        pairs = np.unique(np.stack([self.of_cut.astype(np.uint64), self.source])[:, self.of_cut != NONE], axis=1)
+        sources = np.bincount(pairs[0].astype(np.int64), minlength=len(self.names))
+        several = [number for number, count in enumerate(sources) if count > 1]
+        corpora = [self.names[number][0] for number in several]
+        return [number for number in several if corpora.count(self.names[number][0]) > 1]
+
+
+def read_classes(
+    cuts: CachedCuts, is_selected: Callable[[Cut], bool] | None = None, file: Path | None = None
+) -> Classes:
+    """file: where they are kept, named by all that they depend on; what it holds is taken."""
+    if file is not None and file.is_file():
+        with np.load(file) as stored:
+            names = [(corpus, label) for corpus, label in json.loads(str(stored["names"]))]
+            return Classes(names, stored["of_cut"], stored["source"])
+    numbers: dict[tuple[str, str], int] = {}
+    of_cut, source = np.full(len(cuts), NONE, np.int32), np.zeros(len(cuts), np.uint64)
+    for row, cut in enumerate(cuts):
+        labels = cut.custom.get("labels") or []
+        if len(labels) == 1 and (is_selected is None or is_selected(cut)):
+            of_cut[row] = numbers.setdefault((cut.custom["corpus"], labels[0]), len(numbers))
+            source[row] = hash_number(cut.custom["source"])
+    classes = Classes(list(numbers), of_cut, source)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(file) as part:
+            np.savez(part, names=json.dumps(classes.names), of_cut=of_cut, source=source)
+    return classes
+
+
 class Example(NamedTuple):
     name: str  # of its class, in this text
     codes: list[int]
 
 
 class ExampleTexts:
-    """The texts whose last recording is a cut of the cache with one label; the others are of its corpus. What is drawn
+    """The texts whose last recording is a cut of the cache; the others are of its corpus and of other sources. What is drawn
     depends on the cut's id alone.
 
-    weight: how often a cut is the last one in an epoch; weights: corpus -> factor of it, 1 for others. is_selected: says of
-    which cuts there are texts; None: of all.
+    weight: how often a cut is the last one in an epoch; weights: corpus -> factor of it, 1 for others. left_out: cuts with one
+    label that no text can end with, as no other source has their label, or their corpus has no other such label.
     """
 
     def __init__(
-        self,
-        cuts: CachedCuts,
-        weight: float,
-        making: Making,
-        weights: Mapping[str, float] = {},
-        is_selected: Callable[[Cut], bool] | None = None,
+        self, cuts: CachedCuts, classes: Classes, weight: float, making: Making, weights: Mapping[str, float] = {}
     ) -> None:
-        self.cuts, self.weight, self.making, self.weights = cuts, weight, making, weights
-        self.is_selected = is_selected
-        self.classes: dict[str, dict[str, list[int]]] = {}  # corpus -> label -> numbers of cuts
-        for number in range(0, len(cuts), max(1, -(-len(cuts) // MOST_READ))):
-            cut = cuts[number]
-            if (label := self._label(cut)) is not None:
-                self.classes.setdefault(cut.custom["corpus"], {}).setdefault(label, []).append(number)
+        self.cuts, self.classes, self.weight, self.making, self.weights = cuts, classes, weight, making, weights
+        usable = classes.usable()
+        self.left_out = int((classes.of_cut != NONE).sum() - np.isin(classes.of_cut, usable).sum())
+        # by class: rows of its cuts; by corpus: its classes
+        order = np.argsort(classes.of_cut, kind="stable")
+        ends = np.searchsorted(classes.of_cut[order], [[number, number + 1] for number in usable])
+        self.rows = {number: order[begin:end] for number, (begin, end) in zip(usable, ends.reshape(-1, 2), strict=True)}
+        self.corpora: dict[str, list[int]] = {}
+        for number in usable:
+            self.corpora.setdefault(classes.names[number][0], []).append(number)
 
     def __len__(self) -> int:
         return len(self.cuts)
 
     def __getitem__(self, index: int) -> list[Conversation]:
-        cut = self.cuts[index]
-        label = self._label(cut)
-        count = copies(self.weight * self.weights.get(cut.custom["corpus"], 1.0), f"{cut.id}+")
-        if label is None or not count:
+        number = int(self.classes.of_cut[index])
+        if number not in self.rows:
             return []
-        drawn = ((copy, self._examples(cut, label, f"{cut.id}+{copy}")) for copy in range(count))
+        cut = self.cuts[index]
         return [
-            Conversation(f"{cut.id}-examples-{copy}", "examples", cut.custom["source"], [_text(examples)])
-            for copy, examples in drawn
-            if examples
+            Conversation(
+                f"{cut.id}-examples-{copy}", "examples", cut.custom["source"], [_text(self._examples(cut, index, copy))]
+            )
+            for copy in range(copies(self.weight * self.weights.get(cut.custom["corpus"], 1.0), f"{cut.id}+"))
         ]
 
     def digest(self) -> str:
         return digest(f"{self.cuts.digest()} {self.making}")
 
-    def most_classes(self) -> int:
-        """Of a corpus."""
-        return max(map(len, self.classes.values()), default=0)
-
-    def _label(self, cut: Cut) -> str | None:
-        labels = cut.custom.get("labels") or []
-        return labels[0] if len(labels) == 1 and (self.is_selected is None or self.is_selected(cut)) else None
-
-    def _examples(self, cut: Cut, label: str, name: str) -> list[Example]:
-        """In their order, the cut itself last; none where its corpus has no other class, or no recording of another source."""
-        draw, classes = random.Random(name), self.classes.get(cut.custom["corpus"], {})
-        others = sorted(set(classes) - {label})
-        if not others:
-            return []
-        chosen = [label, *draw.sample(others, draw.randint(1, min(self.making.ways - 1, len(others))))]
-        shots = draw.randint(1, self.making.shots)
-        names = dict(zip(chosen, chosen, strict=True))
+    def _examples(self, cut: Cut, index: int, copy: int) -> list[Example]:
+        """In their order, the cut itself last."""
+        name = f"{cut.id}+{copy}"
+        draw, own = random.Random(name), int(self.classes.of_cut[index])
+        classes = self.corpora[cut.custom["corpus"]]
+        others = [number for number in classes if number != own]
+        chosen = [own, *draw.sample(others, draw.randint(1, min(self.making.ways - 1, len(others))))]
+        shots, named = draw.randint(1, self.making.shots), chosen
         if in_share(self.making.renamed, name):
-            names = dict(zip(chosen, draw.sample(sorted(classes), len(chosen)), strict=True))
+            named = draw.sample(classes, len(chosen))
         examples: list[Example] = []
-        for each in chosen:
-            found = list(self._of_other_sources(cut, classes.get(each, []), shots, draw))
-            if not found:
-                return []
-            examples += [Example(names[each], codes) for codes in found]
+        for number, other in zip(chosen, named, strict=True):
+            rows = self.rows[number]
+            rows = rows[self.classes.source[rows] != self.classes.source[index]]
+            for row in draw.sample(range(len(rows)), min(shots, len(rows))):
+                codes = list(self.cuts[int(rows[row])].custom["codes"])
+                examples.append(Example(self.classes.names[other][1], codes))
         draw.shuffle(examples)
-        return [*examples, Example(names[label], list(cut.custom["codes"]))]
-
-    def _of_other_sources(
-        self, cut: Cut, numbers: Sequence[int], count: int, draw: random.Random
-    ) -> Iterator[list[int]]:
-        """Codes of so many recordings at most, each of another source than the cut."""
-        for number in draw.sample(numbers, min(len(numbers), count + TRIES)):
-            if count and (other := self.cuts[number]).custom["source"] != cut.custom["source"]:
-                count -= 1
-                yield list(other.custom["codes"])
+        return [*examples, Example(self.classes.names[named[0]][1], list(cut.custom["codes"]))]
 
 
 def _text(examples: Sequence[Example]) -> list[Turn]:

@@ -40,7 +40,8 @@ class LanguageDataModule(ResumableDataModule):
     (sound_windows.py); where no window fits it is left out and listed in `too_long`. Text is never cut. frame: codes of
     a frame of sound. train: one part,
     or the entries of a curriculum in their order, each with its number of batches. encode: dialogues to ids. progress:
-    called with the number of entries that are measured, where lengths are measured for the first time.
+    called with the number of entries that are measured, where lengths are measured for the first time. times_in_sounds: the
+    ids of a sound may have times among them.
     """
 
     dataset: "_BatchEncoder"
@@ -57,6 +58,7 @@ class LanguageDataModule(ResumableDataModule):
         num_workers: int,
         progress: Callable[[int], None] = lambda done: None,
         frame: int = 1,
+        times_in_sounds: bool = False,
     ) -> None:
         super().__init__(seed=seed, num_workers=num_workers)
         self.tokens_per_batch, self.num_buckets = tokens_per_batch, num_buckets
@@ -69,7 +71,7 @@ class LanguageDataModule(ResumableDataModule):
                 measure(
                     part.source,
                     part.max_tokens,
-                    lambda items: packed_lengths(items, encode),
+                    lambda items: packed_lengths(items, encode, times_in_sounds),
                     num_workers,
                     part.folder,
                     _counting_from(done, progress),

@@ -98,10 +98,13 @@ def collate(items: Sequence[tuple[str, Packed]], pad_id: int) -> LanguageBatch:
     return LanguageBatch(ids, padded(0, pad_id), mask, padded(1, IGNORED), padded(2, 0), padded(3, 0), padded(4, 0))
 
 
-def packed_lengths(items: Sequence[Conversation], encode: Encode) -> list[int]:
+def packed_lengths(items: Sequence[Conversation], encode: Encode, times_in_sounds: bool = False) -> list[int]:
     """Ids of each conversation's packed sequence, without writing its codes: a code is one id, and a sound that
-    dialogues share is written once.
+    dialogues share is written once. times_in_sounds: it may have others in it, and is written.
     """
+    if times_in_sounds:
+        written = iter(encode([dialogue for item in items for dialogue in item.dialogues]))
+        return [len(pack([next(written) for _ in item.dialogues]).input_ids) for item in items]
     silent = [
         [[(role, [_silent(part) for part in parts]) for role, parts in dialogue] for dialogue in item.dialogues]
         for item in items

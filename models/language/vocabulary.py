@@ -222,6 +222,8 @@ class Vocabulary:
         """Running text with sounds in it, and end-of-text. parts: whether it is labelled, and its segments, whose ids do not
         depend on their neighbours.
         """
+        texts = [self._with_times(part) for _, segments in parts for part in segments if isinstance(part, str)]
+        read = iter(self._reader.backend_tokenizer.encode_batch(texts, add_special_tokens=False))
         sequence = TokenSequence([], [], [])
 
         def add(ids: Sequence[int], kinds: Sequence[int], labelled: bool) -> None:
@@ -232,8 +234,7 @@ class Vocabulary:
         for labelled, segments in parts:
             for segment in segments:
                 if isinstance(segment, str):
-                    read = self._reader(self._with_times(segment), add_special_tokens=False)["input_ids"]
-                    ids = self._vocabulary_ids(read)
+                    ids = self._vocabulary_ids(next(read).ids)
                     add(ids, [self._kind(token) for token in ids], labelled)
                 else:
                     ids = (self.sound_ids if labelled else self.request_ids)(segment)

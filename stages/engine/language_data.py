@@ -80,7 +80,7 @@ def data(
 
     def part(entry: Entry, split: str, batches: int | None) -> DataPart:
         most = (entry.max_tokens if isinstance(entry, CurriculumEntryConf) else None) or batching.max_tokens
-        entries, settings = _entries(conf, entry, cuts, tokenizer, split, files)
+        entries, settings = _entries(conf, entry, cuts, tokenizer, split, files, folder)
         key = hashlib.sha256(
             json.dumps([written, _code(), entries.digest(), settings, most, frame]).encode()
         ).hexdigest()
@@ -96,6 +96,7 @@ def data(
         parts, validation, encode, pad_id,
         tokens_per_batch=batching.tokens_per_batch, num_buckets=batching.num_buckets,
         seed=conf.seed, num_workers=conf.data.num_workers, progress=line.update, frame=frame,
+        times_in_sounds=conf.timestamps.every is not None,
     )  # fmt: skip
     line.stop()
     entries: Sequence[Entry] = conf.curriculum or [conf]
@@ -108,7 +109,7 @@ def data(
             )
             raise UsageError(
                 f"{stage}: {where} of {', '.join(conf.data.corpora)} gives no conversation. It takes captions, questions with answers, "
-                f"conversations, or texts; mixture is {plain(entry.mixture)}, max_tokens {made_from.max_tokens}, too long "
+                f"conversations, texts, or labels (mixture.examples); mixture is {plain(entry.mixture)}, max_tokens {made_from.max_tokens}, too long "
                 f"{_counts(made.too_long) or 0}."
             )
     if made.num_windows:
@@ -142,7 +143,13 @@ def position(curriculum: Sequence[CurriculumEntryConf], step: int) -> Position:
 
 
 def _entries(
-    conf: LanguageConf, entry: Entry, every: CachedCuts, tokenizer: str, split: str, files: Sequence[Path]
+    conf: LanguageConf,
+    entry: Entry,
+    every: CachedCuts,
+    tokenizer: str,
+    split: str,
+    files: Sequence[Path],
+    folder: Path | None,
 ) -> tuple[JoinedSources, list[Any]]:
     """What an epoch is made of, and all that its items depend on beside it. every: cuts of all splits."""
     weights, prompts, cuts = entry.mixture, conf.prompts, every.of_split(split)
@@ -163,17 +170,40 @@ def _entries(
     if isinstance(conf, PreferenceConf):
         parts = [*(parts if any(mixture) else []), *_pairs(conf, cuts, every, tokenizer)]
     if weights.examples:
-        making_texts = examples.Making(**plain(conf.examples))
-        texts = examples.ExampleTexts(cuts, weights.examples, making_texts, corpus_weights, is_selected)
-        if split == "train" and texts.most_classes() < 2:
-            raise UsageError(
-                f"mixture.examples: {texts.most_classes()} labels have a training recording with that label alone, of {', '.join(conf.data.corpora)}; "
-                "two or more of one corpus are needed. Prepare it with a column label, or type --mixture.examples=0"
-            )
-        parts.append(texts)
+        parts.append(_examples(conf, entry, cuts, is_selected, split, folder))
     if split == "train" and weights.text:  # texts train
         parts += [TextConversations(file, weights.text) for file in files]
     return JoinedSources(parts), [mixture, making, corpus_weights, filters]
+
+
+def _examples(
+    conf: LanguageConf,
+    entry: Entry,
+    cuts: CachedCuts,
+    is_selected: Callable[[Cut], bool] | None,
+    split: str,
+    folder: Path | None,
+) -> examples.ExampleTexts:
+    """Raises UsageError where a part of the training has none. folder: where the labels are kept, read once."""
+    chosen = [entry.corpora, entry.datasets] if isinstance(entry, CurriculumEntryConf) else []
+    key = hashlib.sha256(json.dumps([cuts.digest(), chosen]).encode()).hexdigest()
+    classes = examples.read_classes(cuts, is_selected, folder / f"labels-{key[:32]}.npz" if folder else None)
+    corpus_weights = conf.corpus_weights if split == "train" else {}
+    making = examples.Making(**plain(conf.examples))
+    made = examples.ExampleTexts(cuts, classes, entry.mixture.examples, making, corpus_weights)
+    if split == "train" and not made.rows:
+        where, corpora, instead = "", conf.data.corpora, "--mixture.examples=0"
+        if isinstance(entry, CurriculumEntryConf):
+            where, instead = f"curriculum, entry {entry.name!r}: ", "examples: 0.0 in its mixture"
+            corpora = entry.corpora or corpora
+        raise UsageError(
+            f"{where}mixture.examples: {len(classes.names)} labels have a training recording with that label alone, of {', '.join(corpora)}; two of one corpus "
+            f"are needed, each with recordings of two sources. Prepare it with a column label, or type {instead}"
+        )
+    if split == "train" and made.left_out:
+        text = "mixture.examples: no text can end with %d recordings with one label: no other source has it, or their corpus has no other such label"
+        log.info(text, made.left_out)
+    return made
 
 
 def _pairs(conf: PreferenceConf, cuts: CachedCuts, every: CachedCuts, tokenizer: str) -> list[ConversationSource]:

@@ -23,6 +23,7 @@ class Contents(NamedTuple):
     captions: int
     questions: dict[str, int]  # by kind
     conversations: int = 0
+    labelled: int | None = None  # recordings with one label; None: an earlier version's receipt does not say
 
 
 def count(cuts: Path) -> dict[str, dict[str, Any]]:
@@ -30,15 +31,21 @@ def count(cuts: Path) -> dict[str, dict[str, Any]]:
     recordings: Counter[str] = Counter()
     tasks: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
     kinds: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
+    labelled: Counter[str] = Counter()
     with gzip.open(cuts, "rt", encoding="utf-8") as file:
         for cut in map(json.loads, file):
             split, texts = cut["custom"]["split"], [supervision["custom"] for supervision in cut["supervisions"]]
             recordings[split] += 1
+            labelled[split] += len(cut["custom"].get("labels") or []) == 1
             tasks[split].update(item["task"] for item in texts)
             kinds[split].update(item["kind"] for item in texts if item["task"] == "question")
     return {
         split: Contents(
-            recordings[split], tasks[split]["caption"], dict(kinds[split]), tasks[split]["conversation"]
+            recordings[split],
+            tasks[split]["caption"],
+            dict(kinds[split]),
+            tasks[split]["conversation"],
+            labelled[split],
         )._asdict()
         for split in SPLITS
     }
@@ -67,7 +74,9 @@ def _sum(parts: Sequence[Contents]) -> Contents:
     kinds = sum((Counter(part.questions) for part in parts), Counter())
     recordings = sum(part.recordings for part in parts)
     captions = sum(part.captions for part in parts)
-    return Contents(recordings, captions, dict(kinds), sum(part.conversations for part in parts))
+    counted = [part.labelled for part in parts if part.labelled is not None]
+    labelled = sum(counted) if len(counted) == len(parts) else None
+    return Contents(recordings, captions, dict(kinds), sum(part.conversations for part in parts), labelled)
 
 
 def _lacks(stage: str, conf: StageConf, total: dict[str, Contents]) -> str | None:
@@ -102,6 +111,8 @@ def _lacks_items(mixture: MixtureConf, kinds: Sequence[str], train: Contents) ->
         wanted.append(("question (columns question and answer, or label)", asked))
     if mixture.conversation:
         wanted.append(("conversation (column conversation)", train.conversations))
-    if not wanted or mixture.text or mixture.examples or any(number for _, number in wanted):
+    if mixture.examples:
+        wanted.append(("label (column label)", 1 if train.labelled is None else train.labelled))
+    if not wanted or mixture.text or any(number for _, number in wanted):
         return None
     return f"no training recording has a {' or a '.join(text for text, _ in wanted)}"

@@ -103,15 +103,17 @@ def test_who_takes_it_names_it(stage, tones: Path, preferred: Path, capsys: pyte
 
 
 def test_pairs_of_a_file_and_questions_beside_them(stage, tones: Path, whole: Path, capsys: pytest.CaptureFixture[str]):
-    """simpo asks no reference, and keeps none."""
+    """simpo asks no reference, and keeps none. Most batches hold no pair, and say nothing of pairs."""
     line = {"sound": "tones-00", "prompt": "What is it?", "chosen": "a low sound", "rejected": "rain"}
     Path("pairs.jsonl").write_text(json.dumps(line) + "\n")
     words = ["--experiment=preference-file", *PARENTS, "--pairs.files=[pairs.jsonl]", "--pairs.absent=[]"]
-    more = ["--pair_loss.kind=simpo", "--mixture.question=1", "--trainer.max_steps=2"]
+    more = ["--pair_loss.kind=simpo", "--mixture.question=1", "--trainer.max_steps=8", "--seed=1"]
+    more += ["--trainer.log_every_n_steps=8", "--batching.tokens_per_batch=800"]
     assert stage("run", "preference", *words, *more) == 0
     run = tones / "runs/preference-file/preference"
     receipt = receipts.read(run)
     assert receipt and receipt["facts"]["items"][0] > 1 and not list(run.glob("reference-*"))
+    assert {"train/preference_loss", "train/margin", "train/text_loss"} <= receipt["metrics"].keys()
     assert stage("run", "preference", *words, "--pairs.kinds=[gone]", "--restart") == 1
     assert "pairs.kinds: no question of gone in these corpora" in capsys.readouterr().err
 

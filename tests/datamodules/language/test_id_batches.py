@@ -295,6 +295,7 @@ def test_lengths_are_counted_as_they_are_packed():
     items += [
         Conversation("told", "conversation", "s", [turns]),
         Conversation("text", "text", "s", [[("text", ["It rains."])]]),
+        Conversation("examples", "examples", "s", [[("context", ["In: ", [1, 2, 3]]), ("text", [" rain"])]]),
         Conversation("sounds", PAIR, "s", [[("user", ["rain"]), ("assistant", [[9] * n])] for n in (5, 3)]),
     ]
     _, tokenizer = load_language_model("random:tiny", None, "float32")
@@ -302,14 +303,17 @@ def test_lengths_are_counted_as_they_are_packed():
         words = Vocabulary(tokenizer, 20, [0], prompt_format, None)
         counted = packed_lengths(items, lambda talks, words=words: render(words, talks))
         assert counted == [len(pack(render(words, item.dialogues)).input_ids) for item in items]
+        times = Vocabulary(tokenizer, 20, [0], prompt_format, None, max_seconds=10.0, every=0.5, codes_per_second=4.0)
+        longer = packed_lengths(items, lambda talks, words=times: render(words, talks), times_in_sounds=True)
+        assert longer == [len(pack(render(times, item.dialogues)).input_ids) for item in items] and longer > counted
 
 
 def render(words: Vocabulary, talks: list[list[Turn]]) -> list[Encoded]:
     return [
         Encoded(
             *(
-                words.render_text(talk[0][1][0])
-                if talk[0][0] == "text"
+                words.render_running([(role == "text", segments) for role, segments in talk])
+                if talk[0][0] in ("text", "context")
                 else words.render([ChatTurn(*turn) for turn in talk])
             )
         )

@@ -202,8 +202,20 @@ def test_examples_of_a_corpus_without_labels_are_refused(apart: Path, whole: Pat
     words = [*named, "--parents.tokenizer=whole"]
     assert main(["run", "cache", *words]) == 0
     assert main(["run", "caption", *words, *EXAMPLES]) == 1
-    message = "mixture.examples: 0 labels have a training recording with that label alone, of plain; two or more of one corpus are needed."
+    message = "mixture.examples: 0 labels have a training recording with that label alone, of plain; two of one corpus are needed, each with "
     assert message in capsys.readouterr().err
+    entry = CURRICULUM[: CURRICULUM.index("  - {name: closed")].replace("max_steps: 15", "max_steps: 4")
+    entry = (
+        entry.replace("openaqa:", "caption:")
+        .replace("corpora: [tones]", "corpora: [plain]")
+        .replace("kinds: [class]", "kinds: []")
+    )
+    entry = entry.replace("question: 1", "question: 0").replace("text: 0}", "text: 0, examples: 1}")
+    (apart / "entry.yaml").write_text(entry.replace("  text: {files: [texts.jsonl]}\n", ""))
+    assert main(["run", "caption", *words, "--conf=entry.yaml"]) == 1
+    printed = capsys.readouterr().err
+    assert f"curriculum, entry 'rows': {message}" in printed
+    assert "or type examples: 0.0 in its mixture" in printed
     assert not (apart / "runs/plain/caption/artifact").exists()
 
 
