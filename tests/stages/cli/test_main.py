@@ -181,6 +181,11 @@ LACKING = {
             r"or a conversation \(column conversation\)",
         ],
     ),
+    "no label": (
+        "path,caption,split\n0.wav,low,train\n1.wav,mid,test\n2.wav,high,train\n",
+        ["--openaqa.mixture.examples=1", "--openaqa.mixture.sound_to_text=0", "--openaqa.mixture.question=0", "--openaqa.mixture.conversation=0"],
+        [r"openaqa: no training recording has a label \(column label\)"],
+    ),
     "no test": ("path,caption\n0.wav,low\n1.wav,mid\n2.wav,high\n", [], [r"evaluate: .*split test.*column split.*--split_by.*"]),
     "other kinds": (
         "path,caption,label,split\n0.wav,low,a,train\n1.wav,mid,b,test\n2.wav,high,c,train\n",

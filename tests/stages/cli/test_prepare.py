@@ -200,8 +200,9 @@ def test_a_receipt_counts_what_is_said(folder: Path):
         "captions": 2,
         "questions": {"class": 1, "question": 1},
         "conversations": 0,
+        "labelled": 1,
     }
-    assert output["test"] == {"recordings": 1, "captions": 0, "questions": {}, "conversations": 0}
+    assert output["test"] == {"recordings": 1, "captions": 0, "questions": {}, "conversations": 0, "labelled": 0}
 
 
 @pytest.mark.parametrize("splits", [("train", "train", "train"), ("train", "val", "test"), ("", "", "test")], ids=str)
