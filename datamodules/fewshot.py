@@ -23,10 +23,8 @@ from datamodules.errors import DataError
 
 Piece = str | list[int]  # text, or the codes of a sound
 CONDITIONS = ("codes", "shuffled_codes", "shuffled_labels")
-BEFORE, BEHIND = (
-    "###\nInput: < ",
-    " >\nOutput:",
-)  # what stands before and behind a sound; a label behind it ends its line
+# what stands before and behind a sound; a label behind it ends its line
+BEFORE, BEHIND = "###\nInput: < ", " >\nOutput:"
 # the query without content, against which a calibrated score is measured (Zhao et al. 2021, arXiv:2102.09690)
 EMPTY = "N/A"
 

@@ -21,9 +21,8 @@ from datamodules.errors import DataError
 from datamodules.hashing import digest, hash_number, in_share
 
 Segment = str | list[int]  # text, or the codes of a sound
-Turn = tuple[
-    str, list[Segment]
-]  # ("user" | "assistant", segments), or parts of a running text alone: (TEXT | CONTEXT, segments)
+# ("user" | "assistant", segments), or parts of a running text alone: (TEXT | CONTEXT, segments)
+Turn = tuple[str, list[Segment]]
 
 TEXT, CONTEXT = "text", "context"  # a part of a running text that is trained, and one that is read alone
 PAIR = "pair"
