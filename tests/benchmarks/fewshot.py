@@ -53,7 +53,7 @@ def main() -> None:
     )
     parser.add_argument("--caption-steps", type=int, default=38)
     parser.add_argument("--renamed", type=float, default=1.0)
-    parser.add_argument("--teach", action="append", default=[], help="for its two stages, as prompts.format=ltu")
+    parser.add_argument("--teach", action="append", default=[], help="for its two stages, as data.corpora=[fsdd]")
     parser.add_argument("--set", action="append", default=[], help="for the tokenizers, as trainer.max_steps=100")
     parser.add_argument("--ask", action="append", default=[], help="for the stage fewshot, as splits=[train,test]")
     options = parser.parse_args()
@@ -112,7 +112,8 @@ def _teach(options: argparse.Namespace, base: str, shared: list[str]) -> None:
         *shared, f"--parents.latents={options.latents}", f"--model.source={options.llm}", "--mixture.text=0",
         *(f"--{word}" for word in options.teach),
     ]  # fmt: skip
-    run("cache", base, *shared, f"--parents.latents={options.latents}")
+    corpora = [f"--{word}" for word in options.teach if word.startswith("data.corpora=")]
+    run("cache", base, *shared, f"--parents.latents={options.latents}", *corpora)
     run(
         "caption", base, *words, f"--trainer.max_steps={options.caption_steps}",
         f"--trainer.val_check_interval={options.caption_steps}",

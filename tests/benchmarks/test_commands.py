@@ -29,8 +29,8 @@ COMMANDS = {  # name -> its smallest arguments, and what it prints
         "| after | 2 |",
     ),
     "fewshot": (
-        "--preset smoke --latents small --corpus tones --llm llm --words 8 --ways 2 --shots 1 --episodes 3 --seconds 2"
-        " --ask splits=[train,validation,test] --taught 2 --caption-steps 1 --teach prompts.format=ltu",
+        "--preset smoke --latents toned --corpus tones --llm llm --words 8 --ways 2 --shots 1 --episodes 3 --seconds 2"
+        " --ask splits=[train,validation,test] --taught 2 --caption-steps 1 --teach prompts.format=ltu --teach data.corpora=[tones] --teach examples.shots=1",
         "| lexical_residual | taught-2 | 2 | 1 | ",
     ),
     "interruptions": ("--stages tokenizer --signals TERM --workers 0 --ranks 1 --moments 1", "equal 1/1"),
@@ -116,8 +116,8 @@ def test_every_benchmark_is_tested():
 
 @pytest.fixture(scope="session")
 def chain(shared: Path) -> Path:
-    """A folder with data/diagnostic, data/tones, the experiment `small`, every stage of the smoke preset done, and `llm`,
-    which has words.
+    """A folder with data/diagnostic, data/tones, the experiment `small`, every stage of the smoke preset done, `toned`, the
+    latents of tones, and `llm`, which has words.
     """
 
     def make(folder: Path) -> None:
@@ -136,8 +136,10 @@ def chain(shared: Path) -> Path:
             "tones",
             "--data.root=data",
         ]
-        ended = zygote.run(words, folder)
-        assert ended.status == 0, ended.output
+        toned = ["run", "latents", "--preset=smoke", "--data.root=data", "--experiment=toned", "--data.corpora=[tones]"]
+        for more in (words, [*toned, "--threads=1"]):
+            ended = zygote.run(more, folder)
+            assert ended.status == 0, ended.output
         save_llm_of_words(folder / "llm", list("abcdefghijklmnopqrstuvwx"))
 
     return make_once(shared / "benchmarks", make)
