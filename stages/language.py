@@ -193,14 +193,13 @@ class Language(TrainingStage):
         losses = self.losses(batch)
         for name in ("loss", *self.token_losses, "distillation_loss", "z_loss"):
             self.log(f"train/{name}", getattr(losses, name), batch_size=len(batch.ids))
-        if (
-            self.conf.loss.contrast.weight
-        ):  # NaN for a batch without an item from text to sound: each logs the same names
-            compared = losses.contrast is not None and batch.pairs is not None
-            mean = losses.contrast.mean if compared and losses.contrast else losses.loss.new_tensor(math.nan)
+        if self.conf.loss.contrast.weight:
+            # NaN for a batch without an item from text to sound: each batch logs the same names
+            mean, pairs = losses.loss.new_tensor(math.nan), math.nan
+            if losses.contrast is not None and batch.pairs is not None:
+                mean, pairs = losses.contrast.mean, batch.pairs
             self.log("train/contrast_loss", mean, batch_size=len(batch.ids))
-            pairs = torch.tensor(math.nan if batch.pairs is None else batch.pairs)
-            self.log("train/contrast_pairs", pairs, batch_size=len(batch.ids))
+            self.log("train/contrast_pairs", torch.tensor(pairs), batch_size=len(batch.ids))
         if self.conf.curriculum:
             number = language_data.position(self.conf.curriculum, self.trainer.global_step).number + 1
             self.log("train/curriculum_entry", torch.tensor(float(number)), batch_size=len(batch.ids))

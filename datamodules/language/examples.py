@@ -1,5 +1,5 @@
-"""Several recordings in a row in one text, each with its label: few-shot episodes to learn from, which UniAudio 2 (Yang et al.
-2026, arXiv:2602.04683), who call them auditory sentences, found an LLM to need before it learns from examples.
+"""Few-shot episodes as training data: several recordings in a row in one text, each with its label. UniAudio 2
+(arXiv:2602.04683) trains on such texts too, for few-shot prompts did not work without them.
 
 The text is that of the stage `fewshot` (fewshot.py), and the recording itself its last one. Trained is each label of a class
 that was named before. In a share of the texts the names are drawn anew from the corpus' labels, and a class has its own by
