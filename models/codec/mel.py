@@ -19,6 +19,9 @@ from models.exact_float32 import exact_float32
 from models.mel_spectrum import magnitudes, mel_filterbank
 
 ANCHOR = 2  # latent frame whose phases a later piece starts from: the spectrum of those before it lacks a neighbour
+# Up to so many times `log_floor` is silence in decoding: the regression gives what lay at the floor back a little above it, and
+# embedders hear -100 dB (python -m tests.benchmarks.vocoder). Over-subtraction: Berouti et al. 1979
+SILENCE = 1.5
 # analysed at once: the spectra of more samples leave the processor's cache, and take 2.7 times as long
 SAMPLES_ON_CPU = 1 << 19
 
@@ -243,8 +246,7 @@ class MelCodec(nn.Module):
             spectrum = self.linear_spectrum(log_mel)
         else:
             spectrum = log_mel.exp() @ self.inverse_filters
-        # what lay at the floor was silence: its power is taken away
-        power = spectrum.clamp(min=0).square() - self.log_floor**2
+        power = spectrum.clamp(min=0).square() - (SILENCE * self.log_floor) ** 2
         return power.clamp(min=0).sqrt() * self.window.sum() / 2
 
     def _components_to_spectra(self, latents: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """The embedded codec's voice: how near the sound is that it decodes from its own latents, before and now, and how fast.
 
-    python -m tests.benchmarks.vocoder [--real FOLDER] [--clips 32] [--fit 300] [--images FOLDER]
+    python -m tests.benchmarks.vocoder [--real FOLDER] [--clips 32] [--fit 300] [--head-steps 600] [--images FOLDER]
 
 In the current folder (data/): the embedded corpus and, with --real, FOLDER/esc10 and FOLDER/fsdd as `table_one` takes them. One
 codec is fitted on training recordings of all; held-out windows are encoded and decoded:
@@ -8,8 +8,11 @@ codec is fitted on training recordings of all; held-out windows are encoded and 
 before             pseudo-inverse of the mel filters, 32 iterations of Griffin-Lim from phases of zero: as it was
 pseudo-inverse     its magnitudes, less the floor, with the phases of now
 now                what `MelCodec.decode` does
+floor alone        the same, with no more than the floor's power taken away as silence
 iterations N       the same with other numbers of Griffin-Lim's iterations
 true magnitudes    of the sound itself, with the phases of now: what is lost by phases alone
+head               with --head-steps: the magnitudes of now, corrected, and the phases of a small network as Vocos has it, trained
+                   on the same recordings by the spectral loss of the stage `vae`, without its discriminator
 
 A row a group: KAD (kernel audio distance x 100) of the windows, mel and multi-resolution STFT distance, and the real-time factor
 in processor seconds of one thread. --images: spectrograms of two windows a group: real, before, now.
@@ -24,7 +27,7 @@ from typing import Any
 import torch
 import torchaudio.functional as AF
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from callbacks.spectrogram_image import image
@@ -34,8 +37,9 @@ from datamodules.audio import load_windows
 from datamodules.hashing import digest
 from datamodules.reconstruction import group_of
 from datamodules.windows import WindowRule
-from models.codec import phases
+from models.codec import mel, phases
 from models.codec.mel import MelCodec
+from models.codec.spectral_loss import SpectralLoss
 from models.metrics.kernel_distance import KernelAudioDistance
 from models.metrics.reconstruction import MelDistance, MultiResolutionStftDistance
 from stages.hub import weights
@@ -56,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--decoders", nargs="+", default=None, help="rows, as before now; all by default")
     parser.add_argument("--preset", default="demo")
     parser.add_argument("--embedder", default="aisfx-0.1.2", help="of KAD")
+    parser.add_argument("--head-steps", type=int, default=0, help="of 8 crops of 1.5 s; 0: no such row")
     parser.add_argument("--images", type=Path, default=None)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -79,6 +84,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             accumulate(waveform, torch.tensor([-(-waveform.shape[-1] // codec.hop_length)]))
         fit()
 
+    head = None
+    if options.head_steps:
+        began = time.process_time()
+        head = trained_head(codec, [waveform for cut in train for waveform in sounds(cut)], options.head_steps)
+        print(f"head: {options.head_steps} steps, {time.process_time() - began:.0f} processor s", flush=True)
+
     groups: dict[str, list[Any]] = {}
     for cut in sorted(cuts, key=lambda cut: digest(cut.id)):
         if cut.custom["split"] == "test":
@@ -89,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for group, members in sorted(groups.items()):
         windows = [waveform for cut in members[: options.clips] for waveform in sounds(cut)][: options.clips]
         real = torch.stack([embed(waveform[0], codec.sample_rate) for waveform in windows])
-        for name, decode in _decoders(codec, options.iterations).items():
+        for name, decode in _decoders(codec, options.iterations, head).items():
             if options.decoders is not None and name not in options.decoders:
                 continue
             print(f"| {group} | {len(windows)} | {name} | {_score(codec, decode, windows, real, embed)} |", flush=True)
@@ -111,7 +122,66 @@ def _prepare(preset: str, real: Path | None) -> list[str]:
     return ["diagnostic", *(REAL if real else ())]
 
 
-def _decoders(codec: MelCodec, iterations: Sequence[int]) -> dict[str, Decoder]:
+class IstftHead(nn.Module):
+    """Vocos (Siuzdak 2023, arXiv:2306.00814) on what a mel codec decodes, for mono.
+
+    ConvNeXt blocks over the codec's spectrum give each frame a phase for every bin, and a factor for its magnitude.
+    """
+
+    def __init__(self, codec: MelCodec, width: int = 256, depth: int = 6) -> None:
+        super().__init__()
+        self.codec = [codec]  # not trained
+        bins = codec.fft_size // 2 + 1
+        self.inward = nn.Conv1d(bins, width, 7, padding=3)
+        self.spread = nn.ModuleList(nn.Conv1d(width, width, 7, padding=3, groups=width) for _ in range(depth))
+        self.mix = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 3 * width), nn.GELU(), nn.Linear(3 * width, width))
+            for _ in range(depth)
+        )
+        self.outward = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * bins))
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """latents (B, F, D) -> waveform (B, 1, F * hop_length)."""
+        [codec] = self.codec
+        magnitudes = codec.magnitudes(latents)
+        widened = mel._widened(magnitudes)[:, 0].mT
+        x = self.inward(widened.clamp(min=codec.log_floor).log())
+        for spread, mix in zip(self.spread, self.mix, strict=True):
+            x = x + mix(spread(x).mT).mT
+        factor, angle = self.outward(x.mT).mT.chunk(2, 1)
+        spectrum = torch.polar(widened * factor.clamp(max=5).exp(), angle)
+        length = (spectrum.shape[-1] - 1) * codec.mel_hop
+        waveform = torch.istft(spectrum, codec.fft_size, codec.mel_hop, window=codec.window, length=length)
+        start = codec.mel_hop // 2
+        return waveform[:, None, start : start + magnitudes.shape[2] * codec.mel_hop]
+
+
+def trained_head(codec: MelCodec, windows: Sequence[Tensor], steps: int, frames: int = 32) -> IstftHead:
+    """windows (1, 1, T). Steps of 8 crops of so many latent frames."""
+    torch.manual_seed(0)
+    head, loss = (
+        IstftHead(codec),
+        SpectralLoss(codec.sample_rate, 1, [2048, 1024, 512, 256], perceptual_weighting=False),
+    )
+    optimizer = torch.optim.AdamW(head.parameters(), 1e-3, betas=(0.8, 0.99))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    length = frames * codec.hop_length
+    for _ in range(steps):
+        crops = []
+        for number in torch.randint(len(windows), (8,)).tolist():
+            sound = F.pad(windows[number][0], (0, max(0, length - windows[number].shape[-1])))
+            begin = int(torch.randint(sound.shape[-1] - length + 1, ()))
+            crops.append(sound[:, begin : begin + length])
+        waveform = torch.stack(crops)
+        optimizer.zero_grad()
+        loss(head(codec.encode(waveform).mean), waveform).backward()
+        nn.utils.clip_grad_norm_(head.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    return head.eval()
+
+
+def _decoders(codec: MelCodec, iterations: Sequence[int], head: IstftHead | None = None) -> dict[str, Decoder]:
     def voice(magnitudes: Tensor, count: int = codec.griffin_lim_iterations) -> Tensor:
         """The codec's phases with another number of iterations."""
         kept, codec.griffin_lim_iterations = codec.griffin_lim_iterations, count
@@ -125,6 +195,12 @@ def _decoders(codec: MelCodec, iterations: Sequence[int]) -> dict[str, Decoder]:
         bands = spectra.unflatten(-1, (-1, codec.mel_bands)).flatten(1, 2).exp()[:, None]
         return (bands @ torch.linalg.pinv(codec.filters.double()).float() - floor).clamp(min=0) * codec.window.sum() / 2
 
+    def floor_alone(latents: Tensor) -> Tensor:
+        kept, mel.SILENCE = mel.SILENCE, 1.0
+        waveform = codec.decode(latents)
+        mel.SILENCE = kept
+        return waveform
+
     def with_iterations(count: int) -> Decoder:
         return lambda _, latents: voice(codec.magnitudes(latents), count)
 
@@ -132,8 +208,10 @@ def _decoders(codec: MelCodec, iterations: Sequence[int]) -> dict[str, Decoder]:
         "before": lambda _, latents: zero_phase_griffin_lim(codec, pseudo_inverse(latents, 0)),
         "pseudo-inverse": lambda _, latents: voice(pseudo_inverse(latents, codec.log_floor)),
         "now": lambda _, latents: codec.decode(latents),
+        "floor alone": lambda _, latents: floor_alone(latents),
         **{f"iterations {count}": with_iterations(count) for count in iterations},
         "true magnitudes": lambda waveform, _: voice(codec._spectrum(waveform) * codec.window.sum() / 2),
+        **({"head": lambda _, latents: head(latents)} if head is not None else {}),
     }
 
 
@@ -150,7 +228,7 @@ def zero_phase_griffin_lim(codec: MelCodec, magnitudes: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _score(codec: MelCodec, decode: Decoder, windows: Sequence[Tensor], real: Tensor, embed: Any) -> str:
-    mel, stft, kad = MelDistance(codec.sample_rate), MultiResolutionStftDistance(), KernelAudioDistance()
+    bands, stft, kad = MelDistance(codec.sample_rate), MultiResolutionStftDistance(), KernelAudioDistance()
     kad.update(real, real=True)
     seconds = 0.0
     for waveform in windows:
@@ -158,11 +236,11 @@ def _score(codec: MelCodec, decode: Decoder, windows: Sequence[Tensor], real: Te
         began = time.process_time()
         decoded = decode(waveform, latents)[..., : waveform.shape[-1]]
         seconds += time.process_time() - began
-        mel.update(decoded, waveform)
+        bands.update(decoded, waveform)
         stft.update(decoded, waveform)
         kad.update(embed(decoded[0], codec.sample_rate)[None], real=False)
     factor = sum(waveform.shape[-1] for waveform in windows) / codec.sample_rate / seconds
-    return f"{kad.compute():.1f} | {mel.compute():.3f} | {stft.compute():.3f} | {factor:.0f}"
+    return f"{kad.compute():.1f} | {bands.compute():.3f} | {stft.compute():.3f} | {factor:.0f}"
 
 
 @torch.no_grad()
