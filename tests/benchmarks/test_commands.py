@@ -92,8 +92,8 @@ COMMANDS = {  # name -> its smallest arguments, and what it prints
         "| 1 |  | 4 | 2 | ",
     ),
     "vocoder": (
-        "--preset smoke --clips 1 --fit 4 --iterations 1 --embedder logmel-64 --images pictures",
-        "| iterations 1 |",
+        "--preset smoke --clips 1 --fit 4 --iterations 1 --head-steps 2 --embedder logmel-64 --images pictures",
+        "| head |",
     ),
     "windows": ("--seconds 1 --rates 16000", "| 1 | 16000 |"),
 }
