@@ -138,6 +138,12 @@ class FlowSamplingConf:
         "of the differential equation; euler evaluates the network once a step, the others twice"
     )
     guidance: float = about("weight of the tokens (classifier-free guidance); 1 is the plain model")
+    temperature: float = about(
+        "deviation of the noise that decoding begins with; 1 as in training, below it sound is less varied and nearer to what is "
+        "most likely",
+        0.0,
+        2.0,
+    )
 
 
 @dataclass

@@ -181,15 +181,17 @@ class LatentTokenizer(nn.Module):
         solver: flow.Solver,
         guidance: float,
         noise: Tensor,
+        temperature: float = 1.0,
     ) -> Tensor:
         """codes (B, S), of which num_codes (B) are valid -> latents (B, F, D), F the largest of num_frames (B).
 
         Frames beyond a clip's num_frames are 0. guidance 1 is the trained velocity; w gives v(no tokens) +
-        w (v(tokens) - v(no tokens)). noise (B, F or more, D): standard normal. With the objective mse, num_steps,
-        solver, guidance and noise have no effect. Raises ModelError where frames have no code.
+        w (v(tokens) - v(no tokens)). noise (B, F or more, D): standard normal; temperature: by which it is
+        multiplied (Kingma and Dhariwal 2018, arXiv:1807.03039, of flows; Matcha-TTS, arXiv:2309.03199, of flow matching). With the
+        objective mse, num_steps, solver, guidance, noise and temperature have no effect. Raises ModelError where frames have no code.
         """
         condition = self.condition(codes, num_codes, num_frames)
-        return self.sample(condition, num_frames, num_steps, solver, guidance, noise)
+        return self.sample(condition, num_frames, num_steps, solver, guidance, noise, temperature=temperature)
 
     def condition(self, codes: Tensor, num_codes: Tensor, num_frames: Tensor) -> Tensor:
         """codes (B, S), of which num_codes (B) are valid -> the decoder's condition (B, F, W), F the largest of
@@ -215,6 +217,7 @@ class LatentTokenizer(nn.Module):
         noise: Tensor,
         known: Tensor | None = None,
         num_known: Tensor | None = None,
+        temperature: float = 1.0,
     ) -> Tensor:
         """condition (B, F, W), of which num_frames (B) are valid -> latents (B, F, D), as `decode` has them.
 
@@ -230,7 +233,7 @@ class LatentTokenizer(nn.Module):
         else:
             if noise.shape[::2] != shape[::2] or noise.shape[1] < shape[1]:
                 raise ModelError(f"noise of shape {tuple(noise.shape)}; {shape}, or more frames, is allowed")
-            start = noise[:, : shape[1]].to(condition.device)
+            start = temperature * noise[:, : shape[1]].to(condition.device)
             # the mask here, for it asks the device, and a step is not to wait for it
             velocity = self.guided_velocity(condition, _key_mask(mask), guidance)
             if known is not None:

@@ -202,6 +202,7 @@ class SoundTokenizer:
         *,
         num_steps: int | None = None,
         guidance: float | None = None,
+        temperature: float | None = None,
         seed: int | Sequence[int] = 0,
         batch_size: int = 16,
         overlap: int | None = None,
@@ -209,7 +210,7 @@ class SoundTokenizer:
         """The codes of each sound -> waveforms (C, T) at `sample_rate`, T = num_samples, or all that the codes stand
         for.
 
-        num_steps, guidance: of the sampler; None takes the training configuration's. A batch gives what its sounds give
+        num_steps, guidance, temperature: of the sampler; None takes the training configuration's. A batch gives what its sounds give
         one by one: the noise depends on `seed` (one for all, or one a sound) and the window's number alone. overlap: latent
         frames that two windows share (latent_windows.py); None is a quarter of one, 0 leaves a seam behind each.
         Raises UsageError for codes that a tokenizer cannot have written.
@@ -217,7 +218,7 @@ class SoundTokenizer:
         seeds = [seed] * len(codes) if isinstance(seed, int) else list(seed)
         if len(seeds) != len(codes):
             raise UsageError(f"{len(seeds)} seeds for {len(codes)} sounds; one, or one for each is needed")
-        sampling = self._sampling(num_steps, guidance)
+        sampling = self._sampling(num_steps, guidance, temperature)
         for index, given in enumerate(codes):
             self._check_codes(given, f"sound {index}: ")
         waveforms: list[Tensor] = []
@@ -245,13 +246,14 @@ class SoundTokenizer:
         *,
         num_steps: int | None = None,
         guidance: float | None = None,
+        temperature: float | None = None,
         seed: int = 0,
         overlap: int | None = None,
     ) -> Iterator[Tensor]:
         """The sound of `decode` in pieces (C, t), each as soon as its window is decoded: memory does not grow with the
         sound. Arguments and errors as there.
         """
-        sampling = self._sampling(num_steps, guidance)
+        sampling = self._sampling(num_steps, guidance, temperature)
         self._check_codes(codes)
         windows = LatentWindows(self.tokenizer, self.rule, self.device, seed, overlap)
         sound, rest = DecodingStream(self.codec), math.inf if num_samples is None else num_samples
@@ -268,8 +270,8 @@ class SoundTokenizer:
         last = sound.finish()
         yield last[:, : int(min(rest, last.shape[1]))]
 
-    def _sampling(self, num_steps: int | None, guidance: float | None) -> dict[str, Any]:
-        given = {"num_steps": num_steps, "guidance": guidance}
+    def _sampling(self, num_steps: int | None, guidance: float | None, temperature: float | None) -> dict[str, Any]:
+        given = {"num_steps": num_steps, "guidance": guidance, "temperature": temperature}
         return {**self.facts["sampling"], **{key: value for key, value in given.items() if value is not None}}
 
     def _check_codes(self, codes: Sequence[int], which: str = "") -> None:

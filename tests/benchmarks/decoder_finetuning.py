@@ -1,6 +1,6 @@
 """A tokenizer's decoder before and after stage `decoder_finetuning`, by number of evaluations: the sound, not the latents.
 
-    python -m tests.benchmarks.decoder_finetuning --experiment demo [--steps 1 2 4 10 25] [--clips 24] [--set trainer.max_steps=600]
+    python -m tests.benchmarks.decoder_finetuning --experiment demo [--steps 1 2 4 10 25] [--temperatures 1] [--clips 24] [--set trainer.max_steps=600]
 
 In a folder with data/ and a finished runs/EXPERIMENT/tokenizer; the stage is run where it is not done. Every cell decodes the
 same held-out windows, of the same codes, from the same noise. KAD: kernel audio distance to the recordings, x 100, with its standard error (deviation
@@ -9,6 +9,7 @@ the recordings of the training split, on the latents that the codec makes of the
 """
 
 import argparse
+import itertools
 from collections import defaultdict
 from pathlib import Path
 
@@ -44,6 +45,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experiment", default="demo")
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4, 10, 25])
+    parser.add_argument(
+        "--temperatures", type=float, nargs="+", default=[1.0], help="of sampling, for each number of steps"
+    )
     parser.add_argument("--clips", type=int, default=24, help="held-out windows of a group, at most")
     parser.add_argument("--groups", nargs="*", help="as diagnostic/speech; all where none is named")
     parser.add_argument("--embedder", default="aisfx-0.1.2", help="of KAD; none: not measured")
@@ -73,12 +77,12 @@ def main() -> None:
     roots = {name: Path(receipt["root"]) for name, receipt in _corpora(chosen).items()}
     data = ReconstructionDataModule(chosen, roots, facts, BATCH, 0)
 
-    cells: dict[tuple[str, str, int], Cell] = defaultdict(lambda: Cell(facts["sample_rate"]))
+    cells: dict[tuple[str, str, int, float], Cell] = defaultdict(lambda: Cell(facts["sample_rate"]))
     for number, windows in enumerate(data.batches):
         batch = data.dataset.read(number, windows)
 
-        def score(name: str, steps: int, sound: Tensor, batch: SoundBatch = batch) -> None:
-            cell = cells[batch.group, name, steps]
+        def score(name: str, steps: int, temperature: float, sound: Tensor, batch: SoundBatch = batch) -> None:
+            cell = cells[batch.group, name, steps, temperature]
             for one, true, count in zip(sound, batch.waveform, batch.num_samples.tolist(), strict=True):
                 cell.mel.update(one[None, :, :count], true[None, :, :count])
                 cell.stft.update(one[None, :, :count], true[None, :, :count])
@@ -86,9 +90,12 @@ def main() -> None:
                     cell.embeddings.append(embedder(one[:, :count], facts["sample_rate"]))
                 cell.features.append(_pooled(codec.encode(one[None, :, :count]).mean[0]))
 
-        score("recorded", 0, batch.waveform)
-        for name, steps, decoded in _decoded(decoders, batch, options.steps, sampling):
-            score(name, steps, codec.decode(decoded))
+        score("recorded", 0, 0.0, batch.waveform)
+        for temperature in options.temperatures:
+            for name, steps, decoded in _decoded(
+                decoders, batch, options.steps, sampling | {"temperature": temperature}
+            ):
+                score(name, steps, temperature, codec.decode(decoded))
         print(f"batch {number + 1} of {len(data.batches)}", flush=True)
 
     for group in dict.fromkeys(window.group for window in chosen):
@@ -104,11 +111,12 @@ def main() -> None:
         truth = [w.cut.custom["labels"][0] for w, one in zip(windows, labelled, strict=True) if one]
         ids = [window.cut.id for window in windows]
         rows = []
-        for name, steps in [("recorded", 0), *((n, s) for n in decoders for s in options.steps)]:
-            cell = cells[group, name, steps]
+        made = itertools.product(decoders, options.steps, options.temperatures)
+        for name, steps, temperature in [("recorded", 0, 0.0), *made]:
+            cell = cells[group, name, steps, temperature]
             kad = "n/a"
             if embedder is not None and name != "recorded":
-                real = torch.stack(cells[group, "recorded", 0].embeddings)
+                real = torch.stack(cells[group, "recorded", 0, 0.0].embeddings)
                 distance = kernel_distance(real, torch.stack(cell.embeddings)[None], ids, ids, HALVES, 0)
                 kad = f"{distance.value:.2f} ± {distance.error:.2f}"
             probe = "n/a"
@@ -117,9 +125,12 @@ def main() -> None:
                 read = linear_probe_labels(known, names, features)
                 right = [label == true for label, true in zip(read, truth, strict=True)]
                 probe = f"{100 * sum(right) / len(right):.1f}"
-            rows.append([name, steps or "", kad, f"{cell.stft.compute():.3f}", f"{cell.mel.compute():.3f}", probe])
+            distances = (f"{metric.compute():.3f}" for metric in (cell.stft, cell.mel))
+            rows.append([name, steps or "", temperature or "", kad, *distances, probe])
         print(f"\n{group}: {len(windows)} windows, {sum(labelled)} with one label, {len(set(names))} labels\n")
-        print("\n".join(markdown_table(["decoder", "evaluations", "KAD", "STFT", "mel", "probe, %"], rows)))
+        print(
+            "\n".join(markdown_table(["decoder", "evaluations", "temperature", "KAD", "STFT", "mel", "probe, %"], rows))
+        )
 
     if options.speed_repeats:
         longest = max(chosen, key=lambda window: window.cut.duration)

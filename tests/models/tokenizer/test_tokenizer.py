@@ -1,6 +1,7 @@
 """Sound tokenizer: tokens of a prefix stay, padding changes nothing, rates and sizes are the paper's."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -177,6 +178,20 @@ def test_guidance_is_a_line_through_conditional_and_unconditional():
         torch.testing.assert_close(unconditional, model.decoder(latents, t, nothing, mask), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(guided, unconditional + 3 * (conditional - unconditional), atol=1e-3, rtol=1e-3)
     assert not torch.allclose(conditional, unconditional, atol=1e-2)
+
+
+@pytest.mark.parametrize("num_steps, num_known", [(1, 0), (4, 0), (4, 7)])
+def test_temperature_scales_the_noise(num_steps: int, num_known: int):
+    """Of known frames, too: they leave their scaled noise for their values."""
+    model, (latents, num_frames) = tokenizer(), clips(24, 24, 13)
+    condition = model.condition(*model.encode(latents, num_frames), num_frames)
+    known = {"known": latents, "num_known": torch.tensor([num_known, num_known])} if num_known else {}
+    arguments: dict[str, Any] = {"num_steps": num_steps, "solver": "euler", "guidance": 1.0, **known}
+    drawn = noise(num_frames)
+    half = model.sample(condition, num_frames, noise=drawn, temperature=0.5, **arguments)
+    assert torch.equal(half, model.sample(condition, num_frames, noise=drawn / 2, **arguments))
+    assert not torch.allclose(half, model.sample(condition, num_frames, noise=drawn, **arguments), atol=1e-2)
+    assert torch.equal(half[:, :num_known], latents[:, :num_known])
 
 
 def test_sampling_depends_on_the_noise_alone():

@@ -75,6 +75,23 @@ def test_an_array_is_as_good_as_a_tensor(tokenizer: SoundTokenizer):
         tokenizer.encode([wave, wave.tolist()], 44100)  # type: ignore[list-item]
 
 
+def test_the_temperature_is_the_configurations_or_the_callers(
+    tokenizer: SoundTokenizer, monkeypatch: pytest.MonkeyPatch
+):
+    """A tokenizer of before the key decodes as it was trained, at 1."""
+    codes = tokenizer.encode([sound(2.0)], 44100)
+    called = {at: tokenizer.decode(codes, temperature=at)[0] for at in (0.0, 0.5, 1.0)}
+    sampling = tokenizer.facts["sampling"]
+    for at, decoded in called.items():
+        monkeypatch.setitem(tokenizer.facts, "sampling", sampling | {"temperature": at})
+        assert torch.equal(tokenizer.decode(codes)[0], decoded)
+    monkeypatch.setitem(tokenizer.facts, "sampling", {k: v for k, v in sampling.items() if k != "temperature"})
+    assert torch.equal(tokenizer.decode(codes)[0], called[1.0])
+    assert not torch.allclose(called[0.5], called[1.0])
+    same = (tokenizer.decode(codes, temperature=0.0, seed=seed)[0] for seed in (1, 2))
+    assert torch.equal(*same)
+
+
 def test_a_sound_has_its_own_seed_in_a_batch(tokenizer: SoundTokenizer):
     codes = tokenizer.encode([sound(1.0), sound(2.0)], 44100)
     together = tokenizer.decode(codes, seed=[3, 4])
