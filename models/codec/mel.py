@@ -19,8 +19,8 @@ from models.exact_float32 import exact_float32
 from models.mel_spectrum import magnitudes, mel_filterbank
 
 ANCHOR = 2  # latent frame whose phases a later piece starts from: the spectrum of those before it lacks a neighbour
-# Up to so many times `log_floor` is silence in decoding: the regression gives what lay at the floor back a little above it, and
-# embedders hear -100 dB (python -m tests.benchmarks.vocoder). Over-subtraction: Berouti et al. 1979
+# Up to so many times `log_floor` is silence in decoding: the regression gives what lay at the floor back a little above it, which
+# embedders hear (python -m tests.benchmarks.vocoder). Over-subtraction: Berouti et al. 1979
 SILENCE = 1.5
 # analysed at once: the spectra of more samples leave the processor's cache, and take 2.7 times as long
 SAMPLES_ON_CPU = 1 << 19
@@ -48,7 +48,7 @@ class MelCodec(nn.Module):
     decoded mirrored, but for what is lost. Decoded channels share the phases of their mean.
 
     `accumulate` the training corpus, then `fit`; both are exact, whatever the batches were. Magnitudes below
-    `log_floor` are silence: 1e-5 is -100 dB of a sine of full scale. `fit` also learns to decode, which no latent
+    `log_floor` are silence, in decoding those up to `SILENCE` times it: 1e-5 is -100 dB of a sine of full scale. `fit` also learns to decode, which no latent
     depends on; a codec that was fitted before it did decodes by the pseudo-inverse of the mel filters. A second pass,
     `accumulate_detail` and `fit_detail`, learns what the components lose.
     """

@@ -86,11 +86,12 @@ class PretrainedSoundTokenizer(SoundTokenizer):
         *,
         num_steps: int | None = None,
         guidance: float | None = None,
+        temperature: float | None = None,
         seed: int | Sequence[int] = 0,
         batch_size: int = 16,
         overlap: int | None = None,
     ) -> list[Tensor]:
-        """As the parent's; one sound at a time, and nothing is drawn: num_steps, guidance, seed, overlap have no effect."""
+        """As the parent's, one sound at a time. Nothing is drawn: num_steps, guidance, temperature, seed, overlap have no effect."""
         counts = [None] * len(codes) if num_samples is None else num_samples
         return [torch.cat([*self.decode_stream(one, n)], 1) for one, n in zip(codes, counts, strict=True)]
 
@@ -101,6 +102,7 @@ class PretrainedSoundTokenizer(SoundTokenizer):
         *,
         num_steps: int | None = None,
         guidance: float | None = None,
+        temperature: float | None = None,
         seed: int = 0,
         overlap: int | None = None,
     ) -> Iterator[Tensor]:

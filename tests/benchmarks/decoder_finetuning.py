@@ -126,7 +126,7 @@ def main() -> None:
                 right = [label == true for label, true in zip(read, truth, strict=True)]
                 probe = f"{100 * sum(right) / len(right):.1f}"
             distances = (f"{metric.compute():.3f}" for metric in (cell.stft, cell.mel))
-            rows.append([name, steps or "", temperature or "", kad, *distances, probe])
+            rows.append([name, steps or "", "" if name == "recorded" else temperature, kad, *distances, probe])
         print(f"\n{group}: {len(windows)} windows, {sum(labelled)} with one label, {len(set(names))} labels\n")
         print(
             "\n".join(markdown_table(["decoder", "evaluations", "temperature", "KAD", "STFT", "mel", "probe, %"], rows))

@@ -182,7 +182,7 @@ def test_silence_between_sounds_is_silent():
 
 
 def test_silence_of_the_demos_codec_is_silent():
-    """At 44.1 kHz and with all that is fitted: what the regression gives back a little above the floor would be hiss of 1.4e-5."""
+    """At 44.1 kHz and with all that is fitted: what the regression gives back a little above the floor would be hiss of some 1e-5."""
     conf = compose("latents", ["demo"]).conf
     assert isinstance(conf, LatentsConf)
     codec = MelCodec(**plain(conf.codec.mel))

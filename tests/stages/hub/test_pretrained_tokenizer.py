@@ -99,6 +99,7 @@ def test_a_saved_one_and_a_copy_of_it_are_the_same(folder: Path, tokenizer: Soun
     codes = copy.encode([sound], tokenizer.sample_rate)
     assert codes == tokenizer.encode([sound], tokenizer.sample_rate)
     assert copy.decode(codes, [777])[0].equal(tokenizer.decode(codes)[0][:, :777])
+    assert copy.decode(codes, num_steps=1, guidance=2.0, temperature=0.5)[0].equal(copy.decode(codes)[0])
     least, most = copy.num_samples(len(codes[0]))
     assert least <= sound.shape[1] <= most == 5 * tokenizer.hop_length
     with pytest.raises(UsageError, match="use encode"):
