@@ -76,26 +76,25 @@ def inspect_each(paths: Sequence[Path], workers: int) -> Iterator[tuple[int, Ins
     if workers <= 1 or len(paths) < 64:
         yield from enumerate(map(_inspect, paths))
         return
-    tasks = ((first, paths[first : first + TASK]) for first in range(0, len(paths), TASK))
+    tasks, first = iter(range(0, len(paths), TASK)), 0
     running: dict[Future[list[Inspection]], int] = {}
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        while True:
-            for first, part in islice(tasks, 2 * workers - len(running)):
-                running[pool.submit(_inspect_all, part)] = first
-            if not running:
-                return
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                first = running[future]
-                try:
+        try:
+            while True:
+                for first in islice(tasks, 2 * workers - len(running)):
+                    running[pool.submit(_inspect_all, paths[first : first + TASK])] = first
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
                     inspections = future.result()
-                except BrokenProcessPool as error:
-                    named = [str(path) for first in sorted(running.values()) for path in paths[first : first + TASK]]
-                    raise DataError(
-                        f"a process ended while it decoded one of these:\n{listed(named)}\nLook at them one by one "
-                        "(--data.num_workers=1), and take the one that does it out"
-                    ) from error
-                del running[future]
-                yield from enumerate(inspections, first)
+                    yield from enumerate(inspections, running.pop(future))
+        except BrokenProcessPool as error:  # of a result, or of what is submitted after a process ended
+            begun = sorted(running.values()) or [first]
+            named = [str(path) for first in begun for path in paths[first : first + TASK]]
+            raise DataError(
+                f"a process ended while it decoded one of these:\n{listed(named)}\nLook at them one by one "
+                "(--data.num_workers=1), and take the one that does it out"
+            ) from error
 
 
 class AudioHeader(NamedTuple):

@@ -4,8 +4,11 @@ import json
 import os
 import signal
 import tarfile
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import active_children
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -131,3 +134,18 @@ def test_a_process_that_dies_names_what_it_decoded_and_the_rest_is_kept(tmp_path
     ):
         Inspector(2, tmp_path / "out", progress=kill_one).inspect(paths)
     assert len((tmp_path / "out/inspected.jsonl").read_text().splitlines()) == done >= 8
+
+
+def test_a_pool_that_broke_before_it_gets_more_is_told_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    submit, count = ProcessPoolExecutor.submit, 0
+
+    def broken(pool: ProcessPoolExecutor, *task: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == 6:
+            raise BrokenProcessPool("a child process terminated abruptly")
+        return submit(pool, *task)
+
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", broken)
+    with pytest.raises(DataError, match=r"a process ended while it decoded one of these:\n  .*\.wav\n"):
+        Inspector(2, tmp_path / "out").inspect(recordings(tmp_path / "in", 64))
