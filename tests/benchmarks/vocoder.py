@@ -159,10 +159,8 @@ class IstftHead(nn.Module):
 def trained_head(codec: MelCodec, windows: Sequence[Tensor], steps: int, frames: int = 32) -> IstftHead:
     """windows (1, 1, T). Steps of 8 crops of so many latent frames."""
     torch.manual_seed(0)
-    head, loss = (
-        IstftHead(codec),
-        SpectralLoss(codec.sample_rate, 1, [2048, 1024, 512, 256], perceptual_weighting=False),
-    )
+    head = IstftHead(codec)
+    loss = SpectralLoss(codec.sample_rate, 1, [2048, 1024, 512, 256], perceptual_weighting=False)
     optimizer = torch.optim.AdamW(head.parameters(), 1e-3, betas=(0.8, 0.99))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     length = frames * codec.hop_length
