@@ -80,7 +80,8 @@ class DecoderFinetuning(Tokenizer):
     def _loss(self, batch: LatentBatch, generator: torch.Generator) -> Tensor:
         flow, codes = self.conf.flow, self.tokenizer.encode(batch.latents, batch.num_frames)
         latents = self._latents(batch, generator)
-        task = draw_task(self.tokenizer, latents, codes, batch.num_frames, batch.is_padded, generator)
+        temperature = self.conf.sampling.temperature if flow.objective == "mean" else 1.0
+        task = draw_task(self.tokenizer, latents, codes, batch.num_frames, batch.is_padded, generator, temperature)
         if flow.objective == "flow":
             return flow_loss(self.tokenizer, task, flow.token_dropout, flow.logit_normal_share, generator)
         average, (before,) = self.averaged(), self.before

@@ -14,11 +14,13 @@ from models.errors import ModelError
 from models.tokenizer import flow, mean_flow
 from models.tokenizer.tokenizer import Codes, LatentTokenizer
 
+SMALL = 1e-3  # mean squared error of a frame's standardised velocity, below which less of it gains little
+
 
 class DecoderTask(NamedTuple):
     """A batch of clips, and where their paths begin and end."""
 
-    x_0: Tensor  # (B, F, D): noise
+    x_0: Tensor  # (B, F, D): noise, times its temperature
     x_1: Tensor  # (B, F, D): standardised latents
     codes: Codes
     num_frames: Tensor  # (B)
@@ -55,12 +57,17 @@ def draw_task(
     num_frames: Tensor,
     is_padded: bool,
     generator: torch.Generator,
+    temperature: float = 1.0,
 ) -> DecoderTask:
-    """latents (B, F, D), of which num_frames (B) are valid; codes: theirs; is_padded: whether any has fewer than F."""
+    """latents (B, F, D), of which num_frames (B) are valid; codes: theirs; is_padded: whether any has fewer than F.
+
+    temperature: of the noise that the decoder will be asked from. A velocity is learnt at 1, where it is that of the
+    data; mean velocities are learnt from a velocity, which is known for noise of any size.
+    """
     mask = torch.arange(latents.shape[1], device=latents.device) < num_frames[:, None]
     x_1 = tokenizer.standardized(latents, num_frames)
     x_0 = torch.randn(x_1.shape, generator=generator, device=generator.device).to(x_1.device)
-    return DecoderTask(x_0, x_1, codes, num_frames, mask, mask if is_padded else None)
+    return DecoderTask(temperature * x_0, x_1, codes, num_frames, mask, mask if is_padded else None)
 
 
 def flow_loss(
@@ -76,7 +83,7 @@ def flow_loss(
     dropped = (torch.rand(count, generator=generator, device=generator.device) < token_dropout).to(device)
     x_t, velocity = flow.interpolate(task.x_0, task.x_1, t)
     condition = tokenizer.decoder.without_tokens(task.condition(tokenizer), dropped)
-    return _error(tokenizer.decoder(x_t, t, condition, task.key_mask), velocity, task.mask)
+    return _mean(_error(tokenizer.decoder(x_t, t, condition, task.key_mask), velocity), task.mask)
 
 
 def mean_flow_loss(
@@ -99,10 +106,21 @@ def mean_flow_loss(
         split = mean_flow.split_target(halves, x_t, spans)
         target = torch.where((spans.r > spans.t)[:, None, None], split, velocity)
     mean = tokenizer.guided_velocity(task.condition(tokenizer), task.key_mask, 1.0)
-    return _error(mean(x_t, spans.t, spans.r), target, task.mask)
+    return adaptive_error(mean(x_t, spans.t, spans.r), target, task.mask)
 
 
-def _error(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """(): mean squared difference over a clip's valid frames, in float32, and over clips."""
-    squares = (prediction.float() - target.float()).square().mean(-1) * mask
-    return (squares.sum(1) / mask.sum(1)).mean()
+def adaptive_error(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """(): log(1 + error / SMALL) of frames of (B, F, D), whose gradient is MeanFlow's adaptive weight, 1 / (error + SMALL), by
+    frame: silence, which one evaluation misses by little and which is heard, then counts as much as sound.
+    """
+    return _mean((_error(prediction, target) / SMALL).log1p(), mask)
+
+
+def _error(prediction: Tensor, target: Tensor) -> Tensor:
+    """(B, F): mean squared difference of a frame, in float32."""
+    return (prediction.float() - target.float()).square().mean(-1)
+
+
+def _mean(values: Tensor, mask: Tensor) -> Tensor:
+    """values (B, F) -> (): mean over a clip's valid frames, and over clips."""
+    return ((values * mask).sum(1) / mask.sum(1)).mean()

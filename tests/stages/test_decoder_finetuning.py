@@ -1,20 +1,37 @@
 """The stage `decoder_finetuning`: it decodes in the tokenizer's place, by one command or two, and no code changes."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from datamodules.store import chunks
+from models.tokenizer.decoder_finetuning import DecoderTask, draw_task
 from stages.hub import artifacts
 from stages.hub.sound_tokenizer import SoundTokenizer
 from stages.runs import receipts
 
 
 @pytest.fixture(scope="module")
-def experiment(copy_of_whole, tones: Path) -> Path:
+def temperatures() -> Iterator[list[float]]:
+    """Those of the noise that decoders were trained from, one a batch."""
+    drawn: list[float] = []
+
+    def recorded(*arguments: Any) -> DecoderTask:
+        drawn.append(arguments[-1])
+        return draw_task(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stages.decoder_finetuning.draw_task", recorded)
+        yield drawn
+
+
+@pytest.fixture(scope="module")
+def experiment(copy_of_whole, tones: Path, temperatures: list[float]) -> Path:
     """An experiment whose decoder was fine-tuned, to mean velocities."""
     from stages.cli.main import main
     from tests.conftest import SMOKE
@@ -22,7 +39,9 @@ def experiment(copy_of_whole, tones: Path) -> Path:
     folder = copy_of_whole("further", "latents", "tokenizer", "cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tones)
-        assert main(["run", "decoder_finetuning", "--experiment=further", *SMOKE]) == 0
+        assert main(["run", "decoder_finetuning", "--experiment=further", *SMOKE, "--sampling.temperature=0.8"]) == 0
+    assert set(temperatures) == {0.8}  # what it will be sampled at
+    temperatures.clear()
     return folder
 
 
@@ -77,10 +96,13 @@ def test_the_table_has_it_beside_the_decoder_as_it_was(experiment: Path, stage):
     )  # type: ignore[index]
 
 
-def test_it_goes_on_as_it_began_with_the_tokenizers_own_objective(experiment: Path, stage):
-    """Weights that were trained begin from the tokenizer's: two small steps leave them near."""
+def test_it_goes_on_as_it_began_with_the_tokenizers_own_objective(experiment: Path, stage, temperatures: list[float]):
+    """Weights that were trained begin from the tokenizer's: two small steps leave them near. From noise of any temperature
+    but 1 there would be no velocity of the data to learn.
+    """
     words = [
         "--flow.objective=flow",
+        "--sampling.temperature=0.8",
         "--trainer.max_steps=2",
         "--optimizer.learning_rate=1e-5",
         "--optimizer.final_learning_rate=1e-6",
@@ -96,6 +118,7 @@ def test_it_goes_on_as_it_began_with_the_tokenizers_own_objective(experiment: Pa
         )
         == 0
     )
+    assert set(temperatures) == {1.0}
     longer = artifacts.load_tokenizer(
         experiment / "tokenizer/artifact", experiment.parent / "longer/decoder_finetuning/artifact"
     )

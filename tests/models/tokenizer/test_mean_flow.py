@@ -8,9 +8,17 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from models.tokenizer.decoder_finetuning import DecoderTask, draw_task, flow_loss, freeze_codes, mean_flow_loss
+from models.tokenizer.decoder_finetuning import (
+    SMALL,
+    DecoderTask,
+    adaptive_error,
+    draw_task,
+    flow_loss,
+    freeze_codes,
+    mean_flow_loss,
+)
 from models.tokenizer.flow import sample
-from models.tokenizer.mean_flow import Spans, draw_spans, split_target
+from models.tokenizer.mean_flow import END_SHARE, Spans, draw_spans, split_target
 from models.tokenizer.tokenizer import Codes, LatentTokenizer
 from models.tokenizer.transformer import attention
 from tests.models.tokenizer.small_tokenizer import clips, seeded, tokenizer
@@ -115,6 +123,17 @@ def test_times_are_in_order_and_a_share_of_them_is_one(share: float):
     assert all(torch.equal(one, other) for one, other in zip((t, s, r), again, strict=True))
 
 
+def test_most_spans_are_what_one_evaluation_asks_for_and_instants_are_anywhere():
+    t, s, r = draw_spans(4096, 0.0, seeded())
+    shares = [float(some.float().mean()) for some in (t == 0, r == 1, (t == 0) & (r == 1))]
+    assert shares == pytest.approx([END_SHARE, END_SHARE, END_SHARE**2], abs=0.03)
+    whole = s[(t == 0) & (r == 1)]
+    t, _, r = draw_spans(4096, 1.0, seeded())
+    for uniform in (whole, t):
+        assert float(uniform.mean()) == pytest.approx(0.5, abs=0.03)
+        assert float(uniform.std()) == pytest.approx(12**-0.5, abs=0.03)
+
+
 def test_training_of_mean_velocities_starts_from_the_velocity():
     """Whatever span is asked for; and at one time nothing has changed."""
     model = tokenizer()
@@ -133,6 +152,14 @@ def test_training_of_mean_velocities_starts_from_the_velocity():
 def drawn(model: LatentTokenizer) -> DecoderTask:
     latents, num_frames = clips(24, 24, 13, 1)
     return draw_task(model, latents, model.encode(latents, num_frames), num_frames, True, seeded())
+
+
+def test_the_temperature_is_that_of_the_noise_alone():
+    model = tokenizer()
+    latents, num_frames = clips(24, 24, 13, 1)
+    codes = model.encode(latents, num_frames)
+    cold = draw_task(model, latents, codes, num_frames, True, seeded(), temperature=0.5)
+    assert torch.equal(2 * cold.x_0, drawn(model).x_0) and torch.equal(cold.x_1, drawn(model).x_1)
 
 
 def losses(objective: str) -> tuple[LatentTokenizer, Callable[[DecoderTask], Tensor]]:
@@ -161,6 +188,21 @@ def test_values_of_padding_change_no_loss(objective: str):
     task = drawn(model)
     spoiled = task.x_0.masked_fill(~task.mask[..., None], 1e3)
     torch.testing.assert_close(loss(task._replace(x_0=spoiled)), loss(task))
+
+
+def test_a_frame_counts_as_much_as_one_that_is_missed_by_far():
+    """The gradient is that of the squared error with MeanFlow's weight, held fixed; padding has none."""
+    prediction = torch.randn(2, 6, 4, generator=seeded()) * torch.tensor([1e-2, 1e-1, 1.0, 10.0, 1.0, 1.0])[:, None]
+    prediction.requires_grad_()
+    mask = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
+    target = torch.zeros_like(prediction)
+    error = prediction.square().mean(-1)
+    weighted = error / (error.detach() + SMALL) * mask
+    (expected,) = torch.autograd.grad((weighted.sum(1) / mask.sum(1)).mean(), prediction)
+    (gradient,) = torch.autograd.grad(adaptive_error(prediction, target, mask), prediction)
+    torch.testing.assert_close(gradient, expected)
+    shares = (gradient * prediction).sum(-1)[0, 1:]  # what a step in proportion to each frame's error gains
+    assert shares.max() < 1.5 * shares.min()
 
 
 def test_mean_velocities_are_learnt():
