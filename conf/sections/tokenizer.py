@@ -139,8 +139,8 @@ class FlowSamplingConf:
     )
     guidance: float = about("weight of the tokens (classifier-free guidance); 1 is the plain model")
     temperature: float = about(
-        "deviation of the noise that decoding begins with; 1 as in training, below it sound is less varied and nearer to what is "
-        "most likely",
+        "deviation of the noise that decoding begins with; 1 as in training for a velocity, below it sound is less varied and nearer "
+        "to what is most likely",
         0.0,
         2.0,
     )
@@ -238,7 +238,9 @@ class DecoderFinetuningConf(TrainingStageConf):
     trainer: AutomaticTrainerConf = about("arguments of lightning.Trainer")
     optimizer: OptimizerConf = about("AdamW, and its learning rate by step")
     flow: FinetuningFlowConf = about("what the decoder is trained on")
-    sampling: FlowSamplingConf = about("how the decoder is sampled, in validation and later")
+    sampling: FlowSamplingConf = about(
+        "how the decoder is sampled, in validation and later; mean velocities are trained at its temperature"
+    )
     sample_posterior: bool = about(
         "train on draws from the VAE's posterior, where it has a spread, instead of on its mean; codes are of the mean"
     )

@@ -14,7 +14,7 @@ from models.errors import ModelError
 from models.tokenizer import flow, mean_flow
 from models.tokenizer.tokenizer import Codes, LatentTokenizer
 
-SMALL = 1e-3  # mean squared error of a frame's standardised velocity, below which less of it gains little
+ERROR_FLOOR = 1e-3  # mean squared error of a frame's standardised velocity, below which less of it gains little
 
 
 class DecoderTask(NamedTuple):
@@ -61,8 +61,8 @@ def draw_task(
 ) -> DecoderTask:
     """latents (B, F, D), of which num_frames (B) are valid; codes: theirs; is_padded: whether any has fewer than F.
 
-    temperature: of the noise that the decoder will be asked from. A velocity is learnt at 1, where it is that of the
-    data; mean velocities are learnt from a velocity, which is known for noise of any size.
+    temperature: of the noise that the decoder will be asked from. Flow matching learns at 1: from other noise it would
+    learn another flow. Mean velocities are learnt from a velocity, which is known for noise of any size.
     """
     mask = torch.arange(latents.shape[1], device=latents.device) < num_frames[:, None]
     x_1 = tokenizer.standardized(latents, num_frames)
@@ -110,10 +110,12 @@ def mean_flow_loss(
 
 
 def adaptive_error(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """(): log(1 + error / SMALL) of frames of (B, F, D), whose gradient is MeanFlow's adaptive weight, 1 / (error + SMALL), by
-    frame: silence, which one evaluation misses by little and which is heard, then counts as much as sound.
+    """(): log(1 + error / ERROR_FLOOR) over frames of (B, F, D).
+
+    Its gradient is the squared error's times 1 / (error + ERROR_FLOOR): MeanFlow's adaptive weight, by frame where
+    MeanFlow weighs the clip. Silence, which one evaluation misses by little and which is heard, counts as much as sound.
     """
-    return _mean((_error(prediction, target) / SMALL).log1p(), mask)
+    return _mean((_error(prediction, target) / ERROR_FLOOR).log1p(), mask)
 
 
 def _error(prediction: Tensor, target: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-END_SHARE = 0.5  # of the spans that begin at noise, and of those that end at data: what few evaluations ask for
+END_SHARE = 0.5  # of the spans that begin at noise and, drawn apart, that end at data: what few evaluations ask for
 
 MeanVelocity = Callable[[Tensor, Tensor, Tensor], Tensor]  # x_t (B, F, D), t (B), r (B) -> (B, F, D)
 
@@ -35,14 +35,16 @@ class Spans(NamedTuple):
 
 
 def draw_spans(batch_size: int, instant_share: float, generator: torch.Generator) -> Spans:
-    """t and r are two uniform times, t in an END_SHARE of the items 0 and r in as many 1, and s is uniform between them; in
-    an instant_share, at random, all three are one uniform time: the velocity is asked there.
+    """t and r are two uniform times, s is uniform between them. Each of t and r is, in an END_SHARE of the spans, its end
+    of the path instead. In an instant_share of the items, at random, all three are one time: the velocity is asked there.
     """
     times, ends, (between, order) = torch.rand(6, batch_size, generator=generator, device=generator.device).split(2)
     t, r = times.sort(0).values
     at_noise, at_data = ends < END_SHARE
     t, r = torch.where(at_noise, 0.0, t), torch.where(at_data, 1.0, r)
-    instant = order.argsort() < round(instant_share * batch_size)
+    # a fraction of an item is one item in as many of the batches
+    count = (instant_share * batch_size + torch.rand(1, generator=generator, device=generator.device)).floor()
+    instant = order.argsort() < count
     t, r = (torch.where(instant, times[0], end) for end in (t, r))
     return Spans(t, torch.lerp(t, r, between), r)
 

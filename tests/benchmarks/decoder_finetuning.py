@@ -1,6 +1,6 @@
 """A tokenizer's decoder before and after stage `decoder_finetuning`, by number of evaluations: the sound, not the latents.
 
-    python -m tests.benchmarks.decoder_finetuning --experiment demo [--steps 1 2 4 10 25] [--temperatures 1] [--clips 24] [--set trainer.max_steps=600]
+    python -m tests.benchmarks.decoder_finetuning --experiment demo [--steps 1 2 4 10 25] [--temperatures 0.8 1] [--clips 24] [--set trainer.max_steps=600]
 
 In a folder with data/ and a finished runs/EXPERIMENT/tokenizer; the stage is run where it is not done. Every cell decodes the
 same held-out windows, of the same codes, from the same noise. KAD: kernel audio distance to the recordings, x 100, with its standard error (deviation
@@ -46,7 +46,10 @@ def main() -> None:
     parser.add_argument("--experiment", default="demo")
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4, 10, 25])
     parser.add_argument(
-        "--temperatures", type=float, nargs="+", default=[1.0], help="of sampling, for each number of steps"
+        "--temperatures",
+        type=float,
+        nargs="+",
+        help="of sampling, for each number of steps; without it the stage's own",
     )
     parser.add_argument("--clips", type=int, default=24, help="held-out windows of a group, at most")
     parser.add_argument("--groups", nargs="*", help="as diagnostic/speech; all where none is named")
@@ -61,8 +64,9 @@ def main() -> None:
     )
     torch.set_grad_enabled(False)
     run = Path("runs") / options.experiment
-    latents = receipts.read(run / "latents")
-    assert latents, "a parent of what was run"
+    latents, finetuned = (receipts.read(run / stage) for stage in ("latents", "decoder_finetuning"))
+    assert latents and finetuned, "a parent of what was run, and what was run"
+    temperatures = options.temperatures or [finetuned["facts"]["sampling"]["temperature"]]
     facts, sampling = latents["facts"], {"solver": "euler", "guidance": 1.0}
     codec = artifacts.load_codec(run / "latents/artifact/codec")
     tokenizer = run / "tokenizer/artifact"
@@ -91,7 +95,7 @@ def main() -> None:
                 cell.features.append(_pooled(codec.encode(one[None, :, :count]).mean[0]))
 
         score("recorded", 0, 0.0, batch.waveform)
-        for temperature in options.temperatures:
+        for temperature in temperatures:
             for name, steps, decoded in _decoded(
                 decoders, batch, options.steps, sampling | {"temperature": temperature}
             ):
@@ -111,7 +115,7 @@ def main() -> None:
         truth = [w.cut.custom["labels"][0] for w, one in zip(windows, labelled, strict=True) if one]
         ids = [window.cut.id for window in windows]
         rows = []
-        made = itertools.product(decoders, options.steps, options.temperatures)
+        made = itertools.product(decoders, options.steps, temperatures)
         for name, steps, temperature in [("recorded", 0, 0.0), *made]:
             cell = cells[group, name, steps, temperature]
             kad = "n/a"

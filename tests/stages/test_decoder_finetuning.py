@@ -97,8 +97,8 @@ def test_the_table_has_it_beside_the_decoder_as_it_was(experiment: Path, stage):
 
 
 def test_it_goes_on_as_it_began_with_the_tokenizers_own_objective(experiment: Path, stage, temperatures: list[float]):
-    """Weights that were trained begin from the tokenizer's: two small steps leave them near. From noise of any temperature
-    but 1 there would be no velocity of the data to learn.
+    """Weights that were trained begin from the tokenizer's: two small steps leave them near. The temperature is of sampling
+    alone: from other noise flow matching would learn another flow.
     """
     words = [
         "--flow.objective=flow",

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from models.tokenizer.decoder_finetuning import (
-    SMALL,
+    ERROR_FLOOR,
     DecoderTask,
     adaptive_error,
     draw_task,
@@ -18,7 +18,7 @@ from models.tokenizer.decoder_finetuning import (
     mean_flow_loss,
 )
 from models.tokenizer.flow import sample
-from models.tokenizer.mean_flow import END_SHARE, Spans, draw_spans, split_target
+from models.tokenizer.mean_flow import Spans, draw_spans, split_target
 from models.tokenizer.tokenizer import Codes, LatentTokenizer
 from models.tokenizer.transformer import attention
 from tests.models.tokenizer.small_tokenizer import clips, seeded, tokenizer
@@ -123,15 +123,21 @@ def test_times_are_in_order_and_a_share_of_them_is_one(share: float):
     assert all(torch.equal(one, other) for one, other in zip((t, s, r), again, strict=True))
 
 
-def test_most_spans_are_what_one_evaluation_asks_for_and_instants_are_anywhere():
+def test_half_of_the_spans_begin_at_noise_and_half_end_at_data_and_instants_are_anywhere():
     t, s, r = draw_spans(4096, 0.0, seeded())
     shares = [float(some.float().mean()) for some in (t == 0, r == 1, (t == 0) & (r == 1))]
-    assert shares == pytest.approx([END_SHARE, END_SHARE, END_SHARE**2], abs=0.03)
+    assert shares == pytest.approx([0.5, 0.5, 0.25], abs=0.03)
     whole = s[(t == 0) & (r == 1)]
     t, _, r = draw_spans(4096, 1.0, seeded())
     for uniform in (whole, t):
         assert float(uniform.mean()) == pytest.approx(0.5, abs=0.03)
         assert float(uniform.std()) == pytest.approx(12**-0.5, abs=0.03)
+
+
+def test_a_batch_of_one_clip_has_instants_too():
+    generator = seeded()
+    instants = [bool((spans.t == spans.r).all()) for spans in (draw_spans(1, 0.25, generator) for _ in range(800))]
+    assert sum(instants) / len(instants) == pytest.approx(0.25, abs=0.05)
 
 
 def test_training_of_mean_velocities_starts_from_the_velocity():
@@ -197,7 +203,7 @@ def test_a_frame_counts_as_much_as_one_that_is_missed_by_far():
     mask = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
     target = torch.zeros_like(prediction)
     error = prediction.square().mean(-1)
-    weighted = error / (error.detach() + SMALL) * mask
+    weighted = error / (error.detach() + ERROR_FLOOR) * mask
     (expected,) = torch.autograd.grad((weighted.sum(1) / mask.sum(1)).mean(), prediction)
     (gradient,) = torch.autograd.grad(adaptive_error(prediction, target, mask), prediction)
     torch.testing.assert_close(gradient, expected)
