@@ -49,8 +49,8 @@ class MelCodec(nn.Module):
 
     `accumulate` the training corpus, then `fit`; both are exact, whatever the batches were. Magnitudes below
     `log_floor` are silence, in decoding those up to `SILENCE` times it: 1e-5 is -100 dB of a sine of full scale. `fit`
-    also learns to decode, which no latent depends on; a codec that was fitted before it did decodes by the pseudo-inverse of the mel filters. A second pass,
-    `accumulate_detail` and `fit_detail`, learns what the components lose.
+    also learns to decode, which no latent depends on; a codec that was fitted before it did decodes by the
+    pseudo-inverse of the mel filters. A second pass, `accumulate_detail` and `fit_detail`, learns what the components lose.
     """
 
     fitted: Tensor  # () bool

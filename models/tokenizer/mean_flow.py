@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-END_SHARE = 0.5  # of the spans that begin at noise and, drawn apart, that end at data: what few evaluations ask for
+END_SHARE = 0.5  # of the spans begin at noise and, drawn apart, as many end at data: what few evaluations ask for
 
 MeanVelocity = Callable[[Tensor, Tensor, Tensor], Tensor]  # x_t (B, F, D), t (B), r (B) -> (B, F, D)
 
